@@ -1,0 +1,235 @@
+// Package estover is the vocabulary of Estover: the words that every other
+// package uses and that carry no behaviour of their own. Who asks is a
+// [Caller], what went wrong is an [Error], what must never be printed is a
+// [Secret].
+//
+// The words are those of the field's standards wherever there is one: subject
+// and actor of RFC 8693, grant and scope of RFC 6749, lease and version of the
+// vaults. docs/ARCHITECTURE.md says how the packages stand on each other.
+package estover
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+)
+
+// A TenantID names an organisation. It is the first column of every key, and
+// nothing of one tenant can be found under the name of another.
+type TenantID string
+
+// DefaultTenant is the organisation of an installation that has only one.
+const DefaultTenant TenantID = "default"
+
+// A Subject says who acts: "agent:agt_…", "user:usr_…" or "system:NAME". The
+// prefix keeps a client's name from ever being taken for a person's
+// (RFC 9700, section 4.15).
+type Subject string
+
+// The kinds of subject.
+const (
+	AgentKind  = "agent"
+	UserKind   = "user"
+	SystemKind = "system"
+)
+
+// Agent is the subject of the agent with this id.
+func Agent(id string) Subject { return Subject(AgentKind + ":" + id) }
+
+// User is the subject of the person with this id.
+func User(id string) Subject { return Subject(UserKind + ":" + id) }
+
+// System is the subject of a part of Estover that acts by itself.
+func System(name string) Subject { return Subject(SystemKind + ":" + name) }
+
+// Kind is the part before the colon: agent, user or system.
+func (s Subject) Kind() string { k, _, _ := strings.Cut(string(s), ":"); return k }
+
+// ID is the part after the colon.
+func (s Subject) ID() string { _, id, _ := strings.Cut(string(s), ":"); return id }
+
+// A Role is what a person may do in the management of Estover.
+type Role string
+
+// The roles of people. An agent has none: it acts by grants alone.
+const (
+	Admin    Role = "admin"    // everything, as far as policy lets it
+	Operator Role = "operator" // agents, resources, secrets' metadata, containment
+	Auditor  Role = "auditor"  // reads the record, changes nothing
+)
+
+// A Strength says how a caller proved who it is.
+type Strength string
+
+// The strengths, weakest first.
+const (
+	BySecret Strength = "secret" // something that can be copied: a client secret, a bearer token
+	ByKey    Strength = "key"    // a signature by a key that stays with the caller
+	ByBound  Strength = "bound"  // every request is bound to the caller's key: a client certificate, DPoP
+)
+
+// A Caller is who asks. It is made once, where a request comes in, and passed
+// on as a value.
+type Caller struct {
+	Tenant   TenantID
+	Subject  Subject
+	Actors   []Subject // who acts for the subject, the nearest first (RFC 8693, section 4.1)
+	Client   string    // the OAuth client that the caller used; an agent's id for its own credentials
+	Roles    []Role    // of a person
+	Session  string    // the task that the caller's token belongs to; "" outside of one
+	Purpose  string    // what the task is for; "" outside of one
+	Grant    string    // the grant behind the caller's token
+	Epoch    int64     // the epoch of that grant when the token was issued
+	Scopes   []string  // of the caller's token
+	Strength Strength
+	Address  netip.Addr // where the request came from, behind trusted proxies
+	Request  string     // the request's id, the same in logs, traces and events
+}
+
+// Has reports whether the caller has the role.
+func (c Caller) Has(r Role) bool {
+	for _, have := range c.Roles {
+		if have == r {
+			return true
+		}
+	}
+	return false
+}
+
+// A Class says what kind of data something is, from the least sensitive to
+// the most.
+type Class string
+
+// The data classes (M21). An agent reaches what its clearance covers.
+const (
+	Public       Class = "public"
+	Internal     Class = "internal"
+	Confidential Class = "confidential"
+	Restricted   Class = "restricted"
+)
+
+// Classes lists the data classes from the least sensitive to the most.
+var Classes = []Class{Public, Internal, Confidential, Restricted}
+
+// Rank is the place of the class among [Classes], or -1 if it is none of them.
+func (c Class) Rank() int {
+	for i, k := range Classes {
+		if k == c {
+			return i
+		}
+	}
+	return -1
+}
+
+// Covers reports whether somebody cleared for c may see data of class d. An
+// unknown class covers nothing and is covered by nothing.
+func (c Class) Covers(d Class) bool {
+	return d.Rank() >= 0 && c.Rank() >= d.Rank()
+}
+
+// NewID makes a name that nobody can guess: the prefix says what it names, and
+// 130 random bits follow.
+func NewID(prefix string) string { return prefix + "_" + strings.ToLower(rand.Text()) }
+
+// A Kind is the sort of an error: what a caller can do about it. Every
+// protocol has one table from kinds to its own codes.
+type Kind int
+
+// The kinds of error.
+const (
+	Fault       Kind = iota // a fault of ours
+	Invalid                 // the request is wrong; sending it again will not help
+	Unknown                 // the caller is not authenticated
+	Denied                  // the caller may not
+	NotFound                // there is no such thing, or it is another tenant's
+	Conflict                // the thing is not in a state in which this can be done
+	TooMuch                 // a limit or a quota is used up
+	Unavailable             // it cannot be done now; the same request may work later
+)
+
+// An Error is an error of the domain. It stands as a sentinel beside the type
+// that it is about; callers compare with [errors.Is].
+type Error struct {
+	Kind   Kind
+	Code   string // a word that programs may keep: "session_ended"
+	Detail string // a sentence for a person, with what to do about it
+	Err    error  // what lies behind it, for the log and never for the caller
+}
+
+// Error is the sentence, and what lies behind it.
+func (e *Error) Error() string {
+	if e.Err != nil {
+		return e.Detail + " (" + e.Err.Error() + ")"
+	}
+	return e.Detail
+}
+
+// Unwrap gives what lies behind the error.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Is reports whether target is the same error, whatever its sentence says.
+func (e *Error) Is(target error) bool {
+	t, ok := target.(*Error)
+	return ok && t.Code == e.Code
+}
+
+// With is the same error with another sentence.
+func (e *Error) With(format string, args ...any) *Error {
+	c := *e
+	c.Detail = fmt.Sprintf(format, args...)
+	return &c
+}
+
+// Because is the same error with what lies behind it.
+func (e *Error) Because(err error) *Error {
+	c := *e
+	c.Err = err
+	return &c
+}
+
+// KindOf is the kind of the first [Error] in the chain of err, or [Fault].
+func KindOf(err error) Kind {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Kind
+	}
+	return Fault
+}
+
+// A Secret holds bytes that must not leave by accident. It prints, logs and
+// marshals as a placeholder; only [Secret.Reveal] gives the bytes.
+type Secret struct{ b []byte }
+
+// hidden is what is shown in the place of a secret.
+const hidden = "[secret]"
+
+// NewSecret takes the bytes over: the caller keeps no other copy.
+func NewSecret(b []byte) Secret { return Secret{b} }
+
+// Reveal gives the bytes themselves. They belong to the secret: whoever
+// reveals them neither changes nor keeps them.
+func (s Secret) Reveal() []byte { return s.b }
+
+// Empty reports whether there is nothing in it.
+func (s Secret) Empty() bool { return len(s.b) == 0 }
+
+// Wipe overwrites the bytes.
+func (s Secret) Wipe() { clear(s.b) }
+
+// String is a placeholder.
+func (Secret) String() string { return hidden }
+
+// GoString is a placeholder.
+func (Secret) GoString() string { return hidden }
+
+// Format writes a placeholder whatever the verb.
+func (Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(hidden)) }
+
+// MarshalText gives a placeholder, so that JSON and YAML show one too.
+func (Secret) MarshalText() ([]byte, error) { return []byte(hidden), nil }
+
+// LogValue is a placeholder.
+func (Secret) LogValue() slog.Value { return slog.StringValue(hidden) }
