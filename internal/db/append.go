@@ -1,0 +1,383 @@
+package db
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"estover.dev"
+)
+
+// An Append is the write of a hot path: rows that are inserted, provided that
+// what they rest on is still alive. It says what to write instead of doing it,
+// so that the writes of many callers become a few statements.
+type Append struct {
+	Tenant estover.TenantID
+	Live   []Epoch
+	Rows   []Row
+}
+
+// An Epoch names a row that must exist, not be ended, and have this epoch. Its
+// table has the columns tenant_id, id, epoch and ended_at.
+type Epoch struct {
+	Table string
+	ID    string
+	Epoch int64
+}
+
+// A Row is what goes into a table: a value for each of its columns, in order.
+type Row struct {
+	Into   *Table
+	Values []any
+}
+
+// A Table names the columns that an [Append] fills.
+type Table struct {
+	Name    string
+	Columns []Column
+
+	once   sync.Once
+	single string // insert … values ($1, …)
+	many   string // insert … select * from unnest($1::text[], …)
+}
+
+// A Column is a name and a type: text, bigint, bytes or boolean.
+type Column struct{ Name, Type string }
+
+func (t *Table) texts() {
+	t.once.Do(func() {
+		var names, places, arrays []string
+		for i, c := range t.Columns {
+			names = append(names, c.Name)
+			places = append(places, "$"+strconv.Itoa(i+1))
+			typ := c.Type
+			if typ == "bytes" {
+				typ = "bytea"
+			}
+			arrays = append(arrays, "$"+strconv.Itoa(i+1)+"::"+typ+"[]")
+		}
+		into := "insert into " + t.Name + " (" + strings.Join(names, ", ") + ") "
+		t.single = into + "values (" + strings.Join(places, ", ") + ")"
+		t.many = into + "select * from unnest(" + strings.Join(arrays, ", ") + ")"
+	})
+}
+
+// Append checks a.Live and inserts a.Rows, durably and together with what
+// other callers hand in at the same time. It returns [ErrStale], and inserts
+// nothing, when one of a.Live is no longer so.
+func (d *DB) Append(ctx context.Context, a Append) error {
+	if d.appender != nil {
+		return d.appender.do(ctx, a)
+	}
+	return d.writer.do(ctx, a.Tenant, func(tx *Tx) error { return appendOne(ctx, tx, a) })
+}
+
+func appendOne(ctx context.Context, tx *Tx, a Append) error {
+	for _, e := range a.Live {
+		var one int
+		err := tx.QueryRow(ctx, aliveText(e.Table), a.Tenant, e.ID, e.Epoch).Scan(&one)
+		if err == ErrNoRows {
+			return ErrStale
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, r := range a.Rows {
+		r.Into.texts()
+		if _, err := tx.Exec(ctx, r.Into.single, r.Values...); err != nil {
+			return fmt.Errorf("appending to %s: %w", r.Into.Name, err)
+		}
+	}
+	return nil
+}
+
+var aliveTexts sync.Map // table → statement
+
+func aliveText(table string) string {
+	if s, ok := aliveTexts.Load(table); ok {
+		return s.(string)
+	}
+	s := "select 1 from " + table + " where tenant_id = $1 and id = $2 and epoch = $3 and ended_at is null"
+	aliveTexts.Store(table, s)
+	return s
+}
+
+// An appender gathers the appends of many callers on PostgreSQL.
+type appender struct {
+	db    *DB
+	queue chan *appendJob
+
+	closing sync.RWMutex
+	closed  bool
+	done    sync.WaitGroup
+}
+
+type appendJob struct {
+	Append
+	ctx  context.Context
+	err  error
+	done chan struct{}
+}
+
+// committers is how many batches may be on their way at once: while one waits
+// for the disk of the server, the next is gathered.
+const committers = 2
+
+// gatherTime is how long a batch waits for company when it has any. A caller
+// who is alone does not wait.
+const gatherTime = time.Millisecond
+
+func startAppender(d *DB) *appender {
+	a := &appender{db: d, queue: make(chan *appendJob, 2*maxBatch)}
+	for range committers {
+		a.done.Go(a.loop)
+	}
+	return a
+}
+
+func (a *appender) do(ctx context.Context, w Append) error {
+	j := &appendJob{Append: w, ctx: ctx, done: make(chan struct{})}
+	a.closing.RLock()
+	if a.closed {
+		a.closing.RUnlock()
+		return ErrUnavailable
+	}
+	select {
+	case a.queue <- j:
+		a.closing.RUnlock()
+	case <-ctx.Done():
+		a.closing.RUnlock()
+		return ctx.Err()
+	}
+	<-j.done
+	return j.err
+}
+
+func (a *appender) stop() {
+	a.closing.Lock()
+	if !a.closed {
+		a.closed = true
+		close(a.queue)
+	}
+	a.closing.Unlock()
+	a.done.Wait()
+}
+
+func (a *appender) loop() {
+	batch := make([]*appendJob, 0, maxBatch)
+	for first := range a.queue {
+		batch = append(batch[:0], first)
+		var timer <-chan time.Time
+	gather:
+		for len(batch) < maxBatch {
+			select {
+			case j, ok := <-a.queue:
+				if !ok {
+					break gather
+				}
+				batch = append(batch, j)
+				if timer == nil {
+					timer = time.After(gatherTime)
+				}
+				continue
+			default:
+			}
+			if timer == nil {
+				break
+			}
+			select {
+			case j, ok := <-a.queue:
+				if !ok {
+					break gather
+				}
+				batch = append(batch, j)
+			case <-timer:
+				break gather
+			}
+		}
+		a.commit(batch)
+		for _, j := range batch {
+			close(j.done)
+		}
+	}
+}
+
+// commit writes a batch; if it cannot be written as a whole, each caller's
+// part is tried by itself, so that one bad row harms no neighbour.
+func (a *appender) commit(batch []*appendJob) {
+	live := batch[:0:0]
+	for _, j := range batch {
+		if j.err = j.ctx.Err(); j.err == nil {
+			live = append(live, j)
+		}
+	}
+	if len(live) == 0 {
+		return
+	}
+	// The callers' contexts are left out: one who gives up must not undo the
+	// others. The time is bounded instead.
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if len(live) > 1 {
+		err := a.db.Do(ctx, "", func(tx *Tx) error { return appendMany(ctx, tx, live) })
+		if err == nil {
+			return
+		}
+		if estover.KindOf(err) == estover.Unavailable {
+			for _, j := range live {
+				j.err = err
+			}
+			return
+		}
+	}
+	for _, j := range live {
+		j.err = a.db.Do(ctx, j.Tenant, func(tx *Tx) error { return appendOne(ctx, tx, j.Append) })
+	}
+}
+
+// appendMany checks and inserts for a whole batch: one statement for each
+// table that is asked, one for each that is filled.
+func appendMany(ctx context.Context, tx *Tx, batch []*appendJob) error {
+	for _, j := range batch {
+		j.err = nil
+	}
+	if err := checkLive(ctx, tx, batch); err != nil {
+		return err
+	}
+	columns := map[*Table][][]any{}
+	var order []*Table
+	for _, j := range batch {
+		if j.err != nil {
+			continue
+		}
+		for _, r := range j.Rows {
+			cols := columns[r.Into]
+			if cols == nil {
+				cols = make([][]any, len(r.Into.Columns))
+				order = append(order, r.Into)
+			}
+			for i, v := range convert(r.Values) {
+				cols[i] = append(cols[i], v)
+			}
+			columns[r.Into] = cols
+		}
+	}
+	for _, t := range order {
+		t.texts()
+		args := make([]any, len(t.Columns))
+		for i, c := range t.Columns {
+			arg, err := array(c, columns[t][i])
+			if err != nil {
+				return fmt.Errorf("appending to %s: %w", t.Name, err)
+			}
+			args[i] = arg
+		}
+		if _, err := tx.Exec(ctx, t.many, args...); err != nil {
+			return fmt.Errorf("appending to %s: %w", t.Name, err)
+		}
+	}
+	return nil
+}
+
+// checkLive marks as stale the jobs that rest on a row which has changed.
+func checkLive(ctx context.Context, tx *Tx, batch []*appendJob) error {
+	type key struct {
+		tenant estover.TenantID
+		id     string
+		epoch  int64
+	}
+	asked := map[string]map[key]bool{}
+	for _, j := range batch {
+		for _, e := range j.Live {
+			if asked[e.Table] == nil {
+				asked[e.Table] = map[key]bool{}
+			}
+			asked[e.Table][key{j.Tenant, e.ID, e.Epoch}] = false
+		}
+	}
+	for table, keys := range asked {
+		var tenants, ids []*string
+		var epochs []*int64
+		for k := range keys {
+			t, id, e := string(k.tenant), k.id, k.epoch
+			tenants, ids, epochs = append(tenants, &t), append(ids, &id), append(epochs, &e)
+		}
+		rows, err := tx.Query(ctx, "select l.tenant_id, l.id, l.epoch from "+table+` l
+			join unnest($1::text[], $2::text[], $3::bigint[]) as a(tenant_id, id, epoch)
+			on l.tenant_id = a.tenant_id and l.id = a.id and l.epoch = a.epoch where l.ended_at is null`,
+			tenants, ids, epochs)
+		if err != nil {
+			return err
+		}
+		for rows.Next() {
+			var k key
+			if err := rows.Scan(&k.tenant, &k.id, &k.epoch); err != nil {
+				_ = rows.Close()
+				return err
+			}
+			keys[k] = true
+		}
+		if err := rows.Err(); err != nil {
+			return err
+		}
+		_ = rows.Close()
+	}
+	for _, j := range batch {
+		for _, e := range j.Live {
+			if !asked[e.Table][key{j.Tenant, e.ID, e.Epoch}] {
+				j.err = ErrStale
+			}
+		}
+	}
+	return nil
+}
+
+// array makes the values of one column into what the driver sends as an array.
+func array(c Column, values []any) (any, error) {
+	switch c.Type {
+	case "text":
+		return typed[string](c, values)
+	case "bigint":
+		return typed[int64](c, values)
+	case "bytes":
+		out := make([][]byte, len(values))
+		for i, v := range values {
+			if v == nil {
+				continue
+			}
+			b, ok := v.([]byte)
+			if !ok {
+				return nil, fmt.Errorf("column %s: %T instead of bytes", c.Name, v)
+			}
+			out[i] = b
+		}
+		return out, nil
+	case "boolean":
+		return typed[bool](c, values)
+	}
+	return nil, fmt.Errorf("column %s: unknown type %s", c.Name, c.Type)
+}
+
+func typed[T any](c Column, values []any) (any, error) {
+	out := make([]*T, len(values))
+	for i, v := range values {
+		switch v := v.(type) {
+		case nil:
+		case T:
+			out[i] = &v
+		case int:
+			n, ok := any(int64(v)).(T)
+			if !ok {
+				return nil, fmt.Errorf("column %s: int instead of %s", c.Name, c.Type)
+			}
+			out[i] = &n
+		default:
+			return nil, fmt.Errorf("column %s: %T instead of %s", c.Name, v, c.Type)
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,440 @@
+package db_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"estover.dev"
+	"estover.dev/internal/db"
+	"estover.dev/internal/db/dbtest"
+)
+
+// note is a table for these tests alone.
+const note = `create table note (tenant_id text not null, id text not null, epoch bigint not null default 0, ended_at bigint,
+	body text, at bigint, tags text, raw bytea, primary key (tenant_id, id))`
+
+var noteTable = &db.Table{Name: "note", Columns: []db.Column{
+	{Name: "tenant_id", Type: "text"}, {Name: "id", Type: "text"}, {Name: "epoch", Type: "bigint"}, {Name: "raw", Type: "bytes"},
+}}
+
+func makeNotes(t testing.TB, d *db.DB) {
+	t.Helper()
+	ddl := note
+	if d.Engine() == db.SQLite {
+		ddl = strings.Replace(note, "bytea", "blob", 1)
+	}
+	if err := d.Do(t.Context(), "acme", func(tx *db.Tx) error {
+		_, err := tx.Exec(t.Context(), ddl)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func insert(ctx context.Context, tx *db.Tx, id string) error {
+	_, err := tx.Exec(ctx, "insert into note (tenant_id, id) values ($1, $2)", tx.Tenant(), id)
+	return err
+}
+
+func count(t testing.TB, d *db.DB) (n int) {
+	t.Helper()
+	if err := d.View(context.Background(), "acme", func(tx *db.Tx) error {
+		return tx.QueryRow(context.Background(), "select count(*) from note where tenant_id = $1", tx.Tenant()).Scan(&n)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestDo(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		makeNotes(t, d)
+		ctx := t.Context()
+		at := time.Date(2026, 11, 26, 12, 0, 0, 123456000, time.UTC)
+		if err := d.Do(ctx, "acme", func(tx *db.Tx) error {
+			_, err := tx.Exec(ctx, "insert into note (tenant_id, id, body, at, tags, raw) values ($1, $2, $3, $4, $5, $6)",
+				tx.Tenant(), "n1", estover.Agent("agt_1"), at, []string{"a", "b"}, []byte{0, 1, 2})
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		var body estover.Subject
+		var got, never time.Time
+		var tags []string
+		var raw []byte
+		err := d.View(ctx, "acme", func(tx *db.Tx) error {
+			return tx.QueryRow(ctx, "select body, at, ended_at, tags, raw from note where tenant_id = $1 and id = $2", tx.Tenant(), "n1").
+				Scan(&body, &got, &never, &tags, &raw)
+		})
+		if err != nil || body != "agent:agt_1" || !got.Equal(at) || !never.IsZero() || fmt.Sprint(tags) != "[a b]" || string(raw) != "\x00\x01\x02" {
+			t.Errorf("read back %q %v %v %v %v, %v", body, got, never, tags, raw, err)
+		}
+
+		boom := errors.New("boom")
+		if err := d.Do(ctx, "acme", func(tx *db.Tx) error { return errors.Join(insert(ctx, tx, "n2"), boom) }); !errors.Is(err, boom) {
+			t.Errorf("Do: %v, want the function's error", err)
+		}
+		if n := count(t, d); n != 1 {
+			t.Errorf("%d notes after work that failed, want 1", n)
+		}
+		if err := d.Do(ctx, "acme", func(tx *db.Tx) error { return insert(ctx, tx, "n1") }); !db.Taken(err) {
+			t.Errorf("inserting a key twice: %v, want one that Taken knows", err)
+		}
+		if err := d.View(ctx, "acme", func(tx *db.Tx) error { return insert(ctx, tx, "n3") }); err == nil {
+			t.Error("a View may write")
+		}
+	})
+}
+
+// A caller whose work fails, panics or gives up must not harm those whose work
+// shares its commit.
+func TestNeighboursAreNotHarmed(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		makeNotes(t, d)
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		var wg sync.WaitGroup
+		for i := range 64 {
+			wg.Go(func() {
+				ctx, id := t.Context(), fmt.Sprintf("n%d", i)
+				switch i % 4 {
+				case 0:
+					if err := d.Do(ctx, "acme", func(tx *db.Tx) error { return insert(ctx, tx, id) }); err != nil {
+						t.Errorf("good work: %v", err)
+					}
+				case 1:
+					if err := d.Do(ctx, "acme", func(tx *db.Tx) error {
+						_ = insert(ctx, tx, id)
+						_, err := tx.Exec(ctx, "insert into no_such_table values (1)")
+						return err
+					}); err == nil {
+						t.Error("a statement that cannot run gave no error")
+					}
+				case 2:
+					defer func() {
+						if recover() == nil {
+							t.Error("a panic did not reach its caller")
+						}
+					}()
+					_ = d.Do(ctx, "acme", func(tx *db.Tx) error { _ = insert(ctx, tx, id); panic("ours") })
+				case 3:
+					if err := d.Do(gone, "acme", func(tx *db.Tx) error { return insert(ctx, tx, id) }); !errors.Is(err, context.Canceled) {
+						t.Errorf("work of a caller who is gone: %v", err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if n := count(t, d); n != 16 {
+			t.Errorf("%d notes, want the 16 of those who did nothing wrong", n)
+		}
+	})
+}
+
+func TestAppend(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		makeNotes(t, d)
+		ctx := t.Context()
+		if err := d.Do(ctx, "acme", func(tx *db.Tx) error { return errors.Join(insert(ctx, tx, "live"), insert(ctx, tx, "dying")) }); err != nil {
+			t.Fatal(err)
+		}
+		row := func(id string) db.Row {
+			return db.Row{Into: noteTable, Values: []any{"acme", id, int64(0), []byte(id)}}
+		}
+		var wg sync.WaitGroup
+		var stale, good sync.Map
+		for i := range 200 {
+			wg.Go(func() {
+				a := db.Append{Tenant: "acme", Live: []db.Epoch{{Table: "note", ID: "live"}}, Rows: []db.Row{row(fmt.Sprintf("a%d", i))}}
+				switch i % 3 {
+				case 1:
+					a.Live[0].Epoch = 7
+				case 2:
+					a.Tenant = "other" // another tenant's row is not alive for us
+				}
+				switch err := d.Append(ctx, a); {
+				case err == nil:
+					good.Store(i, true)
+				case errors.Is(err, db.ErrStale):
+					stale.Store(i, true)
+				default:
+					t.Errorf("append %d: %v", i, err)
+				}
+			})
+		}
+		wg.Wait()
+		for i := range 200 {
+			_, ok := good.Load(i)
+			if want := i%3 == 0; ok != want {
+				t.Errorf("append %d written: %v, want %v", i, ok, want)
+			}
+		}
+		if n := count(t, d); n != 2+67 {
+			t.Errorf("%d notes, want 69", n)
+		}
+		// One row that cannot be written harms no neighbour.
+		var bad error
+		wg = sync.WaitGroup{}
+		wg.Go(func() { bad = d.Append(ctx, db.Append{Tenant: "acme", Rows: []db.Row{row("live")}}) })
+		for i := range 20 {
+			wg.Go(func() {
+				if err := d.Append(ctx, db.Append{Tenant: "acme", Rows: []db.Row{row(fmt.Sprintf("b%d", i))}}); err != nil {
+					t.Errorf("neighbour of a bad row: %v", err)
+				}
+			})
+		}
+		wg.Wait()
+		if !db.Taken(bad) {
+			t.Errorf("a key that is taken: %v", bad)
+		}
+		if err := d.Do(ctx, "acme", func(tx *db.Tx) error {
+			_, err := tx.Exec(ctx, "update note set ended_at = $2 where tenant_id = $1 and id = 'dying'", tx.Tenant(), tx.Now())
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Append(ctx, db.Append{Tenant: "acme", Live: []db.Epoch{{Table: "note", ID: "dying"}}, Rows: []db.Row{row("z")}}); !errors.Is(err, db.ErrStale) {
+			t.Errorf("append to what has ended: %v, want ErrStale", err)
+		}
+	})
+}
+
+// Whoever increments under a compare-and-swap never loses an increment.
+func TestCompareAndSwapRace(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		makeNotes(t, d)
+		ctx := t.Context()
+		if err := d.Do(ctx, "acme", func(tx *db.Tx) error { return insert(ctx, tx, "code") }); err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		won := make(chan int, 64)
+		for i := range 64 {
+			wg.Go(func() {
+				if err := d.Do(ctx, "acme", func(tx *db.Tx) error {
+					n, err := tx.Exec(ctx, "update note set ended_at = $2 where tenant_id = $1 and id = 'code' and ended_at is null", tx.Tenant(), tx.Now())
+					if err == nil && n == 0 {
+						err = db.ErrStale
+					}
+					return err
+				}); err == nil {
+					won <- i
+				} else if !errors.Is(err, db.ErrStale) {
+					t.Errorf("redemption %d: %v", i, err)
+				}
+			})
+		}
+		wg.Wait()
+		if len(won) != 1 {
+			t.Errorf("%d of 64 redeemed one code, want 1", len(won))
+		}
+	})
+}
+
+func TestModel(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		makeNotes(t, d)
+		ctx := t.Context()
+		rapid.Check(t, func(rt *rapid.T) {
+			tenant := estover.TenantID(estover.NewID("t"))
+			model := map[string]string{}
+			for range rapid.IntRange(1, 12).Draw(rt, "steps") {
+				id, body := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(rt, "id"), rapid.StringMatching("[a-z]{0,4}").Draw(rt, "body")
+				fail := rapid.Bool().Draw(rt, "fail")
+				err := d.Do(ctx, tenant, func(tx *db.Tx) error {
+					_, err := tx.Exec(ctx, `insert into note (tenant_id, id, body) values ($1, $2, $3)
+						on conflict (tenant_id, id) do update set body = excluded.body`, tx.Tenant(), id, body)
+					if err == nil && fail {
+						err = db.ErrStale
+					}
+					return err
+				})
+				if fail != (err != nil) {
+					rt.Fatalf("Do: %v", err)
+				}
+				if !fail {
+					model[id] = body
+				}
+			}
+			if err := d.View(ctx, tenant, func(tx *db.Tx) error {
+				rows, err := tx.Query(ctx, "select id, body from note where tenant_id = $1", tx.Tenant())
+				if err != nil {
+					return err
+				}
+				defer rows.Close()
+				n := 0
+				for rows.Next() {
+					var id, body string
+					if err := rows.Scan(&id, &body); err != nil {
+						return err
+					}
+					if n++; model[id] != body {
+						rt.Errorf("%s is %q, want %q", id, body, model[id])
+					}
+				}
+				if n != len(model) {
+					rt.Errorf("%d rows, want %d", n, len(model))
+				}
+				return rows.Err()
+			}); err != nil {
+				rt.Fatal(err)
+			}
+		})
+	})
+}
+
+// Several nodes that start at once on an empty database all find it ready.
+func TestMigrateTogether(t *testing.T) {
+	dbtest.EachURL(t, func(t *testing.T, url string) {
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				d, err := db.Open(t.Context(), url, db.Options{})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if err := d.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+	})
+}
+
+func TestOpenRefuses(t *testing.T) {
+	for _, url := range []string{"", "sqlite:", "mysql://u:hunter2@h/d"} {
+		_, err := db.Open(t.Context(), url, db.Options{})
+		if err == nil || !strings.Contains(err.Error(), "sqlite:FILE or postgres://") || strings.Contains(err.Error(), "hunter2@") {
+			t.Errorf("Open(%q): %v", url, err)
+		}
+	}
+	d := dbtest.Open(t)
+	if err := d.Do(t.Context(), "", func(tx *db.Tx) error {
+		_, err := tx.Exec(t.Context(), "insert into schema_migration (name, digest) values ('9999_tomorrow', 'x')")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	var file string
+	if err := d.View(t.Context(), "", func(tx *db.Tx) error {
+		return tx.QueryRow(t.Context(), "select file from pragma_database_list where name = 'main'").Scan(&file)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Open(t.Context(), "sqlite:"+file, db.Options{}); err == nil || !strings.Contains(err.Error(), "newer program") {
+		t.Errorf("opening a database of a newer program: %v", err)
+	}
+}
+
+// After the database is closed, work is refused and not lost in a queue.
+func TestClosed(t *testing.T) {
+	dbtest.EachURL(t, func(t *testing.T, url string) {
+		d, err := db.Open(t.Context(), url, db.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Append(t.Context(), db.Append{Tenant: "acme"}); estover.KindOf(err) != estover.Unavailable {
+			t.Errorf("Append after Close: %v, want unavailable", err)
+		}
+	})
+}
+
+// A full disk fails the work that needs it with an answer that says so, and
+// everything that was acknowledged before is still there.
+func TestDiskFull(t *testing.T) {
+	d := dbtest.Open(t)
+	makeNotes(t, d)
+	ctx := t.Context()
+	limit := func(pages int) {
+		if err := d.Do(ctx, "", func(tx *db.Tx) error {
+			var got int
+			return tx.QueryRow(ctx, fmt.Sprintf("pragma max_page_count = %d", pages)).Scan(&got)
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var pages int
+	if err := d.View(ctx, "", func(tx *db.Tx) error { return tx.QueryRow(ctx, "pragma page_count").Scan(&pages) }); err != nil {
+		t.Fatal(err)
+	}
+	limit(pages + 16)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	written, refused := 0, 0
+	for i := range 64 {
+		wg.Go(func() {
+			err := d.Do(ctx, "acme", func(tx *db.Tx) error {
+				_, err := tx.Exec(ctx, "insert into note (tenant_id, id, body) values ($1, $2, $3)", tx.Tenant(), fmt.Sprintf("n%d", i), strings.Repeat("x", 4000))
+				return err
+			})
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err == nil:
+				written++
+			case estover.KindOf(err) == estover.Unavailable:
+				refused++
+			default:
+				t.Errorf("on a full disk: %v, want unavailable", err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := count(t, d); n != written || refused == 0 || written == 0 {
+		t.Errorf("%d rows, %d acknowledged, %d refused", n, written, refused)
+	}
+	limit(1 << 20)
+	if err := d.Do(ctx, "acme", func(tx *db.Tx) error { return insert(ctx, tx, "after") }); err != nil {
+		t.Errorf("once there is room again: %v", err)
+	}
+}
+
+// TestGroupCommit checks the promise of the package: 64 writers together reach
+// at least five times the rate of one transaction each.
+func TestGroupCommit(t *testing.T) {
+	dir := t.TempDir()
+	d, err := db.Open(t.Context(), "sqlite:"+filepath.Join(dir, "group.db"), db.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	makeNotes(t, d)
+	ctx := t.Context()
+	work := func(id string) {
+		if err := d.Do(ctx, "acme", func(tx *db.Tx) error { return insert(ctx, tx, id) }); err != nil {
+			t.Error(err)
+		}
+	}
+	rate := func(callers, each int, name string) float64 {
+		start := time.Now()
+		var wg sync.WaitGroup
+		for c := range callers {
+			wg.Go(func() {
+				for i := range each {
+					work(fmt.Sprintf("%s-%d-%d", name, c, i))
+				}
+			})
+		}
+		wg.Wait()
+		return float64(callers*each) / time.Since(start).Seconds()
+	}
+	rate(1, 20, "warm")
+	alone, together := rate(1, 300, "alone"), rate(64, 100, "together")
+	t.Logf("64 callers: %.1f times the rate of one transaction each", together/alone)
+	if together < 5*alone {
+		t.Errorf("64 callers reach %.1f times the rate of one transaction each, want at least 5", together/alone)
+	}
+}

@@ -1,0 +1,1 @@
+-- People who manage Estover, and the tokens they hold.

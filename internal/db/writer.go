@@ -1,0 +1,228 @@
+package db
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync"
+
+	"estover.dev"
+)
+
+// maxBatch bounds how many callers share one commit, and so how long the first
+// of them waits for the last one's work.
+const maxBatch = 512
+
+// A writer is the one connection that changes a SQLite file. Callers queue;
+// whoever waits while a commit is under way goes into the next one together.
+type writer struct {
+	db    *DB
+	pool  *sql.DB
+	conn  *sql.Conn
+	queue chan *job
+	stmts map[string]*sql.Stmt
+
+	closing sync.RWMutex // held for reading while a job is handed in
+	closed  bool
+	done    chan struct{}
+}
+
+// A job is one caller's work.
+type job struct {
+	ctx    context.Context
+	tenant estover.TenantID
+	fn     func(*Tx) error
+	err    error
+	panic  any
+	done   chan struct{}
+}
+
+func startWriter(d *DB, pool *sql.DB, conn *sql.Conn) *writer {
+	w := &writer{
+		db: d, pool: pool, conn: conn,
+		queue: make(chan *job, 2*maxBatch), stmts: map[string]*sql.Stmt{}, done: make(chan struct{}),
+	}
+	go w.loop()
+	return w
+}
+
+// do hands fn in and waits until it is durable.
+func (w *writer) do(ctx context.Context, tenant estover.TenantID, fn func(*Tx) error) error {
+	j := &job{ctx: ctx, tenant: tenant, fn: fn, done: make(chan struct{})}
+	w.closing.RLock()
+	if w.closed {
+		w.closing.RUnlock()
+		return ErrUnavailable
+	}
+	select {
+	case w.queue <- j:
+		w.closing.RUnlock()
+	case <-ctx.Done():
+		w.closing.RUnlock()
+		return ctx.Err()
+	}
+	// Once handed in, the work may happen: its caller waits to learn whether
+	// it did, even if nobody waits for the caller.
+	<-j.done
+	if j.panic != nil {
+		panic(j.panic)
+	}
+	return j.err
+}
+
+// stop refuses further work, finishes what was handed in and closes the file.
+func (w *writer) stop() {
+	w.closing.Lock()
+	if !w.closed {
+		w.closed = true
+		close(w.queue)
+	}
+	w.closing.Unlock()
+	<-w.done
+}
+
+func (w *writer) loop() {
+	defer close(w.done)
+	batch := make([]*job, 0, maxBatch)
+	for first := range w.queue {
+		batch = append(batch[:0], first)
+	gather:
+		for len(batch) < maxBatch {
+			select {
+			case j, ok := <-w.queue:
+				if !ok {
+					break gather
+				}
+				batch = append(batch, j)
+			default:
+				break gather
+			}
+		}
+		w.commit(batch)
+		for _, j := range batch {
+			close(j.done)
+		}
+	}
+	for _, s := range w.stmts {
+		_ = s.Close()
+	}
+	_ = w.conn.Close()
+	_ = w.pool.Close()
+}
+
+// errAborted says that SQLite gave up the whole transaction, not just the
+// statement that failed (a full disk, an I/O error).
+var errAborted = errors.New("the transaction was rolled back by the database")
+
+// commit does the work of a batch in one transaction. If one job brings the
+// whole transaction down, the others are done again one by one, so that nobody
+// pays for a neighbour.
+func (w *writer) commit(batch []*job) {
+	err := w.transaction(batch)
+	if err == nil {
+		return
+	}
+	if len(batch) > 1 {
+		for _, j := range batch {
+			j.err, j.panic = nil, nil
+			w.commit([]*job{j})
+		}
+		return
+	}
+	if j := batch[0]; j.panic == nil {
+		j.err = ErrUnavailable.Because(errors.Join(err, j.err))
+	}
+}
+
+// transaction runs the jobs, each in a savepoint of its own, and commits. A
+// job's own failure is kept in the job; the error returned is that of the
+// transaction as a whole.
+func (w *writer) transaction(batch []*job) (err error) {
+	ctx := context.Background()
+	if err := w.exec(ctx, "begin immediate"); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			// It fails when SQLite has rolled back by itself, which is as good.
+			_ = w.exec(ctx, "rollback")
+		}
+	}()
+	for _, j := range batch {
+		if j.err = j.ctx.Err(); j.err != nil {
+			continue // gave up while waiting: nothing was begun
+		}
+		if err := w.exec(ctx, "savepoint caller"); err != nil {
+			return err
+		}
+		w.work(j)
+		if j.err != nil || j.panic != nil {
+			if err := w.exec(ctx, "rollback to caller"); err != nil {
+				return fmt.Errorf("%w: %w", errAborted, err)
+			}
+		}
+		if err := w.exec(ctx, "release caller"); err != nil {
+			return fmt.Errorf("%w: %w", errAborted, err)
+		}
+	}
+	return w.exec(ctx, "commit")
+}
+
+// work runs one job's function. A panic in it is the caller's, and is raised
+// again there.
+func (w *writer) work(j *job) {
+	defer func() {
+		if p := recover(); p != nil {
+			j.panic = fmt.Sprintf("%v\n%s", p, debug.Stack())
+		}
+	}()
+	j.err = diagnose(j.fn(&Tx{tenant: j.tenant, now: w.db.Now(), engine: SQLite, run: w}))
+}
+
+func (w *writer) exec(ctx context.Context, query string) error {
+	_, err := w.ExecContext(ctx, query)
+	return err
+}
+
+// ExecContext runs a statement, prepared once. The caller's context is left
+// out: interrupting one statement would undo the whole batch.
+func (w *writer) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	s, err := w.prepare(query)
+	if err != nil {
+		return nil, err
+	}
+	return s.ExecContext(context.WithoutCancel(ctx), args...)
+}
+
+// QueryContext is ExecContext for statements that answer rows.
+func (w *writer) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	s, err := w.prepare(query)
+	if err != nil {
+		return nil, err
+	}
+	return s.QueryContext(context.WithoutCancel(ctx), args...)
+}
+
+// maxStatements bounds the prepared statements that are kept. The program has
+// fewer texts than that; a test that makes its own must not grow without end.
+const maxStatements = 1024
+
+func (w *writer) prepare(query string) (*sql.Stmt, error) {
+	if s, ok := w.stmts[query]; ok {
+		return s, nil
+	}
+	if len(w.stmts) >= maxStatements {
+		for q, s := range w.stmts {
+			_ = s.Close()
+			delete(w.stmts, q)
+			break
+		}
+	}
+	s, err := w.conn.PrepareContext(context.Background(), query)
+	if err == nil {
+		w.stmts[query] = s
+	}
+	return s, err
+}
