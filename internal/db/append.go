@@ -87,10 +87,18 @@ func appendOne(ctx context.Context, tx *Tx, a Append) error {
 		}
 	}
 	for _, r := range a.Rows {
-		r.Into.texts()
-		if _, err := tx.Exec(ctx, r.Into.single, r.Values...); err != nil {
-			return fmt.Errorf("appending to %s: %w", r.Into.Name, err)
+		if err := tx.Insert(ctx, r); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// Insert writes one row.
+func (t *Tx) Insert(ctx context.Context, r Row) error {
+	r.Into.texts()
+	if _, err := t.Exec(ctx, r.Into.single, r.Values...); err != nil {
+		return fmt.Errorf("appending to %s: %w", r.Into.Name, err)
 	}
 	return nil
 }

@@ -1,0 +1,420 @@
+// Package guard is the one door. Every operation of Estover that reveals or
+// changes anything passes it, and there is no second way in: no protocol, no
+// grant type and no engine can forget a step.
+//
+//	decide ──allowed──▶ act in a transaction ──▶ record in the same one ──▶ tell the caches
+//	   └────refused───▶ record the refusal   ──▶ *Refusal
+//
+// An operation whose event cannot be written did not happen: both are one
+// transaction. A decision that cannot be made is a refusal.
+//
+// There are three ways through, for three shapes of work:
+//
+//   - [Guard.Do] changes something, by a function in a transaction.
+//   - [Guard.Read] reveals something that needs no event of its own; only a
+//     refusal is recorded. What must leave a trace when it is read, a secret
+//     for example, is a Do.
+//   - [Guard.Admit] and [Guard.Record] are Do in two halves, for the hot
+//     paths: what stands between them (a signature, an upstream's answer) is
+//     outside of the transaction, and the rows are written by [db.DB.Append],
+//     many callers' in one commit.
+//
+// # Decisions are made on copies
+//
+// Policy sees agents, sessions, grants and resources through a [Cache]: copies
+// of rows, loaded when they are first asked for and dropped when an event says
+// that they changed ([Tx.Touch]). On the node where the change was made that
+// is before its caller is answered; other nodes follow the log and hear of it
+// within half a second. A decision on a copy that has just become stale does
+// no harm, since the transaction looks at the rows themselves: [Options.Alive]
+// for a Do, the epochs of [Hot.Live] for a Record.
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"strings"
+	"sync"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/audit"
+	"estover.dev/internal/db"
+)
+
+// An Effect says what an action does to the world.
+type Effect string
+
+// The effects that policy tells apart.
+const (
+	Reads    Effect = "read"
+	Searches Effect = "search"
+	Writes   Effect = "write"
+	Deletes  Effect = "delete"
+	Sends    Effect = "send"
+	Executes Effect = "execute"
+	Manages  Effect = "admin"
+	Pays     Effect = "pay"
+)
+
+// An Op is what a caller wants to do.
+type Op struct {
+	Action   string         // what, as noun.verb: "agent.create", "gateway.call"
+	Target   string         // to what, as kind:id; the function may set it ([Tx.SetTarget]) when it makes the thing
+	Effect   Effect         // "" is Manages for a Do and Reads for a Read
+	Resource string         // the id of the resource that an agent wants to reach
+	Session  string         // the task; the caller's if empty
+	Purpose  string         // what for; the caller's if empty
+	Input    any            // what else the decider knows to look at: the action of a gateway call, the scopes of a token
+	Detail   map[string]any // what the event tells beside
+}
+
+// A Decision is policy's answer, with what it rested on.
+type Decision struct {
+	ID          string // also the id of the event that records it
+	Allow       bool
+	Reasons     []string // constant codes, the first is the one that is told
+	Rule        string   // the rule behind the first reason, as package.name
+	Message     string   // of a refusal: one sentence for the caller
+	Next        string   // of a refusal: what the caller may do
+	Engine      string   // kernel, policy or cache
+	Revision    string   // the digest of the policy bundle
+	Facts       map[string]any
+	InputDigest string // SHA-256 of the input, in hex
+	Obligations []Obligation
+}
+
+// An Obligation is what must be done along with an allowed operation. Whoever
+// cannot do it must refuse.
+type Obligation struct {
+	Type       string         `json:"type"`
+	Properties map[string]any `json:"properties,omitempty"`
+}
+
+// A Decider answers whether a caller may do an operation. An error counts as a
+// refusal.
+type Decider interface {
+	Decide(ctx context.Context, caller estover.Caller, op Op) (Decision, error)
+}
+
+// A Refusal is the error of an operation that policy did not allow.
+type Refusal struct{ Decision Decision }
+
+// Error is the sentence for the caller and what to do next.
+func (r *Refusal) Error() string {
+	return strings.TrimSpace(r.Decision.Message + " " + r.Decision.Next)
+}
+
+// Unwrap gives the refusal as an [estover.Error] of kind Denied whose code is
+// the first reason.
+func (r *Refusal) Unwrap() error {
+	code := "not_permitted"
+	if len(r.Decision.Reasons) > 0 {
+		code = r.Decision.Reasons[0]
+	}
+	return &estover.Error{Kind: estover.Denied, Code: code, Detail: r.Error()}
+}
+
+// ErrNotRecorded is returned when an event could not be written, and therefore
+// nothing was done.
+var ErrNotRecorded = &estover.Error{Kind: estover.Unavailable, Code: "audit_unavailable", Detail: "This cannot be recorded, so it was not done. Try again, and if it goes on, run `estover doctor`."}
+
+// Options are what the server hands in when it puts the house together.
+type Options struct {
+	// Alive checks, inside the transaction of a Do, that what the caller's
+	// authority rests on has not ended since the caller was recognised. Nil
+	// checks nothing.
+	Alive  func(ctx context.Context, tx *db.Tx, caller estover.Caller) error
+	Logger *slog.Logger
+}
+
+// A Guard is the door. It is safe for use by many at once.
+type Guard struct {
+	db      *db.DB
+	log     *audit.Log
+	decider Decider
+	alive   func(context.Context, *db.Tx, estover.Caller) error
+	logger  *slog.Logger
+
+	mu      sync.RWMutex
+	onTouch []func(tenant estover.TenantID, kind, id string)
+}
+
+// New is a door to d whose events go to log.
+func New(d *db.DB, log *audit.Log, decider Decider, o Options) *Guard {
+	g := &Guard{db: d, log: log, decider: decider, alive: o.Alive, logger: o.Logger}
+	if g.alive == nil {
+		g.alive = func(context.Context, *db.Tx, estover.Caller) error { return nil }
+	}
+	if g.logger == nil {
+		g.logger = slog.Default()
+	}
+	return g
+}
+
+// DB is the database behind the door, for reads that reveal nothing to a
+// caller: authenticating one, finding work that is due.
+func (g *Guard) DB() *db.DB { return g.db }
+
+// Log is where the events go.
+func (g *Guard) Log() *audit.Log { return g.log }
+
+// A Tx is a transaction that will be recorded.
+type Tx struct {
+	*db.Tx
+	Decision Decision
+
+	event audit.Event
+	fail  error
+}
+
+// Note adds to what the event tells.
+func (tx *Tx) Note(key string, value any) {
+	if tx.event.Detail == nil {
+		tx.event.Detail = map[string]any{}
+	}
+	tx.event.Detail[key] = value
+}
+
+// SetTarget names what was done something to, when the operation made it.
+func (tx *Tx) SetTarget(target string) { tx.event.Target = target }
+
+// SetSession says which session the event belongs to, when the operation
+// opened it.
+func (tx *Tx) SetSession(id string) { tx.event.Session = id }
+
+// Touch says that copies of this row are stale once the transaction commits.
+func (tx *Tx) Touch(kind, id string) {
+	tx.event.Touches = append(tx.event.Touches, kind+":"+id)
+}
+
+// Leaf makes these bytes the event's entry in the log, in the place of a
+// commitment: a statement that is meant to be shown.
+func (tx *Tx) Leaf(b []byte) { tx.event.Leaf = b }
+
+// Fail commits what was done so far, records that the operation failed, and
+// has Do return err: the discovery of a replay is an outcome that must stay.
+func (tx *Tx) Fail(err error) { tx.fail, tx.event.Outcome = err, audit.Failed }
+
+// Do asks policy, runs fn in a transaction and writes the event there. fn may
+// run more than once, and does no I/O, cryptography or policy.
+func (g *Guard) Do(ctx context.Context, caller estover.Caller, op Op, fn func(tx *Tx) error) error {
+	if op.Effect == "" {
+		op.Effect = Manages
+	}
+	decision, err := g.Admit(ctx, caller, op)
+	if err != nil {
+		return err
+	}
+	var done *Tx
+	err = g.db.Do(ctx, caller.Tenant, func(tx *db.Tx) error {
+		if err := g.alive(ctx, tx, caller); err != nil {
+			return err
+		}
+		done = &Tx{Tx: tx, Decision: decision, event: g.event(caller, op, decision, audit.Done)}
+		if err := fn(done); err != nil {
+			return err
+		}
+		done.event.At = tx.Now()
+		p, err := g.log.Prepare(caller.Tenant, done.event)
+		if err != nil {
+			return ErrNotRecorded.Because(err)
+		}
+		if err := g.log.Write(ctx, tx, p); err != nil {
+			return ErrNotRecorded.Because(err)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	g.touched(caller.Tenant, done.event.Touches)
+	g.log.Wake()
+	return done.fail
+}
+
+// Read asks policy and runs fn on a snapshot. Only a refusal is recorded.
+func (g *Guard) Read(ctx context.Context, caller estover.Caller, op Op, fn func(tx *db.Tx) error) error {
+	if op.Effect == "" {
+		op.Effect = Reads
+	}
+	if _, err := g.Admit(ctx, caller, op); err != nil {
+		return err
+	}
+	return g.db.View(ctx, caller.Tenant, func(tx *db.Tx) error {
+		if err := g.alive(ctx, tx, caller); err != nil {
+			return err
+		}
+		return fn(tx)
+	})
+}
+
+// Admit asks policy. A refusal is recorded and returned as a [*Refusal]. What
+// is admitted must be recorded before it takes effect, with [Guard.Record].
+func (g *Guard) Admit(ctx context.Context, caller estover.Caller, op Op) (Decision, error) {
+	decision, err := g.decider.Decide(ctx, caller, op)
+	if err != nil {
+		var known *estover.Error
+		if ctx.Err() != nil || errors.As(err, &known) {
+			return decision, err
+		}
+		g.logger.Error("a decision could not be made", "action", op.Action, "error", err)
+		decision = Decision{
+			Reasons: []string{"decision_failed"}, Engine: "kernel",
+			Message: "The policy could not be evaluated, so the answer is no.", Next: "Try again, and tell your administrator if it goes on.",
+		}
+	}
+	if decision.ID == "" {
+		decision.ID = estover.NewID("evt")
+	}
+	if decision.Allow {
+		return decision, nil
+	}
+	event := g.event(caller, op, decision, audit.Refused)
+	event.At = g.db.Now()
+	if err := g.write(ctx, caller.Tenant, event, Hot{}); err != nil {
+		return decision, err
+	}
+	return decision, &Refusal{decision}
+}
+
+// Hot is what a hot path writes along with its event.
+type Hot struct {
+	Live    []db.Epoch // what must not have ended since it was looked at
+	Rows    []db.Row
+	Outcome audit.Outcome // Done if empty
+	Session string        // the event's session, if it is neither the op's nor the caller's
+	Leaf    []byte        // the event's entry in the log, if it is meant to be shown
+	Touches []string      // kind:id
+}
+
+// Record writes the event of an admitted operation, and its rows, in one
+// commit shared with other callers. It returns [db.ErrStale], and nothing is
+// written, if something of h.Live has ended in the meantime.
+func (g *Guard) Record(ctx context.Context, caller estover.Caller, op Op, decision Decision, h Hot) error {
+	if h.Outcome == "" {
+		h.Outcome = audit.Done
+	}
+	event := g.event(caller, op, decision, h.Outcome)
+	event.At, event.Leaf, event.Touches = g.db.Now(), h.Leaf, h.Touches
+	if h.Session != "" {
+		event.Session = h.Session
+	}
+	if err := g.write(ctx, caller.Tenant, event, h); err != nil {
+		return err
+	}
+	g.touched(caller.Tenant, h.Touches)
+	return nil
+}
+
+// Event is the event of an admitted operation as [Guard.Record] would write
+// it, for a door that keeps its evidence in batches on the node first.
+func (g *Guard) Event(caller estover.Caller, op Op, decision Decision, outcome audit.Outcome) audit.Event {
+	e := g.event(caller, op, decision, outcome)
+	e.At = g.db.Now()
+	return e
+}
+
+func (g *Guard) write(ctx context.Context, tenant estover.TenantID, event audit.Event, h Hot) error {
+	p, err := g.log.Prepare(tenant, event)
+	if err != nil {
+		return ErrNotRecorded.Because(err)
+	}
+	err = g.db.Append(ctx, db.Append{Tenant: tenant, Live: h.Live, Rows: append(h.Rows[:len(h.Rows):len(h.Rows)], p.Row())})
+	switch {
+	case err == nil:
+		g.log.Wake()
+		return nil
+	case errors.Is(err, db.ErrStale), ctx.Err() != nil:
+		return err
+	}
+	return ErrNotRecorded.Because(err)
+}
+
+// event is what the log will say of an operation.
+func (g *Guard) event(caller estover.Caller, op Op, d Decision, outcome audit.Outcome) audit.Event {
+	e := audit.Event{
+		ID: d.ID, Action: op.Action, Outcome: outcome, Actor: caller.Subject, Target: op.Target,
+		Session: op.Session, Request: caller.Request, Detail: make(map[string]any, len(op.Detail)+4),
+	}
+	if e.Session == "" {
+		e.Session = caller.Session
+	}
+	maps.Copy(e.Detail, op.Detail)
+	e.Detail["decision"] = record(d)
+	if op.Resource != "" {
+		e.Detail["resource"] = op.Resource
+	}
+	if p := cmp(op.Purpose, caller.Purpose); p != "" {
+		e.Detail["purpose"] = p
+	}
+	if len(caller.Actors) > 0 {
+		e.Detail["actors"] = caller.Actors
+	}
+	if caller.Address.IsValid() {
+		e.Detail["address"] = caller.Address.String()
+	}
+	return e
+}
+
+func cmp(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// A DecisionRecord is a decision as events keep it.
+type DecisionRecord struct {
+	Allow       bool           `json:"allow"`
+	Reasons     []string       `json:"reasons,omitempty"`
+	Rule        string         `json:"rule,omitempty"`
+	Message     string         `json:"message,omitempty"`
+	Next        string         `json:"next,omitempty"`
+	Engine      string         `json:"engine,omitempty"`
+	Revision    string         `json:"revision,omitempty"`
+	Facts       map[string]any `json:"facts,omitempty"`
+	InputDigest string         `json:"input_digest,omitempty"`
+	Obligations []Obligation   `json:"obligations,omitempty"`
+}
+
+func record(d Decision) DecisionRecord {
+	return DecisionRecord{d.Allow, d.Reasons, d.Rule, d.Message, d.Next, d.Engine, d.Revision, d.Facts, d.InputDigest, d.Obligations}
+}
+
+// OnTouch has fn called after every commit that makes a copy stale, here or on
+// another node. fn returns quickly.
+func (g *Guard) OnTouch(fn func(tenant estover.TenantID, kind, id string)) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.onTouch = append(g.onTouch, fn)
+}
+
+func (g *Guard) touched(tenant estover.TenantID, touches []string) {
+	if len(touches) == 0 {
+		return
+	}
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	for _, t := range touches {
+		kind, id, _ := strings.Cut(t, ":")
+		for _, fn := range g.onTouch {
+			fn(tenant, kind, id)
+		}
+	}
+}
+
+// followEvery is how often a node looks for what others have changed.
+const followEvery = 150 * time.Millisecond
+
+// Run follows the log for changes made on other nodes until ctx is done.
+func (g *Guard) Run(ctx context.Context) error {
+	err := g.log.Tail(ctx, followEvery, func(tenant estover.TenantID, touches []string) { g.touched(tenant, touches) })
+	if err != nil && ctx.Err() == nil {
+		return fmt.Errorf("following the log: %w", err)
+	}
+	return nil
+}

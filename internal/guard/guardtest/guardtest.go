@@ -1,0 +1,61 @@
+// Package guardtest makes doors for tests: the real guard and the real log,
+// with a decider of the test's own.
+package guardtest
+
+import (
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"testing"
+
+	"estover.dev"
+	"estover.dev/internal/audit"
+	"estover.dev/internal/db"
+	"estover.dev/internal/guard"
+)
+
+// A Decider is a function that decides.
+type Decider func(caller estover.Caller, op guard.Op) guard.Decision
+
+// Decide calls the function.
+func (f Decider) Decide(_ context.Context, caller estover.Caller, op guard.Op) (guard.Decision, error) {
+	return f(caller, op), nil
+}
+
+// AllowAll allows everything.
+var AllowAll = Decider(func(estover.Caller, guard.Op) guard.Decision { return guard.Decision{Allow: true, Engine: "policy"} })
+
+// DenyAll refuses everything.
+var DenyAll = Decider(func(estover.Caller, guard.Op) guard.Decision {
+	return guard.Decision{Reasons: []string{"denied_by_test"}, Message: "The test says no.", Engine: "policy"}
+})
+
+// New is a door to d with a log whose payloads are sealed under a key that
+// nobody keeps.
+func New(t testing.TB, d *db.DB, decider guard.Decider) *guard.Guard {
+	return guard.New(d, Log(t, d), decider, guard.Options{})
+}
+
+// Log is the log in d, its payloads sealed under a key that nobody keeps.
+func Log(t testing.TB, d *db.DB) *audit.Log {
+	t.Helper()
+	key := make([]byte, 32)
+	_, _ = rand.Read(key)
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return audit.Open(d, audit.Options{
+		Seal: func(tenant estover.TenantID, id string, plain []byte) ([]byte, error) {
+			return aead.Seal(nil, nil, plain, []byte(string(tenant)+"\x00"+id)), nil
+		},
+		Open: func(tenant estover.TenantID, id string, sealed []byte) ([]byte, error) {
+			return aead.Open(nil, nil, sealed, []byte(string(tenant)+"\x00"+id))
+		},
+	})
+}
