@@ -1,0 +1,280 @@
+// Package redact finds what must not go on in a stream of bytes and masks it
+// on its way.
+//
+// An injected secret is known to the gateway and to the system it is meant
+// for. If that system sends it back, in an error page, a debug header or a
+// mirrored request, the agent must not see it, in whatever dress it comes. A
+// [Matcher] is made of the secrets of one request: each gives its needles, the
+// byte forms in which it may return (see [Value]). A [Reader], a [Writer] or
+// [Matcher.Mask] then covers every occurrence with asterisks, as many as there
+// were bytes, so that lengths, ranges, chunks and frames stay true.
+//
+// Three promises hold for every stream:
+//
+//   - However a text is split into pieces, the output is the same, and every
+//     byte of every occurrence is masked, also where occurrences overlap.
+//   - Only what may still become a needle is held back: at most the longest
+//     needle less one byte, and nothing of a text whose end is not the
+//     beginning of one. An event stream is not delayed, and a flush neither
+//     releases nor forgets what is held.
+//   - The work does not depend on how many needles there are.
+//
+// The search is not a table of states but that of Wu and Manber: every needle
+// has at least [Shortest] bytes, so a look at the end of a window of that
+// length tells mostly how far the window can jump, and only where it cannot are
+// needles compared. An Aho–Corasick automaton over the forms of a token of two
+// kilobytes needs either many megabytes or a pointer chase for each byte; this
+// needs the needles themselves and 8 KiB.
+//
+// What it cannot do: a system that returns a secret in part, encrypted, turned
+// round or in an encoding that is not among the forms is not caught. The
+// gateway therefore also decides where a secret may go at all.
+package redact
+
+import (
+	"bytes"
+	"encoding/binary"
+	"math/bits"
+	"slices"
+)
+
+// Shortest is the least number of bytes of a value that is searched for. What
+// is shorter would be found everywhere.
+const Shortest = 8
+
+// mask is what stands in the place of each masked byte.
+const mask = '*'
+
+// A Matcher knows the needles of some values. It does not change after it is
+// made, and any number of goroutines may use it. A nil Matcher finds nothing.
+type Matcher struct {
+	names   []string
+	needles []needle // sorted by their bytes
+	windows windows
+	shift   [1 << 12]uint8 // hash of a window's last three bytes → how far the window may jump
+	next    [1 << 12]uint8 // and how far if that is nowhere, once the needles were compared
+	longest int            // the length of the longest needle
+	begin   [256]bool      // the first bytes of needles
+}
+
+// A needle is one form of a value.
+type needle struct {
+	bytes []byte
+	value int // its place in Matcher.names
+}
+
+// A group is the run of Matcher.needles that have their first eight bytes in
+// common.
+type group struct {
+	key      uint64
+	from, to int
+}
+
+// The windows find groups by those eight bytes. It is a power of two long and at
+// most a quarter full.
+type windows []group
+
+// find gives the group of the key, or the empty place where it belongs.
+func (w windows) find(key uint64) *group {
+	at := key * 0x9E3779B97F4A7C15 >> 32
+	for {
+		g := &w[at&uint64(len(w)-1)]
+		if g.to == 0 || g.key == key {
+			return g
+		}
+		at++
+	}
+}
+
+// NewMatcher makes the matcher of the values. The names of those that are too
+// short to be searched for come back as a warning to whoever chose them: they
+// are not protected.
+func NewMatcher(values ...Value) (m *Matcher, short []string) {
+	m = &Matcher{}
+	seen := map[string]bool{}
+	for _, v := range values {
+		if len(v.Bytes) < Shortest {
+			short = append(short, v.Name)
+			continue
+		}
+		m.names = append(m.names, v.Name)
+		for _, form := range forms(v.Bytes) {
+			if len(form) >= Shortest && !seen[string(form)] {
+				seen[string(form)] = true
+				m.needles = append(m.needles, needle{form, len(m.names) - 1})
+			}
+		}
+	}
+	if len(m.needles) == 0 {
+		return nil, short
+	}
+	slices.SortFunc(m.needles, func(a, b needle) int { return bytes.Compare(a.bytes, b.bytes) })
+	m.windows = make(windows, 1<<bits.Len(uint(4*len(m.needles))))
+	for i := range m.shift {
+		m.shift[i], m.next[i] = Shortest-block+1, Shortest-block+1
+	}
+	for i, n := range m.needles {
+		m.longest = max(m.longest, len(n.bytes))
+		m.begin[n.bytes[0]] = true
+		g := m.windows.find(binary.LittleEndian.Uint64(n.bytes))
+		if g.to == 0 {
+			g.key, g.from = binary.LittleEndian.Uint64(n.bytes), i
+		}
+		g.to = i + 1
+		for end := block; end <= Shortest; end++ {
+			h := hash(uint32(n.bytes[end-3])<<8 | uint32(n.bytes[end-2])<<16 | uint32(n.bytes[end-1])<<24)
+			m.shift[h] = min(m.shift[h], uint8(Shortest-end))
+			if end < Shortest {
+				m.next[h] = min(m.next[h], uint8(Shortest-end))
+			}
+		}
+	}
+	return m, short
+}
+
+// block is how many bytes at the end of a window are looked at.
+const block = 3
+
+// hash is the place in the shift table of the last three of four bytes, which
+// are the block, together in one number, the first byte lowest.
+func hash(four uint32) uint32 { return (four >> 8) * 0x9E3779B1 >> 20 }
+
+// Longest is the length of the longest needle: a stream never holds back as
+// much as that.
+func (m *Matcher) Longest() int {
+	if m == nil {
+		return 0
+	}
+	return m.longest
+}
+
+// Wipe overwrites the needles. Nobody may use the matcher any more.
+func (m *Matcher) Wipe() {
+	if m == nil {
+		return
+	}
+	for _, n := range m.needles {
+		clear(n.bytes)
+	}
+	clear(m.windows)
+}
+
+// Mask masks, in place, every occurrence in a text that is complete, such as
+// the value of a header. It calls hit once for each value that was found.
+func (m *Matcher) Mask(text []byte, hit func(name string)) {
+	if m == nil || len(text) < Shortest {
+		return
+	}
+	s := stream{m: m, hit: hit}
+	s.settle(text, true)
+}
+
+// MaskString is [Matcher.Mask] for a string: it gives back the string itself if
+// there was nothing in it.
+func (m *Matcher) MaskString(text string, hit func(name string)) string {
+	if m == nil || len(text) < Shortest {
+		return text
+	}
+	b := []byte(text)
+	found := false
+	m.Mask(b, func(name string) {
+		found = true
+		if hit != nil {
+			hit(name)
+		}
+	})
+	if !found {
+		return text
+	}
+	return string(b)
+}
+
+// A stream is the state of one text that comes in pieces.
+type stream struct {
+	m     *Matcher
+	hit   func(name string)
+	found []bool // the values that were reported
+	cover int    // how many bytes from the first unsettled one on belong to an occurrence
+}
+
+// settle looks at the unsettled part of the text and masks in place what it
+// settles. It returns how many bytes that is: the rest must come again at the
+// beginning of the next piece, unless this was the last one.
+func (s *stream) settle(text []byte, last bool) int {
+	m := s.m
+	at, masked := 0, 0 // everything before at was looked at, everything before masked is masked if it must be
+	until := s.cover   // the end of the furthest occurrence
+	for at+Shortest <= len(text) {
+		h := hash(binary.LittleEndian.Uint32(text[at+Shortest-4 : at+Shortest]))
+		if jump := m.shift[h]; jump > 0 {
+			at += int(jump)
+			continue
+		}
+		g := m.windows.find(binary.LittleEndian.Uint64(text[at:]))
+		wait := false
+		for _, n := range m.needles[g.from:g.to] {
+			switch rest := text[at:]; {
+			case bytes.HasPrefix(rest, n.bytes):
+				// A new occurrence: what lies before it is masked first, since
+				// the two need not touch.
+				if at >= until {
+					blank(text, masked, until)
+					masked = at
+				}
+				until = max(until, at+len(n.bytes))
+				s.report(n.value)
+			case !last && len(rest) < len(n.bytes) && bytes.HasPrefix(n.bytes, rest):
+				wait = true
+			}
+		}
+		if wait {
+			return s.stop(text, masked, at, until)
+		}
+		at += int(m.next[h])
+	}
+	if last {
+		at = len(text)
+	}
+	for at < len(text) && !m.begins(text[at:]) {
+		at++
+	}
+	return s.stop(text, masked, at, until)
+}
+
+// stop ends a piece: everything before at is settled, and the occurrence that
+// was found last ends at until.
+func (s *stream) stop(text []byte, masked, at, until int) int {
+	blank(text, masked, min(until, at))
+	s.cover = max(0, until-at)
+	return at
+}
+
+// blank masks text[from:to], if that is anything.
+func blank(text []byte, from, to int) {
+	for i := from; i < to; i++ {
+		text[i] = mask
+	}
+}
+
+// begins reports whether a needle longer than the text begins with it. The
+// text is shorter than a window.
+func (m *Matcher) begins(text []byte) bool {
+	if !m.begin[text[0]] {
+		return false
+	}
+	i, _ := slices.BinarySearchFunc(m.needles, text, func(n needle, t []byte) int { return bytes.Compare(n.bytes, t) })
+	return i < len(m.needles) && bytes.HasPrefix(m.needles[i].bytes, text)
+}
+
+// report tells of a value once.
+func (s *stream) report(value int) {
+	if s.found == nil {
+		s.found = make([]bool, len(s.m.names))
+	}
+	if !s.found[value] {
+		s.found[value] = true
+		if s.hit != nil {
+			s.hit(s.m.names[value])
+		}
+	}
+}
