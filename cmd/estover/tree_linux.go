@@ -1,0 +1,146 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// A tree is the program and all that it starts. Orphans of it become children
+// of this process, so that the tree stays whole.
+type tree struct{ cmd *exec.Cmd }
+
+func newTree(cmd *exec.Cmd) (*tree, error) {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return nil, fmt.Errorf("taking charge of the program's children: %w", err)
+	}
+	// The program dies with us, even if we are killed.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if !terminal() {
+		cmd.SysProcAttr.Setpgid = true
+	}
+	return &tree{cmd}, nil
+}
+
+// terminal reports whether the program shares a terminal with us, and with it
+// the process group that the terminal sends its signals to.
+func terminal() bool {
+	_, err := unix.IoctlGetTermios(int(os.Stdin.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+func (t *tree) started() {}
+
+// signal passes a signal on to the whole tree.
+func (t *tree) signal(sig syscall.Signal) {
+	for _, pid := range descendants(os.Getpid()) {
+		_ = syscall.Kill(pid, sig)
+	}
+}
+
+// kill ends what is left of the tree. What a dying process has started in the
+// meantime is found in the next round.
+func (t *tree) kill() {
+	for range 100 {
+		left := descendants(os.Getpid())
+		if len(left) == 0 {
+			return
+		}
+		for _, pid := range left {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+		var status syscall.WaitStatus
+		for {
+			// The program itself is reaped by exec; orphans are ours.
+			if pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil); pid <= 0 || err != nil {
+				break
+			}
+		}
+	}
+}
+
+// descendants are the processes below one, read from /proc.
+func descendants(of int) []int {
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		return nil
+	}
+	children := map[int][]int{}
+	for _, file := range stats {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			continue // it has ended in the meantime
+		}
+		// pid (name) state ppid …; the name may hold anything, so look for
+		// its last parenthesis.
+		text := string(b)
+		end := strings.LastIndexByte(text, ')')
+		fields := strings.Fields(text[end+1:])
+		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		ppid, err := strconv.Atoi(fields[1])
+		if err == nil && fields[0] != "Z" {
+			children[ppid] = append(children[ppid], pid)
+		}
+	}
+	var all []int
+	for queue := children[of]; len(queue) > 0; queue = queue[1:] {
+		all = append(all, queue[0])
+		queue = append(queue, children[queue[0]]...)
+	}
+	return all
+}
+
+// owns reports whether the socket at the other end of a connection to our
+// loopback address belongs to a process of the tree.
+func (t *tree) owns(remote net.Addr) bool {
+	a, ok := remote.(*net.TCPAddr)
+	if !ok {
+		return false
+	}
+	inode := socketInode(a.Port)
+	if inode == "" {
+		return false
+	}
+	want := "socket:[" + inode + "]"
+	for _, pid := range descendants(os.Getpid()) {
+		fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+		if err != nil {
+			continue
+		}
+		for _, fd := range fds {
+			if link, err := os.Readlink(fd); err == nil && link == want {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// socketInode finds the socket on 127.0.0.1 with this local port.
+func socketInode(port int) string {
+	local := fmt.Sprintf("0100007F:%04X", port)
+	mapped := fmt.Sprintf("0000000000000000FFFF00000100007F:%04X", port)
+	for _, file := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+		f, err := os.Open(file)
+		if err != nil {
+			continue
+		}
+		defer f.Close()
+		lines := bufio.NewScanner(f)
+		for lines.Scan() {
+			fields := strings.Fields(lines.Text())
+			if len(fields) > 9 && (fields[1] == local || fields[1] == mapped) {
+				return fields[9]
+			}
+		}
+	}
+	return ""
+}

@@ -1,0 +1,98 @@
+package server
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// A Config is what an operator decides before the server starts. Everything
+// else is decided in the running server and kept in its database, by
+// `estover apply`. Each field is a flag and an environment variable.
+type Config struct {
+	Data     string   `flag:"data" env:"ESTOVER_DATA" default:"estover-data" help:"Directory for the database, recordings and the server's own certificate authority"`
+	Database string   `flag:"database" env:"ESTOVER_DATABASE" help:"Where everything is kept: sqlite:FILE or postgres://… (default: sqlite:DATA/estover.db)"`
+	RootKey  string   `flag:"root-key" env:"ESTOVER_ROOT_KEY" help:"What all keys rest on: file:PATH or passphrase:file:PATH (default: file:DATA-keys/root.key, beside and not in the data directory)"`
+	Blobs    string   `flag:"blobs" env:"ESTOVER_BLOBS" help:"Where recordings are kept, as a bucket URL (default: file:///DATA/recordings)"`
+	Issuer   string   `flag:"issuer" env:"ESTOVER_ISSUER" help:"The address under which agents know this server; it is in every token and never taken from a request (default: https://localhost:PORT)"`
+	Listen   string   `flag:"listen" env:"ESTOVER_LISTEN" default:"127.0.0.1:8443" help:"Address of the API, the token service, reverse routes and the public log"`
+	Gateway  string   `flag:"gateway" env:"ESTOVER_GATEWAY" default:"127.0.0.1:8444" help:"Address of the forward proxy, for 'estover run'"`
+	TLSCert  string   `flag:"tls-cert" env:"ESTOVER_TLS_CERT" help:"PEM file with the server's certificate chain (default: one made by the server's own authority in DATA/tls)"`
+	TLSKey   string   `flag:"tls-key" env:"ESTOVER_TLS_KEY" help:"PEM file with the certificate's key"`
+	Plain    bool     `flag:"plain-http" env:"ESTOVER_PLAIN_HTTP" help:"Serve the API without TLS; only on a loopback address"`
+	Proxies  []string `flag:"trusted-proxy" env:"ESTOVER_TRUSTED_PROXIES" help:"Network whose X-Forwarded-For is believed, as 10.0.0.0/8; may be repeated"`
+	LogLevel string   `flag:"log-level" env:"ESTOVER_LOG_LEVEL" default:"info" help:"debug, info, warn or error"`
+	LogJSON  bool     `flag:"log-json" env:"ESTOVER_LOG_JSON" help:"Write the log as JSON"`
+}
+
+// check fills what was left out and says what is wrong, in words for whoever
+// starts the server.
+func (c *Config) check() error {
+	host, port, err := net.SplitHostPort(c.Listen)
+	if err != nil {
+		return fmt.Errorf("--listen %q is not HOST:PORT", c.Listen)
+	}
+	if _, _, err := net.SplitHostPort(c.Gateway); err != nil {
+		return fmt.Errorf("--gateway %q is not HOST:PORT", c.Gateway)
+	}
+	if c.Data, err = filepath.Abs(c.Data); err != nil {
+		return err
+	}
+	if c.Database == "" {
+		c.Database = "sqlite:" + filepath.Join(c.Data, "estover.db")
+	}
+	if c.RootKey == "" {
+		c.RootKey = "file:" + filepath.Join(c.Data+"-keys", "root.key")
+	}
+	if c.Blobs == "" {
+		c.Blobs = "file://" + filepath.ToSlash(filepath.Join(c.Data, "recordings"))
+	}
+	if c.Plain && !loopback(host) {
+		return fmt.Errorf("--plain-http is only for a loopback address, and %s is none; give a certificate with --tls-cert instead", host)
+	}
+	scheme := "https"
+	if c.Plain {
+		scheme = "http"
+	}
+	if c.Issuer == "" {
+		if !loopback(host) {
+			return fmt.Errorf("--issuer is needed when the server listens on %s: the address under which agents know it, as https://estover.example.com", host)
+		}
+		c.Issuer = scheme + "://localhost:" + port
+	}
+	u, err := url.Parse(c.Issuer)
+	if err != nil || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil || strings.HasSuffix(c.Issuer, "/") ||
+		(u.Scheme != "https" && (u.Scheme != "http" || !loopback(u.Hostname()))) {
+		return fmt.Errorf("--issuer %q must be an https address without a slash at the end", c.Issuer)
+	}
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		return fmt.Errorf("--tls-cert and --tls-key belong together")
+	}
+	for _, p := range c.Proxies {
+		if _, err := netip.ParsePrefix(p); err != nil {
+			return fmt.Errorf("--trusted-proxy %q is not a network, as 10.0.0.0/8", p)
+		}
+	}
+	return nil
+}
+
+// loopback reports whether a host is this machine and nothing else.
+func loopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	a, err := netip.ParseAddr(host)
+	return err == nil && a.IsLoopback()
+}
+
+// private makes a directory that only we can enter.
+func private(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("making the directory: %w", err)
+	}
+	return nil
+}
