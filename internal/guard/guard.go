@@ -209,8 +209,15 @@ func (g *Guard) Do(ctx context.Context, caller estover.Caller, op Op, fn func(tx
 	if err != nil {
 		return err
 	}
+	return g.Act(ctx, caller, op, decision, fn)
+}
+
+// Act is what follows [Guard.Admit] when more is to be written than rows: it
+// runs fn in a transaction and writes the event of the admitted operation
+// there. fn may run more than once, and does no I/O, cryptography or policy.
+func (g *Guard) Act(ctx context.Context, caller estover.Caller, op Op, decision Decision, fn func(tx *Tx) error) error {
 	var done *Tx
-	err = g.db.Do(ctx, caller.Tenant, func(tx *db.Tx) error {
+	err := g.db.Do(ctx, caller.Tenant, func(tx *db.Tx) error {
 		if err := g.alive(ctx, tx, caller); err != nil {
 			return err
 		}
@@ -253,7 +260,8 @@ func (g *Guard) Read(ctx context.Context, caller estover.Caller, op Op, fn func(
 }
 
 // Admit asks policy. A refusal is recorded and returned as a [*Refusal]. What
-// is admitted must be recorded before it takes effect, with [Guard.Record].
+// is admitted must be recorded before it takes effect, with [Guard.Record] or
+// [Guard.Act].
 func (g *Guard) Admit(ctx context.Context, caller estover.Caller, op Op) (Decision, error) {
 	decision, err := g.decider.Decide(ctx, caller, op)
 	if err != nil {
