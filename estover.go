@@ -134,6 +134,22 @@ func (c Class) Covers(d Class) bool {
 // 130 random bits follow.
 func NewID(prefix string) string { return prefix + "_" + strings.ToLower(rand.Text()) }
 
+// ValidName reports whether s can name a thing among its kind: up to 63 small
+// letters, digits, dots, dashes and underscores, with a letter or a digit at
+// both ends.
+func ValidName(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if 'a' <= c && c <= 'z' || '0' <= c && c <= '9' {
+			continue
+		}
+		if i == 0 || i == len(s)-1 || c != '.' && c != '-' && c != '_' {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 63
+}
+
 // A Kind is the sort of an error: what a caller can do about it. Every
 // protocol has one table from kinds to its own codes.
 type Kind int
@@ -156,6 +172,7 @@ type Error struct {
 	Kind   Kind
 	Code   string // a word that programs may keep: "session_ended"
 	Detail string // a sentence for a person, with what to do about it
+	Field  string // what of an Invalid request is wrong: "actions[2].path"; "" for all of it
 	Err    error  // what lies behind it, for the log and never for the caller
 }
 
@@ -187,6 +204,13 @@ func (e *Error) With(format string, args ...any) *Error {
 func (e *Error) Because(err error) *Error {
 	c := *e
 	c.Err = err
+	return &c
+}
+
+// At is the same error about one field of the request.
+func (e *Error) At(field string) *Error {
+	c := *e
+	c.Field = field
 	return &c
 }
 

@@ -18,7 +18,7 @@ var floors = [][]string{
 	{"."},      // the vocabulary
 	{"attest"}, // what anyone may import, and what therefore imports nothing internal
 	{"client"},
-	{"internal/db", "internal/jose", "internal/redact"}, // the ground
+	{"internal/db", "internal/jose", "internal/opaque", "internal/redact"}, // the ground
 	{"internal/seal"},
 	{"internal/audit"},
 	{"internal/job"},
@@ -28,7 +28,7 @@ var floors = [][]string{
 		"internal/secret", "internal/pki", "internal/federation", "internal/recording", "internal/anomaly", "internal/risk",
 		"internal/notify", "internal/backup",
 	}, // the domain
-	{"internal/session", "internal/provision", "internal/compliance", "internal/edge"}, // the binders
+	{"internal/session", "internal/provision", "internal/compliance", "internal/apply", "internal/edge"}, // the binders
 	{"internal/incident"},
 	{
 		"internal/oauth", "internal/login", "internal/scim", "internal/signal", "internal/authzen", "internal/vault",

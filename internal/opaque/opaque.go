@@ -1,0 +1,76 @@
+// Package opaque makes the values that open something and say nothing: tokens
+// of people, client secrets, refresh tokens, one-time codes.
+//
+//	est_pt_ W3xk…(44 characters)… Qz1bX_
+//	  │      │                      └ checksum over all that stands before it
+//	  │      └ 33 random bytes in base64url, which leave no bit unused
+//	  └ the prefix and the kind
+//
+// The prefix lets scanners of source and logs find a value that leaked, the
+// checksum lets them be sure, and a typing error never reaches the database.
+// What is stored of a value is a hash, so nothing in a database can be
+// presented.
+package opaque
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"hash/crc32"
+	"strings"
+)
+
+// A Kind says what a value opens. It stands in the value, so that one kind is
+// never taken for another.
+type Kind string
+
+// The kinds that exist so far.
+const (
+	PersonToken  Kind = "pt" // a person's token for the management API
+	Enrolment    Kind = "et" // exchanged once for a person's first token
+	ClientSecret Kind = "cs" // an agent's secret at the token endpoint
+	RefreshToken Kind = "rt"
+	Code         Kind = "ac" // an authorization code
+	DeviceCode   Kind = "dc"
+	Registration Kind = "rat"
+)
+
+// randomBytes is a multiple of three, so that base64 leaves no bit unused and
+// a value has one spelling.
+const (
+	randomBytes  = 33
+	randomLength = randomBytes / 3 * 4
+	sumLength    = 6
+)
+
+// New makes a value that nobody can guess: 264 random bits.
+func New(kind Kind) string {
+	var b [randomBytes]byte
+	_, _ = rand.Read(b[:]) // never fails
+	v := "est_" + string(kind) + "_" + base64.RawURLEncoding.EncodeToString(b[:])
+	return v + checksum(v)
+}
+
+// Check reports whether value is of the kind and free of typing errors. It
+// says nothing about whether the value was ever issued.
+func Check(value string, kind Kind) bool {
+	rest, ok := strings.CutPrefix(value, "est_"+string(kind)+"_")
+	if !ok || len(rest) != randomLength+sumLength {
+		return false
+	}
+	at := len(value) - sumLength
+	return checksum(value[:at]) == value[at:]
+}
+
+// Hash is what may be stored of a value: SHA-256 over exactly what was
+// presented. It needs no salt and no slow function, since nobody can try 2²⁶⁴
+// values.
+func Hash(value string) [32]byte { return sha256.Sum256([]byte(value)) }
+
+// checksum is the CRC-32 of s in six characters.
+func checksum(s string) string {
+	var b [4]byte
+	binary.BigEndian.PutUint32(b[:], crc32.ChecksumIEEE([]byte(s)))
+	return base64.RawURLEncoding.EncodeToString(b[:])
+}
