@@ -17,7 +17,7 @@ lint: ## format, vet, staticcheck, known vulnerabilities
 	@bash scripts/lint
 
 bench: ## ratios against named peers; takes minutes. BENCH='-run REGEXP -json' narrows it
-	@go run ./bench $(BENCH)
+	@. scripts/env && go run ./bench $(BENCH)
 
 dev: ## a server that is built and started again when a source changes
 	@bash scripts/dev
