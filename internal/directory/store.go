@@ -1,0 +1,229 @@
+package directory
+
+import (
+	"context"
+	"errors"
+
+	"estover.dev"
+	"estover.dev/internal/db"
+)
+
+const personColumns = "id, name, email, roles, managed_by, created_at, disabled_at, disabled_reason, epoch"
+
+// scanner is a row of a query, or the only one.
+type scanner interface{ Scan(dest ...any) error }
+
+func scanPerson(row scanner) (p Person, err error) {
+	var roles []string
+	err = row.Scan(&p.ID, &p.Name, &p.Email, &roles, &p.ManagedBy, &p.CreatedAt, &p.DisabledAt, &p.DisabledReason, &p.Epoch)
+	if errors.Is(err, db.ErrNoRows) {
+		return p, ErrNotFound
+	}
+	for _, r := range roles {
+		p.Roles = append(p.Roles, estover.Role(r))
+	}
+	p.Status = Active
+	if !p.DisabledAt.IsZero() {
+		p.Status = Disabled
+	}
+	return p, err
+}
+
+func roleWords(roles []estover.Role) []string {
+	words := make([]string, len(roles))
+	for i, r := range roles {
+		words[i] = string(r)
+	}
+	return words
+}
+
+func find(ctx context.Context, tx *db.Tx, id string) (Person, error) {
+	return scanPerson(tx.QueryRow(ctx, "select "+personColumns+" from person where tenant_id = $1 and id = $2", tx.Tenant(), id))
+}
+
+func findName(ctx context.Context, tx *db.Tx, name string) (Person, error) {
+	return scanPerson(tx.QueryRow(ctx, "select "+personColumns+" from person where tenant_id = $1 and name = $2", tx.Tenant(), name))
+}
+
+// lock is find, and nobody else changes the row until the transaction ends.
+func lock(ctx context.Context, tx *db.Tx, id string) (Person, error) {
+	return scanPerson(tx.QueryRow(ctx, "select "+personColumns+" from person where tenant_id = $1 and id = $2"+tx.ForUpdate(), tx.Tenant(), id))
+}
+
+func list(ctx context.Context, tx *db.Tx, f Filter, after string, limit int) (people []Person, err error) {
+	rows, err := tx.Query(ctx, "select "+personColumns+` from person
+		where tenant_id = $1 and name > $2 and ($3 = '' or managed_by = $3) order by name limit $4`,
+		tx.Tenant(), after, f.ManagedBy, limit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		p, err := scanPerson(rows)
+		if err != nil {
+			return nil, err
+		}
+		people = append(people, p)
+	}
+	return people, rows.Err()
+}
+
+// insert adds a person, unless the name or the address is taken.
+func insert(ctx context.Context, tx *db.Tx, p Person) error {
+	n, err := tx.Exec(ctx, `insert into person (tenant_id, id, name, email, roles, managed_by, created_at, disabled_reason, epoch)
+		values ($1, $2, $3, $4, $5, $6, $7, '', $8) on conflict do nothing`,
+		tx.Tenant(), p.ID, p.Name, p.Email, roleWords(p.Roles), p.ManagedBy, tx.Now(), p.Epoch)
+	if err != nil || n == 1 {
+		return err
+	}
+	if _, err := findName(ctx, tx, p.Name); errors.Is(err, ErrNotFound) {
+		return ErrEmailTaken.At("email")
+	} else if err != nil {
+		return err
+	}
+	return ErrNameTaken.At("name")
+}
+
+func update(ctx context.Context, tx *db.Tx, p Person) error {
+	_, err := tx.Exec(ctx, `update person set email = $3, roles = $4, disabled_at = $5, disabled_reason = $6, epoch = $7
+		where tenant_id = $1 and id = $2`,
+		tx.Tenant(), p.ID, p.Email, roleWords(p.Roles), p.DisabledAt, p.DisabledReason, p.Epoch)
+	if db.Taken(err) {
+		return ErrEmailTaken.At("email")
+	}
+	return err
+}
+
+// lockAdministrators gives the ids of the active administrators, and nobody
+// else changes their rows until the transaction ends.
+func lockAdministrators(ctx context.Context, tx *db.Tx) (ids []string, err error) {
+	rows, err := tx.Query(ctx, `select id from person
+		where tenant_id = $1 and disabled_at is null and roles like '%"admin"%' order by created_at, id`+tx.ForUpdate(), tx.Tenant())
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, rows.Err()
+}
+
+// administratorEntered reports whether an active administrator has ever had a
+// token.
+func administratorEntered(ctx context.Context, tx *db.Tx) (bool, error) {
+	var one int
+	err := tx.QueryRow(ctx, `select 1 from person p join person_token t on t.tenant_id = p.tenant_id and t.person_id = p.id
+		where p.tenant_id = $1 and p.disabled_at is null and p.roles like '%"admin"%' limit 1`, tx.Tenant()).Scan(&one)
+	if errors.Is(err, db.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func insertEnrolment(ctx context.Context, tx *db.Tx, e Enrolment, by estover.Subject) error {
+	_, err := tx.Exec(ctx, `insert into enrolment (tenant_id, id, person_id, hash, created_at, created_by, expires_at)
+		values ($1, $2, $3, $4, $5, $6, $7)`,
+		tx.Tenant(), e.ID, e.Person, e.hash[:], tx.Now(), by, tx.Now().Add(e.life))
+	return err
+}
+
+// enrolled is who the enrolment was made for, consumed or not.
+func enrolled(ctx context.Context, tx *db.Tx, hash []byte) (person string, err error) {
+	err = tx.QueryRow(ctx, "select person_id from enrolment where tenant_id = $1 and hash = $2", tx.Tenant(), hash).Scan(&person)
+	if errors.Is(err, db.ErrNoRows) {
+		return "", ErrEnrolment
+	}
+	return person, err
+}
+
+// consume uses an enrolment up, and voids the others of its person.
+func consume(ctx context.Context, tx *db.Tx, hash []byte) (id string, err error) {
+	var person string
+	err = tx.QueryRow(ctx, `update enrolment set consumed_at = $3
+		where tenant_id = $1 and hash = $2 and consumed_at is null and expires_at > $3 returning id, person_id`,
+		tx.Tenant(), hash, tx.Now()).Scan(&id, &person)
+	if errors.Is(err, db.ErrNoRows) {
+		return "", ErrEnrolment
+	}
+	if err != nil {
+		return "", err
+	}
+	_, err = tx.Exec(ctx, `update enrolment set consumed_at = $3
+		where tenant_id = $1 and person_id = $2 and consumed_at is null`, tx.Tenant(), person, tx.Now())
+	return id, err
+}
+
+func insertToken(ctx context.Context, tx *db.Tx, t Token) error {
+	_, err := tx.Exec(ctx, `insert into person_token (tenant_id, id, person_id, hash, label, created_at, expires_at)
+		values ($1, $2, $3, $4, $5, $6, $7)`,
+		tx.Tenant(), t.ID, t.Person, t.hash[:], t.Label, t.CreatedAt, t.ExpiresAt)
+	return err
+}
+
+func tokenOwner(ctx context.Context, tx *db.Tx, hash []byte) (person string, err error) {
+	err = tx.QueryRow(ctx, "select person_id from person_token where tenant_id = $1 and hash = $2", tx.Tenant(), hash).Scan(&person)
+	if errors.Is(err, db.ErrNoRows) {
+		return "", ErrToken
+	}
+	return person, err
+}
+
+// tokensOf lists the tokens of a person, the newest first.
+func tokensOf(ctx context.Context, tx *db.Tx, person string) (tokens []Token, err error) {
+	rows, err := tx.Query(ctx, `select id, person_id, hash, label, created_at, expires_at, ended_at from person_token
+		where tenant_id = $1 and person_id = $2 and ended_at is null and expires_at > $3 order by created_at desc, id`,
+		tx.Tenant(), person, tx.Now())
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var t Token
+		var hash []byte
+		if err := rows.Scan(&t.ID, &t.Person, &hash, &t.Label, &t.CreatedAt, &t.ExpiresAt, &t.EndedAt); err != nil {
+			return nil, err
+		}
+		copy(t.hash[:], hash)
+		tokens = append(tokens, t)
+	}
+	return tokens, rows.Err()
+}
+
+func tokenLive(ctx context.Context, tx *db.Tx, person, id string) (bool, error) {
+	var one int
+	err := tx.QueryRow(ctx, `select 1 from person_token
+		where tenant_id = $1 and id = $2 and person_id = $3 and ended_at is null and expires_at > $4`,
+		tx.Tenant(), id, person, tx.Now()).Scan(&one)
+	if errors.Is(err, db.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func endToken(ctx context.Context, tx *db.Tx, person, id string) error {
+	n, err := tx.Exec(ctx, `update person_token set ended_at = $4
+		where tenant_id = $1 and id = $2 and person_id = $3 and ended_at is null`,
+		tx.Tenant(), id, person, tx.Now())
+	if err == nil && n == 0 {
+		return ErrTokenNotFound
+	}
+	return err
+}
+
+// endEntries ends all by which a person could come in.
+func endEntries(ctx context.Context, tx *db.Tx, person string) error {
+	for _, s := range []string{
+		"update person_token set ended_at = $3 where tenant_id = $1 and person_id = $2 and ended_at is null",
+		"update enrolment set consumed_at = $3 where tenant_id = $1 and person_id = $2 and consumed_at is null",
+	} {
+		if _, err := tx.Exec(ctx, s, tx.Tenant(), person, tx.Now()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
