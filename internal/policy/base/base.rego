@@ -1,0 +1,193 @@
+# METADATA
+# title: The baseline of Estover
+# description: >-
+#   What holds in every organisation, whatever its own policies say. These rules
+#   come with the program. Their denials cannot be taken away, and their permits
+#   cover the management of Estover and what an agent may do with itself. What
+#   agents may do to resources is permitted by the organisation's own policies.
+package estover.base
+
+# What an agent does on the way to data. Each of these needs a grant that
+# covers it and a purpose that the grant was given for.
+data_path := {"gateway.call", "secret.use", "token.issue"}
+
+# METADATA
+# title: Estover's own parts do their work
+permit contains "system_works" if input.caller.kind == "system"
+
+# METADATA
+# title: Administrators manage everything
+# description: Reading the value of a secret and acting in the place of an agent are not management.
+permit contains "admin_manages" if {
+	input.caller.roles.admin == true
+	not input.op in data_path
+	input.op != "secret.read"
+}
+
+# METADATA
+# title: Administrators may read a secret's value for a stated purpose
+permit contains "admin_reads_secret" if {
+	input.caller.roles.admin == true
+	input.op == "secret.read"
+	input.facts.purpose_ok == true
+}
+
+# METADATA
+# title: Operators look after agents, resources, secrets' metadata and containment
+permit contains "operator_operates" if {
+	input.caller.roles.operator == true
+	input.op in {
+		"agent.create", "agent.hold", "agent.lift", "agent.list", "agent.read", "agent.update",
+		"apply.run", "containment.run", "credential.create", "credential.list", "credential.retire",
+		"event.list", "event.read", "grant.create", "grant.end", "grant.list", "grant.read",
+		"person.list", "person.read", "policy.list", "policy.read", "recording.list",
+		"resource.list", "resource.put", "resource.read", "resource.retire",
+		"secret.create", "secret.list", "secret.write",
+		"session.end", "session.list", "session.read", "token.revoke",
+	}
+}
+
+# METADATA
+# title: Auditors read the record and change nothing
+permit contains "auditor_reads" if {
+	input.caller.roles.auditor == true
+	input.op in {
+		"agent.list", "agent.read", "credential.list", "event.list", "event.read", "evidence.export",
+		"grant.list", "grant.read", "person.list", "person.read", "policy.list", "policy.read",
+		"recording.list", "recording.read", "resource.list", "resource.read",
+		"secret.list", "session.list", "session.read",
+	}
+}
+
+# METADATA
+# title: Everybody may look at and end what is their own
+permit contains "own_things" if {
+	input.facts.own == true
+	input.op in {"agent.read", "grant.list", "person.read", "session.end", "session.read", "token.revoke"}
+}
+
+# METADATA
+# title: Agents open sessions of their own
+permit contains "agent_opens_session" if {
+	input.caller.kind == "agent"
+	input.op == "session.open"
+	input.facts.own == true
+}
+
+# METADATA
+# title: Agents get tokens for what they are granted
+permit contains "agent_gets_token" if {
+	input.caller.kind == "agent"
+	input.op == "token.issue"
+	input.facts.own == true
+}
+
+# METADATA
+# title: Agents that serve others may ask whether a token is good
+# description: The answer says nothing about tokens that were made for somebody else.
+permit contains "agent_introspects" if {
+	input.caller.kind == "agent"
+	input.op == "token.introspect"
+}
+
+# METADATA
+# title: No grant
+# description: The agent has no grant for this action on this resource.
+# custom:
+#   next: Ask your sponsor or an operator for a grant that names the resource and the action.
+deny contains "not_granted" if {
+	input.facts.entitled == false
+	input.caller.kind == "agent"
+	input.op in data_path
+}
+
+# METADATA
+# title: Not this purpose
+# description: The purpose of this session is not one that the agent has declared and that its grant was given for.
+# custom:
+#   next: Open a session with one of the agent's purposes that the grant names.
+deny contains "purpose_mismatch" if {
+	input.facts.purpose_ok == false
+	input.caller.kind == "agent"
+	input.op in data_path
+}
+
+# METADATA
+# title: Purpose not declared
+# description: The agent has not declared this purpose.
+# custom:
+#   next: Name one of the agent's declared purposes, or have its sponsor add this one.
+deny contains "purpose_not_declared" if {
+	input.op == "session.open"
+	input.facts.purpose_ok == false
+	input.caller.kind == "agent"
+}
+
+# METADATA
+# title: Somebody else's
+# description: An agent opens sessions and gets tokens for itself only.
+# custom:
+#   next: Authenticate as the agent that is to do the work.
+deny contains "not_own" if {
+	input.facts.own == false
+	input.caller.kind == "agent"
+	input.op in {"session.open", "token.issue"}
+}
+
+# METADATA
+# title: Secrets are for machines
+# description: People see the value of a secret only as administrators.
+# custom:
+#   next: Let the gateway use the secret, or ask an administrator.
+deny contains "secret_needs_admin" if {
+	input.op == "secret.read"
+	input.caller.kind == "user"
+	input.caller.roles.admin == false
+}
+
+# METADATA
+# title: A reason is needed to see a secret
+# description: The value of a secret is shown only for a stated purpose.
+# custom:
+#   next: Say what the value is needed for.
+deny contains "secret_needs_purpose" if {
+	input.op == "secret.read"
+	input.facts.purpose_ok == false
+	input.caller.kind in {"agent", "user"}
+}
+
+# METADATA
+# title: Reading is recorded in batches
+oblige contains {"type": "evidence", "mode": "batched"} if {
+	input.op == "gateway.call"
+	input.action.effect in {"read", "search"}
+}
+
+# METADATA
+# title: Whatever changes something is on record before it is done
+oblige contains {"type": "evidence", "mode": "strict"} if {
+	input.op == "gateway.call"
+	input.action.effect in {"write", "delete", "send", "execute", "admin", "pay"}
+}
+
+# METADATA
+# title: Every call leaves a receipt
+oblige contains {"type": "receipt"} if input.op == "gateway.call"
+
+# METADATA
+# title: Every call is recorded
+oblige contains {"type": "record", "level": "meta"} if input.op == "gateway.call"
+
+# METADATA
+# title: Calls on sensitive data are recorded in full
+oblige contains {"type": "record", "level": "full"} if {
+	input.op == "gateway.call"
+	input.resource.class in {"confidential", "restricted"}
+}
+
+# METADATA
+# title: Calls that change something are recorded in full
+oblige contains {"type": "record", "level": "full"} if {
+	input.op == "gateway.call"
+	input.action.effect in {"write", "delete", "send", "execute", "admin", "pay"}
+}

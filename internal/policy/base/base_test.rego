@@ -1,0 +1,145 @@
+package estover.base_test
+
+import data.estover.base
+
+# agent is what a granted call of an agent looks like; with_ is the same with
+# other words in it.
+agent := {
+	"action": {"effect": "read", "name": "customer.read"},
+	"agent": {
+		"blueprint": "support", "clearance": "confidential", "environment": "production",
+		"id": "agt_1", "purposes": ["support"], "team": "service",
+	},
+	"caller": {"kind": "agent", "roles": {"admin": false, "auditor": false, "operator": false}},
+	"facts": {"entitled": true, "own": true, "purpose_ok": true},
+	"op": "gateway.call",
+	"purpose": "support",
+	"resource": {"class": "internal", "id": "res_crm", "tags": [], "type": "http"},
+	"session": {"id": "ses_1"},
+}
+
+person(role) := {
+	"caller": {"kind": "user", "roles": object.union({"admin": false, "auditor": false, "operator": false}, {role: true})},
+	"facts": {"entitled": false, "own": false, "purpose_ok": false},
+}
+
+ask(change) := object.union(agent, change)
+
+test_system_works if {
+	base.permit == {"system_works"} with input as ask({"caller": {"kind": "system"}, "op": "session.sweep"})
+}
+
+test_admin_manages[op] if {
+	some op in ["agent.create", "policy.activate", "secret.create", "person.create", "a.thing.of.tomorrow"]
+	base.permit == {"admin_manages"} with input as ask(object.union(person("admin"), {"op": op}))
+	base.deny == set() with input as ask(object.union(person("admin"), {"op": op}))
+}
+
+test_admin_does_not_act_as_agent[op] if {
+	some op in ["gateway.call", "secret.use", "token.issue"]
+	base.permit == set() with input as ask(object.union(person("admin"), {"op": op}))
+}
+
+test_admin_reads_secret_for_a_purpose_only if {
+	without := ask(object.union(person("admin"), {"op": "secret.read"}))
+	base.permit == set() with input as without
+	base.deny == {"secret_needs_purpose"} with input as without
+	stated := object.union(without, {"facts": {"purpose_ok": true}})
+	base.permit == {"admin_reads_secret"} with input as stated
+	base.deny == set() with input as stated
+}
+
+test_nobody_else_reads_secrets[role] if {
+	some role in ["operator", "auditor"]
+	asked := ask(object.union(person(role), {"op": "secret.read"}))
+	base.permit == set() with input as asked
+	base.deny == {"secret_needs_admin", "secret_needs_purpose"} with input as asked
+}
+
+test_operator_operates if {
+	base.permit == {"operator_operates"} with input as ask(object.union(person("operator"), {"op": "agent.hold"}))
+	base.permit == {"operator_operates"} with input as ask(object.union(person("operator"), {"op": "containment.run"}))
+}
+
+test_operator_leaves_policy_and_people_alone[op] if {
+	some op in ["policy.push", "policy.activate", "policy.rollback", "person.create", "secret.destroy", "evidence.export"]
+	base.permit == set() with input as ask(object.union(person("operator"), {"op": op}))
+}
+
+test_auditor_reads if {
+	base.permit == {"auditor_reads"} with input as ask(object.union(person("auditor"), {"op": "evidence.export"}))
+}
+
+test_auditor_changes_nothing[op] if {
+	some op in ["agent.create", "agent.hold", "grant.create", "session.end", "policy.push", "secret.write"]
+	base.permit == set() with input as ask(object.union(person("auditor"), {"op": op}))
+}
+
+test_own_things if {
+	base.permit == {"own_things"} with input as ask({"op": "session.end"})
+	base.permit == set() with input as ask({"op": "session.end", "facts": {"own": false}})
+	base.permit == set() with input as ask({"op": "agent.update"})
+}
+
+test_agent_opens_session_for_declared_purpose if {
+	base.permit == {"agent_opens_session"} with input as ask({"op": "session.open"})
+	base.deny == set() with input as ask({"op": "session.open"})
+	base.deny == {"purpose_not_declared"} with input as ask({"op": "session.open", "facts": {"purpose_ok": false}})
+}
+
+test_agent_opens_no_session_for_another if {
+	base.permit == set() with input as ask({"op": "session.open", "facts": {"own": false}})
+	base.deny == {"not_own"} with input as ask({"op": "session.open", "facts": {"own": false}})
+}
+
+test_agent_gets_token_for_what_it_is_granted if {
+	base.permit == {"agent_gets_token"} with input as ask({"op": "token.issue"})
+	base.deny == {"not_granted"} with input as ask({"op": "token.issue", "facts": {"entitled": false}})
+}
+
+test_agent_introspects if {
+	base.permit == {"agent_introspects"} with input as ask({"op": "token.introspect", "facts": {"own": false}})
+}
+
+test_agent_needs_grant_and_purpose if {
+	base.deny == set() with input as agent
+	base.deny == {"not_granted"} with input as ask({"facts": {"entitled": false}})
+	base.deny == {"purpose_mismatch"} with input as ask({"facts": {"purpose_ok": false}})
+	base.deny == {"not_granted", "purpose_mismatch"} with input as ask({"facts": {"entitled": false, "purpose_ok": false}})
+}
+
+test_baseline_permits_no_call if {
+	base.permit == set() with input as agent
+}
+
+test_agent_does_not_manage[op] if {
+	some op in ["agent.create", "agent.lift", "grant.create", "policy.push", "secret.read", "secret.write", "resource.put"]
+	base.permit == set() with input as ask({"op": op})
+}
+
+test_reading_is_batched if {
+	base.oblige == {
+		{"type": "evidence", "mode": "batched"},
+		{"type": "receipt"},
+		{"type": "record", "level": "meta"},
+	} with input as agent
+}
+
+test_changing_is_on_record_first[effect] if {
+	some effect in ["write", "delete", "send", "execute", "admin", "pay"]
+	base.oblige == {
+		{"type": "evidence", "mode": "strict"},
+		{"type": "receipt"},
+		{"type": "record", "level": "full"},
+		{"type": "record", "level": "meta"},
+	} with input as ask({"action": {"effect": effect}})
+}
+
+test_sensitive_is_recorded_in_full[class] if {
+	some class in ["confidential", "restricted"]
+	{"type": "record", "level": "full"} in base.oblige with input as ask({"resource": {"class": class}})
+}
+
+test_management_obliges_nothing if {
+	base.oblige == set() with input as ask({"op": "agent.create"})
+}

@@ -1,0 +1,434 @@
+package policy
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"estover.dev"
+	"estover.dev/internal/guard"
+)
+
+// Sources is where policy learns what it decides on. Each function answers
+// from memory (a [guard.Cache]): it is called on every decision. What it
+// returns is shared with other decisions and never changed.
+//
+// A thing that is not there is an [estover.Error] of kind NotFound; any other
+// error refuses the request, since nothing is known about it.
+type Sources struct {
+	// Agent is an agent of the tenant.
+	Agent func(ctx context.Context, tenant estover.TenantID, id string) (*Agent, error)
+
+	// Session is a session of the tenant, also one that has ended.
+	Session func(ctx context.Context, tenant estover.TenantID, id string) (Session, error)
+
+	// Grants are the grants of an agent. Ended and lapsed ones may be among
+	// them.
+	Grants func(ctx context.Context, tenant estover.TenantID, agent string) (*Grants, error)
+
+	// Resource is what stands in [guard.Op.Resource], or, for an operation on
+	// secrets, the secret in [guard.Op.Target] ("secret:…").
+	Resource func(ctx context.Context, tenant estover.TenantID, ref string) (*Resource, error)
+
+	// Holds are the holds on all agents of the tenant, as codes. Nil is none.
+	Holds func(ctx context.Context, tenant estover.TenantID) ([]string, error)
+
+	// Owner is the id of the agent to whom a target belongs that is neither an
+	// agent nor a session: "oauth_grant:…", "credential:…". "" is nobody. It is
+	// asked about what agents do in the management of Estover. Nil knows none.
+	Owner func(ctx context.Context, tenant estover.TenantID, target string) (string, error)
+
+	// Token says whether what the caller's token rests on is still good. Nil
+	// leaves that to the transaction, which looks at the rows themselves.
+	Token func(ctx context.Context, caller estover.Caller) error
+}
+
+// A Session is what policy knows of a task.
+type Session struct {
+	ID      string
+	Agent   string // the agent whose task it is
+	Purpose string
+	Ended   bool
+	Expires time.Time // zero is never
+	Epoch   int64     // raised by whatever changes what its tokens are worth
+	Budget  string    // ok, near or exceeded; "" is ok
+}
+
+// A Call is the [guard.Op.Input] of gateway.call and secret.use: what the
+// resource's catalogue says of the request at hand. Its effect is
+// [guard.Op.Effect].
+type Call struct {
+	Action string        // the name that the resource has for it: customer.read; "" if it has none
+	Class  estover.Class // of the data that the action reaches; "" is the resource's
+	Params any           // the arguments, for rules that ask for them; a value that JSON could hold
+}
+
+// A Request is the [guard.Op.Input] of token.issue: what the token is to be
+// for.
+type Request struct {
+	Resources []string // the ids of the resources; empty is [guard.Op.Resource], or whatever the agent is granted
+}
+
+// A Grant lets an agent do something.
+type Grant struct {
+	ID       string
+	Resource string        // the id of a resource, or secret:NAME
+	Actions  []string      // names, a prefix that ends in ".*", or "*" for all
+	Class    estover.Class // the most sensitive class that it covers; "" leaves that to the agent's clearance
+	Purposes []string      // for which it was given; empty is every one that the agent has declared
+	Session  string        // the task that it belongs to; "" is none
+	Elevated bool          // asked for and approved, rather than standing
+	From     time.Time
+	Until    time.Time // zero is never
+	Ended    bool
+}
+
+// Grants are the grants of one agent, by resource.
+type Grants struct {
+	all        []Grant
+	byResource map[string][]Grant
+}
+
+// NewGrants makes a snapshot of grants. It takes the list over.
+func NewGrants(list []Grant) *Grants {
+	g := &Grants{all: list, byResource: make(map[string][]Grant, len(list))}
+	for _, one := range list {
+		g.byResource[one.Resource] = append(g.byResource[one.Resource], one)
+	}
+	return g
+}
+
+// live reports whether a grant holds now and in this session.
+func (g *Grant) live(session string, now time.Time) bool {
+	return !g.Ended && (g.Session == "" || g.Session == session) &&
+		(g.From.IsZero() || !now.Before(g.From)) && (g.Until.IsZero() || now.Before(g.Until))
+}
+
+// names reports whether a grant names an action.
+func (g *Grant) names(action string) bool {
+	for _, a := range g.Actions {
+		if a == action && a != "" || a == "*" {
+			return true
+		}
+		if prefix, ok := strings.CutSuffix(a, "*"); ok && strings.HasSuffix(prefix, ".") && strings.HasPrefix(action, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// given reports whether a grant was given for a purpose.
+func (g *Grant) given(purpose string) bool {
+	return len(g.Purposes) == 0 || contains(g.Purposes, purpose)
+}
+
+// ErrNoFacts is returned when what a decision rests on cannot be had.
+var ErrNoFacts = &estover.Error{Kind: estover.Unavailable, Code: "policy_facts_unavailable", Detail: "What this decision rests on cannot be read, so the answer is no. Try again."}
+
+// The operations of agents that need a grant, as estover.base has them.
+var dataPath = []string{"gateway.call", "secret.use", "token.issue"}
+
+// known is what is known of one request: what policy sees and what only the
+// kernel asks for.
+type known struct {
+	Input
+	caller     estover.Caller
+	agent      *Agent // who acts, if an agent does
+	needsGrant bool
+	task       *Session // in which it is done; nil outside of one
+	holds      []string // on all agents
+	unique     bool     // its answer would never be asked for again
+	now        time.Time
+}
+
+// gather finds out what a request is about. The error is a refusal of the
+// kernel, told by its code, or ErrNoFacts.
+func (s *Sources) gather(ctx context.Context, caller estover.Caller, op guard.Op, now time.Time) (*known, error) {
+	k := &known{caller: caller, now: now}
+	k.Op, k.Action, k.Effect, k.Facts = op.Action, op.Action, string(op.Effect), Unremarkable
+	k.Agent, k.Purpose = nobody, clean(op.Purpose)
+	if k.Purpose == "" {
+		k.Purpose = clean(caller.Purpose)
+	}
+	k.needsGrant = contains(dataPath, op.Action)
+	acting := caller.Subject
+	if len(caller.Actors) > 0 {
+		acting = caller.Actors[0]
+		k.Facts.Delegated = true
+		k.Facts.HumanRoot = caller.Subject.Kind() == estover.UserKind
+	}
+	k.Caller = acting.Kind()
+	k.Facts.AuthStrength = among("auth_strength", string(caller.Strength), "secret")
+	switch k.Caller {
+	case estover.AgentKind:
+		agent, err := s.Agent(ctx, caller.Tenant, acting.ID())
+		if err != nil {
+			return k, refuse(err, "kernel_agent_unknown")
+		}
+		k.agent, k.Agent = agent, agent
+		k.Facts.AgentTier = among("agent_tier", agent.Tier, "high")
+		if s.Token != nil {
+			if err := s.Token(ctx, caller); err != nil {
+				return k, errKernel("kernel_token")
+			}
+		}
+		if s.Holds != nil {
+			if k.holds, err = s.Holds(ctx, caller.Tenant); err != nil {
+				return k, ErrNoFacts.Because(err)
+			}
+		}
+	case estover.UserKind:
+		k.Admin, k.Operator, k.Auditor = caller.Has(estover.Admin), caller.Has(estover.Operator), caller.Has(estover.Auditor)
+	case estover.SystemKind:
+	default:
+		return k, errKernel("kernel_subject")
+	}
+	if err := s.session(ctx, k, op); err != nil {
+		return k, err
+	}
+	if err := s.resource(ctx, k, op); err != nil {
+		return k, err
+	}
+	if err := s.own(ctx, k, op, acting); err != nil {
+		return k, err
+	}
+	return k, s.entitlement(ctx, k, op)
+}
+
+// session finds the task in which the request is made.
+func (s *Sources) session(ctx context.Context, k *known, op guard.Op) error {
+	id := op.Session
+	if id == "" {
+		id = k.caller.Session
+	}
+	if id == "" || op.Action == "session.open" && k.caller.Session == "" {
+		return nil // outside of a task, or the task is only about to begin
+	}
+	if k.agent == nil {
+		k.Session = clean(id)
+		return nil // people look at sessions; they work in none
+	}
+	task, err := s.Session(ctx, k.caller.Tenant, id)
+	if err != nil {
+		return refuse(err, "kernel_session_unknown")
+	}
+	k.task, k.Session = &task, clean(task.ID)
+	if k.Purpose == "" {
+		k.Purpose = clean(task.Purpose)
+	}
+	k.Facts.Budget = among("budget", task.Budget, "exceeded")
+	return nil
+}
+
+// resource finds what the request reaches, and of what class the data is.
+func (s *Sources) resource(ctx context.Context, k *known, op guard.Op) error {
+	call, _ := op.Input.(Call)
+	k.Params = call.Params
+	noun, _, _ := strings.Cut(op.Action, ".")
+	ref := op.Resource
+	if ref == "" && noun == "secret" && strings.HasPrefix(op.Target, "secret:") && op.Action != "secret.create" {
+		ref = op.Target
+	}
+	switch {
+	case ref != "":
+		r, err := s.Resource(ctx, k.caller.Tenant, ref)
+		if err != nil {
+			return refuse(err, "kernel_resource_unknown")
+		}
+		k.Resource = r
+	case op.Action == "gateway.call":
+		k.Resource = unknown
+	case noun == "token":
+		k.Resource = tokens
+	default:
+		k.Resource = &Resource{ID: clean(op.Target), Type: noun, Class: estover.Internal}
+		k.unique = true
+	}
+	k.Class = k.Resource.Class
+	if op.Action == "gateway.call" || op.Action == "secret.use" {
+		if call.Action != "" || op.Action == "gateway.call" {
+			k.Action = clean(call.Action)
+		}
+		if call.Class != "" {
+			k.Class = call.Class
+		}
+	}
+	k.Facts.Destination = among("destination", k.Resource.Destination, "public")
+	k.Facts.SpecialCategory = k.Resource.SpecialCategory
+	return nil
+}
+
+// tokens stands for what is done to tokens in general.
+var tokens = &Resource{Type: "token", Class: estover.Internal}
+
+// own finds out whether the target belongs to who asks.
+func (s *Sources) own(ctx context.Context, k *known, op guard.Op, acting estover.Subject) error {
+	kind, id, _ := strings.Cut(op.Target, ":")
+	switch {
+	case kind == estover.AgentKind || kind == estover.UserKind || kind == "person":
+		k.Facts.Own = id == acting.ID() && (kind == acting.Kind() || kind == "person" && acting.Kind() == estover.UserKind)
+		return nil
+	case k.agent == nil:
+		return nil
+	case op.Action == "session.open" || op.Action == "token.issue":
+		k.Facts.Own = k.task == nil || k.task.Agent == k.agent.ID
+		return nil
+	}
+	var owner string
+	switch {
+	case kind == "session" && k.task != nil && k.task.ID == id:
+		owner = k.task.Agent
+	case kind == "session":
+		other, err := s.Session(ctx, k.caller.Tenant, id)
+		if err != nil {
+			return refuse(err, "kernel_target_unknown")
+		}
+		owner = other.Agent
+	case s.Owner != nil && id != "" && k.Op != "gateway.call" && k.Op != "secret.use":
+		var err error
+		if owner, err = s.Owner(ctx, k.caller.Tenant, op.Target); err != nil {
+			return refuse(err, "kernel_target_unknown")
+		}
+	}
+	k.Facts.Own = owner != "" && owner == k.agent.ID
+	return nil
+}
+
+// entitlement finds out whether a grant covers the request, and whether the
+// purpose is a declared one.
+func (s *Sources) entitlement(ctx context.Context, k *known, op guard.Op) error {
+	if k.agent == nil {
+		k.Facts.PurposeOK = k.Purpose != "" || k.Caller == estover.SystemKind
+		return nil
+	}
+	declared := contains(k.agent.Purposes, k.Purpose) && (k.task == nil || k.Purpose == k.task.Purpose) &&
+		(len(k.Resource.Purposes) == 0 || contains(k.Resource.Purposes, k.Purpose))
+	k.Facts.PurposeOK = declared
+	if !k.needsGrant {
+		return nil
+	}
+	grants, err := s.Grants(ctx, k.caller.Tenant, k.agent.ID)
+	if err != nil {
+		if estover.KindOf(err) != estover.NotFound {
+			return ErrNoFacts.Because(err)
+		}
+		grants = NewGrants(nil)
+	}
+	best := k.covering(grants, op)
+	k.Facts.Entitled = best != nil
+	k.Facts.PurposeOK = declared && best != nil && best.given(k.Purpose)
+	switch {
+	case best == nil:
+	case best.Elevated:
+		k.Facts.GrantKind = "elevated"
+	default:
+		k.Facts.GrantKind = "standing"
+	}
+	return nil
+}
+
+// covering is the grant that covers the request, preferably one that was given
+// for its purpose. A secret that is used for a resource, with no word about the
+// action, is covered by any grant on the resource: the action has been decided
+// on by itself, and the agent does not see the secret.
+func (k *known) covering(grants *Grants, op guard.Op) *Grant {
+	if op.Action == "token.issue" {
+		return k.tokenGrant(grants, op)
+	}
+	ref := op.Resource
+	if ref == "" {
+		ref = op.Target
+	}
+	var best *Grant
+	list := grants.byResource[ref]
+	for i := range list {
+		g := &list[i]
+		if !g.live(k.Session, k.now) {
+			continue
+		}
+		if handed := k.Op == "secret.use" && k.Action == k.Op && op.Resource != ""; !handed {
+			if !g.names(k.Action) || g.Class != "" && !g.Class.Covers(k.Class) {
+				continue
+			}
+		}
+		if best == nil || !best.given(k.Purpose) && g.given(k.Purpose) {
+			best = g
+		}
+	}
+	return best
+}
+
+// tokenGrant is a grant on what the token is to be for: on every resource that
+// is named, or any grant if none is.
+func (k *known) tokenGrant(grants *Grants, op guard.Op) *Grant {
+	wanted, _ := op.Input.(Request)
+	refs := wanted.Resources
+	if len(refs) == 0 && op.Resource != "" {
+		refs = []string{op.Resource}
+	}
+	pick := func(list []Grant) *Grant {
+		var best *Grant
+		for i := range list {
+			if g := &list[i]; g.live(k.Session, k.now) && (best == nil || !best.given(k.Purpose) && g.given(k.Purpose)) {
+				best = g
+			}
+		}
+		return best
+	}
+	if len(refs) == 0 {
+		return pick(grants.all)
+	}
+	var best *Grant
+	for _, ref := range refs {
+		g := pick(grants.byResource[ref])
+		if g == nil {
+			return nil
+		}
+		if best == nil || !g.given(k.Purpose) {
+			best = g
+		}
+	}
+	return best
+}
+
+// refuse turns the error of a source into a refusal if the thing is not there.
+func refuse(err error, code string) error {
+	if estover.KindOf(err) == estover.NotFound {
+		return errKernel(code)
+	}
+	var known *estover.Error
+	if errors.As(err, &known) && known.Is(ErrNoFacts) {
+		return err
+	}
+	return ErrNoFacts.Because(err)
+}
+
+// among is the word of a fact that a source supplied: the usual one if the
+// source said nothing, and the one that permits least if it said what is not
+// on the list.
+func among(name, word, otherwise string) string {
+	i := slices.IndexFunc(facts, func(f fact) bool { return f.name == name })
+	switch f := facts[i]; {
+	case word == "":
+		return *f.word(&Unremarkable)
+	case contains(f.list, word):
+		return word
+	}
+	return otherwise
+}
+
+// clean makes a word that came from outside fit for JSON.
+func clean(s string) string {
+	if utf8.ValidString(s) {
+		return s
+	}
+	return strings.ToValidUTF8(s, "\uFFFD")
+}
+
+// member reports whether a segment is one of an agent's.
+func (a *Agent) member(segment string) bool {
+	return len(a.Segments) == 0 || segment == "" || slices.Contains(a.Segments, segment)
+}
