@@ -78,6 +78,11 @@ type leafOf struct {
 	Commit  string    `json:"commit"` // SHA-256 of the payload, which holds 256 random bits
 }
 
+func leafFor(e Event, plain []byte) leafOf {
+	sum := sha256.Sum256(plain)
+	return leafOf{1, e.ID, e.At, e.Action, e.Outcome, base64.StdEncoding.EncodeToString(sum[:])}
+}
+
 // Prepare seals the event and makes its leaf. It does no I/O.
 func (l *Log) Prepare(tenant estover.TenantID, e Event) (Prepared, error) {
 	var salt [32]byte
@@ -88,9 +93,7 @@ func (l *Log) Prepare(tenant estover.TenantID, e Event) (Prepared, error) {
 	}
 	p := Prepared{tenant: tenant, event: e, leaf: e.Leaf}
 	if p.leaf == nil {
-		sum := sha256.Sum256(plain)
-		p.leaf, err = json.Marshal(leafOf{1, e.ID, e.At, e.Action, e.Outcome, base64.StdEncoding.EncodeToString(sum[:])})
-		if err != nil {
+		if p.leaf, err = json.Marshal(leafFor(e, plain)); err != nil {
 			return Prepared{}, fmt.Errorf("encoding the leaf of event %s: %w", e.ID, err)
 		}
 	}
@@ -98,7 +101,7 @@ func (l *Log) Prepare(tenant estover.TenantID, e Event) (Prepared, error) {
 		return Prepared{}, fmt.Errorf("the leaf of event %s has %d bytes, more than %d", e.ID, len(p.leaf), maxLeaf)
 	}
 	p.hash = tlog.RecordHash(p.leaf)
-	p.payload, err = l.seal(tenant, e.ID, plain)
+	p.payload, err = l.o.Seal(tenant, e.ID, plain)
 	if err != nil {
 		return Prepared{}, fmt.Errorf("sealing event %s: %w", e.ID, err)
 	}

@@ -24,35 +24,19 @@ func (l *Log) Tail(ctx context.Context, every time.Duration, fn func(tenant esto
 		case <-t.C:
 		}
 		now := l.db.Now()
-		type touched struct {
-			tenant  estover.TenantID
-			id      string
-			touches string
-		}
-		var fresh []touched
-		err := l.db.View(ctx, "", func(tx *db.Tx) error {
-			rows, err := tx.Query(ctx, "select tenant_id, id, touches from audit where touched_at >= $1", now.Add(-lateCommit))
-			if err != nil {
-				return err
-			}
-			defer rows.Close()
-			for rows.Next() {
-				var e touched
-				if err := rows.Scan(&e.tenant, &e.id, &e.touches); err != nil {
-					return err
-				}
-				if _, ok := seen[e.id]; !ok {
-					fresh = append(fresh, e)
-				}
-			}
-			return rows.Err()
+		var recent []touched
+		err := l.db.View(ctx, "", func(tx *db.Tx) (err error) {
+			recent, err = readTouched(ctx, tx, now.Add(-lateCommit))
+			return err
 		})
 		if err != nil {
 			continue // the next round looks at the same time again
 		}
-		for _, e := range fresh {
+		for _, e := range recent {
+			if _, ok := seen[e.id]; !ok {
+				fn(e.tenant, strings.Fields(e.touches))
+			}
 			seen[e.id] = now
-			fn(e.tenant, strings.Split(e.touches, " "))
 		}
 		for id, at := range seen {
 			if now.Sub(at) > 2*lateCommit {

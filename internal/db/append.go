@@ -230,7 +230,7 @@ func (a *appender) commit(batch []*appendJob) {
 	// others. The time is bounded instead.
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	if len(live) > 1 {
+	if len(live) > 1 || len(live[0].Rows) > 8 {
 		err := a.db.Do(ctx, "", func(tx *Tx) error { return appendMany(ctx, tx, live) })
 		if err == nil {
 			return

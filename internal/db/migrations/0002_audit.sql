@@ -1,8 +1,11 @@
 -- The append-only log. A row is written in the transaction of what it records,
--- and gets its place (idx) afterwards, from the one who sequences.
+-- and gets its place (idx) afterwards, from the one who sequences. What that
+-- one reads and writes stands before the long columns.
 create table audit (
 	seq identity,
 	tenant_id text not null,
+	idx bigint,
+	leaf_hash bytes not null check (length(leaf_hash) = 32),
 	id text not null,
 	at bigint not null,
 	action text not null,
@@ -12,10 +15,8 @@ create table audit (
 	session_id text not null,
 	touches text not null default '',
 	touched_at bigint, -- at, of an event that touches something
-	leaf bytes not null,
-	leaf_hash bytes not null,
-	payload bytes not null,
-	idx bigint,
+	leaf bytes not null check (length(leaf) < 65536),
+	payload bytes not null, -- sealed; empty once it is erased
 	unique (tenant_id, id)
 );
 
@@ -25,3 +26,33 @@ create index audit_touched on audit (touched_at) where touched_at is not null;
 create index audit_session on audit (tenant_id, session_id, seq) where session_id <> '';
 create index audit_target on audit (tenant_id, target, seq);
 create index audit_actor on audit (tenant_id, actor, seq);
+
+-- The Merkle tree over the leaves that have a place, one a tenant, and the
+-- checkpoint that is published, of this tree or of an earlier one.
+create table audit_tree (
+	tenant_id text primary key,
+	size bigint not null check (size > 0),
+	root bytes not null check (length(root) = 32),
+	signed_size bigint not null default 0,
+	signed_root bytes,
+	checkpoint text not null default '',
+	check (signed_size <= size)
+);
+
+-- Its tiles (C2SP tlog-tiles): n-th of its level, at most 256 hashes. Only the
+-- last one of a level is ever written again.
+create table audit_tile (
+	tenant_id text not null,
+	level bigint not null,
+	n bigint not null,
+	hashes bytes not null check (length(hashes) between 32 and 8192),
+	primary key (tenant_id, level, n)
+);
+
+-- How far each follower of the log has come.
+create table audit_cursor (
+	tenant_id text not null,
+	name text not null,
+	next bigint not null,
+	primary key (tenant_id, name)
+);

@@ -1,0 +1,125 @@
+package audit
+
+import (
+	"context"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/db"
+)
+
+// Of a follower: how many events it is given at once, how often it looks
+// whether other nodes have sequenced some, and how long at most it waits
+// before it tries again what failed.
+const (
+	followBatch = 256
+	followEvery = 150 * time.Millisecond
+	followRetry = 30 * time.Second
+)
+
+// Follow calls fn with the events of every tenant, each tenant's in the order
+// of the log, until ctx is done. Where it is in the log is kept in the database
+// under name: a follower begins with the log's first event, and goes on after a
+// restart where it was.
+//
+// Every event comes at least once. It comes again if the process ends, or fn
+// fails, before its batch is done, and if several nodes follow under one name;
+// so fn is idempotent, by [Event.ID]. When fn fails it is called again with the
+// same events, after a pause that grows; other tenants do not wait for that.
+func (l *Log) Follow(ctx context.Context, name string, fn func(ctx context.Context, tenant estover.TenantID, events []Entry) error) error {
+	f := follower{l, name, fn, map[estover.TenantID]trouble{}}
+	for {
+		grown := l.grows() // before the look, so that nothing falls between
+		more, err := f.once(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			l.o.Logger.Error("the log could not be followed", "name", name, "error", err)
+		}
+		if more {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-grown:
+		case <-time.After(followEvery):
+		}
+	}
+}
+
+// A follower is one Follow under way.
+type follower struct {
+	log    *Log
+	name   string
+	fn     func(ctx context.Context, tenant estover.TenantID, events []Entry) error
+	failed map[estover.TenantID]trouble
+}
+
+// A trouble says when a tenant's events are tried again.
+type trouble struct {
+	until time.Time
+	pause time.Duration
+}
+
+// once hands on one batch of each log that has more than the follower has
+// seen, and reports whether one of them has still more.
+func (f *follower) once(ctx context.Context) (more bool, err error) {
+	var logs []cursor
+	err = f.log.db.View(ctx, "", func(tx *db.Tx) (err error) {
+		logs, err = behind(ctx, tx, f.name)
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	for _, c := range logs {
+		t := f.failed[c.tenant]
+		if time.Now().Before(t.until) {
+			continue
+		}
+		err := f.deliver(ctx, c)
+		if ctx.Err() != nil {
+			return false, nil
+		}
+		if err == nil {
+			delete(f.failed, c.tenant)
+			more = more || c.size-c.next > followBatch
+			continue
+		}
+		t.pause = min(max(2*t.pause, followEvery), followRetry)
+		t.until = time.Now().Add(t.pause)
+		f.failed[c.tenant] = t
+		f.log.o.Logger.Error("a follower of the log failed and will try again", "name", f.name, "tenant", c.tenant, "pause", t.pause, "error", err)
+	}
+	return more, nil
+}
+
+// deliver hands the next events to fn, and then moves the cursor on.
+func (f *follower) deliver(ctx context.Context, c cursor) error {
+	l := f.log
+	end := min(c.next+followBatch, c.size)
+	var rows []row
+	err := l.db.View(ctx, c.tenant, func(tx *db.Tx) (err error) {
+		rows, err = readPlaced(ctx, tx, c.next, end)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if int64(len(rows)) != end-c.next {
+		return ErrDamaged
+	}
+	events, err := l.entries(c.tenant, rows)
+	if err != nil {
+		return err
+	}
+	if err := f.fn(ctx, c.tenant, events); err != nil {
+		return err
+	}
+	if err := l.fault("follow: before the cursor"); err != nil {
+		return err
+	}
+	return l.db.Do(ctx, c.tenant, func(tx *db.Tx) error { return saveCursor(ctx, tx, f.name, end) })
+}

@@ -1,0 +1,235 @@
+package audit
+
+import (
+	"context"
+	"crypto"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	logformat "github.com/transparency-dev/formats/log"
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"estover.dev"
+	"estover.dev/internal/db"
+)
+
+// maxRound is how many events get their place in one transaction. On SQLite
+// other writers wait meanwhile, a few microseconds for each.
+const maxRound = 1024
+
+// whenBeaten is how many rounds a node leaves out after another was faster.
+const whenBeaten = 5
+
+// errBeaten says that another node gave these places.
+var errBeaten = errors.New("another node was faster")
+
+// ErrDamaged is returned when the stored tree contradicts itself. Nothing is
+// added to such a tree, and nothing of it is signed.
+var ErrDamaged = &estover.Error{Kind: estover.Fault, Code: "audit_damaged", Detail: "The audit log's tree is damaged. Stop the server, keep the database as it is, and run `estover audit verify`."}
+
+// Run sequences and publishes the logs of all tenants until ctx is done. It
+// runs on every node.
+func (l *Log) Run(ctx context.Context) error {
+	for {
+		pause := l.o.Every
+		err := l.round(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, errBeaten):
+			pause *= whenBeaten
+		case err != nil:
+			l.o.Logger.Error("events could not be sequenced", "error", err)
+		}
+		// What comes meanwhile is sequenced together; a wake shortens the
+		// wait only of a log that was idle.
+		if !sleep(ctx, pause) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-l.wake:
+		case <-time.After(l.o.Every):
+		}
+	}
+}
+
+// sleep waits, and reports whether ctx is still going on.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// round sequences what waits, of each tenant. One tenant's trouble does not
+// keep the others waiting.
+func (l *Log) round(ctx context.Context) error {
+	var tenants []estover.TenantID
+	err := l.db.View(ctx, "", func(tx *db.Tx) (err error) {
+		tenants, err = unfinished(ctx, tx)
+		return err
+	})
+	for _, t := range tenants {
+		err = errors.Join(err, l.Sequence(ctx, t))
+	}
+	return err
+}
+
+// Sequence gives each of the tenant's waiting events its place, and publishes
+// a checkpoint of the tree that they make.
+func (l *Log) Sequence(ctx context.Context, tenant estover.TenantID) error {
+	for {
+		n, err := l.place(ctx, tenant)
+		if err != nil {
+			return fmt.Errorf("sequencing %s: %w", l.Origin(tenant), err)
+		}
+		if n > 0 {
+			l.sequenced()
+		}
+		if n < maxRound {
+			break
+		}
+	}
+	if err := l.publish(ctx, tenant); err != nil {
+		return fmt.Errorf("publishing %s: %w", l.Origin(tenant), err)
+	}
+	return nil
+}
+
+// A tree is what is stored of a tenant's tree.
+type tree struct {
+	size       int64
+	root       tlog.Hash
+	signedSize int64
+	signedRoot tlog.Hash
+	checkpoint string
+}
+
+// place gives places to a round of waiting events. The hashing is done before
+// the transaction, which fails if the tree has grown in the meantime.
+func (l *Log) place(ctx context.Context, tenant estover.TenantID) (int, error) {
+	var old tree
+	var e edge
+	var seqs []int64
+	var hashes []tlog.Hash
+	err := l.db.View(ctx, tenant, func(tx *db.Tx) (err error) {
+		if seqs, hashes, err = waiting(ctx, tx, maxRound); err != nil || len(seqs) == 0 {
+			return err
+		}
+		if old, err = readTree(ctx, tx); err != nil {
+			return err
+		}
+		e, err = readEdge(ctx, tx, old.size)
+		return err
+	})
+	if err != nil || len(seqs) == 0 {
+		return 0, err
+	}
+	if old.size > 0 {
+		if root, err := e.root(); err != nil || root != old.root {
+			return 0, ErrDamaged.Because(fmt.Errorf("the tiles at size %d do not make the root (%v)", old.size, err))
+		}
+	}
+	tiles := e.grow(hashes)
+	root, err := e.root()
+	if err != nil {
+		return 0, err
+	}
+	if err := l.fault("sequence: before the transaction"); err != nil {
+		return 0, err
+	}
+	err = l.db.Do(ctx, tenant, func(tx *db.Tx) error {
+		if err := growTree(ctx, tx, old.size, e.size, root); err != nil {
+			return err
+		}
+		if err := givePlaces(ctx, tx, old.size, seqs); err != nil {
+			return err
+		}
+		if err := l.fault("sequence: half way through"); err != nil {
+			return err
+		}
+		return writeTiles(ctx, tx, tiles)
+	})
+	if err != nil {
+		return 0, err
+	}
+	return len(seqs), l.fault("sequence: after the commit")
+}
+
+// publish signs the tree, which is durable by now, and makes the checkpoint
+// visible.
+func (l *Log) publish(ctx context.Context, tenant estover.TenantID) error {
+	if l.o.Key == nil {
+		return nil
+	}
+	var t tree
+	err := l.db.View(ctx, tenant, func(tx *db.Tx) (err error) {
+		t, err = readTree(ctx, tx)
+		return err
+	})
+	if err != nil || t.signedSize == t.size {
+		return err
+	}
+	key, err := l.o.Key(ctx, tenant)
+	if err != nil {
+		return err
+	}
+	if err := l.fault("publish: before signing"); err != nil {
+		return err
+	}
+	cp, err := sign(key, logformat.Checkpoint{Origin: l.Origin(tenant), Size: uint64(t.size), Hash: t.root[:]})
+	if err != nil {
+		return err
+	}
+	if err := l.fault("publish: after signing"); err != nil {
+		return err
+	}
+	err = l.db.Do(ctx, tenant, func(tx *db.Tx) error { return saveCheckpoint(ctx, tx, t.size, t.root, string(cp)) })
+	if err != nil {
+		return err
+	}
+	return l.fault("publish: after the commit")
+}
+
+// sign makes a checkpoint a signed note (C2SP signed-note) under the log's
+// name.
+func sign(key crypto.Signer, cp logformat.Checkpoint) ([]byte, error) {
+	pub, ok := key.Public().(ed25519.PublicKey)
+	if !ok {
+		return nil, fmt.Errorf("the key is a %T, not an Ed25519 key", key.Public())
+	}
+	v, err := verifier(cp.Origin, pub)
+	if err != nil {
+		return nil, err
+	}
+	return note.Sign(&note.Note{Text: string(cp.Marshal())}, noteSigner{v, key})
+}
+
+// verifier checks the signatures of the log's key.
+func verifier(origin string, pub ed25519.PublicKey) (note.Verifier, error) {
+	vkey, err := note.NewEd25519VerifierKey(origin, pub)
+	if err != nil {
+		return nil, err
+	}
+	return note.NewVerifier(vkey)
+}
+
+// A noteSigner signs notes with a key that may live elsewhere.
+type noteSigner struct {
+	note.Verifier
+	key crypto.Signer
+}
+
+func (s noteSigner) Sign(msg []byte) ([]byte, error) {
+	return s.key.Sign(rand.Reader, msg, crypto.Hash(0))
+}

@@ -1,0 +1,360 @@
+package audit
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"estover.dev"
+	"estover.dev/internal/db"
+)
+
+// unfinished are the tenants with events that wait for a place, or with a tree
+// whose checkpoint is not published.
+func unfinished(ctx context.Context, tx *db.Tx) ([]estover.TenantID, error) {
+	return tenants(ctx, tx, `select distinct tenant_id from audit where idx is null
+		union select tenant_id from audit_tree where signed_size < size`)
+}
+
+// withTree are the tenants that have a log.
+func withTree(ctx context.Context, tx *db.Tx) ([]estover.TenantID, error) {
+	return tenants(ctx, tx, "select tenant_id from audit_tree order by tenant_id")
+}
+
+func tenants(ctx context.Context, tx *db.Tx, query string, args ...any) ([]estover.TenantID, error) {
+	rows, err := tx.Query(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []estover.TenantID
+	for rows.Next() {
+		var t estover.TenantID
+		if err := rows.Scan(&t); err != nil {
+			return nil, err
+		}
+		out = append(out, t)
+	}
+	return out, rows.Err()
+}
+
+// waiting are the events without a place, the oldest rows first.
+func waiting(ctx context.Context, tx *db.Tx, limit int) (seqs []int64, hashes []tlog.Hash, err error) {
+	rows, err := tx.Query(ctx, "select seq, leaf_hash from audit where tenant_id = $1 and idx is null order by seq limit $2", tx.Tenant(), limit)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var seq int64
+		var hash []byte
+		if err := rows.Scan(&seq, &hash); err != nil {
+			return nil, nil, err
+		}
+		seqs, hashes = append(seqs, seq), append(hashes, tlog.Hash(hash))
+	}
+	return seqs, hashes, rows.Err()
+}
+
+// waitingCount is how many events have no place.
+func waitingCount(ctx context.Context, tx *db.Tx) (n int64, err error) {
+	err = tx.QueryRow(ctx, "select count(*) from audit where tenant_id = $1 and idx is null", tx.Tenant()).Scan(&n)
+	return n, err
+}
+
+// readTree is the tenant's tree; that of a tenant without one has size 0.
+func readTree(ctx context.Context, tx *db.Tx) (t tree, err error) {
+	var root, signedRoot []byte
+	err = tx.QueryRow(ctx, "select size, root, signed_size, signed_root, checkpoint from audit_tree where tenant_id = $1", tx.Tenant()).
+		Scan(&t.size, &root, &t.signedSize, &signedRoot, &t.checkpoint)
+	if err == db.ErrNoRows {
+		return tree{}, nil
+	}
+	copy(t.root[:], root)
+	copy(t.signedRoot[:], signedRoot)
+	return t, err
+}
+
+// readEdge is the right edge of the tree of that size.
+func readEdge(ctx context.Context, tx *db.Tx, size int64) (edge, error) {
+	e := edge{size: size}
+	for level := 0; size>>(tileHeight*level) > 0; level++ {
+		e.levels = append(e.levels, nil)
+		n, width := tileOnEdge(size, level)
+		if width == 0 {
+			continue
+		}
+		hashes, err := readTile(ctx, tx, level, n, width)
+		if err != nil {
+			return edge{}, err
+		}
+		e.levels[level] = hashes
+	}
+	return e, nil
+}
+
+// readTile is the beginning of a tile: width hashes of it.
+func readTile(ctx context.Context, tx *db.Tx, level int, n int64, width int) ([]byte, error) {
+	var hashes []byte
+	err := tx.QueryRow(ctx, "select hashes from audit_tile where tenant_id = $1 and level = $2 and n = $3", tx.Tenant(), level, n).Scan(&hashes)
+	if err != nil && err != db.ErrNoRows {
+		return nil, err
+	}
+	if len(hashes) < width*tlog.HashSize {
+		return nil, ErrDamaged.Because(fmt.Errorf("tile %d of level %d has %d hashes, not %d", n, level, len(hashes)/tlog.HashSize, width))
+	}
+	return hashes[:width*tlog.HashSize], nil
+}
+
+// growTree sets the tree's size and root, unless it has grown since it was
+// read.
+func growTree(ctx context.Context, tx *db.Tx, from, to int64, root tlog.Hash) error {
+	var n int64
+	var err error
+	if from == 0 {
+		n, err = tx.Exec(ctx, `insert into audit_tree (tenant_id, size, root) values ($1, $2, $3)
+			on conflict (tenant_id) do nothing`, tx.Tenant(), to, root[:])
+	} else {
+		n, err = tx.Exec(ctx, "update audit_tree set size = $3, root = $4 where tenant_id = $1 and size = $2", tx.Tenant(), from, to, root[:])
+	}
+	if err == nil && n == 0 {
+		return errBeaten
+	}
+	return err
+}
+
+// givePlaces gives the rows consecutive places from first on. All of them
+// still have none, or somebody went past the tree's size.
+func givePlaces(ctx context.Context, tx *db.Tx, first int64, seqs []int64) error {
+	list, err := json.Marshal(seqs)
+	if err != nil {
+		return err
+	}
+	query := `update audit set idx = $2 + j.key from json_each($3) as j
+		where audit.seq = j.value and audit.tenant_id = $1 and audit.idx is null`
+	if tx.Engine() == db.Postgres {
+		query = `update audit set idx = $2 + j.n - 1 from json_array_elements_text($3::json) with ordinality as j(seq, n)
+			where audit.seq = j.seq::bigint and audit.tenant_id = $1 and audit.idx is null`
+	}
+	n, err := tx.Exec(ctx, query, tx.Tenant(), first, string(list))
+	if err == nil && n != int64(len(seqs)) {
+		return ErrDamaged.Because(fmt.Errorf("%d of %d waiting events have a place already", int64(len(seqs))-n, len(seqs)))
+	}
+	return err
+}
+
+func writeTiles(ctx context.Context, tx *db.Tx, tiles []tile) error {
+	for _, t := range tiles {
+		_, err := tx.Exec(ctx, `insert into audit_tile (tenant_id, level, n, hashes) values ($1, $2, $3, $4)
+			on conflict (tenant_id, level, n) do update set hashes = excluded.hashes`,
+			tx.Tenant(), t.level, t.n, t.hashes)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// saveCheckpoint publishes a checkpoint, unless a larger one is out.
+func saveCheckpoint(ctx context.Context, tx *db.Tx, size int64, root tlog.Hash, checkpoint string) error {
+	_, err := tx.Exec(ctx, `update audit_tree set signed_size = $2, signed_root = $3, checkpoint = $4
+		where tenant_id = $1 and signed_size < $2 and size >= $2`, tx.Tenant(), size, root[:], checkpoint)
+	return err
+}
+
+// touched are the events of the last while that make copies stale.
+type touched struct {
+	tenant  estover.TenantID
+	id      string
+	touches string
+}
+
+func readTouched(ctx context.Context, tx *db.Tx, since time.Time) ([]touched, error) {
+	rows, err := tx.Query(ctx, "select tenant_id, id, touches from audit where touched_at >= $1", since)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []touched
+	for rows.Next() {
+		var e touched
+		if err := rows.Scan(&e.tenant, &e.id, &e.touches); err != nil {
+			return nil, err
+		}
+		out = append(out, e)
+	}
+	return out, rows.Err()
+}
+
+// A row is an event as it is stored.
+type row struct {
+	seq      int64
+	idx      sql.NullInt64
+	leafHash []byte
+	event    Event // what the columns say
+	touches  string
+	leaf     []byte
+	payload  []byte
+}
+
+const rowColumns = "seq, idx, leaf_hash, id, at, action, outcome, actor, target, session_id, touches, leaf, payload"
+
+func readRows(ctx context.Context, tx *db.Tx, query string, args ...any) ([]row, error) {
+	rows, err := tx.Query(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []row
+	for rows.Next() {
+		var r row
+		e := &r.event
+		err := rows.Scan(&r.seq, &r.idx, &r.leafHash, &e.ID, &e.At, &e.Action, &e.Outcome, &e.Actor, &e.Target, &e.Session, &r.touches, &r.leaf, &r.payload)
+		if err != nil {
+			return nil, err
+		}
+		e.Touches = strings.Fields(r.touches)
+		out = append(out, r)
+	}
+	return out, rows.Err()
+}
+
+// readPlaced are the events in the places from first to before end.
+func readPlaced(ctx context.Context, tx *db.Tx, first, end int64) ([]row, error) {
+	return readRows(ctx, tx, "select "+rowColumns+" from audit where tenant_id = $1 and idx >= $2 and idx < $3 order by idx", tx.Tenant(), first, end)
+}
+
+func readEvent(ctx context.Context, tx *db.Tx, id string) (row, error) {
+	rows, err := readRows(ctx, tx, "select "+rowColumns+" from audit where tenant_id = $1 and id = $2", tx.Tenant(), id)
+	if err == nil && len(rows) == 0 {
+		return row{}, ErrNotFound
+	}
+	if err != nil {
+		return row{}, err
+	}
+	return rows[0], nil
+}
+
+// readFiltered are the events that a filter lets through, the newest first.
+func readFiltered(ctx context.Context, tx *db.Tx, f Filter, before int64, limit int) ([]row, error) {
+	query := "select " + rowColumns + " from audit where tenant_id = $1"
+	args := []any{tx.Tenant()}
+	where := func(condition string, arg any) {
+		args = append(args, arg)
+		query += fmt.Sprintf(" and "+condition, len(args))
+	}
+	if f.Session != "" {
+		where("session_id <> '' and session_id = $%d", f.Session)
+	}
+	if f.Target != "" {
+		where("target = $%d", f.Target)
+	}
+	if f.Actor != "" {
+		where("actor = $%d", f.Actor)
+	}
+	if f.Action != "" {
+		where("action = $%d", f.Action)
+	}
+	if f.Outcome != "" {
+		where("outcome = $%d", f.Outcome)
+	}
+	if !f.Since.IsZero() {
+		where("at >= $%d", f.Since)
+	}
+	if !f.Until.IsZero() {
+		where("at < $%d", f.Until)
+	}
+	if before > 0 {
+		where("seq < $%d", before)
+	}
+	args = append(args, limit)
+	return readRows(ctx, tx, fmt.Sprintf("%s order by seq desc limit $%d", query, len(args)), args...)
+}
+
+// readLeaves are the entries of the log from first to before end.
+func readLeaves(ctx context.Context, tx *db.Tx, first, end int64) ([][]byte, error) {
+	rows, err := tx.Query(ctx, "select leaf from audit where tenant_id = $1 and idx >= $2 and idx < $3 order by idx", tx.Tenant(), first, end)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out [][]byte
+	for rows.Next() {
+		var leaf []byte
+		if err := rows.Scan(&leaf); err != nil {
+			return nil, err
+		}
+		out = append(out, leaf)
+	}
+	return out, rows.Err()
+}
+
+// erasePayload empties an event's payload.
+func erasePayload(ctx context.Context, tx *db.Tx, id string) error {
+	n, err := tx.Exec(ctx, "update audit set payload = $3 where tenant_id = $1 and id = $2", tx.Tenant(), id, []byte{})
+	if err == nil && n == 0 {
+		return ErrNotFound
+	}
+	return err
+}
+
+// have reports which of the events are there.
+func have(ctx context.Context, tx *db.Tx, ids []string) (map[string]bool, error) {
+	query := "select id from audit where tenant_id = $1 and id in (select value from json_each($2))"
+	if tx.Engine() == db.Postgres {
+		query = "select id from audit where tenant_id = $1 and id in (select json_array_elements_text($2::json))"
+	}
+	rows, err := tx.Query(ctx, query, tx.Tenant(), ids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	out := map[string]bool{}
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		out[id] = true
+	}
+	return out, rows.Err()
+}
+
+// A cursor says how far a follower has come in a tenant's log.
+type cursor struct {
+	tenant     estover.TenantID
+	next, size int64
+}
+
+// behind are the logs in which the follower has not come to the end.
+func behind(ctx context.Context, tx *db.Tx, name string) ([]cursor, error) {
+	rows, err := tx.Query(ctx, `select t.tenant_id, coalesce(c.next, 0), t.size from audit_tree t
+		left join audit_cursor c on c.tenant_id = t.tenant_id and c.name = $1
+		where t.size > coalesce(c.next, 0) order by t.tenant_id`, name)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []cursor
+	for rows.Next() {
+		var c cursor
+		if err := rows.Scan(&c.tenant, &c.next, &c.size); err != nil {
+			return nil, err
+		}
+		out = append(out, c)
+	}
+	return out, rows.Err()
+}
+
+// saveCursor moves a follower on, never back.
+func saveCursor(ctx context.Context, tx *db.Tx, name string, next int64) error {
+	_, err := tx.Exec(ctx, `insert into audit_cursor (tenant_id, name, next) values ($1, $2, $3)
+		on conflict (tenant_id, name) do update set next = excluded.next where audit_cursor.next < excluded.next`,
+		tx.Tenant(), name, next)
+	return err
+}
