@@ -17,6 +17,7 @@ type linter struct {
 	file    string
 	hot     bool              // the package is marked hot
 	reasons map[string]Reason // the first sentence of each code
+	names   map[string]bool   // what there is below data: packages, rules, tables, and all that lies above them
 }
 
 // lint checks the rules of the house, which the compiler does not know.
@@ -33,11 +34,12 @@ type linter struct {
 //	default     nothing is true by default
 //	with        only tests replace the input
 //	reserved    a policy does not reach into the baseline or another root
+//	missing     what a policy reads below data.tenant is there
 //	hot         a hot package does nothing slow
 //	test        a test defines no rule of the policy
 //	respond, computed (warnings)  what nobody carries out or computes yet
 func lint(b Bundle, modules map[string]*ast.Module) []Finding {
-	l := &linter{reasons: map[string]Reason{}}
+	l := &linter{reasons: map[string]Reason{}, names: namesOf(b, modules)}
 	described := map[string]bool{}
 	hot := map[string]bool{}
 	for _, m := range modules {
@@ -321,10 +323,61 @@ func (l *linter) reference(at *ast.Location, v ast.Value) {
 			l.find(at, "reserved", "A policy reads data below data.tenant only.")
 		case l.hot && !ref[2].IsGround():
 			l.find(at, "hot", "A hot package names the packages that it reads.")
+		case !l.resolves(ref):
+			l.find(at, "missing", "There is no %s: neither a rule nor a table of a data.json.", ref)
 		}
 	case l.hot && ref.HasPrefix(ast.InputRootRef) && (len(ref) < 2 || !ref[1].IsGround() || ref[1].Value.Compare(ast.String("params")) == 0):
 		l.find(at, "hot", "A hot package does not read input.params, and names the parts of the input that it reads: answers could not be cached.")
 	}
+}
+
+// resolves reports whether a reference below data leads to something: to what
+// a rule, a package or a table is called, or into one.
+func (l *linter) resolves(ref ast.Ref) bool {
+	name := "data"
+	for _, t := range ref[1:] {
+		step, ok := t.Value.(ast.String)
+		if !ok {
+			return true
+		}
+		next := name + "." + string(step)
+		if !l.names[next] {
+			return l.names[name+".*"]
+		}
+		name = next
+	}
+	return true
+}
+
+// namesOf lists what there is below data. A name that ends in .* is one into
+// which nobody can look: a rule, or a value that is no table.
+func namesOf(b Bundle, modules map[string]*ast.Module) map[string]bool {
+	names := map[string]bool{}
+	for _, m := range modules {
+		at := "data"
+		for _, step := range strings.Split(packageOf(m), ".") {
+			at += "." + step
+			names[at] = true
+		}
+		for _, rule := range m.Rules {
+			name := at + "." + strings.Trim(rule.Head.Ref()[0].String(), `"`)
+			names[name], names[name+".*"] = true, true
+		}
+	}
+	var walk func(at string, v any)
+	walk = func(at string, v any) {
+		names[at] = true
+		members, ok := v.(map[string]any)
+		if !ok {
+			names[at+".*"] = true
+		}
+		for k, v := range members {
+			walk(at+"."+k, v)
+		}
+	}
+	data, _ := b.data()
+	walk("data", data)
+	return names
 }
 
 // words checks that what is compared with a word of the input is on its list.
