@@ -1,0 +1,236 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/db"
+)
+
+const agentColumns = `id, name, blueprint, sponsor, team, environment, purposes, clearance, tier, segments,
+	expires_at, managed_by, created_at, ended_at, epoch`
+
+// scanner is a row of a query, or the only one.
+type scanner interface{ Scan(dest ...any) error }
+
+func scanAgent(row scanner) (a Agent, err error) {
+	err = row.Scan(&a.ID, &a.Name, &a.Blueprint, &a.Sponsor, &a.Team, &a.Environment, &a.Purposes, &a.Clearance, &a.Tier, &a.Segments,
+		&a.ExpiresAt, &a.ManagedBy, &a.CreatedAt, &a.EndedAt, &a.Epoch)
+	if errors.Is(err, db.ErrNoRows) {
+		err = ErrNotFound
+	}
+	a.Holds = []Hold{}
+	return a, err
+}
+
+func find(ctx context.Context, tx *db.Tx, id string) (Agent, error) {
+	return withHolds(ctx, tx, "select "+agentColumns+" from agent where tenant_id = $1 and id = $2", id)
+}
+
+func findName(ctx context.Context, tx *db.Tx, name string) (Agent, error) {
+	return withHolds(ctx, tx, "select "+agentColumns+" from agent where tenant_id = $1 and name = $2", name)
+}
+
+// lock is find, and nobody else changes the agent until the transaction ends.
+func lock(ctx context.Context, tx *db.Tx, id string) (Agent, error) {
+	return withHolds(ctx, tx, "select "+agentColumns+" from agent where tenant_id = $1 and id = $2"+tx.ForUpdate(), id)
+}
+
+func withHolds(ctx context.Context, tx *db.Tx, query, key string) (Agent, error) {
+	a, err := scanAgent(tx.QueryRow(ctx, query, tx.Tenant(), key))
+	if err != nil {
+		return a, err
+	}
+	rows, err := tx.Query(ctx, `select agent_id, id, kind, reason, raised_by, raised_at from agent_hold
+		where tenant_id = $1 and agent_id = $2 and lifted_at is null order by raised_at, id`, tx.Tenant(), a.ID)
+	if err != nil {
+		return a, err
+	}
+	err = scanHolds(rows, func(_ string, h Hold) { a.Holds = append(a.Holds, h) })
+	a.Status = a.StatusAt(tx.Now())
+	return a, err
+}
+
+func scanHolds(rows *db.Rows, each func(agent string, h Hold)) error {
+	defer rows.Close()
+	for rows.Next() {
+		var agent string
+		var h Hold
+		if err := rows.Scan(&agent, &h.ID, &h.Kind, &h.Reason, &h.By, &h.At); err != nil {
+			return err
+		}
+		each(agent, h)
+	}
+	return rows.Err()
+}
+
+func list(ctx context.Context, tx *db.Tx, f Filter, after string, limit int) (agents []Agent, err error) {
+	const page = ` from agent a where a.tenant_id = $1 and a.name > $2
+		and ($3 = '' or a.sponsor = $3) and ($4 = '' or a.blueprint = $4) and ($5 = '' or a.team = $5) and ($6 = '' or a.managed_by = $6)
+		and ($7 = '' or exists (select 1 from agent_hold h where h.tenant_id = $1 and h.agent_id = a.id and h.kind = $7 and h.lifted_at is null))
+		order by a.name limit $8`
+	args := []any{tx.Tenant(), after, f.Sponsor, f.Blueprint, f.Team, f.ManagedBy, f.Hold, limit}
+	rows, err := tx.Query(ctx, "select "+agentColumns+page, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	at := map[string]int{}
+	for rows.Next() {
+		a, err := scanAgent(rows)
+		if err != nil {
+			return nil, err
+		}
+		at[a.ID] = len(agents)
+		agents = append(agents, a)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	holds, err := tx.Query(ctx, `select agent_id, id, kind, reason, raised_by, raised_at from agent_hold
+		where tenant_id = $1 and lifted_at is null and agent_id in (select a.id`+page+`) order by raised_at, id`, args...)
+	if err != nil {
+		return nil, err
+	}
+	err = scanHolds(holds, func(id string, h Hold) { agents[at[id]].Holds = append(agents[at[id]].Holds, h) })
+	for i := range agents {
+		agents[i].Status = agents[i].StatusAt(tx.Now())
+	}
+	return agents, err
+}
+
+// insert adds an agent, unless the name is taken.
+func insert(ctx context.Context, tx *db.Tx, a Agent) error {
+	n, err := tx.Exec(ctx, `insert into agent (tenant_id, id, name, blueprint, sponsor, team, environment, purposes, clearance, tier, segments,
+			expires_at, managed_by, created_at, epoch)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) on conflict do nothing`,
+		tx.Tenant(), a.ID, a.Name, a.Blueprint, a.Sponsor, a.Team, a.Environment, a.Purposes, a.Clearance, a.Tier, a.Segments,
+		a.ExpiresAt, a.ManagedBy, a.CreatedAt, a.Epoch)
+	if err == nil && n == 0 {
+		return ErrNameTaken.At("name")
+	}
+	return err
+}
+
+func update(ctx context.Context, tx *db.Tx, a Agent) error {
+	_, err := tx.Exec(ctx, `update agent set blueprint = $3, sponsor = $4, team = $5, environment = $6, purposes = $7, clearance = $8,
+			tier = $9, segments = $10, expires_at = $11, ended_at = $12, epoch = $13
+		where tenant_id = $1 and id = $2`,
+		tx.Tenant(), a.ID, a.Blueprint, a.Sponsor, a.Team, a.Environment, a.Purposes, a.Clearance,
+		a.Tier, a.Segments, a.ExpiresAt, a.EndedAt, a.Epoch)
+	return err
+}
+
+// sponsored lists the agents of a person that are not retired.
+func sponsored(ctx context.Context, tx *db.Tx, person string) (ids []string, err error) {
+	rows, err := tx.Query(ctx, `select id from agent where tenant_id = $1 and sponsor = $2 and ended_at is null order by id`, tx.Tenant(), person)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, rows.Err()
+}
+
+func insertHold(ctx context.Context, tx *db.Tx, agent string, h Hold) error {
+	_, err := tx.Exec(ctx, `insert into agent_hold (tenant_id, id, agent_id, kind, reason, raised_by, raised_at)
+		values ($1, $2, $3, $4, $5, $6, $7)`, tx.Tenant(), h.ID, agent, h.Kind, h.Reason, h.By, h.At)
+	return err
+}
+
+func lift(ctx context.Context, tx *db.Tx, agent, hold string, by estover.Subject) error {
+	n, err := tx.Exec(ctx, `update agent_hold set lifted_at = $4, lifted_by = $5
+		where tenant_id = $1 and agent_id = $2 and id = $3 and lifted_at is null`, tx.Tenant(), agent, hold, tx.Now(), by)
+	if err == nil && n == 0 {
+		return ErrHoldNotFound
+	}
+	return err
+}
+
+// credentialsOf lists the credentials of an agent that are live, the newest
+// first.
+func credentialsOf(ctx context.Context, tx *db.Tx, agent string) (list []Credential, err error) {
+	rows, err := tx.Query(ctx, `select id, agent_id, kind, label, hash, jwks, created_at, created_by, expires_at, last_used_at, epoch
+		from agent_credential where tenant_id = $1 and agent_id = $2 and ended_at is null and (expires_at is null or expires_at > $3)
+		order by created_at desc, id`, tx.Tenant(), agent, tx.Now())
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	list = []Credential{}
+	for rows.Next() {
+		var c Credential
+		var jwks *string
+		if err := rows.Scan(&c.ID, &c.Agent, &c.Kind, &c.Label, &c.hash, &jwks, &c.CreatedAt, &c.CreatedBy, &c.ExpiresAt, &c.LastUsedAt, &c.Epoch); err != nil {
+			return nil, err
+		}
+		if jwks != nil {
+			c.JWKS = json.RawMessage(*jwks)
+		}
+		list = append(list, c)
+	}
+	return list, rows.Err()
+}
+
+func insertCredential(ctx context.Context, tx *db.Tx, c Credential) error {
+	var hash, jwks any // null unless it is of the kind
+	if c.Kind == ClientSecret {
+		hash = c.hash
+	} else {
+		jwks = c.JWKS
+	}
+	_, err := tx.Exec(ctx, `insert into agent_credential (tenant_id, id, agent_id, kind, label, hash, jwks, created_at, created_by, expires_at, epoch)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
+		tx.Tenant(), c.ID, c.Agent, c.Kind, c.Label, hash, jwks, c.CreatedAt, c.CreatedBy, c.ExpiresAt, c.Epoch)
+	return err
+}
+
+func endCredential(ctx context.Context, tx *db.Tx, agent, id string) error {
+	n, err := tx.Exec(ctx, `update agent_credential set ended_at = $4
+		where tenant_id = $1 and agent_id = $2 and id = $3 and ended_at is null`, tx.Tenant(), agent, id, tx.Now())
+	if err == nil && n == 0 {
+		return ErrCredentialNotFound
+	}
+	return err
+}
+
+func endCredentials(ctx context.Context, tx *db.Tx, agent string) error {
+	_, err := tx.Exec(ctx, `update agent_credential set ended_at = $3
+		where tenant_id = $1 and agent_id = $2 and ended_at is null`, tx.Tenant(), agent, tx.Now())
+	return err
+}
+
+// expireCredential sets when a credential ends, unless it ends before.
+func expireCredential(ctx context.Context, tx *db.Tx, agent, id string, at time.Time) error {
+	n, err := tx.Exec(ctx, `update agent_credential set expires_at = case when expires_at < $4 then expires_at else $4 end
+		where tenant_id = $1 and agent_id = $2 and id = $3 and ended_at is null and (expires_at is null or expires_at > $5)`,
+		tx.Tenant(), agent, id, at, tx.Now())
+	if err == nil && n == 0 {
+		return ErrCredentialNotFound
+	}
+	return err
+}
+
+// saveUses stores the times in the order of their keys, so that two nodes that
+// do so at once do not wait for each other in a circle.
+func saveUses(ctx context.Context, tx *db.Tx, uses map[string]time.Time) error {
+	for _, id := range slices.Sorted(maps.Keys(uses)) {
+		_, err := tx.Exec(ctx, `update agent_credential set last_used_at = $3
+			where tenant_id = $1 and id = $2 and (last_used_at is null or last_used_at < $3)`, tx.Tenant(), id, uses[id])
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
