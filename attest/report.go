@@ -84,8 +84,7 @@ func (r *Report) String() string {
 	for _, s := range r.Steps {
 		fmt.Fprintf(&b, "%-13s  %-10s  %s\n", s.Result, s.Name, s.Detail)
 	}
-	b.WriteString(Limit + "\n")
-	return b.String()
+	return b.String() + Limit
 }
 
 // together is one step out of the same step of many calls: it fails if one

@@ -222,7 +222,7 @@ func TestVerifySession(t *testing.T) {
 	if !r.OK() || r.Kind != "session" || r.Session != "ses_1" || len(r.Calls) != 3 || len(r.Steps) != 10 {
 		t.Errorf("report of a good session: %+v", r)
 	}
-	if !strings.HasSuffix(r.String(), Limit+"\n") {
+	if !strings.HasSuffix(r.String(), "\n"+Limit) {
 		t.Errorf("the report ends in\n%s", r)
 	}
 	t.Logf("\n%s", r)

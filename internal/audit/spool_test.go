@@ -1,0 +1,321 @@
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/db"
+	"estover.dev/internal/db/dbtest"
+)
+
+func openSpool(t testing.TB, l *Log, dir string, o SpoolOptions) *Spool {
+	t.Helper()
+	s, err := OpenSpool(l, dir, o)
+	fatal(t, err)
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func appendEvents(t testing.TB, s *Spool, tenant estover.TenantID, first, last int) {
+	t.Helper()
+	for n := first; n <= last; n++ {
+		p, err := s.log.Prepare(tenant, event(n))
+		fatal(t, err)
+		fatal(t, s.Append(p))
+	}
+}
+
+// count is how many events the database has.
+func count(t testing.TB, d *db.DB, tenant estover.TenantID) (n int) {
+	t.Helper()
+	fatal(t, d.View(t.Context(), tenant, func(tx *db.Tx) error {
+		return tx.QueryRow(t.Context(), "select count(*) from audit where tenant_id = $1", tenant).Scan(&n)
+	}))
+	return n
+}
+
+func TestSpool(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		l := newKeys(t).open(d)
+		s := openSpool(t, l, t.TempDir(), SpoolOptions{Every: time.Millisecond})
+		appendEvents(t, s, acme, 1, 600)
+		appendEvents(t, s, "other", 1, 5)
+		if s.Waiting() != 605 || count(t, d, acme) != 0 {
+			t.Errorf("%d events wait, %d are in the database; want 605 and 0", s.Waiting(), count(t, d, acme))
+		}
+		fatal(t, s.Flush(t.Context()))
+		if s.Waiting() != 0 || count(t, d, acme) != 600 || count(t, d, "other") != 5 {
+			t.Errorf("after the flush %d events wait, %d and %d are in the database", s.Waiting(), count(t, d, acme), count(t, d, "other"))
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- s.Run(ctx) }()
+		var work sync.WaitGroup
+		for w := range 16 {
+			work.Go(func() {
+				for i := range 25 {
+					p, err := l.Prepare(acme, event(1000+w*25+i))
+					if err == nil {
+						err = s.Append(p)
+					}
+					if err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		work.Wait()
+		eventually(t, func() bool { return s.Waiting() == 0 })
+		stop()
+		fatal(t, <-done)
+		fatal(t, l.Sequence(t.Context(), acme))
+		if v := verified(t, l, acme); v.Size != 1000 || s.Taken() != 1005 {
+			t.Errorf("the log has %d events, %d were taken; want 1000 and 1005", v.Size, s.Taken())
+		}
+		for i := range 2 {
+			st, err := os.Stat(filepath.Join(s.dir, fmt.Sprintf("spool.%d", i)))
+			fatal(t, err)
+			if st.Size() != 0 {
+				t.Errorf("file %d still has %d bytes", i, st.Size())
+			}
+		}
+	})
+}
+
+// Order is kept: an outcome is never sequenced before its intent, also when
+// both files have something left from an earlier life.
+func TestSpoolOrder(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		l := newKeys(t).open(d)
+		dir := t.TempDir()
+		s := openSpool(t, l, dir, SpoolOptions{})
+		appendEvents(t, s, acme, 1, 10)
+		crash := errors.New("the process died")
+		l.fault = func(step string) error { return crash }
+		if err := s.Flush(t.Context()); !errors.Is(err, crash) {
+			t.Fatal(err)
+		}
+		appendEvents(t, s, acme, 11, 20) // into the other file
+		fatal(t, s.Close())
+		l.fault = func(string) error { return nil }
+		s = openSpool(t, l, dir, SpoolOptions{})
+		if s.Waiting() != 20 {
+			t.Errorf("%d events were taken over, want 20", s.Waiting())
+		}
+		appendEvents(t, s, acme, 21, 30)
+		fatal(t, s.Flush(t.Context()))
+		fatal(t, l.Sequence(t.Context(), acme))
+		fatal(t, d.View(t.Context(), acme, func(tx *db.Tx) error {
+			rows, err := readPlaced(t.Context(), tx, 0, 100)
+			fatal(t, err)
+			for i, r := range rows {
+				if want := fmt.Sprintf("evt_%06d", i+1); r.event.ID != want {
+					t.Errorf("place %d has %s, want %s", i, r.event.ID, want)
+				}
+			}
+			if len(rows) != 30 {
+				t.Errorf("%d events have a place, want 30", len(rows))
+			}
+			return nil
+		}))
+	})
+}
+
+// A crash before, between and after the steps of an import repeats nothing and
+// loses nothing.
+func TestSpoolCrash(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		l := newKeys(t).open(d)
+		dir := t.TempDir()
+		n := 0
+		for _, step := range []string{"spool: before the import", "spool: after the import", "spool: before it is emptied"} {
+			crash := errors.New("the process died")
+			s := openSpool(t, l, dir, SpoolOptions{})
+			appendEvents(t, s, acme, n+1, n+400)
+			n += 400
+			l.fault = func(at string) error {
+				if at == step {
+					return crash
+				}
+				return nil
+			}
+			if err := s.Flush(t.Context()); !errors.Is(err, crash) {
+				t.Fatalf("the crash at %q: %v", step, err)
+			}
+			l.fault = func(string) error { return nil }
+			fatal(t, s.Close())
+			s = openSpool(t, l, dir, SpoolOptions{})
+			fatal(t, s.Flush(t.Context()))
+			fatal(t, s.Close())
+			if got := count(t, d, acme); got != n {
+				t.Errorf("after a crash at %q the database has %d events, want %d", step, got, n)
+			}
+		}
+	})
+}
+
+// A write that the machine's end cut in half is left out; those before it are
+// kept.
+func TestSpoolTorn(t *testing.T) {
+	d := dbtest.Open(t)
+	l := newKeys(t).open(d)
+	for _, cut := range []int64{1, 7, 9, 100} {
+		dir := t.TempDir()
+		s := openSpool(t, l, dir, SpoolOptions{})
+		tenant := estover.TenantID(fmt.Sprint("cut", cut))
+		appendEvents(t, s, tenant, 1, 3)
+		size := s.size[s.active]
+		fatal(t, s.Close())
+		fatal(t, os.Truncate(filepath.Join(dir, "spool.0"), size-cut))
+		s = openSpool(t, l, dir, SpoolOptions{})
+		appendEvents(t, s, tenant, 4, 4)
+		fatal(t, s.Flush(t.Context()))
+		if got := count(t, d, tenant); got != 3 {
+			t.Errorf("cut by %d bytes: %d events, want the two whole ones and the one after", cut, got)
+		}
+	}
+}
+
+// What is full refuses, and takes again once the database has taken some.
+func TestSpoolFull(t *testing.T) {
+	d := dbtest.Open(t)
+	l := newKeys(t).open(d)
+	s := openSpool(t, l, t.TempDir(), SpoolOptions{Max: 10_000})
+	taken := 0
+	var err error
+	for ; err == nil; taken++ {
+		var p Prepared
+		p, err = l.Prepare(acme, event(taken))
+		fatal(t, err)
+		err = s.Append(p)
+	}
+	if !errors.Is(err, ErrSpoolFull) || estover.KindOf(err) != estover.Unavailable || taken < 5 {
+		t.Fatalf("event %d: %v, want ErrSpoolFull", taken, err)
+	}
+	fatal(t, s.Flush(t.Context()))
+	appendEvents(t, s, acme, 1000, 1000)
+	fatal(t, s.Close())
+	p, err := l.Prepare(acme, event(1001))
+	fatal(t, err)
+	if err := s.Append(p); !errors.Is(err, ErrSpoolFull) {
+		t.Errorf("a closed spool: %v, want ErrSpoolFull", err)
+	}
+}
+
+func TestSpoolIsOpenOnce(t *testing.T) {
+	l := newKeys(t).open(dbtest.Open(t))
+	dir := t.TempDir()
+	s := openSpool(t, l, dir, SpoolOptions{})
+	if other, err := OpenSpool(l, dir, SpoolOptions{}); err == nil {
+		other.Close()
+		t.Error("two have the spool open")
+	}
+	fatal(t, s.Close())
+	openSpool(t, l, dir, SpoolOptions{})
+}
+
+// An event that the database never takes is set aside, and holds up no other.
+func TestSpoolRejected(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		l := newKeys(t).open(d)
+		s := openSpool(t, l, t.TempDir(), SpoolOptions{})
+		appendEvents(t, s, acme, 1, 5)
+		bad := event(6)
+		bad.Outcome = "perhaps"
+		p, err := l.Prepare(acme, bad)
+		fatal(t, err)
+		fatal(t, s.Append(p))
+		appendEvents(t, s, acme, 7, 9)
+		fatal(t, s.Flush(t.Context()))
+		if got := count(t, d, acme); got != 8 {
+			t.Errorf("%d events are in the database, want 8", got)
+		}
+		if st, err := os.Stat(filepath.Join(s.dir, "rejected")); err != nil || st.Size() == 0 {
+			t.Errorf("the event that was refused is not set aside: %v", err)
+		}
+		if err := s.Append(p, db.Row{Into: &db.Table{Name: "elsewhere"}}); err == nil {
+			t.Error("a row of an unknown table was taken")
+		}
+	})
+}
+
+// Other rows come with their event or not at all.
+func TestSpoolWithRows(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		l := newKeys(t).open(d)
+		cursors := &db.Table{Name: "audit_cursor", Columns: []db.Column{{Name: "tenant_id", Type: "text"}, {Name: "name", Type: "text"}, {Name: "next", Type: "bigint"}}}
+		s := openSpool(t, l, t.TempDir(), SpoolOptions{Tables: []*db.Table{cursors}})
+		for n := range 20 {
+			p, err := l.Prepare(acme, event(n))
+			fatal(t, err)
+			next := n
+			if n == 13 {
+				next = 12 // the same name as the row before: refused
+			}
+			fatal(t, s.Append(p, db.Row{Into: cursors, Values: []any{"acme", fmt.Sprint("row ", next), n}}))
+		}
+		fatal(t, s.Flush(t.Context()))
+		var rows int
+		fatal(t, d.View(t.Context(), acme, func(tx *db.Tx) error {
+			return tx.QueryRow(t.Context(), "select count(*) from audit_cursor where tenant_id = $1", acme).Scan(&rows)
+		}))
+		if got := count(t, d, acme); got != 19 || rows != 19 {
+			t.Errorf("%d events and %d rows, want 19 of each", got, rows)
+		}
+	})
+}
+
+func BenchmarkSpool(b *testing.B) {
+	l := newKeys(b).open(dbtest.Open(b))
+	s := openSpool(b, l, b.TempDir(), SpoolOptions{Max: 1 << 40})
+	p, err := l.Prepare(acme, event(1))
+	fatal(b, err)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := s.Append(p); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkPrepare(b *testing.B) {
+	l := newKeys(b).open(dbtest.Open(b))
+	e := event(1)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := l.Prepare(acme, e); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkSequence(b *testing.B) {
+	for _, engine := range []string{"sqlite", "postgres"} {
+		b.Run(engine, func(b *testing.B) {
+			url := dbtest.SQLite(b)
+			if engine == "postgres" {
+				url = dbtest.Postgres(b)
+			}
+			d, err := db.Open(b.Context(), url, db.Options{})
+			fatal(b, err)
+			defer d.Close()
+			l := newKeys(b).open(d)
+			n := 0
+			for b.Loop() {
+				b.StopTimer()
+				write(b, l, acme, n+1, n+1000)
+				n += 1000
+				b.StartTimer()
+				fatal(b, l.Sequence(b.Context(), acme))
+			}
+			b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(n), "µs/event")
+		})
+	}
+}
