@@ -1,0 +1,86 @@
+package token
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/jose"
+)
+
+// The methods by which a client says who it is (RFC 7591, section 2).
+const (
+	SecretBasic   = "client_secret_basic"
+	SecretPost    = "client_secret_post"
+	PrivateKeyJWT = "private_key_jwt"
+)
+
+// ErrNoClient is returned when there is no client of this id.
+var ErrNoClient = &estover.Error{Kind: estover.Unknown, Code: "client_unknown", Detail: "The client is not known, or what it presented does not prove that it is the one."}
+
+// Clients are the OAuth clients of a tenant.
+type Clients interface {
+	// Client is the client with this id, or [ErrNoClient]. It reads a copy, and
+	// what it returns is shared and never changed.
+	Client(ctx context.Context, tenant estover.TenantID, id string) (*Client, error)
+
+	// Secret finds the live credential of the client that a presented value
+	// belongs to, in a time that does not depend on the value; an error of kind
+	// Unknown if there is none.
+	Secret(ctx context.Context, tenant estover.TenantID, id, value string) (credential string, err error)
+
+	// Used notes that a credential has just proved something. It returns at
+	// once.
+	Used(tenant estover.TenantID, credential string)
+}
+
+// A Client is what the token service knows of an OAuth client. An agent is the
+// client whose id is the agent's.
+type Client struct {
+	ID      string
+	Subject estover.Subject // who it is when it acts for itself
+
+	Purposes   []string      // that its sessions may have, the usual one first
+	GrantTypes []string      // that it may use
+	Methods    []string      // by which it may authenticate
+	Algorithms []string      // that it may sign assertions with; empty for those that everybody may
+	KeySets    []KeySet      // that its assertions are checked with
+	Resource   string        // identifier of the resource that it means when it names none; "" for none
+	Life       time.Duration // of its tokens; 0 for the usual one
+	Introspect []string      // identifiers of the resources whose tokens it may ask about
+
+	// LegacyAudience lets the audience of its assertions be the token endpoint,
+	// as some libraries do.
+	LegacyAudience bool
+
+	// Alive says why the client may not act at this time, if it may not: it is
+	// held, has expired, was retired, or has no sponsor any more.
+	Alive func(ctx context.Context, now time.Time) error
+}
+
+// A KeySet is a credential that is a set of public keys, parsed once.
+type KeySet struct {
+	Credential string
+	Keys       *jose.Keys
+	Expires    time.Time // zero for never
+}
+
+// May reports whether the client may use a grant type.
+func (c *Client) May(grantType string) bool { return slices.Contains(c.GrantTypes, grantType) }
+
+// ClientID reports whether a string has the form of a client id. A subject,
+// which has a colon, never has (RFC 9700, section 4.15), and neither has
+// anything that would have to be escaped somewhere.
+func ClientID(s string) bool {
+	if s == "" || len(s) > 64 {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && !strings.ContainsRune("-._", rune(c)) {
+			return false
+		}
+	}
+	return true
+}

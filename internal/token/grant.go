@@ -1,0 +1,153 @@
+package token
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/db"
+	"estover.dev/internal/guard"
+)
+
+// Own is the kind of the grant that a client gets by its own credentials:
+// there is one for each session and client, and it has no bounds of its own.
+const Own = "client_credentials"
+
+// The kinds of rows whose copies go stale ([guard.Tx.Touch]).
+const (
+	grantKind    = "oauth_grant"
+	ownGrantKind = "oauth_grant_own"
+)
+
+// ErrGrantEnded is returned when a grant has ended, or was never there.
+var ErrGrantEnded = &estover.Error{Kind: estover.Conflict, Code: "grant_ended", Detail: "The grant has ended, and with it all tokens that came from it. Ask for another one."}
+
+// A Grant is what tokens rest on: somebody's authority, for a session, in the
+// hands of a client. Its copies are shared and never changed.
+type Grant struct {
+	ID      string
+	Kind    string // the grant type that made it
+	Parent  string // the grant that it was handed on from; "" for a root
+	Root    string
+	Session string
+	Client  string
+	Subject estover.Subject
+	Actors  []estover.Subject // the nearest first
+
+	// Scopes and Resources are the most that a token may have; nil is whatever
+	// the client may have when it asks.
+	Scopes, Resources []string
+
+	Confirm Confirm
+	Epoch   int64
+	Created time.Time
+	Expires time.Time
+	Ended   time.Time // zero while it lives
+	Cause   string    // why it ended
+
+	denied []string // jti of its tokens that were revoked one by one, sorted
+}
+
+// live says why the grant carries no token at this time.
+func (g *Grant) live(now time.Time) error {
+	if !g.Ended.IsZero() || !now.Before(g.Expires) {
+		return ErrGrantEnded
+	}
+	return nil
+}
+
+// A Confirm is the key that a token is bound to (RFC 7800): whoever presents
+// the token must show that they have it. The zero value binds to nothing.
+type Confirm struct {
+	Certificate string `json:"x5t#S256,omitempty"` // RFC 8705, section 3.1
+	Key         string `json:"jkt,omitempty"`      // RFC 9449, section 6.1
+}
+
+// Grant is a copy of a grant, whether or not it has ended.
+func (t *Tokens) Grant(ctx context.Context, tenant estover.TenantID, id string) (*Grant, error) {
+	return t.grants.Get(ctx, tenant, id)
+}
+
+// EndSessions ends every grant of these sessions with all that hangs below, in
+// the transaction that ends the sessions themselves. Whoever makes a grant
+// holds the session first ([Sessions.Hold]), so that none is made meanwhile.
+func EndSessions(ctx context.Context, tx *guard.Tx, sessions []string) (int, error) {
+	count := 0
+	for _, s := range sessions {
+		n, err := end(ctx, tx, "session_id", s, "session ended")
+		if err != nil {
+			return 0, err
+		}
+		count += n
+	}
+	return count, nil
+}
+
+// EndClient ends every grant of a client with all that hangs below: the agent
+// is held, or leaves.
+func EndClient(ctx context.Context, tx *guard.Tx, client, cause string) (int, error) {
+	return end(ctx, tx, "client_id", client, cause)
+}
+
+// EndGrant ends a grant with all that hangs below it. Ancestors and siblings
+// live on. [ErrGrantEnded] if nothing was left to end.
+func (t *Tokens) EndGrant(ctx context.Context, caller estover.Caller, id, cause string) error {
+	return t.guard.Do(ctx, caller, guard.Op{Action: "token.revoke", Target: "oauth_grant:" + id}, func(tx *guard.Tx) error {
+		g, err := loadGrant(ctx, tx.Tx, id)
+		if err != nil {
+			return err
+		}
+		tx.SetSession(g.Session)
+		n, err := end(ctx, tx, "id", id, cause)
+		if err == nil && n == 0 {
+			return ErrGrantEnded
+		}
+		tx.Note("cause", cause)
+		return err
+	})
+}
+
+// end marks the grants of which a column has this value, and all below them,
+// notes how many there were, and makes their copies stale.
+func end(ctx context.Context, tx *guard.Tx, column, value, cause string) (int, error) {
+	count := 0
+	// A child that was being made when the statement began is not in its
+	// snapshot on PostgreSQL. Its maker held the parent, so that it is there to
+	// be found the second time.
+	for {
+		ended, err := endTree(ctx, tx.Tx, column, value, cause)
+		if err != nil || len(ended) == 0 {
+			return count, err
+		}
+		for _, g := range ended {
+			tx.Touch(grantKind, g.ID)
+			if g.Kind == Own {
+				tx.Touch(ownGrantKind, ownKey(g.Session, g.Client))
+			}
+		}
+		count += len(ended)
+	}
+}
+
+// ownKey names the one grant that a client has in a session by its own
+// credentials.
+func ownKey(session, client string) string { return session + "/" + client }
+
+// epoch is the grant as the commit of a hot path checks it.
+func (g *Grant) epoch() db.Epoch { return db.Epoch{Table: "oauth_grant", ID: g.ID, Epoch: g.Epoch} }
+
+// within keeps of what is asked for what is allowed, in the order of the
+// allowed, which is sorted. Nothing asked for is all of it.
+func within(asked, allowed []string) []string {
+	if asked == nil {
+		return allowed
+	}
+	kept := make([]string, 0, len(asked))
+	for _, a := range allowed {
+		if slices.Contains(asked, a) {
+			kept = append(kept, a)
+		}
+	}
+	return kept
+}

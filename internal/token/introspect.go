@@ -1,0 +1,78 @@
+package token
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"estover.dev"
+	"estover.dev/internal/guard"
+)
+
+// Introspect says what a token stands for, to somebody who may know
+// (RFC 7662). Nil without an error is the one answer for everything else: a
+// token that is unknown, dead, malformed, another tenant's, or none of the
+// asker's business.
+//
+// A client may ask about its own tokens, and about those for the resources
+// that it is named for ([Client.Introspect]). A person, for whom client is
+// nil, may ask about any token of the tenant if policy lets them.
+//
+// Like every read, this is recorded only when it is refused.
+func (t *Tokens) Introspect(ctx context.Context, caller estover.Caller, client *Client, raw string) (*Token, error) {
+	op := guard.Op{Action: "token.introspect", Target: string(caller.Subject), Effect: guard.Reads}
+	if _, err := t.guard.Admit(ctx, caller, op); err != nil {
+		return nil, err
+	}
+	tok, err := t.Verify(ctx, raw)
+	if errors.Is(err, ErrInvalid) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if tok.Tenant != caller.Tenant || client != nil && !mayKnow(client, tok) {
+		return nil, nil
+	}
+	return tok, nil
+}
+
+func mayKnow(c *Client, tok *Token) bool {
+	return tok.Client == c.ID || slices.ContainsFunc(tok.Audience, func(a string) bool { return slices.Contains(c.Introspect, a) })
+}
+
+// AppendJSON writes what the token says in the form of an introspection
+// answer (RFC 7662, section 2.2).
+func (t *Token) AppendJSON(b []byte, issuer string) []byte {
+	b = append(b, `{"active":true,`...)
+	if t.Confirm.Key != "" {
+		b = append(b, `"token_type":"DPoP",`...)
+	} else {
+		b = append(b, `"token_type":"Bearer",`...)
+	}
+	return append(b, t.claims(issuer)[1:]...)
+}
+
+// Revoke ends an access token of the client (RFC 7009): its jti is denied
+// until it expires. It does nothing, and says so with false, for a token that
+// is dead, unknown, malformed or another client's.
+func (t *Tokens) Revoke(ctx context.Context, caller estover.Caller, client *Client, raw string) (bool, error) {
+	tok, err := t.Verify(ctx, raw)
+	if errors.Is(err, ErrInvalid) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if tok.Tenant != caller.Tenant || tok.Client != client.ID {
+		return false, nil
+	}
+	op := guard.Op{
+		Action: "token.revoke", Target: string(client.Subject), Session: tok.Session, Purpose: tok.Purpose,
+		Detail: map[string]any{"jti": tok.ID, "grant": tok.Grant},
+	}
+	return true, t.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
+		tx.Touch(grantKind, tok.Grant)
+		return deny(ctx, tx.Tx, tok.Grant, tok.ID, tok.Expires)
+	})
+}

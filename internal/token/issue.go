@@ -1,0 +1,513 @@
+package token
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/audit"
+	"estover.dev/internal/db"
+	"estover.dev/internal/guard"
+	"estover.dev/internal/jose"
+)
+
+// ErrTarget is returned for a resource that is not known, or at which the
+// client may do nothing (RFC 8707, section 2).
+var ErrTarget = &estover.Error{Kind: estover.Invalid, Code: "invalid_target", Detail: "The resource is not known, or the agent has no grant there for this purpose."}
+
+// ErrScope is returned when nothing is left of the scopes that were asked for.
+var ErrScope = &estover.Error{Kind: estover.Invalid, Code: "invalid_scope", Detail: "None of the scopes asked for is granted for this resource and purpose."}
+
+// ErrReplayed is returned when something that may be presented once was
+// presented again.
+var ErrReplayed = &estover.Error{Kind: estover.Unknown, Code: "assertion_replayed", Detail: "This assertion was presented before. Sign one with a new jti for each request."}
+
+// A Proof is what a grant type has shown: on whose authority a token is asked
+// for, and how far that reaches.
+type Proof struct {
+	GrantType string
+	Subject   estover.Subject
+	Actors    []estover.Subject // the nearest first
+	Parent    *Grant            // what is handed on; nil for a root
+
+	// Scopes and Resources are the most that was proven, nil for no limit, and
+	// Expires the latest end of a token, zero for none.
+	Scopes, Resources []string
+	Expires           time.Time
+}
+
+// A Request is a token that an authenticated client asks for.
+type Request struct {
+	Caller     estover.Caller // the client itself
+	Client     *Client
+	Method     string // by which it authenticated
+	Credential string // which of its credentials it used
+	Proof      Proof
+	Session    Session
+	Scopes     []string // asked for; nil for all that there are
+	Resources  []string // asked for, as identifiers; nil for the client's usual one
+	Confirm    Confirm  // the key that was shown along with the request
+	Use        []Used   // what the request presents once
+}
+
+// Issued is a token for the client.
+type Issued struct {
+	Token   string
+	ID      string // jti
+	Expires time.Time
+	Life    time.Duration
+	Scopes  []string
+	Session string
+	Grant   string
+}
+
+// Wanted is what policy sees of a token that is asked for, as the input of the
+// operation token.issue: what it would be good for at one resource.
+type Wanted struct {
+	Audience string
+	Scopes   []string
+}
+
+// Issue makes a token. A refusal is recorded, and it consumes what the request
+// presents once, as success does.
+func (t *Tokens) Issue(ctx context.Context, r Request) (Issued, error) {
+	now := t.guard.DB().Now()
+	if err := t.principals(ctx, r.Caller.Tenant, r.Client, r.Proof.Subject, r.Proof.Actors, now); err != nil {
+		return Issued{}, t.Refuse(ctx, r, err)
+	}
+	targets, scopes, err := t.narrow(ctx, r)
+	if err != nil {
+		return Issued{}, t.Refuse(ctx, r, err)
+	}
+	expires := t.expiry(r, now)
+	if !expires.After(now) {
+		return Issued{}, t.Refuse(ctx, r, ErrGrantEnded)
+	}
+	op := operation(r)
+	op.Detail["scope"] = scopes
+	decision, err := t.admit(ctx, r, &op, targets, scopes)
+	if err != nil {
+		return Issued{}, t.Refuse(ctx, r, err)
+	}
+	key, err := t.Keys.Active(ctx, r.Caller.Tenant, jose.AccessToken)
+	if err != nil {
+		return Issued{}, err
+	}
+	for range maxRaces {
+		grant, exists, err := t.grantFor(ctx, r, now)
+		if err != nil {
+			return Issued{}, t.Refuse(ctx, r, err)
+		}
+		tok := Token{
+			Tenant: r.Caller.Tenant, ID: estover.NewID("tok"), Subject: r.Proof.Subject, Actors: r.Proof.Actors, Client: r.Client.ID,
+			Audience: audiences(targets, t.Issuer.Of(r.Caller.Tenant)), Scopes: scopes, Session: r.Session.ID, Purpose: r.Session.Purpose,
+			Grant: grant.ID, Epoch: grant.Epoch, Issued: now, Expires: expires, Transaction: decision.ID,
+			Strength: r.Caller.Strength, Confirm: r.Confirm,
+		}
+		signed, err := jose.Sign(jose.AccessToken, key.Token, tok.claims(t.Issuer.Of(r.Caller.Tenant)))
+		if err != nil {
+			return Issued{}, err
+		}
+		op.Detail["jti"], op.Detail["grant"], op.Detail["expires"] = tok.ID, grant.ID, expires
+		if exists {
+			err = t.record(ctx, r, op, decision, grant)
+		} else {
+			err = t.found(ctx, r, op, decision, grant)
+		}
+		if errors.Is(err, errRaced) {
+			continue // another request has just made the grant
+		}
+		if err != nil {
+			return Issued{}, t.Refuse(ctx, r, t.lost(ctx, r, err))
+		}
+		return Issued{
+			Token: signed, ID: tok.ID, Expires: expires, Life: time.Duration(expires.Unix()-now.Unix()) * time.Second,
+			Scopes: scopes, Session: r.Session.ID, Grant: grant.ID,
+		}, nil
+	}
+	return Issued{}, ErrBusy
+}
+
+// maxRaces is how often a request tries again that lost the race for the first
+// grant of its session and client. Whoever loses finds the winner's.
+const maxRaces = 4
+
+// errRaced says that the grant was made by somebody else in the meantime.
+var errRaced = errors.New("the grant is there already")
+
+// lost says why a commit came to nothing. What has become stale is asked for
+// again: an answer that names the session is better than one that does not.
+func (t *Tokens) lost(ctx context.Context, r Request, err error) error {
+	if errors.Is(err, db.ErrStale) {
+		if _, ended := t.Sessions.Live(ctx, r.Caller.Tenant, r.Session.ID); ended != nil {
+			return ended
+		}
+		return ErrBusy.Because(err)
+	}
+	return replayed(err)
+}
+
+// ErrBusy is returned when what a token would rest on is changing just then.
+var ErrBusy = &estover.Error{Kind: estover.Unavailable, Code: "grant_changing", Detail: "The grant is changing at this moment. Try again."}
+
+// replayed says what a key that is taken means: the only rows of ours that can
+// collide are those of what may be presented once.
+func replayed(err error) error {
+	if db.Taken(err) {
+		return ErrReplayed.Because(err)
+	}
+	return err
+}
+
+// operation is the request as the guard sees it.
+func operation(r Request) guard.Op {
+	return guard.Op{
+		Action: "token.issue", Target: string(r.Proof.Subject), Effect: guard.Manages, Session: r.Session.ID, Purpose: r.Session.Purpose,
+		Detail: map[string]any{
+			"grant_type": r.Proof.GrantType, "client": r.Client.ID, "method": r.Method, "credential": r.Credential, "audience": r.Resources,
+		},
+	}
+}
+
+// principals says why one of those whom a token would speak for may not act:
+// client, subject and actors, in every flow.
+func (t *Tokens) principals(ctx context.Context, tenant estover.TenantID, c *Client, subject estover.Subject, actors []estover.Subject, now time.Time) error {
+	if err := c.Alive(ctx, now); err != nil {
+		return err
+	}
+	if err := t.subject(ctx, tenant, c, subject, now); err != nil {
+		return err
+	}
+	for _, a := range actors {
+		if err := t.subject(ctx, tenant, c, a, now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *Tokens) subject(ctx context.Context, tenant estover.TenantID, c *Client, s estover.Subject, now time.Time) error {
+	switch {
+	case s == c.Subject:
+		return nil // the client, which was asked already
+	case s.Kind() == estover.AgentKind:
+		agent, err := t.Clients.Client(ctx, tenant, s.ID())
+		if err != nil {
+			return err
+		}
+		return agent.Alive(ctx, now)
+	case s.Kind() == estover.UserKind && t.People != nil:
+		return t.People(ctx, tenant, s.ID())
+	}
+	return ErrNoClient.With("The subject %s cannot act.", s)
+}
+
+// narrow finds what the token will be good for: asked ∩ proven ∩ what the
+// client may have ∩ what the parent has.
+func (t *Tokens) narrow(ctx context.Context, r Request) ([]Allowed, []string, error) {
+	asked := r.Resources
+	if asked == nil && r.Client.Resource != "" {
+		asked = []string{r.Client.Resource}
+	}
+	limits := [][]string{r.Proof.Scopes}
+	bounds := [][]string{r.Proof.Resources}
+	if p := r.Proof.Parent; p != nil {
+		limits, bounds = append(limits, p.Scopes), append(bounds, p.Resources)
+	}
+	var targets []Allowed
+	var scopes []string
+	for _, identifier := range asked {
+		a, err := t.Access.Allowed(ctx, r.Caller.Tenant, r.Client.ID, identifier, r.Session.Purpose)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, b := range bounds {
+			if b != nil && !slices.Contains(b, a.Audience) {
+				return nil, nil, ErrTarget
+			}
+		}
+		a.Scopes = within(r.Scopes, a.Scopes)
+		for _, l := range limits {
+			a.Scopes = within(l, a.Scopes)
+		}
+		if slices.ContainsFunc(targets, func(have Allowed) bool { return have.Audience == a.Audience }) {
+			continue // the same resource under two spellings
+		}
+		targets = append(targets, a)
+		if len(targets) == 1 {
+			scopes = a.Scopes
+			continue
+		}
+		scopes = slices.Concat(scopes, a.Scopes)
+	}
+	if len(targets) > 1 {
+		scopes = unambiguous(targets, scopes)
+	}
+	if len(scopes) == 0 && r.Scopes != nil {
+		return nil, nil, ErrScope
+	}
+	return targets, scopes, nil
+}
+
+// unambiguous leaves out the scopes that would say more at one of several
+// resources than the client may do there: an action that two of them have, and
+// that is granted at one alone.
+func unambiguous(targets []Allowed, scopes []string) []string {
+	slices.Sort(scopes)
+	return slices.DeleteFunc(slices.Compact(scopes), func(s string) bool {
+		return slices.ContainsFunc(targets, func(a Allowed) bool { return slices.Contains(a.Actions, s) && !slices.Contains(a.Scopes, s) })
+	})
+}
+
+// audiences are the identifiers of the targets. A token that is for no
+// resource is for us (the management of what is the agent's own).
+func audiences(targets []Allowed, issuer string) []string {
+	if len(targets) == 0 {
+		return []string{issuer}
+	}
+	list := make([]string, len(targets))
+	for i, a := range targets {
+		list[i] = a.Audience
+	}
+	return list
+}
+
+// expiry is when the token ends: at the latest with its session, with what was
+// proven and with the parent. It is a whole second, since a token says no more.
+func (t *Tokens) expiry(r Request, now time.Time) time.Time {
+	life := DefaultLife
+	if r.Client.Life > 0 {
+		life = min(r.Client.Life, LongestLife)
+	}
+	end := now.Add(life)
+	sooner := func(at time.Time) {
+		if !at.IsZero() && at.Before(end) {
+			end = at
+		}
+	}
+	sooner(r.Session.Expires)
+	sooner(r.Proof.Expires)
+	if r.Proof.Parent != nil {
+		sooner(r.Proof.Parent.Expires)
+	}
+	return end.Truncate(time.Second)
+}
+
+// admit asks policy about every resource that the token would be for. The
+// first decision is the one that is recorded with the token; the others stand
+// in its detail.
+func (t *Tokens) admit(ctx context.Context, r Request, op *guard.Op, targets []Allowed, scopes []string) (guard.Decision, error) {
+	if len(targets) == 0 {
+		op.Input = Wanted{t.Issuer.Of(r.Caller.Tenant), scopes}
+		return t.admitOne(ctx, r, *op)
+	}
+	var first guard.Decision
+	var others []guard.Decision
+	for i, a := range targets {
+		one := *op
+		one.Resource, one.Input = a.Resource, Wanted{a.Audience, a.Scopes}
+		d, err := t.admitOne(ctx, r, one)
+		if err != nil {
+			return d, err
+		}
+		if i == 0 {
+			*op, first = one, d
+		} else {
+			others = append(others, d)
+		}
+	}
+	if others != nil {
+		op.Detail["decisions"] = others
+	}
+	return first, nil
+}
+
+// kept obligations are those that issuing a token fulfils anyway: the event is
+// on record before the token is, and whoever follows the log reads in it what
+// else is to be done.
+var keptObligations = []string{"evidence", "notification"}
+
+// errObligation refuses a token that policy ties to something that cannot be
+// done with one.
+var errObligation = &estover.Error{Kind: estover.Denied, Code: "obligation_unmet", Detail: "The policy allows the token under a condition that cannot be met here."}
+
+func (t *Tokens) admitOne(ctx context.Context, r Request, op guard.Op) (guard.Decision, error) {
+	d, err := t.guard.Admit(ctx, r.Caller, op)
+	if err != nil {
+		return d, err
+	}
+	for _, o := range d.Obligations {
+		if !slices.Contains(keptObligations, o.Type) {
+			return d, errObligation
+		}
+	}
+	return d, nil
+}
+
+// grantFor is the grant that the token will rest on, and whether it is there
+// already.
+func (t *Tokens) grantFor(ctx context.Context, r Request, now time.Time) (*Grant, bool, error) {
+	if r.Proof.GrantType == Own {
+		g, err := t.own.Get(ctx, r.Caller.Tenant, ownKey(r.Session.ID, r.Client.ID))
+		if err == nil {
+			return g, true, g.live(now)
+		}
+		if !errors.Is(err, ErrGrantEnded) {
+			return nil, false, err
+		}
+	}
+	g := &Grant{
+		ID: estover.NewID("gnt"), Kind: r.Proof.GrantType, Session: r.Session.ID, Client: r.Client.ID, Subject: r.Proof.Subject,
+		Actors: r.Proof.Actors, Scopes: r.Proof.Scopes, Resources: r.Proof.Resources, Confirm: r.Confirm,
+		Epoch: 1, Expires: r.Session.Expires,
+	}
+	g.Root = g.ID
+	if p := r.Proof.Parent; p != nil {
+		g.Parent, g.Root = p.ID, p.Root
+	}
+	return g, false, nil
+}
+
+// record commits a token that rests on a grant that is there: the event, and
+// what the request presents once.
+func (t *Tokens) record(ctx context.Context, r Request, op guard.Op, d guard.Decision, g *Grant) error {
+	return t.guard.Record(ctx, r.Caller, op, d, guard.Hot{Live: []db.Epoch{g.epoch()}, Rows: r.rows()})
+}
+
+// found commits a token along with the grant that it is the first to rest on.
+// The session and the parent are held, so that they cannot end between the
+// look at them and the commit.
+func (t *Tokens) found(ctx context.Context, r Request, op guard.Op, d guard.Decision, g *Grant) error {
+	return t.guard.Act(ctx, r.Caller, op, d, func(tx *guard.Tx) error {
+		if err := t.Sessions.Hold(ctx, tx, r.Session.ID); err != nil {
+			return err
+		}
+		if p := r.Proof.Parent; p != nil {
+			if err := holdGrant(ctx, tx.Tx, p.ID, p.Epoch); err != nil {
+				return err
+			}
+		}
+		for _, row := range r.rows() {
+			if err := tx.Insert(ctx, row); err != nil {
+				return err
+			}
+		}
+		made, err := insertGrant(ctx, tx.Tx, g)
+		if err == nil && !made {
+			return errRaced
+		}
+		return err
+	})
+}
+
+// rows consume what the request presents once.
+func (r *Request) rows() []db.Row {
+	if len(r.Use) == 0 {
+		return nil
+	}
+	rows := make([]db.Row, len(r.Use))
+	for i, u := range r.Use {
+		rows[i] = u.row(r.Caller.Tenant)
+	}
+	return rows
+}
+
+// Refuse records that an authenticated client got no token, and why, and
+// consumes what its request presents once. It returns the error for the client,
+// which is another one if that had been presented before.
+func (t *Tokens) Refuse(ctx context.Context, r Request, why error) error {
+	if kind := estover.KindOf(why); kind == estover.Fault || kind == estover.Unavailable || ctx.Err() != nil {
+		return why // nothing was decided: the same request may succeed later
+	}
+	var refusal *guard.Refusal
+	if errors.As(why, &refusal) { // recorded already
+		if len(r.Use) == 0 {
+			return why
+		}
+		return t.consumed(r, t.guard.DB().Append(ctx, db.Append{Tenant: r.Caller.Tenant, Rows: r.rows()}), why)
+	}
+	rows := r.rows()
+	if errors.Is(why, ErrReplayed) {
+		rows = nil
+	}
+	op := operation(r)
+	return t.consumed(r, t.guard.Record(ctx, r.Caller, op, refused(why), guard.Hot{Outcome: audit.Refused, Rows: rows}), why)
+}
+
+// Unproven records that somebody asked for a token as a client and did not
+// prove to be it. Nobody knows who it was, so the event is our own.
+func (t *Tokens) Unproven(ctx context.Context, caller estover.Caller, client *Client, method string, why error) error {
+	caller.Subject, caller.Client = estover.System("oauth"), ""
+	op := guard.Op{
+		Action: "token.issue", Target: string(client.Subject), Effect: guard.Manages,
+		Detail: map[string]any{"client": client.ID, "method": method},
+	}
+	return t.guard.Record(ctx, caller, op, refused(why), guard.Hot{Outcome: audit.Refused})
+}
+
+// consumed is what the client is told once its refusal was written.
+func (t *Tokens) consumed(r Request, err, why error) error {
+	switch {
+	case err == nil:
+		return why
+	case len(r.Use) > 0 && db.Taken(err):
+		return ErrReplayed.Because(err)
+	}
+	return err
+}
+
+// refused is a decision that was not policy's: a rule that holds whatever the
+// policy says.
+func refused(why error) guard.Decision {
+	d := guard.Decision{ID: estover.NewID("evt"), Engine: "kernel", Reasons: []string{"refused"}, Message: why.Error()}
+	var e *estover.Error
+	if errors.As(why, &e) {
+		d.Reasons[0], d.Message = e.Code, e.Detail
+	}
+	return d
+}
+
+// IsUsed reports whether something that may be presented once was presented
+// before, for requests that would change something before they come to
+// [Tokens.Issue]. Only Issue makes sure.
+func (t *Tokens) IsUsed(ctx context.Context, tenant estover.TenantID, use []Used) error {
+	if len(use) == 0 {
+		return nil
+	}
+	return t.guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
+		for _, u := range use {
+			if used, err := isUsed(ctx, tx, u); err != nil {
+				return err
+			} else if used {
+				return ErrReplayed
+			}
+		}
+		return nil
+	})
+}
+
+// Consume marks as presented what a request presents once, when the request
+// writes nothing else. [ErrReplayed] if it was presented before.
+func (t *Tokens) Consume(ctx context.Context, tenant estover.TenantID, use []Used) error {
+	if len(use) == 0 {
+		return nil
+	}
+	r := Request{Caller: estover.Caller{Tenant: tenant}, Use: use}
+	return replayed(t.guard.DB().Append(ctx, db.Append{Tenant: tenant, Rows: r.rows()}))
+}
+
+// Sweep forgets what has expired: the names of assertions and the revocations
+// of tokens that nobody could present any more. There is nothing to record.
+func (t *Tokens) Sweep(ctx context.Context) (n int64, err error) {
+	err = t.guard.DB().Do(ctx, "", func(tx *db.Tx) error {
+		n, err = sweep(ctx, tx)
+		return err
+	})
+	return n, err
+}
+
+// scopeString is a list of scopes as OAuth writes it.
+func scopeString(scopes []string) string { return strings.Join(scopes, " ") }

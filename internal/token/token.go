@@ -1,0 +1,169 @@
+// Package token issues access tokens, says whether one is good, and ends them.
+//
+// A token is a signed JWT (RFC 9068) of at most half an hour. It rests on a
+// grant, and a grant on a session:
+//
+//	session ──▶ grant ──▶ grant ──▶ …      a tree: what is handed on hangs below
+//	              │          │
+//	            token      token           signed, not stored
+//
+// Ending a grant ends the whole tree below it, in one statement, and raises the
+// epoch of every grant in it. A token carries its grant and the epoch, and
+// whoever accepts the token compares ([Tokens.Verify]): so everything that was
+// handed out for a task is dead when the call that ends it returns, however
+// long it would still have lived.
+//
+// # One way to a token
+//
+// [Tokens.Issue] is the only one. A grant type proves something ([Proof]); from
+// there on nothing depends on which it was:
+//
+//	client, subject, actors and session alive
+//	─▶ narrow: asked ∩ proven ∩ what the client may have ∩ what the parent has
+//	─▶ guard: policy, once for each resource
+//	─▶ sign
+//	─▶ commit: the session or the grant is still open, what may be presented
+//	   once is consumed, the grant is written if it was not there, the event
+//	─▶ answer
+//
+// A token that was signed and whose commit failed is thrown away. A refusal is
+// an event too, and consumes what was presented along with it.
+//
+// # What is asked each time, and what it costs
+//
+// Clients, sessions and grants are copies in memory (guard.Cache); a token that
+// is issued for a session and a client that have met before reads no row and
+// writes the event alone. The signature of a token that is presented again is
+// not checked again, all the rest is.
+//
+// Who the clients are, which sessions are open and what an agent may ask for
+// is known elsewhere; [Config] says what this package needs of them.
+package token
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/guard"
+	"estover.dev/internal/seal"
+)
+
+// The lives of tokens.
+const (
+	DefaultLife = 15 * time.Minute
+	LongestLife = 30 * time.Minute
+)
+
+// The bounds of a request.
+const (
+	MaxScopes    = 100
+	MaxResources = 20
+)
+
+// Config is what the token service needs of others.
+type Config struct {
+	Issuer   Issuer
+	Keys     *seal.Keyring
+	Clients  Clients
+	Sessions Sessions
+	Access   Access
+
+	// Known says whether there is such a tenant. Nil knows the default one alone.
+	Known func(tenant estover.TenantID) bool
+
+	// People says whether the person of this subject may act. Nil if people are
+	// at the root of no grant.
+	People func(ctx context.Context, tenant estover.TenantID, person string) error
+}
+
+// Sessions are the tasks that tokens belong to.
+type Sessions interface {
+	// Live is the session, if it is open now. It reads a copy.
+	Live(ctx context.Context, tenant estover.TenantID, id string) (Session, error)
+
+	// Hold makes sure that the session is open, and that it stays so until the
+	// transaction ends.
+	Hold(ctx context.Context, tx *guard.Tx, id string) error
+}
+
+// A Session is what the token service knows of a task.
+type Session struct {
+	ID      string
+	Agent   string // its id
+	Purpose string
+	Expires time.Time
+}
+
+// Access knows what agents may ask for.
+type Access interface {
+	// Allowed is what the agent may ask for, for a purpose, on the resource
+	// with this identifier; [ErrTarget] if there is no such resource or nothing
+	// that the agent may do there. What it returns is shared and never changed.
+	Allowed(ctx context.Context, tenant estover.TenantID, agent, identifier, purpose string) (Allowed, error)
+}
+
+// Allowed is the most that an agent may have on a resource.
+type Allowed struct {
+	Resource string   // the resource's id
+	Audience string   // its identifier, as it was registered
+	Scopes   []string // the actions that it may do, by names that are scope-tokens ([Scope]), sorted
+	Actions  []string // all actions that the resource has, by name
+}
+
+// An Issuer is the name under which we issue: a URL without a slash at its
+// end. It is configured, and never taken from a request.
+type Issuer string
+
+// Of is the issuer of a tenant: the configured one for the default tenant,
+// with a path of its own for every other.
+func (i Issuer) Of(tenant estover.TenantID) string {
+	if tenant == estover.DefaultTenant {
+		return string(i)
+	}
+	return string(i) + tenantPath + string(tenant)
+}
+
+// tenantPath stands between the configured issuer and a tenant's name.
+const tenantPath = "/t/"
+
+// Tenant finds the tenant that an issuer stands for.
+func (i Issuer) Tenant(issuer string) (estover.TenantID, bool) {
+	rest, ok := strings.CutPrefix(issuer, string(i))
+	if !ok {
+		return "", false
+	}
+	if rest == "" {
+		return estover.DefaultTenant, true
+	}
+	name, ok := strings.CutPrefix(rest, tenantPath)
+	if !ok || name == "" || strings.Contains(name, "/") || name == string(estover.DefaultTenant) {
+		return "", false
+	}
+	return estover.TenantID(name), true
+}
+
+// Tokens is the token service. It is safe for use by many at once.
+type Tokens struct {
+	Config
+	guard    *guard.Guard
+	grants   *guard.Cache[*Grant] // by id
+	own      *guard.Cache[*Grant] // by session/client: the grant of the client's own credentials
+	verified *verified
+}
+
+// New is the token service behind the door g.
+func New(g *guard.Guard, c Config) *Tokens {
+	if c.Known == nil {
+		c.Known = func(tenant estover.TenantID) bool { return tenant == estover.DefaultTenant }
+	}
+	return &Tokens{
+		Config: c, guard: g, verified: newVerified(),
+		grants: guard.NewCache(g, grantKind, loadGrant),
+		own:    guard.NewCache(g, ownGrantKind, loadOwnGrant),
+	}
+}
+
+// Now is the time by which tokens are issued and judged.
+func (t *Tokens) Now() time.Time { return t.guard.DB().Now() }

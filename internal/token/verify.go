@@ -1,0 +1,166 @@
+package token
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"slices"
+	"sync"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/jose"
+)
+
+// ErrInvalid is returned for a token that is not ours, has expired or was
+// revoked. It does not say which: a token that opens nothing says nothing.
+var ErrInvalid = &estover.Error{Kind: estover.Unknown, Code: "invalid_token", Detail: "The access token is not valid, has expired or was revoked. Ask for another one."}
+
+// Verify says what an access token of ours stands for, provided that all it
+// rests on is alive at this moment: the token itself, its grant with the same
+// epoch, its session, its client, its subject and its actors.
+//
+// Whether it is for whoever received it is for the caller to ask
+// ([Token.For]), and so is whether the presenter has the key that it is bound
+// to ([Token.Confirm]). Any error but [ErrInvalid] means that the question
+// could not be answered.
+func (t *Tokens) Verify(ctx context.Context, raw string) (*Token, error) {
+	tok, err := t.signed(ctx, raw)
+	if err != nil {
+		return nil, err
+	}
+	now := t.guard.DB().Now()
+	if !now.Before(tok.Expires) {
+		return nil, ErrInvalid
+	}
+	g, err := t.grants.Get(ctx, tok.Tenant, tok.Grant)
+	if err != nil {
+		return nil, invalid(err)
+	}
+	if err := g.live(now); err != nil {
+		return nil, invalid(err)
+	}
+	if g.Epoch != tok.Epoch || g.Session != tok.Session || g.Client != tok.Client {
+		return nil, ErrInvalid
+	}
+	if _, denied := slices.BinarySearch(g.denied, tok.ID); denied {
+		return nil, ErrInvalid
+	}
+	if _, err := t.Sessions.Live(ctx, tok.Tenant, tok.Session); err != nil {
+		return nil, invalid(err)
+	}
+	c, err := t.Clients.Client(ctx, tok.Tenant, tok.Client)
+	if err != nil {
+		return nil, invalid(err)
+	}
+	if err := t.principals(ctx, tok.Tenant, c, tok.Subject, tok.Actors, now); err != nil {
+		return nil, invalid(err)
+	}
+	return tok, nil
+}
+
+// invalid hides why a token is dead, but not that the question could not be
+// answered.
+func invalid(err error) error {
+	switch estover.KindOf(err) {
+	case estover.Fault, estover.Unavailable:
+		return err
+	}
+	return ErrInvalid.Because(err)
+}
+
+// signed checks that we made the token. It says nothing about whether the
+// token is still alive.
+func (t *Tokens) signed(ctx context.Context, raw string) (*Token, error) {
+	sum := sha256.Sum256([]byte(raw))
+	known := t.verified.get(sum)
+	if known.token != nil {
+		keys, err := t.Keys.Verifying(ctx, known.token.Tenant, jose.AccessToken)
+		if err != nil {
+			return nil, err
+		}
+		if keys == known.keys { // else a key may have been withdrawn
+			return known.token, nil
+		}
+	}
+	u, err := jose.Peek(raw)
+	if err != nil {
+		return nil, ErrInvalid.Because(err)
+	}
+	tenant, ok := t.Issuer.Tenant(u.Issuer)
+	if !ok || !t.Known(tenant) {
+		return nil, ErrInvalid
+	}
+	keys, err := t.Keys.Verifying(ctx, tenant, jose.AccessToken)
+	if err != nil {
+		return nil, invalid(err)
+	}
+	now := t.guard.DB().Now()
+	c, err := jose.Verify(jose.AccessToken, keys, raw, jose.Expected{Now: now, Issuer: u.Issuer, AnyAudience: true})
+	if err != nil {
+		return nil, invalid(err)
+	}
+	tok, err := read(tenant, c)
+	if err != nil {
+		return nil, invalid(err)
+	}
+	t.verified.put(sum, verifiedToken{tok, keys}, now)
+	return tok, nil
+}
+
+// verified remembers tokens whose signature was found to be ours, by the
+// SHA-256 of their bytes, until they expire. It remembers no failures, and
+// nothing about whether a token lives.
+type verified struct{ shards [16]verifiedShard }
+
+type verifiedShard struct {
+	mu     sync.RWMutex
+	tokens map[[sha256.Size]byte]verifiedToken
+}
+
+type verifiedToken struct {
+	token *Token
+	keys  *jose.Keys // the set that it was checked with
+}
+
+// maxVerified bounds the tokens of a shard.
+const maxVerified = 4096
+
+func newVerified() *verified {
+	v := &verified{}
+	for i := range v.shards {
+		v.shards[i].tokens = map[[sha256.Size]byte]verifiedToken{}
+	}
+	return v
+}
+
+func (v *verified) shard(sum [sha256.Size]byte) *verifiedShard {
+	return &v.shards[binary.LittleEndian.Uint64(sum[:])%uint64(len(v.shards))]
+}
+
+func (v *verified) get(sum [sha256.Size]byte) verifiedToken {
+	s := v.shard(sum)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.tokens[sum]
+}
+
+func (v *verified) put(sum [sha256.Size]byte, t verifiedToken, now time.Time) {
+	s := v.shard(sum)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.tokens) >= maxVerified {
+		for k, old := range s.tokens {
+			if !now.Before(old.token.Expires) {
+				delete(s.tokens, k)
+			}
+		}
+		for k := range s.tokens { // still too many: whichever come first
+			if len(s.tokens) < maxVerified*3/4 {
+				break
+			}
+			delete(s.tokens, k)
+		}
+	}
+	s.tokens[sum] = t
+}
