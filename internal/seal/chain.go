@@ -22,9 +22,9 @@ import (
 // installation is the tenant under which the keys of the installation stand.
 const installation estover.TenantID = "*"
 
-// dekLead is how long before its first use a data key is made, where several
-// nodes share a database: longer than the time between two sweeps.
-const dekLead = time.Minute
+// spread is how long it takes at most until every node knows of a key that one
+// of them has made: longer than the time between two sweeps.
+const spread = time.Minute
 
 // A wrapKey is a key that other keys are wrapped under.
 type wrapKey struct{ aead cipher.AEAD }
@@ -389,7 +389,7 @@ func (s *Sealer) supply(ctx context.Context, tenant estover.TenantID, makes, top
 		for i, m := range makes {
 			from := tx.Now()
 			if m.version > 1 && tx.Engine() == db.Postgres {
-				from = from.Add(dekLead)
+				from = from.Add(spread)
 			}
 			row := dekRow{class: m.class, version: m.version, kek: kek, wrapped: wrapped[i], created: tx.Now(), from: from, reserved: block}
 			if err := insertDEK(ctx, tx, row); err != nil {

@@ -447,8 +447,9 @@ func (k *Keyring) ensure(ctx context.Context, tenant estover.TenantID, purpose j
 
 // Rotate gives a purpose its next key.
 //
-// Planned, the key is published at once and signs after [Lead]; if one waits
-// already, nothing happens. In an emergency the key signs at once, and every
+// Planned, the key is published at once and signs a little more than [Lead]
+// later, because other nodes hear of it a little later; if one waits already,
+// nothing happens. In an emergency the key signs at once, and every
 // other key of the purpose is revoked: it leaves the key set, nothing that it
 // signed is valid any more, and its private half is destroyed. Other nodes
 // follow when they call [Keyring.Reload] or sweep.
@@ -523,7 +524,7 @@ func (k *Keyring) rotate(ctx context.Context, tenant estover.TenantID, purpose j
 		others = append(others, revoked)
 	}
 	if len(others) > 0 && !now {
-		row.from = row.created.Add(Lead)
+		row.from = row.created.Add(Lead + spread)
 		others = nil
 	}
 	if err := k.fill(tenant, &row); err != nil {

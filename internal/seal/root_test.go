@@ -141,34 +141,40 @@ func TestParseSource(t *testing.T) {
 }
 
 func TestPassphrase(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, d *db.DB) {
-		if _, err := seal.Open(t.Context(), d, words("short")); !errors.Is(err, seal.ErrRoot) {
-			t.Errorf("a short passphrase: %v, want ErrRoot", err)
-		}
-		s := open(t, d, words("correct horse battery"), acme)
-		aad := seal.AAD{Class: seal.KV, ID: "x"}
-		sealed := must[[]byte](t)(s.Seal(acme, aad, []byte("x")))
-		if got, err := open(t, d, words("correct horse battery"), acme).Open(acme, aad, sealed); err != nil || string(got) != "x" {
-			t.Errorf("opening after a restart: %q, %v", got, err)
-		}
-		if _, err := seal.Open(t.Context(), d, words("correct horse Battery")); !errors.Is(err, seal.ErrRoot) {
-			t.Errorf("another passphrase: %v, want ErrRoot", err)
-		}
-		want := `%"kdf":"argon2id"%"time":3,"memory":65536,"threads":2%`
-		if fips140.Enabled() {
-			want = `%"kdf":"pbkdf2-sha256"%"rounds":600000%`
-		}
-		if count(t, d, `select count(*) from seal_root where params like $1`, want) != 1 {
-			t.Errorf("the passphrase was not stretched as %s", want)
-		}
-	})
+	d := dbtest.Open(t)
+	if _, err := seal.Open(t.Context(), d, words("short")); !errors.Is(err, seal.ErrRoot) {
+		t.Errorf("a short passphrase: %v, want ErrRoot", err)
+	}
+	s := open(t, d, words("correct horse battery"), acme)
+	aad := seal.AAD{Class: seal.KV, ID: "x"}
+	sealed := must[[]byte](t)(s.Seal(acme, aad, []byte("x")))
+	if got, err := open(t, d, words("correct horse battery"), acme).Open(acme, aad, sealed); err != nil || string(got) != "x" {
+		t.Errorf("opening after a restart: %q, %v", got, err)
+	}
+	if _, err := seal.Open(t.Context(), d, words("correct horse Battery")); !errors.Is(err, seal.ErrRoot) {
+		t.Errorf("another passphrase: %v, want ErrRoot", err)
+	}
+	want := `%"kdf":"argon2id"%"time":3,"memory":65536,"threads":2%`
+	if fips140.Enabled() {
+		want = `%"kdf":"pbkdf2-sha256"%"rounds":600000%`
+	}
+	if count(t, d, `select count(*) from seal_root where params like $1`, want) != 1 {
+		t.Errorf("the passphrase was not stretched as %s", want)
+	}
+	// A passphrase and a file stand side by side.
+	if err := s.AddRoot(t.Context(), file(t)); err != nil {
+		t.Fatal(err)
+	}
+	if roots := must[[]seal.Root](t)(s.Roots(t.Context())); len(roots) != 2 || roots[0].Kind != "passphrase" || roots[1].Kind != "file" {
+		t.Errorf("the root keys are %+v", roots)
+	}
 }
 
 // K6: one moves from one source to another without stopping, and keeps a way
 // back in.
 func TestTwoRoots(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
-		ctx, src, back := t.Context(), file(t), words("correct horse battery")
+		ctx, src, back := t.Context(), file(t), file(t)
 		s := open(t, d, src, acme)
 		aad := seal.AAD{Class: seal.KV, ID: "x"}
 		sealed := must[[]byte](t)(s.Seal(acme, aad, []byte("x")))

@@ -153,29 +153,29 @@ func TestUnpreparedTenant(t *testing.T) {
 
 // Data keys cannot be given to another tenant or class in the database.
 func TestSwappedDataKeys(t *testing.T) {
-	for name, query := range map[string]string{
-		"of another tenant":    `update seal_dek set wrapped = (select o.wrapped from seal_dek o where o.tenant_id = 'globex' and o.class = seal_dek.class) where tenant_id = 'acme'`,
-		"of another class":     `update seal_dek set wrapped = (select o.wrapped from seal_dek o where o.tenant_id = 'acme' and o.class = 'audit') where tenant_id = 'acme' and class = 'kv'`,
-		"under another KEK":    `update seal_dek set kek_version = 2 where tenant_id = 'acme'`,
-		"under another number": `update seal_dek set version = 2 where tenant_id = 'acme' and class = 'kv'`,
-	} {
-		t.Run(name, func(t *testing.T) {
-			dbtest.Each(t, func(t *testing.T, d *db.DB) {
-				src := file(t)
-				open(t, d, src, acme, globex)
-				if exec(t, d, query) == 0 {
-					t.Fatal("nothing was changed")
-				}
-				s := open(t, d, src)
-				if err := s.Prepare(t.Context(), acme); !errors.Is(err, seal.ErrBroken) && !errors.Is(err, seal.ErrNoKey) {
-					t.Errorf("loading a data key %s: %v, want ErrBroken or ErrNoKey", name, err)
-				}
-				if err := s.Prepare(t.Context(), globex); err != nil {
-					t.Errorf("the other tenant's keys: %v", err)
-				}
-			})
-		})
-	}
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		src := file(t)
+		open(t, d, src, globex)
+		for name, query := range map[string]string{
+			"of another tenant":    `update seal_dek set wrapped = (select o.wrapped from seal_dek o where o.tenant_id = 'globex' and o.class = seal_dek.class) where tenant_id = $1`,
+			"of another class":     `update seal_dek set wrapped = (select o.wrapped from seal_dek o where o.tenant_id = $1 and o.class = 'audit') where tenant_id = $1 and class = 'kv'`,
+			"under another KEK":    `update seal_dek set kek_version = 2 where tenant_id = $1`,
+			"under another number": `update seal_dek set version = 2 where tenant_id = $1 and class = 'kv'`,
+		} {
+			tenant := estover.TenantID(estover.NewID("ten"))
+			open(t, d, src, tenant)
+			if exec(t, d, query, tenant) == 0 {
+				t.Fatalf("%s: nothing was changed", name)
+			}
+			s := open(t, d, src)
+			if err := s.Prepare(t.Context(), tenant); !errors.Is(err, seal.ErrBroken) && !errors.Is(err, seal.ErrNoKey) {
+				t.Errorf("loading a data key %s: %v, want ErrBroken or ErrNoKey", name, err)
+			}
+			if err := s.Prepare(t.Context(), globex); err != nil {
+				t.Errorf("the other tenant's keys: %v", err)
+			}
+		}
+	})
 }
 
 // K4: a MAC is of one tenant and one use, and the same after a restart, a
@@ -528,6 +528,27 @@ func TestRewrap(t *testing.T) {
 			if got, err := later.Open(acme, aad(i), sealed); err != nil || got[0] != byte(i) {
 				t.Fatalf("value %d came back as %v, %v", i, got, err)
 			}
+		}
+	})
+}
+
+// A holding may have neither versions nor times.
+func TestRewrapOfPlainRows(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		raw := map[db.Engine]string{db.SQLite: "blob", db.Postgres: "bytea"}[d.Engine()]
+		exec(t, d, `create table plain_value (tenant_id text, id text, sealed `+raw+`)`)
+		s := open(t, d, file(t), acme)
+		s.Hold(seal.Holding{Class: seal.KV, Table: "plain_value", Sealed: "sealed", ID: "id"})
+		for i := range 150 {
+			aad := seal.AAD{Class: seal.KV, ID: fmt.Sprint(i)}
+			exec(t, d, `insert into plain_value values ('acme', $1, $2)`, aad.ID, must[[]byte](t)(s.Seal(acme, aad, nil)))
+		}
+		if err := s.RotateDEK(t.Context(), acme, seal.KV); err != nil {
+			t.Fatal(err)
+		}
+		dbtest.NewClock(d).Advance(25 * time.Hour)
+		if p, err := s.Rewrap(t.Context(), acme); err != nil || p.Resealed != 150 || p.Deleted != 1 {
+			t.Errorf("the walk: %+v, %v, want 150 resealed and the old key deleted", p, err)
 		}
 	})
 }

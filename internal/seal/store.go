@@ -219,9 +219,13 @@ func or(column, otherwise string) string {
 // their ids and versions.
 func findOlder(ctx context.Context, tx *db.Tx, h Holding, version uint32, after value, limit int) (list []value, err error) {
 	id, v := h.ID, or(h.Version, "0")
+	order := id
+	if h.Version != "" {
+		order += ", " + v
+	}
 	rows, err := tx.Query(ctx, `select `+id+`, `+v+`, `+or(h.Created, "null")+`, `+h.Sealed+` from `+h.Table+`
 		where tenant_id = $1 and substr(`+h.Sealed+`, 1, 5) < $2 and (`+id+` > $3 or (`+id+` = $3 and `+v+` > $4))
-		order by `+id+`, `+v+` limit $5`,
+		order by `+order+` limit $5`,
 		tx.Tenant(), header(version), after.aad.ID, after.aad.Version, limit)
 	if err != nil {
 		return nil, err
