@@ -1,0 +1,147 @@
+package oauth
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+
+	"estover.dev"
+	"estover.dev/internal/guard"
+)
+
+// The errors of the protocol (RFC 6749, section 5.2; RFC 8707, section 2).
+var (
+	errRequest  = &estover.Error{Kind: estover.Invalid, Code: "invalid_request", Detail: "The request is not in order."}
+	errTooLarge = errRequest.With("The body is larger than %d bytes.", maxForm)
+	errClient   = &estover.Error{Kind: estover.Unknown, Code: "invalid_client", Detail: "The client is not known, or what it presented does not prove that it is the one."}
+	errMayNot   = &estover.Error{Kind: estover.Denied, Code: "unauthorized_client", Detail: "The client may not use this grant type."}
+	errGrant    = &estover.Error{Kind: estover.Conflict, Code: "invalid_grant", Detail: "What the token would rest on is not valid."}
+	errGrants   = &estover.Error{Kind: estover.Invalid, Code: "unsupported_grant_type", Detail: "There is no such grant type here."}
+	errScopes   = &estover.Error{Kind: estover.Invalid, Code: "invalid_scope", Detail: "There are too many scopes."}
+	errTarget   = &estover.Error{Kind: estover.Invalid, Code: "invalid_target", Detail: "The resource is not known."}
+	errTooOften = &estover.Error{Kind: estover.TooMuch, Code: "temporarily_unavailable", Detail: "Too many attempts from this address have failed. Wait a moment."}
+	errMethod   = &estover.Error{Kind: estover.Invalid, Code: "invalid_request", Detail: "This is done with POST."}
+)
+
+// codes says which error of the protocol an error of the domain is, where its
+// kind does not say it.
+var codes = map[string]string{
+	"client_unknown":     "invalid_client",
+	"assertion_replayed": "invalid_client",
+	"session_not_found":  "invalid_grant",
+	"session_ended":      "invalid_grant",
+	"session_of_another": "invalid_grant",
+	"grant_ended":        "invalid_grant",
+	"purpose_unknown":    "invalid_request",
+}
+
+// protocol are the codes that are those of the protocol already.
+var protocol = map[string]bool{
+	"invalid_request": true, "invalid_client": true, "invalid_grant": true, "unauthorized_client": true,
+	"unsupported_grant_type": true, "invalid_scope": true, "invalid_target": true, "invalid_token": true,
+	"temporarily_unavailable": true,
+}
+
+// kinds says it for all the rest.
+var kinds = map[estover.Kind]string{
+	estover.Fault: "server_error", estover.Invalid: "invalid_request", estover.Unknown: "invalid_client", estover.Denied: "access_denied",
+	estover.NotFound: "invalid_grant", estover.Conflict: "invalid_grant", estover.TooMuch: "temporarily_unavailable",
+	estover.Unavailable: "temporarily_unavailable",
+}
+
+// statuses are the answers whose status is not 400.
+var statuses = map[string]int{"invalid_client": http.StatusUnauthorized, "invalid_token": http.StatusUnauthorized, "server_error": http.StatusInternalServerError}
+
+// A failed is the body of an answer that is an error.
+type failed struct {
+	Error       string `json:"error"`
+	Description string `json:"error_description,omitempty"`
+	Decision    string `json:"decision,omitempty"` // by which `estover why` explains a refusal
+}
+
+// failureOf is what a client is told of an error, and with which status.
+func failureOf(err error) (failed, int) {
+	var e *estover.Error
+	kind := estover.KindOf(err)
+	f := failed{Error: kinds[kind], Description: "Something went wrong in Estover itself."}
+	if errors.As(err, &e) && kind != estover.Fault {
+		f.Description = printable(e.Detail)
+		if code, ok := codes[e.Code]; ok {
+			f.Error = code
+		} else if protocol[e.Code] {
+			f.Error = e.Code
+		}
+	}
+	var refusal *guard.Refusal
+	if errors.As(err, &refusal) {
+		f.Decision = refusal.Decision.ID
+	}
+	status, ok := statuses[f.Error]
+	switch {
+	case ok:
+	case kind == estover.Unavailable:
+		status = http.StatusServiceUnavailable
+	case kind == estover.TooMuch:
+		status = http.StatusTooManyRequests
+	default:
+		status = http.StatusBadRequest
+	}
+	return f, status
+}
+
+// printable leaves only what a description may have (RFC 6749, section 5.2).
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '"':
+			return '\''
+		case r == '\\':
+			return '/'
+		case r < ' ' || r > '~':
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+// fail answers with an error.
+func (d *Door) fail(w http.ResponseWriter, r *http.Request, err error) {
+	f, status := failureOf(err)
+	if status >= http.StatusInternalServerError && r.Context().Err() == nil {
+		d.Logger.Error("a request at the token service failed", "path", r.URL.Path, "status", status, "error", err)
+	}
+	h := w.Header()
+	switch status {
+	case http.StatusUnauthorized:
+		// RFC 6749, section 5.2: the scheme that the client tried.
+		if scheme, _, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Basic") {
+			h.Set("WWW-Authenticate", `Basic realm="estover", charset="UTF-8"`)
+		} else if scheme != "" {
+			h.Set("WWW-Authenticate", `Bearer realm="estover"`)
+		}
+	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
+		h.Set("Retry-After", "1")
+	}
+	body, err := json.Marshal(f)
+	if err != nil {
+		panic("oauth: an error that is not JSON: " + err.Error())
+	}
+	answer(w, status, jsonType, body)
+}
+
+// The types of answers.
+const (
+	jsonType          = "application/json"
+	introspectionType = "application/token-introspection+jwt" // RFC 9701
+)
+
+// answer sends a body that nobody keeps.
+func answer(w http.ResponseWriter, status int, contentType string, body []byte) {
+	h := w.Header()
+	h.Set("Content-Type", contentType)
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // the client may be gone; there is nobody else to tell
+}

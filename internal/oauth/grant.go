@@ -1,0 +1,66 @@
+package oauth
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	"estover.dev/internal/token"
+)
+
+// A grantType is what sets one grant type apart: how its parameters are read,
+// and what they prove. Neither writes anything or decides anything. What all
+// have in common is the pipeline of the token endpoint.
+type grantType struct {
+	// parse reads the parameters that are the grant type's own.
+	parse func(f form) (any, error)
+
+	// prove says on whose authority the client asks, given what parse read.
+	prove func(ctx context.Context, d *Door, a authenticated, parsed any) (token.Proof, error)
+}
+
+// grantTypes is the table of grant types.
+var grantTypes = map[string]grantType{
+	// RFC 6749, section 4.4. There is no refresh token, and the subject is the
+	// client itself.
+	token.Own: {
+		parse: func(form) (any, error) { return nil, nil },
+		prove: func(_ context.Context, _ *Door, a authenticated, _ any) (token.Proof, error) {
+			return token.Proof{GrantType: token.Own, Subject: a.client.Subject}, nil
+		},
+	},
+}
+
+// grantNames lists the grant types for the metadata.
+func grantNames() []string { return slices.Sorted(maps.Keys(grantTypes)) }
+
+// A request is the parameters of a token request that every grant type has.
+type request struct {
+	grantType string
+	own       any // what the grant type read
+	scopes    []string
+	resources []string
+	session   string // of ours: the open session that the token belongs to
+	purpose   string // of ours: of the session, when none is named
+}
+
+// parse reads a token request, once.
+func parse(f form) (request, error) {
+	r := request{grantType: f.get("grant_type"), session: f.get("session"), purpose: f.get("purpose")}
+	if r.grantType == "" {
+		return r, errRequest.With("The parameter grant_type is missing.")
+	}
+	g, ok := grantTypes[r.grantType]
+	if !ok {
+		return r, errGrants
+	}
+	var err error
+	if r.scopes, err = f.scopes(); err != nil {
+		return r, err
+	}
+	if r.resources, err = f.resources(); err != nil {
+		return r, err
+	}
+	r.own, err = g.parse(f)
+	return r, err
+}

@@ -1,0 +1,94 @@
+package oauth
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+
+	"estover.dev"
+	"estover.dev/internal/jose"
+	"estover.dev/internal/seal"
+	"estover.dev/internal/token"
+)
+
+// The paths below an issuer.
+const (
+	tokenPath      = "/oauth/token"
+	introspectPath = "/oauth/introspect"
+	revokePath     = "/oauth/revoke"
+	jwksPath       = "/oauth/jwks"
+)
+
+// Metadata is what clients find out about us (RFC 8414, section 2; OpenID
+// Connect Discovery, section 3). It names what there is and nothing else.
+type Metadata struct {
+	Issuer                     string   `json:"issuer"`
+	TokenEndpoint              string   `json:"token_endpoint"`
+	JWKS                       string   `json:"jwks_uri"`
+	IntrospectionEndpoint      string   `json:"introspection_endpoint"`
+	RevocationEndpoint         string   `json:"revocation_endpoint"`
+	GrantTypes                 []string `json:"grant_types_supported"`
+	ResponseTypes              []string `json:"response_types_supported"` // required, and none as long as there is no authorization endpoint
+	TokenMethods               []string `json:"token_endpoint_auth_methods_supported"`
+	TokenAlgorithms            []string `json:"token_endpoint_auth_signing_alg_values_supported"`
+	IntrospectionMethods       []string `json:"introspection_endpoint_auth_methods_supported"`
+	IntrospectionAlgorithms    []string `json:"introspection_endpoint_auth_signing_alg_values_supported"`
+	RevocationMethods          []string `json:"revocation_endpoint_auth_methods_supported"`
+	RevocationAlgorithms       []string `json:"revocation_endpoint_auth_signing_alg_values_supported"`
+	IntrospectionAnswerSigning []string `json:"introspection_signing_alg_values_supported"`
+	SubjectTypes               []string `json:"subject_types_supported"`
+	RequestParameter           bool     `json:"request_parameter_supported"`
+	RequestURIParameter        bool     `json:"request_uri_parameter_supported"` // written out: the default is true
+}
+
+// methods are the ways in which a client may authenticate, at every endpoint.
+var methods = []string{token.SecretBasic, token.SecretPost, token.PrivateKeyJWT}
+
+// Metadata is the document of a tenant.
+func (d *Door) Metadata(tenant estover.TenantID) Metadata {
+	issuer := d.Tokens.Issuer.Of(tenant)
+	assertions := jose.Algorithms(jose.ClientAssertion)
+	return Metadata{
+		Issuer: issuer, TokenEndpoint: issuer + tokenPath, JWKS: issuer + jwksPath,
+		IntrospectionEndpoint: issuer + introspectPath, RevocationEndpoint: issuer + revokePath,
+		GrantTypes: grantNames(), ResponseTypes: []string{},
+		TokenMethods: methods, TokenAlgorithms: assertions,
+		IntrospectionMethods: methods, IntrospectionAlgorithms: assertions,
+		RevocationMethods: methods, RevocationAlgorithms: assertions,
+		IntrospectionAnswerSigning: jose.Algorithms(jose.Introspection), SubjectTypes: []string{"public"},
+	}
+}
+
+// metadata answers with the document.
+func (d *Door) metadata(w http.ResponseWriter, r *http.Request, tenant estover.TenantID) {
+	body, err := json.Marshal(d.Metadata(tenant))
+	if err != nil {
+		d.fail(w, r, err)
+		return
+	}
+	answer(w, http.StatusOK, jsonType, body)
+}
+
+// jwks answers with our public keys. Whoever keeps a copy asks again before a
+// key signs that is not in it.
+func (d *Door) jwks(w http.ResponseWriter, r *http.Request, tenant estover.TenantID) {
+	keys, err := d.Tokens.Keys.JWKS(r.Context(), tenant)
+	if err != nil {
+		d.fail(w, r, err)
+		return
+	}
+	body, err := keys.MarshalJSON()
+	if err != nil {
+		d.fail(w, r, err)
+		return
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/jwk-set+json")
+	h.Set("Cache-Control", jwksLife)
+	h.Set("X-Content-Type-Options", "nosniff")
+	_, _ = w.Write(body) // the client may be gone; there is nobody else to tell
+}
+
+// jwksLife is a quarter of the time for which a key is published before its
+// first signature.
+var jwksLife = "public, max-age=" + strconv.Itoa(int((seal.Lead / 4).Seconds()))

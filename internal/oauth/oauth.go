@@ -1,0 +1,132 @@
+// Package oauth is the door of the token service: OAuth 2.1 for machines, as
+// far as docs/reference says, on net/http.
+//
+//	POST {issuer}/oauth/token        RFC 6749, 7523, 8707, 9068
+//	POST {issuer}/oauth/introspect   RFC 7662, 9701
+//	POST {issuer}/oauth/revoke       RFC 7009
+//	GET  {issuer}/oauth/jwks         RFC 7517
+//	GET  the three places where clients look for metadata: RFC 8414, OpenID
+//	     Connect Discovery
+//
+// The issuer is configured, one for each tenant, and never taken from a
+// request. An agent is a client: its client_id is the agent's id. Its scopes
+// are the actions that it is granted on a resource, and a resource is named by
+// its identifier.
+//
+// # The pipeline
+//
+// A token request takes these steps, in this order, whatever its grant type:
+//
+//  1. edge: address, certificate, request id
+//  2. the form, read once into a [request]
+//  3. the client: one method, one live credential
+//  4. the sender's key, if the token is to be bound to it
+//  5. prove: on whose authority the client asks
+//  6. the session that the token belongs to
+//  7. [token.Tokens.Issue]: everybody alive, narrow, policy, sign, commit
+//  8. the answer
+//
+// A grant type is a row of the table grantTypes with two functions: one reads
+// the parameters that only it has, one says what they prove. Neither writes nor
+// decides, so no grant type can forget what the others check; what sets one
+// apart further is data in its row.
+//
+// Whatever was presented once (the jti of an assertion) is consumed by the
+// transaction that issues the token, or by the event of the refusal.
+package oauth
+
+import (
+	"log/slog"
+	"net/http"
+	"net/url"
+
+	"estover.dev"
+	"estover.dev/internal/edge"
+	"estover.dev/internal/session"
+	"estover.dev/internal/token"
+)
+
+// Config is what the door needs of others.
+type Config struct {
+	Tokens   *token.Tokens
+	Sessions *session.Sessions
+	Callers  *edge.Callers // who asks about tokens with a bearer token
+	Logger   *slog.Logger  // slog.Default if nil
+}
+
+// A Door answers the requests of OAuth clients.
+type Door struct {
+	Config
+	failures *edge.Limiter // failed attempts to authenticate, by address
+	suspects *edge.Limiter // events about them, by client
+}
+
+// New is the door.
+func New(c Config) *Door {
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	d := &Door{Config: c}
+	d.failures = edge.NewLimiter(failuresPerSecond, failuresAtOnce, d.now)
+	d.suspects = edge.NewLimiter(suspectsPerSecond, suspectsAtOnce, d.now)
+	return d
+}
+
+// Mount adds the paths of all tenants to mux.
+func (d *Door) Mount(mux *http.ServeMux) error {
+	u, err := url.Parse(string(d.Tokens.Issuer))
+	if err != nil {
+		return err
+	}
+	for _, path := range []string{u.Path, u.Path + "/t/{tenant}"} {
+		mux.Handle(path+tokenPath, d.at(post, anywhere, d.token))
+		mux.Handle(path+introspectPath, d.at(post, "", d.introspect))
+		mux.Handle(path+revokePath, d.at(post, "", d.revoke))
+		mux.Handle(path+jwksPath, d.at(get, anywhere, d.jwks))
+		mux.Handle("/.well-known/oauth-authorization-server"+path, d.at(get, anywhere, d.metadata))
+		mux.Handle("/.well-known/openid-configuration"+path, d.at(get, anywhere, d.metadata))
+		if path != "" {
+			mux.Handle(path+"/.well-known/openid-configuration", d.at(get, anywhere, d.metadata))
+		}
+	}
+	return nil
+}
+
+// The methods of endpoints, and from which pages scripts may use them.
+const (
+	get, post = http.MethodGet, http.MethodPost
+	anywhere  = "*"
+)
+
+// at is an endpoint: of one method, of a tenant that exists, open to scripts of
+// other origins or not.
+func (d *Door) at(method, origins string, serve func(http.ResponseWriter, *http.Request, estover.TenantID)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		if origins != "" {
+			h.Set("Access-Control-Allow-Origin", origins)
+			h.Set("Access-Control-Expose-Headers", "WWW-Authenticate, DPoP-Nonce")
+		}
+		tenant := estover.TenantID(r.PathValue("tenant"))
+		switch {
+		case tenant == "":
+			tenant = estover.DefaultTenant
+		case tenant == estover.DefaultTenant || !d.Tokens.Known(tenant): // the default tenant has one name
+			answer(w, http.StatusNotFound, jsonType, []byte(`{"error":"not_found"}`))
+			return
+		}
+		switch {
+		case r.Method == method, r.Method == http.MethodHead && method == get:
+			serve(w, r, tenant)
+		case r.Method == http.MethodOptions && origins != "":
+			h.Set("Access-Control-Allow-Methods", method)
+			h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, DPoP")
+			h.Set("Access-Control-Max-Age", "3600")
+			w.WriteHeader(http.StatusNoContent)
+		default:
+			h.Set("Allow", method)
+			f, _ := failureOf(errMethod.With("This is done with %s.", method))
+			answer(w, http.StatusMethodNotAllowed, jsonType, []byte(`{"error":"`+f.Error+`","error_description":"`+f.Description+`"}`))
+		}
+	})
+}
