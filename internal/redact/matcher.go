@@ -93,12 +93,12 @@ func NewMatcher(values ...Value) (m *Matcher, short []string) {
 	m = &Matcher{}
 	seen := map[string]bool{}
 	for _, v := range values {
-		if len(v.Bytes) < Shortest {
+		if len(v.Text) < Shortest {
 			short = append(short, v.Name)
 			continue
 		}
 		m.names = append(m.names, v.Name)
-		for _, form := range forms(v.Bytes) {
+		for _, form := range forms(v.Text) {
 			if len(form) >= Shortest && !seen[string(form)] {
 				seen[string(form)] = true
 				m.needles = append(m.needles, needle{form, len(m.names) - 1})
@@ -165,8 +165,8 @@ func (m *Matcher) Mask(text []byte, hit func(name string)) {
 	if m == nil || len(text) < Shortest {
 		return
 	}
-	s := stream{m: m, hit: hit}
-	s.settle(text, true)
+	s := Stream{m: m, hit: hit}
+	s.Settle(text, true)
 }
 
 // MaskString is [Matcher.Mask] for a string: it gives back the string itself if
@@ -189,18 +189,25 @@ func (m *Matcher) MaskString(text string, hit func(name string)) string {
 	return string(b)
 }
 
-// A stream is the state of one text that comes in pieces.
-type stream struct {
+// A Stream is the state of one text that comes in pieces, for a caller that
+// keeps the pieces itself.
+type Stream struct {
 	m     *Matcher
 	hit   func(name string)
 	found []bool // the values that were reported
 	cover int    // how many bytes from the first unsettled one on belong to an occurrence
 }
 
-// settle looks at the unsettled part of the text and masks in place what it
-// settles. It returns how many bytes that is: the rest must come again at the
-// beginning of the next piece, unless this was the last one.
-func (s *stream) settle(text []byte, last bool) int {
+// Stream begins a text. It calls hit once for each value that was found.
+func (m *Matcher) Stream(hit func(name string)) *Stream { return &Stream{m: m, hit: hit} }
+
+// Settle looks at the unsettled part of the text and masks in place what it
+// settles. It returns how many bytes that is: the rest must come again, in front
+// of what follows, unless this was the last of the text.
+func (s *Stream) Settle(text []byte, last bool) int {
+	if s.m == nil {
+		return len(text)
+	}
 	m := s.m
 	at, masked := 0, 0 // everything before at was looked at, everything before masked is masked if it must be
 	until := s.cover   // the end of the furthest occurrence
@@ -243,7 +250,7 @@ func (s *stream) settle(text []byte, last bool) int {
 
 // stop ends a piece: everything before at is settled, and the occurrence that
 // was found last ends at until.
-func (s *stream) stop(text []byte, masked, at, until int) int {
+func (s *Stream) stop(text []byte, masked, at, until int) int {
 	blank(text, masked, min(until, at))
 	s.cover = max(0, until-at)
 	return at
@@ -267,7 +274,7 @@ func (m *Matcher) begins(text []byte) bool {
 }
 
 // report tells of a value once.
-func (s *stream) report(value int) {
+func (s *Stream) report(value int) {
 	if s.found == nil {
 		s.found = make([]bool, len(s.m.names))
 	}

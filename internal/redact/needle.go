@@ -14,8 +14,8 @@ import (
 // cases, and as in a form; escaped as in JSON and in HTML; hexadecimal in both
 // cases; UTF-16 in both byte orders.
 type Value struct {
-	Name  string // what a hit is reported as: an id, never the value
-	Bytes []byte
+	Name string // what a hit is reported as: an id, never the value
+	Text []byte
 }
 
 // Basic gives the values of HTTP Basic credentials: the pair and the password.

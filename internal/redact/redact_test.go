@@ -73,7 +73,7 @@ func TestForms(t *testing.T) {
 			"base64url":         base64.URLEncoding.EncodeToString([]byte(secret)),
 			"base64url, raw":    base64.RawURLEncoding.EncodeToString([]byte(secret)),
 		}
-		m, short := redact.NewMatcher(redact.Value{Name: "s", Bytes: []byte(secret)})
+		m, short := redact.NewMatcher(redact.Value{Name: "s", Text: []byte(secret)})
 		if len(short) != 0 {
 			t.Fatalf("a secret of %d bytes is said to be too short", len(secret))
 		}
@@ -133,15 +133,15 @@ func TestBasic(t *testing.T) {
 
 func TestShortValues(t *testing.T) {
 	m, short := redact.NewMatcher(
-		redact.Value{Name: "pin", Bytes: []byte("1234567")},
-		redact.Value{Name: "key", Bytes: []byte("12345678")})
+		redact.Value{Name: "pin", Text: []byte("1234567")},
+		redact.Value{Name: "key", Text: []byte("12345678")})
 	if !slices.Equal(short, []string{"pin"}) {
 		t.Errorf("too short are %v, want pin alone", short)
 	}
 	if got := m.MaskString("1234567 12345678", nil); got != "1234567 ********" {
 		t.Errorf("masked to %q", got)
 	}
-	if m, _ := redact.NewMatcher(redact.Value{Name: "pin", Bytes: []byte("1")}); m != nil {
+	if m, _ := redact.NewMatcher(redact.Value{Name: "pin", Text: []byte("1")}); m != nil {
 		t.Error("a matcher without needles is not nil")
 	}
 	var none *redact.Matcher
@@ -156,9 +156,9 @@ func TestShortValues(t *testing.T) {
 
 func TestHitsAreReportedOnce(t *testing.T) {
 	m, _ := redact.NewMatcher(
-		redact.Value{Name: "one", Bytes: []byte("first secret")},
-		redact.Value{Name: "two", Bytes: []byte("second secret")},
-		redact.Value{Name: "three", Bytes: []byte("third secret")})
+		redact.Value{Name: "one", Text: []byte("first secret")},
+		redact.Value{Name: "two", Text: []byte("second secret")},
+		redact.Value{Name: "three", Text: []byte("third secret")})
 	var hits []string
 	r := m.Reader(iotest.OneByteReader(strings.NewReader("second secret, first secret, first secret, second secret")), func(n string) { hits = append(hits, n) })
 	if _, err := io.ReadAll(r); err != nil {
@@ -191,7 +191,7 @@ func TestEverySplitGivesTheSame(t *testing.T) {
 		secrets := rapid.SliceOfN(secret, 1, 4).Draw(t, "secrets")
 		var values []redact.Value
 		for i, s := range secrets {
-			values = append(values, redact.Value{Name: fmt.Sprint(i), Bytes: []byte(s)})
+			values = append(values, redact.Value{Name: fmt.Sprint(i), Text: []byte(s)})
 		}
 		m, _ := redact.NewMatcher(values...)
 		needles := redact.Needles(m)
@@ -246,7 +246,7 @@ func (r *piecewise) Read(p []byte) (int, error) {
 
 // Nothing is held back but what may still become a needle.
 func TestHoldsBackOnlyWhatItMust(t *testing.T) {
-	m, _ := redact.NewMatcher(redact.Value{Name: "s", Bytes: []byte("top-secret-value")})
+	m, _ := redact.NewMatcher(redact.Value{Name: "s", Text: []byte("top-secret-value")})
 	var out bytes.Buffer
 	w := m.Writer(&out, nil)
 	steps := []struct{ write, want string }{
@@ -276,7 +276,7 @@ func TestHoldsBackOnlyWhatItMust(t *testing.T) {
 // A stream never holds as much as the longest needle.
 func TestHoldsLessThanTheLongestNeedle(t *testing.T) {
 	secret := strings.Repeat("k", 5000)
-	m, _ := redact.NewMatcher(redact.Value{Name: "s", Bytes: []byte(secret)})
+	m, _ := redact.NewMatcher(redact.Value{Name: "s", Text: []byte(secret)})
 	var out bytes.Buffer
 	w := m.Writer(&out, nil)
 	written := 0
@@ -294,7 +294,7 @@ func TestHoldsLessThanTheLongestNeedle(t *testing.T) {
 }
 
 func TestReadErrorsComeAfterTheText(t *testing.T) {
-	m, _ := redact.NewMatcher(redact.Value{Name: "s", Bytes: []byte("top-secret-value")})
+	m, _ := redact.NewMatcher(redact.Value{Name: "s", Text: []byte("top-secret-value")})
 	r := m.Reader(io.MultiReader(strings.NewReader("x top-secret-value top-"), iotest.ErrReader(io.ErrUnexpectedEOF)), nil)
 	got, err := io.ReadAll(r)
 	if string(got) != "x **************** top-" || err != io.ErrUnexpectedEOF {
@@ -307,7 +307,7 @@ func TestReadErrorsComeAfterTheText(t *testing.T) {
 }
 
 func TestWipe(t *testing.T) {
-	m, _ := redact.NewMatcher(redact.Value{Name: "s", Bytes: []byte("top-secret-value")})
+	m, _ := redact.NewMatcher(redact.Value{Name: "s", Text: []byte("top-secret-value")})
 	m.Wipe()
 	for _, n := range redact.Needles(m) {
 		if strings.Trim(n, "\x00") != "" {
@@ -324,7 +324,7 @@ func FuzzSplit(f *testing.F) {
 		if len(secret) > 200 || len(text) > 2000 {
 			return
 		}
-		m, short := redact.NewMatcher(redact.Value{Name: "s", Bytes: secret})
+		m, short := redact.NewMatcher(redact.Value{Name: "s", Text: secret})
 		if m == nil {
 			if len(short) != 1 {
 				t.Fatal("no matcher and no warning")
@@ -354,7 +354,7 @@ func BenchmarkMatcher(b *testing.B) {
 	random := rand.NewChaCha8([32]byte{1})
 	random.Read(token)
 	secret := base64.RawURLEncoding.EncodeToString(token)
-	m, _ := redact.NewMatcher(append(redact.Basic("basic", "robot", "correct horse battery"), redact.Value{Name: "token", Bytes: []byte(secret)})...)
+	m, _ := redact.NewMatcher(append(redact.Basic("basic", "robot", "correct horse battery"), redact.Value{Name: "token", Text: []byte(secret)})...)
 	for _, body := range bodies(random) {
 		b.Run(body.name+"/sha256", func(b *testing.B) {
 			b.SetBytes(int64(len(body.text)))

@@ -23,7 +23,7 @@ func (m *Matcher) buffer() (b []byte, pooled *[bufferSize]byte) {
 // A Reader gives what another reader gives, masked. It is for one goroutine.
 type Reader struct {
 	from   io.Reader
-	s      stream
+	s      Stream
 	buf    []byte
 	pooled *[bufferSize]byte
 
@@ -38,7 +38,7 @@ type Reader struct {
 // found. The reader must be closed, which gives its memory back and leaves from
 // alone.
 func (m *Matcher) Reader(from io.Reader, hit func(name string)) *Reader {
-	r := &Reader{from: from, s: stream{m: m, hit: hit}}
+	r := &Reader{from: from, s: Stream{m: m, hit: hit}}
 	if m != nil {
 		r.buf, r.pooled = m.buffer()
 	}
@@ -80,7 +80,7 @@ func (r *Reader) fill() {
 	r.high = max(r.high, r.end)
 	r.err = err
 	r.next = 0
-	r.settled = r.s.settle(r.buf[:r.end], err != nil)
+	r.settled = r.s.Settle(r.buf[:r.end], err != nil)
 }
 
 // Close gives the memory back. What is held is lost.
@@ -105,7 +105,7 @@ func release(used []byte, pooled *[bufferSize]byte) {
 // A Writer writes on what it is given, masked. It is for one goroutine.
 type Writer struct {
 	to     io.Writer
-	s      stream
+	s      Stream
 	buf    []byte
 	pooled *[bufferSize]byte
 	held   int // buf[:held] is held back
@@ -115,7 +115,7 @@ type Writer struct {
 // Writer masks what is written to it and writes it to the other writer. It
 // calls hit once for each value that was found. The writer must be closed.
 func (m *Matcher) Writer(to io.Writer, hit func(name string)) *Writer {
-	w := &Writer{to: to, s: stream{m: m, hit: hit}}
+	w := &Writer{to: to, s: Stream{m: m, hit: hit}}
 	if m != nil {
 		w.buf, w.pooled = m.buffer()
 	}
@@ -136,7 +136,7 @@ func (w *Writer) Write(p []byte) (written int, err error) {
 		written += n
 		end := w.held + n
 		w.high = max(w.high, end)
-		settled := w.s.settle(w.buf[:end], false)
+		settled := w.s.Settle(w.buf[:end], false)
 		if settled > 0 {
 			if _, err := w.to.Write(w.buf[:settled]); err != nil {
 				return written, err
@@ -169,7 +169,7 @@ func (w *Writer) Close() error {
 	}
 	var err error
 	if w.held > 0 {
-		w.s.settle(w.buf[:w.held], true)
+		w.s.Settle(w.buf[:w.held], true)
 		_, err = w.to.Write(w.buf[:w.held])
 	}
 	release(w.buf[:w.high], w.pooled)

@@ -1,0 +1,256 @@
+package gateway
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"estover.dev/internal/edge"
+	"estover.dev/internal/redact"
+)
+
+// A sending body is that of a request on its way to the upstream. The transport
+// reads it, in a goroutine that may go on after the answer was delivered.
+type sending struct {
+	f       *flight
+	from    io.ReadCloser
+	scan    *redact.Reader // looks for placeholders
+	tripped bool
+	in, out *http.Request
+	since   atomic.Int64 // when the read from the client began that goes on
+
+	mu   sync.Mutex
+	n    int64
+	over bool
+}
+
+var errOver = errors.New("the exchange is over")
+
+// Read gives a piece of the body, once it is within the limit, without a
+// placeholder and with the tap.
+func (s *sending) Read(p []byte) (int, error) {
+	from := io.Reader(s.from)
+	if s.scan != nil {
+		from = s.scan
+	}
+	s.since.Store(time.Now().UnixNano())
+	n, err := 0, s.f.ctx.Err()
+	if err == nil {
+		n, err = from.Read(p)
+	}
+	s.since.Store(0)
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		return 0, errOver
+	}
+	f := s.f
+	s.n += int64(n)
+	switch limit := f.plan.Limits.Request; {
+	case s.tripped:
+		f.steps.Violate(f.ex, ErrTripwire)
+		return 0, s.broke(ErrTripwire)
+	case limit > 0 && s.n > limit:
+		return 0, s.broke(ErrTooLarge.With("The body has more than the %d bytes that the rule for this action allows.", limit))
+	}
+	if f.plan.Sent != nil && n > 0 {
+		if err := f.plan.Sent.Body(p[:n]); err != nil {
+			return 0, s.broke(err)
+		}
+	}
+	switch {
+	case err == io.EOF:
+		if err := s.end(); err != nil {
+			return 0, s.broke(err)
+		}
+	case errors.Is(err, edge.ErrMalformed):
+		return 0, s.broke(err)
+	case err != nil:
+		return 0, s.broke(&gone{err})
+	}
+	return n, err
+}
+
+// broke notes why the body ends too early. The transport then breaks off the
+// request, so that the upstream does not take it for the whole (gateway.md,
+// P26).
+func (s *sending) broke(err error) error {
+	s.f.broke(err)
+	s.over = true
+	return err
+}
+
+// end takes the trailers that were announced.
+func (s *sending) end() error {
+	for name := range s.out.Trailer {
+		s.out.Trailer[name] = s.in.Trailer[name]
+	}
+	if s.f.plan.Sent == nil || len(s.out.Trailer) == 0 {
+		return nil
+	}
+	return tapTail(s.f.plan.Sent, s.out.Trailer)
+}
+
+// Close closes the client's body.
+func (s *sending) Close() error { return s.from.Close() }
+
+// finish ends the body and tells how much there was of it.
+func (s *sending) finish() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over = true
+	return s.n
+}
+
+// A receiving body is that of an answer on its way to the agent.
+type receiving struct {
+	f        *flight
+	res      *http.Response
+	body     io.ReadCloser // the upstream's
+	from     io.Reader     // the same decoded and masked
+	closers  []io.Closer
+	received int64 // bytes from the upstream
+	n        int64 // bytes decoded
+	ended    bool
+}
+
+// body puts the ways of an answer's body together: count and tap what came,
+// decode it, keep tokens back, mask what was injected.
+func (f *flight) body(res *http.Response) error {
+	d := &f.down
+	d.f, d.res, d.body = f, res, res.Body
+	d.from = (*received)(d)
+	p := f.plan
+	if limit := p.Limits.Answer; limit > 0 && res.ContentLength > limit {
+		return ErrAnswerLarge.With("The answer has %d bytes; the rule for this action allows %d.", res.ContentLength, limit)
+	}
+	if (f.scrubs() || p.Tokens != nil) && encoded(res) {
+		decoded, err := decode(res.Header.Get("Content-Encoding"), d.from)
+		if err != nil {
+			return err
+		}
+		d.closers = append(d.closers, decoded)
+		d.from = decoded
+		res.Header.Del("Content-Encoding")
+		res.Header.Del("Content-Length")
+		res.ContentLength = -1
+	}
+	if p.Tokens != nil && res.StatusCode < 300 {
+		if err := f.keepTokens(res); err != nil {
+			return err
+		}
+	}
+	if p.Needles != nil {
+		masked := p.Needles.Reader(d.from, f.echo)
+		d.closers = append(d.closers, masked)
+		d.from = masked
+	}
+	res.Body = d
+	return nil
+}
+
+// encoded reports whether the body of an answer is compressed.
+func encoded(res *http.Response) bool {
+	e := res.Header["Content-Encoding"]
+	return len(e) > 1 || len(e) == 1 && e[0] != "" && !strings.EqualFold(e[0], "identity")
+}
+
+// received is the body as it comes from the upstream.
+type received receiving
+
+// Read counts and taps.
+func (r *received) Read(p []byte) (int, error) {
+	n, err := r.body.Read(p)
+	r.received += int64(n)
+	if tap := r.f.plan.Received; tap != nil && n > 0 {
+		if err := tap.Body(p[:n]); err != nil {
+			return 0, err
+		}
+	}
+	return n, err
+}
+
+// Read gives a piece of the body as the agent gets it.
+func (d *receiving) Read(p []byte) (int, error) {
+	n, err := d.from.Read(p)
+	d.n += int64(n)
+	limits := &d.f.plan.Limits
+	if limits.Answer > 0 && d.n > limits.Answer {
+		return 0, d.broke(ErrAnswerLarge.With("The answer has more than the %d bytes that the rule for this action allows.", limits.Answer))
+	}
+	if len(d.closers) > 0 && d.n > 1<<20 {
+		ratio := limits.Ratio
+		if ratio == 0 {
+			ratio = 100
+		}
+		if (d.n-1<<20)/ratio > d.received {
+			return 0, d.broke(ErrAnswerLarge.With("The answer decodes to more than %d times its size.", ratio))
+		}
+	}
+	if tap := d.f.plan.Delivered; tap != nil && n > 0 {
+		if err := tap.Body(p[:n]); err != nil {
+			return 0, d.broke(err)
+		}
+	}
+	switch {
+	case err == io.EOF:
+		d.ended = true
+		if err := d.end(); err != nil {
+			return 0, d.broke(err)
+		}
+	case err != nil:
+		return n, d.broke(upstreamError(err))
+	}
+	return n, err
+}
+
+// broke notes why the body ends too early.
+func (d *receiving) broke(err error) error {
+	d.f.broke(err)
+	return err
+}
+
+// end cleans the trailers.
+func (d *receiving) end() error {
+	t := d.res.Trailer
+	if len(t) == 0 {
+		return nil
+	}
+	p := d.f.plan
+	if p.Received != nil {
+		if err := tapTail(p.Received, t); err != nil {
+			return err
+		}
+	}
+	edge.StripAnswer(t, p.Cookies)
+	for name := range t {
+		if !trailable(name) {
+			delete(t, name)
+		}
+	}
+	d.f.mask(t)
+	if p.Delivered != nil {
+		return tapTail(p.Delivered, t)
+	}
+	return nil
+}
+
+// Close closes the upstream's body, and what was put over it.
+func (d *receiving) Close() error {
+	err := d.body.Close()
+	d.finish()
+	return err
+}
+
+// finish gives memory back.
+func (d *receiving) finish() {
+	for _, c := range d.closers {
+		c.Close()
+	}
+	d.closers = nil
+}

@@ -1,0 +1,173 @@
+package gateway
+
+import (
+	"context"
+	"sync"
+
+	"estover.dev"
+)
+
+// ErrEnded is the cause of what is cut because its session has ended, and the
+// answer to what comes after.
+var ErrEnded = &estover.Error{Kind: estover.Denied, Code: "session_ended", Detail: "The session has ended."}
+
+// Live is the index of what is under way: session → exchanges and tunnels. It
+// is how a revocation reaches a stream that nobody asks about again (gateway.md,
+// C10). The zero Live is empty and ready.
+type Live struct {
+	mu       sync.Mutex
+	sessions map[liveKey]*liveSession
+	ended    map[liveKey]error
+}
+
+type liveKey struct {
+	tenant  estover.TenantID
+	session string
+}
+
+// A liveSession is the list of what is under way in a session, the latest
+// first, so that an exchange stands before the tunnel that it came through.
+type liveSession struct {
+	first *entry
+	count int
+}
+
+// An entry is one exchange or tunnel.
+type entry struct {
+	ex         *Exchange
+	end        func(cause error) // ends it; may be called at any time, and more than once
+	prev, next *entry
+}
+
+// enter adds an entry, unless its session has ended.
+func (l *Live) enter(e *entry) error {
+	key := liveKey{e.ex.Caller.Tenant, e.ex.Caller.Session}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.ended[key]; err != nil {
+		return err
+	}
+	s := l.sessions[key]
+	if s == nil {
+		if l.sessions == nil {
+			l.sessions = map[liveKey]*liveSession{}
+		}
+		s = &liveSession{}
+		l.sessions[key] = s
+	}
+	e.next = s.first
+	if s.first != nil {
+		s.first.prev = e
+	}
+	s.first = e
+	s.count++
+	return nil
+}
+
+// leave takes an entry out.
+func (l *Live) leave(e *entry) {
+	key := liveKey{e.ex.Caller.Tenant, e.ex.Caller.Session}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.sessions[key]
+	if e.prev != nil {
+		e.prev.next = e.next
+	} else {
+		s.first = e.next
+	}
+	if e.next != nil {
+		e.next.prev = e.prev
+	}
+	if s.count--; s.count == 0 {
+		delete(l.sessions, key)
+	}
+}
+
+// Hold enters a context for something that is under way outside of the
+// pipeline, such as a tunnel. If the session is cut, end is called with the
+// cause. The function that comes back takes it out again.
+func (l *Live) Hold(ex *Exchange, end func(cause error)) (leave func(), err error) {
+	e := &entry{ex: ex, end: end}
+	if err := l.enter(e); err != nil {
+		return nil, err
+	}
+	return sync.OnceFunc(func() { l.leave(e) }), nil
+}
+
+// Cut ends everything that is under way in a session, and lets nothing begin in
+// it again. The cause is recorded with each outcome and shown to the agent. It
+// returns how many exchanges and tunnels were ended. The connections are closed
+// when it returns; the outcomes are recorded soon after.
+func (l *Live) Cut(tenant estover.TenantID, session string, cause error) int {
+	key := liveKey{tenant, session}
+	l.mu.Lock()
+	if l.ended == nil {
+		l.ended = map[liveKey]error{}
+	}
+	l.ended[key] = cause
+	list := l.sessions[key].list()
+	l.mu.Unlock()
+	for _, e := range list {
+		e.end(cause)
+	}
+	return len(list)
+}
+
+// Forget lets the index forget that a session was cut, which is safe once
+// nobody can prove to be that session any more.
+func (l *Live) Forget(tenant estover.TenantID, session string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.ended, liveKey{tenant, session})
+}
+
+// Recheck asks about everything that is under way in a session, and ends that
+// for which there is an error. It returns how many that were.
+func (l *Live) Recheck(tenant estover.TenantID, session string, ask func(*Exchange) error) (ended int) {
+	l.mu.Lock()
+	list := l.sessions[liveKey{tenant, session}].list()
+	l.mu.Unlock()
+	for _, e := range list {
+		if cause := ask(e.ex); cause != nil {
+			e.end(cause)
+			ended++
+		}
+	}
+	return ended
+}
+
+// list copies the list.
+func (s *liveSession) list() (list []*entry) {
+	if s == nil {
+		return nil
+	}
+	for e := s.first; e != nil; e = e.next {
+		list = append(list, e)
+	}
+	return list
+}
+
+// Count is how many exchanges and tunnels are under way in a session.
+func (l *Live) Count(tenant estover.TenantID, session string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s := l.sessions[liveKey{tenant, session}]; s != nil {
+		return s.count
+	}
+	return 0
+}
+
+// cutCause is the cause of a context that was cut, and nil if it ended for
+// another reason or goes on.
+func cutCause(ctx context.Context) error {
+	if c, ok := context.Cause(ctx).(*cut); ok {
+		return c.cause
+	}
+	return nil
+}
+
+// A cut marks a cause as one of ours.
+type cut struct{ cause error }
+
+func (c *cut) Error() string { return c.cause.Error() }
+func (c *cut) Unwrap() error { return c.cause }

@@ -1,0 +1,177 @@
+package gateway
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/edge"
+)
+
+// The bounds of connections to upstreams (gateway.md, P17).
+const (
+	idlePerPool    = 64
+	idleConn       = time.Minute
+	poolLife       = 5 * time.Minute // without use
+	firstByte      = 2 * time.Minute
+	maxAnswerHead  = 256 << 10
+	expectContinue = time.Second
+)
+
+// A poolKey says who may share a connection: one session, to one host, with
+// one credential (gateway.md, C4), under one revision of the host's rules.
+type poolKey struct {
+	tenant               estover.TenantID
+	session              string
+	scheme               string
+	host                 edge.Host
+	credential, revision string
+}
+
+// A pool is the connections of one key.
+type pool struct {
+	transport *http.Transport
+	used      atomic.Int64 // when it was last used, in Unix seconds
+	old       atomic.Bool  // the upstream speaks HTTP/1.0: no connection is used twice
+	spki      atomic.Pointer[hashedKey]
+}
+
+// A hashedKey is the hash of a certificate's public key.
+type hashedKey struct {
+	cert *x509.Certificate
+	sum  [32]byte
+}
+
+// pools finds pools.
+type pools struct {
+	dialer *edge.Dialer
+
+	mu    sync.Mutex
+	pools map[poolKey]*pool
+	swept int64
+}
+
+// of gives the pool of an exchange.
+func (ps *pools) of(ex *Exchange, plan *Plan) *pool {
+	up := plan.Upstream
+	key := poolKey{ex.Caller.Tenant, ex.Caller.Session, up.Scheme, up.Host, plan.Credential, up.Revision}
+	now := time.Now().Unix()
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	p := ps.pools[key]
+	if p == nil {
+		if ps.pools == nil {
+			ps.pools = map[poolKey]*pool{}
+		}
+		p = &pool{transport: ps.transport(up)}
+		ps.pools[key] = p
+	}
+	p.used.Store(now)
+	if now-ps.swept > int64(poolLife/time.Second)/5 {
+		ps.swept = now
+		ps.drop(func(_ poolKey, p *pool) bool { return now-p.used.Load() > int64(poolLife/time.Second) })
+	}
+	return p
+}
+
+// drop closes the pools that which names. Their exchanges go on.
+func (ps *pools) drop(which func(poolKey, *pool) bool) {
+	for key, p := range ps.pools {
+		if which(key, p) {
+			delete(ps.pools, key)
+			p.transport.CloseIdleConnections()
+		}
+	}
+}
+
+// transport makes the connections of a pool.
+func (ps *pools) transport(up *Upstream) *http.Transport {
+	t := &http.Transport{
+		// This is asked before each attempt to send a request: there is no proxy
+		// between us and upstreams, and no second attempt (gateway.md, P27).
+		Proxy: func(r *http.Request) (*url.URL, error) { return nil, flightOf(r).attempt() },
+		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
+			return ps.dialer.Dial(ctx, address, up.Opening)
+		},
+		TLSClientConfig:        up.config(),
+		TLSHandshakeTimeout:    10 * time.Second,
+		DisableCompression:     true,
+		MaxIdleConnsPerHost:    idlePerPool,
+		IdleConnTimeout:        idleConn,
+		ResponseHeaderTimeout:  up.FirstByte,
+		ExpectContinueTimeout:  expectContinue,
+		MaxResponseHeaderBytes: maxAnswerHead,
+		Protocols:              new(http.Protocols),
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 30 * time.Second},
+	}
+	if t.ResponseHeaderTimeout == 0 {
+		t.ResponseHeaderTimeout = firstByte
+	}
+	t.Protocols.SetHTTP1(true)
+	t.Protocols.SetHTTP2(true)
+	return t
+}
+
+// config is how the upstream's certificate is checked.
+func (up *Upstream) config() *tls.Config {
+	c := &tls.Config{RootCAs: up.Roots, MinVersion: tls.VersionTLS12, ServerName: up.Host.Bare()}
+	if up.Certificate != nil {
+		c.Certificates = []tls.Certificate{*up.Certificate}
+	}
+	if len(up.Pins) > 0 {
+		c.InsecureSkipVerify = up.Roots == nil
+		c.VerifyConnection = func(s tls.ConnectionState) error {
+			if !slices.Contains(up.Pins, sha256.Sum256(s.PeerCertificates[0].RawSubjectPublicKeyInfo)) {
+				return errPin
+			}
+			return nil
+		}
+	}
+	return c
+}
+
+var errPin = errors.New("the public key of the certificate is none of the pinned ones")
+
+// key hashes the public key of the upstream's certificate.
+func (p *pool) key(s *tls.ConnectionState) (sum [32]byte) {
+	if s == nil || len(s.PeerCertificates) == 0 {
+		return sum
+	}
+	h := p.spki.Load()
+	if h == nil || h.cert != s.PeerCertificates[0] {
+		h = &hashedKey{s.PeerCertificates[0], sha256.Sum256(s.PeerCertificates[0].RawSubjectPublicKeyInfo)}
+		p.spki.Store(h)
+	}
+	return h.sum
+}
+
+// upstreamError says what went wrong on the way to an upstream, in words that
+// an agent may read.
+func upstreamError(err error) error {
+	var ours *estover.Error
+	if errors.As(err, &ours) {
+		return ours
+	}
+	var verify *tls.CertificateVerificationError
+	if errors.As(err, &verify) {
+		return ErrCertificate.With("The certificate of the upstream is not to be trusted: %v.", verify.Err).Because(err)
+	}
+	if errors.Is(err, errPin) {
+		return ErrCertificate.With("The certificate of the upstream is not to be trusted: %v.", errPin)
+	}
+	var late net.Error
+	if errors.As(err, &late) && late.Timeout() {
+		return ErrSlow.Because(err)
+	}
+	return ErrUpstream.Because(err)
+}
