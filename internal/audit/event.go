@@ -117,6 +117,9 @@ var Table = &db.Table{Name: "audit", Columns: []db.Column{
 	{Name: "leaf", Type: "bytes"}, {Name: "leaf_hash", Type: "bytes"}, {Name: "payload", Type: "bytes"},
 }}
 
+// LeafHash is the hash of the event's leaf in the tree (RFC 6962, section 2.1).
+func (p Prepared) LeafHash() tlog.Hash { return p.hash }
+
 // Row is the event as a row of [Table].
 func (p Prepared) Row() db.Row {
 	e := p.event

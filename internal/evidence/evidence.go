@@ -237,7 +237,7 @@ func (e *Evidence) list(ctx context.Context, tenant estover.TenantID, session, a
 	err = e.view(ctx, tenant, func(tx *db.Tx) error {
 		all = nil
 		for before := int64(0); ; {
-			page, err := e.guard.Log().List(ctx, tx, f, before, 500)
+			page, next, err := e.guard.Log().List(ctx, tx, f, before, 500)
 			if err != nil {
 				return err
 			}
@@ -245,10 +245,10 @@ func (e *Evidence) list(ctx context.Context, tenant estover.TenantID, session, a
 			if len(all) > maxCalls {
 				return ErrTooManyCalls
 			}
-			if len(page) < 500 {
+			if next == 0 {
 				return nil
 			}
-			before = page[len(page)-1].Seq
+			before = next
 		}
 	})
 	slices.Reverse(all)
@@ -401,21 +401,11 @@ func (e *Evidence) disclose(ctx context.Context, caller estover.Caller, session 
 	for i, b := range bodies {
 		for _, name := range []string{attest.Request, attest.Delivered} {
 			if octets, ok := b[name]; ok {
-				subject := name
-				if name == attest.Delivered && !names(calls[i].Leaf, attest.Delivered) {
-					subject = attest.Response // nothing was taken out: what was received is what was delivered
-				}
-				receipts[i].Disclosures = append(receipts[i].Disclosures, attest.Disclosure{Name: subject, Salt: committed[i].Salt(subject), Octets: octets})
+				receipts[i].Disclosures = append(receipts[i].Disclosures, attest.Disclosure{Name: name, Salt: committed[i].Salt(name), Octets: octets})
 			}
 		}
 	}
 	return nil
-}
-
-// names reports whether a statement has a subject of this name.
-func names(leaf []byte, subject string) bool {
-	s, err := attest.ParseStatement(leaf)
-	return err == nil && slices.ContainsFunc(s.Subjects, func(x attest.Subject) bool { return x.Name == subject })
 }
 
 // bodies reads request and answer of each exchange from the recording: the

@@ -38,7 +38,7 @@ func NewCache[V any](g *Guard, kind string, load func(ctx context.Context, tx *d
 	c := &Cache[V]{kind: kind, db: g.db, load: load, seed: maphash.MakeSeed(), rows: map[cacheKey]V{}}
 	g.OnTouch(func(tenant estover.TenantID, kind, id string) {
 		if kind == c.kind {
-			c.drop(cacheKey{tenant, id})
+			c.Drop(tenant, id)
 		}
 	})
 	return c
@@ -85,7 +85,9 @@ func (c *Cache[V]) slot(k cacheKey) int {
 	return int(maphash.Comparable(c.seed, k) % uint64(len(c.epoch)))
 }
 
-func (c *Cache[V]) drop(k cacheKey) {
+// Drop forgets a copy, for a change that is no event.
+func (c *Cache[V]) Drop(tenant estover.TenantID, id string) {
+	k := cacheKey{tenant, id}
 	slot := c.slot(k)
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -127,6 +127,9 @@ type Config struct {
 	Calls func(ctx context.Context, tx *guard.Tx, session string) (int64, error)
 }
 
+// Table is where sessions are kept, for the [db.Epoch] of what rests on one.
+const Table = "session"
+
 // The kinds of rows whose copies go stale. Others may follow the first
 // ([guard.Guard.OnTouch]) to cut what still runs for a session that has ended.
 const (
@@ -331,6 +334,11 @@ func (s *Sessions) Live(ctx context.Context, tenant estover.TenantID, id string)
 // transaction ends.
 func (s *Sessions) Hold(ctx context.Context, tx *guard.Tx, id string) error {
 	return hold(ctx, tx.Tx, id)
+}
+
+// Snapshot is a session from memory, without the text of its task.
+func (s *Sessions) Snapshot(ctx context.Context, tenant estover.TenantID, id string) (*Session, error) {
+	return s.copies.Get(ctx, tenant, id)
 }
 
 // ByKey finds the open session that a certificate stands for, by its

@@ -1,0 +1,227 @@
+// Package api is the management API, /v1: everything that the command line and
+// the console can do, as JSON over HTTP, described by the OpenAPI 3.1 document
+// at /v1/openapi.json.
+//
+// A request takes four steps, the same for every operation:
+//
+//	authenticate ─▶ idempotency ─▶ parse and validate (huma) ─▶ one call of the domain ─▶ JSON
+//
+// The domain's call passes the guard; there are no rules here. What is not
+// done is answered as a problem of RFC 9457 ([edge.Problem]). A list is pages
+// of at most 200 things with a cursor. A POST may carry an Idempotency-Key:
+// sent again within a day, with the same body, it is answered as the first
+// time and not done again.
+//
+// Each file is what the API says of one package of the domain.
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"estover.dev"
+	"estover.dev/internal/edge"
+	"estover.dev/internal/guard"
+)
+
+// open are the paths that need no caller: what says how to call, and what
+// makes a caller.
+var open = map[string]bool{"/v1/openapi.json": true, "/v1/openapi.yaml": true, "/v1/login": true}
+
+// A Server answers the API. Its fields are what it answers from.
+type Server struct {
+	Parts
+	guard  *guard.Guard
+	logger *slog.Logger
+	auth   func(*http.Request) (estover.Caller, error)
+	once   idempotency
+	huma   huma.API
+}
+
+// Options are what the API needs beside the domain.
+type Options struct {
+	Version string
+	Issuer  string
+	// Authenticate makes the caller of a request, or says why there is none.
+	Authenticate func(*http.Request) (estover.Caller, error)
+	// Seal and Open encrypt kept answers under the tenant's key.
+	Seal   func(tenant estover.TenantID, id string, plain []byte) ([]byte, error)
+	Open   func(tenant estover.TenantID, id string, sealed []byte) ([]byte, error)
+	Logger *slog.Logger
+}
+
+// maxBody bounds a request. An applied file is the largest thing that is sent.
+const maxBody = 8 << 20
+
+// New is the API over the parts of the domain.
+func New(g *guard.Guard, parts Parts, o Options) (*Server, http.Handler) {
+	s := &Server{Parts: parts, guard: g, logger: o.Logger, auth: o.Authenticate, once: idempotency{g.DB(), o.Seal, o.Open}}
+	mux := http.NewServeMux()
+	config := huma.DefaultConfig("Estover", o.Version)
+	config.OpenAPIPath, config.DocsPath, config.SchemasPath = "/v1/openapi", "", ""
+	config.CreateHooks = nil // no $schema member in answers: they are the domain's own words
+	config.Info.Description = "Identity, secrets and least privilege for AI agents. Every answer that is not 2xx is a problem of RFC 9457 with a code."
+	config.Info.License = &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"}
+	config.Servers = []*huma.Server{{URL: o.Issuer}}
+	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"bearer": {Type: "http", Scheme: "bearer"}}
+	config.Security = []map[string][]string{{"bearer": {}}}
+	config.RejectUnknownQueryParameters = true
+	config.Transformers = []huma.Transformer{s.asProblem}
+	s.huma = humago.New(mux, config)
+	s.routes()
+	return s, s.handler(mux)
+}
+
+// OpenAPI is the document that describes the API.
+func (s *Server) OpenAPI() *huma.OpenAPI { return s.huma.OpenAPI() }
+
+type callerKey struct{}
+
+// callerOf is who asks. It is put there by handler, before anything else.
+func callerOf(ctx context.Context) estover.Caller {
+	c, _ := ctx.Value(callerKey{}).(estover.Caller)
+	return c
+}
+
+// handler is what stands before every operation.
+func (s *Server) handler(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		if _, pattern := mux.Handler(r); pattern == "" {
+			edge.WriteProblem(w, edge.ProblemOf(errNoSuchPath.With("There is no %s %s in this API; /v1/openapi.json says what there is.", r.Method, r.URL.Path), ""))
+			return
+		}
+		if open[r.URL.Path] {
+			mux.ServeHTTP(w, r)
+			return
+		}
+		caller, err := s.auth(r)
+		if err != nil {
+			edge.WriteProblem(w, s.problemOf(r.Context(), err))
+			return
+		}
+		r = r.WithContext(context.WithValue(r.Context(), callerKey{}, caller))
+		if key := r.Header.Get("Idempotency-Key"); key != "" && r.Method == http.MethodPost {
+			s.once.serve(w, r, caller, key, mux)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+var errNoSuchPath = &estover.Error{Kind: estover.NotFound, Code: "no_such_path", Detail: "There is no such path in this API."}
+
+// problemOf is what the caller is told of an error; what the caller is not
+// told goes to the log.
+func (s *Server) problemOf(ctx context.Context, err error) *edge.Problem {
+	caller := callerOf(ctx)
+	p := edge.ProblemOf(err, caller.Request)
+	if p.Status >= 500 && ctx.Err() == nil {
+		s.logger.Error("a request failed", "request", caller.Request, "caller", caller.Subject, "error", err)
+	}
+	return p
+}
+
+// problem is an error as huma wants it.
+func (s *Server) problem(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	return asStatus{s.problemOf(ctx, err)}
+}
+
+// asStatus is a problem that huma can answer with.
+type asStatus struct{ *edge.Problem }
+
+func (p asStatus) Error() string { return p.Detail }
+
+// GetStatus is the status of the answer.
+func (p asStatus) GetStatus() int { return p.Status }
+
+// ContentType is that of a problem.
+func (p asStatus) ContentType(string) string { return edge.ProblemType }
+
+// MarshalJSON writes the problem itself.
+func (p asStatus) MarshalJSON() ([]byte, error) { return json.Marshal(p.Problem) }
+
+// asProblem gives what huma itself refuses, a body that does not fit the
+// schema, the shape of all other problems.
+func (s *Server) asProblem(ctx huma.Context, _ string, v any) (any, error) {
+	e, ok := v.(*huma.ErrorModel)
+	if !ok {
+		return v, nil
+	}
+	p := &edge.Problem{Title: http.StatusText(e.Status), Status: e.Status, Code: "invalid_request", Detail: sentence(e.Detail), Request: callerOf(ctx.Context()).Request}
+	for _, d := range e.Errors {
+		p.Errors = append(p.Errors, edge.ProblemPlace{Message: d.Message, Location: strings.TrimPrefix(d.Location, "body.")})
+	}
+	return p, nil
+}
+
+// sentence makes a library's words one of ours.
+func sentence(detail string) string {
+	if detail == "validation failed" {
+		return "The request does not have the form that this operation wants; see which part below."
+	}
+	if detail == "" {
+		return detail
+	}
+	return strings.ToUpper(detail[:1]) + strings.TrimSuffix(detail[1:], ".") + "."
+}
+
+// one is an answer with one thing.
+type one[T any] struct{ Body T }
+
+// many is a page of a list.
+type many[T any] struct {
+	Body struct {
+		Items []T    `json:"items" nullable:"false"`
+		Next  string `json:"next,omitempty" doc:"Cursor of the next page; absent on the last one"`
+	}
+}
+
+func pageOf[T any](items []T, next string) *many[T] {
+	var p many[T]
+	p.Body.Items, p.Body.Next = items, next
+	if items == nil {
+		p.Body.Items = []T{}
+	}
+	return &p
+}
+
+// paging is what every list takes.
+type paging struct {
+	Limit  int    `query:"limit" minimum:"1" maximum:"200" default:"50" doc:"How many things a page has"`
+	Cursor string `query:"cursor" maxLength:"500" doc:"Where the page begins: next of the page before"`
+}
+
+// named is the path of one thing.
+type named struct {
+	ID string `path:"id" maxLength:"200" doc:"Its id"`
+}
+
+// op describes an operation: its id, the group in the document, and a
+// sentence.
+func op(id, method, path, tag, summary string) huma.Operation {
+	o := huma.Operation{OperationID: id, Method: method, Path: path, Tags: []string{tag}, Summary: summary}
+	if method == http.MethodPost {
+		o.Parameters = append(o.Parameters, &huma.Param{
+			Name: "Idempotency-Key", In: "header", Description: "Any text of the caller's; the request is done once for each",
+			Schema: &huma.Schema{Type: "string", MaxLength: ptr(200)},
+		})
+	}
+	return o
+}
+
+func ptr[T any](v T) *T { return &v }
+
+// seconds is a duration as the API takes it.
+func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }

@@ -1,0 +1,98 @@
+package incident
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/db"
+)
+
+// newSeed is what the salts of a certificate come from.
+func newSeed() []byte {
+	b := make([]byte, 32)
+	_, _ = rand.Read(b) // never fails
+	return b
+}
+
+const columns = "id, agent_id, contained_by, reason, at, steps, coalesce(zero_us, 0), event_id"
+
+func insert(ctx context.Context, tx *db.Tx, c Containment) error {
+	_, err := tx.Exec(ctx, "insert into containment (tenant_id, id, agent_id, contained_by, reason, at) values ($1, $2, $3, $4, $5, $6)",
+		tx.Tenant(), c.ID, c.Agent, c.By, c.Reason, c.At)
+	return err
+}
+
+// update writes what was done; a containment that reached zero stays as it is.
+func update(ctx context.Context, tx *db.Tx, c Containment) error {
+	steps, err := json.Marshal(c.Steps)
+	if err != nil {
+		return err
+	}
+	var zero any
+	if c.ZeroMicros > 0 {
+		zero = c.ZeroMicros
+	}
+	_, err = tx.Exec(ctx, "update containment set steps = $3, zero_us = $4, event_id = $5 where tenant_id = $1 and id = $2 and zero_us is null",
+		tx.Tenant(), c.ID, string(steps), zero, c.Event)
+	return err
+}
+
+func scan(row interface{ Scan(...any) error }, more ...any) (c Containment, err error) {
+	var steps string
+	if err = row.Scan(append(more, &c.ID, &c.Agent, &c.By, &c.Reason, &c.At, &steps, &c.ZeroMicros, &c.Event)...); err == nil {
+		err = json.Unmarshal([]byte(steps), &c.Steps)
+	}
+	return c, err
+}
+
+func find(ctx context.Context, tx *db.Tx, id string) (Containment, error) {
+	c, err := scan(tx.QueryRow(ctx, "select "+columns+" from containment where tenant_id = $1 and id = $2", tx.Tenant(), id))
+	if errors.Is(err, db.ErrNoRows) {
+		err = ErrNotFound
+	}
+	return c, err
+}
+
+func list(ctx context.Context, tx *db.Tx, agentID string, limit int) (all []Containment, err error) {
+	rows, err := tx.Query(ctx, "select "+columns+" from containment where tenant_id = $1 and ($2 = '' or agent_id = $2) order by at desc, id limit $3",
+		tx.Tenant(), agentID, limit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		c, err := scan(rows)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, c)
+	}
+	return all, rows.Err()
+}
+
+type tenantContainment struct {
+	Containment
+	tenant estover.TenantID
+}
+
+// unfinished are the containments of all tenants that began before a time and
+// have not come to zero.
+func unfinished(ctx context.Context, tx *db.Tx, before time.Time) (all []tenantContainment, err error) {
+	rows, err := tx.Query(ctx, "select tenant_id, "+columns+" from containment where zero_us is null and at < $1 order by at limit 100", before)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var t tenantContainment
+		if t.Containment, err = scan(rows, &t.tenant); err != nil {
+			return nil, err
+		}
+		all = append(all, t)
+	}
+	return all, rows.Err()
+}
