@@ -44,7 +44,7 @@ var options = agent.Options{
 }
 
 // TestMain has rapid do fewer runs than it does by itself: each step of the
-// model is a commit. `go test -rapid.checks=1000` does more.
+// model is a commit. `go test ./internal/agent -rapid.checks=1000` does more.
 func TestMain(m *testing.M) {
 	if err := flag.Set("rapid.checks", "30"); err != nil {
 		panic(err)

@@ -1,0 +1,380 @@
+package resource
+
+import (
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/net/http/httpguts"
+	"golang.org/x/net/idna"
+
+	"estover.dev"
+	"estover.dev/internal/guard"
+)
+
+// Bounds of a specification.
+const (
+	maxActions = 1000
+	maxHosts   = 100
+	maxSlots   = 20
+	maxCA      = 256 << 10
+)
+
+// Check gives the spec in the one form in which it is kept, or everything that
+// is wrong with it.
+func Check(s Spec) (Spec, error) {
+	c := &checker{}
+	if s.Type == "" {
+		s.Type = HTTP
+	}
+	if s.Type != HTTP {
+		c.wrong("type", "The type is http, not %q.", s.Type)
+	}
+	c.name("name", "The name of a resource", s.Name)
+	if s.Class.Rank() < 0 {
+		c.wrong("class", "The class is public, internal, confidential or restricted, not %q.", s.Class)
+	}
+	if s.Destination == "" {
+		s.Destination = "internal"
+	}
+	c.oneOf("destination", s.Destination, "internal", "partner", "public")
+	if s.Evidence != "" {
+		c.oneOf("evidence", s.Evidence, "strict", "batched")
+	}
+	if s.Record != "" {
+		c.oneOf("record", s.Record, "none", "meta", "full")
+	}
+	if s.Segment != "" {
+		c.name("segment", "The name of a segment", s.Segment)
+	}
+	s.Tags = c.names("tags", "A tag", s.Tags)
+	s.Purposes = c.names("purposes", "A purpose", s.Purposes)
+	if s.Limits.BodyBytes < 0 {
+		c.wrong("limits.body_bytes", "A body has at least no bytes.")
+	}
+	if s.Limits.TimeoutSeconds < 0 || s.Limits.TimeoutSeconds > 3600 {
+		c.wrong("limits.timeout_seconds", "The time is between 0 and 3600 seconds.")
+	}
+	s.AllowPrivate = c.networks(s.AllowPrivate)
+	s.BaseURL, s.Hosts = c.places(s.BaseURL, s.Hosts, len(s.AllowPrivate) > 0)
+	s.CA = c.roots(s.CA)
+	s.Slots = c.slots(s.Slots)
+	s.Actions = c.actions(s.Actions, s.Class)
+	return s, errors.Join(c.bad...)
+}
+
+// equal reports whether two specifications in their kept form say the same.
+func equal(a, b Spec) bool {
+	x, errX := json.Marshal(a)
+	y, errY := json.Marshal(b)
+	return errX == nil && errY == nil && string(x) == string(y)
+}
+
+// A checker gathers what is wrong.
+type checker struct{ bad []error }
+
+func (c *checker) wrong(field, format string, args ...any) {
+	c.bad = append(c.bad, ErrInvalid.With(format, args...).At(field))
+}
+
+func (c *checker) name(field, what, value string) {
+	if !estover.ValidName(value) {
+		c.wrong(field, "%s has up to 63 small letters, digits, dots, dashes and underscores, not %q.", what, value)
+	}
+}
+
+func (c *checker) oneOf(field, value string, list ...string) {
+	if !slices.Contains(list, value) {
+		c.wrong(field, "The %s is one of %s, not %q.", field, strings.Join(list, ", "), value)
+	}
+}
+
+func (c *checker) names(field, what string, list []string) []string {
+	for i, v := range list {
+		c.name(fmt.Sprintf("%s[%d]", field, i), what, v)
+	}
+	list = slices.Clone(list)
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// private are the networks that a resource may be allowed to be in. The
+// link-local ones, where clouds keep their metadata, are not among them.
+var private = []netip.Prefix{
+	netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("127.0.0.0/8"),
+	netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("192.168.0.0/16"),
+	netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("fc00::/7"),
+}
+
+func (c *checker) networks(list []string) []string {
+	out := make([]string, 0, len(list))
+	for i, text := range list {
+		p, err := netip.ParsePrefix(text)
+		inside := slices.ContainsFunc(private, func(q netip.Prefix) bool { return err == nil && q.Contains(p.Addr()) && q.Bits() <= p.Bits() })
+		if !inside {
+			c.wrong(fmt.Sprintf("allow_private[%d]", i), "%q is not a private or loopback network, as 10.1.0.0/16, 127.0.0.0/8 or fd00::/8.", text)
+			continue
+		}
+		out = append(out, p.Masked().String())
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// places checks where a resource is and by which hosts it is addressed.
+func (c *checker) places(base string, hosts []string, privateAllowed bool) (string, []string) {
+	port := "443"
+	out := make([]string, 0, len(hosts)+1)
+	u, err := url.Parse(base)
+	switch {
+	case err != nil || u.Opaque != "" || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
+		c.wrong("base_url", "The URL is https://HOST[:PORT][/PATH], not %q.", base)
+	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Contains(base, "#"):
+		c.wrong("base_url", "The URL has a host and a path, and neither user, query nor fragment. A secret goes into a slot.")
+	case u.Scheme == "http" && !privateAllowed:
+		c.wrong("base_url", "http:// sends secrets where everybody on the way can read them. Use https://, or name the private network of the resource in allow_private.")
+	case u.RawPath != "" || u.Path != "" && path.Clean(u.Path) != strings.TrimSuffix(u.Path, "/") && u.Path != "/" || strings.ContainsAny(u.Path, "\\;%"):
+		c.wrong("base_url", "The path of the URL is written plainly: no dots, doubled slashes or escapes.")
+	default:
+		if u.Scheme == "http" {
+			port = "80"
+		}
+		host, err := HostPort(u.Host, port)
+		if err != nil {
+			c.wrong("base_url", "%s", err)
+			break
+		}
+		out = append(out, host)
+		base = u.Scheme + "://" + strings.TrimSuffix(host, ":"+port) + strings.TrimSuffix(u.EscapedPath(), "/")
+	}
+	if len(hosts) > maxHosts {
+		c.wrong("hosts", "A resource has at most %d hosts.", maxHosts)
+	}
+	for i, text := range hosts {
+		host, err := HostPort(text, port)
+		if err != nil {
+			c.wrong(fmt.Sprintf("hosts[%d]", i), "%s", err)
+			continue
+		}
+		out = append(out, host)
+	}
+	slices.Sort(out)
+	return base, slices.Compact(out)
+}
+
+// HostPort gives a host and its port in the one spelling by which resources
+// are found. Whatever could be another spelling of the same host (a trailing
+// dot, a zone, an address that is not in four decimals, a name that is not in
+// ASCII) is an error.
+func HostPort(text, defaultPort string) (string, error) {
+	host, port := text, defaultPort
+	if at := strings.LastIndexByte(text, ':'); at >= 0 && !strings.HasSuffix(text, "]") {
+		host, port = text[:at], text[at+1:]
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || n == 0 || strconv.FormatUint(n, 10) != port {
+			return "", ErrHost.With("The port of %q is a number between 1 and 65535.", text)
+		}
+	}
+	if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") {
+		a, err := netip.ParseAddr(host[1 : len(host)-1])
+		if err != nil || !a.Is6() || a.Zone() != "" || a.Is4In6() {
+			return "", ErrHost.With("%q is not an IPv6 address in brackets, without a zone.", host)
+		}
+		return "[" + a.String() + "]:" + port, nil
+	}
+	host = strings.ToLower(host)
+	for i := range len(host) {
+		if host[i] >= 0x80 {
+			if ascii, err := idna.Lookup.ToASCII(host); err == nil {
+				return "", ErrHost.With("The host %q is written in ASCII: %s.", text, ascii)
+			}
+			break
+		}
+	}
+	if a, err := netip.ParseAddr(host); err == nil && a.Is4() {
+		return a.String() + ":" + port, nil
+	}
+	ascii, err := idna.Lookup.ToASCII(host)
+	if err != nil || ascii != host || !isHostName(host) {
+		return "", ErrHost.With("%q is not a host: a name in ASCII without a dot at the end, or an address, with a port if it is not the usual one.", text)
+	}
+	return host + ":" + port, nil
+}
+
+// isHostName reports whether s is a name of letters, digits and dashes whose
+// last label cannot be taken for a part of an address.
+func isHostName(s string) bool {
+	if s == "" || len(s) > 253 {
+		return false
+	}
+	labels := strings.Split(s, ".")
+	for _, l := range labels {
+		if l == "" || len(l) > 63 || l[0] == '-' || l[len(l)-1] == '-' {
+			return false
+		}
+		for i := range len(l) {
+			if c := l[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+				return false
+			}
+		}
+	}
+	last := labels[len(labels)-1]
+	return last[0] < '0' || last[0] > '9'
+}
+
+// roots checks that a text holds certificates and nothing else.
+func (c *checker) roots(text string) string {
+	if text == "" {
+		return ""
+	}
+	if len(text) > maxCA {
+		c.wrong("ca", "The roots have at most %d bytes.", maxCA)
+		return text
+	}
+	var out strings.Builder
+	rest := []byte(text)
+	for n := 0; ; n++ {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			if n == 0 || strings.TrimSpace(string(rest)) != "" {
+				c.wrong("ca", "The roots are certificates in PEM, and nothing else.")
+			}
+			return out.String()
+		}
+		if block.Type != "CERTIFICATE" {
+			c.wrong("ca", "The roots are certificates in PEM; here is a %s.", strings.ToLower(block.Type))
+			return text
+		}
+		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
+			c.wrong("ca", "Certificate %d of the roots cannot be read.", n+1)
+			return text
+		}
+		_ = pem.Encode(&out, &pem.Block{Type: block.Type, Bytes: block.Bytes}) // cannot fail
+	}
+}
+
+// ours are the headers that a slot may not fill: they frame the request, or
+// the gateway sets them.
+var ours = []string{
+	"connection", "content-length", "expect", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade",
+	"forwarded", "via", "date", "content-type", "content-encoding", "accept-encoding", "range",
+}
+
+func (c *checker) slots(list []Slot) []Slot {
+	if len(list) > maxSlots {
+		c.wrong("slots", "A resource has at most %d slots.", maxSlots)
+	}
+	seen := map[string]bool{}
+	for i, s := range list {
+		at := func(field string) string { return fmt.Sprintf("slots[%d].%s", i, field) }
+		place := s.Slot + " " + s.Name
+		switch s.Slot {
+		case Header:
+			place = "header " + strings.ToLower(strings.ReplaceAll(s.Name, "_", "-"))
+			name := strings.ToLower(s.Name)
+			if !httpguts.ValidHeaderFieldName(s.Name) || slices.Contains(ours, name) || strings.HasPrefix(name, "proxy-") ||
+				strings.HasPrefix(name, "x-forwarded-") || strings.HasPrefix(name, "estover-") {
+				c.wrong(at("name"), "A secret cannot go into the header %q.", s.Name)
+			}
+			if !httpguts.ValidHeaderFieldValue(s.Prefix) {
+				c.wrong(at("prefix"), "The prefix %q cannot stand in a header.", s.Prefix)
+			}
+		case Query:
+			if s.Name == "" || strings.ContainsFunc(s.Name, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("&=#+%;", r) }) {
+				c.wrong(at("name"), "The name of the query parameter is a plain word, not %q.", s.Name)
+			}
+		case Basic:
+			place = "header authorization"
+			if strings.ContainsFunc(s.Name, func(r rune) bool { return r < ' ' || r == 0x7f || r == ':' }) {
+				c.wrong(at("name"), "A user name has neither a colon nor control characters.")
+			}
+		default:
+			c.wrong(at("slot"), "A slot is a header, a query parameter or basic, not %q.", s.Slot)
+		}
+		if s.Slot != Header && s.Prefix != "" {
+			c.wrong(at("prefix"), "Only a header has a prefix.")
+		}
+		if s.Secret == "" || len(s.Secret) > 256 || strings.HasPrefix(s.Secret, "/") || strings.ContainsFunc(s.Secret, func(r rune) bool { return r <= ' ' || r > '~' }) {
+			c.wrong(at("secret"), "The secret is named by its path, as crm/api-key, not %q.", s.Secret)
+		}
+		if seen[place] {
+			c.wrong(at("name"), "Two slots fill the same place.")
+		}
+		seen[place] = true
+	}
+	return slices.Clone(list)
+}
+
+var effects = []guard.Effect{
+	guard.Reads, guard.Searches, guard.Writes, guard.Deletes, guard.Sends, guard.Executes, guard.Manages, guard.Pays,
+}
+
+func (c *checker) actions(list []Action, class estover.Class) []Action {
+	if len(list) == 0 || len(list) > maxActions {
+		c.wrong("actions", "A resource has between one and %d actions: nothing but them is forwarded.", maxActions)
+	}
+	list = slices.Clone(list)
+	byName := map[string]Action{}
+	var routes node
+	for i := range list {
+		a := &list[i]
+		at := func(field string) string { return fmt.Sprintf("actions[%d].%s", i, field) }
+		c.name(at("name"), "The name of an action", a.Name)
+		a.Method = strings.ToUpper(a.Method)
+		if !validMethod(a.Method) {
+			c.wrong(at("method"), "The method is GET, POST, … or * for every one, not %q.", a.Method)
+		}
+		if a.Effect == "" {
+			a.Effect = usualEffect(a.Method)
+		}
+		if !slices.Contains(effects, a.Effect) {
+			c.wrong(at("effect"), "The effect is read, search, write, delete, send, execute, admin or pay, not %q.", a.Effect)
+		}
+		if a.Class == "" {
+			a.Class = class
+		}
+		if a.Class.Rank() < 0 && a.Class != class {
+			c.wrong(at("class"), "The class is public, internal, confidential or restricted, not %q.", a.Class)
+		}
+		if same, ok := byName[a.Name]; ok && (same.Effect != a.Effect || same.Class != a.Class) {
+			c.wrong(at("name"), "Two actions are called %s and differ in effect or class. A grant could not tell them apart: give one another name.", a.Name)
+		}
+		byName[a.Name] = *a
+		if other, err := routes.add(*a); err != nil {
+			c.wrong(at("path"), "%s", err)
+		} else if other != nil {
+			c.wrong(at("path"), "%s %s is the same as %s of %s.", a.Method, a.Path, other.Path, other.Name)
+		}
+	}
+	return list
+}
+
+func validMethod(m string) bool {
+	if m == "*" {
+		return true
+	}
+	for i := range len(m) {
+		if (m[i] < 'A' || m[i] > 'Z') && m[i] != '-' {
+			return false
+		}
+	}
+	return m != "" && len(m) <= 32 && m != "CONNECT" && m != "TRACE"
+}
+
+func usualEffect(method string) guard.Effect {
+	switch method {
+	case "GET", "HEAD", "OPTIONS":
+		return guard.Reads
+	case "DELETE":
+		return guard.Deletes
+	}
+	return guard.Writes
+}

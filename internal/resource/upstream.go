@@ -1,0 +1,86 @@
+package resource
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"net/netip"
+	"net/url"
+
+	"estover.dev"
+	"estover.dev/internal/db"
+)
+
+// An Upstream is a resource made ready for the data path: everything in it is
+// parsed. It is shared and never changed.
+type Upstream struct {
+	Resource
+	URL     *url.URL       // of Spec.BaseURL
+	Roots   *x509.CertPool // of Spec.CA; nil is the system's
+	Private []netip.Prefix // of Spec.AllowPrivate
+
+	routes node
+}
+
+// ready parses a resource.
+func ready(r Resource) (*Upstream, error) {
+	u := &Upstream{Resource: r}
+	var err error
+	if u.URL, err = url.Parse(r.BaseURL); err != nil {
+		return nil, fmt.Errorf("resource %s: %w", r.ID, err)
+	}
+	if r.CA != "" {
+		u.Roots = x509.NewCertPool()
+		if !u.Roots.AppendCertsFromPEM([]byte(r.CA)) {
+			return nil, fmt.Errorf("resource %s: its roots cannot be read", r.ID)
+		}
+	}
+	for _, text := range r.AllowPrivate {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("resource %s: %w", r.ID, err)
+		}
+		u.Private = append(u.Private, p)
+	}
+	for _, a := range r.Actions {
+		if _, err := u.routes.add(a); err != nil {
+			return nil, fmt.Errorf("resource %s: %w", r.ID, err)
+		}
+	}
+	return u, nil
+}
+
+// Load is what a [guard.Cache] of the kind "resource" calls:
+// [Catalogue.Upstream] here, and whoever keeps something that follows from a
+// resource.
+func Load(ctx context.Context, tx *db.Tx, id string) (*Upstream, error) {
+	r, err := find(ctx, tx, id)
+	if err != nil {
+		return nil, err
+	}
+	return ready(r)
+}
+
+// Upstream is the resource with this id, from memory, or [ErrNotFound].
+func (c *Catalogue) Upstream(ctx context.Context, tenant estover.TenantID, id string) (*Upstream, error) {
+	return c.upstreams.Get(ctx, tenant, id)
+}
+
+// UpstreamByName is the resource with this name, from memory, or [ErrNotFound].
+func (c *Catalogue) UpstreamByName(ctx context.Context, tenant estover.TenantID, name string) (*Upstream, error) {
+	id, err := c.names.Get(ctx, tenant, name)
+	if err != nil {
+		return nil, err
+	}
+	return c.upstreams.Get(ctx, tenant, id)
+}
+
+// UpstreamByHost is the resource that is addressed by this host and port, from
+// memory, or [ErrNotFound]. The host is in the spelling of [HostPort].
+func (c *Catalogue) UpstreamByHost(ctx context.Context, tenant estover.TenantID, hostPort string) (*Upstream, error) {
+	id, err := c.hosts.Get(ctx, tenant, hostPort)
+	if err != nil {
+		return nil, err
+	}
+	return c.upstreams.Get(ctx, tenant, id)
+}
