@@ -179,33 +179,6 @@ func TestEvents(t *testing.T) {
 		})
 		fatal(t, l.Sequence(t.Context(), acme))
 		view(func(tx *db.Tx) error {
-			for _, c := range []struct {
-				f      Filter
-				before int64
-				want   int
-			}{
-				{Filter{}, 0, 20}, {Filter{Session: "ses_1"}, 0, 20}, {Filter{Session: "ses_2"}, 0, 0}, {Filter{Target: "agent:agt_3"}, 0, 4},
-				{Filter{Actor: "user:usr_ada", Action: "agent.create", Outcome: Done}, 0, 20}, {Filter{Outcome: Refused}, 0, 0},
-				{Filter{Since: event(5).At, Until: event(8).At}, 0, 3},
-			} {
-				got, err := l.List(t.Context(), tx, c.f, c.before, 20)
-				fatal(t, err)
-				if len(got) != c.want {
-					t.Errorf("%+v before %d: %d events, want %d", c.f, c.before, len(got), c.want)
-				}
-				for i := 1; i < len(got); i++ {
-					if got[i].Seq >= got[i-1].Seq {
-						t.Errorf("%+v: the event with seq %d comes after %d", c.f, got[i].Seq, got[i-1].Seq)
-					}
-				}
-			}
-			newest, err := l.List(t.Context(), tx, Filter{}, 0, 20)
-			fatal(t, err)
-			older, err := l.List(t.Context(), tx, Filter{}, newest[19].Seq, 20)
-			fatal(t, err)
-			if len(older) != 10 || older[0].ID != "evt_000010" {
-				t.Errorf("the second page has %d events", len(older))
-			}
 			e, err := l.Find(t.Context(), tx, "evt_000030")
 			fatal(t, err)
 			if e.Index != 29 {
@@ -216,6 +189,90 @@ func TestEvents(t *testing.T) {
 		if v := verified(t, l, acme); v.Size != 30 || v.Published != 30 || v.Waiting != 0 {
 			t.Errorf("verified %+v", v)
 		}
+	})
+}
+
+// What a filter lets through is found, page by page, whether it has its place
+// already or not.
+func TestList(t *testing.T) {
+	const events = 1300 // in several rounds, one of them full
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		l := newKeys(t).open(d)
+		var all []Event
+		add := func(n int) {
+			var rows []db.Row
+			for range n {
+				i := len(all)
+				e := event(i)
+				e.At = e.At.Add(time.Duration(i) * time.Second)
+				e.Actor = estover.Subject(fmt.Sprint("agent:agt_", i%3))
+				e.Target, e.Session = fmt.Sprint("resource:res_", i%5), ""
+				if i%2 == 0 {
+					e.Session = fmt.Sprint("ses_", i%4)
+				}
+				if i%10 == 0 {
+					e.Action, e.Outcome = "secret.use", Refused
+				}
+				all = append(all, e)
+				p, err := l.Prepare(acme, e)
+				fatal(t, err)
+				rows = append(rows, p.Row())
+			}
+			fatal(t, d.Append(t.Context(), db.Append{Tenant: acme, Rows: rows}))
+		}
+		filters := []Filter{
+			{}, {Session: "ses_2"}, {Session: "ses_9"}, {Actor: "agent:agt_1"}, {Target: "resource:res_4"}, {Session: "ses_0", Outcome: Refused},
+			{Actor: "agent:agt_2", Target: "resource:res_0", Action: "secret.use"}, {Action: "secret.use"}, {Outcome: Failed},
+			{Since: event(0).At.Add(500 * time.Second), Until: event(0).At.Add(700 * time.Second)},
+			{Since: event(0).At.Add(1000 * time.Second), Actor: "agent:agt_0"}, {Until: event(0).At.Add(130 * time.Second), Session: "ses_0"},
+		}
+		check := func() {
+			t.Helper()
+			fatal(t, d.View(t.Context(), acme, func(tx *db.Tx) error {
+				for _, f := range filters {
+					var want, got []string
+					for i := len(all) - 1; i >= 0; i-- {
+						e := all[i]
+						if (f.Session == "" || f.Session == e.Session) && (f.Actor == "" || f.Actor == e.Actor) && (f.Target == "" || f.Target == e.Target) &&
+							(f.Action == "" || f.Action == e.Action) && (f.Outcome == "" || f.Outcome == e.Outcome) &&
+							!e.At.Before(f.Since) && (f.Until.IsZero() || e.At.Before(f.Until)) {
+							want = append(want, e.ID)
+						}
+					}
+					for before := int64(0); ; {
+						page, next, err := l.List(t.Context(), tx, f, before, 70)
+						fatal(t, err)
+						for _, e := range page {
+							got = append(got, e.ID)
+						}
+						if next == 0 {
+							break
+						}
+						if before != 0 && (next >= before || len(page) != 70) {
+							t.Fatalf("%+v: after %d comes a page of %d before %d", f, before, len(page), next)
+						}
+						before = next
+					}
+					if diff := cmp.Diff(want, got); diff != "" {
+						t.Errorf("%+v:\n%s", f, diff)
+					}
+				}
+				return nil
+			}))
+		}
+		add(100)
+		check()
+		fatal(t, l.Sequence(t.Context(), acme))
+		check()
+		for len(all) < events {
+			add(40)
+			if len(all)%120 == 0 {
+				fatal(t, l.Sequence(t.Context(), acme))
+			}
+		}
+		check()
+		fatal(t, l.Sequence(t.Context(), acme))
+		check()
 	})
 }
 
@@ -588,89 +645,94 @@ func eventually(t *testing.T, ok func() bool) {
 
 // Whatever is changed behind the log's back is found.
 func TestTampering(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, d *db.DB) {
-		l := newKeys(t).open(d)
-		const seven = " where tenant_id = $1 and id = 'evt_000007'"
-		for name, change := range map[string]func(exec func(query string, args ...any), p, forged Prepared){
-			"a leaf": func(exec func(string, ...any), p, _ Prepared) { exec("update audit set leaf = $2"+seven, p.leaf) },
-			"a leaf's hash": func(exec func(string, ...any), p, _ Prepared) {
-				exec("update audit set leaf_hash = $2"+seven, p.hash[:])
-			},
-			"a leaf with its hash": func(exec func(string, ...any), p, _ Prepared) {
-				exec("update audit set leaf = $2, leaf_hash = $3"+seven, p.leaf, p.hash[:])
-			},
-			"a whole row": func(exec func(string, ...any), _, f Prepared) {
-				exec("update audit set leaf = $2, leaf_hash = $3, payload = $4, actor = 'user:usr_eve'"+seven, f.leaf, f.hash[:], f.payload)
-			},
-			"the content": func(exec func(string, ...any), p, _ Prepared) { exec("update audit set payload = $2"+seven, p.payload) },
-			"the content, unsealed": func(exec func(string, ...any), _, _ Prepared) {
-				exec("update audit set payload = $2"+seven, []byte("x"))
-			},
-			"the content and the column": func(exec func(string, ...any), _, f Prepared) {
-				exec("update audit set payload = $2, actor = 'user:usr_eve'"+seven, f.payload)
-			},
-			"the actor": func(exec func(string, ...any), _, _ Prepared) {
-				exec("update audit set actor = 'user:usr_eve'" + seven)
-			},
-			"the target":  func(exec func(string, ...any), _, _ Prepared) { exec("update audit set target = ''" + seven) },
-			"the session": func(exec func(string, ...any), _, _ Prepared) { exec("update audit set session_id = ''" + seven) },
-			"the outcome": func(exec func(string, ...any), _, _ Prepared) { exec("update audit set outcome = 'refused'" + seven) },
-			"the time":    func(exec func(string, ...any), _, _ Prepared) { exec("update audit set at = at + 1" + seven) },
-			"the id":      func(exec func(string, ...any), _, _ Prepared) { exec("update audit set id = 'evt_x'" + seven) },
-			"the order": func(exec func(string, ...any), _, _ Prepared) {
-				exec("update audit set idx = 1000 where tenant_id = $1 and idx = 5")
-				exec("update audit set idx = 5 where tenant_id = $1 and idx = 6")
-				exec("update audit set idx = 6 where tenant_id = $1 and idx = 1000")
-			},
-			"a row that is gone": func(exec func(string, ...any), _, _ Prepared) { exec("delete from audit" + seven) },
-			"the last row that is gone": func(exec func(string, ...any), _, _ Prepared) {
-				exec("delete from audit where tenant_id = $1 and idx = 269")
-			},
-			"an event that lost its place": func(exec func(string, ...any), _, _ Prepared) { exec("update audit set idx = null" + seven) },
-			"a tile": func(exec func(string, ...any), p, _ Prepared) {
-				exec("update audit_tile set hashes = $2 where tenant_id = $1 and level = 1", p.hash[:])
-			},
-			"a tile that is gone": func(exec func(string, ...any), _, _ Prepared) {
-				exec("delete from audit_tile where tenant_id = $1 and level = 0 and n = 0")
-			},
-			"the root": func(exec func(string, ...any), p, _ Prepared) {
-				exec("update audit_tree set root = $2 where tenant_id = $1", p.hash[:])
-			},
-			"the signed root": func(exec func(string, ...any), p, _ Prepared) {
-				exec("update audit_tree set signed_root = $2 where tenant_id = $1", p.hash[:])
-			},
-			"the published size": func(exec func(string, ...any), _, _ Prepared) {
-				exec("update audit_tree set signed_size = 269 where tenant_id = $1")
-			},
-			"the checkpoint": func(exec func(string, ...any), _, _ Prepared) {
-				exec("update audit_tree set checkpoint = replace(checkpoint, 'estover', 'evil') where tenant_id = $1")
-			},
-		} {
-			tenant := estover.TenantID(strings.NewReplacer(" ", "-", ",", "", "'", "").Replace(name))
-			write(t, l, tenant, 1, 270)
-			fatal(t, l.Sequence(t.Context(), tenant))
-			verified(t, l, tenant)
-			same, err := l.Prepare(tenant, event(7)) // the same event, with another salt
-			fatal(t, err)
-			e := event(7)
-			e.Actor = "user:usr_eve"
-			forged, err := l.Prepare(tenant, e)
-			fatal(t, err)
-			fatal(t, d.Do(t.Context(), tenant, func(tx *db.Tx) error {
-				change(func(query string, args ...any) {
-					if n, err := tx.Exec(t.Context(), query, append([]any{tenant}, args...)...); err != nil || n == 0 {
-						t.Fatalf("%s: %q changed %d rows: %v", name, query, n, err)
-					}
-				}, same, forged)
-				return nil
-			}))
-			v, err := l.Verify(t.Context(), tenant)
-			fatal(t, err)
-			if v.OK() {
-				t.Errorf("%s was changed, and Verify found nothing", name)
-			}
+	d := dbtest.Open(t)
+	l := newKeys(t).open(d)
+	const seven = " where tenant_id = $1 and id = 'evt_000007'"
+	for name, change := range map[string]func(exec func(query string, args ...any), p, forged Prepared){
+		"a leaf": func(exec func(string, ...any), p, _ Prepared) { exec("update audit set leaf = $2"+seven, p.leaf) },
+		"a leaf's hash": func(exec func(string, ...any), p, _ Prepared) {
+			exec("update audit set leaf_hash = $2"+seven, p.hash[:])
+		},
+		"a leaf with its hash": func(exec func(string, ...any), p, _ Prepared) {
+			exec("update audit set leaf = $2, leaf_hash = $3"+seven, p.leaf, p.hash[:])
+		},
+		"a whole row": func(exec func(string, ...any), _, f Prepared) {
+			exec("update audit set leaf = $2, leaf_hash = $3, payload = $4, actor = 'user:usr_eve'"+seven, f.leaf, f.hash[:], f.payload)
+		},
+		"the content": func(exec func(string, ...any), p, _ Prepared) { exec("update audit set payload = $2"+seven, p.payload) },
+		"the content, unsealed": func(exec func(string, ...any), _, _ Prepared) {
+			exec("update audit set payload = $2"+seven, []byte("x"))
+		},
+		"the content and the column": func(exec func(string, ...any), _, f Prepared) {
+			exec("update audit set payload = $2, actor = 'user:usr_eve'"+seven, f.payload)
+		},
+		"the actor": func(exec func(string, ...any), _, _ Prepared) {
+			exec("update audit set actor = 'user:usr_eve'" + seven)
+		},
+		"the target":  func(exec func(string, ...any), _, _ Prepared) { exec("update audit set target = ''" + seven) },
+		"the session": func(exec func(string, ...any), _, _ Prepared) { exec("update audit set session_id = ''" + seven) },
+		"the outcome": func(exec func(string, ...any), _, _ Prepared) { exec("update audit set outcome = 'refused'" + seven) },
+		"the time":    func(exec func(string, ...any), _, _ Prepared) { exec("update audit set at = at + 1" + seven) },
+		"the id":      func(exec func(string, ...any), _, _ Prepared) { exec("update audit set id = 'evt_x'" + seven) },
+		"the order": func(exec func(string, ...any), _, _ Prepared) {
+			exec("update audit set idx = 1000 where tenant_id = $1 and idx = 5")
+			exec("update audit set idx = 5 where tenant_id = $1 and idx = 6")
+			exec("update audit set idx = 6 where tenant_id = $1 and idx = 1000")
+		},
+		"a row that is gone": func(exec func(string, ...any), _, _ Prepared) { exec("delete from audit" + seven) },
+		"the last row that is gone": func(exec func(string, ...any), _, _ Prepared) {
+			exec("delete from audit where tenant_id = $1 and idx = 269")
+		},
+		"an event that lost its place": func(exec func(string, ...any), _, _ Prepared) { exec("update audit set idx = null" + seven) },
+		"what a session is found by": func(exec func(string, ...any), _, _ Prepared) {
+			exec("delete from audit_post where tenant_id = $1 and ref = 'session ses_1'")
+		},
+		"what a target is found by": func(exec func(string, ...any), _, _ Prepared) {
+			exec("update audit_post set ref = 'target agent:agt_x' where tenant_id = $1 and ref = 'target agent:agt_3'")
+		},
+		"a tile": func(exec func(string, ...any), p, _ Prepared) {
+			exec("update audit_tile set hashes = $2 where tenant_id = $1 and level = 1", p.hash[:])
+		},
+		"a tile that is gone": func(exec func(string, ...any), _, _ Prepared) {
+			exec("delete from audit_tile where tenant_id = $1 and level = 0 and n = 0")
+		},
+		"the root": func(exec func(string, ...any), p, _ Prepared) {
+			exec("update audit_tree set root = $2 where tenant_id = $1", p.hash[:])
+		},
+		"the signed root": func(exec func(string, ...any), p, _ Prepared) {
+			exec("update audit_tree set signed_root = $2 where tenant_id = $1", p.hash[:])
+		},
+		"the published size": func(exec func(string, ...any), _, _ Prepared) {
+			exec("update audit_tree set signed_size = 269 where tenant_id = $1")
+		},
+		"the checkpoint": func(exec func(string, ...any), _, _ Prepared) {
+			exec("update audit_tree set checkpoint = replace(checkpoint, 'estover', 'evil') where tenant_id = $1")
+		},
+	} {
+		tenant := estover.TenantID(strings.NewReplacer(" ", "-", ",", "", "'", "").Replace(name))
+		write(t, l, tenant, 1, 270)
+		fatal(t, l.Sequence(t.Context(), tenant))
+		verified(t, l, tenant)
+		same, err := l.Prepare(tenant, event(7)) // the same event, with another salt
+		fatal(t, err)
+		e := event(7)
+		e.Actor = "user:usr_eve"
+		forged, err := l.Prepare(tenant, e)
+		fatal(t, err)
+		fatal(t, d.Do(t.Context(), tenant, func(tx *db.Tx) error {
+			change(func(query string, args ...any) {
+				if n, err := tx.Exec(t.Context(), query, append([]any{tenant}, args...)...); err != nil || n == 0 {
+					t.Fatalf("%s: %q changed %d rows: %v", name, query, n, err)
+				}
+			}, same, forged)
+			return nil
+		}))
+		v, err := l.Verify(t.Context(), tenant)
+		fatal(t, err)
+		if v.OK() {
+			t.Errorf("%s was changed, and Verify found nothing", name)
 		}
-	})
+	}
 }
 
 // A damaged tree is neither added to nor used for a proof.

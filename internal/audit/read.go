@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"estover.dev"
 	"estover.dev/internal/db"
@@ -22,7 +21,6 @@ var ErrErased = &estover.Error{Kind: estover.NotFound, Code: "event_erased", Det
 type Entry struct {
 	Event
 	Index int64 // the place; -1 before there is one
-	Seq   int64 // of the row, for paging
 	// Erased says that the content is gone: Detail and Request are empty.
 	Erased bool
 	// Payload is the event's content as the leaf commits to it, to be
@@ -37,27 +35,6 @@ func (l *Log) Find(ctx context.Context, tx *db.Tx, id string) (Entry, error) {
 		return Entry{}, err
 	}
 	return l.entry(tx.Tenant(), r)
-}
-
-// A Filter says which events are looked for. What is empty lets all through.
-type Filter struct {
-	Action  string
-	Outcome Outcome
-	Actor   estover.Subject
-	Target  string
-	Session string
-	Since   time.Time
-	Until   time.Time // exclusive
-}
-
-// List reads the events that the filter lets through, the newest first, at
-// most limit, and older than the one with the seq before if that is not zero.
-func (l *Log) List(ctx context.Context, tx *db.Tx, f Filter, before int64, limit int) ([]Entry, error) {
-	rows, err := readFiltered(ctx, tx, f, before, limit)
-	if err != nil {
-		return nil, err
-	}
-	return l.entries(tx.Tenant(), rows)
 }
 
 // Erase destroys the content of an event. The log still verifies. That it was
@@ -79,7 +56,7 @@ func (l *Log) entries(tenant estover.TenantID, rows []row) ([]Entry, error) {
 
 // entry opens a row.
 func (l *Log) entry(tenant estover.TenantID, r row) (Entry, error) {
-	e := Entry{Event: r.event, Index: -1, Seq: r.seq}
+	e := Entry{Event: r.event, Index: -1}
 	if r.idx.Valid {
 		e.Index = r.idx.Int64
 	}

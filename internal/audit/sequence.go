@@ -120,10 +120,9 @@ type tree struct {
 func (l *Log) place(ctx context.Context, tenant estover.TenantID) (int, error) {
 	var old tree
 	var e edge
-	var seqs []int64
-	var hashes []tlog.Hash
+	var next []waiter
 	err := l.db.View(ctx, tenant, func(tx *db.Tx) (err error) {
-		if seqs, hashes, err = waiting(ctx, tx, maxRound); err != nil || len(seqs) == 0 {
+		if next, err = waiting(ctx, tx, maxRound); err != nil || len(next) == 0 {
 			return err
 		}
 		if old, err = readTree(ctx, tx); err != nil {
@@ -132,7 +131,7 @@ func (l *Log) place(ctx context.Context, tenant estover.TenantID) (int, error) {
 		e, err = readEdge(ctx, tx, old.size)
 		return err
 	})
-	if err != nil || len(seqs) == 0 {
+	if err != nil || len(next) == 0 {
 		return 0, err
 	}
 	if old.size > 0 {
@@ -140,7 +139,11 @@ func (l *Log) place(ctx context.Context, tenant estover.TenantID) (int, error) {
 			return 0, ErrDamaged.Because(fmt.Errorf("the tiles at size %d do not make the root (%v)", old.size, err))
 		}
 	}
-	tiles := e.grow(hashes)
+	hashes := make([]tlog.Hash, len(next))
+	for i, w := range next {
+		hashes[i] = w.hash
+	}
+	tiles, posts := e.grow(hashes), postings(old.size, next)
 	root, err := e.root()
 	if err != nil {
 		return 0, err
@@ -152,10 +155,13 @@ func (l *Log) place(ctx context.Context, tenant estover.TenantID) (int, error) {
 		if err := growTree(ctx, tx, old.size, e.size, root); err != nil {
 			return err
 		}
-		if err := givePlaces(ctx, tx, old.size, seqs); err != nil {
+		if err := givePlaces(ctx, tx, old.size, next); err != nil {
 			return err
 		}
 		if err := l.fault("sequence: half way through"); err != nil {
+			return err
+		}
+		if err := writePosts(ctx, tx, old.size, posts); err != nil {
 			return err
 		}
 		return writeTiles(ctx, tx, tiles)
@@ -163,7 +169,7 @@ func (l *Log) place(ctx context.Context, tenant estover.TenantID) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return len(seqs), l.fault("sequence: after the commit")
+	return len(next), l.fault("sequence: after the commit")
 }
 
 // publish signs the tree, which is durable by now, and makes the checkpoint

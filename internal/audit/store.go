@@ -43,22 +43,32 @@ func tenants(ctx context.Context, tx *db.Tx, query string, args ...any) ([]estov
 	return out, rows.Err()
 }
 
+// A waiter is an event that waits for its place.
+type waiter struct {
+	seq                    int64
+	hash                   tlog.Hash
+	actor, target, session string
+}
+
 // waiting are the events without a place, the oldest rows first.
-func waiting(ctx context.Context, tx *db.Tx, limit int) (seqs []int64, hashes []tlog.Hash, err error) {
-	rows, err := tx.Query(ctx, "select seq, leaf_hash from audit where tenant_id = $1 and idx is null order by seq limit $2", tx.Tenant(), limit)
+func waiting(ctx context.Context, tx *db.Tx, limit int) ([]waiter, error) {
+	rows, err := tx.Query(ctx, `select seq, leaf_hash, actor, target, session_id from audit
+		where tenant_id = $1 and idx is null order by seq limit $2`, tx.Tenant(), limit)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer rows.Close()
+	var out []waiter
 	for rows.Next() {
-		var seq int64
+		var w waiter
 		var hash []byte
-		if err := rows.Scan(&seq, &hash); err != nil {
-			return nil, nil, err
+		if err := rows.Scan(&w.seq, &hash, &w.actor, &w.target, &w.session); err != nil {
+			return nil, err
 		}
-		seqs, hashes = append(seqs, seq), append(hashes, tlog.Hash(hash))
+		w.hash = tlog.Hash(hash)
+		out = append(out, w)
 	}
-	return seqs, hashes, rows.Err()
+	return out, rows.Err()
 }
 
 // waitingCount is how many events have no place.
@@ -130,13 +140,19 @@ func growTree(ctx context.Context, tx *db.Tx, from, to int64, root tlog.Hash) er
 
 // givePlaces gives the rows consecutive places from first on. All of them
 // still have none, or somebody went past the tree's size.
-func givePlaces(ctx context.Context, tx *db.Tx, first int64, seqs []int64) error {
+func givePlaces(ctx context.Context, tx *db.Tx, first int64, waiters []waiter) error {
+	seqs := make([]int64, len(waiters))
+	for i, w := range waiters {
+		seqs[i] = w.seq
+	}
 	list, err := json.Marshal(seqs)
 	if err != nil {
 		return err
 	}
+	// The + keeps SQLite from going through all waiting rows for each in the
+	// list, where it should look each up by its key.
 	query := `update audit set idx = $2 + j.key from json_each($3) as j
-		where audit.seq = j.value and audit.tenant_id = $1 and audit.idx is null`
+		where audit.seq = j.value and +audit.tenant_id = $1 and +audit.idx is null`
 	if tx.Engine() == db.Postgres {
 		query = `update audit set idx = $2 + j.n - 1 from json_array_elements_text($3::json) with ordinality as j(seq, n)
 			where audit.seq = j.seq::bigint and audit.tenant_id = $1 and audit.idx is null`
@@ -240,40 +256,132 @@ func readEvent(ctx context.Context, tx *db.Tx, id string) (row, error) {
 	return rows[0], nil
 }
 
-// readFiltered are the events that a filter lets through, the newest first.
-func readFiltered(ctx context.Context, tx *db.Tx, f Filter, before int64, limit int) ([]row, error) {
-	query := "select " + rowColumns + " from audit where tenant_id = $1"
-	args := []any{tx.Tenant()}
-	where := func(condition string, arg any) {
-		args = append(args, arg)
-		query += fmt.Sprintf(" and "+condition, len(args))
-	}
+// A query is a select of events, under construction.
+type query struct {
+	text string
+	args []any
+}
+
+// where adds a condition; %d in it is the number of its argument.
+func (q *query) where(condition string, arg any) {
+	q.args = append(q.args, arg)
+	q.text += fmt.Sprintf(" and "+condition, len(q.args))
+}
+
+// of begins the select of the events that a filter lets through.
+func (f Filter) of(tx *db.Tx) *query {
+	q := &query{"select " + rowColumns + " from audit where tenant_id = $1", []any{tx.Tenant()}}
 	if f.Session != "" {
-		where("session_id <> '' and session_id = $%d", f.Session)
+		q.where("session_id = $%d", f.Session)
 	}
 	if f.Target != "" {
-		where("target = $%d", f.Target)
+		q.where("target = $%d", f.Target)
 	}
 	if f.Actor != "" {
-		where("actor = $%d", f.Actor)
+		q.where("actor = $%d", f.Actor)
 	}
 	if f.Action != "" {
-		where("action = $%d", f.Action)
+		q.where("action = $%d", f.Action)
 	}
 	if f.Outcome != "" {
-		where("outcome = $%d", f.Outcome)
+		q.where("outcome = $%d", f.Outcome)
 	}
 	if !f.Since.IsZero() {
-		where("at >= $%d", f.Since)
+		q.where("at >= $%d", f.Since)
 	}
 	if !f.Until.IsZero() {
-		where("at < $%d", f.Until)
+		q.where("at < $%d", f.Until)
 	}
-	if before > 0 {
-		where("seq < $%d", before)
+	return q
+}
+
+// readFilteredWaiting are the events without a place, the newest rows first.
+func readFilteredWaiting(ctx context.Context, tx *db.Tx, f Filter) ([]row, error) {
+	q := f.of(tx)
+	return readRows(ctx, tx, q.text+" and idx is null order by seq desc", q.args...)
+}
+
+// readFilteredPlaced are the events in the places from first to before end,
+// the last first.
+func readFilteredPlaced(ctx context.Context, tx *db.Tx, f Filter, first, end int64, limit int) ([]row, error) {
+	q := f.of(tx)
+	q.where("idx >= $%d", first)
+	q.where("idx < $%d", end)
+	q.where("idx is not null order by idx desc limit $%d", limit)
+	return readRows(ctx, tx, q.text, q.args...)
+}
+
+// readFilteredAt are the events in these places, the last first.
+func readFilteredAt(ctx context.Context, tx *db.Tx, f Filter, places []int64, limit int) ([]row, error) {
+	list, err := json.Marshal(places)
+	if err != nil {
+		return nil, err
 	}
-	args = append(args, limit)
-	return readRows(ctx, tx, fmt.Sprintf("%s order by seq desc limit $%d", query, len(args)), args...)
+	q := f.of(tx)
+	if tx.Engine() == db.Postgres {
+		q.where("idx in (select json_array_elements_text($%d::json)::bigint)", string(list))
+	} else {
+		q.where("idx in (select value from json_each($%d))", string(list))
+	}
+	q.where("idx is not null order by idx desc limit $%d", limit)
+	return readRows(ctx, tx, q.text, q.args...)
+}
+
+// maxPosts is how many postings are read at once.
+const maxPosts = 64
+
+// readPosts are the postings of a ref that begin before a place, the last
+// first.
+func readPosts(ctx context.Context, tx *db.Tx, ref string, before int64) ([]post, error) {
+	return scanPosts(ctx, tx, `select ref, first, offsets from audit_post
+		where tenant_id = $1 and ref = $2 and first < $3 order by first desc limit $4`, tx.Tenant(), ref, before, maxPosts)
+}
+
+// readAllPosts are the tenant's postings that come after one, in their order.
+func readAllPosts(ctx context.Context, tx *db.Tx, after post, limit int) ([]post, error) {
+	return scanPosts(ctx, tx, `select ref, first, offsets from audit_post
+		where tenant_id = $1 and (ref, first) > ($2, $3) order by ref, first limit $4`, tx.Tenant(), after.ref, after.first, limit)
+}
+
+func scanPosts(ctx context.Context, tx *db.Tx, query string, args ...any) ([]post, error) {
+	rows, err := tx.Query(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []post
+	for rows.Next() {
+		var p post
+		if err := rows.Scan(&p.ref, &p.first, &p.offsets); err != nil {
+			return nil, err
+		}
+		out = append(out, p)
+	}
+	return out, rows.Err()
+}
+
+// writePosts writes the postings of one round, whose first place this is.
+func writePosts(ctx context.Context, tx *db.Tx, first int64, posts []post) error {
+	list := make([][2]string, len(posts))
+	for i, p := range posts {
+		list[i] = [2]string{p.ref, p.offsets}
+	}
+	b, err := json.Marshal(list)
+	if err != nil {
+		return err
+	}
+	each := "json_each($3)"
+	if tx.Engine() == db.Postgres {
+		each = "json_array_elements($3::json) as j(value)"
+	}
+	_, err = tx.Exec(ctx, "insert into audit_post (tenant_id, ref, first, offsets) select $1, value ->> 0, $2, value ->> 1 from "+each, tx.Tenant(), first, string(b))
+	return err
+}
+
+// timeOf is when the event in a place happened.
+func timeOf(ctx context.Context, tx *db.Tx, place int64) (at time.Time, err error) {
+	err = tx.QueryRow(ctx, "select at from audit where tenant_id = $1 and idx = $2", tx.Tenant(), place).Scan(&at)
+	return at, err
 }
 
 // readLeaves are the entries of the log from first to before end.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/maphash"
 
 	logformat "github.com/transparency-dev/formats/log"
 	"golang.org/x/mod/sumdb/note"
@@ -79,12 +80,13 @@ func (l *Log) Verify(ctx context.Context, tenant estover.TenantID) (*Verificatio
 	}
 	v.Size, v.Published, v.Checkpoint = t.size, t.signedSize, t.checkpoint
 	var e edge
+	search := newSearchSum()
 	for e.size < t.size {
 		end := min(e.size+verifyBatch, t.size)
 		if e.size < t.signedSize {
 			end = min(end, t.signedSize) // so that the signed root is seen on the way
 		}
-		if err := l.verifyRange(ctx, v, &e, tenant, end); err != nil {
+		if err := l.verifyRange(ctx, v, &e, search, tenant, end); err != nil {
 			return nil, err
 		}
 		root, err := e.root()
@@ -99,12 +101,61 @@ func (l *Log) Verify(ctx context.Context, tenant estover.TenantID) (*Verificatio
 	if v.Root != t.root {
 		v.found(-1, "", "The entries do not make the root of the tree.")
 	}
+	if err := l.verifySearch(ctx, v, search, tenant, t.size); err != nil {
+		return nil, err
+	}
 	return v, l.verifyCheckpoint(ctx, v, tenant, t)
+}
+
+// A searchSum stands for a set of refs and places, whatever order they come
+// in. Nobody who changed the set beforehand knows the seed.
+type searchSum struct {
+	seed maphash.Seed
+	sum  uint64
+}
+
+func newSearchSum() *searchSum { return &searchSum{seed: maphash.MakeSeed()} }
+
+func (s *searchSum) add(ref string, place int64) {
+	s.sum += maphash.Comparable(s.seed, struct {
+		ref   string
+		place int64
+	}{ref, place})
+}
+
+// verifySearch checks that what events are found by is what they say.
+func (l *Log) verifySearch(ctx context.Context, v *Verification, want *searchSum, tenant estover.TenantID, size int64) error {
+	have := &searchSum{seed: want.seed}
+	for after := (post{first: -1}); ; {
+		var posts []post
+		err := l.db.View(ctx, tenant, func(tx *db.Tx) (err error) {
+			posts, err = readAllPosts(ctx, tx, after, verifyBatch)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if len(posts) == 0 {
+			break
+		}
+		for _, p := range posts {
+			for _, place := range p.places() {
+				if place < size {
+					have.add(p.ref, place)
+				}
+			}
+		}
+		after = posts[len(posts)-1]
+	}
+	if have.sum != want.sum {
+		v.found(-1, "", "What events are searched by is not what they say.")
+	}
+	return nil
 }
 
 // verifyRange checks the entries from the edge's size to before end, and the
 // tiles that they make.
-func (l *Log) verifyRange(ctx context.Context, v *Verification, e *edge, tenant estover.TenantID, end int64) error {
+func (l *Log) verifyRange(ctx context.Context, v *Verification, e *edge, search *searchSum, tenant estover.TenantID, end int64) error {
 	var rows []row
 	first := e.size
 	err := l.db.View(ctx, tenant, func(tx *db.Tx) (err error) {
@@ -136,6 +187,9 @@ func (l *Log) verifyRange(ctx context.Context, v *Verification, e *edge, tenant 
 		return err
 	}
 	for _, r := range rows {
+		for _, ref := range refs(r.event.Session, r.event.Target, string(r.event.Actor)) {
+			search.add(ref, r.idx.Int64)
+		}
 		if err := l.verifyRow(v, tenant, r); err != nil {
 			return err
 		}

@@ -23,9 +23,16 @@ create table audit (
 create unique index audit_idx on audit (tenant_id, idx) where idx is not null;
 create index audit_waiting on audit (tenant_id, seq) where idx is null;
 create index audit_touched on audit (touched_at) where touched_at is not null;
-create index audit_session on audit (tenant_id, session_id, seq) where session_id <> '';
-create index audit_target on audit (tenant_id, target, seq);
-create index audit_actor on audit (tenant_id, actor, seq);
+-- The events of one session, target or actor: for each round of sequencing, the
+-- places as offsets from the first of the round, "0 3 17". So a writer pays for
+-- one index, and what the rest is searched by is built many events at a time.
+create table audit_post (
+	tenant_id text not null,
+	ref text not null,
+	first bigint not null,
+	offsets text not null,
+	primary key (tenant_id, ref, first)
+);
 
 -- The Merkle tree over the leaves that have a place, one a tenant, and the
 -- checkpoint that is published, of this tree or of an earlier one.

@@ -1,0 +1,181 @@
+package audit
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/db"
+)
+
+// A Filter says which events are looked for. What is empty lets all through.
+// The events of a session, a target or an actor are found by an index, and so
+// is a time; the rest is looked at one by one.
+type Filter struct {
+	Action  string
+	Outcome Outcome
+	Actor   estover.Subject
+	Target  string
+	Session string
+	Since   time.Time
+	Until   time.Time // exclusive
+}
+
+// List reads the events that the filter lets through, the newest first: those
+// that wait for their place, then those in places before the given one, 0 for
+// the end of the log. It reads limit events, and all that wait beside. It
+// gives the place to go on before, or 0 when there are no more.
+func (l *Log) List(ctx context.Context, tx *db.Tx, f Filter, before int64, limit int) (events []Entry, next int64, err error) {
+	var rows []row
+	if before <= 0 {
+		if rows, err = readFilteredWaiting(ctx, tx, f); err != nil {
+			return nil, 0, err
+		}
+	}
+	first, end, err := f.places(ctx, tx, before)
+	if err != nil {
+		return nil, 0, err
+	}
+	want := max(limit-len(rows), 0)
+	placed, err := f.read(ctx, tx, first, end, want)
+	if err != nil {
+		return nil, 0, err
+	}
+	switch {
+	case len(placed) < want:
+	case want == 0:
+		next = end // the page was full before it came to those with a place
+	default:
+		next = placed[len(placed)-1].idx.Int64
+	}
+	events, err = l.entries(tx.Tenant(), append(rows, placed...))
+	return events, next, err
+}
+
+// slack is how far two events may be apart in time that stand in the wrong
+// order: as long as a transaction may take, and as far as the clocks of nodes
+// may differ.
+const slack = time.Minute
+
+// places are the first place that may hold an event of the filter's time, and
+// the end of those that may.
+func (f Filter) places(ctx context.Context, tx *db.Tx, before int64) (first, end int64, err error) {
+	t, err := readTree(ctx, tx)
+	if err != nil {
+		return 0, 0, err
+	}
+	if end = t.size; before > 0 {
+		end = min(end, before)
+	}
+	find := func(at time.Time) int64 {
+		i := sort.Search(int(end), func(i int) bool {
+			var have time.Time
+			if err == nil {
+				have, err = timeOf(ctx, tx, int64(i))
+			}
+			return !have.Before(at)
+		})
+		return int64(i)
+	}
+	if !f.Until.IsZero() {
+		end = find(f.Until.Add(slack))
+	}
+	if !f.Since.IsZero() {
+		first = find(f.Since.Add(-slack))
+	}
+	return first, end, err
+}
+
+// read reads the events between two places that the filter lets through.
+func (f Filter) read(ctx context.Context, tx *db.Tx, first, end int64, limit int) ([]row, error) {
+	ref := f.ref()
+	if ref == "" {
+		return readFilteredPlaced(ctx, tx, f, first, end, limit)
+	}
+	var out []row
+	for before := end; len(out) < limit; {
+		posts, err := readPosts(ctx, tx, ref, before)
+		if err != nil || len(posts) == 0 {
+			return out, err
+		}
+		var places []int64
+		for _, p := range posts {
+			before = p.first
+			for _, place := range p.places() {
+				if place >= first && place < end {
+					places = append(places, place)
+				}
+			}
+		}
+		rows, err := readFilteredAt(ctx, tx, f, places, limit-len(out))
+		if err != nil {
+			return nil, err
+		}
+		if out = append(out, rows...); before < first {
+			break
+		}
+	}
+	return out, nil
+}
+
+// ref is what the filter is looked up by: what fewer events have first.
+func (f Filter) ref() string {
+	refs := refs(f.Session, f.Target, string(f.Actor))
+	if len(refs) == 0 {
+		return ""
+	}
+	return refs[0]
+}
+
+// refs are what an event is found by.
+func refs(session, target, actor string) (out []string) {
+	for _, r := range [][2]string{{"session ", session}, {"target ", target}, {"actor ", actor}} {
+		if r[1] != "" {
+			out = append(out, r[0]+r[1])
+		}
+	}
+	return out
+}
+
+// A post is which events of one round of sequencing have a ref.
+type post struct {
+	ref     string
+	first   int64  // the round's first place
+	offsets string // of the events from there: "0 3 17"
+}
+
+// postings are the posts of events that get consecutive places.
+func postings(first int64, events []waiter) []post {
+	byRef := map[string][]byte{}
+	for i, e := range events {
+		for _, ref := range refs(e.session, e.target, e.actor) {
+			b := byRef[ref]
+			if len(b) > 0 {
+				b = append(b, ' ')
+			}
+			byRef[ref] = strconv.AppendInt(b, int64(i), 10)
+		}
+	}
+	out := make([]post, 0, len(byRef))
+	for ref, offsets := range byRef {
+		out = append(out, post{ref, first, string(offsets)})
+	}
+	slices.SortFunc(out, func(a, b post) int { return cmp.Compare(a.ref, b.ref) }) // neighbours on the disk are written together
+	return out
+}
+
+// places are the places of the post's events. What is no number stands for no
+// event.
+func (p post) places() (out []int64) {
+	for _, s := range strings.Fields(p.offsets) {
+		if n, err := strconv.ParseInt(s, 10, 64); err == nil {
+			out = append(out, p.first+n)
+		}
+	}
+	return out
+}
