@@ -1,0 +1,294 @@
+package oauth_test
+
+import (
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/agent"
+	"estover.dev/internal/db"
+	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/oauth/oauthtest"
+	"estover.dev/internal/session"
+)
+
+// atOnce runs n functions as nearly at once as can be, and gives what each
+// answered.
+func atOnce[T any](n int, fn func(i int) T) []T {
+	out := make([]T, n)
+	var ready, done sync.WaitGroup
+	start := make(chan struct{})
+	ready.Add(n)
+	for i := range n {
+		done.Go(func() {
+			ready.Done()
+			<-start
+			out[i] = fn(i)
+		})
+	}
+	ready.Wait()
+	close(start)
+	done.Wait()
+	return out
+}
+
+// However many present one assertion at once, on one node or two, exactly one
+// gets a token for it; also when it is the first request of all, and when no
+// token comes of it.
+func TestAssertionIsGoodOnce(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		key := t.TempDir() + "/root.key"
+		one, two := oauthtest.Node(t, d, key), oauthtest.Node(t, d, key)
+		bot := one.Agent("bot")
+		two.Access.Grant(bot.ID, oauthtest.CRM, "customer.read")
+		for _, round := range []string{"the first request of a session", "a session that is there"} {
+			assertion := one.Assertion(bot)
+			won := 0
+			for _, a := range atOnce(64, func(i int) oauthtest.Answer {
+				return []*oauthtest.World{one, two}[i%2].AskWith(assertion, "resource", oauthtest.CRM)
+			}) {
+				if a.Status == http.StatusOK {
+					won++
+					continue
+				}
+				refused(t, round, a, 401, "invalid_client")
+			}
+			if won != 1 {
+				t.Errorf("%s: of 64 presentations of one assertion %d got a token, want 1", round, won)
+			}
+		}
+		refusedOnce := one.Assertion(bot)
+		refused(t, "a request for an unknown resource", one.AskWith(refusedOnce, "resource", "https://erp.example"), 400, "invalid_target")
+		refused(t, "the same assertion for a resource that is known", one.AskWith(refusedOnce, "resource", oauthtest.CRM), 401, "invalid_client")
+
+		asked := one.Assertion(bot)
+		f := oauthtest.Form("token", "x", "client_assertion_type", oauthtest.AssertionType, "client_assertion", asked)
+		if a := one.Do(oauthtest.Request("/oauth/introspect", f)); a.Status != http.StatusOK {
+			t.Fatalf("introspection by an assertion: %d %s", a.Status, a.Body)
+		}
+		refused(t, "the same assertion for a token", one.AskWith(asked), 401, "invalid_client")
+	})
+}
+
+// One grant is made, however many requests are the first ones.
+func TestFirstRequestsAtOnce(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		key := t.TempDir() + "/root.key"
+		one, two := oauthtest.Node(t, d, key), oauthtest.Node(t, d, key)
+		bot := one.Agent("bot")
+		for _, a := range atOnce(64, func(i int) oauthtest.Answer { return []*oauthtest.World{one, two}[i%2].Ask(bot) }) {
+			granted(t, "one of 64 first requests", a)
+		}
+		if n := count(t, d, "select count(*) from session"); n != 1 {
+			t.Errorf("64 requests opened %d sessions, want 1", n)
+		}
+		if n := count(t, d, "select count(*) from oauth_grant"); n != 1 {
+			t.Errorf("64 requests made %d grants, want 1", n)
+		}
+	})
+}
+
+// When the end of a session has been answered, no token of it is good, however
+// many were being issued.
+func TestNoTokenOutlivesItsSession(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot := w.Agent("bot")
+		for round := range 8 {
+			s, err := w.Sessions.Open(t.Context(), bot.Caller(), wish(bot, time.Hour))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if round%2 == 1 { // with a grant that is there, and without
+				granted(t, "before", w.Ask(bot, "session", s.ID))
+			}
+			var ended error
+			tokens := atOnce(33, func(i int) string {
+				if i == 16 {
+					ended = w.Sessions.End(t.Context(), bot.Caller(), s.ID, "done")
+					return ""
+				}
+				a := w.Ask(bot, "session", s.ID)
+				if a.Status != http.StatusOK && a.Error() != "invalid_grant" && a.Status != http.StatusServiceUnavailable {
+					t.Errorf("a request while the session ends: %d %s", a.Status, a.Body)
+				}
+				return a.Token()
+			})
+			if ended != nil {
+				t.Fatal(ended)
+			}
+			for _, raw := range tokens {
+				if raw != "" && w.Live(bot, raw) {
+					t.Fatal("a token is active although its session has ended")
+				}
+			}
+			refused(t, "afterwards", w.Ask(bot, "session", s.ID), 400, "invalid_grant")
+			if n := count(t, d, "select count(*) from oauth_grant where session_id = $1 and ended_at is null", s.ID); n != 0 {
+				t.Fatalf("%d grants live on in a session that has ended", n)
+			}
+		}
+	})
+}
+
+// Whatever ends on one node is soon over on the other.
+func TestOtherNodesFollow(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		key := t.TempDir() + "/root.key"
+		one, two := oauthtest.Node(t, d, key), oauthtest.Node(t, d, key)
+		go func() { _ = two.Guard.Run(t.Context()) }()
+		bot := one.Agent("bot")
+		until := func(what string, raw string) {
+			t.Helper()
+			for deadline := time.Now().Add(5 * time.Second); two.Live(bot, raw); time.Sleep(20 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("%s: the token is still active on the other node", what)
+				}
+			}
+		}
+		raw := one.Ask(bot).Token()
+		if !two.Live(bot, raw) {
+			t.Fatal("a token of one node is not active on the other")
+		}
+		if a := one.Do(oauthtest.Request("/oauth/revoke", oauthtest.Form("token", raw), oauthtest.Basic(bot.ID, bot.Secret))); a.Status != http.StatusOK {
+			t.Fatal(a.Body)
+		}
+		until("revoked", raw)
+		raw = one.Ask(bot).Token()
+		if !two.Live(bot, raw) {
+			t.Fatal("a token of one node is not active on the other")
+		}
+		if _, err := one.Sessions.EndAll(t.Context(), oauthtest.Admin, bot.ID, "contained"); err != nil {
+			t.Fatal(err)
+		}
+		until("its session ended", raw)
+	})
+}
+
+// matrix is what makes that an agent gets no token. Each row undoes nothing:
+// it is tried on an agent of its own.
+var matrix = []struct {
+	name   string
+	happen func(t *testing.T, w *oauthtest.World, a *oauthtest.Agent, s session.Session)
+	// spares are the ways of authenticating that it leaves alone.
+	spares string
+}{
+	{name: "the client is suspended", happen: func(t *testing.T, w *oauthtest.World, a *oauthtest.Agent, _ session.Session) {
+		hold(t, w, a, agent.Suspension)
+	}},
+	{name: "the client is quarantined", happen: func(t *testing.T, w *oauthtest.World, a *oauthtest.Agent, _ session.Session) {
+		hold(t, w, a, agent.Quarantine)
+	}},
+	{name: "the client is retired", happen: func(t *testing.T, w *oauthtest.World, a *oauthtest.Agent, _ session.Session) {
+		hold(t, w, a, agent.Retirement)
+	}},
+	{name: "the sponsor is gone", happen: func(t *testing.T, w *oauthtest.World, a *oauthtest.Agent, _ session.Session) {
+		if _, err := w.People.Disable(t.Context(), oauthtest.Admin, a.Sponsor.ID, "left"); err != nil {
+			t.Fatal(err)
+		}
+	}},
+	{name: "the agent has expired", happen: func(t *testing.T, w *oauthtest.World, a *oauthtest.Agent, _ session.Session) {
+		spec := a.Spec
+		spec.ExpiresAt = w.DB.Now().Add(time.Minute)
+		if _, err := w.Agents.Update(t.Context(), oauthtest.Admin, a.ID, spec); err != nil {
+			t.Fatal(err)
+		}
+		dbtest.NewClock(w.DB).Advance(2 * time.Minute)
+	}},
+	{name: "the session has ended", happen: func(t *testing.T, w *oauthtest.World, a *oauthtest.Agent, s session.Session) {
+		if err := w.Sessions.End(t.Context(), oauthtest.Admin, s.ID, "a test"); err != nil {
+			t.Fatal(err)
+		}
+	}},
+	{name: "the session has expired", happen: func(t *testing.T, w *oauthtest.World, a *oauthtest.Agent, s session.Session) {
+		dbtest.NewClock(w.DB).Advance(time.Hour)
+	}},
+	{name: "policy denies", happen: func(t *testing.T, w *oauthtest.World, _ *oauthtest.Agent, _ session.Session) {
+		w.Decider.Set(oauthtest.Deny("token.issue"))
+	}},
+	{name: "the secret is retired", spares: "key", happen: func(t *testing.T, w *oauthtest.World, a *oauthtest.Agent, _ session.Session) {
+		if err := w.Agents.RetireCredential(t.Context(), oauthtest.Admin, a.ID, a.Credential, 0); err != nil {
+			t.Fatal(err)
+		}
+	}},
+	{name: "the key is retired", spares: "secret", happen: func(t *testing.T, w *oauthtest.World, a *oauthtest.Agent, _ session.Session) {
+		if err := w.Agents.RetireCredential(t.Context(), oauthtest.Admin, a.ID, a.KeySet, 0); err != nil {
+			t.Fatal(err)
+		}
+	}},
+	{name: "both run out", happen: func(t *testing.T, w *oauthtest.World, a *oauthtest.Agent, _ session.Session) {
+		for _, c := range []string{a.Credential, a.KeySet} {
+			if err := w.Agents.RetireCredential(t.Context(), oauthtest.Admin, a.ID, c, time.Minute); err != nil {
+				t.Fatal(err)
+			}
+		}
+		dbtest.NewClock(w.DB).Advance(2 * time.Minute)
+	}},
+	{name: "nothing is granted any more", happen: func(t *testing.T, w *oauthtest.World, a *oauthtest.Agent, _ session.Session) {
+		w.Access.Grant(a.ID, oauthtest.CRM)
+	}},
+}
+
+func hold(t *testing.T, w *oauthtest.World, a *oauthtest.Agent, kind agent.Kind) {
+	t.Helper()
+	if _, err := w.Agents.Hold(t.Context(), oauthtest.Admin, a.ID, kind, "a test"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ways are the grant types with each way of authenticating: every row of the
+// table of grant types has a line here, or TestMatrix fails.
+var ways = []struct {
+	grantType, by string
+	ask           func(w *oauthtest.World, a *oauthtest.Agent, pairs ...string) oauthtest.Answer
+}{
+	{"client_credentials", "secret", (*oauthtest.World).Ask},
+	{"client_credentials", "key", (*oauthtest.World).AskByKey},
+}
+
+// TestMatrix tries every reason to get no token on every grant type: none of
+// them forgets one. Each is recorded as a refusal.
+func TestMatrix(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		covered := map[string]bool{}
+		for _, way := range ways {
+			covered[way.grantType] = true
+		}
+		for _, name := range w.Door.Metadata(estover.DefaultTenant).GrantTypes {
+			if !covered[name] {
+				t.Errorf("the grant type %s is not in the matrix", name)
+			}
+		}
+		for i, row := range matrix {
+			name := "bot-" + string(rune('a'+i))
+			bot := w.Agent(name)
+			s, err := w.Sessions.Open(t.Context(), bot.Caller(), wish(bot, time.Hour))
+			if err != nil {
+				t.Fatal(err)
+			}
+			pairs := []string{"session", s.ID, "resource", oauthtest.CRM}
+			for _, way := range ways {
+				granted(t, way.grantType+" by "+way.by+" before "+row.name, way.ask(w, bot, pairs...))
+			}
+			row.happen(t, w, bot, s)
+			for _, way := range ways {
+				a := way.ask(w, bot, pairs...)
+				if way.by == row.spares {
+					granted(t, way.grantType+" by "+way.by+" although "+row.name, a)
+				} else if a.Token() != "" || a.Status != http.StatusBadRequest && a.Status != http.StatusUnauthorized {
+					t.Errorf("%s by %s although %s: %d %s", way.grantType, way.by, row.name, a.Status, a.Body)
+				}
+			}
+			w.Decider.Set(nil)
+			want := len(ways)
+			if row.spares != "" {
+				want--
+			}
+			if n := count(t, d, `select count(*) from audit where action = 'token.issue' and outcome = 'refused' and target = $1`, "agent:"+bot.ID); n < want {
+				t.Errorf("%s: %d refusals are on record, want at least %d", row.name, n, want)
+			}
+		}
+	})
+}
