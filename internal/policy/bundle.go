@@ -1,9 +1,7 @@
 package policy
 
 import (
-	"crypto/sha256"
 	"embed"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -139,13 +137,16 @@ func (b Bundle) normal() (Bundle, error) {
 
 // Digest names a bundle by its content: the SHA-256, in hex, of what
 // `sha256sum` prints for its files in the order of their paths.
-func (b Bundle) Digest() string {
-	sum := sha256.New()
+func (b Bundle) Digest() string { return digest(b.Manifest()) }
+
+// Manifest is what the digest is taken of: a line for each file, as sha256sum
+// writes it.
+func (b Bundle) Manifest() []byte {
+	var m []byte
 	for _, f := range b {
-		one := sha256.Sum256([]byte(f.Text))
-		fmt.Fprintf(sum, "%s  %s\n", hex.EncodeToString(one[:]), f.Path)
+		m = fmt.Appendf(m, "%s  %s\n", digest([]byte(f.Text)), f.Path)
 	}
-	return hex.EncodeToString(sum.Sum(nil))
+	return m
 }
 
 // data is what the data.json files hold, each at the place of its directory.

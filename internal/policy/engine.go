@@ -288,8 +288,19 @@ func reads(c *ast.Compiler, entry ast.Ref) ([]ast.Ref, error) {
 	return refs, nil
 }
 
-// eval answers one question about an input, within the limit of time.
+// eval answers one question about an input, within the limit of time. What
+// was cut off is tried once more: on a machine that is busy, the time of an
+// evaluation passes while others run, and a rule that runs away is cut off
+// again.
 func (r *revision) eval(ctx context.Context, e entry, input ast.Value, indexed bool) (ast.Value, error) {
+	v, err := r.evalOnce(ctx, e, input, indexed)
+	if errors.Is(err, errTimeout) {
+		v, err = r.evalOnce(ctx, e, input, indexed)
+	}
+	return v, err
+}
+
+func (r *revision) evalOnce(ctx context.Context, e entry, input ast.Value, indexed bool) (ast.Value, error) {
 	txn, err := r.store.NewTransaction(ctx)
 	if err != nil {
 		return nil, err

@@ -43,6 +43,10 @@
 // Activating one swaps what the next decision asks, on this node at once and
 // on others when they hear of it. Until a tenant has activated a bundle, the
 // starter bundle ([Starter]) holds.
+//
+// A bundle may refuse too much, or even everything. So that there is always a
+// way back, looking at bundles and going back to an earlier one is decided by
+// the baseline alone.
 package policy
 
 import (
@@ -165,7 +169,8 @@ func (p *Policy) Activate(ctx context.Context, caller estover.Caller, digest, re
 }
 
 // Rollback makes an earlier revision the active one again: the one that was
-// active before, or the one that is named. It needs a reason.
+// active before, or the one that is named. It needs a reason. It is the way out
+// of a bundle that refuses too much, so the baseline alone decides who may.
 func (p *Policy) Rollback(ctx context.Context, caller estover.Caller, digest, reason string) (Activation, error) {
 	if strings.TrimSpace(reason) == "" {
 		return Activation{}, ErrNoReason
@@ -202,6 +207,11 @@ func (p *Policy) turn(ctx context.Context, caller estover.Caller, kind, digest, 
 		if now.Number != before.Number {
 			return ErrRaced
 		}
+		if s := Starter(); digest == s.Digest() {
+			if _, err := insertRevision(ctx, tx.Tx, digest, s, "The starter bundle.", string(estover.System("estover"))); err != nil {
+				return err
+			}
+		}
 		a = Activation{Number: before.Number + 1, Digest: digest, Kind: kind, Reason: reason, By: string(caller.Subject), At: tx.Now()}
 		tx.SetTarget("policy:" + digest)
 		tx.Note("reason", reason)
@@ -223,13 +233,14 @@ func target(ctx context.Context, tx *db.Tx, kind, digest string, active Activati
 	if digest == "" {
 		return "", ErrNoRevision
 	}
-	r, err := findRevision(ctx, tx, digest)
+	r, _, err := findWithSource(ctx, tx, digest)
+	starter := r.Digest == Starter().Digest()
 	switch {
 	case err != nil:
 		return "", err
-	case r.Active:
+	case r.Active || starter && active.Number == 0:
 		return "", ErrIsActive
-	case kind == "rollback" && !r.Activated:
+	case kind == "rollback" && !r.Activated && !starter:
 		return "", ErrNeverActive
 	}
 	return r.Digest, nil
@@ -244,7 +255,7 @@ func (p *Policy) prepare(ctx context.Context, tenant estover.TenantID, digest st
 	}
 	var source Bundle
 	if err := p.guard.DB().View(ctx, tenant, func(tx *db.Tx) (err error) {
-		source, err = findSource(ctx, tx, digest)
+		_, source, err = findWithSource(ctx, tx, digest)
 		return err
 	}); err != nil {
 		return err
@@ -287,6 +298,20 @@ func (p *Policy) List(ctx context.Context, caller estover.Caller, before string,
 		return err
 	})
 	return list, err
+}
+
+// Manifest is what the digest of a revision is taken of, for those who put
+// evidence together for somebody whom policy has let have it.
+func (p *Policy) Manifest(ctx context.Context, tenant estover.TenantID, digest string) ([]byte, error) {
+	if s := Starter(); s.Digest() == digest {
+		return s.Manifest(), nil
+	}
+	var b Bundle
+	err := p.guard.DB().View(ctx, tenant, func(tx *db.Tx) (err error) {
+		_, b, err = findWithSource(ctx, tx, digest)
+		return err
+	})
+	return b.Manifest(), err
 }
 
 // Source is a revision and its files, given its digest or the beginning of it.

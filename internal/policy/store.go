@@ -125,14 +125,28 @@ func newestActivation(ctx context.Context, tx *db.Tx) (a Activation, err error) 
 	return a, err
 }
 
-// earlierDigest is the revision that was active before this one first was.
-// Going back again and again goes further back, and never forth.
-func earlierDigest(ctx context.Context, tx *db.Tx, digest string) (earlier string, err error) {
-	err = tx.QueryRow(ctx, `select digest from policy_activation where tenant_id = $1 and number < (
-			select min(number) from policy_activation where tenant_id = $1 and digest = $2)
-		order by number desc limit 1`, tx.Tenant(), digest).Scan(&earlier)
+// earlierDigest is the revision that was active before this one first was: the
+// starter bundle before the first. Going back again and again goes further
+// back, and never forth.
+func earlierDigest(ctx context.Context, tx *db.Tx, digest string) (string, error) {
+	var first int64
+	var kind string
+	err := tx.QueryRow(ctx, `select number, kind from policy_activation where tenant_id = $1 and digest = $2 order by number limit 1`,
+		tx.Tenant(), digest).Scan(&first, &kind)
+	if err != nil {
+		return "", err
+	}
+	if kind == "rollback" {
+		return "", ErrNoEarlier // only the starter bundle is gone back to before anybody has activated it
+	}
+	var earlier string
+	err = tx.QueryRow(ctx, `select digest from policy_activation where tenant_id = $1 and number < $2 order by number desc limit 1`,
+		tx.Tenant(), first).Scan(&earlier)
 	if errors.Is(err, db.ErrNoRows) {
-		return "", ErrNoEarlier
+		if earlier = Starter().Digest(); earlier == digest {
+			return "", ErrNoEarlier
+		}
+		return earlier, nil
 	}
 	return earlier, err
 }
