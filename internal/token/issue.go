@@ -147,16 +147,17 @@ func (t *Tokens) lost(ctx context.Context, r Request, err error) error {
 		}
 		return ErrBusy.Because(err)
 	}
-	return replayed(err)
+	return r.replayed(err)
 }
 
 // ErrBusy is returned when what a token would rest on is changing just then.
 var ErrBusy = &estover.Error{Kind: estover.Unavailable, Code: "grant_changing", Detail: "The grant is changing at this moment. Try again."}
 
-// replayed says what a key that is taken means: the only rows of ours that can
-// collide are those of what may be presented once.
-func replayed(err error) error {
-	if db.Taken(err) {
+// replayed says what a key that is taken means: of the rows of a request only
+// those of what it presents once can be there already, since the ids of all
+// others are random.
+func (r *Request) replayed(err error) error {
+	if len(r.Use) > 0 && db.Taken(err) {
 		return ErrReplayed.Because(err)
 	}
 	return err
@@ -427,14 +428,14 @@ func (t *Tokens) Refuse(ctx context.Context, r Request, why error) error {
 		if len(r.Use) == 0 {
 			return why
 		}
-		return t.consumed(r, t.guard.DB().Append(ctx, db.Append{Tenant: r.Caller.Tenant, Rows: r.rows()}), why)
+		return r.told(t.guard.DB().Append(ctx, db.Append{Tenant: r.Caller.Tenant, Rows: r.rows()}), why)
 	}
 	rows := r.rows()
 	if errors.Is(why, ErrReplayed) {
 		rows = nil
 	}
 	op := operation(r)
-	return t.consumed(r, t.guard.Record(ctx, r.Caller, op, refused(why), guard.Hot{Outcome: audit.Refused, Rows: rows}), why)
+	return r.told(t.guard.Record(ctx, r.Caller, op, refused(why), guard.Hot{Outcome: audit.Refused, Rows: rows}), why)
 }
 
 // Unproven records that somebody asked for a token as a client and did not
@@ -448,15 +449,13 @@ func (t *Tokens) Unproven(ctx context.Context, caller estover.Caller, client *Cl
 	return t.guard.Record(ctx, caller, op, refused(why), guard.Hot{Outcome: audit.Refused})
 }
 
-// consumed is what the client is told once its refusal was written.
-func (t *Tokens) consumed(r Request, err, why error) error {
-	switch {
-	case err == nil:
+// told is what the client is told, given what became of the record of its
+// refusal.
+func (r *Request) told(err, why error) error {
+	if err == nil {
 		return why
-	case len(r.Use) > 0 && db.Taken(err):
-		return ErrReplayed.Because(err)
 	}
-	return err
+	return r.replayed(err)
 }
 
 // refused is a decision that was not policy's: a rule that holds whatever the
@@ -496,7 +495,7 @@ func (t *Tokens) Consume(ctx context.Context, tenant estover.TenantID, use []Use
 		return nil
 	}
 	r := Request{Caller: estover.Caller{Tenant: tenant}, Use: use}
-	return replayed(t.guard.DB().Append(ctx, db.Append{Tenant: tenant, Rows: r.rows()}))
+	return r.replayed(t.guard.DB().Append(ctx, db.Append{Tenant: tenant, Rows: r.rows()}))
 }
 
 // Sweep forgets what has expired: the names of assertions and the revocations
