@@ -75,22 +75,13 @@ func (s *Sessions) end(ctx context.Context, tx *guard.Tx, cause string, mark fun
 		}
 		tx.Note(p.Name, n)
 	}
-	if s.Calls == nil {
-		return ids, nil
-	}
-	var total int64
-	for _, id := range ids {
-		n, err := s.Calls(ctx, tx, id)
-		if err != nil {
-			return nil, fmt.Errorf("counting the calls of a session: %w", err)
-		}
-		if err := setCalls(ctx, tx.Tx, id, n); err != nil {
-			return nil, err
-		}
-		total += n
-	}
-	tx.Note("calls", total)
 	return ids, nil
+}
+
+// Close stores how many calls there were in a session that has ended, in the
+// transaction that writes its closing statement.
+func Close(ctx context.Context, tx *guard.Tx, id string, calls int64) error {
+	return setCalls(ctx, tx.Tx, id, calls)
 }
 
 // ExpireDue writes the end of sessions whose time is over, of all tenants, and

@@ -83,8 +83,8 @@ type Session struct {
 	ExpiresAt time.Time       `json:"expires_at"`
 	EndedAt   time.Time       `json:"ended_at,omitzero"`
 	EndCause  string          `json:"end_cause,omitempty"`
-	Calls     int64           `json:"calls"` // through the gateway; counted at the end
-	Epoch     int64           `json:"-"`     // raised by the end
+	Calls     int64           `json:"calls,omitempty"` // through the gateway; counted after the end
+	Epoch     int64           `json:"-"`               // raised by the end
 
 	sealed []byte // the task
 }
@@ -121,13 +121,10 @@ type Config struct {
 	// to the session's id.
 	Seal   func(tenant estover.TenantID, id string, plain []byte) ([]byte, error)
 	Unseal func(tenant estover.TenantID, id string, sealed []byte) ([]byte, error)
-
-	// Calls counts what went through the gateway for a session that is being
-	// ended. Nil if nothing counts.
-	Calls func(ctx context.Context, tx *guard.Tx, session string) (int64, error)
 }
 
-// Table is where sessions are kept, for the [db.Epoch] of what rests on one.
+// Table is the table to name in a [db.Epoch], by which a write is refused that
+// rests on a session that has ended in the meantime.
 const Table = "session"
 
 // The kinds of rows whose copies go stale. Others may follow the first
@@ -319,6 +316,12 @@ func (s *Sessions) Ambient(ctx context.Context, caller estover.Caller, client *t
 		}
 	}
 	return token.Session{}, token.ErrBusy
+}
+
+// Snapshot is the session from memory, also one that has ended; its State is
+// that of the time when it was read. Its task is sealed.
+func (s *Sessions) Snapshot(ctx context.Context, tenant estover.TenantID, id string) (*Session, error) {
+	return s.copies.Get(ctx, tenant, id)
 }
 
 // Live is the session, if it is open now. It reads a copy.

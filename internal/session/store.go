@@ -161,7 +161,7 @@ func mark(ctx context.Context, tx *db.Tx, column, value, cause string) ([]Sessio
 }
 
 func setCalls(ctx context.Context, tx *db.Tx, id string, calls int64) error {
-	_, err := tx.Exec(ctx, `update session set calls = $3 where tenant_id = $1 and id = $2`, tx.Tenant(), id, calls)
+	_, err := tx.Exec(ctx, `update session set calls = $3 where tenant_id = $1 and id = $2 and ended_at is not null`, tx.Tenant(), id, calls)
 	return err
 }
 

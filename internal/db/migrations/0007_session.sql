@@ -13,7 +13,7 @@ create table session (
 	epoch bigint not null check (epoch > 0),
 	ended_at bigint,
 	end_cause text,
-	calls bigint, -- through the gateway, counted at the end
+	calls bigint, -- through the gateway, counted after the end
 	primary key (tenant_id, id),
 	check (expires_at > opened_at),
 	check ((ended_at is null) = (end_cause is null))
