@@ -339,11 +339,6 @@ func (s *Sessions) Hold(ctx context.Context, tx *guard.Tx, id string) error {
 	return hold(ctx, tx.Tx, id)
 }
 
-// Snapshot is a session from memory, without the text of its task.
-func (s *Sessions) Snapshot(ctx context.Context, tenant estover.TenantID, id string) (*Session, error) {
-	return s.copies.Get(ctx, tenant, id)
-}
-
 // ByKey finds the open session that a certificate stands for, by its
 // x5t#S256. The certificate's key must have been shown, as TLS does.
 func (s *Sessions) ByKey(ctx context.Context, key string) (estover.TenantID, *Session, error) {
