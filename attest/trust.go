@@ -163,7 +163,7 @@ func (p *policy) define(name string, c cosigned) error {
 
 func (p *policy) group(args []string) error {
 	if len(args) < 3 {
-		return errors.New("want: group <name> all|any|<k> <name>...")
+		return errors.New("want: group <name> all|any|<k> <members>")
 	}
 	names := args[2:]
 	var need int

@@ -221,10 +221,18 @@ func TestList(t *testing.T) {
 			fatal(t, d.Append(t.Context(), db.Append{Tenant: acme, Rows: rows}))
 		}
 		filters := []Filter{
-			{}, {Session: "ses_2"}, {Session: "ses_9"}, {Actor: "agent:agt_1"}, {Target: "resource:res_4"}, {Session: "ses_0", Outcome: Refused},
-			{Actor: "agent:agt_2", Target: "resource:res_0", Action: "secret.use"}, {Action: "secret.use"}, {Outcome: Failed},
+			{},
+			{Session: "ses_2"},
+			{Session: "ses_9"},
+			{Actor: "agent:agt_1"},
+			{Target: "resource:res_4"},
+			{Session: "ses_0", Outcome: Refused},
+			{Actor: "agent:agt_2", Target: "resource:res_0", Action: "secret.use"},
+			{Action: "secret.use"},
+			{Outcome: Failed},
 			{Since: event(0).At.Add(500 * time.Second), Until: event(0).At.Add(700 * time.Second)},
-			{Since: event(0).At.Add(1000 * time.Second), Actor: "agent:agt_0"}, {Until: event(0).At.Add(130 * time.Second), Session: "ses_0"},
+			{Since: event(0).At.Add(1000 * time.Second), Actor: "agent:agt_0"},
+			{Until: event(0).At.Add(130 * time.Second), Session: "ses_0"},
 		}
 		check := func() {
 			t.Helper()
@@ -737,22 +745,21 @@ func TestTampering(t *testing.T) {
 
 // A damaged tree is neither added to nor used for a proof.
 func TestDamaged(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, d *db.DB) {
-		l := newKeys(t).open(d)
-		write(t, l, acme, 1, 300)
-		fatal(t, l.Sequence(t.Context(), acme))
-		fatal(t, d.Do(t.Context(), acme, func(tx *db.Tx) error {
-			_, err := tx.Exec(t.Context(), "update audit_tile set hashes = $2 where tenant_id = $1 and level = 1", acme, make([]byte, 32))
-			return err
-		}))
-		if _, err := l.Prove(t.Context(), acme, 7); !errors.Is(err, ErrDamaged) {
-			t.Errorf("a proof from a damaged tile: %v, want ErrDamaged", err)
-		}
-		write(t, l, acme, 301, 301)
-		if err := l.Sequence(t.Context(), acme); !errors.Is(err, ErrDamaged) {
-			t.Errorf("adding to a damaged tree: %v, want ErrDamaged", err)
-		}
-	})
+	d := dbtest.Open(t)
+	l := newKeys(t).open(d)
+	write(t, l, acme, 1, 300)
+	fatal(t, l.Sequence(t.Context(), acme))
+	fatal(t, d.Do(t.Context(), acme, func(tx *db.Tx) error {
+		_, err := tx.Exec(t.Context(), "update audit_tile set hashes = $2 where tenant_id = $1 and level = 1", acme, make([]byte, 32))
+		return err
+	}))
+	if _, err := l.Prove(t.Context(), acme, 7); !errors.Is(err, ErrDamaged) {
+		t.Errorf("a proof from a damaged tile: %v, want ErrDamaged", err)
+	}
+	write(t, l, acme, 301, 301)
+	if err := l.Sequence(t.Context(), acme); !errors.Is(err, ErrDamaged) {
+		t.Errorf("adding to a damaged tree: %v, want ErrDamaged", err)
+	}
 }
 
 func TestProve(t *testing.T) {
@@ -792,30 +799,29 @@ func TestProve(t *testing.T) {
 // An event is erased by its payload or by its key. The log verifies, and what
 // is erased is gone.
 func TestErase(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, d *db.DB) {
-		k := newKeys(t)
-		l := k.open(d)
-		write(t, l, acme, 1, 20)
-		fatal(t, l.Sequence(t.Context(), acme))
-		fatal(t, d.Do(t.Context(), acme, func(tx *db.Tx) error { return l.Erase(t.Context(), tx, "evt_000003") }))
-		k.shred.Store("evt_000004", true)
-		if err := d.Do(t.Context(), acme, func(tx *db.Tx) error { return l.Erase(t.Context(), tx, "evt_none") }); !errors.Is(err, ErrNotFound) {
-			t.Errorf("erasing what is not there: %v, want ErrNotFound", err)
-		}
-		if v := verified(t, l, acme); v.Erased != 2 || v.Size != 20 {
-			t.Errorf("verified %+v, want two erased", v)
-		}
-		fatal(t, d.View(t.Context(), acme, func(tx *db.Tx) error {
-			for _, id := range []string{"evt_000003", "evt_000004"} {
-				e, err := l.Find(t.Context(), tx, id)
-				fatal(t, err)
-				if !e.Erased || e.Detail != nil || e.Payload != nil || e.Action != "agent.create" {
-					t.Errorf("an erased event reads %+v", e)
-				}
+	d := dbtest.Open(t)
+	k := newKeys(t)
+	l := k.open(d)
+	write(t, l, acme, 1, 20)
+	fatal(t, l.Sequence(t.Context(), acme))
+	fatal(t, d.Do(t.Context(), acme, func(tx *db.Tx) error { return l.Erase(t.Context(), tx, "evt_000003") }))
+	k.shred.Store("evt_000004", true)
+	if err := d.Do(t.Context(), acme, func(tx *db.Tx) error { return l.Erase(t.Context(), tx, "evt_none") }); !errors.Is(err, ErrNotFound) {
+		t.Errorf("erasing what is not there: %v, want ErrNotFound", err)
+	}
+	if v := verified(t, l, acme); v.Erased != 2 || v.Size != 20 {
+		t.Errorf("verified %+v, want two erased", v)
+	}
+	fatal(t, d.View(t.Context(), acme, func(tx *db.Tx) error {
+		for _, id := range []string{"evt_000003", "evt_000004"} {
+			e, err := l.Find(t.Context(), tx, id)
+			fatal(t, err)
+			if !e.Erased || e.Detail != nil || e.Payload != nil || e.Action != "agent.create" {
+				t.Errorf("an erased event reads %+v", e)
 			}
-			return nil
-		}))
-	})
+		}
+		return nil
+	}))
 }
 
 // A follower sees every event in the log's order, at least once, whatever

@@ -110,11 +110,19 @@ func (l *Log) Prepare(tenant estover.TenantID, e Event) (Prepared, error) {
 
 // Table is where events are kept, for [db.DB.Append].
 var Table = &db.Table{Name: "audit", Columns: []db.Column{
-	{Name: "tenant_id", Type: "text"}, {Name: "id", Type: "text"}, {Name: "at", Type: "bigint"},
-	{Name: "action", Type: "text"}, {Name: "outcome", Type: "text"}, {Name: "actor", Type: "text"},
-	{Name: "target", Type: "text"}, {Name: "session_id", Type: "text"}, {Name: "touches", Type: "text"},
+	{Name: "tenant_id", Type: "text"},
+	{Name: "id", Type: "text"},
+	{Name: "at", Type: "bigint"},
+	{Name: "action", Type: "text"},
+	{Name: "outcome", Type: "text"},
+	{Name: "actor", Type: "text"},
+	{Name: "target", Type: "text"},
+	{Name: "session_id", Type: "text"},
+	{Name: "touches", Type: "text"},
 	{Name: "touched_at", Type: "bigint"},
-	{Name: "leaf", Type: "bytes"}, {Name: "leaf_hash", Type: "bytes"}, {Name: "payload", Type: "bytes"},
+	{Name: "leaf", Type: "bytes"},
+	{Name: "leaf_hash", Type: "bytes"},
+	{Name: "payload", Type: "bytes"},
 }}
 
 // LeafHash is the hash of the event's leaf in the tree (RFC 6962, section 2.1).

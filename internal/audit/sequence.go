@@ -24,6 +24,9 @@ const maxRound = 1024
 // whenBeaten is how many rounds a node leaves out after another was faster.
 const whenBeaten = 5
 
+// whenFailed is how long at least a node waits after a round that failed.
+const whenFailed = time.Second
+
 // errBeaten says that another node gave these places.
 var errBeaten = errors.New("another node was faster")
 
@@ -44,6 +47,7 @@ func (l *Log) Run(ctx context.Context) error {
 			pause *= whenBeaten
 		case err != nil:
 			l.o.Logger.Error("events could not be sequenced", "error", err)
+			pause = max(pause, whenFailed)
 		}
 		// What comes meanwhile is sequenced together; a wake shortens the
 		// wait only of a log that was idle.

@@ -93,7 +93,7 @@ type spooledRow struct {
 var (
 	castagnoli = crc32.MakeTable(crc32.Castagnoli)
 	decoder    = func() cbor.DecMode {
-		m, err := cbor.DecOptions{IntDec: cbor.IntDecConvertSigned}.DecMode()
+		m, err := cbor.DecOptions{IntDec: cbor.IntDecConvertSignedOrFail}.DecMode()
 		if err != nil {
 			panic("audit: " + err.Error())
 		}
@@ -308,8 +308,7 @@ func (s *Spool) Flush(ctx context.Context) error {
 	}
 }
 
-// Waiting is how many events are only on this node, and Taken how many it took
-// since it was opened.
+// Waiting is how many events are only on this node.
 func (s *Spool) Waiting() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -92,40 +92,39 @@ func TestSpool(t *testing.T) {
 // Order is kept: an outcome is never sequenced before its intent, also when
 // both files have something left from an earlier life.
 func TestSpoolOrder(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, d *db.DB) {
-		l := newKeys(t).open(d)
-		dir := t.TempDir()
-		s := openSpool(t, l, dir, SpoolOptions{})
-		appendEvents(t, s, acme, 1, 10)
-		crash := errors.New("the process died")
-		l.fault = func(step string) error { return crash }
-		if err := s.Flush(t.Context()); !errors.Is(err, crash) {
-			t.Fatal(err)
-		}
-		appendEvents(t, s, acme, 11, 20) // into the other file
-		fatal(t, s.Close())
-		l.fault = func(string) error { return nil }
-		s = openSpool(t, l, dir, SpoolOptions{})
-		if s.Waiting() != 20 {
-			t.Errorf("%d events were taken over, want 20", s.Waiting())
-		}
-		appendEvents(t, s, acme, 21, 30)
-		fatal(t, s.Flush(t.Context()))
-		fatal(t, l.Sequence(t.Context(), acme))
-		fatal(t, d.View(t.Context(), acme, func(tx *db.Tx) error {
-			rows, err := readPlaced(t.Context(), tx, 0, 100)
-			fatal(t, err)
-			for i, r := range rows {
-				if want := fmt.Sprintf("evt_%06d", i+1); r.event.ID != want {
-					t.Errorf("place %d has %s, want %s", i, r.event.ID, want)
-				}
+	d := dbtest.Open(t)
+	l := newKeys(t).open(d)
+	dir := t.TempDir()
+	s := openSpool(t, l, dir, SpoolOptions{})
+	appendEvents(t, s, acme, 1, 10)
+	crash := errors.New("the process died")
+	l.fault = func(step string) error { return crash }
+	if err := s.Flush(t.Context()); !errors.Is(err, crash) {
+		t.Fatal(err)
+	}
+	appendEvents(t, s, acme, 11, 20) // into the other file
+	fatal(t, s.Close())
+	l.fault = func(string) error { return nil }
+	s = openSpool(t, l, dir, SpoolOptions{})
+	if s.Waiting() != 20 {
+		t.Errorf("%d events were taken over, want 20", s.Waiting())
+	}
+	appendEvents(t, s, acme, 21, 30)
+	fatal(t, s.Flush(t.Context()))
+	fatal(t, l.Sequence(t.Context(), acme))
+	fatal(t, d.View(t.Context(), acme, func(tx *db.Tx) error {
+		rows, err := readPlaced(t.Context(), tx, 0, 100)
+		fatal(t, err)
+		for i, r := range rows {
+			if want := fmt.Sprintf("evt_%06d", i+1); r.event.ID != want {
+				t.Errorf("place %d has %s, want %s", i, r.event.ID, want)
 			}
-			if len(rows) != 30 {
-				t.Errorf("%d events have a place, want 30", len(rows))
-			}
-			return nil
-		}))
-	})
+		}
+		if len(rows) != 30 {
+			t.Errorf("%d events have a place, want 30", len(rows))
+		}
+		return nil
+	}))
 }
 
 // A crash before, between and after the steps of an import repeats nothing and
