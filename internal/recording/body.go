@@ -23,9 +23,10 @@ type Body struct {
 	kind   Kind
 	class  estover.Class
 
-	sum   hash.Hash
-	size  int64 // bytes seen
-	kept  int64 // bytes recorded
+	start []byte    // of a body that is still short: most are, and need no digest of their own
+	sum   hash.Hash // of the whole, once it is longer
+	size  int64     // bytes seen
+	kept  int64     // bytes recorded
 	part  *[]byte
 	parts []Digest
 	err   error
@@ -35,7 +36,7 @@ type Body struct {
 // Body takes the body of a stream, of kind [HTTPBody] or [SSE]. The caller
 // closes it.
 func (rec *Recorder) Body(stream uint64, dir Dir, kind Kind, class estover.Class) *Body {
-	return &Body{rec: rec, stream: stream, dir: dir, kind: kind, class: class, sum: sha256.New()}
+	return &Body{rec: rec, stream: stream, dir: dir, kind: kind, class: class}
 }
 
 // Write records what passes. After an error it takes nothing more: what was
@@ -44,7 +45,7 @@ func (b *Body) Write(p []byte) (int, error) {
 	if b.err != nil {
 		return 0, b.err
 	}
-	b.sum.Write(p)
+	b.digest(p)
 	b.size += int64(len(p))
 	n := len(p)
 	p = p[:min(int64(len(p)), max(0, b.rec.r.o.MaxBody-b.kept))]
@@ -67,6 +68,23 @@ func (b *Body) Write(p []byte) (int, error) {
 		return 0, b.err
 	}
 	return n, nil
+}
+
+// shortBody is how much of a body is kept to be digested if it grows.
+const shortBody = 4 << 10
+
+// digest adds to the digest of the whole.
+func (b *Body) digest(p []byte) {
+	if b.sum == nil {
+		if len(b.start)+len(p) <= shortBody {
+			b.start = append(b.start, p...)
+			return
+		}
+		b.sum = sha256.New()
+		b.sum.Write(b.start)
+		b.start = nil
+	}
+	b.sum.Write(p)
 }
 
 // gathered is how much there is of the part under way.
@@ -143,7 +161,11 @@ func (b *Body) finish() error {
 		return nil
 	}
 	r := &Ref{From: min(b.kept, inlineBody), Size: b.size, Kept: b.kept, Parts: b.parts}
-	b.sum.Sum(r.Sum[:0])
+	if b.sum == nil {
+		r.Sum = sha256.Sum256(b.start)
+	} else {
+		b.sum.Sum(r.Sum[:0])
+	}
 	f := Frame{Stream: b.stream, Dir: b.dir, Kind: b.kind, Class: b.class}
 	return b.rec.add(&f, encodeRef(r))
 }

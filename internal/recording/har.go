@@ -175,6 +175,9 @@ func (e *harEntry) add(f Frame) {
 		e.http, e.sent, e.answered, e.upType = true, f.At, f.At, h.Get("Content-Type")
 		q := &e.Request
 		q.Method, q.URL, q.HTTPVersion, q.HeadersSize = h.Line[0], h.Line[1], h.Line[2], int64(len(f.Data))
+		if host := h.Get("Host"); strings.HasPrefix(q.URL, "/") && host != "" {
+			q.URL = "https://" + host + q.URL
+		}
 		q.Headers = append(q.Headers, h.Fields...)
 		_, query, _ := strings.Cut(h.Line[1], "?")
 		for pair := range strings.SplitSeq(query, "&") {

@@ -10,8 +10,9 @@ import (
 )
 
 // RequestHeadOf writes the head of a request as a frame holds it: the form of
-// HTTP/1.1 with the whole URL in its first line, whatever version was spoken.
-// The fields are in the order of their names.
+// HTTP/1.1, whatever version was spoken, with the fields in the order of their
+// names. Its first line has the whole URL, or the path if Host is among the
+// fields.
 func RequestHeadOf(method, url, proto string, h http.Header) []byte {
 	b := make([]byte, 0, 512)
 	b = appendLine(b, method, url, proto)

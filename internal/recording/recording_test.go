@@ -979,7 +979,7 @@ func TestExportHAR(t *testing.T) {
 	}
 	s := rec.NewStream()
 	for _, f := range []Frame{
-		{Dir: Up, Kind: RequestHead, Data: RequestHeadOf("GET", "https://crm.example/img", "HTTP/2.0", nil)},
+		{Dir: Up, Kind: RequestHead, Data: RequestHeadOf("GET", "/img", "HTTP/2.0", http.Header{"Host": {"crm.example:8443"}})},
 		{Dir: Down, Kind: ResponseHead, Data: ResponseHeadOf("HTTP/2.0", 200, http.Header{"Content-Type": {"image/png"}})},
 	} {
 		f.Stream = s
@@ -1045,7 +1045,7 @@ func TestExportHAR(t *testing.T) {
 	}
 	e = har.Log.Entries[1]
 	if e.Response.Content.Encoding != "base64" || e.Response.Content.Size != inlineBody+5 || e.Estover.ResponseRest == nil ||
-		e.Response.Content.Comment == "" || e.Request.PostData != nil {
+		e.Response.Content.Comment == "" || e.Request.URL != "https://crm.example:8443/img" || e.Request.PostData != nil {
 		t.Errorf("the second entry has the content %s %d %q", e.Response.Content.Encoding, e.Response.Content.Size, e.Response.Content.Comment)
 	}
 }

@@ -1,0 +1,245 @@
+package secret
+
+import (
+	"context"
+	"strconv"
+	"strings"
+
+	"estover.dev/internal/db"
+)
+
+const secretColumns = `id, path, class, risk, owner, destinations, description, current_version, created_at, updated_at, epoch, mac`
+
+func scanSecret(scan func(...any) error) (*record, error) {
+	r := &record{}
+	err := scan(&r.ID, &r.Path, &r.Class, &r.Risk, &r.Owner, &r.Destinations, &r.Description, &r.CurrentVersion,
+		&r.CreatedAt, &r.UpdatedAt, &r.epoch, &r.mac)
+	return r, err
+}
+
+// find reads the secret at a path with its versions.
+func find(ctx context.Context, tx *db.Tx, path string) (*record, error) {
+	r, err := scanSecret(tx.QueryRow(ctx, `select `+secretColumns+` from secret
+		where tenant_id = $1 and path = $2 and ended_at is null`, tx.Tenant(), path).Scan)
+	if err == db.ErrNoRows {
+		return nil, ErrNotFound.With("There is no secret %s.", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	r.versions, err = versionsOf(ctx, tx, r.ID)
+	return r, err
+}
+
+// versionsOf reads the versions of a secret, the oldest first.
+func versionsOf(ctx context.Context, tx *db.Tx, id string) ([]Version, error) {
+	rows, err := tx.Query(ctx, `select version, fields, created_at, created_by, deleted_at, destroyed_at
+		from secret_version where tenant_id = $1 and secret_id = $2 order by version`, tx.Tenant(), id)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	var list []Version
+	for rows.Next() {
+		v := Version{State: Live}
+		if err := rows.Scan(&v.N, &v.Fields, &v.CreatedAt, &v.CreatedBy, &v.DeletedAt, &v.DestroyedAt); err != nil {
+			return nil, err
+		}
+		v.ID = VersionID(id, v.N)
+		if !v.DeletedAt.IsZero() {
+			v.State = Deleted
+		}
+		if !v.DestroyedAt.IsZero() {
+			v.State = Destroyed
+		}
+		list = append(list, v)
+	}
+	return list, rows.Err()
+}
+
+// loadSealed reads the sealed bytes of a version, if there are any.
+func loadSealed(ctx context.Context, tx *db.Tx, r *record, n int64) error {
+	v := r.version(n)
+	if v == nil {
+		return nil
+	}
+	return tx.QueryRow(ctx, `select sealed from secret_version where tenant_id = $1 and secret_id = $2 and version = $3`,
+		tx.Tenant(), r.ID, n).Scan(&v.sealed)
+}
+
+// findBelow reads a page of the secrets below a prefix.
+func findBelow(ctx context.Context, tx *db.Tx, prefix, after string, limit int) ([]*record, error) {
+	rows, err := tx.Query(ctx, `select `+secretColumns+` from secret
+		where tenant_id = $1 and ended_at is null and path > $2 and substr(path, 1, $4) = $3
+		order by path limit $5`, tx.Tenant(), after, prefix, len([]rune(prefix)), limit)
+	if err != nil {
+		return nil, err
+	}
+	var list []*record
+	for rows.Next() {
+		r, err := scanSecret(rows.Scan)
+		if err != nil {
+			_ = rows.Close()
+			return nil, err
+		}
+		list = append(list, r)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	_ = rows.Close()
+	for _, r := range list {
+		if r.versions, err = versionsOf(ctx, tx, r.ID); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
+// insert stores a secret that has no version.
+func insert(ctx context.Context, tx *db.Tx, r *record) error {
+	_, err := tx.Exec(ctx, `insert into secret (tenant_id, `+secretColumns+`)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
+		tx.Tenant(), r.ID, r.Path, r.Class, r.Risk, r.Owner, r.Destinations, r.Description, r.CurrentVersion,
+		r.CreatedAt, r.UpdatedAt, r.epoch, r.mac)
+	if db.Taken(err) {
+		return ErrExists.With("There is a secret %s already.", r.Path)
+	}
+	return err
+}
+
+// replace stores a changed secret, unless it is no longer as it was read.
+func replace(ctx context.Context, tx *db.Tx, before, after *record, w *write) error {
+	n, err := tx.Exec(ctx, `update secret set class = $4, risk = $5, owner = $6, destinations = $7, description = $8,
+			current_version = $9, updated_at = $10, epoch = $11, ended_at = $12, mac = $13
+		where tenant_id = $1 and id = $2 and epoch = $3 and ended_at is null`,
+		tx.Tenant(), before.ID, before.epoch, after.Class, after.Risk, after.Owner, after.Destinations, after.Description,
+		after.CurrentVersion, after.UpdatedAt, after.epoch, after.ended, after.mac)
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return errStale
+	}
+	for i, was := range before.versions {
+		if is := after.versions[i]; is.State != was.State {
+			if err := setState(ctx, tx, after.ID, is); err != nil {
+				return err
+			}
+		}
+	}
+	if w.version == nil {
+		return nil
+	}
+	v := w.version
+	_, err = tx.Exec(ctx, `insert into secret_version (tenant_id, secret_id, version, fields, sealed, created_at, created_by)
+		values ($1, $2, $3, $4, $5, $6, $7)`, tx.Tenant(), after.ID, v.N, v.Fields, v.sealed, v.CreatedAt, v.CreatedBy)
+	if err != nil {
+		return err
+	}
+	for _, p := range w.prints {
+		_, err := tx.Exec(ctx, `insert into secret_fingerprint (tenant_id, digest, secret_id, version, field)
+			values ($1, $2, $3, $4, $5)`, tx.Tenant(), p.digest, after.ID, v.N, p.field)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setState stores the state of a version. A destroyed one loses its bytes.
+func setState(ctx context.Context, tx *db.Tx, id string, v Version) error {
+	set := `deleted_at = $4, destroyed_at = $5`
+	if v.State == Destroyed {
+		set += `, sealed = null`
+	}
+	_, err := tx.Exec(ctx, `update secret_version set `+set+` where tenant_id = $1 and secret_id = $2 and version = $3`,
+		tx.Tenant(), id, v.N, v.DeletedAt, v.DestroyedAt)
+	return err
+}
+
+// unchanged reports whether a secret is still as it was read.
+func unchanged(ctx context.Context, tx *db.Tx, r *record) (bool, error) {
+	var n int
+	err := tx.QueryRow(ctx, `select count(*) from secret where tenant_id = $1 and id = $2 and epoch = $3 and ended_at is null`,
+		tx.Tenant(), r.ID, r.epoch).Scan(&n)
+	return n > 0, err
+}
+
+// addUse adds to the count of a use.
+func addUse(ctx context.Context, tx *db.Tx, k useKey, t tally) error {
+	_, err := tx.Exec(ctx, `insert into secret_use (tenant_id, secret_id, version, subject, session_id, via, first_at, last_at, count)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+		on conflict (tenant_id, secret_id, version, subject, session_id, via) do update set
+			count = secret_use.count + excluded.count,
+			first_at = case when excluded.first_at < secret_use.first_at then excluded.first_at else secret_use.first_at end,
+			last_at = case when excluded.last_at > secret_use.last_at then excluded.last_at else secret_use.last_at end`,
+		tx.Tenant(), k.secret, k.version, k.subject, k.session, k.via, t.first, t.last, t.count)
+	return err
+}
+
+// usesBy reads the uses that a filter names, the latest first.
+func usesBy(ctx context.Context, tx *db.Tx, f UseFilter, limit int) ([]Use, error) {
+	query := []string{`select u.secret_id, s.path, u.version, u.subject, u.session_id, u.via, u.first_at, u.last_at, u.count
+		from secret_use u join secret s on s.tenant_id = u.tenant_id and s.id = u.secret_id
+		where u.tenant_id = $1 and u.last_at >= $2`}
+	args := []any{tx.Tenant(), f.Since.UnixMicro()}
+	where := func(column string, v any) {
+		args = append(args, v)
+		query = append(query, "and "+column+" = $"+strconv.Itoa(len(args)))
+	}
+	if f.Since.IsZero() {
+		args[1] = int64(0)
+	}
+	if f.Secret != "" {
+		where("u.secret_id", f.Secret)
+	}
+	if f.Version != 0 {
+		where("u.version", f.Version)
+	}
+	if f.Subject != "" {
+		where("u.subject", f.Subject)
+	}
+	if f.Session != "" {
+		where("u.session_id", f.Session)
+	}
+	if f.Via != "" {
+		where("u.via", f.Via)
+	}
+	args = append(args, limit)
+	query = append(query, "order by u.last_at desc, u.secret_id, u.version, u.subject, u.session_id, u.via limit $"+strconv.Itoa(len(args)))
+	rows, err := tx.Query(ctx, strings.Join(query, " "), args...)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	list := []Use{}
+	for rows.Next() {
+		var u Use
+		if err := rows.Scan(&u.Secret, &u.Path, &u.Version, &u.Subject, &u.Session, &u.Via, &u.FirstAt, &u.LastAt, &u.Count); err != nil {
+			return nil, err
+		}
+		list = append(list, u)
+	}
+	return list, rows.Err()
+}
+
+// printed finds the versions whose values have a fingerprint.
+func printed(ctx context.Context, tx *db.Tx, digest []byte) ([]Sighting, error) {
+	rows, err := tx.Query(ctx, `select f.secret_id, s.path, f.version, f.field from secret_fingerprint f
+		join secret s on s.tenant_id = f.tenant_id and s.id = f.secret_id
+		where f.tenant_id = $1 and f.digest = $2 order by s.path, f.version, f.field`, tx.Tenant(), digest)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	list := []Sighting{}
+	for rows.Next() {
+		var s Sighting
+		if err := rows.Scan(&s.Secret, &s.Path, &s.Version, &s.Field); err != nil {
+			return nil, err
+		}
+		list = append(list, s)
+	}
+	return list, rows.Err()
+}
