@@ -99,7 +99,11 @@ func (s *Secrets) Use(ctx context.Context, c estover.Caller, path, field, host s
 		if !slices.Contains(v.Fields, field) {
 			return Injection{}, ErrNoField.With("Version %d of the secret %s has no field %s.", v.N, path, field)
 		}
-		value, err := s.open(c.Tenant, h.ID, v, func(name string) bool { return name == field })
+		var value estover.Secret
+		err = s.open(c.Tenant, h.ID, v, func(plain []byte) (err error) {
+			value, err = decodeField(plain, field)
+			return err
+		})
 		if err != nil && attempt == 0 {
 			// The copy may lie under a data key that has been retired since.
 			s.copies.Drop(c.Tenant, escape(path))
@@ -109,7 +113,7 @@ func (s *Secrets) Use(ctx context.Context, c estover.Caller, path, field, host s
 			return Injection{}, err
 		}
 		s.count(c, h.ID, v.N)
-		return Injection{Value: value[field], Secret: h.ID, Version: v.ID, Class: h.Class}, nil
+		return Injection{Value: value, Secret: h.ID, Version: v.ID, Class: h.Class}, nil
 	}
 }
 
@@ -127,20 +131,19 @@ func (h *held) allows(host string) error {
 	return ErrDestination.With("%s is not among the destinations of the secret %s, so it is not sent there. Its owner may add it.", host, h.Path)
 }
 
-// open gives fields of a version.
-func (s *Secrets) open(tenant estover.TenantID, id string, v *Version, want func(string) bool) (map[string]estover.Secret, error) {
+// open hands the plaintext of a version to decode, which clears it.
+func (s *Secrets) open(tenant estover.TenantID, id string, v *Version, decode func(plain []byte) error) error {
 	plain, err := s.sealer.Open(tenant, v.aad(id), v.sealed)
 	if errors.Is(err, seal.ErrBroken) {
-		return nil, ErrTampered.With("Version %s in the database is not as it was written, so it is not used.", v.ID)
+		return ErrTampered.With("Version %s in the database is not as it was written, so it is not used.", v.ID)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("opening %s: %w", v.ID, err)
+		return fmt.Errorf("opening %s: %w", v.ID, err)
 	}
-	fields, err := decode(plain, want)
-	if err != nil {
-		return nil, ErrTampered.With("Version %s is not what versions look like.", v.ID) // the error would quote it
+	if decode(plain) != nil {
+		return ErrTampered.With("Version %s is not what versions look like.", v.ID) // the error might quote it
 	}
-	return fields, nil
+	return nil
 }
 
 // Read hands out a version in plaintext: the current one if n is 0. The purpose
@@ -179,11 +182,15 @@ func (s *Secrets) Read(ctx context.Context, c estover.Caller, path string, n int
 		case done != nil:
 			return Plain{}, done
 		}
-		values, err := s.open(c.Tenant, r.ID, v, func(string) bool { return true })
+		p := Plain{Version: *v}
+		err = s.open(c.Tenant, r.ID, v, func(plain []byte) (err error) {
+			p.Values, err = decode(plain)
+			return err
+		})
 		if err != nil {
 			return Plain{}, err
 		}
-		return Plain{*v, values}, nil
+		return p, nil
 	}
 	return Plain{}, db.ErrUnavailable.Because(errStale)
 }

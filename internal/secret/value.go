@@ -1,8 +1,8 @@
 package secret
 
 import (
-	"bytes"
 	"encoding/json"
+	"errors"
 	"maps"
 	"slices"
 	"unicode/utf8"
@@ -63,35 +63,82 @@ func encode(fields map[string]estover.Secret) (names []string, plain []byte, err
 	return names, plain, nil
 }
 
-// decode reads the fields of a version that want names, each into memory of
-// its own, and clears the text.
-func decode(plain []byte, want func(name string) bool) (map[string]estover.Secret, error) {
+// decode reads the fields of a version, each into memory of its own, and
+// clears the text.
+func decode(plain []byte) (map[string]estover.Secret, error) {
 	defer clear(plain)
-	d := jsontext.NewDecoder(bytes.NewBuffer(plain))
-	if _, err := d.ReadToken(); err != nil {
-		return nil, err
-	}
 	fields := map[string]estover.Secret{}
-	for d.PeekKind() == '"' {
-		name, err := d.ReadToken()
-		if err != nil {
-			return nil, err
+	err := walk(plain, func(name, quoted []byte) (err error) {
+		fields[string(name)], err = unquote(quoted)
+		return err
+	})
+	return fields, err
+}
+
+// decodeField reads one field of a version, and clears the text.
+func decodeField(plain []byte, field string) (value estover.Secret, err error) {
+	defer clear(plain)
+	err = walk(plain, func(name, quoted []byte) (err error) {
+		if string(name) == field {
+			value, err = unquote(quoted)
 		}
-		wanted := name.String()
-		value, err := d.ReadValue()
-		if err != nil {
-			return nil, err
-		}
-		if !want(wanted) {
-			continue
-		}
-		b, err := jsontext.AppendUnquote(make([]byte, 0, len(value)), value)
-		if err != nil {
-			return nil, err
-		}
-		fields[wanted] = estover.NewSecret(b)
+		return err
+	})
+	return value, err
+}
+
+func unquote(quoted []byte) (estover.Secret, error) {
+	b, err := jsontext.AppendUnquote(make([]byte, 0, len(quoted)), quoted)
+	return estover.NewSecret(b), err
+}
+
+// errShape says that a version is not what [encode] writes.
+var errShape = errors.New("not the fields of a version")
+
+// walk goes through an object of strings as [encode] writes it: without blanks,
+// and with names that need no escapes. Reading it by hand leaves no copies of
+// values behind in the buffers of a decoder.
+func walk(plain []byte, visit func(name, quoted []byte) error) error {
+	if len(plain) == 0 || plain[0] != '{' {
+		return errShape
 	}
-	return fields, nil
+	for rest := plain; ; {
+		name, ok := text(rest[1:])
+		if !ok || len(rest) <= 1+len(name) || rest[1+len(name)] != ':' {
+			return errShape
+		}
+		rest = rest[2+len(name):]
+		value, ok := text(rest)
+		if !ok || len(rest) <= len(value) {
+			return errShape
+		}
+		rest = rest[len(value):]
+		if err := visit(name[1:len(name)-1], value); err != nil {
+			return err
+		}
+		if rest[0] == '}' && len(rest) == 1 {
+			return nil
+		}
+		if rest[0] != ',' {
+			return errShape
+		}
+	}
+}
+
+// text is the quoted string that b begins with.
+func text(b []byte) ([]byte, bool) {
+	if len(b) == 0 || b[0] != '"' {
+		return nil, false
+	}
+	for i := 1; i < len(b); i++ {
+		switch b[i] {
+		case '\\':
+			i++
+		case '"':
+			return b[:i+1], true
+		}
+	}
+	return nil, false
 }
 
 // A Plain is a version in plaintext.
