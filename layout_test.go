@@ -29,7 +29,7 @@ var floors = [][]string{
 		"internal/secret", "internal/pki", "internal/federation", "internal/recording", "internal/anomaly", "internal/risk",
 		"internal/notify", "internal/backup",
 	}, // the domain
-	{"internal/session", "internal/provision", "internal/compliance", "internal/apply", "internal/edge"}, // the binders
+	{"internal/session", "internal/provision", "internal/compliance", "internal/evidence", "internal/apply", "internal/edge"}, // the binders
 	{"internal/incident"},
 	{
 		"internal/oauth", "internal/login", "internal/scim", "internal/signal", "internal/authzen", "internal/vault",
