@@ -64,18 +64,21 @@ func readForm(r *http.Request) (form, error) {
 	if r.ContentLength > maxForm {
 		return nil, errTooLarge
 	}
-	var b strings.Builder
+	var body []byte
+	var err error
 	if r.ContentLength > 0 {
-		b.Grow(int(r.ContentLength))
+		body = make([]byte, r.ContentLength)
+		_, err = io.ReadFull(r.Body, body)
+	} else {
+		body, err = io.ReadAll(io.LimitReader(r.Body, maxForm+1))
 	}
-	n, err := io.Copy(&b, io.LimitReader(r.Body, maxForm+1))
 	switch {
 	case err != nil:
 		return nil, errRequest.With("The body could not be read.").Because(err)
-	case n > maxForm:
+	case len(body) > maxForm:
 		return nil, errTooLarge
 	}
-	return parseForm(b.String())
+	return parseForm(string(body))
 }
 
 const formType = "application/x-www-form-urlencoded"

@@ -134,8 +134,11 @@ func end(ctx context.Context, tx *guard.Tx, column, value, cause string) (int, e
 // credentials.
 func ownKey(session, client string) string { return session + "/" + client }
 
+// GrantTable is where grants are kept, for the [db.Epoch] of what rests on one.
+const GrantTable = "oauth_grant"
+
 // epoch is the grant as the commit of a hot path checks it.
-func (g *Grant) epoch() db.Epoch { return db.Epoch{Table: "oauth_grant", ID: g.ID, Epoch: g.Epoch} }
+func (g *Grant) epoch() db.Epoch { return db.Epoch{Table: GrantTable, ID: g.ID, Epoch: g.Epoch} }
 
 // within keeps of what is asked for what is allowed, in the order of the
 // allowed, which is sorted. Nothing asked for is all of it.

@@ -69,7 +69,7 @@ func (t *Tokens) Revoke(ctx context.Context, caller estover.Caller, client *Clie
 	}
 	op := guard.Op{
 		Action: "token.revoke", Target: string(client.Subject), Session: tok.Session, Purpose: tok.Purpose,
-		Detail: map[string]any{"jti": tok.ID, "grant": tok.Grant},
+		Detail: map[string]any{"token": record{ID: tok.ID, Client: tok.Client, Grant: tok.Grant, Expires: tok.Expires}},
 	}
 	return true, t.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
 		tx.Touch(grantKind, tok.Grant)

@@ -86,8 +86,8 @@ func (t *Tokens) Issue(ctx context.Context, r Request) (Issued, error) {
 	if !expires.After(now) {
 		return Issued{}, t.Refuse(ctx, r, ErrGrantEnded)
 	}
-	op := operation(r)
-	op.Detail["scope"] = scopes
+	op, told := operation(r)
+	told.Scopes = scopes
 	decision, err := t.admit(ctx, r, &op, targets, scopes)
 	if err != nil {
 		return Issued{}, t.Refuse(ctx, r, err)
@@ -111,7 +111,7 @@ func (t *Tokens) Issue(ctx context.Context, r Request) (Issued, error) {
 		if err != nil {
 			return Issued{}, err
 		}
-		op.Detail["jti"], op.Detail["grant"], op.Detail["expires"] = tok.ID, grant.ID, expires
+		told.ID, told.Grant, told.Expires = tok.ID, grant.ID, expires
 		if exists {
 			err = t.record(ctx, r, op, decision, grant)
 		} else {
@@ -163,14 +163,33 @@ func (r *Request) replayed(err error) error {
 	return err
 }
 
-// operation is the request as the guard sees it.
-func operation(r Request) guard.Op {
-	return guard.Op{
-		Action: "token.issue", Target: string(r.Proof.Subject), Effect: guard.Manages, Session: r.Session.ID, Purpose: r.Session.Purpose,
-		Detail: map[string]any{
-			"grant_type": r.Proof.GrantType, "client": r.Client.ID, "method": r.Method, "credential": r.Credential, "audience": r.Resources,
-		},
+// A record is what the event of a request tells, as the member token.
+type record struct {
+	ID         string    `json:"jti,omitempty"`
+	GrantType  string    `json:"grant_type,omitempty"`
+	Client     string    `json:"client_id"`
+	Method     string    `json:"auth_method,omitempty"`
+	Credential string    `json:"credential,omitempty"`
+	Audience   []string  `json:"resource,omitempty"` // as it was asked for
+	Scopes     []string  `json:"scope,omitempty"`
+	Grant      string    `json:"grant,omitempty"`
+	Expires    time.Time `json:"expires_at,omitzero"`
+}
+
+// operation is the request as the guard sees it, and what its event tells.
+func operation(r Request) (guard.Op, *record) {
+	told := &record{
+		GrantType: r.Proof.GrantType, Client: r.Client.ID, Method: r.Method, Credential: r.Credential,
+		Audience: r.Resources, Scopes: r.Scopes,
 	}
+	subject := r.Proof.Subject
+	if subject == "" { // nothing was proven
+		subject = r.Client.Subject
+	}
+	return guard.Op{
+		Action: "token.issue", Target: string(subject), Effect: guard.Manages, Session: r.Session.ID, Purpose: r.Session.Purpose,
+		Detail: map[string]any{"token": told},
+	}, told
 }
 
 // principals says why one of those whom a token would speak for may not act:
@@ -434,7 +453,7 @@ func (t *Tokens) Refuse(ctx context.Context, r Request, why error) error {
 	if errors.Is(why, ErrReplayed) {
 		rows = nil
 	}
-	op := operation(r)
+	op, _ := operation(r)
 	return r.told(t.guard.Record(ctx, r.Caller, op, refused(why), guard.Hot{Outcome: audit.Refused, Rows: rows}), why)
 }
 
@@ -444,7 +463,7 @@ func (t *Tokens) Unproven(ctx context.Context, caller estover.Caller, client *Cl
 	caller.Subject, caller.Client = estover.System("oauth"), ""
 	op := guard.Op{
 		Action: "token.issue", Target: string(client.Subject), Effect: guard.Manages,
-		Detail: map[string]any{"client": client.ID, "method": method},
+		Detail: map[string]any{"token": record{Client: client.ID, Method: method}},
 	}
 	return t.guard.Record(ctx, caller, op, refused(why), guard.Hot{Outcome: audit.Refused})
 }
