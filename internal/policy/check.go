@@ -89,7 +89,11 @@ func compileAll(b Bundle) []Finding {
 	}
 	data, found := b.data()
 	found = append(found, conflicts(data, modules)...)
-	modules[entryFile], _ = entryModule(untested(modules))
+	entry, _, wrong := entryModule(untested(modules))
+	if len(wrong) > 0 {
+		return append(found, wrong...)
+	}
+	modules[entryFile] = entry
 	c := newCompiler()
 	if c.Compile(modules); c.Failed() {
 		found = append(found, findings(c.Errors)...)

@@ -142,7 +142,9 @@ func compile(b Bundle) (*revision, []Finding) {
 		return nil, found
 	}
 	r := &revision{digest: b.Digest(), reasons: reasonsOf(modules)}
-	modules[entryFile], r.packages = entryModule(modules)
+	if modules[entryFile], r.packages, found = entryModule(modules); len(found) > 0 {
+		return nil, found
+	}
 	r.compiler = newCompiler()
 	if r.compiler.Compile(modules); r.compiler.Failed() {
 		return nil, findings(r.compiler.Errors)
@@ -189,42 +191,83 @@ func newCompiler() *ast.Compiler {
 // entryFile is the name under which errors show the entry module.
 const entryFile = "estover.rego"
 
-// entryModule is the module that puts the packages together. It names each of
-// them: an answer never depends on what else happens to be in the store.
-func entryModule(modules map[string]*ast.Module) (*ast.Module, []string) {
-	defines := map[string]map[string]bool{}
-	for _, m := range modules {
-		p := packageOf(m)
-		if defines[p] == nil {
-			defines[p] = map[string]bool{}
-		}
-		for _, rule := range m.Rules {
-			defines[p][setOf(rule)] = true
-		}
+// entryModule is the module that puts the packages together. Its rules are
+// those of the sets of every package, under one head for each question: so OPA
+// keeps one index over all of them, and a decision costs what the few rules
+// cost that are about it, however many packages there are. It reads nothing
+// but what the rules read: an answer does not depend on what else is there.
+func entryModule(modules map[string]*ast.Module) (*ast.Module, []string, []Finding) {
+	resolved := newCompiler().WithOnlyStagesUpTo(ast.StageResolveRefs)
+	if resolved.Compile(modules); resolved.Failed() {
+		return nil, nil, findings(resolved.Errors)
 	}
-	var names []string
-	for p := range defines {
-		names = append(names, p)
-	}
-	slices.Sort(names)
-	var w strings.Builder
-	w.WriteString("package estover\n\ndefault allow := false\n\nallow if {\n\tpermitted\n\tnot denied\n}\n\n")
-	for _, p := range names {
-		if defines[p]["permit"] {
-			fmt.Fprintf(&w, "permitted if data.%s.permit[_]\n\npermits contains [%q, code] if some code in data.%s.permit\n\n", p, p, p)
-		}
-		if defines[p]["deny"] {
-			fmt.Fprintf(&w, "denied if data.%s.deny[_]\n\ndenials contains [%q, code] if some code in data.%s.deny\n\n", p, p, p)
-		}
-		if defines[p]["oblige"] {
-			fmt.Fprintf(&w, "obligations contains obligation if some obligation in data.%s.oblige\n\n", p)
-		}
-	}
-	m, err := ast.ParseModule(entryFile, w.String())
+	module, err := ast.ParseModule(entryFile, `package estover
+
+default allow := false
+
+default permitted := false
+
+default denied := false
+
+allow if {
+	permitted
+	not denied
+}
+`)
 	if err != nil {
 		panic("policy: the entry module does not parse: " + err.Error())
 	}
-	return m, names
+	var files, names []string
+	for file := range resolved.Modules {
+		files = append(files, file)
+	}
+	slices.Sort(files)
+	for _, file := range files {
+		m := resolved.Modules[file]
+		p := packageOf(m)
+		if !contains(names, p) {
+			names = append(names, p)
+		}
+		for _, rule := range m.Rules {
+			if rule.Head.Key == nil {
+				continue
+			}
+			named := ast.ArrayTerm(ast.StringTerm(p), rule.Head.Key)
+			switch setOf(rule) {
+			case "permit":
+				module.Rules = append(module.Rules, under(module, "permitted", nil, rule), under(module, permits.name(), named, rule))
+			case "deny":
+				module.Rules = append(module.Rules, under(module, "denied", nil, rule), under(module, denials.name(), named, rule))
+			case "oblige":
+				module.Rules = append(module.Rules, under(module, obligations.name(), rule.Head.Key, rule))
+			}
+		}
+	}
+	slices.Sort(names)
+	for _, e := range []entry{permits, denials, obligations} {
+		if !slices.ContainsFunc(module.Rules, func(r *ast.Rule) bool { return string(r.Head.Name) == e.name() }) {
+			module.Rules = append(module.Rules, never(module, e.name()))
+		}
+	}
+	return module, names, nil
+}
+
+// never is a rule of a set that nothing is in.
+func never(m *ast.Module, name string) *ast.Rule {
+	return under(m, name, ast.BooleanTerm(true), ast.MustParseRule("x if false"))
+}
+
+// under is the body of a rule under another head: one that contains key, or
+// one that is true.
+func under(m *ast.Module, name string, key *ast.Term, rule *ast.Rule) *ast.Rule {
+	c := &ast.Rule{Module: m, Body: rule.Body.Copy(), Location: rule.Location}
+	if key == nil {
+		c.Head = ast.NewHead(ast.Var(name), nil, ast.BooleanTerm(true))
+	} else {
+		c.Head = ast.NewHead(ast.Var(name), key.Copy())
+	}
+	c.Head.Location = rule.Head.Location
+	return c
 }
 
 // packageOf is the name of a module's package, without data.

@@ -79,7 +79,12 @@ func try(ctx context.Context, b, all Bundle) (Trial, error) {
 		trial.Findings = found
 		return trial, nil
 	}
-	modules[entryFile], _ = entryModule(untested(modules))
+	entry, _, found := entryModule(untested(modules))
+	if len(found) > 0 {
+		trial.Findings = found
+		return trial, nil
+	}
+	modules[entryFile] = entry
 	compiler := newCompiler()
 	if compiler.Compile(modules); compiler.Failed() {
 		trial.Findings = findings(compiler.Errors)
@@ -261,7 +266,7 @@ func (*watcher) Config() topdown.TraceConfig { return topdown.TraceConfig{} }
 // TraceEvent notes an event of a rule that denies.
 func (w *watcher) TraceEvent(e topdown.Event) {
 	rule, ok := e.Node.(*ast.Rule)
-	if !ok || e.Op != topdown.EnterOp && e.Op != topdown.ExitOp || setOf(rule) != "deny" {
+	if !ok || e.Op != topdown.EnterOp && e.Op != topdown.ExitOp || !denies(rule) {
 		return
 	}
 	w.mu.Lock()
@@ -270,6 +275,12 @@ func (w *watcher) TraceEvent(e topdown.Event) {
 	if e.Op == topdown.ExitOp {
 		w.left[place(rule)] = true
 	}
+}
+
+// denies reports whether a rule is a denial, in its package or in the entry
+// module.
+func denies(rule *ast.Rule) bool {
+	return setOf(rule) == "deny" || rule.Head.Name == "denied" || string(rule.Head.Name) == denials.name()
 }
 
 // place is where a rule stands.
