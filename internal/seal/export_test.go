@@ -1,16 +1,19 @@
 package seal
 
 import (
+	"maps"
 	"testing"
 
 	"estover.dev/internal/jose"
 )
 
-// QuickKeys lets a test that makes many keys do without RSA.
-func QuickKeys(t testing.TB) {
-	was := plans[jose.IDToken]
-	quick := was
-	quick.make = makeP256
-	plans[jose.IDToken] = quick
-	t.Cleanup(func() { plans[jose.IDToken] = was })
+// OnlyAccessTokens lets the sweeps of a test make keys for access tokens
+// alone, where it makes very many.
+func OnlyAccessTokens(t testing.TB) {
+	was := maps.Clone(plans)
+	for purpose, p := range was {
+		p.demand = purpose != jose.AccessToken
+		plans[purpose] = p
+	}
+	t.Cleanup(func() { maps.Copy(plans, was) })
 }

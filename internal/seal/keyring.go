@@ -222,7 +222,6 @@ func arrange(entries []*entry, now time.Time) *state {
 		for _, after := range entries[i+1:] {
 			if after.pub.Purpose == p.Purpose && (after.pub.Revoked.IsZero() || after.pub.Revoked.After(after.pub.From)) {
 				p.Until = after.pub.From.Add(keep)
-				change(after.pub.From)
 				change(p.Until)
 				break
 			}
