@@ -72,6 +72,10 @@ type Grant struct {
 // rests on a grant that has ended in the meantime.
 const Table = "access_grant"
 
+// Kind is the kind of the copies of what an agent holds, by agent: what a
+// [guard.Cache] of [Load] follows.
+const Kind = "grants"
+
 // StateAt is the state of the grant at a time.
 func (g *Grant) StateAt(now time.Time) State {
 	switch {
@@ -119,7 +123,7 @@ type Access struct {
 
 // New is the grants behind the door g.
 func New(g *guard.Guard, o Options) *Access {
-	return &Access{guard: g, agent: o.Agent, resource: o.Resource, copies: guard.NewCache(g, "grants", Load)}
+	return &Access{guard: g, agent: o.Agent, resource: o.Resource, copies: guard.NewCache(g, Kind, Load)}
 }
 
 // Check gives the spec in the one form in which it is kept, or everything that
@@ -186,7 +190,7 @@ func (a *Access) Put(ctx context.Context, caller estover.Caller, spec Spec, mana
 	if spec.Name == "" {
 		spec.Name = id
 	}
-	op := guard.Op{Action: "grant.create", Target: "grant:" + id, Resource: spec.Resource}
+	op := guard.Op{Action: "grant.create", Target: "grant:" + id}
 	err = a.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
 		if !spec.ExpiresAt.IsZero() && !spec.ExpiresAt.After(tx.Now()) {
 			return ErrInvalid.With("The grant would have expired at %s. Give it a time to come, or none.", spec.ExpiresAt.Format(time.RFC3339)).At("expires_at")
@@ -208,7 +212,7 @@ func (a *Access) Put(ctx context.Context, caller estover.Caller, spec Spec, mana
 		case err == nil:
 			g.ManagedBy = old.ManagedBy
 			tx.Note("replaces", old.ID)
-			tx.Touch("grants", old.Agent)
+			tx.Touch(Kind, old.Agent)
 			if err := end(ctx, tx.Tx, old.ID, "replaced by "+id); err != nil {
 				return err
 			}
@@ -216,7 +220,7 @@ func (a *Access) Put(ctx context.Context, caller estover.Caller, spec Spec, mana
 			return err
 		}
 		g.State = g.StateAt(tx.Now())
-		tx.Touch("grants", spec.Agent)
+		tx.Touch(Kind, spec.Agent)
 		return insert(ctx, tx.Tx, g)
 	})
 	return g, err
@@ -248,7 +252,7 @@ func (a *Access) End(ctx context.Context, caller estover.Caller, id, reason stri
 		if g, err = find(ctx, tx.Tx, id); err != nil {
 			return err
 		}
-		tx.Touch("grants", g.Agent)
+		tx.Touch(Kind, g.Agent)
 		if err := end(ctx, tx.Tx, id, reason); err != nil {
 			return err
 		}
@@ -261,7 +265,7 @@ func (a *Access) End(ctx context.Context, caller estover.Caller, id, reason stri
 // EndOfAgent ends all grants of an agent inside a transaction that does more,
 // and says which they were.
 func EndOfAgent(ctx context.Context, tx *guard.Tx, agent, reason string) ([]string, error) {
-	tx.Touch("grants", agent)
+	tx.Touch(Kind, agent)
 	ids, _, err := endAll(ctx, tx.Tx, "agent_id", agent, reason)
 	return ids, err
 }
@@ -272,7 +276,7 @@ func EndOfResource(ctx context.Context, tx *guard.Tx, resource, reason string) (
 	ids, agents, err := endAll(ctx, tx.Tx, "resource_id", resource, reason)
 	slices.Sort(agents)
 	for _, agent := range slices.Compact(agents) {
-		tx.Touch("grants", agent)
+		tx.Touch(Kind, agent)
 	}
 	return ids, err
 }
