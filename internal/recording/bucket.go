@@ -54,14 +54,14 @@ type store struct {
 	folders sync.Map // of a file bucket, those whose own entry is durable
 }
 
-// put writes a blob durably. One that is there already is the same one: its
-// name is its digest.
-func (s *store) put(ctx context.Context, d Digest, b []byte) error {
+// put writes a blob durably. One that is there already is the same one, since
+// its name is its digest; again writes it all the same, so that it is young.
+func (s *store) put(ctx context.Context, d Digest, b []byte, again bool) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var file *os.File
 	w, err := s.bucket.NewWriter(ctx, blobName(d), &blob.WriterOptions{
-		ContentType: "application/octet-stream", IfNotExist: true,
+		ContentType: "application/octet-stream", IfNotExist: !again,
 		BeforeWrite: func(as func(any) bool) error {
 			as(&file) // a bucket of files hands out the file
 			return nil

@@ -38,17 +38,17 @@ const (
 // A Frame is one thing that was seen: a head, a piece of a body, a message, a
 // decision.
 type Frame struct {
-	Recording string        `json:"recording"`        // which recording of the session it belongs to
-	Seq       int64         `json:"seq"`              // its place in the recording, from 1, without gaps
-	At        time.Time     `json:"at"`               // in whole microseconds
-	Stream    uint64        `json:"stream"`           // the exchange it belongs to; 0 is the session itself
-	Dir       Dir           `json:"dir,omitempty"`    // which way it went
-	Kind      Kind          `json:"kind"`             // what it is
-	Class     estover.Class `json:"class"`            // how sensitive it is
-	Data      []byte        `json:"data,omitempty"`   // what was seen; base64 in JSON
-	Ref       *Ref          `json:"ref,omitempty"`    // where it is, if it is not here
-	Salt      []byte        `json:"salt,omitempty"`   // what makes its digest impossible to guess
-	Digest    Digest        `json:"digest,omitempty"` // its leaf in the Merkle tree of its segment
+	Recording string        `json:"recording"`       // which recording of the session it belongs to
+	Seq       int64         `json:"seq"`             // its place in the recording, from 1, without gaps
+	At        time.Time     `json:"at"`              // in whole microseconds
+	Stream    uint64        `json:"stream"`          // the exchange it belongs to; 0 is the session itself
+	Dir       Dir           `json:"dir,omitempty"`   // which way it went
+	Kind      Kind          `json:"kind"`            // what it is
+	Class     estover.Class `json:"class"`           // how sensitive it is
+	Data      []byte        `json:"data,omitempty"`  // what was seen; base64 in JSON
+	Ref       *Ref          `json:"ref,omitempty"`   // where it is, if it is not here
+	Salt      []byte        `json:"salt,omitempty"`  // what makes its digest impossible to guess
+	Digest    Digest        `json:"digest,omitzero"` // its leaf in the Merkle tree of its segment
 }
 
 // A Ref stands at the end of a body that was too long for frames: it names the

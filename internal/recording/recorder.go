@@ -60,8 +60,8 @@ type work struct {
 	digest Digest
 	header Header
 	body   bool
-	put    bool // the blob is durable
-	tried  bool // the row may be there
+	put    time.Time // when the blob became durable
+	tried  bool      // the row may be there
 }
 
 // ID is the id of the recording.
@@ -241,6 +241,11 @@ func (rec *Recorder) discard(why error) {
 	rec.tell()
 }
 
+// keepsFor is how long a blob without a row is relied on. One that has waited
+// longer, because the database did not answer, is written again, since a sweep
+// may have taken it for lost.
+const keepsFor = 10 * time.Minute
+
 // storeTimeout bounds one attempt to store a blob and its row.
 const storeTimeout = time.Minute
 
@@ -254,11 +259,11 @@ func (rec *Recorder) store(w *work) error {
 			return err
 		}
 	}
-	if !w.put {
-		if err := rec.r.store.put(ctx, w.digest, *w.sealed); err != nil {
+	if time.Since(w.put) > keepsFor {
+		if err := rec.r.store.put(ctx, w.digest, *w.sealed, !w.put.IsZero()); err != nil {
 			return fmt.Errorf("writing a blob: %w", err)
 		}
-		w.put = true
+		w.put = time.Now()
 	}
 	if rec.wrapped == nil {
 		if err := rec.wrap(ctx, w); err != nil {

@@ -257,8 +257,8 @@ type Recording struct {
 	ErasedAt  time.Time `json:"erased_at,omitzero"`
 	Segments  int64     `json:"segments"`
 	Frames    int64     `json:"frames"`
-	Size      int64     `json:"size"` // bytes of its blobs, without those of long bodies
-	Head      Digest    `json:"head"` // the digest of its last segment
+	Size      int64     `json:"size"`          // bytes of its blobs, without those of long bodies
+	Head      Digest    `json:"head,omitzero"` // the digest of its last segment
 
 	key []byte // sealed
 }

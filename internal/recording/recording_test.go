@@ -582,7 +582,13 @@ func TestCommitWhoseAnswerWasLost(t *testing.T) {
 		if err := rec.store(w); err != nil {
 			t.Fatal(err)
 		}
-		rec.n, rec.prev, rec.rooted = 0, Digest{}, false // as if the answer had been an error
+		// As if the answer had been an error, and a sweep had come in the
+		// meantime.
+		rec.n, rec.prev, rec.rooted = 0, Digest{}, false
+		w.put = w.put.Add(-time.Hour)
+		if err := r.store.bucket.Delete(t.Context(), blobName(w.digest)); err != nil {
+			t.Fatal(err)
+		}
 		<-r.writers
 		record(t, rec, "/", "y")
 		if got := read(t, r, "ses_1", Range{}); len(got) != 10 {

@@ -15,8 +15,8 @@ import (
 
 // Sweep removes blobs that no row names: what a crash between a blob and its
 // row has left. It looks only at blobs that are older than age, which must be
-// longer than anything that is under way can take; an hour is good. What is
-// removed is an event, written before.
+// longer than what is under way can take (ten minutes, see keepsFor); an hour is
+// good. What is removed is an event, written before.
 func (r *Recordings) Sweep(ctx context.Context, age time.Duration) (removed int, err error) {
 	before := time.Now().Add(-age) // the bucket's clock, not the database's
 	list := r.store.bucket.List(nil)
