@@ -633,8 +633,11 @@ func TestClaims(t *testing.T) {
 // A DPoP proof brings the public half of one key that fits.
 func TestProofKeys(t *testing.T) {
 	k := keys()
-	private := jwkOf(k.ec)
-	private["d"] = b64(k.ec.D.FillBytes(make([]byte, 32)))
+	secret, err := k.ec.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	private := with(jwkOf(k.ec), "d", b64(secret))
 	off := jwkOf(k.ec)
 	off["y"] = off["x"]
 	for name, c := range map[string]struct {

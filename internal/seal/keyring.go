@@ -214,6 +214,7 @@ func arrange(entries []*entry, now time.Time) *state {
 		}
 	}
 	verifying := map[jose.Purpose][]*jose.Key{}
+	alive := map[jose.Purpose]bool{} // has an earlier key that was not revoked
 	var published []*jose.Key
 	for i, e := range entries {
 		p := e.pub
@@ -230,7 +231,7 @@ func arrange(entries []*entry, now time.Time) *state {
 		switch {
 		case !p.Revoked.IsZero():
 			p.State, p.Until = KeyRevoked, p.Revoked
-		case p.From.After(now):
+		case p.From.After(now) && alive[p.Purpose]:
 			p.State = KeyNext
 		case p.Until.IsZero(), now.Before(p.Until.Add(-keep)):
 			p.State = KeyActive
@@ -240,6 +241,9 @@ func arrange(entries []*entry, now time.Time) *state {
 		default:
 			p.State = KeyPast
 		}
+		// A key that has nobody before it signs at once, also where the clock
+		// is a little behind that of the node that made it.
+		alive[p.Purpose] = alive[p.Purpose] || p.Revoked.IsZero()
 		st.public = append(st.public, p)
 		if e.jwk != nil && (p.State == KeyNext || p.State == KeyActive || p.State == KeyPrevious) {
 			published = append(published, e.jwk)

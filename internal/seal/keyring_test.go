@@ -250,6 +250,10 @@ func TestEmergencyRotation(t *testing.T) {
 				t.Errorf("%s the key is %s, want %s", name, got, now)
 			}
 		}
+		dbtest.NewClock(d).Advance(-time.Minute)
+		if got := active(t, other, jose.AccessToken).KID; got != now {
+			t.Errorf("on a node whose clock is behind, the key is %s, want %s", got, now)
+		}
 		if n := count(t, d, `select count(*) from signing_key where revoked_at is not null and sealed is not null`); n != 0 {
 			t.Errorf("%d private halves of revoked keys are still there", n)
 		}
