@@ -204,7 +204,7 @@ func (d *receiving) Read(p []byte) (int, error) {
 			return 0, d.broke(err)
 		}
 	case err != nil:
-		return n, d.broke(upstreamError(err))
+		return n, d.broke(d.f.upstreamError(err))
 	}
 	return n, err
 }

@@ -45,9 +45,14 @@ type lazy struct {
 // Read decodes.
 func (l *lazy) Read(p []byte) (int, error) {
 	if l.r == nil && l.err == nil {
-		if l.r, l.err = l.open(bufio.NewReaderSize(l.from, 4<<10)); l.err == io.EOF {
-			// A body without a byte is an empty one.
-			return 0, io.EOF
+		r, err := l.open(bufio.NewReaderSize(l.from, 4<<10))
+		switch err {
+		case nil:
+			l.r = r
+		case io.EOF:
+			return 0, io.EOF // a body without a byte is an empty one
+		default:
+			l.err = err
 		}
 	}
 	if l.err != nil {

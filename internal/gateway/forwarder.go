@@ -39,8 +39,11 @@ func NewForwarder(d *edge.Dialer, logger *slog.Logger) *Forwarder {
 		ErrorHandler: func(_ http.ResponseWriter, r *http.Request, err error) {
 			flightOf(r).fail(err)
 		},
-		ErrorLog:   slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
-		BufferPool: bufferPool{},
+		// An answer of known length whose body is late. Everything else is flushed
+		// at once, see [flight.Write].
+		FlushInterval: 10 * time.Millisecond,
+		ErrorLog:      slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+		BufferPool:    bufferPool{},
 	}
 	return f
 }
@@ -62,9 +65,10 @@ type carrier Forwarder
 func (c *carrier) RoundTrip(r *http.Request) (*http.Response, error) {
 	f := flightOf(r)
 	f.pool = c.pools.of(f.ex, f.plan)
-	if f.pool.old.Load() {
-		r.Close = true
-	}
+	// A server that answers an expectation at once may or may not read the body
+	// that then comes; whoever is asked next must not hear of it. The transport
+	// sends no body if the connection ends (gateway.md, P6).
+	r.Close = f.pool.old.Load() || r.Header.Get("Expect") != ""
 	// The proxy has put a trace of its own into the context. It is this
 	// request's alone, and a second one over it would be merged by reflection.
 	if t := httptrace.ContextClientTrace(r.Context()); t != nil {
@@ -99,6 +103,7 @@ type flight struct {
 
 	pool     *pool
 	attempts int
+	told     bool        // the answer is one of ours, and complete
 	wrote    atomic.Bool // the head may have reached the upstream
 
 	up   sending
@@ -498,6 +503,11 @@ func (f *flight) Header() http.Header { return f.w.Header() }
 func (f *flight) WriteHeader(code int) {
 	if code >= 100 && code < 200 && code != http.StatusSwitchingProtocols {
 		h := f.w.Header()
+		for _, line := range h["Connection"] {
+			for name := range strings.SplitSeq(line, ",") {
+				h.Del(strings.TrimSpace(name))
+			}
+		}
 		for _, name := range hopByHop {
 			delete(h, name)
 		}
@@ -584,7 +594,7 @@ func (f *flight) fail(err error) {
 	if first := f.broken(); first != nil {
 		err = first
 	} else {
-		err = upstreamError(err)
+		err = f.upstreamError(err)
 		f.broke(err)
 	}
 	err = f.because(err)
@@ -593,10 +603,11 @@ func (f *flight) fail(err error) {
 		return
 	}
 	var went *gone
-	if f.client.Err() != nil || errors.As(err, &went) {
+	if cutCause(f.ctx) == nil && (f.client.Err() != nil || errors.As(err, &went)) {
 		return
 	}
 	f.out.Answered = Refuse(f.w, f.ex.Caller.Request, f.decided(err))
+	f.told = true
 }
 
 // refuse ends the exchange before anything was sent.
@@ -623,7 +634,7 @@ func (f *flight) settle() {
 	var went *gone
 	switch {
 	case cause != nil:
-		out.End, out.Err, out.abort = Cut, cause, out.abort || out.Answered != 0
+		out.End, out.Err, out.abort = Cut, cause, !f.told
 	case errors.Is(out.Err, ErrTooLarge), errors.Is(out.Err, ErrAnswerLarge):
 		out.End = Truncated
 	case errors.Is(out.Err, ErrTripwire), errors.Is(out.Err, edge.ErrMalformed):

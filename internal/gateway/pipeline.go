@@ -198,18 +198,22 @@ func (p *Pipeline) Serve(w http.ResponseWriter, r *http.Request, ex *Exchange) {
 		Refuse(w, ex.Caller.Request, f.decided(f.because(err)))
 		return
 	}
-	f.out = Outcome{End: Failed, Err: errPanic, abort: true}
+	finished := false
 	defer func() {
+		if !finished {
+			f.out.End, f.out.Err = Failed, errPanic
+		}
 		p.Steps.Settle(ex, plan, &f.out)
-		if f.out.abort {
+		if finished && f.out.abort {
 			panic(http.ErrAbortHandler)
 		}
 	}()
 	if err := p.Steps.Fill(r.Context(), ex, plan); err != nil {
 		f.refuse(f.because(err))
-		return
+	} else {
+		f.forward(r)
 	}
-	f.forward(r)
+	finished = true
 }
 
 // errPanic is the error of an exchange that nobody brought to its end.

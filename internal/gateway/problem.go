@@ -53,7 +53,6 @@ var statusOf = map[string]int{
 	ErrTooLong.Code:     http.StatusGatewayTimeout,
 	ErrStalled.Code:     http.StatusRequestTimeout,
 	ErrMisdirected.Code: http.StatusMisdirectedRequest,
-	"head_refused":      http.StatusRequestHeaderFieldsTooLarge,
 }
 
 // A Refusal is an error with what else the agent, or who runs it, should know:

@@ -26,7 +26,7 @@ var tokenMembers = map[string]bool{"access_token": true, "id_token": true, "refr
 func (f *flight) keepTokens(res *http.Response) error {
 	text, err := io.ReadAll(io.LimitReader(f.down.from, maxTokens+1))
 	if err != nil {
-		return upstreamError(err)
+		return f.upstreamError(err)
 	}
 	if len(text) > maxTokens {
 		return ErrAnswer.With("The answer of the token endpoint has more than %d bytes.", maxTokens)
@@ -42,7 +42,8 @@ func (f *flight) keepTokens(res *http.Response) error {
 		return ErrAnswer.With("The answer of the token endpoint is %q, which is not JSON, so that the token in it cannot be kept back.", kind)
 	}
 	if err != nil {
-		return ErrAnswer.With("The token in the answer of the token endpoint cannot be kept back.").Because(err)
+		// What is wrong is not said: the error may quote the token.
+		return ErrAnswer.With("The token in the answer of the token endpoint cannot be kept back.")
 	}
 	f.down.from = bytes.NewReader(kept)
 	res.ContentLength = int64(len(kept))

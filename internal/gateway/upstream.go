@@ -156,22 +156,24 @@ func (p *pool) key(s *tls.ConnectionState) (sum [32]byte) {
 }
 
 // upstreamError says what went wrong on the way to an upstream, in words that
-// an agent may read.
-func upstreamError(err error) error {
+// an agent may read. What lies behind it may quote the upstream, and with it what
+// was injected.
+func (f *flight) upstreamError(err error) error {
 	var ours *estover.Error
 	if errors.As(err, &ours) {
 		return ours
 	}
+	behind := errors.New(f.plan.Needles.MaskString(err.Error(), f.echo))
 	var verify *tls.CertificateVerificationError
 	if errors.As(err, &verify) {
-		return ErrCertificate.With("The certificate of the upstream is not to be trusted: %v.", verify.Err).Because(err)
+		return ErrCertificate.With("The certificate of the upstream is not to be trusted: %v.", verify.Err).Because(behind)
 	}
 	if errors.Is(err, errPin) {
 		return ErrCertificate.With("The certificate of the upstream is not to be trusted: %v.", errPin)
 	}
 	var late net.Error
 	if errors.As(err, &late) && late.Timeout() {
-		return ErrSlow.Because(err)
+		return ErrSlow.Because(behind)
 	}
-	return ErrUpstream.Because(err)
+	return ErrUpstream.Because(behind)
 }
