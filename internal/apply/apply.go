@@ -305,8 +305,7 @@ func (r *run) plan(ctx context.Context, prune bool) ([]step, error) {
 		}
 	}
 	if len(bad) > 0 {
-		bad.sort()
-		return nil, bad
+		return nil, bad.sorted()
 	}
 	return slices.Concat(first, middle, last), nil
 }

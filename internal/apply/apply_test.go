@@ -542,6 +542,9 @@ func TestSet(t *testing.T) {
 	if _, err := h.run("x: " + strings.Repeat("y", 5<<20)); !errors.Is(err, apply.ErrProblems) {
 		t.Errorf("five megabytes: %v, want ErrProblems", err)
 	}
+	if _, err := h.run(strings.Repeat("x: y\n---\n", 1000)); err == nil || strings.Count(err.Error(), "\n") != 100 || !strings.HasSuffix(err.Error(), "there are more.") {
+		t.Errorf("thousands of mistakes are told as %.200v, want the first hundred", err)
+	}
 	if got := h.must("---\n# nothing\n---\n"); got != "0 unchanged.\n" {
 		t.Errorf("nothing says\n%s", got)
 	}

@@ -134,6 +134,9 @@ func (d *decoder) list(n *yaml.Node, v reflect.Value, field string) {
 	}
 	v.Set(reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content)))
 	for i, item := range n.Content {
+		if len(d.bad) > maxProblems {
+			return
+		}
 		d.read(item, v.Index(i), fmt.Sprintf("%s[%d]", field, i))
 	}
 }
@@ -145,7 +148,7 @@ func (d *decoder) table(n *yaml.Node, v reflect.Value, field string) {
 		return
 	}
 	v.Set(reflect.MakeMap(v.Type()))
-	for i := 0; i+1 < len(n.Content); i += 2 {
+	for i := 0; i+1 < len(n.Content) && len(d.bad) <= maxProblems; i += 2 {
 		key, at := n.Content[i], join(field, n.Content[i].Value)
 		d.fields[at] = d.pos(key)
 		if !d.is(key, at, "a text", "!!str") {
@@ -169,7 +172,7 @@ func (d *decoder) object(n *yaml.Node, v reflect.Value, field string) {
 	}
 	members := membersOf(v.Type(), field == "")
 	given := map[string]bool{}
-	for i := 0; i+1 < len(n.Content); i += 2 {
+	for i := 0; i+1 < len(n.Content) && len(d.bad) <= maxProblems; i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
 		name, at := key.Value, join(field, key.Value)
 		m, ok := members[name]

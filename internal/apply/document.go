@@ -186,7 +186,12 @@ func (p Problems) Error() string {
 // Unwrap gives the problems as an [estover.Error] of kind Invalid.
 func (p Problems) Unwrap() error { return ErrProblems.With("%s", p.Error()) }
 
-func (p Problems) sort() {
+// maxProblems is how many problems are told at once.
+const maxProblems = 100
+
+// sorted is the problems in the order of their places, as many as a person
+// reads.
+func (p Problems) sorted() Problems {
 	slices.SortStableFunc(p, func(a, b Problem) int {
 		if c := strings.Compare(a.File, b.File); c != 0 {
 			return c
@@ -196,6 +201,12 @@ func (p Problems) sort() {
 		}
 		return a.Column - b.Column
 	})
+	if len(p) > maxProblems {
+		last := p[maxProblems]
+		last.Message = "Here and further on there are more."
+		p = append(p[:maxProblems:maxProblems], last)
+	}
+	return p
 }
 
 func asProblems(err error) (p Problems, ok bool) { return p, errors.As(err, &p) }
@@ -282,8 +293,7 @@ func Parse(files []Source) ([]*Document, error) {
 		}
 	}
 	if len(p.bad) > 0 {
-		p.bad.sort()
-		return nil, p.bad
+		return nil, p.bad.sorted()
 	}
 	return p.docs, nil
 }
@@ -300,7 +310,7 @@ var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
 
 func (p *parser) file(f Source) {
 	d := yaml.NewDecoder(bytes.NewReader([]byte(f.Text)))
-	for {
+	for len(p.bad) <= maxProblems {
 		var n yaml.Node
 		err := d.Decode(&n)
 		if errors.Is(err, io.EOF) {
