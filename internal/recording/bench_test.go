@@ -77,8 +77,10 @@ func BenchmarkSmallExchange(b *testing.B) {
 			i++
 			s := rec.NewStream()
 			for _, f := range []Frame{
-				{Dir: Up, Kind: RequestHead, Data: up}, {Dir: Up, Kind: HTTPBody, Data: q},
-				{Dir: Down, Kind: ResponseHead, Data: down}, {Dir: Down, Kind: HTTPBody, Data: a},
+				{Dir: Up, Kind: RequestHead, Data: up},
+				{Dir: Up, Kind: HTTPBody, Data: q},
+				{Dir: Down, Kind: ResponseHead, Data: down},
+				{Dir: Down, Kind: HTTPBody, Data: a},
 			} {
 				f.Stream, f.Class = s, estover.Internal
 				for err := rec.Frame(f); err != nil; err = rec.Frame(f) {

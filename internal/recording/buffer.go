@@ -5,9 +5,9 @@ import (
 	"sync"
 )
 
-// The sizes of buffers: what a session that does little fits into, what a part
-// of a body and what a segment does.
-var bufferSizes = [...]int{64 << 10, partSize + chunkSize, segmentSize + 2*chunkSize}
+// The sizes of buffers, up to a part of a body and a segment. They grow by four
+// at a time, so that what is really in use is not far from what is counted.
+var bufferSizes = [...]int{4 << 10, 16 << 10, 64 << 10, 256 << 10, partSize + chunkSize, segmentSize + 2*chunkSize}
 
 // Buffers are used again. Each size has a pool of its own, so that many small
 // sessions stay small.

@@ -104,7 +104,7 @@ type Options struct {
 	// sessions, and of one. 128 MiB and 16 MiB if zero.
 	Memory, SessionMemory int64
 	// MaxBody is how much of a body is kept; of the rest only the digest of
-	// the whole. 256 MiB if zero.
+	// the whole. 256 MiB if zero; 64 GiB at most.
 	MaxBody int64
 	// Writers is how many segments are written at once. 8 if zero.
 	Writers int
@@ -150,6 +150,7 @@ func New(g *guard.Guard, s *seal.Sealer, bucket *blob.Bucket, o Options) *Record
 	def(&o.Memory, 128<<20)
 	def(&o.SessionMemory, 16<<20)
 	def(&o.MaxBody, 256<<20)
+	o.MaxBody = min(o.MaxBody, 64<<30)
 	if o.Writers == 0 {
 		o.Writers = 8
 	}

@@ -10,15 +10,25 @@ import (
 // Where recordings are kept.
 var (
 	recordingTable = &db.Table{Name: "recording", Columns: []db.Column{
-		{Name: "tenant_id", Type: "text"}, {Name: "id", Type: "text"}, {Name: "session_id", Type: "text"},
-		{Name: "started_at", Type: "bigint"}, {Name: "key", Type: "bytes"},
+		{Name: "tenant_id", Type: "text"},
+		{Name: "id", Type: "text"},
+		{Name: "session_id", Type: "text"},
+		{Name: "started_at", Type: "bigint"},
+		{Name: "key", Type: "bytes"},
 	}}
 	segmentTable = &db.Table{Name: "recording_segment", Columns: []db.Column{
-		{Name: "tenant_id", Type: "text"}, {Name: "recording_id", Type: "text"}, {Name: "n", Type: "bigint"},
-		{Name: "digest", Type: "bytes"}, {Name: "prev", Type: "bytes"}, {Name: "root", Type: "bytes"},
-		{Name: "first_seq", Type: "bigint"}, {Name: "last_seq", Type: "bigint"},
-		{Name: "first_at", Type: "bigint"}, {Name: "last_at", Type: "bigint"},
-		{Name: "size", Type: "bigint"}, {Name: "event_id", Type: "text"},
+		{Name: "tenant_id", Type: "text"},
+		{Name: "recording_id", Type: "text"},
+		{Name: "n", Type: "bigint"},
+		{Name: "digest", Type: "bytes"},
+		{Name: "prev", Type: "bytes"},
+		{Name: "root", Type: "bytes"},
+		{Name: "first_seq", Type: "bigint"},
+		{Name: "last_seq", Type: "bigint"},
+		{Name: "first_at", Type: "bigint"},
+		{Name: "last_at", Type: "bigint"},
+		{Name: "size", Type: "bigint"},
+		{Name: "event_id", Type: "text"},
 	}}
 	partTable = &db.Table{Name: "recording_part", Columns: []db.Column{
 		{Name: "tenant_id", Type: "text"}, {Name: "recording_id", Type: "text"}, {Name: "digest", Type: "bytes"}, {Name: "size", Type: "bigint"},

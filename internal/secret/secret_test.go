@@ -790,8 +790,10 @@ func TestPlaceholders(t *testing.T) {
 		of      []string
 		want    string
 	}{
-		{"agent:a", "ses_1", []string{"sec_2", "sec_1"}, "sec_1"}, {"agent:a", "ses_1", []string{"sec_2"}, ""},
-		{"agent:b", "ses_1", []string{"sec_1"}, ""}, {"agent:a", "ses_2", []string{"sec_1"}, ""},
+		{"agent:a", "ses_1", []string{"sec_2", "sec_1"}, "sec_1"},
+		{"agent:a", "ses_1", []string{"sec_2"}, ""},
+		{"agent:b", "ses_1", []string{"sec_1"}, ""},
+		{"agent:a", "ses_2", []string{"sec_1"}, ""},
 	} {
 		if got, err := s.Recognise(t.Context(), "acme", c.agent, c.session, c.of, mine); err != nil || got != c.want {
 			t.Errorf("for %s in %s it is the placeholder of %q, %v; want %q", c.agent, c.session, got, err, c.want)
