@@ -40,8 +40,11 @@
 //
 // A frame is durable when its segment is. Until then it is in memory, and a
 // crash of the node loses it: up to Options.FlushEvery, one second unless said
-// otherwise, and whatever a slow bucket keeps waiting. Neither is silent. While
-// the bucket or the database refuses, every [Recorder.Frame] returns
+// otherwise, and whatever a slow bucket keeps waiting. There is no spool. What
+// shows afterwards is that the recording has no end: its last segment is known,
+// and that frames came after it is not.
+//
+// While the bucket or the database refuses, every [Recorder.Frame] returns
 // [ErrNotStored]; when too much waits, [ErrBacklog]: a caller who must record
 // stops there. [Recordings.End] and [Recordings.Close] return only when
 // everything is durable, or say what is not. A crash between blob and row
