@@ -14,6 +14,10 @@
 // when nobody can come in yet. The last administrator can be neither disabled
 // nor stripped of the role, so that there is always somebody.
 //
+// The operations on what people come in by have words of their own
+// (person.invite, login.create, login.list, login.end): whoever may give
+// credentials to agents may not thereby let somebody in as an administrator.
+//
 // Of enrolments and tokens only hashes are stored. Who a token belongs to is
 // answered from memory ([Directory.Authenticate]); what is in memory is dropped
 // when an event touches the person, under the kind "user".

@@ -253,7 +253,7 @@ func TestRedeemOnce(t *testing.T) {
 		if _, _, err := dir.Redeem(t.Context(), root, string(spare.Reveal()), "", 0); !errors.Is(err, directory.ErrEnrolment) {
 			t.Errorf("redeeming the other enrolment afterwards: %v, want ErrEnrolment", err)
 		}
-		if n := outcomes(t, d, "person.enrol", "failed"); n != 64 {
+		if n := outcomes(t, d, "login.create", "failed"); n != 64 {
 			t.Errorf("the log has %d failed enrolments, want 64", n)
 		}
 		if _, _, err := dir.Redeem(t.Context(), root, opaque.New(opaque.Enrolment), "", 0); !errors.Is(err, directory.ErrEnrolment) {
@@ -526,15 +526,15 @@ func TestRefused(t *testing.T) {
 		dir := directory.New(guardtest.New(t, d, guardtest.DenyAll), directory.Options{})
 		ctx := t.Context()
 		for name, try := range map[string]func() error{
-			"person.create":     func() error { _, err := dir.Create(ctx, root, directory.Spec{Name: "bob"}, ""); return err },
-			"person.update":     func() error { _, err := dir.Update(ctx, root, alice.ID, directory.Spec{Name: "alice"}); return err },
-			"person.disable":    func() error { _, err := dir.Disable(ctx, root, alice.ID, ""); return err },
-			"person.enable":     func() error { _, err := dir.Enable(ctx, root, alice.ID); return err },
-			"person.read":       func() error { _, err := dir.Get(ctx, root, alice.ID); return err },
-			"person.list":       func() error { _, _, err := dir.List(ctx, root, directory.Filter{}, "", 0); return err },
-			"credential.create": func() error { _, _, err := dir.Invite(ctx, root, alice.ID, 0); return err },
-			"credential.list":   func() error { _, err := dir.Tokens(ctx, root, alice.ID); return err },
-			"credential.retire": func() error { return dir.Retire(ctx, root, alice.ID, "ptk_x") },
+			"person.create":  func() error { _, err := dir.Create(ctx, root, directory.Spec{Name: "bob"}, ""); return err },
+			"person.update":  func() error { _, err := dir.Update(ctx, root, alice.ID, directory.Spec{Name: "alice"}); return err },
+			"person.disable": func() error { _, err := dir.Disable(ctx, root, alice.ID, ""); return err },
+			"person.enable":  func() error { _, err := dir.Enable(ctx, root, alice.ID); return err },
+			"person.read":    func() error { _, err := dir.Get(ctx, root, alice.ID); return err },
+			"person.list":    func() error { _, _, err := dir.List(ctx, root, directory.Filter{}, "", 0); return err },
+			"person.invite":  func() error { _, _, err := dir.Invite(ctx, root, alice.ID, 0); return err },
+			"login.list":     func() error { _, err := dir.Tokens(ctx, root, alice.ID); return err },
+			"login.end":      func() error { return dir.Retire(ctx, root, alice.ID, "ptk_x") },
 		} {
 			var refusal *guard.Refusal
 			if err := try(); !errors.As(err, &refusal) {

@@ -85,7 +85,7 @@ func newEnrolment(person string, life time.Duration) (estover.Secret, Enrolment)
 // else. It lives for a day unless another life is asked for, at most a week.
 func (d *Directory) Invite(ctx context.Context, caller estover.Caller, id string, life time.Duration) (estover.Secret, Enrolment, error) {
 	value, e := newEnrolment(id, life)
-	op := guard.Op{Action: "credential.create", Target: string(estover.User(id)), Detail: map[string]any{"enrolment": e.ID}}
+	op := guard.Op{Action: "person.invite", Target: string(estover.User(id)), Detail: map[string]any{"enrolment": e.ID}}
 	err := d.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
 		p, err := find(ctx, tx.Tx, id)
 		if err != nil {
@@ -126,7 +126,7 @@ func (d *Directory) Redeem(ctx context.Context, from estover.Caller, enrolment, 
 	caller := from
 	caller.Subject, caller.Roles, caller.Strength = estover.User(p.ID), p.Roles, estover.BySecret
 	value, t := newToken(p.ID, label)
-	op := guard.Op{Action: "person.enrol", Target: string(caller.Subject)}
+	op := guard.Op{Action: "login.create", Target: string(caller.Subject)}
 	err = d.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
 		now, err := find(ctx, tx.Tx, p.ID)
 		if err != nil {
@@ -155,7 +155,7 @@ func (d *Directory) Issue(ctx context.Context, caller estover.Caller, label stri
 		return estover.Secret{}, Token{}, ErrNotAPerson
 	}
 	value, t := newToken(caller.Subject.ID(), label)
-	err := d.guard.Do(ctx, caller, guard.Op{Action: "credential.create", Target: string(caller.Subject)}, func(tx *guard.Tx) error {
+	err := d.guard.Do(ctx, caller, guard.Op{Action: "login.create", Target: string(caller.Subject)}, func(tx *guard.Tx) error {
 		p, err := lock(ctx, tx.Tx, t.Person)
 		if err != nil {
 			return err
@@ -197,7 +197,7 @@ func (d *Directory) issue(ctx context.Context, tx *guard.Tx, t *Token, life time
 
 // Tokens shows the tokens of a person that are live, the newest first.
 func (d *Directory) Tokens(ctx context.Context, caller estover.Caller, person string) (tokens []Token, err error) {
-	err = d.guard.Read(ctx, caller, guard.Op{Action: "credential.list", Target: string(estover.User(person))}, func(tx *db.Tx) error {
+	err = d.guard.Read(ctx, caller, guard.Op{Action: "login.list", Target: string(estover.User(person))}, func(tx *db.Tx) error {
 		if _, err := find(ctx, tx, person); err != nil {
 			return err
 		}
@@ -209,7 +209,7 @@ func (d *Directory) Tokens(ctx context.Context, caller estover.Caller, person st
 
 // Retire ends a token of a person.
 func (d *Directory) Retire(ctx context.Context, caller estover.Caller, person, token string) error {
-	op := guard.Op{Action: "credential.retire", Target: string(estover.User(person)), Detail: map[string]any{"token": token}}
+	op := guard.Op{Action: "login.end", Target: string(estover.User(person)), Detail: map[string]any{"token": token}}
 	return d.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
 		tx.Touch(estover.UserKind, person)
 		return endToken(ctx, tx.Tx, person, token)

@@ -42,7 +42,7 @@ permit contains "operator_operates" if {
 		"event.list", "event.read", "grant.create", "grant.end", "grant.list", "grant.read",
 		"person.list", "person.read", "policy.list", "policy.read", "recording.list",
 		"resource.list", "resource.put", "resource.read", "resource.retire",
-		"secret.create", "secret.list", "secret.write",
+		"secret.create", "secret.list", "secret.update", "secret.write",
 		"session.end", "session.list", "session.read", "token.revoke",
 	}
 }
@@ -63,7 +63,10 @@ permit contains "auditor_reads" if {
 # title: Everybody may look at and end what is their own
 permit contains "own_things" if {
 	input.facts.own == true
-	input.op in {"agent.read", "grant.list", "person.read", "session.end", "session.read", "token.revoke"}
+	input.op in {
+		"agent.read", "grant.list", "login.create", "login.end", "login.list", "person.read",
+		"session.end", "session.read", "token.revoke",
+	}
 }
 
 # METADATA
