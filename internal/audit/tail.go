@@ -12,9 +12,11 @@ import (
 // Tail calls fn with what each event from now on has touched, whoever wrote
 // it, until ctx is done. It looks every so often, remembers its place in
 // memory only, and is for copies of rows that are loaded afresh anyway: an
-// event that commits late is found, since the last minute is looked at again.
+// event that commits late is found, since the last minute before the round
+// that succeeded last is looked at again, however long ago that was.
 func (l *Log) Tail(ctx context.Context, every time.Duration, fn func(tenant estover.TenantID, touches []string)) error {
 	seen := map[string]time.Time{}
+	last := l.db.Now()
 	t := time.NewTicker(every)
 	defer t.Stop()
 	for {
@@ -26,12 +28,13 @@ func (l *Log) Tail(ctx context.Context, every time.Duration, fn func(tenant esto
 		now := l.db.Now()
 		var recent []touched
 		err := l.db.View(ctx, "", func(tx *db.Tx) (err error) {
-			recent, err = readTouched(ctx, tx, now.Add(-lateCommit))
+			recent, err = readTouched(ctx, tx, last.Add(-lateCommit))
 			return err
 		})
 		if err != nil {
 			continue // the next round looks at the same time again
 		}
+		last = now
 		for _, e := range recent {
 			if _, ok := seen[e.id]; !ok {
 				fn(e.tenant, strings.Fields(e.touches))
