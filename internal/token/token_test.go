@@ -252,6 +252,47 @@ func TestVerifiedIsRemembered(t *testing.T) {
 	}
 }
 
+// A token is of one epoch of its grant: raising it kills the tokens that are
+// out, and the grant goes on.
+func TestEpoch(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot := w.Agent("bot")
+		old := w.Ask(bot).Token()
+		tok, err := w.Tokens.Verify(t.Context(), old)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raise := func(touch bool) {
+			t.Helper()
+			err := w.Guard.Do(t.Context(), oauthtest.Admin, guard.Op{Action: "test.raise"}, func(tx *guard.Tx) error {
+				if touch {
+					tx.Touch("oauth_grant", tok.Grant)
+					tx.Touch("oauth_grant_own", tok.Session+"/"+bot.ID)
+				}
+				_, err := tx.Exec(t.Context(), "update oauth_grant set epoch = epoch + 1 where tenant_id = $1 and id = $2", tx.Tenant(), tok.Grant)
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		raise(true)
+		if _, err := w.Tokens.Verify(t.Context(), old); !errors.Is(err, token.ErrInvalid) {
+			t.Errorf("a token of the epoch before: %v, want ErrInvalid", err)
+		}
+		next := w.Ask(bot)
+		if got, err := w.Tokens.Verify(t.Context(), next.Token()); err != nil || got.Epoch != 2 || got.Grant != tok.Grant {
+			t.Errorf("a token of the next epoch: %+v, %v", got, err)
+		}
+		// A node that has not heard of it yet issues nothing on the old epoch.
+		raise(false)
+		if a := w.Ask(bot); a.Token() != "" || a.Status != 503 || a.Header.Get("Retry-After") == "" {
+			t.Errorf("on a copy that is out of date: %d %s, want 503 with Retry-After", a.Status, a.Body)
+		}
+	})
+}
+
 // An obligation that nobody can carry out is a refusal.
 func TestObligations(t *testing.T) {
 	d := dbtest.Open(t)
