@@ -202,39 +202,38 @@ func (a *Applier) record(ctx context.Context, caller estover.Caller, req Request
 // change, and below it the fields that differ.
 func (r Result) Write(w io.Writer) error {
 	var b strings.Builder
-	signs := map[Verb]string{Create: "+", Update: "~", Delete: "-", Unchanged: "="}
+	signs := map[Verb]string{Create: "+", Update: "~", Delete: "-"}
+	sums := map[string]int{}
 	for _, c := range r.Changes {
-		if c.Verb == Unchanged {
+		switch {
+		case c.Verb == Unchanged:
+			sums["unchanged"]++
 			continue
+		case r.DryRun:
+			sums["to "+string(c.Verb)]++
+		case c.Done:
+			sums[string(c.Verb)+"d"]++
+		default:
+			sums["not done"]++
 		}
-		fmt.Fprintf(&b, "%s %s %s\n", signs[c.Verb], c.Kind, c.Name)
+		undone := ""
+		if !r.DryRun && !c.Done {
+			undone = " (not done)"
+		}
+		fmt.Fprintf(&b, "%s %s %s%s\n", signs[c.Verb], c.Kind, c.Name, undone)
 		for _, f := range c.Fields {
 			fmt.Fprintf(&b, "    %s: %s → %s\n", f.Field, brief(f.Before), brief(f.After))
 		}
 	}
-	would := ""
-	if r.DryRun {
-		would = "to "
-	}
-	var sums []string
-	for _, v := range []Verb{Create, Update, Delete} {
-		if n := r.Count(v); n > 0 {
-			sums = append(sums, fmt.Sprintf("%d %s%s", n, would, ending(v, r.DryRun)))
+	var parts []string
+	for _, word := range []string{"to create", "created", "to update", "updated", "to delete", "deleted", "not done", "unchanged"} {
+		if n := sums[word]; n > 0 || word == "unchanged" && len(parts) == 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, word))
 		}
 	}
-	if n := r.Count(Unchanged); n > 0 || len(sums) == 0 {
-		sums = append(sums, fmt.Sprintf("%d unchanged", n))
-	}
-	fmt.Fprintf(&b, "%s.\n", strings.Join(sums, ", "))
+	fmt.Fprintf(&b, "%s.\n", strings.Join(parts, ", "))
 	_, err := io.WriteString(w, b.String())
 	return err
-}
-
-func ending(v Verb, dry bool) string {
-	if dry {
-		return string(v)
-	}
-	return string(v) + "d"
 }
 
 // brief is a value in one line of bearable length.

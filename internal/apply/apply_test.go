@@ -430,6 +430,10 @@ func TestStops(t *testing.T) {
 		if got := strings.Join(done, " "); got != "Person Secret Resource" || len(r.Changes) != 5 {
 			t.Errorf("done are %q of %d changes", got, len(r.Changes))
 		}
+		var out strings.Builder
+		if err := r.Write(&out); err != nil || !strings.HasSuffix(out.String(), "+ Resource crm\n+ Agent bot (not done)\n+ Grant read-customers (not done)\n3 created, 2 not done.\n") {
+			t.Errorf("half a run says %v\n%s", err, out.String())
+		}
 		h.refuse["agent.create"] = false
 		if got := h.must(company); got != "+ Agent bot\n+ Grant read-customers\n2 created, 3 unchanged.\n" {
 			t.Errorf("the next run says\n%s", got)
