@@ -101,11 +101,21 @@ func (d *Door) authenticate(r *http.Request, tenant estover.TenantID, f form) (a
 		return a, err
 	}
 	o := edge.OriginOf(r)
-	from := edge.AddressKey(o.Address)
+	a.caller = estover.Caller{Tenant: tenant, Address: o.Address, Request: o.Request}
+	if p.method == token.PrivateKeyJWT {
+		if err := p.peek(); err != nil {
+			return a, err
+		}
+	}
+	if !token.ClientID(p.id) {
+		return a, errClient
+	}
+	// The client is a part of the key, so that one that is set up wrongly keeps
+	// nobody else out who comes from the same address.
+	from := edge.AddressKey(o.Address) + "/" + p.id
 	if d.failures.Exhausted(from) {
 		return a, errTooOften
 	}
-	a.caller = estover.Caller{Tenant: tenant, Address: o.Address, Request: o.Request}
 	if err = d.prove(r, &a, p); estover.KindOf(err) == estover.Unknown {
 		d.failures.Allow(from)
 		d.suspect(r, a, err)
@@ -113,23 +123,22 @@ func (d *Door) authenticate(r *http.Request, tenant estover.TenantID, f form) (a
 	return a, err
 }
 
+// peek finds the client that an assertion is about, which it has yet to prove.
+func (p *presented) peek() error {
+	unverified, err := jose.Peek(p.assertion)
+	if err != nil {
+		return errClient.With("The client assertion cannot be read: %s", detail(err)).Because(err)
+	}
+	if p.id != "" && p.id != unverified.Subject {
+		return errClient.With("The parameter client_id is not the subject of the assertion.")
+	}
+	p.id = unverified.Subject
+	return nil
+}
+
 // prove holds what was presented against what is registered.
 func (d *Door) prove(r *http.Request, a *authenticated, p presented) error {
 	ctx := r.Context()
-	var unverified jose.Unverified
-	if p.method == token.PrivateKeyJWT {
-		var err error
-		if unverified, err = jose.Peek(p.assertion); err != nil {
-			return errClient.With("The client assertion cannot be read: %s", detail(err)).Because(err)
-		}
-		if p.id != "" && p.id != unverified.Subject {
-			return errClient.With("The parameter client_id is not the subject of the assertion.")
-		}
-		p.id = unverified.Subject
-	}
-	if !token.ClientID(p.id) {
-		return errClient
-	}
 	client, err := d.Tokens.Clients.Client(ctx, a.caller.Tenant, p.id)
 	if err != nil {
 		if kind := estover.KindOf(err); kind == estover.NotFound || kind == estover.Unknown {
@@ -220,8 +229,8 @@ func (d *Door) suspect(r *http.Request, a authenticated, why error) {
 
 // How often failed attempts are let through and recorded.
 const (
-	failuresPerSecond, failuresAtOnce = 20, 200 // an address
-	suspectsPerSecond, suspectsAtOnce = 0.1, 5  // a client
+	failuresPerSecond, failuresAtOnce = 5, 100 // a client at an address
+	suspectsPerSecond, suspectsAtOnce = 0.1, 5 // a client
 )
 
 func (d *Door) now() time.Time { return d.Tokens.Now() }

@@ -282,11 +282,12 @@ func TestSessionParameter(t *testing.T) {
 	})
 }
 
-// Attempts that fail are limited by address; those who succeed are not.
+// Attempts that fail are limited for a client at an address, and keep nobody
+// else out.
 func TestFailuresAreLimited(t *testing.T) {
 	d := dbtest.Open(t)
 	w := oauthtest.New(t, d)
-	bot := w.Agent("bot")
+	bot, other := w.Agent("bot"), w.Agent("other")
 	from := func(addr string) func(*http.Request) { return func(r *http.Request) { r.RemoteAddr = addr } }
 	form := oauthtest.Form("grant_type", "client_credentials")
 	limited := false
@@ -302,6 +303,7 @@ func TestFailuresAreLimited(t *testing.T) {
 	if !limited {
 		t.Error("400 failed attempts in a row from one address were all let through")
 	}
+	granted(t, "another client there", w.Do(oauthtest.Request("/oauth/token", form, oauthtest.Basic(other.ID, other.Secret), from("198.51.100.1:1000"))))
 	granted(t, "another address", w.Do(oauthtest.Request("/oauth/token", form, oauthtest.Basic(bot.ID, bot.Secret), from("198.51.100.2:1000"))))
 	if n := count(t, d, "select count(*) from audit where action = 'token.issue' and outcome = 'refused'"); n < 1 || n > 10 {
 		t.Errorf("the failed attempts left %d events, want some and not many", n)

@@ -57,7 +57,7 @@ type Config struct {
 // A Door answers the requests of OAuth clients.
 type Door struct {
 	Config
-	failures *edge.Limiter // failed attempts to authenticate, by address
+	failures *edge.Limiter // failed attempts to authenticate, by address and client
 	suspects *edge.Limiter // events about them, by client
 }
 

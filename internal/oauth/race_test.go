@@ -63,6 +63,13 @@ func TestAssertionIsGoodOnce(t *testing.T) {
 		refused(t, "a request for an unknown resource", one.AskWith(refusedOnce, "resource", "https://erp.example"), 400, "invalid_target")
 		refused(t, "the same assertion for a resource that is known", one.AskWith(refusedOnce, "resource", oauthtest.CRM), 401, "invalid_client")
 
+		one.Decider.Set(oauthtest.Deny("token.issue"))
+		denied := one.Assertion(bot)
+		refused(t, "a request that policy refuses", one.AskWith(denied), 400, "access_denied")
+		refused(t, "the same again", one.AskWith(denied), 401, "invalid_client")
+		one.Decider.Set(nil)
+		refused(t, "the same when policy allows it", one.AskWith(denied), 401, "invalid_client")
+
 		asked := one.Assertion(bot)
 		f := oauthtest.Form("token", "x", "client_assertion_type", oauthtest.AssertionType, "client_assertion", asked)
 		if a := one.Do(oauthtest.Request("/oauth/introspect", f)); a.Status != http.StatusOK {

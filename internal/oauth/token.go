@@ -23,9 +23,12 @@ func (d *Door) token(w http.ResponseWriter, r *http.Request, tenant estover.Tena
 	b = append(b, issued.Token...)
 	b = append(b, `","token_type":"Bearer","expires_in":`...)
 	b = strconv.AppendInt(b, int64(issued.Life.Seconds()), 10)
-	b = append(b, `,"scope":"`...) // always: it may be less than was asked for
-	b = append(b, strings.Join(issued.Scopes, " ")...)
-	b = append(b, `","session":"`...)
+	if len(issued.Scopes) > 0 { // always told: it may be less than was asked for
+		b = append(b, `,"scope":"`...)
+		b = append(b, strings.Join(issued.Scopes, " ")...)
+		b = append(b, '"')
+	}
+	b = append(b, `,"session":"`...)
 	b = append(b, issued.Session...)
 	b = append(b, `"}`...)
 	answer(w, http.StatusOK, jsonType, b)

@@ -65,7 +65,9 @@ func (t *Token) claims(issuer string) []byte {
 	b = number(b, "iat", t.Issued.Unix())
 	b = number(b, "exp", t.Expires.Unix())
 	b = member(b, ',', "jti", t.ID)
-	b = member(b, ',', "scope", scopeString(t.Scopes))
+	if len(t.Scopes) > 0 {
+		b = member(b, ',', "scope", scopeString(t.Scopes))
+	}
 	b = member(b, ',', "sid", t.Session)
 	b = member(b, ',', "purpose", t.Purpose)
 	b = member(b, ',', "grant_id", t.Grant)

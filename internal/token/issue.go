@@ -33,6 +33,11 @@ type Proof struct {
 	Actors    []estover.Subject // the nearest first
 	Parent    *Grant            // what is handed on; nil for a root
 
+	// Consume uses up, by one statement in the transaction that issues, what
+	// was proven with and is good once: a code, an approval. Its error is that
+	// of the request. Nil for nothing.
+	Consume func(ctx context.Context, tx *guard.Tx) error
+
 	// Scopes and Resources are the most that was proven, nil for no limit, and
 	// Expires the latest end of a token, zero for none.
 	Scopes, Resources []string
@@ -112,10 +117,10 @@ func (t *Tokens) Issue(ctx context.Context, r Request) (Issued, error) {
 			return Issued{}, err
 		}
 		told.ID, told.Grant, told.Expires = tok.ID, grant.ID, expires
-		if exists {
+		if exists && r.Proof.Consume == nil {
 			err = t.record(ctx, r, op, decision, grant)
 		} else {
-			err = t.found(ctx, r, op, decision, grant)
+			err = t.found(ctx, r, op, decision, grant, exists)
 		}
 		if errors.Is(err, errRaced) {
 			continue // another request has just made the grant
@@ -397,16 +402,21 @@ func (t *Tokens) record(ctx context.Context, r Request, op guard.Op, d guard.Dec
 	return t.guard.Record(ctx, r.Caller, op, d, guard.Hot{Live: []db.Epoch{g.epoch()}, Rows: r.rows()})
 }
 
-// found commits a token along with the grant that it is the first to rest on.
-// The session and the parent are held, so that they cannot end between the
-// look at them and the commit.
-func (t *Tokens) found(ctx context.Context, r Request, op guard.Op, d guard.Decision, g *Grant) error {
+// found commits a token along with more than rows: the grant that it is the
+// first to rest on, and what was proven with. The session, the grant that is
+// there and the parent are held, so that they cannot end between the look at
+// them and the commit.
+func (t *Tokens) found(ctx context.Context, r Request, op guard.Op, d guard.Decision, g *Grant, exists bool) error {
 	return t.guard.Act(ctx, r.Caller, op, d, func(tx *guard.Tx) error {
 		if err := t.Sessions.Hold(ctx, tx, r.Session.ID); err != nil {
 			return err
 		}
-		if p := r.Proof.Parent; p != nil {
-			if err := holdGrant(ctx, tx.Tx, p.ID, p.Epoch); err != nil {
+		held := r.Proof.Parent
+		if exists {
+			held = g
+		}
+		if held != nil {
+			if err := holdGrant(ctx, tx.Tx, held.ID, held.Epoch); err != nil {
 				return err
 			}
 		}
@@ -414,6 +424,14 @@ func (t *Tokens) found(ctx context.Context, r Request, op guard.Op, d guard.Deci
 			if err := tx.Insert(ctx, row); err != nil {
 				return err
 			}
+		}
+		if r.Proof.Consume != nil {
+			if err := r.Proof.Consume(ctx, tx); err != nil {
+				return err
+			}
+		}
+		if exists {
+			return nil
 		}
 		made, err := insertGrant(ctx, tx.Tx, g)
 		if err == nil && !made {

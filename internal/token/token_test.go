@@ -1,12 +1,14 @@
 package token_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -289,6 +291,64 @@ func TestEpoch(t *testing.T) {
 		raise(false)
 		if a := w.Ask(bot); a.Token() != "" || a.Status != 503 || a.Header.Get("Retry-After") == "" {
 			t.Errorf("on a copy that is out of date: %d %s, want 503 with Retry-After", a.Status, a.Body)
+		}
+	})
+}
+
+// What a grant type proved with is used up by the transaction that issues, or
+// there is no token.
+func TestConsume(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot := w.Agent("bot")
+		client, err := w.Tokens.Clients.Client(t.Context(), estover.DefaultTenant, bot.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := w.Sessions.Ambient(t.Context(), bot.Caller(), client, "", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Do(t.Context(), "", func(tx *db.Tx) error {
+			if _, err := tx.Exec(t.Context(), "create table code (id text primary key, used boolean not null)"); err != nil {
+				return err
+			}
+			_, err := tx.Exec(t.Context(), "insert into code (id, used) values ('a', false), ('b', false)")
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		used := &estover.Error{Kind: estover.Conflict, Code: "code_used"}
+		for i, code := range []string{"a", "b"} { // the first makes the grant, the second finds it
+			ask := func() error {
+				_, err := w.Tokens.Issue(t.Context(), token.Request{Caller: bot.Caller(), Client: client, Session: s, Proof: token.Proof{
+					GrantType: token.Own, Subject: client.Subject,
+					Consume: func(ctx context.Context, tx *guard.Tx) error {
+						n, err := tx.Exec(ctx, "update code set used = true where id = $1 and not used", code)
+						if err == nil && n == 0 {
+							return used
+						}
+						return err
+					},
+				}})
+				return err
+			}
+			var done sync.WaitGroup
+			var won atomic.Int64
+			for range 64 {
+				done.Go(func() {
+					switch err := ask(); {
+					case err == nil:
+						won.Add(1)
+					case !errors.Is(err, used):
+						t.Errorf("issuing: %v, want that the code is used", err)
+					}
+				})
+			}
+			done.Wait()
+			if won.Load() != 1 {
+				t.Errorf("code %d bought %d tokens, want 1", i, won.Load())
+			}
 		}
 	})
 }
