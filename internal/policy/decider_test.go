@@ -58,7 +58,12 @@ func TestDecideByStarter(t *testing.T) {
 		{"the end of one's own session", sue, guard.Op{Action: "session.end", Target: "session:ses_sue", Effect: guard.Manages}, allow, "estover.base.own_things"},
 		{"the end of another session of one's own", sue, guard.Op{Action: "session.end", Target: "session:ses_research", Effect: guard.Manages}, allow, "estover.base.own_things"},
 		{"the end of another agent's session", sue, guard.Op{Action: "session.end", Target: "session:ses_bill", Effect: guard.Manages}, "not_permitted", "estover.not_permitted"},
-		{"the end of no session", sue, guard.Op{Action: "session.end", Target: "session:ses_none", Effect: guard.Manages}, "kernel_target_unknown", "kernel.kernel_target_unknown"},
+		{"the end of no session", sue, guard.Op{Action: "session.end", Target: "session:ses_none", Effect: guard.Manages}, "not_permitted", "estover.not_permitted"},
+
+		{"the end of one's own session, without a token", outside, guard.Op{Action: "session.end", Target: "session:ses_sue", Session: "ses_sue", Effect: guard.Manages}, allow, "estover.base.own_things"},
+		{"the end of another's session, as its target and its session", sue, guard.Op{Action: "session.end", Target: "session:ses_bill", Session: "ses_bill", Effect: guard.Manages}, "not_permitted", "estover.not_permitted"},
+		{"the sessions of one's own", sue, guard.Op{Action: "session.list", Target: "agent:agt_sue", Effect: guard.Reads}, allow, "estover.base.own_things"},
+		{"everybody's sessions", sue, guard.Op{Action: "session.list", Effect: guard.Reads}, "not_permitted", "estover.not_permitted"},
 
 		{"a token in a session", outside, guard.Op{Action: "token.issue", Session: "ses_sue", Resource: "res_crm", Effect: guard.Manages}, allow, "estover.base.agent_gets_token"},
 		{"a token for whatever is granted", outside, guard.Op{Action: "token.issue", Session: "ses_sue", Effect: guard.Manages}, allow, "estover.base.agent_gets_token"},
@@ -88,6 +93,8 @@ func TestDecideByStarter(t *testing.T) {
 		{"an administrator that sees a secret for a purpose", person(estover.Admin), guard.Op{Action: "secret.read", Target: "secret:crm-key", Purpose: "break glass", Effect: guard.Reads}, allow, "estover.base.admin_reads_secret"},
 		{"an administrator that sees a secret for nothing", person(estover.Admin), guard.Op{Action: "secret.read", Target: "secret:crm-key", Effect: guard.Reads}, "secret_needs_purpose", "estover.base.secret_needs_purpose"},
 		{"an operator that sees a secret", person(estover.Operator), guard.Op{Action: "secret.read", Target: "secret:crm-key", Purpose: "curiosity", Effect: guard.Reads}, "secret_needs_admin", "estover.base.secret_needs_admin"},
+		{"an operator that changes a secret that is not there", person(estover.Operator), guard.Op{Action: "secret.write", Target: "secret:none", Effect: guard.Manages}, allow, "estover.base.operator_operates"},
+		{"an agent that reads a secret that is not there", sue, guard.Op{Action: "secret.read", Target: "secret:none", Effect: guard.Reads}, "kernel_clearance", "kernel.kernel_clearance"},
 		{"Estover itself", estover.Caller{Tenant: "acme", Subject: estover.System("sweep")}, guard.Op{Action: "session.expire", Target: "session:ses_sue", Effect: guard.Manages}, allow, "estover.base.system_works"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -32,7 +32,6 @@ var kernelReasons = func() map[string]Reason {
 		{Code: "kernel_chain_depth", Title: "Chain too long", Sentence: "The chain of delegation is too long.", Next: "Let an agent nearer to the root do it."},
 		{Code: "kernel_resource_unknown", Title: "No such resource", Sentence: "There is no such resource.", Next: "Name a resource of the catalogue."},
 		{Code: "kernel_resource_held", Title: "Resource held", Sentence: "The resource is on hold.", Next: "Wait until an operator lifts the hold."},
-		{Code: "kernel_target_unknown", Title: "No such thing", Sentence: "There is no such thing.", Next: "Look at the name."},
 		{Code: "kernel_segment", Title: "Outside the segment", Sentence: "The resource is outside the agent's segment.", Next: "Ask an operator whether the agent belongs there."},
 		{Code: "kernel_clearance", Title: "Above the clearance", Sentence: "The data is more sensitive than the agent is cleared for.", Next: "Use less sensitive data, or have the agent's sponsor raise its clearance."},
 		{Code: "kernel_budget", Title: "Budget used up", Sentence: "The session's budget is used up.", Next: "Have an operator raise it, or open another session later."},

@@ -45,8 +45,8 @@
 // starter bundle ([Starter]) holds.
 //
 // A bundle may refuse too much, or even everything. So that there is always a
-// way back, looking at bundles and going back to an earlier one is decided by
-// the baseline alone.
+// way back, logging in, looking at bundles and going back to an earlier one are
+// decided by the baseline alone, and so is what Estover's own parts do.
 package policy
 
 import (

@@ -264,6 +264,13 @@ deny contains "no" if input.caller.kind in {"agent", "user", "system"}
 		if _, err := n.Rollback(ctx, olaf, "", "let me out"); err == nil {
 			t.Error("an operator went back")
 		}
+		if ok, _ := n.allows(t, ann, guard.Op{Action: "login.create", Target: "user:usr_ann", Effect: guard.Manages}); !ok {
+			t.Error("an administrator cannot log in to go back")
+		}
+		system := estover.Caller{Tenant: "acme", Subject: estover.System("sweep")}
+		if ok, _ := n.allows(t, system, guard.Op{Action: "session.expire", Target: "session:ses_sue", Effect: guard.Manages}); !ok {
+			t.Error("a bundle stops the sweep")
+		}
 		if list, err := n.List(ctx, ann, "", 10); err != nil || len(list) != 1 {
 			t.Errorf("looking for a way back: %+v, %v", list, err)
 		}

@@ -201,11 +201,11 @@ func (s *Sources) gather(ctx context.Context, caller estover.Caller, op guard.Op
 // session finds the task in which the request is made.
 func (s *Sources) session(ctx context.Context, k *known, op guard.Op) error {
 	id := op.Session
-	if id == "" {
-		id = k.caller.Session
+	if id == "" || strings.HasPrefix(op.Action, "session.") {
+		id = k.caller.Session // an operation on a session is not a part of that session's task
 	}
-	if id == "" || op.Action == "session.open" && k.caller.Session == "" {
-		return nil // outside of a task, or the task is only about to begin
+	if id == "" {
+		return nil
 	}
 	if k.agent == nil {
 		k.Session = clean(id)
@@ -235,10 +235,17 @@ func (s *Sources) resource(ctx context.Context, k *known, op guard.Op) error {
 	switch {
 	case ref != "":
 		r, err := s.Resource(ctx, k.caller.Tenant, ref)
-		if err != nil {
+		switch {
+		case err == nil:
+			k.Resource = r
+		case op.Resource == "" && estover.KindOf(err) == estover.NotFound:
+			// Whoever may do this to secrets hears from the secrets that this
+			// one is not there.
+			k.Resource = &Resource{ID: clean(ref), Type: noun, Class: estover.Restricted}
+			k.unique = true
+		default:
 			return refuse(err, "kernel_resource_unknown")
 		}
-		k.Resource = r
 	case op.Action == "gateway.call":
 		k.Resource = unknown
 	case noun == "token":
@@ -264,7 +271,8 @@ func (s *Sources) resource(ctx context.Context, k *known, op guard.Op) error {
 // tokens stands for what is done to tokens in general.
 var tokens = &Resource{Type: "token", Class: estover.Internal}
 
-// own finds out whether the target belongs to who asks.
+// own finds out whether the target belongs to who asks. What is not there is
+// nobody's: an agent hears the same of it as of what is another's.
 func (s *Sources) own(ctx context.Context, k *known, op guard.Op, acting estover.Subject) error {
 	kind, id, _ := strings.Cut(op.Target, ":")
 	switch {
@@ -283,14 +291,14 @@ func (s *Sources) own(ctx context.Context, k *known, op guard.Op, acting estover
 		owner = k.task.Agent
 	case kind == "session":
 		other, err := s.Session(ctx, k.caller.Tenant, id)
-		if err != nil {
-			return refuse(err, "kernel_target_unknown")
+		if err != nil && estover.KindOf(err) != estover.NotFound {
+			return ErrNoFacts.Because(err)
 		}
 		owner = other.Agent
 	case s.Owner != nil && id != "" && k.Op != "gateway.call" && k.Op != "secret.use":
 		var err error
-		if owner, err = s.Owner(ctx, k.caller.Tenant, op.Target); err != nil {
-			return refuse(err, "kernel_target_unknown")
+		if owner, err = s.Owner(ctx, k.caller.Tenant, op.Target); err != nil && estover.KindOf(err) != estover.NotFound {
+			return ErrNoFacts.Because(err)
 		}
 	}
 	k.Facts.Own = owner != "" && owner == k.agent.ID

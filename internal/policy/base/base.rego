@@ -38,12 +38,12 @@ permit contains "operator_operates" if {
 	input.caller.roles.operator == true
 	input.op in {
 		"agent.create", "agent.hold", "agent.lift", "agent.list", "agent.read", "agent.update",
-		"apply.run", "containment.run", "credential.create", "credential.list", "credential.retire",
+		"apply.run", "containment.list", "containment.read", "containment.run", "credential.create", "credential.list", "credential.retire",
 		"event.list", "event.read", "grant.create", "grant.end", "grant.list", "grant.read",
 		"person.list", "person.read", "policy.list", "policy.read", "recording.list",
 		"resource.list", "resource.put", "resource.read", "resource.retire",
 		"secret.create", "secret.list", "secret.update", "secret.write",
-		"session.end", "session.list", "session.read", "token.revoke",
+		"server.read", "session.end", "session.list", "session.read", "token.revoke",
 	}
 }
 
@@ -52,10 +52,11 @@ permit contains "operator_operates" if {
 permit contains "auditor_reads" if {
 	input.caller.roles.auditor == true
 	input.op in {
-		"agent.list", "agent.read", "credential.list", "event.list", "event.read", "evidence.export",
+		"agent.list", "agent.read", "containment.list", "containment.read", "credential.list",
+		"event.list", "event.read", "evidence.export",
 		"grant.list", "grant.read", "person.list", "person.read", "policy.list", "policy.read",
 		"recording.list", "recording.read", "resource.list", "resource.read",
-		"secret.list", "session.list", "session.read",
+		"secret.list", "server.read", "session.list", "session.read",
 	}
 }
 
@@ -65,7 +66,7 @@ permit contains "own_things" if {
 	input.facts.own == true
 	input.op in {
 		"agent.read", "grant.list", "login.create", "login.end", "login.list", "person.read",
-		"session.end", "session.read", "token.revoke",
+		"session.end", "session.list", "session.read", "token.revoke",
 	}
 }
 
