@@ -10,7 +10,7 @@ import (
 )
 
 // show prints v as JSON if that was asked for, and as the table otherwise.
-func (s *settings) show(w io.Writer, v any, table func(t *table)) error {
+func (s *settings) show(w io.Writer, v any, print func(t *table)) error {
 	if s.output == "json" {
 		e := json.NewEncoder(w)
 		e.SetIndent("", "  ")
@@ -18,7 +18,7 @@ func (s *settings) show(w io.Writer, v any, table func(t *table)) error {
 		return e.Encode(v)
 	}
 	t := &table{w: tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)}
-	table(t)
+	print(t)
 	return t.w.Flush()
 }
 

@@ -20,6 +20,8 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http"
+	"path"
+	"reflect"
 	"strings"
 	"time"
 
@@ -74,9 +76,27 @@ func New(g *guard.Guard, parts Parts, o Options) (*Server, http.Handler) {
 	config.Security = []map[string][]string{{"bearer": {}}}
 	config.RejectUnknownQueryParameters = true
 	config.Transformers = []huma.Transformer{s.asProblem}
+	config.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
 	s.huma = humago.New(mux, config)
 	s.routes()
 	return s, s.handler(mux)
+}
+
+// schemaName is the name of a type in the document: its package's and its own,
+// since each package of the domain has a Spec.
+func schemaName(t reflect.Type, hint string) string {
+	name := huma.DefaultSchemaNamer(t, hint)
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	pkg := path.Base(t.PkgPath())
+	if t.Name() == "" || pkg == "api" || pkg == "." || !strings.HasPrefix(t.PkgPath(), "estover.dev/internal/") {
+		return name
+	}
+	if pkg = strings.ToUpper(pkg[:1]) + pkg[1:]; strings.HasPrefix(name, pkg) {
+		return name
+	}
+	return pkg + name
 }
 
 // OpenAPI is the document that describes the API.

@@ -4,13 +4,16 @@ import (
 	"context"
 
 	"estover.dev"
+	"estover.dev/internal/access"
 	"estover.dev/internal/agent"
+	"estover.dev/internal/apply"
 	"estover.dev/internal/directory"
 	"estover.dev/internal/evidence"
 	"estover.dev/internal/incident"
 	"estover.dev/internal/policy"
 	"estover.dev/internal/recording"
 	"estover.dev/internal/resource"
+	"estover.dev/internal/secret"
 	"estover.dev/internal/session"
 )
 
@@ -19,11 +22,14 @@ type Parts struct {
 	Agents     *agent.Registry
 	People     *directory.Directory
 	Resources  *resource.Catalogue
+	Grants     *access.Access
+	Secrets    *secret.Secrets
 	Sessions   *session.Sessions
 	Policy     *policy.Policy
 	Recordings *recording.Recordings
 	Evidence   *evidence.Evidence
 	Incidents  *incident.Incidents
+	Apply      *apply.Applier
 
 	// Gateway makes what a launcher needs; GatewayAddress is where it finds
 	// the forward proxy.
@@ -31,6 +37,12 @@ type Parts struct {
 		Authority(ctx context.Context, tenant estover.TenantID, session string) (pem string, err error)
 	}
 	GatewayAddress string
+
+	// Entered is told that somebody has come in with a one-time token.
+	Entered func()
+
+	// Doctor looks at every part of the server.
+	Doctor func(ctx context.Context) []Check
 }
 
 // routes registers every operation.
@@ -38,8 +50,12 @@ func (s *Server) routes() {
 	s.agents()
 	s.people()
 	s.resources()
+	s.grants()
+	s.secrets()
 	s.sessions()
 	s.policies()
 	s.events()
 	s.incidents()
+	s.applying()
+	s.doctors()
 }

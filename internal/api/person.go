@@ -56,6 +56,7 @@ func (s *Server) login(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, s.problem(ctx, err)
 	}
+	s.Entered()
 	value := string(secret.Reveal())
 	self, err := s.People.Authenticate(ctx, from.Tenant, value)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"estover.dev"
 	"estover.dev/internal/db"
@@ -86,4 +87,14 @@ func (l *Log) open(tenant estover.TenantID, r row) ([]byte, error) {
 		return nil, fmt.Errorf("opening event %s: %w", r.event.ID, err)
 	}
 	return plain, err
+}
+
+// Waiting counts the events that have no place yet, and says when the oldest
+// of them happened.
+func (l *Log) Waiting(ctx context.Context, tenant estover.TenantID) (oldest time.Time, n int64, err error) {
+	err = l.db.View(ctx, tenant, func(tx *db.Tx) error {
+		oldest, n, err = readWaiting(ctx, tx)
+		return err
+	})
+	return oldest, n, err
 }

@@ -466,3 +466,9 @@ func saveCursor(ctx context.Context, tx *db.Tx, name string, next int64) error {
 		tx.Tenant(), name, next)
 	return err
 }
+
+// readWaiting counts the events without a place, and reads when the oldest was.
+func readWaiting(ctx context.Context, tx *db.Tx) (oldest time.Time, n int64, err error) {
+	err = tx.QueryRow(ctx, "select min(at), count(*) from audit where tenant_id = $1 and idx is null", tx.Tenant()).Scan(&oldest, &n)
+	return oldest, n, err
+}

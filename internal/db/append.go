@@ -77,12 +77,7 @@ func (d *DB) Append(ctx context.Context, a Append) error {
 
 func appendOne(ctx context.Context, tx *Tx, a Append) error {
 	for _, e := range a.Live {
-		var one int
-		err := tx.QueryRow(ctx, aliveText(e.Table), a.Tenant, e.ID, e.Epoch).Scan(&one)
-		if err == ErrNoRows {
-			return ErrStale
-		}
-		if err != nil {
+		if err := tx.Alive(ctx, e); err != nil {
 			return err
 		}
 	}
@@ -92,6 +87,17 @@ func appendOne(ctx context.Context, tx *Tx, a Append) error {
 		}
 	}
 	return nil
+}
+
+// Alive returns [ErrStale] unless the row is there, has not ended and has this
+// epoch.
+func (t *Tx) Alive(ctx context.Context, e Epoch) error {
+	var one int
+	err := t.QueryRow(ctx, aliveText(e.Table), t.tenant, e.ID, e.Epoch).Scan(&one)
+	if err == ErrNoRows {
+		return ErrStale
+	}
+	return err
 }
 
 // Insert writes one row.

@@ -50,8 +50,11 @@ func (c *StrictConn) Read(p []byte) (int, error) {
 
 // Opaque ends the watch: what follows is not HTTP. It must be called where a
 // request is answered with another protocol, after the connection was hijacked.
-// A client that does not wait for that answer is refused.
-func (c *StrictConn) Opaque() { c.s.state = opaque }
+// There is an error if the client did not wait for that answer.
+func (c *StrictConn) Opaque() error {
+	c.s.state = opaque
+	return c.s.err
+}
 
 // NetConn is the connection that is watched.
 func (c *StrictConn) NetConn() net.Conn { return c.Conn }

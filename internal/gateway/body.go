@@ -17,15 +17,16 @@ import (
 // reads it, in a goroutine that may go on after the answer was delivered.
 type sending struct {
 	f       *flight
-	from    io.ReadCloser
+	from    io.Reader
 	scan    *redact.Reader // looks for placeholders
 	tripped bool
 	in, out *http.Request
 	since   atomic.Int64 // when the read from the client began that goes on
 
-	mu   sync.Mutex
-	n    int64
-	over bool
+	mu    sync.Mutex // held during a read
+	n     int64
+	ended bool // the end was read
+	over  bool // nobody is interested any more
 }
 
 var errOver = errors.New("the exchange is over")
@@ -33,7 +34,17 @@ var errOver = errors.New("the exchange is over")
 // Read gives a piece of the body, once it is within the limit, without a
 // placeholder and with the tap.
 func (s *sending) Read(p []byte) (int, error) {
-	from := io.Reader(s.from)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.over:
+		return 0, errOver
+	case s.ended:
+		// The transport asks once more, and by then the server may have closed the
+		// body.
+		return 0, io.EOF
+	}
+	from := s.from
 	if s.scan != nil {
 		from = s.scan
 	}
@@ -44,11 +55,6 @@ func (s *sending) Read(p []byte) (int, error) {
 	}
 	s.since.Store(0)
 
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.over {
-		return 0, errOver
-	}
 	f := s.f
 	s.n += int64(n)
 	switch limit := f.plan.Limits.Request; {
@@ -65,6 +71,7 @@ func (s *sending) Read(p []byte) (int, error) {
 	}
 	switch {
 	case err == io.EOF:
+		s.ended = true
 		if err := s.end(); err != nil {
 			return 0, s.broke(err)
 		}
@@ -96,15 +103,51 @@ func (s *sending) end() error {
 	return tapTail(s.f.plan.Sent, s.out.Trailer)
 }
 
-// Close closes the client's body.
-func (s *sending) Close() error { return s.from.Close() }
+// Close leaves the client's body to the server: closing it would read it.
+func (s *sending) Close() error { return nil }
+
+// patience is how long the rest of a body that nobody wants may take to come,
+// and maxDiscard how large it may be, for the connection to be used again.
+const (
+	patience   = 100 * time.Millisecond
+	maxDiscard = 256 << 10
+)
 
 // finish ends the body and tells how much there was of it.
+//
+// Where an answer may begin before the body has ended, net/http leaves what is
+// left of the body to the handler: it must not be read any more when the request
+// is over, and unless it was read to its end, the connection must not be used
+// again, since the rest would be taken for a request.
 func (s *sending) finish() int64 {
+	if s.f == nil {
+		return 0 // there was none
+	}
+	give := time.AfterFunc(patience, func() { s.f.control.SetReadDeadline(time.Unix(1, 0)) })
+	defer give.Stop()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.over = true
+	if !s.ended && s.in.ProtoMajor == 1 {
+		if _, err := io.CopyN(io.Discard, s.from, maxDiscard); err != io.EOF {
+			closeAfter(s.f.w)
+		}
+	}
 	return s.n
+}
+
+// closeAfter makes the server close the connection once the answer is
+// delivered, also if its head was written. That is what a server does where a
+// body was larger than a handler would have it.
+func closeAfter(w http.ResponseWriter) {
+	for {
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			break
+		}
+		w = u.Unwrap()
+	}
+	_, _ = http.MaxBytesReader(w, io.NopCloser(strings.NewReader("xx")), 1).Read(make([]byte, 2))
 }
 
 // A receiving body is that of an answer on its way to the agent.

@@ -228,6 +228,11 @@ func (f *flight) forward(r *http.Request) {
 		f.refuse(err)
 		return
 	}
+	if r.ContentLength != 0 {
+		// An upstream may begin to answer before it has read the whole body, and
+		// the server would close it then.
+		f.control.EnableFullDuplex()
+	}
 	f.mu.Lock()
 	f.forwarded = true
 	f.watch = time.AfterFunc(min(f.stall/2, f.age), f.check)
@@ -343,9 +348,9 @@ func (f *flight) rewrite(pr *httputil.ProxyRequest) {
 	}
 	out.URL.RawQuery = fill(out.Header, query, p.Slots, false)
 	if out.Body != nil {
-		f.up = sending{f: f, from: out.Body, in: pr.In, out: out}
+		f.up = sending{f: f, from: pr.In.Body, in: pr.In, out: out}
 		if p.Tripwire != nil {
-			f.up.scan = p.Tripwire.Reader(out.Body, func(string) { f.up.tripped = true })
+			f.up.scan = p.Tripwire.Reader(pr.In.Body, func(string) { f.up.tripped = true })
 		}
 		out.Body = &f.up
 	}
@@ -515,6 +520,9 @@ func (f *flight) WriteHeader(code int) {
 		f.mask(h)
 	} else {
 		f.out.Answered = code
+		if h := f.w.Header(); h["Content-Type"] == nil {
+			h["Content-Type"] = nil // the server is not to guess one
+		}
 	}
 	f.w.WriteHeader(code)
 }

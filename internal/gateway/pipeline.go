@@ -63,6 +63,8 @@ type Upstream struct {
 	// Scheme and Host are those of the exchange.
 	Scheme string
 	Host   edge.Host
+	// Address is the "host:port" to connect to, if that is not Host.
+	Address string
 	// Opening is what is opened of private addresses for it.
 	Opening edge.Opening
 	// Roots are the authorities for its certificate; nil means the system's.

@@ -939,6 +939,79 @@ func TestP11StreamsAreFlushedAtOnce(t *testing.T) {
 	}
 }
 
+// An upstream may answer while the body is still coming, and both go on.
+func TestP11BothDirectionsStreamAtOnce(t *testing.T) {
+	to := upstream(t, func(w http.ResponseWriter, r *http.Request) {
+		rc := http.NewResponseController(w)
+		rc.EnableFullDuplex()
+		in := bufio.NewReader(r.Body)
+		for {
+			line, err := in.ReadString('\n')
+			if err != nil {
+				return
+			}
+			io.WriteString(w, "got "+line)
+			rc.Flush()
+		}
+	})
+	g := gatewaytest.Reverse(t, to)
+	out, in := io.Pipe()
+	defer in.Close()
+	go io.WriteString(in, "one\n")
+	resp, err := plain.RoundTrip(httptest.NewRequestWithContext(t.Context(), "POST", g.URL+"/", out))
+	if err != nil {
+		t.Fatal(err)
+	}
+	answers := bufio.NewReader(resp.Body)
+	for _, line := range []string{"one\n", "two\n", "three\n"} {
+		if line != "one\n" {
+			go io.WriteString(in, line)
+		}
+		if got, err := answers.ReadString('\n'); got != "got "+line || err != nil {
+			t.Fatalf("after %q came %q, %v", line, got, err)
+		}
+	}
+	in.Close()
+	if rest, err := io.ReadAll(answers); len(rest) > 0 || err != nil {
+		t.Errorf("at the end came %q, %v", rest, err)
+	}
+	if out := g.Outcome(t); out.End != gateway.Complete || out.Sent != 14 {
+		t.Errorf("the outcome is %+v", out)
+	}
+	// One that answers at once and does not read is heard.
+	g = gatewaytest.Reverse(t, gatewaytest.Raw(t, func(c net.Conn, _ int) {
+		http.ReadRequest(bufio.NewReader(c))
+		io.WriteString(c, "HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
+		io.Copy(io.Discard, c)
+	}))
+	for i := range 100 {
+		size := []int{1, 10 << 10, 200 << 10, 1 << 20}[i%4]
+		resp, body := do(t, "POST", g.URL+"/", bytes.NewReader(make([]byte, size)))
+		if resp.StatusCode != 401 || body != "no" {
+			t.Fatalf("an early answer to %d bytes arrives as %d %q", size, resp.StatusCode, body)
+		}
+		if out := g.Outcome(t); out.End != gateway.Complete {
+			t.Fatalf("the outcome is %+v", out)
+		}
+	}
+	// A client that never sends the rest does not keep the answer from coming, and
+	// what it sends later is not a request.
+	c := gatewaytest.Dial(t, g.Addr)
+	io.WriteString(c, "POST /u/up/ HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf")
+	in2 := bufio.NewReader(c)
+	resp, err = http.ReadResponse(in2, nil)
+	if err != nil || resp.StatusCode != 401 {
+		t.Fatalf("the answer is %v, %v", resp, err)
+	}
+	io.Copy(io.Discard, resp.Body)
+	g.Outcome(t)
+	io.WriteString(c, "GET /u/up/smuggled HTTP/1.1\r\nHost: a\r\n\r\n"+strings.Repeat("x", 60))
+	if rest, _ := io.ReadAll(in2); len(rest) > 0 {
+		t.Errorf("the rest of a body is answered with %q", rest)
+	}
+	g.Quiet(t)
+}
+
 func TestP12AClientThatLeavesCancelsTheUpstream(t *testing.T) {
 	begun, gone := make(chan struct{}), make(chan struct{})
 	to := upstream(t, func(w http.ResponseWriter, r *http.Request) {

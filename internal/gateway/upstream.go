@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -101,7 +102,7 @@ func (ps *pools) transport(up *Upstream) *http.Transport {
 		// between us and upstreams, and no second attempt (gateway.md, P27).
 		Proxy: func(r *http.Request) (*url.URL, error) { return nil, flightOf(r).attempt() },
 		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
-			return ps.dialer.Dial(ctx, address, up.Opening)
+			return ps.dialer.Dial(ctx, cmp.Or(up.Address, address), up.Opening)
 		},
 		TLSClientConfig:        up.config(),
 		TLSHandshakeTimeout:    10 * time.Second,

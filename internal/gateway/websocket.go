@@ -92,16 +92,15 @@ func (f *flight) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if strict, ok := edge.NetConn[*edge.StrictConn](c); ok {
-		strict.Opaque()
-	} else if strict, ok := edge.NetConn[edge.StrictTLSConn](c); ok {
-		strict.Opaque()
+	var early error
+	if strict, ok := c.(interface{ Opaque() error }); ok {
+		early = strict.Opaque()
 	}
 	f.mu.Lock()
 	f.hijacked = c
 	ended := f.ctx.Err()
 	f.mu.Unlock()
-	if rw.Reader.Buffered() > 0 || ended != nil || f.ws == nil {
+	if rw.Reader.Buffered() > 0 || early != nil || ended != nil || f.ws == nil {
 		c.Close()
 		return nil, nil, errEarly
 	}

@@ -65,6 +65,13 @@ func Check(s Spec) (Spec, error) {
 	}
 	s.AllowPrivate = c.networks(s.AllowPrivate)
 	s.BaseURL, s.Hosts = c.places(s.BaseURL, s.Hosts, len(s.AllowPrivate) > 0)
+	if s.Address != "" {
+		at, err := HostPort(s.Address, "")
+		if err != nil || strings.HasSuffix(at, ":") {
+			c.wrong("address", "The address to connect to is HOST:PORT, not %q.", s.Address)
+		}
+		s.Address = at
+	}
 	s.CA = c.roots(s.CA)
 	s.Slots = c.slots(s.Slots)
 	s.Actions = c.actions(s.Actions, s.Class)

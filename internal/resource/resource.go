@@ -52,6 +52,7 @@ type Spec struct {
 	SpecialCategory bool          `json:"special_category,omitempty" doc:"Whether it holds special categories of personal data (GDPR, article 9)."`
 	Segment         string        `json:"segment,omitempty" pattern:"^([a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?)?$" doc:"The segment of the network that it is in."`
 	CA              string        `json:"ca,omitempty" doc:"The roots, in PEM, by which its certificate is checked; the system's if there are none."`
+	Address         string        `json:"address,omitempty" doc:"The HOST:PORT to connect to, if its own name does not lead there. The name is still the one that its certificate must have."`
 	AllowPrivate    []string      `json:"allow_private,omitempty" doc:"The private or loopback networks in which its address may be, as 10.1.0.0/16. None by itself."`
 	Slots           []Slot        `json:"slots,omitempty" doc:"Where the gateway puts secrets into requests."`
 	Evidence        string        `json:"evidence,omitempty" enum:"strict,batched" doc:"Whether each call is on record before it is made. Policy decides if it is left out."`

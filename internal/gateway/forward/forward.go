@@ -17,6 +17,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -36,6 +37,8 @@ var (
 	ErrSNI        = &estover.Error{Kind: estover.Invalid, Code: "tunnel_name", Detail: "The server name in the TLS handshake is not the host that the tunnel is for."}
 	ErrTunnels    = &estover.Error{Kind: estover.TooMuch, Code: "tunnels_exceeded", Detail: "The session has too many open tunnels and requests."}
 )
+
+var errEarly = errors.New("the client did not wait for the answer to CONNECT")
 
 // How long the parts of opening a tunnel may take, and how long tunnels last
 // unless the decision says otherwise.
@@ -209,14 +212,12 @@ func hijacked(w http.ResponseWriter) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if rw.Reader.Buffered() > 0 {
+	strict, ok := edge.NetConn[edge.StrictTLSConn](c)
+	if !ok || rw.Reader.Buffered() > 0 || strict.Opaque() != nil {
 		c.Close()
-		return nil, ErrNoTLS
+		return nil, errEarly
 	}
-	if strict, ok := edge.NetConn[edge.StrictTLSConn](c); ok {
-		strict.Opaque()
-		c = strict.NetConn()
-	}
+	c = strict.NetConn()
 	if _, err := io.WriteString(c, "HTTP/1.1 200 Connection established\r\n\r\n"); err != nil {
 		c.Close()
 		return nil, err

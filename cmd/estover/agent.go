@@ -1,0 +1,352 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"estover.dev"
+	"estover.dev/internal/agent"
+)
+
+func agentCommand(s *settings) *cobra.Command {
+	c := noun("agent", "Agents: who acts, for whom, and whether they may",
+		`An agent is a piece of software that acts by itself. It is named once and for
+good, has a person who answers for it, the purposes that it has declared, and
+the most sensitive class of data that it may reach. It may act while nothing
+holds it: each hold has a reason of its own and is lifted by itself.`)
+	c.AddCommand(agentList(s), agentShow(s), agentCreate(s), agentHold(s), agentLift(s), agentRetire(s), agentCredential(s))
+	return c
+}
+
+// noun is a command that only has others below it.
+func noun(use, short, long string) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, Long: long,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("%s has no command %q", cmd.CommandPath(), args[0])}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+}
+
+// completeAgents completes the name of an agent, if the server answers.
+func completeAgents(s *settings) cobra.CompletionFunc {
+	return completeFrom(s, "/v1/agents", func(a struct{ Name, Blueprint string }) string { return a.Name + "\t" + a.Blueprint })
+}
+
+// completeFrom completes the names of things that a list of the API has.
+func completeFrom[T any](s *settings, path string, name func(T) string) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		c, err := s.client()
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		all, err := list[T](cmd.Context(), c, path, url.Values{"limit": {"200"}}, 1000)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		var names []cobra.Completion
+		for _, t := range all {
+			names = append(names, name(t))
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+func agentList(s *settings) *cobra.Command {
+	var sponsor, blueprint, team, hold string
+	c := &cobra.Command{
+		Use: "list", Short: "List agents", Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := s.client()
+			if err != nil {
+				return err
+			}
+			q := url.Values{"limit": {"200"}}
+			for k, v := range map[string]string{"sponsor": sponsor, "blueprint": blueprint, "team": team, "hold": hold} {
+				if v != "" {
+					q.Set(k, v)
+				}
+			}
+			all, err := list[agent.Agent](cmd.Context(), c, "/v1/agents", q, 0)
+			if err != nil {
+				return err
+			}
+			return s.show(cmd.OutOrStdout(), all, func(t *table) {
+				t.row("NAME", "STATUS", "BLUEPRINT", "PURPOSES", "CLEARANCE", "ID")
+				for _, a := range all {
+					t.row(a.Name, a.Status, a.Blueprint, a.Purposes, a.Clearance, a.ID)
+				}
+			})
+		},
+	}
+	c.Flags().StringVar(&sponsor, "sponsor", "", "only agents of this person, by id")
+	c.Flags().StringVar(&blueprint, "blueprint", "", "only instances of this blueprint")
+	c.Flags().StringVar(&team, "team", "", "only agents of this team")
+	c.Flags().StringVar(&hold, "hold", "", "only agents with a hold of this kind: pending, suspended, quarantined or retired")
+	return c
+}
+
+func showAgent(s *settings, cmd *cobra.Command, a agent.Agent) error {
+	return s.show(cmd.OutOrStdout(), a, func(t *table) {
+		t.pairs("Name", a.Name, "Id", a.ID, "Status", a.Status, "Blueprint", a.Blueprint, "Sponsor", a.Sponsor, "Team", a.Team,
+			"Environment", a.Environment, "Purposes", a.Purposes, "Clearance", a.Clearance, "Tier", a.Tier, "Segments", a.Segments,
+			"Expires", a.ExpiresAt, "Created", a.CreatedAt, "Kept by", a.ManagedBy)
+		for _, h := range a.Holds {
+			t.row("Hold:", fmt.Sprintf("%s  %s since %s, by %s: %s", h.ID, h.Kind, cell(h.At), h.By, h.Reason))
+		}
+	})
+}
+
+func agentShow(s *settings) *cobra.Command {
+	return &cobra.Command{
+		Use: "show AGENT", Short: "Show an agent and what holds it", Args: oneArgument("the agent's name or id"),
+		ValidArgsFunction: completeAgents(s),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.client()
+			if err != nil {
+				return err
+			}
+			var a agent.Agent
+			if err := c.do(cmd.Context(), http.MethodGet, "/v1/agents/"+url.PathEscape(args[0]), nil, &a); err != nil {
+				return err
+			}
+			return showAgent(s, cmd, a)
+		},
+	}
+}
+
+func agentCreate(s *settings) *cobra.Command {
+	var spec agent.Spec
+	var clearance string
+	c := &cobra.Command{
+		Use: "create NAME", Short: "Register an agent",
+		Example: "  estover agent create invoices-bot --blueprint invoices --sponsor alice --purpose billing --clearance confidential",
+		Args:    oneArgument("the name of the agent"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.client()
+			if err != nil {
+				return err
+			}
+			spec.Name, spec.Clearance = args[0], estover.Class(clearance)
+			if !strings.HasPrefix(spec.Sponsor, "usr_") {
+				var p struct {
+					ID string `json:"id"`
+				}
+				if err := c.do(cmd.Context(), http.MethodGet, "/v1/people/"+url.PathEscape(first(spec.Sponsor, "me")), nil, &p); err != nil {
+					return err
+				}
+				spec.Sponsor = p.ID
+			}
+			var a agent.Agent
+			if err := c.do(cmd.Context(), http.MethodPost, "/v1/agents", spec, &a); err != nil {
+				return err
+			}
+			return showAgent(s, cmd, a)
+		},
+	}
+	c.Flags().StringVar(&spec.Blueprint, "blueprint", "", "the kind of agent that it is an instance of")
+	c.Flags().StringVar(&spec.Sponsor, "sponsor", "", "the person who answers for it, by name or id (default: you)")
+	c.Flags().StringSliceVar(&spec.Purposes, "purpose", nil, "what it may use data for; may be repeated")
+	c.Flags().StringVar(&clearance, "clearance", "internal", "the most sensitive class of data that it may reach: public, internal, confidential or restricted")
+	c.Flags().StringVar(&spec.Team, "team", "", "the team that runs it")
+	c.Flags().StringVar(&spec.Environment, "environment", "", "where it runs: development, staging, production")
+	c.Flags().StringVar(&spec.Tier, "tier", "low", "how much harm it can do: low, medium or high")
+	_ = c.MarkFlagRequired("blueprint")
+	_ = c.MarkFlagRequired("purpose")
+	return c
+}
+
+func agentHold(s *settings) *cobra.Command {
+	var kind, reason string
+	c := &cobra.Command{
+		Use: "hold AGENT", Short: "Stop an agent, beside whatever else holds it", Args: oneArgument("the agent's name or id"),
+		ValidArgsFunction: completeAgents(s),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.client()
+			if err != nil {
+				return err
+			}
+			var h agent.Hold
+			if err := c.do(cmd.Context(), http.MethodPost, "/v1/agents/"+url.PathEscape(args[0])+"/holds", map[string]string{"kind": kind, "reason": reason}, &h); err != nil {
+				return err
+			}
+			return s.show(cmd.OutOrStdout(), h, func(t *table) {
+				t.row(fmt.Sprintf("%s is %s (%s). Lift it with: estover agent lift %s %s --reason …", args[0], h.Kind, h.ID, args[0], h.ID))
+			})
+		},
+	}
+	c.Flags().StringVar(&kind, "kind", "suspended", "pending, suspended or quarantined; to retire is a command of its own")
+	c.Flags().StringVar(&reason, "reason", "", "why, for those who find the agent held")
+	_ = c.MarkFlagRequired("reason")
+	return c
+}
+
+func agentLift(s *settings) *cobra.Command {
+	var reason string
+	c := &cobra.Command{
+		Use: "lift AGENT HOLD", Short: "Take one hold away; the others stay",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 2 {
+				return usageError{errors.New("estover agent lift needs the agent and the hold; 'estover agent show' lists its holds")}
+			}
+			return nil
+		},
+		ValidArgsFunction: completeAgents(s),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.client()
+			if err != nil {
+				return err
+			}
+			var a agent.Agent
+			path := "/v1/agents/" + url.PathEscape(args[0]) + "/holds/" + url.PathEscape(args[1]) + "/lift"
+			if err := c.do(cmd.Context(), http.MethodPost, path, map[string]string{"reason": reason}, &a); err != nil {
+				return err
+			}
+			return showAgent(s, cmd, a)
+		},
+	}
+	c.Flags().StringVar(&reason, "reason", "", "why the agent may go on")
+	_ = c.MarkFlagRequired("reason")
+	return c
+}
+
+func agentRetire(s *settings) *cobra.Command {
+	var reason string
+	c := &cobra.Command{
+		Use: "retire AGENT", Short: "End an agent for good", Args: oneArgument("the agent's name or id"),
+		Long: `Retire ends an agent, its credentials and its sessions, for good. It stays in the
+registry, and its name is not used again.`,
+		ValidArgsFunction: completeAgents(s),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.client()
+			if err != nil {
+				return err
+			}
+			var h agent.Hold
+			if err := c.do(cmd.Context(), http.MethodPost, "/v1/agents/"+url.PathEscape(args[0])+"/holds", map[string]string{"kind": string(agent.Retirement), "reason": reason}, &h); err != nil {
+				return err
+			}
+			return s.show(cmd.OutOrStdout(), h, func(t *table) { t.row(args[0] + " is retired.") })
+		},
+	}
+	c.Flags().StringVar(&reason, "reason", "", "why")
+	_ = c.MarkFlagRequired("reason")
+	return c
+}
+
+func agentCredential(s *settings) *cobra.Command {
+	c := noun("credential", "What an agent proves itself with",
+		`An agent may have several credentials at once, so that one can be replaced while
+the other is in use: add the new one, put it in place, retire the old one.`)
+	c.AddCommand(credentialAdd(s), credentialList(s), credentialRetire(s))
+	return c
+}
+
+func credentialAdd(s *settings) *cobra.Command {
+	var label, jwksFile string
+	var ttl time.Duration
+	c := &cobra.Command{
+		Use: "add AGENT", Short: "Make a client secret, or register public keys", Args: oneArgument("the agent's name or id"),
+		Long: `Without --jwks a client secret is made and shown once: put it where the agent
+finds it, and nowhere else. With --jwks the agent proves itself by signatures
+(private_key_jwt), and there is nothing that can be copied from here.`,
+		ValidArgsFunction: completeAgents(s),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.client()
+			if err != nil {
+				return err
+			}
+			in := map[string]any{"kind": "secret", "label": label, "ttl_seconds": int64(ttl.Seconds())}
+			if jwksFile != "" {
+				jwks, err := os.ReadFile(jwksFile)
+				if err != nil {
+					return err
+				}
+				if !json.Valid(jwks) {
+					return fmt.Errorf("%s is not JSON", jwksFile)
+				}
+				in["kind"], in["jwks"] = "jwks", json.RawMessage(jwks)
+			}
+			var out struct {
+				agent.Credential
+				ClientID     string `json:"client_id"`
+				ClientSecret string `json:"client_secret,omitempty"`
+			}
+			if err := c.do(cmd.Context(), http.MethodPost, "/v1/agents/"+url.PathEscape(args[0])+"/credentials", in, &out); err != nil {
+				return err
+			}
+			return s.show(cmd.OutOrStdout(), out, func(t *table) {
+				t.pairs("Credential", out.ID, "Client id", out.ClientID, "Client secret", out.ClientSecret, "Expires", out.ExpiresAt)
+			})
+		},
+	}
+	c.Flags().StringVar(&label, "label", "", "where it is used, for those who retire it")
+	c.Flags().StringVar(&jwksFile, "jwks", "", "file with a JSON Web Key Set of public keys")
+	c.Flags().DurationVar(&ttl, "ttl", 0, "when it ends by itself (default: never)")
+	return c
+}
+
+func credentialList(s *settings) *cobra.Command {
+	return &cobra.Command{
+		Use: "list AGENT", Short: "List the live credentials of an agent", Args: oneArgument("the agent's name or id"),
+		ValidArgsFunction: completeAgents(s),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.client()
+			if err != nil {
+				return err
+			}
+			all, err := list[agent.Credential](cmd.Context(), c, "/v1/agents/"+url.PathEscape(args[0])+"/credentials", nil, 0)
+			if err != nil {
+				return err
+			}
+			return s.show(cmd.OutOrStdout(), all, func(t *table) {
+				t.row("ID", "KIND", "LABEL", "CREATED", "LAST USED", "EXPIRES")
+				for _, k := range all {
+					t.row(k.ID, k.Kind, k.Label, k.CreatedAt, k.LastUsedAt, k.ExpiresAt)
+				}
+			})
+		},
+	}
+}
+
+func credentialRetire(s *settings) *cobra.Command {
+	var after time.Duration
+	c := &cobra.Command{
+		Use: "retire AGENT CREDENTIAL", Short: "End a credential, at once or after an overlap",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 2 {
+				return usageError{errors.New("estover agent credential retire needs the agent and the credential; 'estover agent credential list' shows them")}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.client()
+			if err != nil {
+				return err
+			}
+			path := "/v1/agents/" + url.PathEscape(args[0]) + "/credentials/" + url.PathEscape(args[1]) + "/retire"
+			if err := c.do(cmd.Context(), http.MethodPost, path, map[string]int64{"after_seconds": int64(after.Seconds())}, nil); err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), "Retired.")
+			return nil
+		},
+	}
+	c.Flags().DurationVar(&after, "after", 0, "an overlap in which its successor is put in place")
+	return c
+}

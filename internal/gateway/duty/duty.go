@@ -1,0 +1,441 @@
+// Package duty is what the gateway owes for each request besides carrying it:
+// the steps of [gateway.Pipeline], made of the packages of the domain.
+//
+//	Decide   the resource and its action ─▶ policy ─▶ obligations
+//	Intend   the call gets its number in the session, and a record that it will be made
+//	Fill     the secrets of the resource go into their slots, and nowhere else
+//	Settle   what became of it: the statement of a receipt, as a leaf of the log
+//
+// # Evidence
+//
+// An intent is recorded before anything is sent. With strict evidence that is a
+// commit, in which the session must still be alive; with batched evidence it is
+// a write to this node's spool, which outlives the process, and the database
+// has it a moment later. Which of the two holds is policy's obligation, unless
+// the resource asks for the stricter one. The calls of a session are numbered
+// 1, 2, 3 …; when a session has ended and nothing of it is under way any more,
+// its closing statement says how many there were.
+//
+// # What changes under way
+//
+// A tunnel confers nothing: every request in it is decided for itself. Streams
+// are long requests, so whatever changes about a session, an agent, its grants,
+// a resource or the policy is applied to them at once: what would not be
+// allowed any more is cut.
+package duty
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"estover.dev"
+	"estover.dev/attest"
+	"estover.dev/internal/agent"
+	"estover.dev/internal/audit"
+	"estover.dev/internal/edge"
+	"estover.dev/internal/evidence"
+	"estover.dev/internal/gateway"
+	"estover.dev/internal/guard"
+	"estover.dev/internal/policy"
+	"estover.dev/internal/recording"
+	"estover.dev/internal/redact"
+	"estover.dev/internal/resource"
+	"estover.dev/internal/seal"
+	"estover.dev/internal/secret"
+	"estover.dev/internal/session"
+)
+
+// The actions of the gateway in the log, beside that of the call itself
+// ([evidence.CallAction]).
+const (
+	intentAction    = "gateway.intent"
+	violationAction = "gateway.violation"
+	echoAction      = "secret.echoed"
+)
+
+// Config is what the gateway's duties are made of.
+type Config struct {
+	Guard      *guard.Guard
+	Agents     *agent.Registry
+	Resources  *resource.Catalogue
+	Sessions   *session.Sessions
+	Secrets    *secret.Secrets
+	Recordings *recording.Recordings
+	Spool      *audit.Spool
+	Sealer     *seal.Sealer
+	Live       *gateway.Live
+
+	// Grant is the document of the grant that covers a call, for the receipt;
+	// "" if there is none.
+	Grant func(ctx context.Context, caller estover.Caller, resource, action string, class estover.Class) (string, error)
+	// Hosts are the hosts that an agent could be granted at all: what the
+	// certificate authority of its sessions is good for.
+	Hosts func(ctx context.Context, tenant estover.TenantID, agent string) ([]string, error)
+
+	Node   string // the name of this gateway
+	Logger *slog.Logger
+}
+
+// Duties are the steps of the pipeline. It is safe for use by many at once.
+type Duties struct {
+	Config
+	cas *guard.Cache[*gateway.CA]
+
+	mu    sync.Mutex
+	tasks map[taskKey]*task
+
+	needles needles
+	Counts
+}
+
+type taskKey struct {
+	tenant  estover.TenantID
+	session string
+}
+
+// A task is what this node knows of a session that calls through it.
+type task struct {
+	key   taskKey
+	agent string
+	epoch int64         // of the session's row
+	proof attest.Digest // of the certificate that stands for the session, if one does
+
+	mu      sync.Mutex
+	calls   int64 // how many intents have a number; -1 until they have been counted
+	closing bool
+}
+
+// New makes the duties and follows what touches the sessions of this node.
+func New(c Config) *Duties {
+	d := &Duties{Config: c, tasks: map[taskKey]*task{}}
+	d.cas = guard.NewCache(c.Guard, caKind, d.loadCA)
+	c.Guard.OnTouch(d.touched)
+	return d
+}
+
+// A call is what the steps carry from one to the next ([gateway.Plan.State]).
+type call struct {
+	task     *task
+	decision guard.Decision
+	op       guard.Op
+	resource *resource.Upstream
+	action   resource.Action
+	known    bool // there is such an action
+	strict   bool
+	seq      int64
+	intent   [32]byte // the leaf hash of the intent
+	at       time.Time
+	secrets  []string // id@version of what was put in
+	commits  evidence.Committed
+	rec      *tape
+
+	sent, received, delivered *gateway.Hash
+}
+
+// Connect decides whether there may be a tunnel to a host at all: it must be a
+// resource's.
+func (d *Duties) Connect(r *http.Request, ex *gateway.Exchange) (*gateway.Tunnel, error) {
+	up, err := d.Resources.UpstreamByHost(r.Context(), ex.Caller.Tenant, ex.Host.String())
+	switch {
+	case err == nil && up.URL.Scheme == "https":
+		return &gateway.Tunnel{}, nil
+	case err != nil && estover.KindOf(err) != estover.NotFound:
+		return nil, err
+	}
+	_, err = d.admit(r.Context(), ex, guard.Op{
+		Action: evidence.CallAction, Effect: guard.Sends, Input: policy.Call{},
+		Detail: map[string]any{"method": http.MethodConnect, "host": ex.Host.String()},
+	})
+	if err == nil { // a policy that permits what is in no catalogue; there is nowhere to go all the same
+		err = errUnknownHost
+	}
+	return nil, err
+}
+
+var errUnknownHost = &estover.Error{Kind: estover.Denied, Code: "unknown_destination", Detail: "This host is not among the resources that agents may reach. Have an operator register it."}
+
+// admit asks policy, and says a refusal in the gateway's way.
+func (d *Duties) admit(ctx context.Context, ex *gateway.Exchange, op guard.Op) (guard.Decision, error) {
+	decision, err := d.Guard.Admit(ctx, ex.Caller, op)
+	var refusal *guard.Refusal
+	if errors.As(err, &refusal) {
+		d.refusals.Add(1)
+		return decision, &gateway.Refusal{
+			Err:      &estover.Error{Kind: estover.Denied, Code: code(decision), Detail: decision.Message},
+			Decision: decision.ID, Rule: decision.Rule, Help: decision.Next,
+		}
+	}
+	return decision, err
+}
+
+func code(d guard.Decision) string {
+	if len(d.Reasons) > 0 {
+		return d.Reasons[0]
+	}
+	return "not_permitted"
+}
+
+// Decide finds the resource and the action that a request is for, asks policy,
+// and makes the plan that its obligations demand.
+func (d *Duties) Decide(r *http.Request, ex *gateway.Exchange) (*gateway.Plan, error) {
+	ctx := r.Context()
+	c, err := d.classify(ctx, ex)
+	if err != nil {
+		return nil, err
+	}
+	if c.decision, err = d.admit(ctx, ex, c.op); err != nil {
+		return nil, err
+	}
+	if c.resource == nil || !c.known {
+		return nil, &gateway.Refusal{Err: errUnknownHost, Decision: c.decision.ID}
+	}
+	if c.task, err = d.task(ctx, ex.Caller); err != nil {
+		return nil, err
+	}
+	return d.plan(ctx, ex, c)
+}
+
+// classify names what is asked for: the resource, the action and its class.
+func (d *Duties) classify(ctx context.Context, ex *gateway.Exchange) (*call, error) {
+	c := &call{at: d.Guard.DB().Now()}
+	detail := map[string]any{"method": ex.Method, "host": ex.Host.String(), "path": string(ex.Path)}
+	if ex.Query != "" {
+		detail["query"] = ex.Query
+	}
+	input := policy.Call{}
+	c.op = guard.Op{Action: evidence.CallAction, Effect: guard.Writes, Detail: detail}
+	up, err := d.upstream(ctx, ex)
+	if err != nil && estover.KindOf(err) != estover.NotFound {
+		return nil, err
+	}
+	if err == nil {
+		c.resource, c.op.Resource, c.op.Target = up, up.ID, "resource:"+up.ID
+		var params map[string]string
+		if c.action, params, c.known = up.Match(ex.Method, string(ex.Path)); c.known {
+			c.op.Effect = c.action.Effect
+			input.Action, input.Class, input.Params = c.action.Name, c.action.Class, params
+			detail["action"] = c.action.Name
+		}
+	}
+	c.op.Input = input
+	return c, nil
+}
+
+func (d *Duties) upstream(ctx context.Context, ex *gateway.Exchange) (*resource.Upstream, error) {
+	if ex.Route != "" {
+		return d.Resources.UpstreamByName(ctx, ex.Caller.Tenant, ex.Route)
+	}
+	return d.Resources.UpstreamByHost(ctx, ex.Caller.Tenant, ex.Host.String())
+}
+
+// recordLevel is how much of a call is recorded.
+type recordLevel int
+
+const (
+	recordNone recordLevel = iota
+	recordMeta             // heads
+	recordFull             // and bodies
+)
+
+var recordLevels = map[string]recordLevel{"none": recordNone, "meta": recordMeta, "full": recordFull}
+
+// plan says how the call is to be made: policy's obligations and what the
+// resource asks for, the stricter of both. An obligation that cannot be carried
+// out here is a refusal.
+func (d *Duties) plan(ctx context.Context, ex *gateway.Exchange, c *call) (*gateway.Plan, error) {
+	up := c.resource
+	p := &gateway.Plan{
+		Decision: c.decision.ID, State: c,
+		Upstream: &gateway.Upstream{
+			Scheme: up.URL.Scheme, Host: ex.Host, Address: up.Address, Roots: up.Roots, Opening: edge.Opening{Prefixes: up.Private}, Revision: revisionOf(up),
+		},
+		Limits: gateway.Limits{Request: up.Limits.BodyBytes, Answer: up.Limits.BodyBytes},
+	}
+	if up.Limits.TimeoutSeconds > 0 {
+		p.Upstream.FirstByte = time.Duration(up.Limits.TimeoutSeconds) * time.Second
+	}
+	c.strict = up.Evidence == "strict"
+	level, asked := recordLevels[up.Record], up.Record != ""
+	for _, o := range c.decision.Obligations {
+		switch o.Type {
+		case "evidence":
+			c.strict = c.strict || o.Properties["mode"] != "batched"
+		case "record":
+			word, _ := o.Properties["level"].(string)
+			l, known := recordLevels[word]
+			if !known {
+				return nil, d.cannot(c, o)
+			}
+			level, asked = max(level, l), true
+		case "receipt", "notification":
+			// Every call has a receipt; whoever is to be told follows the log.
+		case "limit":
+			if !limit(&p.Limits, o.Properties) {
+				return nil, d.cannot(c, o)
+			}
+		default:
+			return nil, d.cannot(c, o)
+		}
+	}
+	if !asked {
+		level = recordFull
+	}
+	c.commits = evidence.Committed{Seed: newSeed(), Principal: ex.Caller.Subject}
+	var err error
+	if c.commits.Grant, err = d.Grant(ctx, ex.Caller, up.ID, c.action.Name, c.class()); err != nil {
+		return nil, err
+	}
+	d.taps(ex, c, p, level)
+	return p, nil
+}
+
+// class is the class of the data that the call reaches.
+func (c *call) class() estover.Class {
+	if c.action.Class != "" {
+		return c.action.Class
+	}
+	return c.resource.Class
+}
+
+// cannot refuses a call because of an obligation that this door does not know.
+func (d *Duties) cannot(c *call, o guard.Obligation) error {
+	return &gateway.Refusal{
+		Err:      &estover.Error{Kind: estover.Denied, Code: "obligation_unmet", Detail: "Policy allows this only together with something that the gateway cannot do: " + o.Type + "."},
+		Decision: c.decision.ID, Rule: c.decision.Rule, Help: "Have your administrator change the policy's obligation.",
+	}
+}
+
+// limit applies the bounds of an obligation that the gateway can hold.
+func limit(l *gateway.Limits, properties map[string]any) bool {
+	number := func(v any) (int64, bool) {
+		switch n := v.(type) {
+		case json.Number:
+			i, err := n.Int64()
+			return i, err == nil
+		case float64:
+			return int64(n), true
+		case int64:
+			return n, true
+		case int:
+			return int64(n), true
+		}
+		return 0, false
+	}
+	for name, v := range properties {
+		n, ok := number(v)
+		if !ok || n <= 0 {
+			return false
+		}
+		switch name {
+		case "bytes":
+			l.Request, l.Answer = least(l.Request, n), least(l.Answer, n)
+		case "seconds":
+			l.Age = time.Duration(least(int64(l.Age/time.Second), n)) * time.Second
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+func least(have, n int64) int64 {
+	if have == 0 {
+		return n
+	}
+	return min(have, n)
+}
+
+// userField is the field of a secret that has the user's name for HTTP Basic.
+const userField = "username"
+
+// Fill puts the secrets of the resource into their slots. They must be meant
+// for the host that the request goes to; one that cannot be had is the end of
+// the call.
+func (d *Duties) Fill(ctx context.Context, ex *gateway.Exchange, p *gateway.Plan) error {
+	c := p.State.(*call)
+	var values []redact.Value
+	for _, slot := range c.resource.Slots {
+		op := guard.Op{Action: "secret.use", Target: "secret:" + slot.Secret, Effect: guard.Reads, Resource: c.resource.ID, Input: policy.Call{}}
+		if _, err := d.admit(ctx, ex, op); err != nil {
+			return err
+		}
+		used, err := d.Secrets.Use(ctx, ex.Caller, slot.Secret, slot.Field, ex.Host.String())
+		if err != nil {
+			return err
+		}
+		label := used.Version
+		c.secrets = append(c.secrets, label)
+		s := gateway.Slot{Kind: gateway.SlotKind(slot.Slot), Name: slot.Name, Prefix: slot.Prefix, Secret: used.Value, Label: label}
+		if slot.Slot == resource.Basic {
+			if s.User, s.Name = slot.Name, ""; s.User == "" {
+				user, err := d.Secrets.Use(ctx, ex.Caller, slot.Secret, userField, ex.Host.String())
+				if err != nil {
+					return err
+				}
+				s.User = string(user.Value.Reveal())
+			}
+			values = append(values, redact.Basic(label, s.User, string(used.Value.Reveal()))...)
+		} else {
+			values = append(values, redact.Value{Name: label, Text: used.Value.Reveal()})
+		}
+		p.Slots = append(p.Slots, s)
+	}
+	if len(p.Slots) == 0 {
+		return nil
+	}
+	p.Credential = strings.Join(c.secrets, " ")
+	p.Needles = d.needles.of(taskKey{ex.Caller.Tenant, p.Credential}, values)
+	p.Echoed = func(name string) { d.echoed(ex, c, name) }
+	return nil
+}
+
+// echoed records that a resource sent an injected secret back.
+func (d *Duties) echoed(ex *gateway.Exchange, c *call, name string) {
+	system := estover.Caller{Tenant: ex.Caller.Tenant, Subject: estover.System("gateway"), Request: ex.Caller.Request}
+	op := guard.Op{
+		Action: echoAction, Target: "secret:" + strings.SplitN(name, "@", 2)[0], Resource: c.resource.ID, Session: ex.Caller.Session,
+		Detail: map[string]any{"version": name, "call": c.decision.ID},
+	}
+	d.note(system, op)
+}
+
+// note records what is no call: it is written as soon as it can be, on the
+// node's spool.
+func (d *Duties) note(caller estover.Caller, op guard.Op) {
+	event := d.Guard.Event(caller, op, guard.Decision{ID: estover.NewID("evt"), Allow: true}, audit.Done)
+	p, err := d.Guard.Log().Prepare(caller.Tenant, event)
+	if err == nil {
+		err = d.Spool.Append(p)
+	}
+	if err != nil {
+		d.Logger.Error("an event of the gateway could not be recorded", "action", op.Action, "error", err)
+	}
+}
+
+// Violate records what was refused before it came to a decision.
+func (d *Duties) Violate(ex *gateway.Exchange, err error) {
+	d.refusals.Add(1)
+	var known *estover.Error
+	reason := "fault"
+	if errors.As(err, &known) {
+		reason = known.Code
+	}
+	op := guard.Op{
+		Action: violationAction, Target: "session:" + ex.Caller.Session, Session: ex.Caller.Session,
+		Detail: map[string]any{"reason": reason, "method": ex.Method, "host": ex.Host.String(), "door": ex.Door},
+	}
+	event := d.Guard.Event(ex.Caller, op, guard.Decision{ID: estover.NewID("evt"), Reasons: []string{reason}, Engine: "kernel"}, audit.Refused)
+	p, err := d.Guard.Log().Prepare(ex.Caller.Tenant, event)
+	if err == nil {
+		err = d.Spool.Append(p)
+	}
+	if err != nil {
+		d.Logger.Error("a violation could not be recorded", "reason", reason, "error", err)
+	}
+}

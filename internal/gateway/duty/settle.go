@@ -1,0 +1,186 @@
+package duty
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"estover.dev"
+	"estover.dev/attest"
+	"estover.dev/internal/audit"
+	"estover.dev/internal/db"
+	"estover.dev/internal/evidence"
+	"estover.dev/internal/gateway"
+	"estover.dev/internal/guard"
+	"estover.dev/internal/session"
+)
+
+// errNotRecorded is what the agent is told when a call cannot be recorded
+// before it is made.
+var errNotRecorded = &estover.Error{Kind: estover.Unavailable, Code: "audit_unavailable", Detail: "The call cannot be recorded, so it was not made. Try again."}
+
+// Intend gives the call its number and records that it will be made.
+func (d *Duties) Intend(ctx context.Context, ex *gateway.Exchange, p *gateway.Plan) error {
+	c := p.State.(*call)
+	var err error
+	if c.seq, err = c.task.next(ctx, d); err != nil {
+		return err
+	}
+	c.op.Action, c.op.Detail["seq"] = intentAction, c.seq
+	event := d.Guard.Event(ex.Caller, c.op, c.decision, audit.Done)
+	prepared, err := d.Guard.Log().Prepare(ex.Caller.Tenant, event)
+	if err == nil {
+		c.intent = prepared.LeafHash()
+		err = d.write(ctx, ex.Caller.Tenant, prepared, c)
+	}
+	switch {
+	case err == nil:
+		d.intents.Add(1)
+		return nil
+	case errors.Is(err, db.ErrStale):
+		err = gateway.ErrEnded
+	case ctx.Err() == nil:
+		d.Logger.Error("a call could not be recorded and was refused", "request", ex.Caller.Request, "error", err)
+		err = errNotRecorded.Because(err)
+	}
+	// The number is used up. Its gap in the log would look like a call that
+	// was taken out, so it is filled: a call that was never made.
+	d.abandon(ex, c, err)
+	c.tapsDone()
+	return err
+}
+
+// write records an intent: committed while the session is alive, or on the
+// node's spool.
+func (d *Duties) write(ctx context.Context, tenant estover.TenantID, p audit.Prepared, c *call) error {
+	if !c.strict {
+		return d.Spool.Append(p)
+	}
+	err := d.Guard.DB().Append(ctx, db.Append{
+		Tenant: tenant, Live: []db.Epoch{{Table: session.Table, ID: c.task.key.session, Epoch: c.task.epoch}}, Rows: []db.Row{p.Row()},
+	})
+	if err == nil {
+		d.Guard.Log().Wake()
+	}
+	return err
+}
+
+// abandon writes the outcome of a call whose intent could not be recorded.
+func (d *Duties) abandon(ex *gateway.Exchange, c *call, why error) {
+	d.outcome(ex, c, &gateway.Outcome{End: gateway.Refused, Err: why, Begun: c.at, Took: d.Guard.DB().Now().Sub(c.at)})
+}
+
+// Settle records what became of the call: its statement is a leaf of the log.
+func (d *Duties) Settle(ex *gateway.Exchange, p *gateway.Plan, out *gateway.Outcome) {
+	c := p.State.(*call)
+	d.outcome(ex, c, out)
+	d.outcomes.Add(1)
+}
+
+func (d *Duties) outcome(ex *gateway.Exchange, c *call, out *gateway.Outcome) {
+	if c.rec != nil {
+		c.rec.close(out)
+		c.commits.Recording, c.commits.Stream, c.commits.Cut = c.rec.id(), c.rec.stream, c.rec.cut
+	}
+	leaf := d.statement(ex, c, out).AppendJSON(make([]byte, 0, 2048))
+	op := guard.Op{
+		Action: evidence.CallAction, Target: c.op.Target, Resource: c.op.Resource, Session: c.op.Session, Purpose: c.op.Purpose,
+		Detail: map[string]any{
+			"call": c.decision.ID, "seq": c.seq, "end": out.End, "status": out.Status, "sent": out.Sent, "received": out.Received,
+			"delivered": out.Delivered, "took_us": out.Took.Microseconds(), evidence.DetailKey: c.commits,
+		},
+	}
+	if len(c.secrets) > 0 {
+		op.Detail["secrets"] = c.secrets
+	}
+	if out.Err != nil {
+		op.Detail["error"] = out.Err.Error()
+	}
+	if out.Address != "" {
+		op.Detail["upstream"] = out.Address
+	}
+	event := d.Guard.Event(ex.Caller, op, guard.Decision{ID: estover.NewID("evt"), Allow: true}, audit.Done)
+	event.Leaf = leaf
+	prepared, err := d.Guard.Log().Prepare(ex.Caller.Tenant, event)
+	if err == nil {
+		err = d.keep(ex.Caller.Tenant, prepared, c.strict)
+	}
+	if err != nil {
+		d.Logger.Error("the outcome of a call could not be recorded", "request", ex.Caller.Request, "call", c.decision.ID, "error", err)
+	}
+}
+
+// settleTime bounds how long the outcome of a call waits for the database
+// before it goes to the node's spool.
+const settleTime = 5 * time.Second
+
+// keep records an outcome. One that the database does not take is kept on the
+// node's disk until it does: the call has been made.
+func (d *Duties) keep(tenant estover.TenantID, p audit.Prepared, strict bool) error {
+	var failed error
+	if strict {
+		ctx, cancel := context.WithTimeout(context.Background(), settleTime)
+		defer cancel()
+		failed = d.Guard.DB().Append(ctx, db.Append{Tenant: tenant, Rows: []db.Row{p.Row()}})
+		if failed == nil {
+			d.Guard.Log().Wake()
+			return nil
+		}
+	}
+	if err := d.Spool.Append(p); err != nil {
+		return errors.Join(failed, err)
+	}
+	return nil
+}
+
+// statement is what a receipt of the call says.
+func (d *Duties) statement(ex *gateway.Exchange, c *call, out *gateway.Outcome) *attest.Statement {
+	a := &attest.Action{
+		ID: c.decision.ID, Tenant: string(ex.Caller.Tenant), Time: c.at, Seq: c.seq,
+		Intent:    attest.Intent{Digest: c.intent},
+		Agent:     attest.Agent{ID: c.task.agent},
+		Principal: attest.Principal{Subject: attest.Commit(c.commits.Salt(attest.PrincipalName), []byte(ex.Caller.Subject))},
+		Decision:  attest.Decision{Result: attest.Allow, Rule: c.decision.Rule},
+		Call: attest.Call{
+			Protocol: "http", Revision: out.Proto, Server: ex.Host.String(), SPKI: out.SPKI, Resource: c.resource.Name,
+			Name: c.action.Name, Method: ex.Method, Tool: c.action.Path, Secrets: c.secrets,
+		},
+		Outcome:   attest.Outcome{Status: int64(out.Status), IsError: out.End != gateway.Complete || out.Status >= 400, Duration: out.Took.Microseconds()},
+		Recording: attest.Recording{Session: c.task.key.session},
+	}
+	for _, actor := range ex.Caller.Actors {
+		a.Principal.Act = append(a.Principal.Act, string(actor))
+	}
+	switch {
+	case ex.Caller.Strength == estover.ByBound:
+		a.Agent.Proof = attest.AgentProof{Kind: attest.ByMTLS, Digest: c.task.proof}
+	default:
+		a.Agent.Proof = attest.AgentProof{Kind: attest.ByToken, Digest: attest.Sum([]byte(ex.Caller.Grant))}
+	}
+	a.Decision.Bundle, _ = attest.ParseDigest(c.decision.Revision)
+	a.Decision.Input, _ = attest.ParseDigest(c.decision.InputDigest)
+	for _, o := range c.decision.Obligations {
+		a.Decision.Obligations = append(a.Decision.Obligations, o.Type)
+	}
+	if c.commits.Grant != "" {
+		a.Grant = attest.GrantRef{Digest: attest.Commit(c.commits.Salt(attest.GrantDocument), []byte(c.commits.Grant)), Purpose: ex.Caller.Purpose}
+	}
+	var known *estover.Error
+	if errors.As(out.Err, &known) {
+		a.Outcome.Error = known.Code
+	} else if out.End != gateway.Complete {
+		a.Outcome.Error = fmt.Sprint(out.End)
+	}
+	s := &attest.Statement{Predicate: a}
+	for _, side := range []struct {
+		name string
+		hash *gateway.Hash
+	}{{attest.Request, c.sent}, {attest.Response, c.received}, {attest.Delivered, c.delivered}} {
+		if side.hash != nil {
+			s.Subjects = append(s.Subjects, attest.Subject{Name: side.name, Digest: side.hash.Sum()})
+		}
+	}
+	c.sent, c.received, c.delivered = nil, nil, nil
+	return s
+}

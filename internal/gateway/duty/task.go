@@ -1,0 +1,331 @@
+package duty
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"estover.dev"
+	"estover.dev/attest"
+	"estover.dev/internal/access"
+	"estover.dev/internal/agent"
+	"estover.dev/internal/audit"
+	"estover.dev/internal/db"
+	"estover.dev/internal/evidence"
+	"estover.dev/internal/gateway"
+	"estover.dev/internal/guard"
+	"estover.dev/internal/session"
+)
+
+// newSeed is what the salts of a statement come from.
+func newSeed() []byte {
+	b := make([]byte, 32)
+	_, _ = rand.Read(b) // never fails
+	return b
+}
+
+// Counts are what this gateway has done since it started.
+type Counts struct{ intents, outcomes, refusals atomic.Int64 }
+
+// Heartbeat is the counts as a leaf of the log has them once a minute.
+func (d *Duties) Heartbeat(now time.Time, boot string) audit.Heartbeat {
+	return audit.Heartbeat{
+		At: now, Gateway: d.Node, Boot: boot,
+		Intents: d.intents.Load(), Outcomes: d.outcomes.Load(), Refusals: d.refusals.Load(), Spooled: d.Spool.Taken(),
+	}
+}
+
+// task finds what this node knows of the caller's session.
+func (d *Duties) task(ctx context.Context, caller estover.Caller) (*task, error) {
+	key := taskKey{caller.Tenant, caller.Session}
+	d.mu.Lock()
+	t := d.tasks[key]
+	d.mu.Unlock()
+	if t != nil {
+		return t, nil
+	}
+	s, err := d.Sessions.Snapshot(ctx, caller.Tenant, caller.Session)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.Guard.DB().Do(ctx, caller.Tenant, func(tx *db.Tx) error { return begin(ctx, tx, caller.Session) }); err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if t = d.tasks[key]; t == nil {
+		t = &task{key: key, agent: s.Agent, epoch: s.Epoch, calls: -1}
+		if b, err := base64.RawURLEncoding.DecodeString(s.Key); err == nil && len(b) == len(t.proof) {
+			t.proof = attest.Digest(b)
+		}
+		d.tasks[key] = t
+	}
+	return t, nil
+}
+
+// next is the number of the session's next call.
+func (t *task) next(ctx context.Context, d *Duties) (int64, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.count(ctx, d); err != nil {
+		return 0, err
+	}
+	t.calls++
+	return t.calls, nil
+}
+
+// count looks what was numbered before this process started. A call whose
+// outcome nobody wrote, because the gateway died under it, gets one here: it
+// is not known what became of it. t.mu is held.
+func (t *task) count(ctx context.Context, d *Duties) error {
+	if t.calls >= 0 {
+		return nil
+	}
+	if err := d.Spool.Flush(ctx); err != nil {
+		return err
+	}
+	begun, ended := map[int64]audit.Entry{}, map[int64]bool{}
+	last := int64(0)
+	err := d.each(ctx, t.key, intentAction, func(e audit.Entry, seq int64) { begun[seq], last = e, max(last, seq) })
+	if err == nil {
+		err = d.each(ctx, t.key, evidence.CallAction, func(_ audit.Entry, seq int64) { ended[seq], last = true, max(last, seq) })
+	}
+	if err != nil {
+		return err
+	}
+	for seq, e := range begun {
+		if !ended[seq] {
+			if err := d.unknown(t, e, seq); err != nil {
+				return err
+			}
+		}
+	}
+	t.calls = last
+	return nil
+}
+
+// each goes through the events of a session that belong to numbered calls.
+func (d *Duties) each(ctx context.Context, key taskKey, action string, fn func(e audit.Entry, seq int64)) error {
+	return d.Guard.DB().View(ctx, key.tenant, func(tx *db.Tx) error {
+		for before := int64(0); ; {
+			page, next, err := d.Guard.Log().List(ctx, tx, audit.Filter{Session: key.session, Action: action, Outcome: audit.Done}, before, 500)
+			if err != nil {
+				return err
+			}
+			for _, e := range page {
+				if seq, ok := e.Detail["seq"].(float64); ok {
+					fn(e, int64(seq))
+				}
+			}
+			if next == 0 {
+				return nil
+			}
+			before = next
+		}
+	})
+}
+
+// unknown writes the outcome of a call that was begun and never settled.
+func (d *Duties) unknown(t *task, intent audit.Entry, seq int64) error {
+	word := func(key string) string { s, _ := intent.Detail[key].(string); return s }
+	committed := evidence.Committed{Seed: newSeed(), Principal: intent.Actor}
+	leaf := (&attest.Statement{Predicate: &attest.Action{
+		ID: intent.ID, Tenant: string(t.key.tenant), Time: intent.At, Seq: seq,
+		Intent:    attest.Intent{Digest: attest.Digest(tlog.RecordHash(intent.Leaf))},
+		Agent:     attest.Agent{ID: t.agent},
+		Principal: attest.Principal{Subject: attest.Commit(committed.Salt(attest.PrincipalName), []byte(intent.Actor))},
+		Decision:  attest.Decision{Result: attest.Allow},
+		Call:      attest.Call{Protocol: "http", Server: word("host"), Name: word("action"), Method: word("method")},
+		Outcome:   attest.Outcome{IsError: true, Commit: "unknown", Error: "gateway_died"},
+		Recording: attest.Recording{Session: t.key.session},
+	}}).AppendJSON(nil)
+	system := estover.Caller{Tenant: t.key.tenant, Subject: estover.System("gateway")}
+	op := guard.Op{
+		Action: evidence.CallAction, Target: intent.Target, Session: t.key.session,
+		Detail: map[string]any{"call": intent.ID, "seq": seq, "end": "unknown", evidence.DetailKey: committed},
+	}
+	event := d.Guard.Event(system, op, guard.Decision{ID: estover.NewID("evt"), Allow: true}, audit.Done)
+	event.Leaf = leaf
+	p, err := d.Guard.Log().Prepare(t.key.tenant, event)
+	if err != nil {
+		return err
+	}
+	return d.keep(t.key.tenant, p, true)
+}
+
+// Sweep closes sessions that have ended and that nobody closed, because the
+// gateway died or something was not to be had at the time.
+func (d *Duties) Sweep(ctx context.Context) error {
+	var keys []taskKey
+	err := d.Guard.DB().View(ctx, "", func(tx *db.Tx) (err error) {
+		keys, err = unclosed(ctx, tx)
+		return err
+	})
+	for _, k := range keys {
+		err = errors.Join(err, d.Close(ctx, k.tenant, k.session))
+	}
+	return err
+}
+
+// touched applies what has changed to what is under way. It is called by the
+// guard after a commit and returns at once.
+func (d *Duties) touched(tenant estover.TenantID, kind, id string) {
+	switch kind {
+	case session.Kind:
+		go d.sessionChanged(taskKey{tenant, id})
+	case estover.AgentKind, access.Kind:
+		d.recheck(tenant, func(t *task) bool { return t.agent == id })
+	case "resource", "policy":
+		d.recheck(tenant, func(*task) bool { return true })
+	}
+}
+
+// recheck asks again about everything that is under way in some sessions.
+func (d *Duties) recheck(tenant estover.TenantID, which func(*task) bool) {
+	d.mu.Lock()
+	var some []*task
+	for key, t := range d.tasks {
+		if key.tenant == tenant && which(t) && d.Live.Count(tenant, key.session) > 0 {
+			some = append(some, t)
+		}
+	}
+	d.mu.Unlock()
+	for _, t := range some {
+		go d.Live.Recheck(tenant, t.key.session, func(ex *gateway.Exchange) error { return d.still(ex) })
+	}
+}
+
+// recheckTime bounds the question whether something may go on. No answer is no.
+const recheckTime = 5 * time.Second
+
+// still asks whether an exchange that is under way would be allowed now.
+func (d *Duties) still(ex *gateway.Exchange) error {
+	ctx, cancel := context.WithTimeout(context.Background(), recheckTime)
+	defer cancel()
+	if ex.Method == "" { // a tunnel: it confers nothing, but its agent must be there
+		a, err := d.Agents.Snapshot(ctx, ex.Caller.Tenant, ex.Caller.Subject.ID())
+		if err == nil && a.StatusAt(d.Guard.DB().Now()) != agent.Active {
+			err = gateway.ErrEnded.With("The agent may not act any more.")
+		}
+		return err
+	}
+	c, err := d.classify(ctx, ex)
+	if err != nil {
+		return err
+	}
+	_, err = d.admit(ctx, ex, c.op)
+	return err
+}
+
+// sessionChanged cuts what is under way in a session that has ended, and
+// closes it.
+func (d *Duties) sessionChanged(key taskKey) {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
+	defer cancel()
+	s, err := d.Sessions.Snapshot(ctx, key.tenant, key.session)
+	switch {
+	case err != nil:
+		d.Logger.Error("a session that has changed cannot be read; what it has open is cut", "session", key.session, "error", err)
+	case s.State == session.Open && s.EndedAt.IsZero():
+		return
+	}
+	if err := d.Close(ctx, key.tenant, key.session); err != nil {
+		d.Logger.Error("a session could not be closed yet", "session", key.session, "error", err)
+	}
+}
+
+// closeTime is how long the closing of a session may take before the sweep
+// takes it over.
+const closeTime = 30 * time.Second
+
+// Close writes the closing statement of a session that has ended: how many
+// calls there were. It waits until nothing of the session is under way here,
+// and does nothing if it was done before.
+func (d *Duties) Close(ctx context.Context, tenant estover.TenantID, id string) error {
+	key := taskKey{tenant, id}
+	s, err := d.Sessions.Snapshot(ctx, tenant, id)
+	if err != nil {
+		return err
+	}
+	open := false
+	if err := d.Guard.DB().View(ctx, tenant, func(tx *db.Tx) (err error) {
+		open, err = isOpen(ctx, tx, id)
+		return err
+	}); err != nil || !open {
+		return err
+	}
+	d.Live.Cut(tenant, id, gateway.ErrEnded)
+	t, err := d.task(ctx, estover.Caller{Tenant: tenant, Session: id})
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	if t.closing {
+		t.mu.Unlock()
+		return nil
+	}
+	t.closing = true
+	t.mu.Unlock()
+	defer func() {
+		t.mu.Lock()
+		t.closing = false
+		t.mu.Unlock()
+	}()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for d.Live.Count(tenant, id) > 0 {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if err := d.Recordings.End(ctx, tenant, id); err != nil {
+		return err
+	}
+	if err := d.Spool.Flush(ctx); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	err = t.count(ctx, d)
+	count := t.calls
+	t.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if err := d.closing(ctx, s, tenant, count); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	delete(d.tasks, key)
+	d.mu.Unlock()
+	d.Live.Forget(tenant, id)
+	return nil
+}
+
+// closing records the closing statement, once.
+func (d *Duties) closing(ctx context.Context, s *session.Session, tenant estover.TenantID, count int64) error {
+	statement := attest.NewSession(attest.Session{ID: s.ID, Tenant: string(tenant), Time: d.Guard.DB().Now(), Agent: s.Agent, Count: count}).AppendJSON(nil)
+	system := estover.Caller{Tenant: tenant, Subject: estover.System("gateway")}
+	op := guard.Op{Action: evidence.ClosingAction, Target: "session:" + s.ID, Session: s.ID, Detail: map[string]any{"calls": count}}
+	err := d.Guard.Do(ctx, system, op, func(tx *guard.Tx) error {
+		first, err := closeRow(ctx, tx.Tx, s.ID)
+		if err == nil && !first {
+			return errClosed
+		}
+		tx.Leaf(statement)
+		return err
+	})
+	if errors.Is(err, errClosed) {
+		err = nil
+	}
+	return err
+}
+
+// errClosed says that somebody else has closed the session.
+var errClosed = errors.New("the session is closed already")

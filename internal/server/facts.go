@@ -1,0 +1,269 @@
+package server
+
+import (
+	"context"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/access"
+	"estover.dev/internal/agent"
+	"estover.dev/internal/db"
+	"estover.dev/internal/directory"
+	"estover.dev/internal/guard"
+	"estover.dev/internal/jose"
+	"estover.dev/internal/policy"
+	"estover.dev/internal/resource"
+	"estover.dev/internal/secret"
+	"estover.dev/internal/session"
+	"estover.dev/internal/token"
+)
+
+// facts is what the packages of the domain tell each other of: what policy
+// decides on, and what the token service knows of its clients. Everything is
+// answered from copies in memory, made once for each version of a row.
+type facts struct {
+	people    *directory.Directory
+	sessions  *session.Sessions
+	resources *resource.Catalogue
+	access    *access.Access
+	secrets   *secret.Secrets
+	registry  *agent.Registry
+	now       func() time.Time
+
+	agents   *guard.Cache[*policy.Agent]
+	grants   *guard.Cache[*policy.Grants]
+	upstream *guard.Cache[*policy.Resource]
+	clients  *guard.Cache[*token.Client]
+
+	mu      sync.Mutex
+	secretR map[secretKey]*policy.Resource
+}
+
+type secretKey struct {
+	tenant  estover.TenantID
+	id      string
+	updated time.Time
+}
+
+// follow sets up the copies. It is called once there is a door to follow.
+func (f *facts) follow(g *guard.Guard) {
+	f.secretR = map[secretKey]*policy.Resource{}
+	f.agents = guard.NewCache(g, estover.AgentKind, f.loadAgent)
+	f.grants = guard.NewCache(g, access.Kind, loadGrants)
+	f.upstream = guard.NewCache(g, "resource", loadResource)
+	f.clients = guard.NewCache(g, estover.AgentKind, f.loadClient)
+}
+
+// sources are the facts as policy asks for them.
+func (f *facts) sources() policy.Sources {
+	return policy.Sources{
+		Agent: func(ctx context.Context, tenant estover.TenantID, id string) (*policy.Agent, error) {
+			return f.agents.Get(ctx, tenant, id)
+		},
+		Session: func(ctx context.Context, tenant estover.TenantID, id string) (policy.Session, error) {
+			s, err := f.sessions.Snapshot(ctx, tenant, id)
+			if err != nil {
+				return policy.Session{}, err
+			}
+			return policy.Session{ID: s.ID, Agent: s.Agent, Purpose: s.Purpose, Ended: !s.EndedAt.IsZero(), Expires: s.ExpiresAt, Epoch: s.Epoch}, nil
+		},
+		Grants: func(ctx context.Context, tenant estover.TenantID, id string) (*policy.Grants, error) {
+			return f.grants.Get(ctx, tenant, id)
+		},
+		Resource: f.resource,
+	}
+}
+
+// loadAgent is an agent as policy sees it. That its sponsor leaves touches the
+// agent too, since it is then suspended.
+func (f *facts) loadAgent(ctx context.Context, tx *db.Tx, id string) (*policy.Agent, error) {
+	s, err := agent.Load(ctx, tx, id)
+	if err != nil {
+		return nil, err
+	}
+	a := &policy.Agent{
+		ID: s.ID, Blueprint: s.Blueprint, Team: s.Team, Environment: s.Environment, Tier: s.Tier, Clearance: s.Clearance,
+		Purposes: s.Purposes, Expires: s.ExpiresAt, Segments: s.Segments,
+		Sponsored: f.people.Sponsor(ctx, tx, s.Sponsor) == nil,
+	}
+	for _, h := range s.Holds {
+		switch h.Kind {
+		case agent.Activation, agent.Retirement:
+			a.Pending = true
+		default:
+			a.Holds = append(a.Holds, string(h.Kind))
+		}
+	}
+	return a, nil
+}
+
+func loadGrants(ctx context.Context, tx *db.Tx, id string) (*policy.Grants, error) {
+	list, err := access.Load(ctx, tx, id)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]policy.Grant, len(list))
+	for i, g := range list {
+		out[i] = policy.Grant{
+			ID: g.ID, Resource: g.Resource, Actions: g.Actions, Class: g.Class, Purposes: g.Purposes,
+			From: g.StartsAt, Until: g.ExpiresAt, Ended: !g.EndedAt.IsZero(),
+		}
+	}
+	return policy.NewGrants(out), nil
+}
+
+func loadResource(ctx context.Context, tx *db.Tx, id string) (*policy.Resource, error) {
+	u, err := resource.Load(ctx, tx, id)
+	if err != nil {
+		return nil, err
+	}
+	return &policy.Resource{
+		ID: u.ID, Type: u.Type, Class: u.Class, Tags: u.Tags, Purposes: u.Purposes, Destination: u.Destination,
+		SpecialCategory: u.SpecialCategory, Segment: u.Segment,
+	}, nil
+}
+
+// resource is a resource of the catalogue, or a secret as one.
+func (f *facts) resource(ctx context.Context, tenant estover.TenantID, ref string) (*policy.Resource, error) {
+	path, isSecret := strings.CutPrefix(ref, "secret:")
+	if !isSecret {
+		return f.upstream.Get(ctx, tenant, ref)
+	}
+	s, err := f.secrets.Describe(ctx, tenant, path)
+	if err != nil {
+		return nil, err
+	}
+	k := secretKey{tenant, s.ID, s.UpdatedAt}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r := f.secretR[k]
+	if r == nil {
+		if len(f.secretR) > 10_000 {
+			clear(f.secretR)
+		}
+		r = &policy.Resource{ID: ref, Type: "secret", Class: s.Class}
+		f.secretR[k] = r
+	}
+	return r, nil
+}
+
+// errHeld is why an agent gets no token that is not active.
+var errHeld = &estover.Error{Kind: estover.Denied, Code: "agent_not_active", Detail: "The agent may not act."}
+
+// loadClient is an agent as the token service sees it: the OAuth client whose
+// id is the agent's.
+func (f *facts) loadClient(ctx context.Context, tx *db.Tx, id string) (*token.Client, error) {
+	s, err := agent.Load(ctx, tx, id)
+	if err != nil {
+		return nil, err
+	}
+	tenant := tx.Tenant()
+	c := &token.Client{
+		ID: s.ID, Subject: estover.Agent(s.ID), Purposes: s.Purposes, GrantTypes: []string{token.Own},
+		Alive: func(ctx context.Context, now time.Time) error {
+			if status := s.StatusAt(now); status != agent.Active {
+				return errHeld.With("The agent is %s.", status)
+			}
+			there, err := f.people.Active(ctx, tenant, s.Sponsor)
+			if err == nil && !there {
+				return errHeld.With("The agent has no sponsor any more.")
+			}
+			return err
+		},
+	}
+	for _, one := range s.Credentials {
+		switch one.Kind {
+		case agent.ClientSecret:
+			c.Methods = append(c.Methods, token.SecretBasic, token.SecretPost)
+		case agent.KeySet:
+			keys, err := jose.ParseKeys(one.JWKS)
+			if err != nil {
+				return nil, err
+			}
+			c.Methods = append(c.Methods, token.PrivateKeyJWT)
+			c.KeySets = append(c.KeySets, token.KeySet{Credential: one.ID, Keys: keys, Expires: one.ExpiresAt})
+		}
+	}
+	return c, nil
+}
+
+// Client is an agent as a client of the token service ([token.Clients]).
+func (f *facts) Client(ctx context.Context, tenant estover.TenantID, id string) (*token.Client, error) {
+	c, err := f.clients.Get(ctx, tenant, id)
+	if estover.KindOf(err) == estover.NotFound {
+		err = token.ErrNoClient
+	}
+	return c, err
+}
+
+// Secret finds the credential that a client secret belongs to.
+func (f *facts) Secret(ctx context.Context, tenant estover.TenantID, id, value string) (string, error) {
+	_, c, err := f.registry.BySecret(ctx, tenant, id, value)
+	if err != nil {
+		return "", err
+	}
+	return c.ID, nil
+}
+
+// Used notes that a credential has just proved something.
+func (f *facts) Used(tenant estover.TenantID, credential string) { f.registry.Used(tenant, credential) }
+
+// Allowed is what an agent may ask for on the resource with this identifier,
+// its base URL ([token.Access]).
+func (f *facts) Allowed(ctx context.Context, tenant estover.TenantID, agentID, identifier, purpose string) (token.Allowed, error) {
+	u, err := f.identified(ctx, tenant, identifier)
+	if err != nil {
+		return token.Allowed{}, err
+	}
+	grants, err := f.access.Grants(ctx, tenant, agentID)
+	if err != nil {
+		return token.Allowed{}, err
+	}
+	a := token.Allowed{Resource: u.ID, Audience: u.BaseURL}
+	now := f.now()
+	for _, action := range u.Actions {
+		a.Actions = append(a.Actions, action.Name)
+		class := action.Class
+		if class == "" {
+			class = u.Class
+		}
+		if _, fit := access.Entitled(now, grants, u.ID, action.Name, class, purpose); fit == access.Granted {
+			a.Scopes = append(a.Scopes, action.Name)
+		}
+	}
+	slices.Sort(a.Scopes)
+	a.Scopes = slices.Compact(a.Scopes)
+	slices.Sort(a.Actions)
+	a.Actions = slices.Compact(a.Actions)
+	if len(a.Scopes) == 0 {
+		return token.Allowed{}, token.ErrTarget
+	}
+	return a, nil
+}
+
+// identified is the resource that has this URL as its own. The comparison is
+// exact: what is normalised was normalised when the resource was registered
+// (RFC 8707, section 2).
+func (f *facts) identified(ctx context.Context, tenant estover.TenantID, identifier string) (*resource.Upstream, error) {
+	at, err := url.Parse(identifier)
+	if err != nil || at.Host == "" {
+		return nil, token.ErrTarget
+	}
+	port := map[string]string{"https": "443", "http": "80"}[at.Scheme]
+	host, err := resource.HostPort(at.Host, port)
+	if err != nil || port == "" {
+		return nil, token.ErrTarget
+	}
+	u, err := f.resources.UpstreamByHost(ctx, tenant, host)
+	switch {
+	case estover.KindOf(err) == estover.NotFound, err == nil && u.BaseURL != identifier:
+		return nil, token.ErrTarget
+	case err != nil:
+		return nil, err
+	}
+	return u, nil
+}

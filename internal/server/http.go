@@ -1,0 +1,231 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"estover.dev"
+	"estover.dev/internal/api"
+	"estover.dev/internal/edge"
+	"estover.dev/internal/gateway"
+	"estover.dev/internal/gateway/forward"
+	"estover.dev/internal/gateway/rest"
+)
+
+// logPath is where the public log is served.
+const logPath = "/log"
+
+// listen takes the addresses, so that whoever finds them taken learns of it at
+// once.
+func (s *Server) listen() (err error) {
+	if s.listener, err = net.Listen("tcp", s.config.Listen); err != nil {
+		return fmt.Errorf("--listen: %w", err)
+	}
+	if s.gatewayListener, err = net.Listen("tcp", s.config.Gateway); err != nil {
+		return fmt.Errorf("--gateway: %w", err)
+	}
+	s.own.Add(s.listener.Addr())
+	s.own.Add(s.gatewayListener.Addr())
+	return nil
+}
+
+// Run serves until ctx is done, and then stops: what is under way ends, what
+// is in memory becomes durable.
+func (s *Server) Run(ctx context.Context) error {
+	defer s.close()
+	config, ca, err := serverTLS(s.config)
+	if err != nil {
+		return err
+	}
+	s.ca = ca
+	stopTracing, err := s.startTracing(ctx)
+	if err != nil {
+		return err
+	}
+	handler, err := s.handler()
+	if err != nil {
+		return err
+	}
+	main := edge.NewServer(handler, s.logger)
+	proxy := &forward.Door{
+		Pipeline: s.pipeline,
+		Session: func(ctx context.Context, thumbprint [32]byte) (*gateway.Conn, error) {
+			return s.duties.ByCertificate(ctx, base64.RawURLEncoding.EncodeToString(thumbprint[:]))
+		},
+		Certificates: func() (*tls.Certificate, error) { return config.GetCertificate(nil) },
+		Logger:       s.logger,
+	}
+	mainTLS := edge.AskCertificate(config)
+	if s.config.Plain {
+		mainTLS = nil
+	}
+	// The jobs outlive the doors: what the doors hand over while they close
+	// has still to be written.
+	background, stopJobs := context.WithCancel(context.WithoutCancel(ctx))
+	var jobs sync.WaitGroup
+	s.startJobs(background, &jobs)
+
+	var serving errgroup.Group
+	serving.Go(func() error { return closed(main.Serve(edge.Listen(s.listener, mainTLS))) })
+	serving.Go(func() error { return closed(proxy.Serve(s.gatewayListener)) })
+	s.logger.Info("serving", "issuer", s.config.Issuer, "listen", s.listener.Addr().String(), "gateway", s.gatewayListener.Addr().String(), "authority", ca, "version", s.version)
+
+	failed := make(chan error, 1)
+	go func() { failed <- serving.Wait() }()
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	s.logger.Info("stopping")
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
+	defer cancel()
+	s.shutDown(stopping, main, proxy)
+	stopJobs()
+	jobs.Wait()
+	err = errors.Join(err, s.flush(stopping), stopTracing(stopping))
+	s.logger.Info("stopped")
+	return err
+}
+
+// shutDown closes the doors. Streams would keep them open for ever, so those
+// that have not ended after half of the time are cut.
+func (s *Server) shutDown(ctx context.Context, main *http.Server, proxy *forward.Door) {
+	var closing sync.WaitGroup
+	half, cancel := context.WithTimeout(ctx, stopTime/2)
+	defer cancel()
+	closing.Go(func() {
+		if main.Shutdown(half) != nil {
+			_ = main.Close()
+		}
+	})
+	closing.Go(func() { _ = proxy.Shutdown(half) })
+	closing.Wait()
+}
+
+// flush makes durable what is still in memory.
+func (s *Server) flush(ctx context.Context) error {
+	return errors.Join(
+		wrap("recordings", s.recordings.Close(ctx)),
+		wrap("the spool of evidence", s.spool.Flush(ctx)),
+		wrap("the uses of secrets", s.facts.secrets.Flush(ctx)),
+		wrap("the uses of credentials", s.facts.registry.SaveUses(ctx)),
+		wrap("the log", s.log.Sequence(ctx, tenant)),
+	)
+}
+
+func wrap(what string, err error) error {
+	if err != nil {
+		return fmt.Errorf("writing out %s: %w", what, err)
+	}
+	return nil
+}
+
+func closed(err error) error {
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// handler is what answers on the main address.
+func (s *Server) handler() (http.Handler, error) {
+	mux := http.NewServeMux()
+	if err := s.oauth.Mount(mux); err != nil {
+		return nil, err
+	}
+	mux.Handle("/v1/", s.apiHandler)
+	mux.Handle("GET "+logPath+"/", http.StripPrefix(logPath, s.log.Handler()))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	mux.HandleFunc("GET /readyz", s.ready)
+	mux.Handle("GET /metrics", s.metrics())
+	routes := &rest.Door{Pipeline: s.pipeline, Caller: s.routeCaller, Route: s.route}
+	front := edge.Front{Trusted: s.trusted()}
+	return front.Handler(s.traced(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// The door of reverse routes comes before the mux, which would
+		// redirect what that door refuses.
+		if routes.Matches(r) {
+			routes.ServeHTTP(w, r)
+			return
+		}
+		if r.URL.Path != "/" && strings.HasSuffix(r.URL.Path, "/") || strings.Contains(r.URL.Path, "//") {
+			edge.WriteProblem(w, edge.ProblemOf(errNoSuchPage, ""))
+			return
+		}
+		mux.ServeHTTP(w, r)
+	}))), nil
+}
+
+var errNoSuchPage = &estover.Error{Kind: estover.NotFound, Code: "no_such_path", Detail: "There is nothing here. The API is below /v1/, the token service below /oauth/."}
+
+// ready says whether requests can be answered: the database answers and takes
+// evidence.
+func (s *Server) ready(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
+	defer cancel()
+	if err := s.db.Ping(ctx); err != nil {
+		edge.WriteProblem(w, edge.ProblemOf(err, ""))
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// routeCaller recognises who calls a reverse route: an access token for the
+// resource that the route leads to.
+func (s *Server) routeCaller(w http.ResponseWriter, r *http.Request) (*gateway.Conn, bool, error) {
+	name, _, _ := strings.Cut(strings.TrimPrefix(r.URL.EscapedPath(), rest.Prefix), "/")
+	audience := "urn:estover:no-such-route"
+	if u, err := s.facts.resources.UpstreamByName(r.Context(), tenant, name); err == nil {
+		audience = u.BaseURL
+	} else if estover.KindOf(err) != estover.NotFound {
+		return nil, false, err
+	}
+	c, err := s.callers.For(r, audience)
+	if err != nil {
+		if estover.KindOf(err) == estover.Unknown {
+			w.Header().Set("WWW-Authenticate", `Bearer realm="estover", error="invalid_token"`)
+		}
+		return nil, false, err
+	}
+	return &gateway.Conn{Caller: c}, false, nil
+}
+
+// route finds a reverse route by the name of its resource.
+func (s *Server) route(c *gateway.Conn, name string) (rest.Route, error) {
+	u, err := s.facts.resources.UpstreamByName(context.Background(), c.Caller.Tenant, name)
+	if err != nil {
+		return rest.Route{}, err
+	}
+	host, err := edge.ParseHost(u.URL.Host, edge.DefaultPort(u.URL.Scheme))
+	if err != nil {
+		return rest.Route{}, err
+	}
+	return rest.Route{Name: name, Scheme: u.URL.Scheme, Host: host, Base: strings.TrimSuffix(u.URL.EscapedPath(), "/")}, nil
+}
+
+// doctor says what is wrong with this server and what to do about it.
+func (s *Server) doctor(ctx context.Context) []api.Check {
+	return []api.Check{
+		s.checkDatabase(ctx), s.checkLog(ctx), s.checkSpool(), s.checkBlobs(ctx), s.checkDisk(), s.checkRootKey(), s.checkPolicy(ctx), s.checkBootstrap(),
+	}
+}
+
+func fine(name, detail string) api.Check { return api.Check{Name: name, OK: true, Detail: detail} }
+
+func wrong(name, detail, remedy string) api.Check {
+	return api.Check{Name: name, Detail: detail, Remedy: remedy}
+}
+
+// bootstrapPath is where the first administrator's token lies while nobody has
+// used it.
+func (s *Server) bootstrapPath() string { return filepath.Join(s.config.Data, bootstrapFile) }

@@ -1,0 +1,92 @@
+package server
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/audit"
+	"estover.dev/internal/guard"
+	"estover.dev/internal/job"
+)
+
+// startJobs starts what goes on beside the doors. The first list is of every
+// node; the second is done by one node at a time.
+func (s *Server) startJobs(ctx context.Context, wg *sync.WaitGroup) {
+	each := func(name string, fn func(context.Context) error) {
+		wg.Go(func() {
+			if err := fn(ctx); err != nil && ctx.Err() == nil {
+				s.logger.Error("a background task ended", "task", name, "error", err)
+			}
+		})
+	}
+	each("the log", s.log.Run)
+	each("the log's followers", s.guard.Run)
+	each("the spool", s.spool.Run)
+	each("secrets", s.facts.secrets.Run)
+	each("keys", s.every(10*time.Second, "the keys", func(ctx context.Context) error {
+		if err := s.sealer.Sweep(ctx); err != nil {
+			return err
+		}
+		return s.keys.SweepTenant(ctx, tenant)
+	}))
+	each("credentials", s.every(time.Minute, "the uses of credentials", s.facts.registry.SaveUses))
+	each("heartbeat", s.every(time.Minute, "the heartbeat", s.heartbeat))
+	each("sessions' ends", s.every(5*time.Second, "the closing of sessions", s.duties.Sweep))
+
+	jobs := job.New(s.db, job.Options{Logger: s.logger})
+	jobs.Every("session.expire", 5*time.Second, func(ctx context.Context) error {
+		_, err := s.facts.sessions.ExpireDue(ctx)
+		return err
+	})
+	jobs.Every("containment.resume", 10*time.Second, s.incidents.Resume)
+	jobs.Every("token.sweep", 10*time.Minute, func(ctx context.Context) error {
+		_, err := s.tokens.Sweep(ctx)
+		return err
+	})
+	jobs.Every("api.sweep", time.Hour, s.api.Sweep)
+	jobs.Every("recording.sweep", 6*time.Hour, func(ctx context.Context) error {
+		_, err := s.recordings.Sweep(ctx, time.Hour)
+		return err
+	})
+	jobs.Every("seal.rewrap", time.Hour, func(ctx context.Context) error {
+		_, err := s.sealer.Rewrap(ctx, tenant)
+		return err
+	})
+	each("jobs", jobs.Run)
+}
+
+// every does something at once, and again each time that so much has passed.
+// A failure is logged, and tried again the next time.
+func (s *Server) every(d time.Duration, what string, fn func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		t := time.NewTicker(d)
+		defer t.Stop()
+		for {
+			if err := fn(ctx); err != nil && ctx.Err() == nil {
+				s.logger.Error("something that is done again and again failed", "task", what, "error", err)
+			}
+			select {
+			case <-t.C:
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	}
+}
+
+// heartbeat writes what this gateway has counted since it started.
+func (s *Server) heartbeat(ctx context.Context) error {
+	e, err := s.duties.Heartbeat(s.db.Now(), s.boot).Event()
+	if err != nil {
+		return err
+	}
+	system := estover.Caller{Tenant: tenant, Subject: estover.System("gateway")}
+	op := guard.Op{Action: e.Action, Target: e.Target, Detail: e.Detail}
+	decision, err := s.guard.Admit(ctx, system, op)
+	if err != nil {
+		return err
+	}
+	return s.guard.Record(ctx, system, op, decision, guard.Hot{Leaf: e.Leaf, Outcome: audit.Done})
+}

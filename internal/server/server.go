@@ -1,0 +1,466 @@
+// Package server puts the house together: the one place that lists what there
+// is. It has no rules of its own.
+//
+//	ground   database, keys, log                     open
+//	waist    guard, with policy as its decider       wire
+//	domain   agents, people, resources, grants, …    wire
+//	doors    token service, API, gateway, log        http.go
+//	jobs     sweeps and followers                    jobs.go
+//
+// A server is opened, which touches the disk and the database, and then runs
+// until its context is done. It stops in the other order: doors first, so that
+// nothing new comes in and what is under way ends; then what is still in
+// memory, recordings, counts and evidence, is made durable; then the database
+// is closed.
+package server
+
+import (
+	"context"
+	"crypto"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/trace"
+	"gocloud.dev/blob"
+
+	"estover.dev"
+	"estover.dev/attest"
+	"estover.dev/internal/access"
+	"estover.dev/internal/agent"
+	"estover.dev/internal/api"
+	"estover.dev/internal/apply"
+	"estover.dev/internal/audit"
+	"estover.dev/internal/db"
+	"estover.dev/internal/directory"
+	"estover.dev/internal/edge"
+	"estover.dev/internal/evidence"
+	"estover.dev/internal/gateway"
+	"estover.dev/internal/gateway/duty"
+	"estover.dev/internal/guard"
+	"estover.dev/internal/incident"
+	"estover.dev/internal/oauth"
+	"estover.dev/internal/policy"
+	"estover.dev/internal/recording"
+	"estover.dev/internal/resource"
+	"estover.dev/internal/seal"
+	"estover.dev/internal/secret"
+	"estover.dev/internal/session"
+	"estover.dev/internal/token"
+)
+
+// A Server is everything that Estover is, over one database.
+type Server struct {
+	config  Config
+	logger  *slog.Logger
+	version string
+	boot    string // this start, in heartbeats
+	ca      string // the file of the server's own authority; "" if it has none
+
+	db         *db.DB
+	sealer     *seal.Sealer
+	keys       *seal.Keyring
+	log        *audit.Log
+	spool      *audit.Spool
+	bucket     *blob.Bucket
+	guard      *guard.Guard
+	decider    *policy.Decider
+	facts      facts
+	policy     *policy.Policy
+	tokens     *token.Tokens
+	recordings *recording.Recordings
+	duties     *duty.Duties
+	live       *gateway.Live
+	pipeline   *gateway.Pipeline
+	incidents  *incident.Incidents
+	callers    *edge.Callers
+	oauth      *oauth.Door
+	api        *api.Server
+	apiHandler http.Handler
+	own        *edge.Own
+
+	listener, gatewayListener net.Listener
+	lock                      *os.File
+	tracer                    trace.Tracer
+}
+
+// tenant is the organisation of an installation. There is one so far
+// (docs/LIMITATIONS.md); everything below is ready for more.
+const tenant = estover.DefaultTenant
+
+// Open makes the directories, opens the database and the keys, and takes the
+// addresses. What is wrong is said in words for whoever starts the server.
+func Open(ctx context.Context, c Config, logger *slog.Logger, version string) (s *Server, err error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	s = &Server{config: c, logger: logger, version: version, boot: newBoot(), live: &gateway.Live{}, own: &edge.Own{}}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	if err := s.openGround(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.wire(); err != nil {
+		return nil, err
+	}
+	if err := s.decider.Ready(ctx, tenant); err != nil {
+		return nil, fmt.Errorf("loading the policy: %w", err)
+	}
+	if err := s.bootstrap(ctx); err != nil {
+		return nil, err
+	}
+	return s, s.listen()
+}
+
+func newBoot() string {
+	b := make([]byte, 8)
+	_, _ = rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}
+
+// openGround opens what everything stands on.
+func (s *Server) openGround(ctx context.Context) (err error) {
+	c := s.config
+	if err := private(c.Data); err != nil {
+		return err
+	}
+	if s.lock, err = lockDirectory(c.Data); err != nil {
+		return err
+	}
+	if path, ok := strings.CutPrefix(c.RootKey, "file:"); ok {
+		if err := private(filepath.Dir(strings.SplitN(path, "?", 2)[0])); err != nil {
+			return err
+		}
+	}
+	source, err := seal.ParseSource(c.RootKey, c.Database)
+	if err != nil {
+		return fmt.Errorf("--root-key: %w", err)
+	}
+	if s.db, err = db.Open(ctx, c.Database, db.Options{Logger: s.logger}); err != nil {
+		return err
+	}
+	if s.sealer, err = seal.Open(ctx, s.db, source); err != nil {
+		return fmt.Errorf("opening the keys: %w", err)
+	}
+	s.sealer.Hold(secret.Holding, seal.SigningKeys)
+	if err := s.sealer.Prepare(ctx, tenant); err != nil {
+		return fmt.Errorf("opening the keys: %w", err)
+	}
+	if s.keys, err = seal.OpenKeyring(ctx, s.db, s.sealer); err != nil {
+		return fmt.Errorf("opening the signing keys: %w", err)
+	}
+	u, err := url.Parse(c.Issuer)
+	if err != nil {
+		return err
+	}
+	s.log = audit.Open(s.db, audit.Options{
+		Seal:   s.sealAs(seal.Audit),
+		Open:   s.openAs(seal.Audit),
+		Key:    s.logKey,
+		Keys:   s.logKeys,
+		Origin: u.Host + u.Path + logPath,
+		Logger: s.logger,
+	})
+	if s.spool, err = audit.OpenSpool(s.log, filepath.Join(c.Data, "spool"), audit.SpoolOptions{}); err != nil {
+		return fmt.Errorf("opening the node's spool of evidence: %w", err)
+	}
+	if s.bucket, err = recording.OpenBucket(ctx, c.Blobs); err != nil {
+		return fmt.Errorf("--blobs: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) sealAs(class seal.Class) func(estover.TenantID, string, []byte) ([]byte, error) {
+	return func(tenant estover.TenantID, id string, plain []byte) ([]byte, error) {
+		return s.sealer.Seal(tenant, seal.AAD{Class: class, ID: id}, plain)
+	}
+}
+
+func (s *Server) openAs(class seal.Class) func(estover.TenantID, string, []byte) ([]byte, error) {
+	return func(tenant estover.TenantID, id string, sealed []byte) ([]byte, error) {
+		plain, err := s.sealer.Open(tenant, seal.AAD{Class: class, ID: id}, sealed)
+		if class == seal.Audit && errors.Is(err, seal.ErrNoKey) {
+			err = audit.ErrErased.Because(err)
+		}
+		return plain, err
+	}
+}
+
+func (s *Server) logKey(ctx context.Context, tenant estover.TenantID) (crypto.Signer, error) {
+	k, err := s.keys.Active(ctx, tenant, seal.LogKey)
+	return k.Signer, err
+}
+
+func (s *Server) logKeys(ctx context.Context, tenant estover.TenantID) (all []ed25519.PublicKey, err error) {
+	keys, err := s.keys.Public(ctx, tenant)
+	for _, k := range keys {
+		if pub, ok := k.Public.(ed25519.PublicKey); ok && k.Purpose == seal.LogKey && k.State != seal.KeyRevoked {
+			all = append(all, pub)
+		}
+	}
+	return all, err
+}
+
+// wire makes the packages known to each other. Nothing here does I/O.
+func (s *Server) wire() error {
+	f := &s.facts
+	f.now = s.db.Now
+	s.decider = policy.NewDecider(s.db, policy.Sources{
+		// The facts come from packages that stand behind the door, so they are
+		// looked up when they are asked for.
+		Agent: func(ctx context.Context, t estover.TenantID, id string) (*policy.Agent, error) {
+			return f.sources().Agent(ctx, t, id)
+		},
+		Session: func(ctx context.Context, t estover.TenantID, id string) (policy.Session, error) {
+			return f.sources().Session(ctx, t, id)
+		},
+		Grants: func(ctx context.Context, t estover.TenantID, id string) (*policy.Grants, error) {
+			return f.sources().Grants(ctx, t, id)
+		},
+		Resource: f.resource,
+	}, policy.Options{Logger: s.logger})
+	s.guard = guard.New(s.db, s.log, s.decider, guard.Options{Alive: s.alive, Logger: s.logger})
+	f.follow(s.guard)
+	s.policy = policy.New(s.guard, s.decider)
+	s.keys.Record(s.recordKeys)
+
+	f.people = directory.New(s.guard, directory.Options{Left: func(ctx context.Context, tx *guard.Tx, person string) error {
+		return f.registry.SponsorLeft(ctx, tx, person)
+	}})
+	f.registry = agent.New(s.guard, agent.Options{
+		Sponsor: f.people.Sponsor,
+		Pepper:  func(t estover.TenantID, value []byte) []byte { return s.sealer.MAC(t, "client secret", value) },
+	})
+	f.resources = resource.New(s.guard)
+	f.access = access.New(s.guard, access.Options{Agent: f.registry.Grantable, Resource: f.resources.Grantable})
+	f.secrets = secret.New(s.guard, s.sealer, secret.Options{Logger: s.logger})
+	f.sessions = session.New(s.guard, session.Config{
+		Clients: f, Seal: s.sealAs(seal.Audit), Unseal: s.openAs(seal.Audit),
+	}, session.Part{Name: "grants", End: token.EndSessions})
+	s.tokens = token.New(s.guard, token.Config{Issuer: token.Issuer(s.config.Issuer), Keys: s.keys, Clients: f, Sessions: f.sessions, Access: f})
+	s.callers = &edge.Callers{Tokens: s.tokens, People: f.people.Authenticate}
+	s.oauth = oauth.New(oauth.Config{Tokens: s.tokens, Sessions: f.sessions, Callers: s.callers, Logger: s.logger})
+	s.recordings = recording.New(s.guard, s.sealer, s.bucket, recording.Options{Logger: s.logger})
+
+	s.duties = duty.New(duty.Config{
+		Guard: s.guard, Agents: f.registry, Resources: f.resources, Sessions: f.sessions, Secrets: f.secrets, Recordings: s.recordings,
+		Spool: s.spool, Sealer: s.sealer, Live: s.live, Grant: s.grantDocument, Hosts: s.hostsOf, Node: node(), Logger: s.logger,
+	})
+	s.pipeline = &gateway.Pipeline{
+		Steps: s.duties, Forwarder: gateway.NewForwarder(&edge.Dialer{Own: s.own}, s.logger), Live: s.live,
+	}
+	ev := evidence.New(s.guard, s.keys, s.recordings, s.policy.Manifest)
+	s.incidents = incident.New(s.guard, f.registry, f.sessions, s.live, ev)
+	gatewayAddress, err := s.gatewayAddress()
+	if err != nil {
+		return err
+	}
+	s.api, s.apiHandler = api.New(s.guard, api.Parts{
+		Agents: f.registry, People: f.people, Resources: f.resources, Grants: f.access, Secrets: f.secrets, Sessions: f.sessions, Policy: s.policy,
+		Recordings: s.recordings, Evidence: ev, Incidents: s.incidents, Gateway: s.duties, GatewayAddress: gatewayAddress, Doctor: s.doctor, Entered: s.entered,
+		Apply: apply.New(s.guard, apply.Parts{
+			People: f.people, Agents: f.registry, Resources: f.resources, Grants: f.access, Secrets: f.secrets, Policy: s.policy,
+		}),
+	}, api.Options{
+		Version: s.version, Issuer: s.config.Issuer, Authenticate: s.callers.Authenticate,
+		Seal: s.sealAs(seal.Token), Open: s.openAs(seal.Token), Logger: s.logger,
+	})
+	return nil
+}
+
+func node() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return "gateway"
+	}
+	return name
+}
+
+// gatewayAddress is where launchers find the forward proxy: under the name of
+// the issuer, which the certificate has, and the gateway's own port.
+func (s *Server) gatewayAddress() (string, error) {
+	u, err := url.Parse(s.config.Issuer)
+	if err != nil {
+		return "", err
+	}
+	_, port, err := net.SplitHostPort(s.config.Gateway)
+	return net.JoinHostPort(u.Hostname(), port), err
+}
+
+// alive checks in a transaction that what a caller's authority rests on has
+// not ended since the caller was recognised.
+func (s *Server) alive(ctx context.Context, tx *db.Tx, caller estover.Caller) error {
+	switch caller.Subject.Kind() {
+	case estover.UserKind:
+		return s.facts.people.Alive(ctx, tx, caller)
+	case estover.AgentKind:
+		at := db.Epoch{Table: token.GrantTable, ID: caller.Grant, Epoch: caller.Epoch}
+		if caller.Grant == "" {
+			at = db.Epoch{Table: session.Table, ID: caller.Session, Epoch: caller.Epoch}
+		}
+		if err := tx.Alive(ctx, at); err != nil {
+			if errors.Is(err, db.ErrStale) {
+				err = session.ErrEnded
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// grantDocument is the document of the grant that covers a call, as a receipt
+// commits to it.
+func (s *Server) grantDocument(ctx context.Context, caller estover.Caller, resourceID, action string, class estover.Class) (string, error) {
+	grants, err := s.facts.access.Grants(ctx, caller.Tenant, caller.Subject.ID())
+	if err != nil {
+		return "", err
+	}
+	g, fit := access.Entitled(s.db.Now(), grants, resourceID, action, class, caller.Purpose)
+	if fit != access.Granted {
+		return "", nil
+	}
+	u, err := s.facts.resources.Upstream(ctx, caller.Tenant, resourceID)
+	if err != nil {
+		return "", err
+	}
+	from := g.StartsAt
+	if from.IsZero() {
+		from = g.CreatedAt
+	}
+	b, err := json.Marshal(attest.Grant{
+		ID: g.ID, Agent: g.Agent, Purpose: caller.Purpose, NotBefore: from, NotAfter: g.ExpiresAt,
+		Permissions: []attest.Permission{{Resource: u.Name, Actions: g.Actions}},
+	})
+	return string(b), err
+}
+
+// hostsOf are the hosts of the resources that an agent is granted anything on.
+func (s *Server) hostsOf(ctx context.Context, tenant estover.TenantID, id string) (hosts []string, err error) {
+	grants, err := s.facts.access.Grants(ctx, tenant, id)
+	if err != nil {
+		return nil, err
+	}
+	for _, g := range grants {
+		u, err := s.facts.resources.Upstream(ctx, tenant, g.Resource)
+		if estover.KindOf(err) == estover.NotFound {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, h := range u.Hosts {
+			host, err := edge.ParseHost(h, edge.DefaultPort(u.URL.Scheme))
+			if err != nil {
+				return nil, err
+			}
+			hosts = append(hosts, host.Bare())
+		}
+	}
+	return hosts, nil
+}
+
+// recordKeys has the making and revoking of signing keys recorded.
+func (s *Server) recordKeys(ctx context.Context, c seal.Change) (func(context.Context, *db.Tx) error, error) {
+	system := estover.Caller{Tenant: c.Tenant, Subject: estover.System("keyring")}
+	op := guard.Op{Action: "key.rotate", Target: "key:" + c.Made, Detail: map[string]any{"purpose": c.Purpose, "from": c.From, "revoked": c.Revoked}}
+	event := s.guard.Event(system, op, guard.Decision{ID: estover.NewID("evt"), Allow: true}, audit.Done)
+	p, err := s.log.Prepare(c.Tenant, event)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, tx *db.Tx) error { return s.log.Write(ctx, tx, p) }, nil
+}
+
+// bootstrapFile is where the first administrator's one-time token is put.
+const bootstrapFile = "bootstrap-token"
+
+// bootstrap lets the first administrator in.
+func (s *Server) bootstrap(ctx context.Context) error {
+	value, err := s.facts.people.Bootstrap(ctx, tenant)
+	if err != nil {
+		return fmt.Errorf("letting the first administrator in: %w", err)
+	}
+	if value.Empty() {
+		s.entered()
+		return nil
+	}
+	file := s.bootstrapPath()
+	if err := writePrivate(file, append(value.Reveal(), '\n')); err != nil {
+		return fmt.Errorf("writing the first administrator's token: %w", err)
+	}
+	s.logger.Info("no administrator has come in yet; log in with the one-time token", "file", file)
+	return nil
+}
+
+// entered takes away the first administrator's token, which is used up.
+func (s *Server) entered() {
+	if err := os.Remove(s.bootstrapPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		s.logger.Error("removing a one-time token that is used up", "error", err)
+	}
+}
+
+// writePrivate writes a file that only we can read, whole or not at all.
+func writePrivate(file string, b []byte) error {
+	tmp, err := os.CreateTemp(filepath.Dir(file), ".tmp-") // 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.Write(b)
+	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
+		return err
+	}
+	return os.Rename(tmp.Name(), file)
+}
+
+// trusted are the proxies whose word about a client's address is believed.
+func (s *Server) trusted() []netip.Prefix {
+	var all []netip.Prefix
+	for _, p := range s.config.Proxies {
+		all = append(all, netip.MustParsePrefix(p)) // check has parsed it
+	}
+	return all
+}
+
+// close lets go of everything that was opened, in the other order.
+func (s *Server) close() {
+	for _, l := range []net.Listener{s.listener, s.gatewayListener} {
+		if l != nil {
+			_ = l.Close()
+		}
+	}
+	if s.bucket != nil {
+		_ = s.bucket.Close()
+	}
+	if s.spool != nil {
+		if err := s.spool.Close(); err != nil {
+			s.logger.Error("closing the spool", "error", err)
+		}
+	}
+	if s.db != nil {
+		if err := s.db.Close(); err != nil {
+			s.logger.Error("closing the database", "error", err)
+		}
+	}
+	if s.lock != nil {
+		_ = s.lock.Close()
+	}
+}
+
+// stopTime bounds how long a stopping server waits for what is under way.
+const stopTime = 20 * time.Second
