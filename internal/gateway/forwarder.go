@@ -348,7 +348,7 @@ func (f *flight) rewrite(pr *httputil.ProxyRequest) {
 	}
 	out.URL.RawQuery = fill(out.Header, query, p.Slots, false)
 	if out.Body != nil {
-		f.up = sending{f: f, from: pr.In.Body, in: pr.In, out: out}
+		f.up.f, f.up.from, f.up.in, f.up.out = f, pr.In.Body, pr.In, out
 		if p.Tripwire != nil {
 			f.up.scan = p.Tripwire.Reader(pr.In.Body, func(string) { f.up.tripped = true })
 		}

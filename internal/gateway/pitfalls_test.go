@@ -1521,6 +1521,7 @@ func TestC10ACutEndsStreams(t *testing.T) {
 		conns[path] = c
 	}
 	begun.Wait()
+	bufio.NewReaderSize(conns["/flood"], 16).ReadByte()
 	for _, path := range []string{"/sse", "/other"} {
 		in := bufio.NewReader(conns[path])
 		for line := ""; line != "data: one\n"; {
