@@ -154,7 +154,7 @@ func (l *launch) run(ctx context.Context, s *settings, args []string) (int, erro
 		return 0, err
 	}
 	if !l.quiet {
-		fmt.Fprintf(os.Stderr, "estover: session %s of %s, for %s\n", o.Session.ID, o.Session.Agent, o.Session.Purpose)
+		fmt.Fprintf(os.Stderr, "estover: session %s of %s, for %s\n", o.Session.ID, first(l.agent, o.Session.Agent), o.Session.Purpose)
 		if len(dropped) > 0 {
 			fmt.Fprintf(os.Stderr, "estover: not handed down: %s (use --keep-env to do so)\n", strings.Join(dropped, ", "))
 		}

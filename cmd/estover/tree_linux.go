@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -99,24 +100,36 @@ func descendants(of int) []int {
 }
 
 // owns reports whether the socket at the other end of a connection to our
-// loopback address belongs to a process of the tree.
+// loopback address belongs to a process of the tree. The kernel's tables change
+// while they are read, so what is not found at once is looked for again.
 func (t *tree) owns(remote net.Addr) bool {
 	a, ok := remote.(*net.TCPAddr)
 	if !ok {
 		return false
 	}
-	inode := socketInode(a.Port)
-	if inode == "" {
-		return false
+	for deadline := time.Now().Add(ownerTime); ; time.Sleep(5 * time.Millisecond) {
+		if inode := socketInode(a.Port); inode != "" && inode != "0" && holds(descendants(os.Getpid()), "socket:["+inode+"]") {
+			return true
+		}
+		if time.Now().After(deadline) {
+			return false
+		}
 	}
-	want := "socket:[" + inode + "]"
-	for _, pid := range descendants(os.Getpid()) {
-		fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+}
+
+// ownerTime bounds the search for the owner of a connection.
+const ownerTime = 500 * time.Millisecond
+
+// holds reports whether one of the processes has this file open.
+func holds(pids []int, file string) bool {
+	for _, pid := range pids {
+		dir := fmt.Sprintf("/proc/%d/fd", pid)
+		fds, err := os.ReadDir(dir)
 		if err != nil {
-			continue
+			continue // it has ended in the meantime
 		}
 		for _, fd := range fds {
-			if link, err := os.Readlink(fd); err == nil && link == want {
+			if link, err := os.Readlink(filepath.Join(dir, fd.Name())); err == nil && link == file {
 				return true
 			}
 		}

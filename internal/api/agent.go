@@ -35,7 +35,7 @@ func (s *Server) agents() {
 }
 
 func (s *Server) listAgents(ctx context.Context, in *struct {
-	paging
+	Paging
 	Sponsor   string `query:"sponsor" doc:"Only agents of this person"`
 	Blueprint string `query:"blueprint" doc:"Only instances of this blueprint"`
 	Team      string `query:"team" doc:"Only agents of this team"`
@@ -56,7 +56,7 @@ func (s *Server) createAgent(ctx context.Context, in *struct {
 	return &one[agent.Agent]{a}, s.problem(ctx, err)
 }
 
-func (s *Server) getAgent(ctx context.Context, in *named) (*one[agent.Agent], error) {
+func (s *Server) getAgent(ctx context.Context, in *Named) (*one[agent.Agent], error) {
 	id, err := s.agentID(ctx, in.ID)
 	if err != nil {
 		return nil, s.problem(ctx, err)
@@ -66,7 +66,7 @@ func (s *Server) getAgent(ctx context.Context, in *named) (*one[agent.Agent], er
 }
 
 func (s *Server) updateAgent(ctx context.Context, in *struct {
-	named
+	Named
 	Body agent.Spec
 }) (*one[agent.Agent], error) {
 	id, err := s.agentID(ctx, in.ID)
@@ -78,7 +78,7 @@ func (s *Server) updateAgent(ctx context.Context, in *struct {
 }
 
 func (s *Server) holdAgent(ctx context.Context, in *struct {
-	named
+	Named
 	Body struct {
 		Kind   agent.Kind `json:"kind" enum:"pending,suspended,quarantined,retired"`
 		Reason string     `json:"reason" minLength:"1" maxLength:"500"`
@@ -93,7 +93,7 @@ func (s *Server) holdAgent(ctx context.Context, in *struct {
 }
 
 func (s *Server) liftHold(ctx context.Context, in *struct {
-	named
+	Named
 	Hold string `path:"hold"`
 	Body struct {
 		Reason string `json:"reason" minLength:"1" maxLength:"500"`
@@ -107,7 +107,7 @@ func (s *Server) liftHold(ctx context.Context, in *struct {
 	return &one[agent.Agent]{a}, s.problem(ctx, err)
 }
 
-func (s *Server) listCredentials(ctx context.Context, in *named) (*many[agent.Credential], error) {
+func (s *Server) listCredentials(ctx context.Context, in *Named) (*many[agent.Credential], error) {
 	id, err := s.agentID(ctx, in.ID)
 	if err != nil {
 		return nil, s.problem(ctx, err)
@@ -125,7 +125,7 @@ type madeCredential struct {
 }
 
 func (s *Server) createCredential(ctx context.Context, in *struct {
-	named
+	Named
 	Body struct {
 		Kind       agent.CredentialKind `json:"kind" enum:"secret,jwks"`
 		Label      string               `json:"label,omitempty" maxLength:"100"`
@@ -149,7 +149,7 @@ func (s *Server) createCredential(ctx context.Context, in *struct {
 }
 
 func (s *Server) retireCredential(ctx context.Context, in *struct {
-	named
+	Named
 	Credential string `path:"credential"`
 	Body       struct {
 		AfterSeconds int64 `json:"after_seconds,omitempty" minimum:"0" doc:"An overlap in which its successor is put in place"`

@@ -217,14 +217,15 @@ func pageOf[T any](items []T, next string) *many[T] {
 	return &p
 }
 
-// paging is what every list takes.
-type paging struct {
+// Paging is what every list takes.
+type Paging struct {
 	Limit  int    `query:"limit" minimum:"1" maximum:"200" default:"50" doc:"How many things a page has"`
 	Cursor string `query:"cursor" maxLength:"500" doc:"Where the page begins: next of the page before"`
 }
 
-// named is the path of one thing.
-type named struct {
+// Named is the path of one thing. Like the others that inputs embed, it is exported
+// for huma, which looks into no other fields.
+type Named struct {
 	ID string `path:"id" maxLength:"200" doc:"Its id"`
 }
 

@@ -36,7 +36,7 @@ type event struct {
 func eventOf(e audit.Entry) event { return event{e.Event, e.Index, e.Erased} }
 
 func (s *Server) listEvents(ctx context.Context, in *struct {
-	paging
+	Paging
 	Action  string    `query:"action" doc:"Only events of this action, as noun.verb"`
 	Outcome string    `query:"outcome" enum:"done,refused,failed"`
 	Actor   string    `query:"actor" doc:"Only what this subject did: agent:agt_…, user:usr_…"`
@@ -84,7 +84,7 @@ func (s *Server) findEvent(ctx context.Context, id string) (e audit.Entry, err e
 	return e, err
 }
 
-func (s *Server) getEvent(ctx context.Context, in *named) (*one[event], error) {
+func (s *Server) getEvent(ctx context.Context, in *Named) (*one[event], error) {
 	e, err := s.findEvent(ctx, in.ID)
 	return &one[event]{eventOf(e)}, s.problem(ctx, err)
 }
@@ -97,7 +97,7 @@ type why struct {
 
 var errNoDecision = &estover.Error{Kind: estover.NotFound, Code: "no_decision", Detail: "This event holds no decision. A call through the gateway has two events: ask about the intent, whose id is in the answer that the agent got."}
 
-func (s *Server) explainEvent(ctx context.Context, in *named) (*one[why], error) {
+func (s *Server) explainEvent(ctx context.Context, in *Named) (*one[why], error) {
 	e, err := s.findEvent(ctx, in.ID)
 	if err != nil {
 		return nil, s.problem(ctx, err)
@@ -114,7 +114,7 @@ func (s *Server) explainEvent(ctx context.Context, in *named) (*one[why], error)
 	return &one[why]{why{eventOf(e), x}}, s.problem(ctx, err)
 }
 
-func (s *Server) getReceipt(ctx context.Context, in *named) (*file, error) {
+func (s *Server) getReceipt(ctx context.Context, in *Named) (*file, error) {
 	r, err := s.Evidence.Receipt(ctx, callerOf(ctx), in.ID)
 	if err != nil {
 		return nil, s.problem(ctx, err)

@@ -28,7 +28,7 @@ func (s *Server) grants() {
 }
 
 func (s *Server) listGrants(ctx context.Context, in *struct {
-	paging
+	Paging
 	Agent    string `query:"agent" doc:"Name or id: only grants of this agent"`
 	Resource string `query:"resource" doc:"Name or id: only grants for this resource"`
 	Live     bool   `query:"live" doc:"Only grants that have neither ended nor expired"`
@@ -61,7 +61,7 @@ func (s *Server) createGrant(ctx context.Context, in *struct{ Body access.Spec }
 	return &one[access.Grant]{g}, s.problem(ctx, err)
 }
 
-func (s *Server) getGrant(ctx context.Context, in *named) (*one[access.Grant], error) {
+func (s *Server) getGrant(ctx context.Context, in *Named) (*one[access.Grant], error) {
 	id, err := s.grantID(ctx, in.ID)
 	if err != nil {
 		return nil, s.problem(ctx, err)
@@ -70,7 +70,7 @@ func (s *Server) getGrant(ctx context.Context, in *named) (*one[access.Grant], e
 	return &one[access.Grant]{g}, s.problem(ctx, err)
 }
 
-func (s *Server) endGrant(ctx context.Context, in *withReason) (*one[access.Grant], error) {
+func (s *Server) endGrant(ctx context.Context, in *WithReason) (*one[access.Grant], error) {
 	id, err := s.grantID(ctx, in.ID)
 	if err != nil {
 		return nil, s.problem(ctx, err)

@@ -45,7 +45,7 @@ func (s *Server) listContainments(ctx context.Context, in *struct {
 	return pageOf(list, ""), s.problem(ctx, err)
 }
 
-func (s *Server) containmentCertificate(ctx context.Context, in *named) (*file, error) {
+func (s *Server) containmentCertificate(ctx context.Context, in *Named) (*file, error) {
 	b, err := s.Incidents.Certificate(ctx, callerOf(ctx), in.ID)
 	return &file{"application/x-ndjson", `attachment; filename="` + in.ID + `.estover-receipt"`, b}, s.problem(ctx, err)
 }

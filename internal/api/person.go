@@ -71,7 +71,7 @@ func (s *Server) logout(ctx context.Context, _ *struct{}) (*struct{}, error) {
 	return nil, s.problem(ctx, s.People.Retire(ctx, c, c.Subject.ID(), c.Grant))
 }
 
-func (s *Server) listPeople(ctx context.Context, in *struct{ paging }) (*many[directory.Person], error) {
+func (s *Server) listPeople(ctx context.Context, in *struct{ Paging }) (*many[directory.Person], error) {
 	list, next, err := s.People.List(ctx, callerOf(ctx), directory.Filter{}, in.Cursor, in.Limit)
 	return pageOf(list, next), s.problem(ctx, err)
 }
@@ -81,7 +81,7 @@ func (s *Server) createPerson(ctx context.Context, in *struct{ Body directory.Sp
 	return &one[directory.Person]{p}, s.problem(ctx, err)
 }
 
-func (s *Server) getPerson(ctx context.Context, in *named) (*one[directory.Person], error) {
+func (s *Server) getPerson(ctx context.Context, in *Named) (*one[directory.Person], error) {
 	id, err := s.personID(ctx, in.ID)
 	if err != nil {
 		return nil, s.problem(ctx, err)
@@ -91,7 +91,7 @@ func (s *Server) getPerson(ctx context.Context, in *named) (*one[directory.Perso
 }
 
 func (s *Server) updatePerson(ctx context.Context, in *struct {
-	named
+	Named
 	Body directory.Spec
 }) (*one[directory.Person], error) {
 	id, err := s.personID(ctx, in.ID)
@@ -109,7 +109,7 @@ type invitation struct {
 }
 
 func (s *Server) invitePerson(ctx context.Context, in *struct {
-	named
+	Named
 	Body struct {
 		TTLSeconds int64 `json:"ttl_seconds,omitempty" minimum:"0" maximum:"604800" doc:"How long it is good; a day if left out"`
 	}
@@ -123,7 +123,7 @@ func (s *Server) invitePerson(ctx context.Context, in *struct {
 }
 
 func (s *Server) disablePerson(ctx context.Context, in *struct {
-	named
+	Named
 	Body struct {
 		Reason string `json:"reason" minLength:"1" maxLength:"500"`
 	}
@@ -136,7 +136,7 @@ func (s *Server) disablePerson(ctx context.Context, in *struct {
 	return &one[directory.Person]{p}, s.problem(ctx, err)
 }
 
-func (s *Server) enablePerson(ctx context.Context, in *named) (*one[directory.Person], error) {
+func (s *Server) enablePerson(ctx context.Context, in *Named) (*one[directory.Person], error) {
 	id, err := s.personID(ctx, in.ID)
 	if err != nil {
 		return nil, s.problem(ctx, err)

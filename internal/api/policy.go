@@ -19,7 +19,7 @@ func (s *Server) policies() {
 	huma.Register(s.huma, op("list-activations", http.MethodGet, "/v1/policy-activations", tag, "List which revisions decided, and since when"), s.listActivations)
 }
 
-func (s *Server) listPolicies(ctx context.Context, in *struct{ paging }) (*many[policy.Revision], error) {
+func (s *Server) listPolicies(ctx context.Context, in *struct{ Paging }) (*many[policy.Revision], error) {
 	list, err := s.Policy.List(ctx, callerOf(ctx), in.Cursor, in.Limit)
 	next := ""
 	if len(list) == in.Limit {
@@ -50,7 +50,7 @@ type source struct {
 	Files    policy.Bundle   `json:"files"`
 }
 
-func (s *Server) getPolicy(ctx context.Context, in *named) (*one[source], error) {
+func (s *Server) getPolicy(ctx context.Context, in *Named) (*one[source], error) {
 	digest := in.ID
 	if digest == "active" {
 		a, err := s.Policy.Active(ctx, callerOf(ctx))
@@ -63,19 +63,19 @@ func (s *Server) getPolicy(ctx context.Context, in *named) (*one[source], error)
 	return &one[source]{source{r, b}}, s.problem(ctx, err)
 }
 
-type withReason struct {
-	named
+type WithReason struct {
+	Named
 	Body struct {
 		Reason string `json:"reason" minLength:"1" maxLength:"500"`
 	}
 }
 
-func (s *Server) activatePolicy(ctx context.Context, in *withReason) (*one[policy.Activation], error) {
+func (s *Server) activatePolicy(ctx context.Context, in *WithReason) (*one[policy.Activation], error) {
 	a, err := s.Policy.Activate(ctx, callerOf(ctx), in.ID, in.Body.Reason)
 	return &one[policy.Activation]{a}, s.problem(ctx, err)
 }
 
-func (s *Server) rollbackPolicy(ctx context.Context, in *withReason) (*one[policy.Activation], error) {
+func (s *Server) rollbackPolicy(ctx context.Context, in *WithReason) (*one[policy.Activation], error) {
 	a, err := s.Policy.Rollback(ctx, callerOf(ctx), in.ID, in.Body.Reason)
 	return &one[policy.Activation]{a}, s.problem(ctx, err)
 }

@@ -27,13 +27,13 @@ func (s *Server) resources() {
 	huma.Register(s.huma, op("retire-resource", http.MethodDelete, "/v1/resources/{id}", tag, "Take a resource out of the catalogue; nothing is forwarded to it any more"), s.retireResource)
 }
 
-func (s *Server) listResources(ctx context.Context, in *struct{ paging }) (*many[resource.Resource], error) {
+func (s *Server) listResources(ctx context.Context, in *struct{ Paging }) (*many[resource.Resource], error) {
 	list, next, err := s.Resources.List(ctx, callerOf(ctx), resource.Filter{}, in.Cursor, in.Limit)
 	return pageOf(list, next), s.problem(ctx, err)
 }
 
 func (s *Server) putResource(ctx context.Context, in *struct {
-	named
+	Named
 	Body resource.Spec
 }) (*one[resource.Resource], error) {
 	if in.Body.Name == "" {
@@ -46,7 +46,7 @@ func (s *Server) putResource(ctx context.Context, in *struct {
 	return &one[resource.Resource]{r}, s.problem(ctx, err)
 }
 
-func (s *Server) getResource(ctx context.Context, in *named) (*one[resource.Resource], error) {
+func (s *Server) getResource(ctx context.Context, in *Named) (*one[resource.Resource], error) {
 	id, err := s.resourceID(ctx, in.ID)
 	if err != nil {
 		return nil, s.problem(ctx, err)
@@ -55,7 +55,7 @@ func (s *Server) getResource(ctx context.Context, in *named) (*one[resource.Reso
 	return &one[resource.Resource]{r}, s.problem(ctx, err)
 }
 
-func (s *Server) retireResource(ctx context.Context, in *named) (*struct{}, error) {
+func (s *Server) retireResource(ctx context.Context, in *Named) (*struct{}, error) {
 	id, err := s.resourceID(ctx, in.ID)
 	if err != nil {
 		return nil, s.problem(ctx, err)

@@ -12,7 +12,7 @@ import (
 
 // The path of a secret has slashes, so it is a parameter of the query and not
 // of the path.
-type secretPath struct {
+type SecretPath struct {
 	Path string `query:"path" required:"true" minLength:"1" maxLength:"500" doc:"Path of the secret, as crm/api-key"`
 }
 
@@ -32,7 +32,7 @@ func (s *Server) secrets() {
 }
 
 func (s *Server) listSecrets(ctx context.Context, in *struct {
-	paging
+	Paging
 	Prefix string `query:"prefix" doc:"Only secrets whose path begins with this"`
 }) (*many[secret.Secret], error) {
 	list, err := s.Secrets.List(ctx, callerOf(ctx), in.Prefix, in.Cursor, in.Limit)
@@ -54,7 +54,7 @@ type described struct {
 	Versions []secret.Version `json:"versions"`
 }
 
-func (s *Server) getSecret(ctx context.Context, in *secretPath) (*one[described], error) {
+func (s *Server) getSecret(ctx context.Context, in *SecretPath) (*one[described], error) {
 	x, err := s.Secrets.Get(ctx, callerOf(ctx), in.Path)
 	if err != nil {
 		return nil, s.problem(ctx, err)
@@ -64,19 +64,19 @@ func (s *Server) getSecret(ctx context.Context, in *secretPath) (*one[described]
 }
 
 func (s *Server) updateSecret(ctx context.Context, in *struct {
-	secretPath
+	SecretPath
 	Body secret.Change
 }) (*one[secret.Secret], error) {
 	x, err := s.Secrets.Update(ctx, callerOf(ctx), in.Path, in.Body)
 	return &one[secret.Secret]{x}, s.problem(ctx, err)
 }
 
-func (s *Server) removeSecret(ctx context.Context, in *secretPath) (*struct{}, error) {
+func (s *Server) removeSecret(ctx context.Context, in *SecretPath) (*struct{}, error) {
 	return nil, s.problem(ctx, s.Secrets.Remove(ctx, callerOf(ctx), in.Path))
 }
 
 func (s *Server) writeSecret(ctx context.Context, in *struct {
-	secretPath
+	SecretPath
 	Body struct {
 		Fields map[string]string `json:"fields" minProperties:"1" maxProperties:"100" doc:"The values by their names; a secret with one has 'value'"`
 		Expect *int64            `json:"expect,omitempty" minimum:"0" doc:"The version that this is to follow, 0 if there must be none; it does not matter if left out"`
@@ -102,7 +102,7 @@ type plain struct {
 }
 
 func (s *Server) readSecret(ctx context.Context, in *struct {
-	secretPath
+	SecretPath
 	Body struct {
 		Version int64  `json:"version,omitempty" minimum:"0" doc:"The newest if left out"`
 		Purpose string `json:"purpose" minLength:"1" maxLength:"500" doc:"What the value is needed for"`
@@ -120,7 +120,7 @@ func (s *Server) readSecret(ctx context.Context, in *struct {
 }
 
 type versionsIn struct {
-	secretPath
+	SecretPath
 	Body struct {
 		Versions []int64 `json:"versions" minItems:"1" maxItems:"100"`
 	}

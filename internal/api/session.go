@@ -72,7 +72,7 @@ func (s *Server) openSession(ctx context.Context, in *struct {
 }
 
 func (s *Server) listSessions(ctx context.Context, in *struct {
-	paging
+	Paging
 	Agent string `query:"agent" doc:"Name or id: only sessions of this agent"`
 	State string `query:"state" enum:"open,ended" doc:"Only sessions in this state"`
 }) (*many[session.Session], error) {
@@ -107,13 +107,13 @@ func (s *Server) listSessions(ctx context.Context, in *struct {
 
 var errCursor = &estover.Error{Kind: estover.Invalid, Code: "cursor_invalid", Detail: "This is no cursor of this list. Take it from next of the page before.", Field: "cursor"}
 
-func (s *Server) getSession(ctx context.Context, in *named) (*one[session.Session], error) {
+func (s *Server) getSession(ctx context.Context, in *Named) (*one[session.Session], error) {
 	got, err := s.Sessions.Get(ctx, callerOf(ctx), in.ID)
 	return &one[session.Session]{got}, s.problem(ctx, err)
 }
 
 func (s *Server) endSession(ctx context.Context, in *struct {
-	named
+	Named
 	Body struct {
 		Cause string `json:"cause,omitempty" maxLength:"500" doc:"Why, for the record"`
 	}
@@ -126,7 +126,7 @@ func (s *Server) endSession(ctx context.Context, in *struct {
 }
 
 func (s *Server) replaySession(ctx context.Context, in *struct {
-	named
+	Named
 	Format string `query:"format" enum:"frames,har" default:"frames" doc:"frames: one JSON object a line; har: HTTP Archive 1.2, for browsers' tools"`
 }) (*huma.StreamResponse, error) {
 	c := callerOf(ctx)
@@ -168,7 +168,7 @@ type file struct {
 }
 
 func (s *Server) exportEvidence(ctx context.Context, in *struct {
-	named
+	Named
 	Disclose bool `query:"disclose" doc:"Add what the receipts commit to: grants, principals and recorded bodies"`
 }) (*file, error) {
 	b, err := s.Evidence.Session(ctx, callerOf(ctx), in.ID, in.Disclose)

@@ -2,6 +2,7 @@ package forward
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -225,7 +226,7 @@ func (t *tunnel) passThrough() {
 	up := t.permission.Upstream
 	ctx, cancel := context.WithTimeout(context.Background(), firstByte)
 	defer cancel()
-	upstream, err := t.door.Pipeline.Forwarder.Dialer().Dial(ctx, up.Host.String(), up.Opening)
+	upstream, err := t.door.Pipeline.Forwarder.Dialer().Dial(ctx, cmp.Or(up.Address, up.Host.String()), up.Opening)
 	if err != nil {
 		t.fail(err)
 		return
