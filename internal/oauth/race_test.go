@@ -63,6 +63,12 @@ func TestAssertionIsGoodOnce(t *testing.T) {
 		refused(t, "a request for an unknown resource", one.AskWith(refusedOnce, "resource", "https://erp.example"), 400, "invalid_target")
 		refused(t, "the same assertion for a resource that is known", one.AskWith(refusedOnce, "resource", oauthtest.CRM), 401, "invalid_client")
 
+		before := count(t, d, "select count(*) from session")
+		refused(t, "the same assertion for another purpose", one.AskWith(refusedOnce, "purpose", "support"), 401, "invalid_client")
+		if n := count(t, d, "select count(*) from session"); n != before {
+			t.Error("an assertion that was presented before opened a session")
+		}
+
 		one.Decider.Set(oauthtest.Deny("token.issue"))
 		denied := one.Assertion(bot)
 		refused(t, "a request that policy refuses", one.AskWith(denied), 400, "access_denied")
