@@ -119,11 +119,10 @@ func (f Front) client(peer netip.Addr, h http.Header) netip.Addr {
 
 // forwarded reads the certificate that a proxy was shown (RFC 9440).
 func forwarded(header string) *x509.Certificate {
-	inner, ok := strings.CutPrefix(header, ":")
-	if inner, ok = strings.CutSuffix(inner, ":"); !ok || header[0] != ':' {
+	if len(header) < 2 || header[0] != ':' || header[len(header)-1] != ':' {
 		return nil
 	}
-	der, err := base64.StdEncoding.DecodeString(inner)
+	der, err := base64.StdEncoding.DecodeString(header[1 : len(header)-1])
 	if err != nil {
 		return nil
 	}

@@ -67,8 +67,10 @@ func TestAddressIsBelievedFromTrustedProxiesOnly(t *testing.T) {
 
 func TestFrontTakesOutWhatOnlyProxiesSay(t *testing.T) {
 	h := http.Header{}
-	for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "Client-Cert", "Client-Cert-Chain",
-		"X-Ssl-Client-Cert", "Ssl-Client-Verify", "X_Forwarded_For", "Client_Cert", "Some_Header"} {
+	for _, name := range []string{
+		"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "Client-Cert", "Client-Cert-Chain",
+		"X-Ssl-Client-Cert", "Ssl-Client-Verify", "X_Forwarded_For", "Client_Cert", "Some_Header",
+	} {
 		h[name] = []string{"x"}
 	}
 	h.Set("Authorization", "Bearer x")

@@ -16,7 +16,6 @@ var (
 	errTooLarge = errRequest.With("The body is larger than %d bytes.", maxForm)
 	errClient   = &estover.Error{Kind: estover.Unknown, Code: "invalid_client", Detail: "The client is not known, or what it presented does not prove that it is the one."}
 	errMayNot   = &estover.Error{Kind: estover.Denied, Code: "unauthorized_client", Detail: "The client may not use this grant type."}
-	errGrant    = &estover.Error{Kind: estover.Conflict, Code: "invalid_grant", Detail: "What the token would rest on is not valid."}
 	errGrants   = &estover.Error{Kind: estover.Invalid, Code: "unsupported_grant_type", Detail: "There is no such grant type here."}
 	errScopes   = &estover.Error{Kind: estover.Invalid, Code: "invalid_scope", Detail: "There are too many scopes."}
 	errTarget   = &estover.Error{Kind: estover.Invalid, Code: "invalid_target", Detail: "The resource is not known."}
