@@ -102,11 +102,11 @@ const tenant = estover.DefaultTenant
 
 // Open makes the directories, opens the database and the keys, and takes the
 // addresses. What is wrong is said in words for whoever starts the server.
-func Open(ctx context.Context, c Config, logger *slog.Logger, version string) (s *Server, err error) {
+func Open(ctx context.Context, c Config, logger *slog.Logger, version string) (_ *Server, err error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	s = &Server{config: c, logger: logger, version: version, boot: newBoot(), live: &gateway.Live{}, own: &edge.Own{}}
+	s := &Server{config: c, logger: logger, version: version, boot: newBoot(), live: &gateway.Live{}, own: &edge.Own{}}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -310,8 +310,12 @@ func (s *Server) alive(ctx context.Context, tx *db.Tx, caller estover.Caller) er
 		return s.facts.people.Alive(ctx, tx, caller)
 	case estover.AgentKind:
 		at := db.Epoch{Table: token.GrantTable, ID: caller.Grant, Epoch: caller.Epoch}
-		if caller.Grant == "" {
+		switch {
+		case caller.Grant != "":
+		case caller.Session != "": // by the certificate that stands for the session
 			at = db.Epoch{Table: session.Table, ID: caller.Session, Epoch: caller.Epoch}
+		default: // by its own credential, which the token service looks at
+			return nil
 		}
 		if err := tx.Alive(ctx, at); err != nil {
 			if errors.Is(err, db.ErrStale) {
