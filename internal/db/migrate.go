@@ -133,18 +133,21 @@ func (m sqliteMigrator) commit(ctx context.Context) error { return m.exec(ctx, "
 
 func (m sqliteMigrator) rollback() { _ = m.exec(context.Background(), "rollback") }
 
+// migrationLock is the number of the lock that a node holds while it migrates.
+const migrationLock = 0x6573746f766572
+
 type postgresMigrator struct{ conn *sql.Conn }
 
 func (m postgresMigrator) begin(ctx context.Context) error {
-	// Two nodes that create the table at once would collide in the catalogue;
-	// the one that loses finds it there.
-	if err := m.exec(ctx, migrationTable); err != nil && !Taken(err) {
-		return err
-	}
 	if err := m.exec(ctx, "begin"); err != nil {
 		return err
 	}
-	return m.exec(ctx, "lock table schema_migration in exclusive mode")
+	// Two nodes that create the table at once would collide in the catalogue,
+	// so that there is nothing of our own to lock yet.
+	if err := m.exec(ctx, "select pg_advisory_xact_lock($1)", migrationLock); err != nil {
+		return err
+	}
+	return m.exec(ctx, migrationTable)
 }
 
 func (m postgresMigrator) exec(ctx context.Context, query string, args ...any) error {
