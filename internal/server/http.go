@@ -13,8 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"estover.dev"
 	"estover.dev/internal/api"
 	"estover.dev/internal/edge"
@@ -76,13 +74,11 @@ func (s *Server) Run(ctx context.Context) error {
 	var jobs sync.WaitGroup
 	s.startJobs(background, &jobs)
 
-	var serving errgroup.Group
-	serving.Go(func() error { return closed(main.Serve(edge.Listen(s.listener, mainTLS))) })
-	serving.Go(func() error { return closed(proxy.Serve(s.gatewayListener)) })
+	failed := make(chan error, 2)
+	go func() { failed <- closed(main.Serve(edge.Listen(s.listener, mainTLS))) }()
+	go func() { failed <- closed(proxy.Serve(s.gatewayListener)) }()
 	s.logger.Info("serving", "issuer", s.config.Issuer, "listen", s.listener.Addr().String(), "gateway", s.gatewayListener.Addr().String(), "authority", ca, "version", s.version)
 
-	failed := make(chan error, 1)
-	go func() { failed <- serving.Wait() }()
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
