@@ -2,8 +2,10 @@ package session
 
 import (
 	"context"
+	"errors"
 
 	"estover.dev"
+	"estover.dev/internal/audit"
 	"estover.dev/internal/db"
 	"estover.dev/internal/guard"
 )
@@ -79,12 +81,16 @@ func (s *Sessions) List(ctx context.Context, caller estover.Caller, f Filter, fr
 	return page, next, nil
 }
 
-// unsealed is the session with the text of its task.
+// unsealed is the session with the text of its task, if that has not been
+// erased.
 func (s *Sessions) unsealed(tenant estover.TenantID, one Session) (Session, error) {
 	if len(one.sealed) == 0 {
 		return one, nil
 	}
 	plain, err := s.Unseal(tenant, one.ID, one.sealed)
+	if errors.Is(err, audit.ErrErased) {
+		return one, nil
+	}
 	one.Task = string(plain)
 	return one, err
 }

@@ -118,7 +118,8 @@ type Config struct {
 	Clients token.Clients
 
 	// Seal and Unseal encrypt the text of a task under the tenant's key, bound
-	// to the session's id.
+	// to the session's id. Unseal says [audit.ErrErased] when the key was
+	// destroyed.
 	Seal   func(tenant estover.TenantID, id string, plain []byte) ([]byte, error)
 	Unseal func(tenant estover.TenantID, id string, sealed []byte) ([]byte, error)
 }

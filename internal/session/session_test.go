@@ -11,6 +11,7 @@ import (
 
 	"estover.dev"
 	"estover.dev/internal/agent"
+	"estover.dev/internal/audit"
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
 	"estover.dev/internal/guard"
@@ -433,6 +434,13 @@ func TestList(t *testing.T) {
 			if strings.Join(c.got, " ") != strings.Join(want, " ") {
 				t.Errorf("%s: %v, want %v", what, c.got, want)
 			}
+		}
+		// A task whose key was destroyed is gone, and its session is still there.
+		c := w.Sessions.Config
+		c.Unseal = func(estover.TenantID, string, []byte) ([]byte, error) { return nil, audit.ErrErased }
+		page, _, err := session.New(w.Guard, c).List(t.Context(), admin, session.Filter{}, nil, 0)
+		if err != nil || len(page) != 5 || page[0].Task != "" {
+			t.Errorf("with erased tasks: %d sessions, %v", len(page), err)
 		}
 		if _, _, err := w.Sessions.List(t.Context(), other.Caller(), session.Filter{Agent: bot.ID}, nil, 0); !errors.Is(err, session.ErrNotYours) {
 			t.Errorf("another agent's sessions: %v, want ErrNotYours", err)
