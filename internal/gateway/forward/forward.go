@@ -120,6 +120,10 @@ var own = []string{"signature", "signature-input", "dpop"}
 func (d *Door) serve(w http.ResponseWriter, r *http.Request) {
 	c, err := d.session(r.Context(), r.TLS)
 	if err != nil {
+		if r.Method == http.MethodConnect {
+			refuse(w, "", denied(err))
+			return
+		}
 		w.Header().Set("Connection", "close")
 		gateway.Refuse(w, "", denied(err))
 		return
@@ -135,11 +139,17 @@ func (d *Door) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// errNoSession is why nobody is let through who comes with the certificate of
+// no session, or of one that has ended.
+var errNoSession = &estover.Error{Kind: estover.Denied, Code: "session_unknown", Detail: "The session has ended, or there never was one."}
+
 // denied turns an unknown caller into a denied one: a proxy that answers 401 or
-// 407 makes clients ask for a password.
+// 407 makes clients ask for a password, and one that answers 404 makes them
+// believe that it is the host that is not there.
 func denied(err error) error {
-	if estover.KindOf(err) == estover.Unknown {
-		return (&estover.Error{Kind: estover.Denied, Code: "session_unknown", Detail: "The certificate belongs to no session that is open."}).Because(err)
+	switch estover.KindOf(err) {
+	case estover.Unknown, estover.NotFound, estover.Conflict:
+		return errNoSession.Because(err)
 	}
 	return err
 }

@@ -527,6 +527,13 @@ func TestC13LeavesAreMintedForReachableHosts(t *testing.T) {
 	if resp.StatusCode != 403 || resp.Header.Get(gateway.DecisionHeader) != "dec_1" {
 		t.Errorf("a denied host is answered with %s %v %s", resp.Status, resp.Header, b)
 	}
+	// Most programs show nothing of it but the reason phrase.
+	if want := "403 No. Why: estover why dec_1"; resp.Status != want {
+		t.Errorf("the status line says %q, want %q", resp.Status, want)
+	}
+	if _, err := a.client(false).Get("https://denied.example/"); err == nil || !strings.Contains(err.Error(), "No. Why: estover why dec_1") {
+		t.Errorf("an ordinary client says %v, want the sentence", err)
+	}
 	// Allowed by a faulty policy, but outside of the CA.
 	c, _ = a.connect(t, "elsewhere.example:443")
 	if err := tls.Client(c, &tls.Config{ServerName: "elsewhere.example", InsecureSkipVerify: true}).Handshake(); err == nil {

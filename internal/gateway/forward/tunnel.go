@@ -44,8 +44,6 @@ type tunnelKey struct{}
 
 // connect opens a tunnel.
 func (d *Door) connect(w http.ResponseWriter, r *http.Request, ex *gateway.Exchange) {
-	// What was not read of a refused CONNECT is not a request.
-	w.Header().Set("Connection", "close")
 	host, err := edge.ParseHost(r.RequestURI, 0)
 	if err == nil {
 		ex.Host = host
@@ -55,23 +53,24 @@ func (d *Door) connect(w http.ResponseWriter, r *http.Request, ex *gateway.Excha
 		err = ErrTunnels
 	}
 	if err != nil {
-		refuse(w, func(w http.ResponseWriter) { d.Pipeline.Refuse(w, ex, err) })
+		d.Pipeline.Steps.Violate(ex, err)
+		refuse(w, ex.Caller.Request, err)
 		return
 	}
 	t := &tunnel{door: d, ex: ex, client: r.TLS, begun: time.Now()}
 	t.permission, err = d.Pipeline.Steps.Connect(r, ex)
 	if err != nil {
-		refuse(w, func(w http.ResponseWriter) { gateway.Refuse(w, ex.Caller.Request, err) })
+		refuse(w, ex.Caller.Request, err)
 		return
 	}
 	t.permission.Host = host
 	if !t.permission.PassThrough && ex.CA == nil {
-		refuse(w, func(w http.ResponseWriter) { gateway.Refuse(w, ex.Caller.Request, errors.New("the session has no CA")) })
+		refuse(w, ex.Caller.Request, errors.New("the session has no CA"))
 		return
 	}
 	if t.leave, err = d.Pipeline.Live.Hold(ex, t.cut); err != nil {
 		t.over(gateway.Cut, err)
-		refuse(w, func(w http.ResponseWriter) { gateway.Refuse(w, ex.Caller.Request, err) })
+		refuse(w, ex.Caller.Request, err)
 		return
 	}
 	c, err := hijacked(w)
@@ -85,18 +84,6 @@ func (d *Door) connect(w http.ResponseWriter, r *http.Request, ex *gateway.Excha
 		return
 	}
 	t.intercept()
-}
-
-// refuse answers a CONNECT and closes.
-func refuse(w http.ResponseWriter, answer func(http.ResponseWriter)) { answer(closing{w}) }
-
-// A closing writer closes the connection after the answer.
-type closing struct{ http.ResponseWriter }
-
-// WriteHeader adds the header that closes.
-func (c closing) WriteHeader(status int) {
-	c.Header().Set("Connection", "close")
-	c.ResponseWriter.WriteHeader(status)
 }
 
 // take begins the life of the tunnel on its connection.
