@@ -74,9 +74,9 @@ type Config struct {
 	// Grant is the document of the grant that covers a call, for the receipt;
 	// "" if there is none.
 	Grant func(ctx context.Context, caller estover.Caller, resource, action string, class estover.Class) (string, error)
-	// Hosts are the hosts that an agent could be granted at all: what the
-	// certificate authority of its sessions is good for.
-	Hosts func(ctx context.Context, tenant estover.TenantID, agent string) ([]string, error)
+	// Granted are the resources on which an agent is granted anything: what
+	// the certificate authority of its sessions is good for.
+	Granted func(ctx context.Context, tenant estover.TenantID, agent string) ([]*resource.Upstream, error)
 
 	Node   string // the name of this gateway
 	Logger *slog.Logger
@@ -181,6 +181,11 @@ func code(d guard.Decision) string {
 	return "not_permitted"
 }
 
+// purposeHeader is where an agent may say what a request is for. Policy refuses
+// a purpose that is not the session's, so nothing can be gained by it: an agent
+// that says what it does is stopped before it uses data for something else.
+const purposeHeader = "Estover-Purpose"
+
 // Decide finds the resource and the action that a request is for, asks policy,
 // and makes the plan that its obligations demand.
 func (d *Duties) Decide(r *http.Request, ex *gateway.Exchange) (*gateway.Plan, error) {
@@ -189,6 +194,7 @@ func (d *Duties) Decide(r *http.Request, ex *gateway.Exchange) (*gateway.Plan, e
 	if err != nil {
 		return nil, err
 	}
+	c.op.Purpose = strings.Join(r.Header.Values(purposeHeader), ", ")
 	if c.decision, err = d.admit(ctx, ex, c.op); err != nil {
 		return nil, err
 	}
@@ -255,7 +261,8 @@ func (d *Duties) plan(ctx context.Context, ex *gateway.Exchange, c *call) (*gate
 		Upstream: &gateway.Upstream{
 			Scheme: up.URL.Scheme, Host: ex.Host, Address: up.Address, Roots: up.Roots, Opening: edge.Opening{Prefixes: up.Private}, Revision: revisionOf(up),
 		},
-		Limits: gateway.Limits{Request: up.Limits.BodyBytes, Answer: up.Limits.BodyBytes},
+		Tripwire: tripwire(),
+		Limits:   gateway.Limits{Request: up.Limits.BodyBytes, Answer: up.Limits.BodyBytes},
 	}
 	if up.Limits.TimeoutSeconds > 0 {
 		p.Upstream.FirstByte = time.Duration(up.Limits.TimeoutSeconds) * time.Second

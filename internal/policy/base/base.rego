@@ -107,7 +107,7 @@ deny contains "not_granted" if {
 
 # METADATA
 # title: Not this purpose
-# description: The purpose of this session is not one that the agent has declared and that its grant was given for.
+# description: This is not for a purpose that the session was opened for, the agent has declared and its grant was given for.
 # custom:
 #   next: Open a session with one of the agent's purposes that the grant names.
 deny contains "purpose_mismatch" if {
