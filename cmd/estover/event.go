@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -148,12 +149,23 @@ agent that was refused finds the id in the header Estover-Decision of the answer
 	}
 }
 
+// callOf is what the gateway was asked for: the method, where to, and which
+// action of the resource that is.
+func callOf(e event) string {
+	word := func(key string) string { s, _ := e.Detail[key].(string); return s }
+	call := strings.TrimSpace(word("method") + " " + word("host") + word("path"))
+	if name := word("action"); name != "" && call != "" {
+		call += " (" + name + ")"
+	}
+	return call
+}
+
 func explain(t *table, e event, x policy.Explanation) {
 	verdict := "Refused"
 	if x.Allow {
 		verdict = "Allowed"
 	}
-	t.pairs("Decision", verdict+" by "+x.Engine, "At", e.At, "Who", e.Actor, "What", e.Action, "On", e.Target, "Session", e.Session, "Policy", x.Revision)
+	t.pairs("Decision", verdict+" by "+x.Engine, "At", e.At, "Who", e.Actor, "What", e.Action, "Call", callOf(e), "On", e.Target, "Session", e.Session, "Policy", x.Revision)
 	for _, r := range x.Rules {
 		t.row()
 		t.pairs("Rule", r.Rule(), "Title", r.Title, "Says", r.Sentence, "Next", r.Next)
@@ -166,8 +178,12 @@ func explain(t *table, e event, x policy.Explanation) {
 			t.row()
 			t.row("It would have been allowed with:")
 		}
-		for _, c := range change {
-			t.row("", fmt.Sprint(c))
+		for n, c := range change {
+			and := ""
+			if n > 0 {
+				and = "and "
+			}
+			t.row("", fmt.Sprintf("%s%s being %s and not %s", and, c.Fact, c.Want, c.Is))
 		}
 	}
 	for i, ask := range x.Ask {

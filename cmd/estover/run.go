@@ -29,6 +29,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"estover.dev/internal/session"
 )
 
 func runCommand(s *settings) *cobra.Command {
@@ -135,7 +137,16 @@ func (l *launch) run(ctx context.Context, s *settings, args []string) (int, erro
 		// The session ends even if the program was told to stop.
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
-		if err := c.do(end, http.MethodPost, "/v1/sessions/"+url.PathEscape(o.Session.ID)+"/end", map[string]any{"cause": cause}, nil); err != nil {
+		err := c.do(end, http.MethodPost, "/v1/sessions/"+url.PathEscape(o.Session.ID)+"/end", map[string]any{"cause": cause}, nil)
+		var p *problem
+		switch {
+		case err == nil:
+			if !l.quiet {
+				fmt.Fprintf(os.Stderr, "estover: session %s ended (%s)\n", o.Session.ID, cause)
+			}
+		case errors.As(err, &p) && p.Code == session.ErrEnded.Code:
+			fmt.Fprintf(os.Stderr, "estover: session %s had been ended already; 'estover session show %s' says why\n", o.Session.ID, o.Session.ID)
+		default:
 			fmt.Fprintf(os.Stderr, "estover: the session %s could not be ended here and ends by itself at %s: %v\n", o.Session.ID, cell(o.Session.ExpiresAt), err)
 		}
 	}()
@@ -164,9 +175,6 @@ func (l *launch) run(ctx context.Context, s *settings, args []string) (int, erro
 	cause = how
 	if err != nil {
 		return 0, fmt.Errorf("running %s: %w", args[0], err)
-	}
-	if !l.quiet {
-		fmt.Fprintf(os.Stderr, "estover: session %s ended (%s)\n", o.Session.ID, how)
 	}
 	return code, nil
 }
