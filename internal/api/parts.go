@@ -35,6 +35,7 @@ type Parts struct {
 	// the forward proxy.
 	Gateway interface {
 		Authority(ctx context.Context, tenant estover.TenantID, session string) (pem string, err error)
+		Placeholders(ctx context.Context, tenant estover.TenantID, session string) (map[string]string, error)
 	}
 	GatewayAddress string
 

@@ -61,6 +61,9 @@ func (s *Server) openSession(ctx context.Context, in *struct {
 	out := openedSession{Session: opened}
 	if in.Body.Thumbprint != "" {
 		pem, err := s.Gateway.Authority(ctx, c.Tenant, opened.ID)
+		if err == nil {
+			out.Placeholders, err = s.Gateway.Placeholders(ctx, c.Tenant, opened.ID)
+		}
 		if err != nil {
 			// A session that nobody can use is no session.
 			_ = s.Sessions.End(context.WithoutCancel(ctx), c, opened.ID, "its certificate authority could not be made")

@@ -28,7 +28,8 @@ type Steps interface {
 	Fill(ctx context.Context, ex *Exchange, p *Plan) error
 	// Settle records the outcome. It is called exactly once for each Intend that
 	// succeeded, whatever happened since; the context of the request may have
-	// ended long ago.
+	// ended long ago. The outcome is a part of the exchange: who keeps it longer
+	// copies it.
 	Settle(ex *Exchange, p *Plan, out *Outcome)
 	// Violate records what was refused before it came to a decision: a host
 	// that is not the tunnel's, a path with two readings, a placeholder where
@@ -200,6 +201,7 @@ func (p *Pipeline) Serve(w http.ResponseWriter, r *http.Request, ex *Exchange) {
 		Refuse(w, ex.Caller.Request, f.decided(f.because(err)))
 		return
 	}
+	f.began = time.Now()
 	finished := false
 	defer func() {
 		if !finished {

@@ -92,10 +92,10 @@ var facts = []fact{
 	{name: "residency_ok", flag: func(f *Facts) *bool { return &f.ResidencyOK }, remedy: "The data stays in its region."},
 	{name: "risk_band", word: func(f *Facts) *string { return &f.RiskBand }, list: []string{"low", "raised", "high", "critical"}, remedy: "The agent's risk falls."},
 	{name: "rule_of_two", flag: func(f *Facts) *bool { return &f.RuleOfTwo }, remedy: "A session without untrusted input, or without private data, does it."},
-	{name: "secret_found", flag: func(f *Facts) *bool { return &f.SecretFound }, live: true, remedy: "The secret is taken out of the request; the gateway adds what the resource needs."},
+	{name: "secret_found", flag: func(f *Facts) *bool { return &f.SecretFound }, remedy: "The secret is taken out of the request; the gateway adds what the resource needs."},
 	{name: "server_trusted", flag: func(f *Facts) *bool { return &f.ServerTrusted }, remedy: "The server is trusted by its operator."},
 	{name: "special_category", flag: func(f *Facts) *bool { return &f.SpecialCategory }, live: true, remedy: "The resource holds no special categories of personal data."},
-	{name: "tool_approved", flag: func(f *Facts) *bool { return &f.ToolApproved }, live: true, remedy: "A person approves the tool's changed definition."},
+	{name: "tool_approved", flag: func(f *Facts) *bool { return &f.ToolApproved }, remedy: "A person approves the tool's changed definition."},
 	{name: "unused_long", flag: func(f *Facts) *bool { return &f.UnusedLong }, remedy: "The grant is confirmed or used."},
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"net/url"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -275,12 +276,18 @@ var ours = []string{
 	"forwarded", "via", "date", "content-type", "content-encoding", "accept-encoding", "range",
 }
 
+// variable is the name of a variable of the environment.
+var variable = regexp.MustCompile(`^[A-Z][A-Z0-9_]{0,99}$`)
+
 func (c *checker) slots(list []Slot) []Slot {
 	if len(list) > maxSlots {
 		c.wrong("slots", "A resource has at most %d slots.", maxSlots)
 	}
 	seen := map[string]bool{}
 	for i, s := range list {
+		if s.Placeholder != "" && !variable.MatchString(s.Placeholder) {
+			c.wrong(fmt.Sprintf("slots[%d].placeholder", i), "The name of a variable has capitals, digits and underscores, as CRM_API_KEY, not %q.", s.Placeholder)
+		}
 		at := func(field string) string { return fmt.Sprintf("slots[%d].%s", i, field) }
 		place := s.Slot + " " + s.Name
 		switch s.Slot {

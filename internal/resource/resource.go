@@ -76,6 +76,8 @@ type Slot struct {
 	Prefix string `json:"prefix,omitempty" doc:"What stands before the secret in a header: \"Bearer \"."`
 	Secret string `json:"secret" minLength:"1" doc:"The path of the secret."`
 	Field  string `json:"field,omitempty" doc:"The field of the secret, if it has several."`
+
+	Placeholder string `json:"placeholder,omitempty" pattern:"^([A-Z][A-Z0-9_]*)?$" doc:"A variable of the environment, as CRM_API_KEY, in which programs get a value that opens nothing, if they do not start without one."`
 }
 
 // The kinds of slot.

@@ -26,6 +26,7 @@ type Config struct {
 	Plain    bool     `flag:"plain-http" env:"ESTOVER_PLAIN_HTTP" help:"Serve the API without TLS; only on a loopback address"`
 	Proxies  []string `flag:"trusted-proxy" env:"ESTOVER_TRUSTED_PROXIES" help:"Network whose X-Forwarded-For is believed, as 10.0.0.0/8; may be repeated"`
 	LogLevel string   `flag:"log-level" env:"ESTOVER_LOG_LEVEL" default:"info" help:"debug, info, warn or error"`
+	Pprof    string   `flag:"pprof" env:"ESTOVER_PPROF" help:"Loopback address that answers profilers (go tool pprof), without asking who they are; off if empty"`
 	LogJSON  bool     `flag:"log-json" env:"ESTOVER_LOG_JSON" help:"Write the log as JSON"`
 }
 

@@ -55,6 +55,14 @@ func (s *Server) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if s.config.Pprof != "" {
+		profiles, l, err := profiler(s.config.Pprof)
+		if err != nil {
+			return err
+		}
+		go func() { _ = profiles.Serve(l) }()
+		defer profiles.Close()
+	}
 	main := edge.NewServer(handler, s.logger)
 	proxy := &forward.Door{
 		Pipeline: s.pipeline,

@@ -30,6 +30,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -259,7 +260,7 @@ func (s *Server) wire() error {
 
 	s.duties = duty.New(duty.Config{
 		Guard: s.guard, Agents: f.registry, Resources: f.resources, Sessions: f.sessions, Secrets: f.secrets, Recordings: s.recordings,
-		Spool: s.spool, Sealer: s.sealer, Live: s.live, Grant: s.grantDocument, Hosts: s.hostsOf, Node: node(), Logger: s.logger,
+		Spool: s.spool, Sealer: s.sealer, Live: s.live, Grant: s.grantDocument, Granted: s.granted, Node: node(), Logger: s.logger,
 	})
 	s.pipeline = &gateway.Pipeline{
 		Steps: s.duties, Forwarder: gateway.NewForwarder(&edge.Dialer{Own: s.own}, s.logger), Live: s.live,
@@ -353,29 +354,23 @@ func (s *Server) grantDocument(ctx context.Context, caller estover.Caller, resou
 	return string(b), err
 }
 
-// hostsOf are the hosts of the resources that an agent is granted anything on.
-func (s *Server) hostsOf(ctx context.Context, tenant estover.TenantID, id string) (hosts []string, err error) {
+// granted are the resources on which an agent is granted anything.
+func (s *Server) granted(ctx context.Context, tenant estover.TenantID, id string) (all []*resource.Upstream, err error) {
 	grants, err := s.facts.access.Grants(ctx, tenant, id)
 	if err != nil {
 		return nil, err
 	}
 	for _, g := range grants {
 		u, err := s.facts.resources.Upstream(ctx, tenant, g.Resource)
-		if estover.KindOf(err) == estover.NotFound {
-			continue
-		}
-		if err != nil {
+		switch {
+		case estover.KindOf(err) == estover.NotFound: // retired
+		case err != nil:
 			return nil, err
-		}
-		for _, h := range u.Hosts {
-			host, err := edge.ParseHost(h, edge.DefaultPort(u.URL.Scheme))
-			if err != nil {
-				return nil, err
-			}
-			hosts = append(hosts, host.Bare())
+		case !slices.Contains(all, u):
+			all = append(all, u)
 		}
 	}
-	return hosts, nil
+	return all, nil
 }
 
 // recordKeys has the making and revoking of signing keys recorded.

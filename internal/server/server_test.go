@@ -220,7 +220,7 @@ spec:
   base_url: http://%s
   allow_private: [127.0.0.0/8]
   class: confidential
-  slots: [{slot: header, name: Authorization, prefix: "Bearer ", secret: crm/key}]
+  slots: [{slot: header, name: Authorization, prefix: "Bearer ", secret: crm/key, placeholder: CRM_KEY}]
   actions:
     - {name: item.read, method: GET, path: "/v1/items/{id}"}
     - {name: item.change, method: PUT, path: "/v1/items/{id}"}
@@ -324,6 +324,7 @@ func TestTask(t *testing.T) {
 			{http.MethodGet, "/u/crm/v1/echo", http.StatusOK, "Bearer " + strings.Repeat("*", len(h.key))},
 			{http.MethodDelete, "/u/crm/v1/items/7", http.StatusForbidden, "not_granted"},
 			{http.MethodGet, "/u/crm/v1/other", http.StatusForbidden, "unknown_action"},
+			{http.MethodGet, "/u/crm/v1/items/est_ph_abcdefgh", http.StatusForbidden, "placeholder_misused"},
 			{http.MethodGet, "/u/nothing/v1/items/7", http.StatusUnauthorized, ""},
 		} {
 			status, body := h.do(c.method, c.path, token, nil)
@@ -348,8 +349,8 @@ func TestTask(t *testing.T) {
 			report = attest.Verify(file, trust)
 			return report.Step(attest.CompleteStep).Result == attest.Pass
 		})
-		if !report.OK() || len(report.Calls) != 3 {
-			t.Errorf("the evidence of three calls:\n%s", report)
+		if !report.OK() || len(report.Calls) != 4 {
+			t.Errorf("the evidence of three calls and one that was stopped:\n%s", report)
 		}
 		if bodies := report.Step(attest.BodiesStep); bodies.Result == attest.Fail {
 			t.Errorf("the disclosed bodies: %s", bodies.Detail)

@@ -2,12 +2,16 @@ package duty
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"estover.dev"
 	"estover.dev/internal/db"
+	"estover.dev/internal/edge"
 	"estover.dev/internal/gateway"
+	"estover.dev/internal/redact"
 	"estover.dev/internal/seal"
+	"estover.dev/internal/secret"
 	"estover.dev/internal/session"
 )
 
@@ -27,9 +31,19 @@ func (d *Duties) CA(ctx context.Context, tenant estover.TenantID, id string) (*g
 	if err != nil {
 		return nil, err
 	}
-	hosts, err := d.Hosts(ctx, tenant, s.Agent)
+	ups, err := d.Granted(ctx, tenant, s.Agent)
 	if err != nil {
 		return nil, err
+	}
+	var hosts []string
+	for _, up := range ups {
+		for _, h := range up.Hosts {
+			host, err := edge.ParseHost(h, edge.DefaultPort(up.URL.Scheme))
+			if err != nil {
+				return nil, err
+			}
+			hosts = append(hosts, host.Bare())
+		}
 	}
 	made, err := gateway.NewCA(id, hosts, d.Guard.DB().Now())
 	if err != nil {
@@ -69,6 +83,43 @@ func (d *Duties) Authority(ctx context.Context, tenant estover.TenantID, id stri
 	}
 	return string(ca.PEM()), nil
 }
+
+// Placeholders are the values that a session's programs get in the place of
+// secrets, by the variables that they look for. They open nothing; one that
+// comes in anywhere but in its slot is refused and recorded.
+func (d *Duties) Placeholders(ctx context.Context, tenant estover.TenantID, id string) (map[string]string, error) {
+	s, err := d.Sessions.Snapshot(ctx, tenant, id)
+	if err != nil {
+		return nil, err
+	}
+	ups, err := d.Granted(ctx, tenant, s.Agent)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]string{}
+	for _, up := range ups {
+		for _, slot := range up.Slots {
+			if slot.Placeholder == "" {
+				continue
+			}
+			if out[slot.Placeholder], err = d.Secrets.Placeholder(ctx, tenant, estover.Agent(s.Agent), id, slot.Secret); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return out, nil
+}
+
+// tripwire finds placeholders, anybody's, in requests: the prefix and each of
+// the characters that can follow it.
+var tripwire = sync.OnceValue(func() *redact.Matcher {
+	var values []redact.Value
+	for _, c := range "abcdefghijklmnopqrstuvwxyz234567" {
+		values = append(values, redact.Value{Name: "placeholder", Text: []byte(secret.PlaceholderPrefix + string(c))})
+	}
+	m, _ := redact.NewMatcher(values...)
+	return m
+})
 
 func caAAD(id string) seal.AAD { return seal.AAD{Class: seal.PKI, ID: "session:" + id} }
 
