@@ -1,0 +1,311 @@
+// Package e2etest runs the program as its users do: a server in a process of
+// its own, and the command line beside it. Nothing of it reaches into the
+// program; whatever a test sees, anybody could see.
+//
+//	world := e2etest.NewWorld(t)                    upstreams on loopback, with a certificate authority
+//	srv := e2etest.Start(t)                         `estover serve` on free ports, data in t.TempDir()
+//	admin := srv.Admin(t)                           `estover login`, with a configuration of its own
+//	admin.Apply(t, world.Resource(…), …)            `estover apply`
+//	admin.Run(t, "run", "--agent", …, "--", "curl") any other command
+//
+// The program is built once for a test process, or is the one that ESTOVER_BIN
+// names.
+package e2etest
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Main runs the tests of a package and then takes away what [Binary] has
+// built: func TestMain(m *testing.M) { e2etest.Main(m) }.
+func Main(m *testing.M) {
+	code := m.Run()
+	if built != "" {
+		_ = os.RemoveAll(filepath.Dir(built))
+	}
+	os.Exit(code)
+}
+
+var built string
+
+var build = sync.OnceValues(func() (string, error) {
+	if bin := os.Getenv("ESTOVER_BIN"); bin != "" {
+		return filepath.Abs(bin)
+	}
+	dir, err := os.MkdirTemp("", "estover-e2e-")
+	if err != nil {
+		return "", err
+	}
+	built = filepath.Join(dir, "estover")
+	out, err := exec.Command("go", "build", "-o", built, "estover.dev/cmd/estover").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%w\n%s", err, out)
+	}
+	return built, nil
+})
+
+// Binary is the path of the program.
+func Binary(t testing.TB) string {
+	t.Helper()
+	bin, err := build()
+	if err != nil {
+		t.Fatalf("building the program: %v", err)
+	}
+	return bin
+}
+
+// A Server is a running `estover serve`.
+type Server struct {
+	Data    string // its data directory
+	URL     string // https://localhost:PORT
+	Gateway string // localhost:PORT
+	CAFile  string // the authority of its certificate
+
+	args  []string
+	cmd   *exec.Cmd
+	log   *log
+	ended chan error // gets the end of cmd, once
+
+	mu    sync.Mutex
+	admin *CLI
+	http  *http.Client
+}
+
+// Start starts a server on a fresh SQLite database, with more arguments of
+// `estover serve` if there are any. It ends with the test.
+func Start(t testing.TB, args ...string) *Server {
+	t.Helper()
+	return start(t, Binary(t), args)
+}
+
+// StartOn starts a server on the database of this URL.
+func StartOn(t testing.TB, database string, args ...string) *Server {
+	t.Helper()
+	return Start(t, append([]string{"--database", database}, args...)...)
+}
+
+func start(t testing.TB, bin string, args []string) *Server {
+	t.Helper()
+	dir := t.TempDir()
+	var err error
+	for range 5 { // the port may be taken by somebody else in between
+		main, gateway := port(t), port(t)
+		s := &Server{
+			Data: filepath.Join(dir, "data"), URL: "https://localhost:" + main, Gateway: "localhost:" + gateway, log: &log{},
+			CAFile: filepath.Join(dir, "data", "tls", "ca.crt"),
+		}
+		s.args = append([]string{
+			bin, "serve", "--data", s.Data, "--listen", "127.0.0.1:" + main, "--gateway", "127.0.0.1:" + gateway,
+		}, args...)
+		if err = s.start(); err == nil {
+			t.Cleanup(func() {
+				s.kill()
+				if t.Failed() {
+					t.Logf("the end of the server's log:\n%s", s.log.tail(60))
+				}
+			})
+			return s
+		}
+		if !strings.Contains(err.Error(), "address already in use") {
+			break
+		}
+	}
+	t.Fatalf("starting the server: %v", err)
+	return nil
+}
+
+// port is a free port that the system does not give to outgoing connections,
+// so that it is still free when the server is started again.
+func port(t testing.TB) string {
+	t.Helper()
+	for range 100 {
+		address := fmt.Sprintf("127.0.0.1:%d", 18000+rand.IntN(14000))
+		if l, err := net.Listen("tcp", address); err == nil {
+			_ = l.Close()
+			return address[strings.LastIndexByte(address, ':')+1:]
+		}
+	}
+	t.Fatal("no free port was found")
+	return ""
+}
+
+// startTime bounds how long a server may take until it serves. The machine may
+// be busy with other tests.
+const startTime = 60 * time.Second
+
+// start starts the process and waits until it serves.
+func (s *Server) start() error {
+	c := exec.Command(s.args[0], s.args[1:]...)
+	c.Env = environment()
+	// Whatever becomes of the test, its servers end with it.
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	stderr, err := c.StderrPipe()
+	if err != nil {
+		return err
+	}
+	if err := c.Start(); err != nil {
+		return err
+	}
+	serving, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		lines := bufio.NewScanner(stderr)
+		lines.Buffer(nil, 1<<20)
+		for once := sync.OnceFunc(func() { close(serving) }); lines.Scan(); {
+			s.log.add(lines.Text())
+			if strings.Contains(lines.Text(), "msg=serving") {
+				once()
+			}
+		}
+		ended <- c.Wait()
+	}()
+	s.cmd, s.ended = c, ended
+	select {
+	case <-serving:
+		return nil
+	case err := <-ended:
+		ended <- err
+		return fmt.Errorf("it ended (%v): %s", err, s.log.tail(5))
+	case <-time.After(startTime):
+		s.kill()
+		return fmt.Errorf("it does not serve after %s: %s", startTime, s.log.tail(20))
+	}
+}
+
+// Pid is the server's process.
+func (s *Server) Pid() int { return s.cmd.Process.Pid }
+
+// kill is kill -9, and waits for the process to be gone.
+func (s *Server) kill() {
+	_ = s.cmd.Process.Kill()
+	s.ended <- <-s.ended
+}
+
+// Kill ends the server as a crash does: kill -9.
+func (s *Server) Kill() { s.kill() }
+
+// Stop ends the server as an operator does, and demands that it ends well.
+func (s *Server) Stop(t testing.TB) {
+	t.Helper()
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-s.ended:
+		s.ended <- err
+		if err != nil {
+			t.Fatalf("stopping the server: %v", err)
+		}
+	case <-time.After(startTime):
+		t.Fatal("the server does not stop")
+	}
+}
+
+// Restart starts a server again that was killed or stopped, as it was.
+func (s *Server) Restart(t testing.TB) {
+	t.Helper()
+	if err := s.start(); err != nil {
+		t.Fatalf("starting the server again: %v", err)
+	}
+}
+
+// Log is what the server has logged so far.
+func (s *Server) Log() string { return s.log.tail(1 << 30) }
+
+// Roots are the authorities that a client of the server trusts: the server's
+// own, and those in the PEM texts.
+func (s *Server) Roots(t testing.TB, more ...string) *x509.CertPool {
+	t.Helper()
+	ca, err := os.ReadFile(s.CAFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	for _, text := range append(more, string(ca)) {
+		if !pool.AppendCertsFromPEM([]byte(text)) {
+			t.Fatal("an authority is no certificate in PEM")
+		}
+	}
+	return pool
+}
+
+// HTTP is a client that trusts the server.
+func (s *Server) HTTP(t testing.TB) *http.Client {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.http == nil {
+		tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.Roots(t), MinVersion: tls.VersionTLS12}, MaxIdleConnsPerHost: 64, ForceAttemptHTTP2: true}
+		s.http = &http.Client{Transport: tr, Timeout: 30 * time.Second}
+	}
+	return s.http
+}
+
+// environment is what a process starts from: nothing of the developer's own.
+func environment(more ...string) []string {
+	env := []string{"PATH=" + os.Getenv("PATH"), "LANG=C.UTF-8", "TZ=UTC", "TMPDIR=" + os.TempDir()}
+	return append(env, more...)
+}
+
+// A log keeps the lines that a process writes.
+type log struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (l *log) add(line string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = append(l.lines, line)
+}
+
+func (l *log) tail(n int) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Join(l.lines[max(0, len(l.lines)-n):], "\n")
+}
+
+// A Result is what a command did.
+type Result struct {
+	Stdout, Stderr string
+	Code           int // -1 if it was ended by a signal
+}
+
+// finish runs a command to its end.
+func finish(t testing.TB, c *exec.Cmd) Result {
+	t.Helper()
+	var out, errs bytes.Buffer
+	c.Stdout, c.Stderr = &out, &errs
+	err := c.Run()
+	var ended *exec.ExitError
+	if err != nil && !errors.As(err, &ended) {
+		t.Fatalf("running %s: %v", strings.Join(c.Args, " "), err)
+	}
+	return Result{out.String(), errs.String(), c.ProcessState.ExitCode()}
+}
+
+// Eventually asks again and again until the answer is yes, and fails the test
+// if it has not been that for a long time.
+func Eventually(t testing.TB, what string, ask func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !ask(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("it has not come to pass that %s", what)
+		}
+	}
+}

@@ -1,0 +1,279 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"estover.dev/demo/company"
+	"estover.dev/demo/inspect"
+	"estover.dev/demo/web"
+	"estover.dev/e2e/e2etest"
+)
+
+// crmKey is what the customer system wants, and nobody but the gateway has.
+const crmKey = "crm_live_t3st0nly7k2f9q4z8x1c5v0b"
+
+// crmSpec is the customer system as a resource.
+const crmSpec = `class: confidential
+slots: [{slot: header, name: Authorization, prefix: "Bearer ", secret: crm/api-key}]
+actions:
+  - {name: customer.list, method: GET, path: /v1/customers, effect: search}
+  - {name: customer.read, method: GET, path: "/v1/customers/{id}"}
+  - {name: note.add, method: POST, path: "/v1/customers/{id}/notes"}
+  - {name: customer.delete, method: DELETE, path: "/v1/customers/{id}"}
+  - {name: events.watch, method: GET, path: /v1/events}
+  - {name: echo.read, method: GET, path: /v1/echo}`
+
+// crmGrant lets the agent bot do everything for the purpose support, except to
+// delete.
+var crmGrant = e2etest.Grant("bot-support", "bot", "crm", "customer.list, customer.read, note.add, events.watch, echo.read", "support")
+
+// A desk is a server with the customer system behind it.
+type desk struct {
+	*e2etest.Server
+	world *e2etest.World
+	crm   *company.Company
+	site  *web.Site
+	admin *e2etest.CLI
+}
+
+func newDesk(t *testing.T, srv *e2etest.Server) *desk {
+	t.Helper()
+	d := &desk{Server: srv, world: e2etest.NewWorld(t), crm: company.New(crmKey, "https://collector.example.test/")}
+	d.site = d.world.Site(t, "crm", d.crm)
+	d.admin = srv.Admin(t)
+	d.admin.Apply(t, e2etest.Secret("crm/api-key", d.site), d.world.Resource(d.site, crmSpec), e2etest.Agent("bot", "support", "marketing"), crmGrant)
+	d.admin.Put(t, "crm/api-key", crmKey)
+	return d
+}
+
+// run is `estover run` of the agent bot for the purpose support.
+func (d *desk) run(command ...string) []string {
+	return append([]string{"run", "--agent", "bot", "--purpose", "support", "--"}, command...)
+}
+
+// node is the Node that follows the proxy variables in fetch.
+func node(t *testing.T) string {
+	t.Helper()
+	own, err := filepath.Abs("../.tools/bin/node")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(own); err == nil {
+		return own
+	}
+	found, err := exec.LookPath("node")
+	if err != nil {
+		t.Fatal("there is no Node; scripts/install brings one")
+	}
+	return found
+}
+
+// Ordinary programs, which know nothing of Estover, reach the customer system
+// without its key.
+func TestRunClients(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, e2etest.Start(t))
+	for name, command := range map[string][]string{
+		"curl":       {"curl", "-sS", "--http1.1", d.site.URL + "/v1/customers?limit=3"},
+		"curl HTTP2": {"curl", "-sS", "--http2", d.site.URL + "/v1/customers?limit=3"},
+		"curl POST":  {"curl", "-sS", "-d", `{"text": "Ada Lindqvist"}`, d.site.URL + "/v1/customers/cus_1001/notes"},
+		"node fetch": {node(t), "-e", `fetch(process.argv[1]).then(r => r.text()).then(console.log)`, d.site.URL + "/v1/customers?limit=3"},
+		"python urllib": {"/usr/bin/python3", "-c", `import sys, urllib.request
+print(urllib.request.urlopen(sys.argv[1]).read().decode())`, d.site.URL + "/v1/customers?limit=3"},
+		"python requests": {"/usr/bin/python3", "-c", `import sys, requests
+s = requests.Session()
+for i in range(3): r = s.get(sys.argv[1]); r.raise_for_status()
+print(r.text)`, d.site.URL + "/v1/customers?limit=3"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := d.admin.Run(t, d.run(command...)...)
+			if r.Code != 0 || !strings.Contains(r.Stdout, "Ada Lindqvist") {
+				t.Fatalf("exit code %d, and no customer came:\n%s%s", r.Code, r.Stdout, r.Stderr)
+			}
+		})
+	}
+	for _, c := range d.crm.Calls() {
+		if !c.Authorised {
+			t.Errorf("%s %s came without the key", c.Method, c.Path)
+		}
+	}
+}
+
+// What the program gets has no secret in it, and what comes back neither.
+func TestRunShowsNoSecret(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, e2etest.Start(t))
+	r := d.admin.Run(t, d.run("sh", "-c", "env; cat /proc/self/environ; curl -sS -i "+d.site.URL+"/v1/echo; cat $SSL_CERT_FILE")...)
+	if r.Code != 0 || !strings.Contains(r.Stdout, "authorization_base64") {
+		t.Fatalf("exit code %d:\n%s%s", r.Code, r.Stdout, r.Stderr)
+	}
+	for _, form := range inspect.Forms([]byte(crmKey)) {
+		if strings.Contains(r.Stdout+r.Stderr, string(form)) {
+			t.Errorf("the program has seen the key, as %q", form)
+		}
+	}
+	if token := d.admin.Token(t); strings.Contains(r.Stdout+r.Stderr, token) {
+		t.Error("the program has seen the token of whoever started it")
+	}
+}
+
+// The variables of the launcher are those that programs understand, and what
+// looks like a credential stays with the caller.
+func TestRunEnvironment(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, e2etest.Start(t))
+	caller := d.admin.With(
+		"GITHUB_TOKEN=ghp_1", "AWS_SECRET_ACCESS_KEY=aws_1", "DB_PASSWORD=pw_1", "DATABASE_URL=postgres://u:p@h/d", "MY_API_KEY=key_1",
+		"ALL_PROXY=socks5://127.0.0.1:1", "https_proxy=http://127.0.0.1:2", "ESTOVER_TOKEN="+d.admin.Token(t), "SSL_CERT_FILE=/nowhere.pem",
+		"PLAIN=kept", "WANTED_TOKEN=wanted_1", "JAVA_TOOL_OPTIONS=-Xmx1g",
+	)
+	r := caller.Run(t, "run", "--agent", "bot", "--purpose", "support", "--keep-env", "WANTED_TOKEN", "--", "env")
+	if r.Code != 0 {
+		t.Fatalf("exit code %d: %s", r.Code, r.Stderr)
+	}
+	got := map[string]string{}
+	for line := range strings.Lines(r.Stdout) {
+		k, v, _ := strings.Cut(strings.TrimRight(line, "\n"), "=")
+		if _, twice := got[k]; twice {
+			t.Errorf("%s is there twice", k)
+		}
+		got[k] = v
+	}
+	proxy := got["ESTOVER_PROXY"]
+	if !regexp.MustCompile(`^http://127\.0\.0\.1:\d+$`).MatchString(proxy) {
+		t.Errorf("ESTOVER_PROXY is %q", proxy)
+	}
+	for _, k := range []string{"HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy", "OPENCLAW_PROXY_URL"} {
+		if got[k] != proxy {
+			t.Errorf("%s is %q, want %q", k, got[k], proxy)
+		}
+	}
+	bundle := got["SSL_CERT_FILE"]
+	for _, k := range []string{
+		"NODE_EXTRA_CA_CERTS", "DENO_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT", "AWS_CA_BUNDLE", "GIT_SSL_CAINFO", "CARGO_HTTP_CAINFO",
+	} {
+		if got[k] != bundle || bundle == "" || bundle == "/nowhere.pem" {
+			t.Errorf("%s is %q and SSL_CERT_FILE %q", k, got[k], bundle)
+		}
+	}
+	for k, want := range map[string]string{
+		"NO_PROXY": "127.0.0.1,localhost,::1", "no_proxy": "127.0.0.1,localhost,::1", "NODE_USE_ENV_PROXY": "1", "PLAIN": "kept", "WANTED_TOKEN": "wanted_1",
+	} {
+		if got[k] != want {
+			t.Errorf("%s is %q, want %q", k, got[k], want)
+		}
+	}
+	java := got["JAVA_TOOL_OPTIONS"]
+	for _, want := range []string{"-Xmx1g ", "-Djavax.net.ssl.trustStore=", "-Dhttps.proxyHost=127.0.0.1", "-Dhttp.nonProxyHosts="} {
+		if !strings.Contains(java, want) {
+			t.Errorf("JAVA_TOOL_OPTIONS is %q, without %q", java, want)
+		}
+	}
+	if !strings.HasPrefix(got["ESTOVER_SESSION"], "ses_") {
+		t.Errorf("ESTOVER_SESSION is %q", got["ESTOVER_SESSION"])
+	}
+	for _, k := range []string{"GITHUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "DATABASE_URL", "MY_API_KEY"} {
+		if v, ok := got[k]; ok {
+			t.Errorf("%s was handed down as %q", k, v)
+		}
+		if !strings.Contains(r.Stderr, k) {
+			t.Errorf("it is not said that %s was not handed down:\n%s", k, r.Stderr)
+		}
+	}
+	for _, k := range []string{"ALL_PROXY", "ESTOVER_TOKEN", "ESTOVER_ADDR"} {
+		if v, ok := got[k]; ok {
+			t.Errorf("%s was handed down as %q", k, v)
+		}
+	}
+	if _, err := os.Stat(bundle); !os.IsNotExist(err) {
+		t.Errorf("the bundle of the session is still there after its end: %v", err)
+	}
+}
+
+// The exit code of `estover run` is that of the command, and the session ends
+// with the command.
+func TestRunEnds(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, e2etest.Start(t))
+	for _, c := range []struct {
+		name   string
+		script string
+		code   int
+	}{
+		{"success", "exit 0", 0},
+		{"failure", "exit 7", 7},
+		{"signal", "kill -9 $$", 128 + 9},
+		{"not found by the shell", "no-such-program-here", 127},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := d.admin.Run(t, d.run("sh", "-c", c.script)...)
+			if r.Code != c.code {
+				t.Errorf("exit code %d, want %d\n%s", r.Code, c.code, r.Stderr)
+			}
+			if s := d.last(t); s.State != "ended" || s.EndCause != "the command ended" {
+				t.Errorf("the session is %s (%s)", s.State, s.EndCause)
+			}
+		})
+	}
+	t.Run("not found", func(t *testing.T) {
+		before := d.last(t).ID
+		r := d.admin.Run(t, d.run("no-such-program-here")...)
+		if r.Code != 1 || !strings.Contains(r.Stderr, "no-such-program-here cannot be run") {
+			t.Errorf("exit code %d: %s", r.Code, r.Stderr)
+		}
+		if s := d.last(t); s.ID != before {
+			t.Errorf("a session was opened for nothing: %+v", s)
+		}
+	})
+	t.Run("children that stay", func(t *testing.T) {
+		pid := filepath.Join(t.TempDir(), "pid")
+		if r := d.admin.Run(t, d.run("sh", "-c", "setsid sleep 600 >/dev/null 2>&1 & echo $! > "+pid)...); r.Code != 0 {
+			t.Fatalf("exit code %d: %s", r.Code, r.Stderr)
+		}
+		gone(t, readPid(t, pid))
+	})
+}
+
+// A shownSession is a session as the command line shows it.
+type shownSession struct {
+	ID       string `json:"id"`
+	State    string `json:"state"`
+	EndCause string `json:"end_cause"`
+}
+
+// last is the session that was opened last.
+func (d *desk) last(t *testing.T) shownSession {
+	t.Helper()
+	var all []shownSession
+	d.admin.JSON(t, &all, "session", "list", "--agent", "bot", "--limit", "1")
+	if len(all) == 0 {
+		return shownSession{}
+	}
+	return all[0]
+}
+
+func readPid(t *testing.T, file string) int {
+	t.Helper()
+	var pid int
+	e2etest.Eventually(t, "a pid is written", func() bool {
+		b, _ := os.ReadFile(file)
+		n, _ := fmt.Sscan(string(b), &pid)
+		return n == 1
+	})
+	return pid
+}
+
+// gone waits until a process has ended.
+func gone(t *testing.T, pid int) {
+	t.Helper()
+	e2etest.Eventually(t, fmt.Sprintf("process %d is gone", pid), func() bool {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		return err != nil || strings.Contains(string(stat), ") Z ")
+	})
+}
