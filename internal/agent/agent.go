@@ -140,6 +140,9 @@ type Options struct {
 	// Pepper is an HMAC-SHA-256 of a secret under a key of the tenant that the
 	// database does not hold.
 	Pepper func(tenant estover.TenantID, secret []byte) []byte
+	// Held is called in the transaction that raises a hold: what the agent has
+	// under way ends there. Nil does nothing.
+	Held func(ctx context.Context, tx *guard.Tx, id string, kind Kind) error
 }
 
 // A Registry is the agents of all tenants. It is safe for use by many at once.
@@ -147,6 +150,7 @@ type Registry struct {
 	guard   *guard.Guard
 	sponsor func(ctx context.Context, tx *db.Tx, person string) error
 	pepper  func(tenant estover.TenantID, secret []byte) []byte
+	held    func(ctx context.Context, tx *guard.Tx, id string, kind Kind) error
 	copies  *guard.Cache[*Snapshot]
 
 	mu   sync.Mutex
@@ -155,8 +159,11 @@ type Registry struct {
 
 // New is the registry behind the door g.
 func New(g *guard.Guard, o Options) *Registry {
+	if o.Held == nil {
+		o.Held = func(context.Context, *guard.Tx, string, Kind) error { return nil }
+	}
 	return &Registry{
-		guard: g, sponsor: o.Sponsor, pepper: o.Pepper,
+		guard: g, sponsor: o.Sponsor, pepper: o.Pepper, held: o.Held,
 		copies: guard.NewCache(g, estover.AgentKind, Load), used: map[use]time.Time{},
 	}
 }

@@ -50,7 +50,7 @@ func checkReason(reason string) error {
 func (r *Registry) Hold(ctx context.Context, caller estover.Caller, id string, kind Kind, reason string) (h Hold, err error) {
 	op := guard.Op{Action: "agent.hold", Target: target(id), Detail: map[string]any{"kind": kind}}
 	err = r.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
-		h, err = Raise(ctx, tx, id, kind, reason, caller.Subject)
+		h, err = r.Raise(ctx, tx, id, kind, reason, caller.Subject)
 		return err
 	})
 	return h, err
@@ -63,7 +63,7 @@ func (r *Registry) Retire(ctx context.Context, caller estover.Caller, id, reason
 }
 
 // Raise is Hold inside a transaction that does more: a containment.
-func Raise(ctx context.Context, tx *guard.Tx, id string, kind Kind, reason string, by estover.Subject) (Hold, error) {
+func (r *Registry) Raise(ctx context.Context, tx *guard.Tx, id string, kind Kind, reason string, by estover.Subject) (Hold, error) {
 	if kind != Activation && kind != Suspension && kind != Quarantine && kind != Retirement {
 		return Hold{}, ErrHoldKind
 	}
@@ -90,7 +90,10 @@ func Raise(ctx context.Context, tx *guard.Tx, id string, kind Kind, reason strin
 	a.Epoch++
 	tx.Note("hold", h)
 	tx.Touch(estover.AgentKind, id)
-	return h, update(ctx, tx.Tx, a)
+	if err := update(ctx, tx.Tx, a); err != nil {
+		return Hold{}, err
+	}
+	return h, r.held(ctx, tx, id, kind)
 }
 
 // Lift takes one hold away. The others stay, and a retirement cannot be lifted.
@@ -125,7 +128,7 @@ func (r *Registry) SponsorLeft(ctx context.Context, tx *guard.Tx, person string)
 		return err
 	}
 	for _, id := range ids {
-		if _, err := Raise(ctx, tx, id, Suspension, "Its sponsor has left.", estover.System("directory")); err != nil {
+		if _, err := r.Raise(ctx, tx, id, Suspension, "Its sponsor has left.", estover.System("directory")); err != nil {
 			return err
 		}
 	}

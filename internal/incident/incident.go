@@ -100,11 +100,11 @@ func (i *Incidents) Contain(ctx context.Context, caller estover.Caller, agentID,
 	var ended []string
 	op := guard.Op{Action: "containment.run", Target: "agent:" + agentID, Detail: map[string]any{"containment": c.ID, "reason": reason}}
 	err := i.guard.Do(ctx, caller, op, func(tx *guard.Tx) (err error) {
-		if _, err = agent.Raise(ctx, tx, agentID, agent.Quarantine, "Contained: "+reason, caller.Subject); err != nil {
-			return err
-		}
 		c.At = tx.Now()
 		if ended, err = i.sessions.EndAgent(ctx, tx, agentID, "containment"); err != nil {
+			return err
+		}
+		if _, err = i.agents.Raise(ctx, tx, agentID, agent.Quarantine, "Contained: "+reason, caller.Subject); err != nil {
 			return err
 		}
 		return insert(ctx, tx.Tx, c)

@@ -246,6 +246,7 @@ func (s *Server) wire() error {
 	f.registry = agent.New(s.guard, agent.Options{
 		Sponsor: f.people.Sponsor,
 		Pepper:  func(t estover.TenantID, value []byte) []byte { return s.sealer.MAC(t, "client secret", value) },
+		Held:    s.held,
 	})
 	f.resources = resource.New(s.guard)
 	f.access = access.New(s.guard, access.Options{Agent: f.registry.Grantable, Resource: f.resources.Grantable})
@@ -371,6 +372,19 @@ func (s *Server) granted(ctx context.Context, tenant estover.TenantID, id string
 		}
 	}
 	return all, nil
+}
+
+// held ends what an agent has under way when it is held: its sessions with all
+// that belongs to them, and for good its grants too.
+func (s *Server) held(ctx context.Context, tx *guard.Tx, id string, kind agent.Kind) error {
+	if _, err := s.facts.sessions.EndAgent(ctx, tx, id, "the agent is "+string(kind)); err != nil {
+		return err
+	}
+	if kind != agent.Retirement {
+		return nil
+	}
+	_, err := access.EndOfAgent(ctx, tx, id, "the agent is retired")
+	return err
 }
 
 // recordKeys has the making and revoking of signing keys recorded.

@@ -444,6 +444,24 @@ func TestContain(t *testing.T) {
 	})
 }
 
+// A hold ends what the agent has under way, and lifting it brings nothing back.
+func TestHold(t *testing.T) {
+	h := build(t, dbtest.SQLite(t))
+	token := h.accessToken(h.openSession())
+	var hold struct{ ID string }
+	h.must(http.MethodPost, "/v1/agents/bot/holds", map[string]string{"kind": "suspended", "reason": "away"}, &hold)
+	h.must(http.MethodPost, "/v1/agents/bot/holds/"+hold.ID+"/lift", map[string]string{"reason": "back"}, nil)
+	if status, body := h.do(http.MethodGet, "/u/crm/v1/items/7", token, nil); status != http.StatusUnauthorized {
+		t.Errorf("a token of before a hold that was lifted: %d %s, want 401", status, body)
+	}
+	h.must(http.MethodPost, "/v1/agents/bot/holds", map[string]string{"kind": "retired", "reason": "for good"}, nil)
+	var grants struct{ Items []any }
+	h.must(http.MethodGet, "/v1/grants?live=true", nil, &grants)
+	if len(grants.Items) != 0 {
+		t.Errorf("a retired agent has %d live grants, want none", len(grants.Items))
+	}
+}
+
 // A stopping server loses nothing, and the next one goes on where it was: the
 // calls of a session keep their numbers.
 func TestRestart(t *testing.T) {
