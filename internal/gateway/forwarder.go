@@ -12,6 +12,7 @@ import (
 	"net/http/httptrace"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -39,8 +40,8 @@ func NewForwarder(d *edge.Dialer, logger *slog.Logger) *Forwarder {
 		ErrorHandler: func(_ http.ResponseWriter, r *http.Request, err error) {
 			flightOf(r).fail(err)
 		},
-		// An answer of known length whose body is late. Everything else is flushed
-		// at once, see [flight.Write].
+		// This is for answers of known length, whose pieces need not go out one by
+		// one. All others are flushed at once.
 		FlushInterval: 10 * time.Millisecond,
 		ErrorLog:      slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 		BufferPool:    bufferPool{},
@@ -106,15 +107,15 @@ type flight struct {
 	told     bool        // the answer is one of ours, and complete
 	wrote    atomic.Bool // the head may have reached the upstream
 
+	own  []string // the folded names of the headers that are emptied
 	up   sending
 	down receiving
 	ws   *socket
 
-	began  time.Time
-	stall  time.Duration
-	length int64        // of the answer, if the upstream said it
-	since  atomic.Int64 // when the write to the client began that goes on
-	age    time.Duration
+	began time.Time
+	stall time.Duration
+	since atomic.Int64 // when the write to the client began that goes on
+	age   time.Duration
 
 	mu        sync.Mutex
 	forwarded bool // deadlines may be set and the connection closed
@@ -192,7 +193,7 @@ func (f *flight) because(err error) error {
 	return err
 }
 
-// broke notes the first thing that went wrong, and ends the exchange.
+// broke notes the first thing that went wrong.
 func (f *flight) broke(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -211,7 +212,6 @@ func (f *flight) broken() error {
 // forward carries the request to its upstream and the answer back.
 func (f *flight) forward(r *http.Request) {
 	p := f.plan
-	f.began = time.Now()
 	f.out = Outcome{Begun: f.began}
 	f.control = http.NewResponseController(f.w)
 	f.stall, f.age = p.Limits.Stall, p.Limits.Age
@@ -228,11 +228,6 @@ func (f *flight) forward(r *http.Request) {
 		f.refuse(err)
 		return
 	}
-	if r.ContentLength != 0 {
-		// An upstream may begin to answer before it has read the whole body, and
-		// the server would close it then.
-		f.control.EnableFullDuplex()
-	}
 	f.mu.Lock()
 	f.forwarded = true
 	f.watch = time.AfterFunc(min(f.stall/2, f.age), f.check)
@@ -240,6 +235,12 @@ func (f *flight) forward(r *http.Request) {
 	if cause := cutCause(f.ctx); cause != nil {
 		f.refuse(cause)
 		return
+	}
+	if r.ContentLength != 0 {
+		// An upstream may begin to answer before it has read the whole body, and
+		// the server would close it then. See [sending.finish].
+		_ = f.control.EnableFullDuplex()
+		f.up.f, f.up.from, f.up.in = f, r.Body, r
 	}
 	f.carry(r)
 	f.settle()
@@ -253,6 +254,8 @@ func (f *flight) carry(r *http.Request) {
 		case nil:
 		case http.ErrAbortHandler:
 			f.out.abort = true
+			// What was delivered of the answer is sent before the connection ends.
+			_ = f.FlushError()
 		default:
 			panic(x)
 		}
@@ -268,6 +271,12 @@ func (f *flight) ready(r *http.Request) error {
 			return err
 		}
 	}
+	f.own = f.ex.Own
+	for _, s := range p.Slots {
+		if h := s.header(); h != "" {
+			f.own = append(f.own[:len(f.own):len(f.own)], edge.Fold(h))
+		}
+	}
 	if p.Limits.Request > 0 && r.ContentLength > p.Limits.Request {
 		return ErrTooLarge.With("The body has %d bytes; the rule for this action allows %d.", r.ContentLength, p.Limits.Request)
 	}
@@ -279,12 +288,11 @@ func (f *flight) ready(r *http.Request) error {
 	trip := func(string) { tripped = true }
 	p.Tripwire.MaskString(string(f.ex.Path), trip)
 	p.Tripwire.MaskString(emptyQuery(f.ex.Query, p.Slots), trip)
-	own := f.names()
 	for name, values := range r.Header {
 		folded := edge.Fold(name)
 		p.Tripwire.MaskString(name, trip)
 		for _, v := range values {
-			if !contains(own, folded) {
+			if !slices.Contains(f.own, folded) {
 				p.Tripwire.MaskString(v, trip)
 			}
 		}
@@ -293,26 +301,6 @@ func (f *flight) ready(r *http.Request) error {
 		return ErrTripwire
 	}
 	return nil
-}
-
-func contains(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
-			return true
-		}
-	}
-	return false
-}
-
-// names are the folded names of the headers that are emptied.
-func (f *flight) names() []string {
-	own := f.ex.Own
-	for _, s := range f.plan.Slots {
-		if h := s.header(); h != "" {
-			own = append(own[:len(own):len(own)], edge.Fold(h))
-		}
-	}
-	return own
 }
 
 // rewrite makes the request for the upstream. The proxy has taken out what is
@@ -326,7 +314,7 @@ func (f *flight) rewrite(pr *httputil.ProxyRequest) {
 	out.Host = up.Host.Authority(up.Scheme)
 	out.GetBody = nil
 
-	edge.Strip(out.Header, f.names()...)
+	edge.Strip(out.Header, f.own...)
 	if f.scrubs() {
 		out.Header["Accept-Encoding"] = identity
 		delete(out.Header, "Sec-Websocket-Extensions")
@@ -348,9 +336,9 @@ func (f *flight) rewrite(pr *httputil.ProxyRequest) {
 	}
 	out.URL.RawQuery = fill(out.Header, query, p.Slots, false)
 	if out.Body != nil {
-		f.up.f, f.up.from, f.up.in, f.up.out = f, pr.In.Body, pr.In, out
+		f.up.out = out
 		if p.Tripwire != nil {
-			f.up.scan = p.Tripwire.Reader(pr.In.Body, func(string) { f.up.tripped = true })
+			f.up.scan = p.Tripwire.Reader(f.up.from, func(string) { f.up.tripped = true })
 		}
 		out.Body = &f.up
 	}
@@ -366,7 +354,7 @@ func (f *flight) scrubs() bool { return f.plan.Needles != nil || f.plan.Identity
 func (f *flight) trailers(pr *httputil.ProxyRequest) {
 	pr.Out.Trailer = nil
 	for name := range pr.In.Trailer {
-		if !trailable(name) || contains(f.names(), edge.Fold(name)) {
+		if !trailable(name) || slices.Contains(f.own, edge.Fold(name)) {
 			continue
 		}
 		if pr.Out.Trailer == nil {
@@ -428,7 +416,6 @@ func (f *flight) answer(res *http.Response) error {
 		res.Header.Del("Content-Encoding")
 		res.Header.Del("Content-Length")
 	}
-	f.length = res.ContentLength
 	return f.deliver(res)
 }
 
@@ -485,7 +472,7 @@ func (f *flight) mask(h http.Header) {
 // echo notes that an injected value came back.
 func (f *flight) echo(name string) {
 	f.mu.Lock()
-	known := contains(f.out.Echoed, name)
+	known := slices.Contains(f.out.Echoed, name)
 	if !known {
 		f.out.Echoed = append(f.out.Echoed, name)
 	}
@@ -506,6 +493,9 @@ func (f *flight) Header() http.Header { return f.w.Header() }
 
 // WriteHeader writes the head of an answer, or of an informational one.
 func (f *flight) WriteHeader(code int) {
+	if code == http.StatusContinue {
+		return // the server says so itself, when the body is first read
+	}
 	if code >= 100 && code < 200 && code != http.StatusSwitchingProtocols {
 		h := f.w.Header()
 		for _, line := range h["Connection"] {
@@ -530,14 +520,11 @@ func (f *flight) WriteHeader(code int) {
 // hopByHop are headers that do not belong into an informational answer.
 var hopByHop = []string{"Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Content-Length"}
 
-// Write writes a piece of the body. If more will come, it is sent at once.
+// Write writes a piece of the body.
 func (f *flight) Write(b []byte) (n int, err error) {
 	err = f.writing(func() error {
 		n, err = f.w.Write(b)
 		f.out.Delivered += int64(n)
-		if err == nil && f.out.Delivered < f.length {
-			err = f.control.Flush()
-		}
 		return err
 	})
 	return n, err

@@ -106,8 +106,9 @@ func (s *Steps) Fill(_ context.Context, ex *gateway.Exchange, p *gateway.Plan) e
 // Settle remembers.
 func (s *Steps) Settle(_ *gateway.Exchange, _ *gateway.Plan, out *gateway.Outcome) {
 	s.note("settle")
+	kept := *out
 	select {
-	case s.outcomes <- out:
+	case s.outcomes <- &kept:
 	default: // nobody looks, as in a benchmark
 	}
 }
