@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -104,6 +105,7 @@ type flight struct {
 
 	pool     *pool
 	attempts int
+	conn     net.Conn    // of the last attempt
 	told     bool        // the answer is one of ours, and complete
 	wrote    atomic.Bool // the head may have reached the upstream
 
@@ -377,16 +379,24 @@ func trailable(name string) bool {
 }
 
 // attempt counts the attempts of the transport. A second one is let through
-// only if nothing of the first can have arrived.
+// only if nothing of the first can have been carried out: nothing of it was
+// written, or it was a stream of HTTP/2, which the transport sends again only if
+// the upstream has said that it did not take it (RFC 9113, section 8.7).
 func (f *flight) attempt() error {
 	if f.attempts++; f.attempts > 1 && f.wrote.Load() {
-		return ErrRepeat
+		if c, ok := f.conn.(*tls.Conn); !ok || c.ConnectionState().NegotiatedProtocol != "h2" {
+			return ErrRepeat
+		}
 	}
 	return f.broken()
 }
 
-func (f *flight) gotConn(i httptrace.GotConnInfo) { f.out.Address = i.Conn.RemoteAddr().String() }
-func (f *flight) wroteHead()                      { f.wrote.Store(true) }
+func (f *flight) gotConn(i httptrace.GotConnInfo) {
+	f.conn = i.Conn
+	f.out.Address = i.Conn.RemoteAddr().String()
+}
+
+func (f *flight) wroteHead() { f.wrote.Store(true) }
 
 // answer makes the answer for the agent out of the upstream's.
 func (f *flight) answer(res *http.Response) error {

@@ -679,3 +679,113 @@ func TestOrdinaryPrograms(t *testing.T) {
 		}
 	}
 }
+
+// A client that resets its stream, or closes its tunnel, cancels the upstream
+// within a second.
+func TestP12InsideATunnel(t *testing.T) {
+	p := start(t)
+	host, s := crm(t, p)
+	gone := make(chan struct{}, 1)
+	inner := s.Config.Handler
+	s.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		inner.ServeHTTP(w, r)
+		gone <- struct{}{}
+	})
+	a := p.session(t, "ses_1", "localhost")
+	for _, h2 := range []bool{false, true} {
+		client := a.client(h2)
+		ctx, cancel := context.WithCancel(t.Context())
+		r, _ := http.NewRequestWithContext(ctx, "GET", "https://"+host+"/stream", nil)
+		resp, err := client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bufio.NewReader(resp.Body).ReadString('\n')
+		at := time.Now()
+		cancel()
+		<-gone
+		if took := time.Since(at); took > time.Second {
+			t.Errorf("over %s the upstream was cancelled after %v", resp.Proto, took)
+		}
+		if out := p.Outcome(t); out.End != gateway.Cancelled {
+			t.Errorf("over %s the outcome is %+v", resp.Proto, out)
+		}
+		client.CloseIdleConnections()
+	}
+}
+
+// A WebSocket goes through a tunnel, and is cut with it.
+func TestP13InsideATunnel(t *testing.T) {
+	p := start(t)
+	host, s := crm(t, p)
+	s.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Errorf("over %s: %v", r.Proto, err)
+			return
+		}
+		defer c.Close()
+		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n\x81\x05"+r.Header.Get("Authorization")[:5])
+		io.Copy(io.Discard, rw)
+	})
+	a := p.session(t, "ses_1", "localhost")
+	c := a.inside(t, host, "localhost", "http/1.1")
+	io.WriteString(c, "GET /ws HTTP/1.1\r\nHost: "+host+"\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n")
+	in := bufio.NewReader(c)
+	resp, err := http.ReadResponse(in, nil)
+	if err != nil || resp.StatusCode != 101 {
+		t.Fatalf("the upgrade is answered with %v, %v", resp, err)
+	}
+	frame := make([]byte, 7)
+	if _, err := io.ReadFull(in, frame); err != nil || string(frame) != "\x81\x05Beare" {
+		t.Errorf("the first frame is %q, %v", frame, err)
+	}
+	at := time.Now()
+	if n := a.end("ses_1"); n != 2 {
+		t.Errorf("%d exchanges and tunnels were cut", n)
+	}
+	if rest, _ := io.ReadAll(in); len(rest) > 0 || time.Since(at) > time.Second {
+		t.Errorf("after the cut came %q, in %v", rest, time.Since(at))
+	}
+	if out := p.Outcome(t); out.End != gateway.Cut || !out.Upgraded {
+		t.Errorf("the outcome is %+v", out)
+	}
+}
+
+// Many requests at once over few streams of an HTTP/2 upstream are each sent
+// once.
+func TestP27ManyStreams(t *testing.T) {
+	p := start(t)
+	host, s := crm(t, p)
+	s.Config.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 5}
+	var seen sync.Map
+	inner := s.Config.Handler
+	s.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, twice := seen.LoadOrStore(r.URL.Path, true); twice {
+			t.Errorf("%s came twice", r.URL.Path)
+		}
+		inner.ServeHTTP(w, r)
+	})
+	client := p.session(t, "ses_1", "localhost").client(true)
+	defer client.CloseIdleConnections()
+	var done sync.WaitGroup
+	for i := range 100 {
+		done.Go(func() {
+			resp, err := client.Get(fmt.Sprintf("https://%s/%d", host, i))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer resp.Body.Close()
+			if b, _ := io.ReadAll(resp.Body); resp.StatusCode != 200 {
+				t.Errorf("request %d is answered with %s %s", i, resp.Status, b)
+			}
+		})
+	}
+	done.Wait()
+	for range 100 {
+		if out := p.Outcome(t); out.End != gateway.Complete {
+			t.Errorf("an outcome is %+v", out)
+		}
+	}
+}
