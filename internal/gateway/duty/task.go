@@ -158,12 +158,16 @@ func (d *Duties) unknown(t *task, intent audit.Entry, seq int64) error {
 	return d.keep(t.key.tenant, p, true)
 }
 
+// orphaned is how long a session that has ended is left to the gateway that it
+// called through, before another closes it.
+const orphaned = 10 * time.Second
+
 // Sweep closes sessions that have ended and that nobody closed, because the
 // gateway died or something was not to be had at the time.
 func (d *Duties) Sweep(ctx context.Context) error {
 	var keys []taskKey
 	err := d.Guard.DB().View(ctx, "", func(tx *db.Tx) (err error) {
-		keys, err = unclosed(ctx, tx)
+		keys, err = unclosed(ctx, tx, tx.Now().Add(-orphaned))
 		return err
 	})
 	for _, k := range keys {
