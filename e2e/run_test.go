@@ -1,13 +1,18 @@
 package e2e
 
 import (
+	"bufio"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"estover.dev/demo/company"
 	"estover.dev/demo/inspect"
@@ -276,4 +281,244 @@ func gone(t *testing.T, pid int) {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		return err != nil || strings.Contains(string(stat), ") Z ")
 	})
+}
+
+// A started is a launcher that is running.
+type started struct {
+	cmd    *exec.Cmd
+	out    *bufio.Scanner // of the program
+	stderr *strings.Builder
+	wait   func() error
+}
+
+// start starts `estover run` and leaves it running.
+func (d *desk) start(t *testing.T, command ...string) *started {
+	t.Helper()
+	s := &started{cmd: d.admin.Command(d.run(command...)...), stderr: &strings.Builder{}}
+	out, err := s.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.cmd.Stderr, s.out = s.stderr, bufio.NewScanner(out)
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	s.wait = sync.OnceValue(s.cmd.Wait)
+	t.Cleanup(func() {
+		_ = s.cmd.Process.Kill()
+		_ = s.wait()
+	})
+	return s
+}
+
+// line is the next line that the program writes.
+func (s *started) line(t *testing.T) string {
+	t.Helper()
+	if !s.out.Scan() {
+		err := s.wait()
+		t.Fatalf("the program ended (%v): %s", err, s.stderr)
+	}
+	return s.out.Text()
+}
+
+// end waits for the launcher to end, and gives its exit code.
+func (s *started) end(t *testing.T) int {
+	t.Helper()
+	for s.out.Scan() { // a pipe that nobody reads would keep the program
+	}
+	err := s.wait()
+	if s.cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return s.cmd.ProcessState.ExitCode()
+}
+
+// A launcher that is told to stop passes that on, and ends the session.
+func TestRunStopped(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, e2etest.Start(t))
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
+		t.Run(sig.String(), func(t *testing.T) {
+			r := d.start(t, "sh", "-c", `trap 'echo stopping; exit 5' TERM INT HUP; echo ready; while :; do sleep 0.1; done`)
+			if got := r.line(t); got != "ready" {
+				t.Fatalf("the program says %q", got)
+			}
+			if err := r.cmd.Process.Signal(sig); err != nil {
+				t.Fatal(err)
+			}
+			if got := r.line(t); got != "stopping" {
+				t.Errorf("the program says %q", got)
+			}
+			if code := r.end(t); code != 5 {
+				t.Errorf("exit code %d, want the program's own, 5\n%s", code, r.stderr)
+			}
+			if s := d.last(t); s.State != "ended" || s.EndCause != "stopped by "+sig.String() {
+				t.Errorf("the session is %s (%s)", s.State, s.EndCause)
+			}
+		})
+	}
+}
+
+// A launcher that is killed takes the program along, and the session ends.
+func TestRunKilled(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, e2etest.Start(t))
+	r := d.start(t, "sh", "-c", `echo $$; curl -sSN `+d.site.URL+`/v1/events`)
+	pid := 0
+	if _, err := fmt.Sscan(r.line(t), &pid); err != nil {
+		t.Fatal(err)
+	}
+	e2etest.Eventually(t, "the stream is open", func() bool { return d.crm.Streams() == 1 })
+	if err := r.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	gone(t, pid)
+	e2etest.Eventually(t, "the stream is closed", func() bool { return d.crm.Streams() == 0 })
+	e2etest.Eventually(t, "the session has ended", func() bool { return d.last(t).State == "ended" })
+	if s := d.last(t); s.EndCause != "the launcher was killed" {
+		t.Errorf("the session ended because %s", s.EndCause)
+	}
+}
+
+// A program that does not stop when its time is up, or when it is told to, is
+// killed.
+func TestRunStubborn(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, e2etest.Start(t))
+	r := d.admin.Run(t, "run", "--agent", "bot", "--purpose", "support", "--ttl", "1s", "--", "sh", "-c", `trap 'echo no' TERM; while :; do sleep 0.1; done`)
+	if r.Code != 128+9 || !strings.Contains(r.Stdout, "no") {
+		t.Errorf("exit code %d\n%s%s", r.Code, r.Stdout, r.Stderr)
+	}
+	if s := d.last(t); s.State != "ended" {
+		t.Errorf("the session is %+v", s)
+	}
+}
+
+// A session that somebody else ends takes the program along, after a moment
+// for its last words.
+func TestRunEndedElsewhere(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, e2etest.Start(t))
+	r := d.start(t, "sh", "-c", `trap 'echo last words; exit 9' TERM; echo ready; while :; do sleep 0.1; done`)
+	r.line(t)
+	d.admin.Must(t, "session", "end", d.last(t).ID, "--cause", "enough")
+	if got := r.line(t); got != "last words" {
+		t.Errorf("the program says %q", got)
+	}
+	if code := r.end(t); code != 9 || !strings.Contains(r.stderr.String(), "was ended (enough)") {
+		t.Errorf("exit code %d: %s", code, r.stderr)
+	}
+}
+
+// The loopback port is for the program's own tree.
+func TestRunRefusesStrangers(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, e2etest.Start(t))
+	r := d.start(t, "sh", "-c", `echo $ESTOVER_PROXY; echo $SSL_CERT_FILE; exec sleep 600`)
+	proxy, bundle := r.line(t), r.line(t)
+	// With all that the program has, from outside of its tree.
+	stranger := exec.Command("curl", "-sS", "--max-time", "20", "-x", proxy, "--cacert", bundle, d.site.URL+"/v1/customers")
+	stranger.Env = []string{"PATH=" + os.Getenv("PATH")}
+	if out, err := stranger.CombinedOutput(); err == nil {
+		t.Errorf("a stranger got an answer: %s", out)
+	}
+	if n := len(d.crm.Calls()); n != 0 {
+		t.Errorf("%d calls of a stranger reached the customer system", n)
+	}
+	_ = r.cmd.Process.Signal(syscall.SIGTERM)
+	r.end(t)
+	if !strings.Contains(r.stderr.String(), "outside of this session") {
+		t.Errorf("the launcher did not say that it refused somebody:\n%s", r.stderr)
+	}
+}
+
+// What an upstream flushes arrives at once, and the end of the session cuts
+// the stream within a second.
+func TestRunStreams(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, e2etest.Start(t))
+	next := make(chan string)
+	site := d.world.Site(t, "stream", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		for {
+			_ = http.NewResponseController(w).Flush()
+			select {
+			case text := <-next:
+				_, _ = fmt.Fprintf(w, "data: %s\n\n", text)
+			case <-r.Context().Done():
+				close(next)
+				return
+			}
+		}
+	}))
+	d.admin.Apply(t, d.world.Resource(site, "class: internal\nactions: [{name: watch, method: GET, path: /events}]"), e2etest.Grant("bot-stream", "bot", "stream", "watch", "support"))
+	r := d.start(t, "curl", "-sSN", site.URL+"/events")
+	for i := range 20 {
+		// The next event is sent only after this one has come: if anything on
+		// the way waited for more, the test would hang.
+		text := fmt.Sprintf("event %d", i)
+		next <- text
+		for got := r.line(t); got != "data: "+text; got = r.line(t) {
+			if got != "" {
+				t.Fatalf("the program got %q, want %q", got, text)
+			}
+		}
+	}
+	session := d.last(t).ID
+	d.admin.Must(t, "session", "end", session, "--cause", "enough")
+	ended := time.Now()
+	if code := r.end(t); code == 0 {
+		t.Error("curl takes a stream that was cut for a whole one")
+	}
+	if took := time.Since(ended); took > time.Second {
+		t.Errorf("the stream ended %s after the session", took)
+	}
+	<-next // the upstream has seen the end too
+	if s := d.last(t); s.ID != session || s.State != "ended" || s.EndCause != "enough" {
+		t.Errorf("the session is %+v", s)
+	}
+	if strings.Contains(r.stderr.String(), "could not be ended") || !strings.Contains(r.stderr.String(), "enough") {
+		t.Errorf("the launcher says of a session that somebody else has ended:\n%s", r.stderr)
+	}
+}
+
+// A containment ends what runs under the launcher, and the launcher says so.
+func TestRunContained(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, e2etest.Start(t))
+	var credential struct {
+		ClientID     string `json:"client_id"`
+		ClientSecret string `json:"client_secret"`
+	}
+	d.admin.JSON(t, &credential, "agent", "credential", "add", "bot")
+	for name, who := range map[string]*e2etest.CLI{
+		"by a person":  d.admin,
+		"by the agent": d.CLI(t).With("ESTOVER_CLIENT_ID="+credential.ClientID, "ESTOVER_CLIENT_SECRET="+credential.ClientSecret),
+	} {
+		t.Run(name, func(t *testing.T) {
+			other := *d
+			other.admin = who
+			r := other.start(t, "curl", "-sSN", d.site.URL+"/v1/events")
+			r.line(t)
+			out := d.admin.Must(t, "contain", "bot", "--reason", "a drill")
+			if !strings.Contains(out, "Time to zero") {
+				t.Errorf("contain says %s", out)
+			}
+			contained := time.Now()
+			if r.end(t); time.Since(contained) > time.Second {
+				t.Errorf("the stream ended %s after the containment", time.Since(contained))
+			}
+			if said := r.stderr.String(); strings.Contains(said, "could not") || !strings.Contains(said, "was ended (contain") && !strings.Contains(said, "ended (The agent is quarantined.") {
+				t.Errorf("the launcher says:\n%s", said)
+			}
+			if again := who.Run(t, d.run("true")...); again.Code != 3 {
+				t.Errorf("the contained agent starts again, with exit code %d: %s", again.Code, again.Stderr)
+			}
+			var shown struct{ Holds []struct{ ID string } }
+			d.admin.JSON(t, &shown, "agent", "show", "bot")
+			for _, h := range shown.Holds {
+				d.admin.Must(t, "agent", "lift", "bot", h.ID, "--reason", "the drill is over")
+			}
+		})
+	}
 }

@@ -82,6 +82,7 @@ type client struct {
 	addr  string
 	token string
 	http  *http.Client
+	renew func(context.Context) error // gets another token, if it can be had without a person
 }
 
 // client finds the server and the token as the flags, the environment or the
@@ -213,7 +214,7 @@ func (c *client) do(ctx context.Context, method, path string, in, out any) error
 			return err
 		}
 	}
-	key := rand.Text()
+	key, renewed := rand.Text(), false
 	for attempt := 0; ; attempt++ {
 		res, err := c.send(ctx, method, path, body, key)
 		if err != nil {
@@ -221,6 +222,14 @@ func (c *client) do(ctx context.Context, method, path string, in, out any) error
 				continue
 			}
 			return &unreachable{c.addr, err}
+		}
+		if res.StatusCode == http.StatusUnauthorized && c.renew != nil && !renewed {
+			_ = res.Body.Close()
+			renewed = true
+			if err := c.renew(ctx); err != nil {
+				return err
+			}
+			continue
 		}
 		return c.answer(res, out)
 	}

@@ -81,5 +81,6 @@ Start a server, log in, say what there is, and run an agent under it:
 			root.AddCommand(c)
 		}
 	}
+	root.AddCommand(heirCommand(&s))
 	return root
 }

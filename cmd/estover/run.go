@@ -19,18 +19,14 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"estover.dev/internal/session"
 )
 
 func runCommand(s *settings) *cobra.Command {
@@ -92,6 +88,17 @@ type launch struct {
 	ttl                  time.Duration
 	keep                 []string
 	quiet                bool
+	asAgent              bool // with the agent's own credentials
+}
+
+// sessionDir begins the name of the directory with a session's files.
+const sessionDir = "estover-session-"
+
+// say tells something about the session, unless nobody wants to hear of it.
+func (l *launch) say(format string, args ...any) {
+	if !l.quiet {
+		fmt.Fprintf(os.Stderr, "estover: "+format+"\n", args...)
+	}
 }
 
 // An opened is what the server answers when a session is opened for a
@@ -117,6 +124,9 @@ func (l *launch) run(ctx context.Context, s *settings, args []string) (int, erro
 	if err := l.authenticate(ctx, c); err != nil {
 		return 0, err
 	}
+	if l.asAgent {
+		c.renew = func(ctx context.Context) error { return l.authenticate(ctx, c) }
+	}
 	path, err := exec.LookPath(args[0])
 	if err != nil {
 		return 0, fmt.Errorf("%s cannot be run: %w", args[0], err)
@@ -132,46 +142,37 @@ func (l *launch) run(ctx context.Context, s *settings, args []string) (int, erro
 	if err != nil {
 		return 0, err
 	}
+	t := &task{launch: l, client: c, id: o.Session.ID, expires: o.Session.ExpiresAt, over: make(chan string, 1), nudge: make(chan struct{}, 1)}
 	cause := "the command could not be started"
-	defer func() {
-		// The session ends even if the program was told to stop.
-		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-		defer cancel()
-		err := c.do(end, http.MethodPost, "/v1/sessions/"+url.PathEscape(o.Session.ID)+"/end", map[string]any{"cause": cause}, nil)
-		var p *problem
-		switch {
-		case err == nil:
-			if !l.quiet {
-				fmt.Fprintf(os.Stderr, "estover: session %s ended (%s)\n", o.Session.ID, cause)
-			}
-		case errors.As(err, &p) && p.Code == session.ErrEnded.Code:
-			fmt.Fprintf(os.Stderr, "estover: session %s had been ended already; 'estover session show %s' says why\n", o.Session.ID, o.Session.ID)
-		default:
-			fmt.Fprintf(os.Stderr, "estover: the session %s could not be ended here and ends by itself at %s: %v\n", o.Session.ID, cell(o.Session.ExpiresAt), err)
-		}
-	}()
-	dir, err := os.MkdirTemp("", "estover-session-")
+	defer func() { t.end(context.WithoutCancel(ctx), cause) }()
+	dir, err := os.MkdirTemp("", sessionDir)
 	if err != nil {
 		return 0, err
 	}
 	defer os.RemoveAll(dir)
+	heir, err := leaveTo(s, o.Session.ID, dir)
+	if err != nil {
+		return 0, err
+	}
+	defer heir.dismiss()
 	p, err := l.proxy(c, o, cert)
 	if err != nil {
 		return 0, err
 	}
 	defer p.close()
+	p.dropped = t.look
 	env, dropped, err := environment(os.Environ(), o, p.addr(), dir, l.keep)
 	if err != nil {
 		return 0, err
 	}
-	if !l.quiet {
-		fmt.Fprintf(os.Stderr, "estover: session %s of %s, for %s\n", o.Session.ID, first(l.agent, o.Session.Agent), o.Session.Purpose)
-		if len(dropped) > 0 {
-			fmt.Fprintf(os.Stderr, "estover: not handed down: %s (use --keep-env to do so)\n", strings.Join(dropped, ", "))
-		}
+	l.say("session %s of %s, for %s", o.Session.ID, first(l.agent, o.Session.Agent), o.Session.Purpose)
+	if len(dropped) > 0 {
+		l.say("not handed down: %s (use --keep-env to do so)", strings.Join(dropped, ", "))
 	}
 	cmd := &exec.Cmd{Path: path, Args: args, Env: env, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
-	code, how, err := supervise(ctx, cmd, p, o.Session.ExpiresAt)
+	stop := t.watch(ctx)
+	code, how, err := t.supervise(cmd, p, heir)
+	stop()
 	cause = how
 	if err != nil {
 		return 0, fmt.Errorf("running %s: %w", args[0], err)
@@ -225,7 +226,7 @@ func (l *launch) authenticate(ctx context.Context, c *client) error {
 		return err
 	}
 	c.token = token.AccessToken
-	l.agent = id
+	l.agent, l.asAgent = id, true
 	return nil
 }
 
@@ -260,6 +261,7 @@ type loopbackProxy struct {
 	gateway  string
 	tls      *tls.Config
 	belongs  func(remote net.Addr) bool // set before the program can connect
+	dropped  func()                     // called when the gateway has closed a connection
 
 	mu     sync.Mutex
 	conns  map[net.Conn]bool
@@ -330,6 +332,7 @@ func (p *loopbackProxy) pass(conn net.Conn) {
 	// When the gateway has nothing more to say, neither has the program
 	// anybody to talk to.
 	_ = conn.Close()
+	p.dropped()
 	<-done
 	<-done
 }
@@ -447,64 +450,4 @@ func systemRoots() string {
 		}
 	}
 	return ""
-}
-
-// supervise runs the program until it ends, the session's time is up, or this
-// process is told to stop; what is left of the program's process group is
-// killed. It returns the program's exit code and how it came to an end.
-func supervise(ctx context.Context, cmd *exec.Cmd, p *loopbackProxy, until time.Time) (int, string, error) {
-	tree, err := newTree(cmd)
-	if err != nil {
-		return 0, "", err
-	}
-	// Signals of the terminal reach the program by themselves; those that
-	// reach only us are passed on.
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
-	defer signal.Stop(signals)
-	if err := cmd.Start(); err != nil {
-		return 0, "", err
-	}
-	tree.started()
-	p.belongs = tree.owns
-	go p.serve()
-	defer tree.kill()
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	timer := time.NewTimer(time.Until(until))
-	defer timer.Stop()
-	how := "the command ended"
-	var hard <-chan time.Time
-	for {
-		select {
-		case err := <-ended:
-			return exitOf(cmd, err), how, nil
-		case sig := <-signals:
-			how = "stopped by " + sig.String()
-			tree.signal(sig.(syscall.Signal))
-			if hard == nil {
-				hard = time.After(10 * time.Second)
-			}
-		case <-timer.C:
-			how = "the session's time was up"
-			tree.signal(syscall.SIGTERM)
-			hard = time.After(10 * time.Second)
-		case <-hard:
-			tree.kill()
-		}
-	}
-}
-
-// exitOf is the exit code of a program as a shell would tell it.
-func exitOf(cmd *exec.Cmd, err error) int {
-	if err == nil {
-		return 0
-	}
-	if st, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && st.Signaled() {
-		return 128 + int(st.Signal())
-	}
-	if code := cmd.ProcessState.ExitCode(); code > 0 {
-		return code
-	}
-	return exitFailed
 }

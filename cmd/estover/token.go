@@ -65,6 +65,9 @@ func oauthProblem(res *http.Response) error {
 	if json.Unmarshal(b, &e) != nil || e.Error == "" {
 		e.Error = res.Status
 	}
+	if e.Error == "access_denied" || e.Error == "unauthorized_client" {
+		res.StatusCode = http.StatusForbidden // as everywhere else
+	}
 	return &problem{Status: res.StatusCode, Code: e.Error, Detail: first(e.Description, "The token service answered "+e.Error+".")}
 }
 

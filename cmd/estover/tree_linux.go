@@ -17,9 +17,13 @@ import (
 
 // A tree is the program and all that it starts. Orphans of it become children
 // of this process, so that the tree stays whole.
-type tree struct{ cmd *exec.Cmd }
+type tree struct {
+	cmd   *exec.Cmd
+	apart int // a child of ours that is no part of it
+	group int // the program's process group, if it is not ours
+}
 
-func newTree(cmd *exec.Cmd) (*tree, error) {
+func newTree(cmd *exec.Cmd, apart int) (*tree, error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("taking charge of the program's children: %w", err)
 	}
@@ -28,7 +32,7 @@ func newTree(cmd *exec.Cmd) (*tree, error) {
 	if !terminal() {
 		cmd.SysProcAttr.Setpgid = true
 	}
-	return &tree{cmd}, nil
+	return &tree{cmd: cmd, apart: apart}, nil
 }
 
 // terminal reports whether the program shares a terminal with us, and with it
@@ -38,11 +42,18 @@ func terminal() bool {
 	return err == nil
 }
 
-func (t *tree) started() {}
+func (t *tree) started() {
+	if t.cmd.SysProcAttr.Setpgid {
+		t.group = t.cmd.Process.Pid
+	}
+}
+
+// members are the processes of the tree.
+func (t *tree) members() []int { return descendants(os.Getpid(), t.apart) }
 
 // signal passes a signal on to the whole tree.
 func (t *tree) signal(sig syscall.Signal) {
-	for _, pid := range descendants(os.Getpid()) {
+	for _, pid := range t.members() {
 		_ = syscall.Kill(pid, sig)
 	}
 }
@@ -51,25 +62,25 @@ func (t *tree) signal(sig syscall.Signal) {
 // meantime is found in the next round.
 func (t *tree) kill() {
 	for range 100 {
-		left := descendants(os.Getpid())
+		left := t.members()
 		if len(left) == 0 {
 			return
 		}
 		for _, pid := range left {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
-		var status syscall.WaitStatus
-		for {
-			// The program itself is reaped by exec; orphans are ours.
-			if pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil); pid <= 0 || err != nil {
-				break
+		for _, pid := range left {
+			// The program itself is reaped by exec; orphans of it are ours.
+			if pid != t.cmd.Process.Pid {
+				_, _ = syscall.Wait4(pid, nil, syscall.WNOHANG, nil)
 			}
 		}
 	}
 }
 
-// descendants are the processes below one, read from /proc.
-func descendants(of int) []int {
+// descendants are the processes below one, except for one of them and what is
+// below it, read from /proc.
+func descendants(of, except int) []int {
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
 		return nil
@@ -87,7 +98,7 @@ func descendants(of int) []int {
 		fields := strings.Fields(text[end+1:])
 		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(file)))
 		ppid, err := strconv.Atoi(fields[1])
-		if err == nil && fields[0] != "Z" {
+		if err == nil && fields[0] != "Z" && pid != except {
 			children[ppid] = append(children[ppid], pid)
 		}
 	}
@@ -108,7 +119,7 @@ func (t *tree) owns(remote net.Addr) bool {
 		return false
 	}
 	for deadline := time.Now().Add(ownerTime); ; time.Sleep(5 * time.Millisecond) {
-		if inode := socketInode(a.Port); inode != "" && inode != "0" && holds(descendants(os.Getpid()), "socket:["+inode+"]") {
+		if inode := socketInode(a.Port); inode != "" && inode != "0" && holds(t.members(), "socket:["+inode+"]") {
 			return true
 		}
 		if time.Now().After(deadline) {

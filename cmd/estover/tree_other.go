@@ -16,7 +16,7 @@ type tree struct {
 	group int
 }
 
-func newTree(cmd *exec.Cmd) (*tree, error) {
+func newTree(cmd *exec.Cmd, _ int) (*tree, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	return &tree{cmd: cmd}, nil
 }
