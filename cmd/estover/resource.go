@@ -23,7 +23,8 @@ func completeResources(s *settings) cobra.CompletionFunc {
 	return completeFrom(s, "/v1/resources", func(r struct {
 		Name string
 		Base string `json:"base_url"`
-	}) string {
+	},
+	) string {
 		return r.Name + "\t" + r.Base
 	})
 }
