@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -13,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/net/websocket"
 
 	"estover.dev/demo/company"
 	"estover.dev/demo/inspect"
@@ -520,5 +523,45 @@ func TestRunContained(t *testing.T) {
 				d.admin.Must(t, "agent", "lift", "bot", h.ID, "--reason", "the drill is over")
 			}
 		})
+	}
+}
+
+// A websocket carries the injected credential, passes both ways, and is cut
+// with its session.
+func TestRunWebSocket(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, e2etest.Start(t))
+	site := d.world.Site(t, "chat", websocket.Server{Handler: func(c *websocket.Conn) {
+		_, _ = io.WriteString(c, "key "+fmt.Sprint(c.Request().Header.Get("X-Key") == crmKey))
+		_, _ = io.Copy(c, c)
+	}})
+	d.admin.Apply(t,
+		e2etest.Secret("chat/key", site), e2etest.Grant("bot-chat", "bot", "chat", "talk", "support"),
+		d.world.Resource(site, "class: internal\nslots: [{slot: header, name: X-Key, secret: chat/key}]\nactions: [{name: talk, method: GET, path: /socket, effect: write}]"))
+	d.admin.Put(t, "chat/key", crmKey)
+	r := d.start(t, node(t), "-e", `
+const ws = new WebSocket(process.argv[1]);
+ws.binaryType = "arraybuffer";
+ws.onmessage = m => {
+  const text = typeof m.data === "string" ? m.data : Buffer.from(m.data).toString();
+  console.log(text);
+  if (text.startsWith("key")) ws.send("hello");
+};
+ws.onerror = e => console.log("error", e.message);
+ws.onclose = () => { console.log("closed"); process.exit(4) };`, strings.Replace(site.URL, "https", "wss", 1)+"/socket")
+	for _, want := range []string{"key true", "hello"} {
+		if got := r.line(t); got != want {
+			t.Fatalf("the program says %q, want %q", got, want)
+		}
+	}
+	d.admin.Must(t, "session", "end", d.last(t).ID)
+	ended := time.Now()
+	for got := r.line(t); got != "closed"; got = r.line(t) {
+	}
+	if took := time.Since(ended); took > time.Second {
+		t.Errorf("the socket was closed %s after the session's end", took)
+	}
+	if code := r.end(t); code != 4 {
+		t.Errorf("exit code %d", code)
 	}
 }
