@@ -31,8 +31,10 @@ func TestC1SpecialAddressesAreRefused(t *testing.T) {
 			t.Errorf("%s may be dialled: %v", a, err)
 		}
 	}
-	for _, a := range []string{"8.8.8.8", "1.1.1.1", "100.63.255.255", "100.128.0.1", "172.15.255.255", "172.32.0.1", "192.0.1.1",
-		"198.17.255.255", "198.20.0.1", "223.255.255.255", "::ffff:8.8.8.8", "2606:4700::1111", "2a00:1450::1"} {
+	for _, a := range []string{
+		"8.8.8.8", "1.1.1.1", "100.63.255.255", "100.128.0.1", "172.15.255.255", "172.32.0.1", "192.0.1.1",
+		"198.17.255.255", "198.20.0.1", "223.255.255.255", "::ffff:8.8.8.8", "2606:4700::1111", "2a00:1450::1",
+	} {
 		if err := edge.Check(&d, "tcp", net.JoinHostPort(a, "443"), "upstream.example", edge.Opening{}); err != nil {
 			t.Errorf("the public address %s may not be dialled: %v", a, err)
 		}
@@ -56,8 +58,10 @@ func TestC1OpeningsNeverReachMetadata(t *testing.T) {
 			t.Errorf("%s was opened but may not be dialled: %v", a, err)
 		}
 	}
-	for _, a := range []string{"169.254.169.254", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1", "::169.254.169.254",
-		"2001:0:0:0:0:0:5601:5601", "169.254.170.2", "fd00:ec2::254", "168.63.129.16", "100.100.100.200"} {
+	for _, a := range []string{
+		"169.254.169.254", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1", "::169.254.169.254",
+		"2001:0:0:0:0:0:5601:5601", "169.254.170.2", "fd00:ec2::254", "168.63.129.16", "100.100.100.200",
+	} {
 		if err := edge.Check(&d, "tcp", net.JoinHostPort(a, "80"), "crm.internal", everything); !errors.Is(err, edge.ErrAddress) {
 			t.Errorf("the metadata address %s was opened: %v", a, err)
 		}

@@ -69,8 +69,10 @@ func TestP19NamesThatFoldToTheSameAreTheSame(t *testing.T) {
 
 func TestC16CookiesOfUpstreamsAreDropped(t *testing.T) {
 	answer := func() http.Header {
-		return http.Header{"Set-Cookie": {"s=1"}, "Set_cookie": {"s=2"}, "Set-Cookie2": {"s=3"}, "Alt-Svc": {"h3=\":443\""}, "Estover-Decision": {"forged"},
-			"Content-Type": {"text/plain"}, "Etag": {"x"}}
+		return http.Header{
+			"Set-Cookie": {"s=1"}, "Set_cookie": {"s=2"}, "Set-Cookie2": {"s=3"}, "Alt-Svc": {"h3=\":443\""}, "Estover-Decision": {"forged"},
+			"Content-Type": {"text/plain"}, "Etag": {"x"},
+		}
 	}
 	h := answer()
 	edge.StripAnswer(h, false)

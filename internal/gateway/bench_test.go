@@ -60,8 +60,10 @@ func BenchmarkForwarder(b *testing.B) {
 			return nil
 		}
 		for _, way := range []struct{ name, url string }{
-			{"direct", up + "/v1/customers"}, {"bare", "http://" + ln.Addr().String() + "/v1/customers"},
-			{"hashed", hashed.URL + "/v1/customers"}, {"injected", injected.URL + "/v1/customers"},
+			{"direct", up + "/v1/customers"},
+			{"bare", "http://" + ln.Addr().String() + "/v1/customers"},
+			{"hashed", hashed.URL + "/v1/customers"},
+			{"injected", injected.URL + "/v1/customers"},
 		} {
 			b.Run(name+"/"+way.name, func(b *testing.B) {
 				client := &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true}

@@ -113,6 +113,21 @@ func (l *Live) Cut(tenant estover.TenantID, session string, cause error) int {
 	return len(list)
 }
 
+// CutAll ends everything that is under way, for a program that stops. What
+// begins afterwards is not prevented: the doors are closed by then.
+func (l *Live) CutAll(cause error) int {
+	l.mu.Lock()
+	var list []*entry
+	for _, s := range l.sessions {
+		list = append(list, s.list()...)
+	}
+	l.mu.Unlock()
+	for _, e := range list {
+		e.end(cause)
+	}
+	return len(list)
+}
+
 // Forget lets the index forget that a session was cut, which is safe once
 // nobody can prove to be that session any more.
 func (l *Live) Forget(tenant estover.TenantID, session string) {

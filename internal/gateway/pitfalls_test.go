@@ -1568,6 +1568,16 @@ func TestC10ACutEndsStreams(t *testing.T) {
 	if n := g.Live.Recheck("default", "ses_2", func(ex *gateway.Exchange) error { return errors.New("its grant has ended") }); n != 1 || g.Outcome(t).End != gateway.Cut {
 		t.Errorf("an exchange that may not go on was not ended")
 	}
+	// A program that stops ends everything.
+	for _, session := range []string{"ses_3", "ses_4"} {
+		begun.Add(1)
+		c := gatewaytest.Dial(t, g.Addr)
+		fmt.Fprintf(c, "GET /u/up/silent HTTP/1.1\r\nHost: a\r\n%s: %s\r\n\r\n", gatewaytest.SessionHeader, session)
+	}
+	begun.Wait()
+	if n := g.Live.CutAll(errors.New("the gateway stops")); n != 2 || g.Outcome(t).End != gateway.Cut || g.Outcome(t).End != gateway.Cut {
+		t.Errorf("of two exchanges %d were cut", n)
+	}
 }
 
 // A bad certificate is a 502 with its reason, and a pin replaces or narrows the

@@ -121,8 +121,6 @@ func wsDial(t *testing.T, g *gatewaytest.Gateway, more ...string) (net.Conn, *bu
 	return c, in, resp
 }
 
-func echo(c net.Conn, in *bufio.Reader, _ *http.Request) { io.Copy(c, in) }
-
 func TestP13OnlyWebSocketIsLetThrough(t *testing.T) {
 	g := gatewaytest.Reverse(t, gatewaytest.Raw(t, func(c net.Conn, _ int) {
 		http.ReadRequest(bufio.NewReader(c))

@@ -61,8 +61,10 @@ func certificate(t testing.TB, name string) tls.Certificate {
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		DNSNames: []string{name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		DNSNames: []string{name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, k.Public(), k)
 	if err != nil {
 		t.Fatal(err)
@@ -553,8 +555,10 @@ func TestPassThrough(t *testing.T) {
 	a := p.session(t, "ses_1")
 	ended := make(chan gateway.TunnelOutcome, 1)
 	p.Tunnel = func(ex *gateway.Exchange) (*gateway.Tunnel, error) {
-		return &gateway.Tunnel{PassThrough: true, Upstream: &gateway.Upstream{Scheme: "https", Host: ex.Host, Opening: p.Upstream.Opening},
-			Done: func(o gateway.TunnelOutcome) { ended <- o }}, nil
+		return &gateway.Tunnel{
+			PassThrough: true, Upstream: &gateway.Upstream{Scheme: "https", Host: ex.Host, Opening: p.Upstream.Opening},
+			Done: func(o gateway.TunnelOutcome) { ended <- o },
+		}, nil
 	}
 	c, _ := a.connect(t, host)
 	inner := tls.Client(c, &tls.Config{ServerName: "localhost", InsecureSkipVerify: true})
