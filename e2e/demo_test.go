@@ -1,0 +1,173 @@
+package e2e
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"estover.dev/demo/story"
+	"estover.dev/e2e/e2etest"
+)
+
+// build builds a program of this module into a directory.
+func build(t *testing.T, dir, name, pkg string) string {
+	t.Helper()
+	program := filepath.Join(dir, name)
+	if out, err := exec.Command("go", "build", "-o", program, pkg).CombinedOutput(); err != nil {
+		t.Fatalf("building %s: %v\n%s", name, err, out)
+	}
+	return program
+}
+
+// Each beat of the demo holds.
+func TestDemo(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s, err := story.Open(t.Context(), story.Config{
+		Estover: e2etest.Binary(t), Agent: build(t, t.TempDir(), "sample-agent", "estover.dev/demo/agent"), Dir: dir,
+		Tell: func(l story.Line) { t.Log(map[story.Kind]string{story.Command: "$ "}[l.Kind] + l.Text) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the end of the server's log:\n%s", s.LogTail(60))
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	// An agent that says what a request is for is held to it, also where its
+	// grant would cover the request.
+	t.Run("said purpose", func(t *testing.T) {
+		text, code, err := s.Run(t.Context(), "support", "wrong-purpose")
+		if err != nil || code != 3 || !strings.Contains(text, "code: purpose_mismatch") {
+			t.Errorf("in a session for support, a call that says it is for advertising ends with %d, %v:\n%s", code, err, text)
+		}
+		if calls := s.Company.Calls(); len(calls) > 0 {
+			t.Errorf("it reached the CRM: %v", calls)
+		}
+	})
+	for _, b := range s.Beats() {
+		t.Run(b.Name, func(t *testing.T) {
+			saw, err := b.Play(t.Context())
+			if err != nil {
+				t.Fatalf("%s\nThis did not hold: %v", b.Claim, err)
+			}
+			t.Log(saw)
+		})
+	}
+}
+
+// A performance is the demo's program with what it needs beside it, and a
+// directory for temporary files that is its own.
+type performance struct {
+	cmd *exec.Cmd
+	out *bytes.Buffer
+	tmp string
+}
+
+func perform(t *testing.T) performance {
+	t.Helper()
+	bin := t.TempDir()
+	p := performance{cmd: exec.Command(build(t, bin, "demo", "estover.dev/demo")), out: &bytes.Buffer{}, tmp: t.TempDir()}
+	build(t, bin, "sample-agent", "estover.dev/demo/agent")
+	if err := os.Symlink(e2etest.Binary(t), filepath.Join(bin, "estover")); err != nil {
+		t.Fatal(err)
+	}
+	p.cmd.Env = append(os.Environ(), "TMPDIR="+p.tmp, "CI=1")
+	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return p
+}
+
+// left makes sure that neither files nor processes of the demo are left.
+func (p performance) left(t *testing.T) {
+	t.Helper()
+	files, err := os.ReadDir(p.tmp)
+	if err != nil || len(files) > 0 {
+		t.Errorf("files are left: %v, %v", files, err)
+	}
+	environs, err := filepath.Glob("/proc/[0-9]*/environ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range environs {
+		if env, err := os.ReadFile(file); err == nil && bytes.Contains(env, []byte(p.tmp)) {
+			line, _ := os.ReadFile(filepath.Join(filepath.Dir(file), "cmdline"))
+			t.Errorf("a process is left: %s", bytes.ReplaceAll(line, []byte{0}, []byte(" ")))
+		}
+	}
+}
+
+// Without a terminal the demo runs through, says last how it went, and leaves
+// nothing behind.
+func TestDemoRunsThrough(t *testing.T) {
+	t.Parallel()
+	p := perform(t)
+	begun := time.Now()
+	err := p.cmd.Run()
+	if took := time.Since(begun); took > time.Minute {
+		t.Errorf("it took %v, want less than a minute", took)
+	}
+	if want := "\n\ndemo: 5 of 5 beats held\n"; err != nil || !strings.HasSuffix(p.out.String(), want) {
+		t.Errorf("it ends with %v, want success and at the end %q:\n%s", err, want, p.out)
+	}
+	if strings.Contains(p.out.String(), "\x1b") {
+		t.Error("it is coloured where there is no terminal")
+	}
+	p.left(t)
+}
+
+// Nor is anything left if the demo is interrupted, or cannot go on.
+func TestDemoCleansUp(t *testing.T) {
+	t.Parallel()
+	t.Run("interrupted", func(t *testing.T) {
+		t.Parallel()
+		p := perform(t)
+		p.cmd.Stdout = nil
+		out, err := p.cmd.StdoutPipe()
+		if err == nil {
+			err = p.cmd.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		// While the agent watches a stream.
+		seen := make([]byte, 0, 64<<10)
+		for !bytes.Contains(seen, []byte("event 3: ")) {
+			n, err := out.Read(seen[len(seen):cap(seen)])
+			if seen = seen[:len(seen)+n]; err != nil {
+				t.Fatalf("it ends before it can be interrupted (%v):\n%s", err, seen)
+			}
+		}
+		if err := p.cmd.Process.Signal(os.Interrupt); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, out)
+		_ = p.cmd.Wait() // looked at below
+		if code := p.cmd.ProcessState.ExitCode(); code != 130 {
+			t.Errorf("exit code %d, want 130:\n%s", code, p.out)
+		}
+		p.left(t)
+	})
+	t.Run("without the server's program", func(t *testing.T) {
+		t.Parallel()
+		p := perform(t)
+		if err := os.Remove(filepath.Join(filepath.Dir(p.cmd.Path), "estover")); err != nil {
+			t.Fatal(err)
+		}
+		_ = p.cmd.Run() // looked at below
+		if code := p.cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(p.out.String(), "setting the stage") {
+			t.Errorf("exit code %d, want 1 and a reason:\n%s", code, p.out)
+		}
+		p.left(t)
+	})
+}
