@@ -107,7 +107,7 @@ deny contains "not_granted" if {
 
 # METADATA
 # title: Not this purpose
-# description: This is not for a purpose that the session was opened for, the agent has declared and its grant was given for.
+# description: The purpose is not the session's, or not one that the agent has declared and its grant was given for.
 # custom:
 #   next: Open a session with one of the agent's purposes that the grant names.
 deny contains "purpose_mismatch" if {
