@@ -162,12 +162,17 @@ type receiving struct {
 	ended    bool
 }
 
+// take begins with what comes from the upstream.
+func (d *receiving) take(f *flight, res *http.Response) {
+	d.f, d.res, d.body = f, res, res.Body
+	d.from = (*received)(d)
+}
+
 // body puts the ways of an answer's body together: count and tap what came,
 // decode it, keep tokens back, mask what was injected.
 func (f *flight) body(res *http.Response) error {
 	d := &f.down
-	d.f, d.res, d.body = f, res, res.Body
-	d.from = (*received)(d)
+	d.take(f, res)
 	p := f.plan
 	if limit := p.Limits.Answer; limit > 0 && res.ContentLength > limit {
 		return ErrAnswerLarge.With("The answer has %d bytes; the rule for this action allows %d.", res.ContentLength, limit)

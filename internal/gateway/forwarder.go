@@ -422,9 +422,15 @@ func (f *flight) answer(res *http.Response) error {
 		if err := f.body(res); err != nil {
 			return err
 		}
-	} else if res.Request.Method == http.MethodHead && f.scrubs() && encoded(res) {
+		return f.deliver(res)
+	}
+	if res.Request.Method == http.MethodHead && f.scrubs() && encoded(res) {
 		res.Header.Del("Content-Encoding")
 		res.Header.Del("Content-Length")
+	}
+	if res.Body != http.NoBody { // in HTTP/2 there may be trailers all the same
+		f.down.take(f, res)
+		res.Body = &f.down
 	}
 	return f.deliver(res)
 }
@@ -434,6 +440,7 @@ func (f *flight) head(res *http.Response) error {
 	edge.StripAnswer(res.Header, f.plan.Cookies)
 	edge.StripAnswer(res.Trailer, f.plan.Cookies)
 	f.mask(res.Header)
+	f.mask(res.Trailer)
 	if f.ex.Location != nil {
 		for _, name := range []string{"Location", "Content-Location"} {
 			if at := res.Header.Get(name); at != "" {
