@@ -186,7 +186,7 @@ func (s *Server) ready(w http.ResponseWriter, r *http.Request) {
 
 // routeCaller recognises who calls a reverse route: an access token for the
 // resource that the route leads to.
-func (s *Server) routeCaller(w http.ResponseWriter, r *http.Request) (*gateway.Conn, bool, error) {
+func (s *Server) routeCaller(_ http.ResponseWriter, r *http.Request) (*gateway.Conn, bool, error) {
 	name, _, _ := strings.Cut(strings.TrimPrefix(r.URL.EscapedPath(), rest.Prefix), "/")
 	audience := "urn:estover:no-such-route"
 	if u, err := s.facts.resources.UpstreamByName(r.Context(), tenant, name); err == nil {
@@ -197,7 +197,11 @@ func (s *Server) routeCaller(w http.ResponseWriter, r *http.Request) (*gateway.C
 	c, err := s.callers.For(r, audience)
 	if err != nil {
 		if estover.KindOf(err) == estover.Unknown {
-			w.Header().Set("WWW-Authenticate", `Bearer realm="estover", error="invalid_token"`)
+			challenge := `Bearer realm="estover"` // RFC 6750, section 3
+			if r.Header.Get("Authorization") != "" {
+				challenge += `, error="invalid_token"`
+			}
+			err = &gateway.Refusal{Err: err, Challenge: challenge}
 		}
 		return nil, false, err
 	}

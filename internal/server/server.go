@@ -52,6 +52,7 @@ import (
 	"estover.dev/internal/gateway/duty"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/incident"
+	"estover.dev/internal/jose"
 	"estover.dev/internal/oauth"
 	"estover.dev/internal/policy"
 	"estover.dev/internal/recording"
@@ -121,6 +122,12 @@ func Open(ctx context.Context, c Config, logger *slog.Logger, version string) (_
 	}
 	if err := s.decider.Ready(ctx, tenant); err != nil {
 		return nil, fmt.Errorf("loading the policy: %w", err)
+	}
+	// Whoever reads the key set before the first token is issued finds its key.
+	for _, purpose := range []jose.Purpose{jose.AccessToken, jose.Introspection} {
+		if _, err := s.keys.Active(ctx, tenant, purpose); err != nil {
+			return nil, fmt.Errorf("making the signing keys: %w", err)
+		}
 	}
 	if err := s.bootstrap(ctx); err != nil {
 		return nil, err

@@ -3,7 +3,10 @@ package server_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"log/slog"
@@ -97,6 +100,19 @@ func build(t *testing.T, database string) *house {
 // start runs the server until stop is called or the test ends.
 func (h *house) start() {
 	h.t.Helper()
+	h.run(func() bool {
+		res, err := http.Get("http://" + h.addr + "/readyz")
+		if err != nil {
+			return false
+		}
+		_ = res.Body.Close()
+		return res.StatusCode == http.StatusNoContent
+	})
+}
+
+// run is start with another way of finding out that the server is ready.
+func (h *house) run(ready func() bool) {
+	h.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	s, err := server.Open(ctx, h.config, slog.New(slog.NewTextHandler(h.logs, &slog.HandlerOptions{Level: slog.LevelDebug})), "test")
 	if err != nil {
@@ -115,14 +131,7 @@ func (h *house) start() {
 		})
 	}
 	h.t.Cleanup(func() { h.stop() })
-	h.until("the server is ready", func() bool {
-		res, err := http.Get("http://" + h.addr + "/readyz")
-		if err != nil {
-			return false
-		}
-		_ = res.Body.Close()
-		return res.StatusCode == http.StatusNoContent
-	})
+	h.until("the server is ready", ready)
 }
 
 func (h *house) until(what string, ok func() bool) {
@@ -130,6 +139,24 @@ func (h *house) until(what string, ok func() bool) {
 	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			h.t.Fatalf("waited for nothing: %s\n%s", what, h.logs)
+		}
+	}
+}
+
+// writeCertificate writes a certificate and its key as an operator would bring
+// them.
+func writeCertificate(t *testing.T, c tls.Certificate, dir string, certFile, keyFile *string) {
+	t.Helper()
+	key, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	*certFile, *keyFile = filepath.Join(dir, "given.crt"), filepath.Join(dir, "given.key")
+	for file, block := range map[string]*pem.Block{
+		*certFile: {Type: "CERTIFICATE", Bytes: c.Certificate[0]}, *keyFile: {Type: "PRIVATE KEY", Bytes: key},
+	} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
