@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -98,8 +99,8 @@ func tokenRevoke(s *settings) *cobra.Command {
 			if err := oauthForm(cmd, s, "/oauth/revoke", nil); err != nil {
 				return err
 			}
-			cmd.Println("Revoked, if it was one of this server's.")
-			return nil
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "Revoked, if it was one of this server's.")
+			return err
 		},
 	}
 }

@@ -88,7 +88,8 @@ type Server struct {
 }
 
 // Start starts a server on a fresh SQLite database, with more arguments of
-// `estover serve` if there are any. It ends with the test.
+// `estover serve` if there are any, in which {port} is the server's port. It
+// ends with the test.
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
 	return start(t, Binary(t), args)
@@ -113,6 +114,9 @@ func start(t testing.TB, bin string, args []string) *Server {
 		s.args = append([]string{
 			bin, "serve", "--data", s.Data, "--listen", "127.0.0.1:" + main, "--gateway", "127.0.0.1:" + gateway,
 		}, args...)
+		for i := range s.args {
+			s.args[i] = strings.ReplaceAll(s.args[i], "{port}", main)
+		}
 		if err = s.start(); err == nil {
 			t.Cleanup(func() {
 				s.kill()

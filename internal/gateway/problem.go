@@ -64,6 +64,10 @@ type Refusal struct {
 	Help     string        // a sentence
 	Link     string        // where access can be asked for
 	Retry    time.Duration // when the same request may work, if that is known
+
+	// Challenge says how to authenticate, if that is what is missing (RFC 9110,
+	// section 11.6.1).
+	Challenge string
 }
 
 // Error is the sentence of the error.
@@ -117,6 +121,9 @@ func Refuse(w http.ResponseWriter, request string, err error) int {
 		p.Decision, p.Rule, p.Help, p.Request = r.Decision, r.Rule, r.Help, r.Link
 		if r.Retry > 0 {
 			h.Set("Retry-After", strconv.Itoa(int((r.Retry+time.Second-1)/time.Second)))
+		}
+		if r.Challenge != "" {
+			h.Set("WWW-Authenticate", r.Challenge)
 		}
 	}
 	if p.Decision == "" {

@@ -123,8 +123,10 @@ func (d *Door) alive(r *http.Request, tenant estover.TenantID, f form) (authenti
 	return a, d.Tokens.Consume(r.Context(), tenant, a.use)
 }
 
-// revoke ends a token of the client (RFC 7009). What is not a token of the
-// client's is none: the answer is the same.
+// revoke ends a token of the client (RFC 7009), or any token for a person who
+// may do that. What is not a token of the client's is none: the answer is the
+// same. A client proves itself by its credentials: whoever has found one of its
+// tokens should not be able to end all of them.
 func (d *Door) revoke(w http.ResponseWriter, r *http.Request, tenant estover.TenantID) {
 	f, err := readForm(r)
 	if err != nil {
@@ -136,12 +138,15 @@ func (d *Door) revoke(w http.ResponseWriter, r *http.Request, tenant estover.Ten
 		d.fail(w, r, errRequest.With("The parameter token is missing."))
 		return
 	}
-	a, err := d.alive(r, tenant, f)
+	caller, client, err := d.asker(r, tenant, f)
+	if err == nil && client != nil && caller.Grant != "" {
+		err = errClient.With("A token does not authenticate a client that ends tokens.")
+	}
 	if err != nil {
 		d.fail(w, r, err)
 		return
 	}
-	if _, err := d.Tokens.Revoke(r.Context(), a.caller, a.client, raw); err != nil {
+	if _, err := d.Tokens.Revoke(r.Context(), caller, client, raw); err != nil {
 		d.fail(w, r, err)
 		return
 	}

@@ -398,7 +398,7 @@ func (s *Server) held(ctx context.Context, tx *guard.Tx, id string, kind agent.K
 func (s *Server) recordKeys(ctx context.Context, c seal.Change) (func(context.Context, *db.Tx) error, error) {
 	system := estover.Caller{Tenant: c.Tenant, Subject: estover.System("keyring")}
 	op := guard.Op{Action: "key.rotate", Target: "key:" + c.Made, Detail: map[string]any{"purpose": c.Purpose, "from": c.From, "revoked": c.Revoked}}
-	event := s.guard.Event(system, op, guard.Decision{ID: estover.NewID("evt"), Allow: true}, audit.Done)
+	event := s.guard.Event(system, op, guard.Decision{ID: audit.NewID(), Allow: true}, audit.Done)
 	p, err := s.log.Prepare(c.Tenant, event)
 	if err != nil {
 		return nil, err

@@ -55,7 +55,8 @@ func (t *Token) AppendJSON(b []byte, issuer string) []byte {
 
 // Revoke ends an access token of the client (RFC 7009): its jti is denied
 // until it expires. It does nothing, and says so with false, for a token that
-// is dead, unknown, malformed or another client's.
+// is dead, unknown, malformed or another client's. A person, for whom client
+// is nil, may end any token of the tenant if policy lets them.
 func (t *Tokens) Revoke(ctx context.Context, caller estover.Caller, client *Client, raw string) (bool, error) {
 	tok, err := t.Verify(ctx, raw)
 	if errors.Is(err, ErrInvalid) {
@@ -64,11 +65,15 @@ func (t *Tokens) Revoke(ctx context.Context, caller estover.Caller, client *Clie
 	if err != nil {
 		return false, err
 	}
-	if tok.Tenant != caller.Tenant || tok.Client != client.ID {
+	if tok.Tenant != caller.Tenant || client != nil && tok.Client != client.ID {
 		return false, nil
 	}
+	target := tok.Subject
+	if client != nil {
+		target = client.Subject
+	}
 	op := guard.Op{
-		Action: "token.revoke", Target: string(client.Subject), Session: tok.Session, Purpose: tok.Purpose,
+		Action: "token.revoke", Target: string(target), Session: tok.Session, Purpose: tok.Purpose,
 		Detail: map[string]any{"token": record{ID: tok.ID, Client: tok.Client, Grant: tok.Grant, Expires: tok.Expires}},
 	}
 	return true, t.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
