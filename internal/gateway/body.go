@@ -123,17 +123,48 @@ func (s *sending) finish() int64 {
 	if s.f == nil {
 		return 0 // there was none
 	}
-	give := time.AfterFunc(patience, func() { s.f.control.SetReadDeadline(time.Unix(1, 0)) })
-	defer give.Stop()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.over = true
-	if !s.ended && s.in.ProtoMajor == 1 {
-		if _, err := io.CopyN(io.Discard, s.from, maxDiscard); err != io.EOF {
-			closeAfter(s.f.w)
+	if free := s.mu.TryLock(); !free || !s.ended {
+		defer s.f.hurry()()
+		if !free {
+			s.mu.Lock()
 		}
 	}
+	defer s.mu.Unlock()
+	s.over = true
+	if !s.ended && s.in.ProtoMajor == 1 && !s.f.out.abort && !s.discard() {
+		closeAfter(s.f.w)
+	}
 	return s.n
+}
+
+// hurry ends reads from the client when patience does. The function that comes
+// back calls it off: the deadline must not fall into the next request.
+func (f *flight) hurry() (calm func()) {
+	called := false
+	give := time.AfterFunc(patience, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if !called {
+			_ = f.control.SetReadDeadline(time.Unix(1, 0))
+		}
+	})
+	return func() {
+		give.Stop()
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		called = true
+	}
+}
+
+// discard reads what is left of the body, and reports whether that was all of
+// it. It does not begin if it cannot be: the rest is too large, or the client
+// waits to be told to send it.
+func (s *sending) discard() bool {
+	if s.in.ContentLength-s.n > maxDiscard || s.in.Header.Get("Expect") != "" {
+		return false
+	}
+	_, err := io.CopyN(io.Discard, s.from, maxDiscard)
+	return err == io.EOF
 }
 
 // closeAfter makes the server close the connection once the answer is
