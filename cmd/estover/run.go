@@ -260,8 +260,8 @@ type loopbackProxy struct {
 	listener net.Listener
 	gateway  string
 	tls      *tls.Config
-	belongs  func(remote net.Addr) bool // set before the program can connect
-	dropped  func()                     // called when the gateway has closed a connection
+	belongs  func(net.Conn) bool // set before the program can connect
+	dropped  func()              // called when the gateway has closed a connection
 
 	mu     sync.Mutex
 	conns  map[net.Conn]bool
@@ -302,7 +302,7 @@ func (p *loopbackProxy) pass(conn net.Conn) {
 		return
 	}
 	defer p.drop(conn)
-	if !p.belongs(conn.RemoteAddr()) {
+	if !p.belongs(conn) {
 		fmt.Fprintf(os.Stderr, "estover: refused a connection from a process outside of this session\n")
 		return
 	}

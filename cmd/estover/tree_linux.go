@@ -113,13 +113,14 @@ func descendants(of, except int) []int {
 // owns reports whether the socket at the other end of a connection to our
 // loopback address belongs to a process of the tree. The kernel's tables change
 // while they are read, so what is not found at once is looked for again.
-func (t *tree) owns(remote net.Addr) bool {
-	a, ok := remote.(*net.TCPAddr)
-	if !ok {
+func (t *tree) owns(conn net.Conn) bool {
+	theirs, ok1 := conn.RemoteAddr().(*net.TCPAddr)
+	ours, ok2 := conn.LocalAddr().(*net.TCPAddr)
+	if !ok1 || !ok2 {
 		return false
 	}
 	for deadline := time.Now().Add(ownerTime); ; time.Sleep(5 * time.Millisecond) {
-		if inode := socketInode(a.Port); inode != "" && inode != "0" && holds(t.members(), "socket:["+inode+"]") {
+		if inode := socketInode(theirs.Port, ours.Port); inode != "" && inode != "0" && holds(t.members(), "socket:["+inode+"]") {
 			return true
 		}
 		if time.Now().After(deadline) {
@@ -129,7 +130,7 @@ func (t *tree) owns(remote net.Addr) bool {
 }
 
 // ownerTime bounds the search for the owner of a connection.
-const ownerTime = 500 * time.Millisecond
+const ownerTime = 2 * time.Second
 
 // holds reports whether one of the processes has this file open.
 func holds(pids []int, file string) bool {
@@ -148,10 +149,14 @@ func holds(pids []int, file string) bool {
 	return false
 }
 
-// socketInode finds the socket on 127.0.0.1 with this local port.
-func socketInode(port int) string {
-	local := fmt.Sprintf("0100007F:%04X", port)
-	mapped := fmt.Sprintf("0000000000000000FFFF00000100007F:%04X", port)
+// socketInode finds the socket on 127.0.0.1 with these ports, its own and that
+// of its peer. Its own is not enough: sockets with different peers may share
+// it, also those of different processes.
+func socketInode(own, peer int) string {
+	pair := func(loopback string) [2]string {
+		return [2]string{fmt.Sprintf("%s:%04X", loopback, own), fmt.Sprintf("%s:%04X", loopback, peer)}
+	}
+	plain, mapped := pair("0100007F"), pair("0000000000000000FFFF00000100007F")
 	for _, file := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
 		f, err := os.Open(file)
 		if err != nil {
@@ -161,7 +166,7 @@ func socketInode(port int) string {
 		lines := bufio.NewScanner(f)
 		for lines.Scan() {
 			fields := strings.Fields(lines.Text())
-			if len(fields) > 9 && (fields[1] == local || fields[1] == mapped) {
+			if len(fields) > 9 && ([2]string(fields[1:3]) == plain || [2]string(fields[1:3]) == mapped) {
 				return fields[9]
 			}
 		}

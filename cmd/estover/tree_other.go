@@ -31,4 +31,4 @@ func (t *tree) signal(sig syscall.Signal) {
 
 func (t *tree) kill() { t.signal(syscall.SIGKILL) }
 
-func (t *tree) owns(net.Addr) bool { return true }
+func (t *tree) owns(net.Conn) bool { return true }

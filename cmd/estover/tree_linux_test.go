@@ -1,0 +1,43 @@
+package main
+
+import (
+	"net"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestSocketInode tells sockets apart that share a port and have different
+// peers, as the kernel lets any two processes do.
+func TestSocketInode(t *testing.T) {
+	dial := func(local *net.TCPAddr) (own, peer int) {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = l.Close() })
+		d := net.Dialer{LocalAddr: local, Control: func(_, _ string, c syscall.RawConn) (err error) {
+			_ = c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) })
+			return err
+		}}
+		c, err := d.DialContext(t.Context(), "tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		return c.LocalAddr().(*net.TCPAddr).Port, l.Addr().(*net.TCPAddr).Port
+	}
+	own, first := dial(&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	shared, second := dial(&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: own})
+	if own != shared {
+		t.Fatalf("the sockets have the ports %d and %d, want the same", own, shared)
+	}
+	a, b := socketInode(own, first), socketInode(own, second)
+	if a == "" || b == "" || a == b {
+		t.Errorf("the sockets at port %d are %q and %q, want two", own, a, b)
+	}
+	if c := socketInode(own, 1); c != "" {
+		t.Errorf("a socket that is not there is %q", c)
+	}
+}
