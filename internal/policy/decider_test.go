@@ -168,6 +168,13 @@ func TestKernelHolds(t *testing.T) {
 			w.sessions["ses_sue"] = s
 		}, "kernel_session_expired"},
 		"a session of another": {func(_ *world, c *estover.Caller) { c.Session = "ses_bill" }, "kernel_session_foreign"},
+		"a token for the action": {func(_ *world, c *estover.Caller) {
+			c.Grant, c.Scopes = "gnt_sue", []string{"customer.list", "customer.read"}
+		}, ""},
+		"a token for other actions": {func(_ *world, c *estover.Caller) {
+			c.Grant, c.Scopes = "gnt_sue", []string{"customer.list"}
+		}, "kernel_scope"},
+		"a token for no action": {func(_ *world, c *estover.Caller) { c.Grant = "gnt_sue" }, "kernel_scope"},
 		"a budget used up": {func(w *world, _ *estover.Caller) {
 			s := w.sessions["ses_sue"]
 			s.Budget = "exceeded"
