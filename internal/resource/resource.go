@@ -28,6 +28,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"estover.dev"
@@ -114,6 +115,9 @@ var (
 	ErrHostTaken = &estover.Error{Kind: estover.Conflict, Code: "host_taken", Detail: "Another resource has this host. A host and port belong to one resource."}
 	// ErrHost is returned for what is not a host in the one way of writing it.
 	ErrHost = &estover.Error{Kind: estover.Invalid, Code: "host_invalid", Detail: "This is not a host."}
+	// ErrElsewhere is returned when somebody but an administrator changes whom
+	// secrets are shown to: whoever can do that can read them.
+	ErrElsewhere = &estover.Error{Kind: estover.Denied, Code: "resource_needs_admin", Detail: "Only an administrator decides that a resource which gets secrets is connected to at an address of its own, believed by roots of its own, or spoken to without TLS, and what else changes in that."}
 	// ErrAction is returned when a resource has no such action.
 	ErrAction = &estover.Error{Kind: estover.Invalid, Code: "action_not_found", Detail: "The resource has no such action."}
 )
@@ -154,12 +158,18 @@ func (c *Catalogue) Put(ctx context.Context, caller estover.Caller, spec Spec, m
 		case err == nil:
 			old = r.Spec
 			tx.Note("before", old)
+			if elsewhere(old, spec) && !trusted(caller) {
+				return ErrElsewhere
+			}
 			if !equal(old, spec) {
 				r.Spec, r.ChangedAt = spec, tx.Now()
 				r.Epoch++
 			}
 			err = update(ctx, tx.Tx, r)
 		case estover.KindOf(err) == estover.NotFound:
+			if elsewhere(old, spec) && !trusted(caller) {
+				return ErrElsewhere
+			}
 			r = Resource{ID: id, Spec: spec, ManagedBy: managedBy, CreatedAt: tx.Now(), ChangedAt: tx.Now(), Epoch: 1}
 			err = insert(ctx, tx.Tx, r)
 		}
@@ -172,6 +182,22 @@ func (c *Catalogue) Put(ctx context.Context, caller estover.Caller, spec Spec, m
 		return setHosts(ctx, tx.Tx, r)
 	})
 	return r, err
+}
+
+// elsewhere reports whether a change could show secrets to somebody else than
+// the hosts that their owners named: those are names, and here it is said what
+// stands behind one.
+func elsewhere(old, s Spec) bool {
+	if len(s.Slots) == 0 || s.Address == "" && s.CA == "" && !strings.HasPrefix(s.BaseURL, "http:") {
+		return false
+	}
+	return s.Address != old.Address || s.CA != old.CA || s.BaseURL != old.BaseURL || !slices.Equal(s.Hosts, old.Hosts) || !slices.Equal(s.Slots, old.Slots)
+}
+
+// trusted reports whether a caller may do what [ErrElsewhere] keeps others
+// from.
+func trusted(c estover.Caller) bool {
+	return c.Has(estover.Admin) || c.Subject.Kind() == estover.SystemKind
 }
 
 // touch says which copies are stale: of the resource, and of what leads to it.

@@ -2,12 +2,19 @@ package resource_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"estover.dev"
 	"estover.dev/internal/db"
@@ -296,4 +303,77 @@ func TestRefused(t *testing.T) {
 			t.Errorf("after the refusals the resource is %+v, %v", got, err)
 		}
 	})
+}
+
+// Operators look after resources, and could point one that gets secrets to a
+// server of their own: at another address, with roots of their own, or in
+// clear. That takes an administrator, and the rest does not.
+func TestOnlyAdministratorsSendSecretsElsewhere(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		c, ctx := open(t, d), t.Context()
+		operator := estover.Caller{Tenant: ada.Tenant, Subject: estover.User("usr_oli"), Roles: []estover.Role{estover.Operator}}
+		admin := estover.Caller{Tenant: ada.Tenant, Subject: estover.User("usr_ada"), Roles: []estover.Role{estover.Admin}}
+		slots := []resource.Slot{{Slot: resource.Header, Name: "Authorization", Secret: "crm/key"}}
+		with := func(change func(*resource.Spec)) resource.Spec {
+			s := crm()
+			s.Slots = slots
+			change(&s)
+			return s
+		}
+		address := func(s *resource.Spec) { s.Address, s.AllowPrivate = "127.0.0.1:8443", []string{"127.0.0.0/8"} }
+		if _, err := c.Put(ctx, operator, with(address), ""); !errors.Is(err, resource.ErrElsewhere) {
+			t.Errorf("a resource of an operator's at an address: %v, want ErrElsewhere", err)
+		}
+		if _, err := c.Put(ctx, operator, with(func(*resource.Spec) {}), ""); err != nil {
+			t.Errorf("a resource of an operator's where its name leads: %v", err)
+		}
+		for what, change := range map[string]func(*resource.Spec){
+			"an address":  address,
+			"other roots": func(s *resource.Spec) { s.CA = rootPEM(t) },
+			"without TLS": func(s *resource.Spec) {
+				s.BaseURL, s.AllowPrivate = "http://crm.example.com:443", []string{"10.0.0.0/8"}
+			},
+			"no secret":    func(s *resource.Spec) { address(s); s.Slots = nil },
+			"other action": func(s *resource.Spec) { s.Actions[0].Name = "customer.show" },
+		} {
+			want := resource.ErrElsewhere
+			if what == "no secret" || what == "other action" {
+				want = nil
+			}
+			if _, err := c.Put(ctx, operator, with(change), ""); (want == nil) != (err == nil) || want != nil && !errors.Is(err, want) {
+				t.Errorf("changed by an operator to have %s: %v, want %v", what, err, want)
+			}
+		}
+		if _, err := c.Put(ctx, admin, with(address), ""); err != nil {
+			t.Errorf("an address from an administrator: %v", err)
+		}
+		if _, err := c.Put(ctx, operator, with(func(s *resource.Spec) { address(s); s.Actions[0].Name = "customer.look" }), ""); err != nil {
+			t.Errorf("another action at the administrator's address: %v", err)
+		}
+		for what, change := range map[string]func(*resource.Spec){
+			"host": func(s *resource.Spec) { s.Hosts = []string{"pay.example.com"} },
+			"secret": func(s *resource.Spec) {
+				s.Slots = []resource.Slot{{Slot: resource.Header, Name: "Authorization", Secret: "pay/key"}}
+			},
+		} {
+			if _, err := c.Put(ctx, operator, with(func(s *resource.Spec) { address(s); change(s) }), ""); !errors.Is(err, resource.ErrElsewhere) {
+				t.Errorf("another %s at the administrator's address: %v, want ErrElsewhere", what, err)
+			}
+		}
+	})
+}
+
+// rootPEM is a certificate that anybody can make.
+func rootPEM(t *testing.T) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
