@@ -4,8 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/base64"
-	"encoding/json"
+	"encoding/base32"
 	"fmt"
 	"strings"
 	"time"
@@ -47,6 +46,22 @@ type Event struct {
 	Leaf []byte `json:"-"`
 }
 
+// NewID makes a name for an event that nobody can guess: 120 random bits after
+// 40 bits of time, so that events of the same moment stand side by side in the
+// index over all of them. With nothing but chance in their names each would
+// write to a page of its own, a third of what recording it costs.
+func NewID() string {
+	var b [20]byte
+	ms := uint64(time.Now().UnixMilli())
+	b[0], b[1], b[2], b[3], b[4] = byte(ms>>32), byte(ms>>24), byte(ms>>16), byte(ms>>8), byte(ms)
+	_, _ = rand.Read(b[5:]) // never fails
+	return "evt_" + sortable.EncodeToString(b[:])
+}
+
+// sortable is base32hex (RFC 4648, section 7), whose digits sort as what they
+// stand for, in small letters.
+var sortable = base32.NewEncoding("0123456789abcdefghijklmnopqrstuv").WithPadding(base32.NoPadding)
+
 // A Prepared event is ready to be written: its payload is sealed and its leaf
 // hashed, so that neither happens inside a transaction.
 type Prepared struct {
@@ -61,13 +76,6 @@ type Prepared struct {
 // tlog-tiles: a length of 16 bits).
 const maxLeaf = 1<<16 - 1
 
-// payload is what is sealed: the event, and a salt that makes a commitment to
-// it impossible to guess.
-type payload struct {
-	Event
-	Salt []byte `json:"salt"`
-}
-
 // leafOf is the entry of an event that is not meant to be shown.
 type leafOf struct {
 	Version int       `json:"v"`
@@ -78,24 +86,19 @@ type leafOf struct {
 	Commit  string    `json:"commit"` // SHA-256 of the payload, which holds 256 random bits
 }
 
-func leafFor(e Event, plain []byte) leafOf {
-	sum := sha256.Sum256(plain)
-	return leafOf{1, e.ID, e.At, e.Action, e.Outcome, base64.StdEncoding.EncodeToString(sum[:])}
-}
-
-// Prepare seals the event and makes its leaf. It does no I/O.
+// Prepare seals the event, with a salt that makes a commitment to it impossible
+// to guess, and makes its leaf. It does no I/O.
 func (l *Log) Prepare(tenant estover.TenantID, e Event) (Prepared, error) {
 	var salt [32]byte
 	_, _ = rand.Read(salt[:]) // never fails
-	plain, err := json.Marshal(payload{e, salt[:]})
+	plain, err := appendPayload(make([]byte, 0, 2048), &e, salt[:])
 	if err != nil {
 		return Prepared{}, fmt.Errorf("encoding event %s: %w", e.ID, err)
 	}
 	p := Prepared{tenant: tenant, event: e, leaf: e.Leaf}
 	if p.leaf == nil {
-		if p.leaf, err = json.Marshal(leafFor(e, plain)); err != nil {
-			return Prepared{}, fmt.Errorf("encoding the leaf of event %s: %w", e.ID, err)
-		}
+		sum := sha256.Sum256(plain)
+		p.leaf = appendLeaf(make([]byte, 0, 256), &e, sum[:])
 	}
 	if len(p.leaf) > maxLeaf {
 		return Prepared{}, fmt.Errorf("the leaf of event %s has %d bytes, more than %d", e.ID, len(p.leaf), maxLeaf)

@@ -25,7 +25,7 @@ type Heartbeat struct {
 // since there is nobody in them.
 func (h Heartbeat) Event() (Event, error) {
 	e := Event{
-		ID: estover.NewID("evt"), At: h.At, Action: "gateway.beat", Outcome: Done,
+		ID: NewID(), At: h.At, Action: "gateway.beat", Outcome: Done,
 		Actor: estover.System("gateway"), Target: "gateway:" + h.Gateway,
 	}
 	leaf, err := json.Marshal(struct {

@@ -41,6 +41,7 @@ type Table struct {
 
 	once   sync.Once
 	single string // insert … values ($1, …)
+	plain  string // the same with ?, which SQLite need not look up by name
 	many   string // insert … select * from unnest($1::text[], …)
 }
 
@@ -61,6 +62,7 @@ func (t *Table) texts() {
 		}
 		into := "insert into " + t.Name + " (" + strings.Join(names, ", ") + ") "
 		t.single = into + "values (" + strings.Join(places, ", ") + ")"
+		t.plain = into + "values (?" + strings.Repeat(", ?", len(places)-1) + ")"
 		t.many = into + "select * from unnest(" + strings.Join(arrays, ", ") + ")"
 	})
 }
@@ -72,7 +74,7 @@ func (d *DB) Append(ctx context.Context, a Append) error {
 	if d.appender != nil {
 		return d.appender.do(ctx, a)
 	}
-	return d.writer.do(ctx, a.Tenant, func(tx *Tx) error { return appendOne(ctx, tx, a) })
+	return d.writer.append(ctx, &a)
 }
 
 func appendOne(ctx context.Context, tx *Tx, a Append) error {
@@ -103,7 +105,11 @@ func (t *Tx) Alive(ctx context.Context, e Epoch) error {
 // Insert writes one row.
 func (t *Tx) Insert(ctx context.Context, r Row) error {
 	r.Into.texts()
-	if _, err := t.Exec(ctx, r.Into.single, r.Values...); err != nil {
+	text := r.Into.single
+	if t.engine == SQLite {
+		text = r.Into.plain
+	}
+	if _, err := t.Exec(ctx, text, r.Values...); err != nil {
 		return fmt.Errorf("appending to %s: %w", r.Into.Name, err)
 	}
 	return nil

@@ -120,7 +120,12 @@ func connections() int { return max(8, 4*runtime.GOMAXPROCS(0)) }
 func (d *DB) openSQLite(ctx context.Context, file string) error {
 	const pragmas = "_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
 		"&_pragma=foreign_keys(1)&_pragma=secure_delete(1)&_pragma=temp_store(2)"
-	w, err := sql.Open("sqlite", "file:"+escapeFile(file)+"?"+pragmas)
+	// The writer changes a few dozen pages in each commit, the same ones at the
+	// end of tables and indexes again and again. With a longer log they are
+	// copied into the file once for many commits, and with a larger cache the
+	// inner pages of indexes stay at hand.
+	const writing = "&_pragma=wal_autocheckpoint(4000)&_pragma=cache_size(-16384)"
+	w, err := sql.Open("sqlite", "file:"+escapeFile(file)+"?"+pragmas+writing)
 	if err != nil {
 		return err
 	}

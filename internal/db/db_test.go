@@ -208,6 +208,67 @@ func TestAppend(t *testing.T) {
 }
 
 // Whoever increments under a compare-and-swap never loses an increment.
+// Appends that share a commit are all or nothing each, whatever goes wrong with
+// others in it: a key that is taken after another row was written, a table that
+// is not there, a function that fails or panics.
+func TestAppendsAreToldApart(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		makeNotes(t, d)
+		ctx := t.Context()
+		if err := d.Do(ctx, "acme", func(tx *db.Tx) error { return insert(ctx, tx, "taken") }); err != nil {
+			t.Fatal(err)
+		}
+		row := func(id string) db.Row {
+			return db.Row{Into: noteTable, Values: []any{"acme", id, int64(0), []byte(id)}}
+		}
+		nowhere := db.Row{Into: &db.Table{Name: "no_such_table", Columns: []db.Column{{Name: "id", Type: "text"}}}, Values: []any{"x"}}
+		boom := errors.New("boom")
+		const rounds, each = 5, 12
+		for round := range rounds {
+			name := func(kind string, i int) string { return fmt.Sprintf("%s-%d-%d", kind, round, i) }
+			var wg sync.WaitGroup
+			for i := range each {
+				wg.Go(func() {
+					rows := []db.Row{row(name("good", i)), row(name("also", i))}
+					if err := d.Append(ctx, db.Append{Tenant: "acme", Live: []db.Epoch{{Table: "note", ID: "taken"}}, Rows: rows}); err != nil {
+						t.Errorf("a good append: %v", err)
+					}
+				})
+			}
+			wg.Go(func() {
+				if err := d.Append(ctx, db.Append{Tenant: "acme", Rows: []db.Row{row("taken"), row(name("bad", 0))}}); !db.Taken(err) {
+					t.Errorf("a key that is taken: %v", err)
+				}
+			})
+			wg.Go(func() {
+				if err := d.Append(ctx, db.Append{Tenant: "acme", Rows: []db.Row{row(name("bad", 1)), row("taken")}}); !db.Taken(err) {
+					t.Errorf("a key that is taken, after another row: %v", err)
+				}
+			})
+			wg.Go(func() {
+				if err := d.Append(ctx, db.Append{Tenant: "acme", Rows: []db.Row{row(name("bad", 2)), nowhere}}); err == nil {
+					t.Error("a table that is not there: no error")
+				}
+			})
+			wg.Go(func() {
+				err := d.Do(ctx, "acme", func(tx *db.Tx) error { return errors.Join(insert(ctx, tx, name("bad", 3)), boom) })
+				if !errors.Is(err, boom) {
+					t.Errorf("a function that fails: %v", err)
+				}
+			})
+			wg.Go(func() {
+				if err := d.Do(ctx, "acme", func(tx *db.Tx) error { return insert(ctx, tx, name("done", 0)) }); err != nil {
+					t.Errorf("a function that does not: %v", err)
+				}
+			})
+			wg.Wait()
+		}
+		if n, want := count(t, d), 1+rounds*(2*each+1); n != want {
+			t.Errorf("%d notes, want %d", n, want)
+		}
+	})
+}
+
 func TestCompareAndSwapRace(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		makeNotes(t, d)

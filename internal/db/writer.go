@@ -29,11 +29,12 @@ type writer struct {
 	done    chan struct{}
 }
 
-// A job is one caller's work.
+// A job is one caller's work: what fn does, or the rows of an [Append].
 type job struct {
 	ctx    context.Context
 	tenant estover.TenantID
 	fn     func(*Tx) error
+	append *Append
 	err    error
 	panic  any
 	done   chan struct{}
@@ -50,7 +51,15 @@ func startWriter(d *DB, pool *sql.DB, conn *sql.Conn) *writer {
 
 // do hands fn in and waits until it is durable.
 func (w *writer) do(ctx context.Context, tenant estover.TenantID, fn func(*Tx) error) error {
-	j := &job{ctx: ctx, tenant: tenant, fn: fn, done: make(chan struct{})}
+	return w.wait(&job{ctx: ctx, tenant: tenant, fn: fn, done: make(chan struct{})})
+}
+
+// append hands rows in and waits until they are durable.
+func (w *writer) append(ctx context.Context, a *Append) error {
+	return w.wait(&job{ctx: ctx, tenant: a.Tenant, append: a, done: make(chan struct{})})
+}
+
+func (w *writer) wait(j *job) error {
 	w.closing.RLock()
 	if w.closed {
 		w.closing.RUnlock()
@@ -59,9 +68,9 @@ func (w *writer) do(ctx context.Context, tenant estover.TenantID, fn func(*Tx) e
 	select {
 	case w.queue <- j:
 		w.closing.RUnlock()
-	case <-ctx.Done():
+	case <-j.ctx.Done():
 		w.closing.RUnlock()
-		return ctx.Err()
+		return j.ctx.Err()
 	}
 	// Once handed in, the work may happen: its caller waits to learn whether
 	// it did, even if nobody waits for the caller.
@@ -116,11 +125,18 @@ func (w *writer) loop() {
 // statement that failed (a full disk, an I/O error).
 var errAborted = errors.New("the transaction was rolled back by the database")
 
+// errTangled says that an append failed half way, among others whose rows are
+// in the same savepoint.
+var errTangled = errors.New("the appends must be told apart")
+
 // commit does the work of a batch in one transaction. If one job brings the
 // whole transaction down, the others are done again one by one, so that nobody
 // pays for a neighbour.
 func (w *writer) commit(batch []*job) {
-	err := w.transaction(batch)
+	err := w.transaction(batch, false)
+	if err == errTangled {
+		err = w.transaction(batch, true)
+	}
 	if err == nil {
 		return
 	}
@@ -136,10 +152,14 @@ func (w *writer) commit(batch []*job) {
 	}
 }
 
-// transaction runs the jobs, each in a savepoint of its own, and commits. A
-// job's own failure is kept in the job; the error returned is that of the
-// transaction as a whole.
-func (w *writer) transaction(batch []*job) (err error) {
+// transaction runs the jobs and commits. A job's own failure is kept in the
+// job; the error returned is that of the transaction as a whole.
+//
+// A function has a savepoint of its own. Appends share none unless they are to
+// be told apart: a savepoint costs two statements and a copy of each page that
+// is written in it, more than the rows themselves, and an append that finds
+// what it rests on alive hardly ever fails.
+func (w *writer) transaction(batch []*job, apart bool) (err error) {
 	ctx := context.Background()
 	if err := w.exec(ctx, "begin immediate"); err != nil {
 		return err
@@ -150,9 +170,14 @@ func (w *writer) transaction(batch []*job) (err error) {
 			_ = w.exec(ctx, "rollback")
 		}
 	}()
+	var appends []*job
 	for _, j := range batch {
-		if j.err = j.ctx.Err(); j.err != nil {
+		if j.err, j.panic = j.ctx.Err(), nil; j.err != nil {
 			continue // gave up while waiting: nothing was begun
+		}
+		if j.append != nil && !apart {
+			appends = append(appends, j)
+			continue
 		}
 		if err := w.exec(ctx, "savepoint caller"); err != nil {
 			return err
@@ -167,7 +192,48 @@ func (w *writer) transaction(batch []*job) (err error) {
 			return fmt.Errorf("%w: %w", errAborted, err)
 		}
 	}
+	if err := w.insert(appends); err != nil {
+		return err
+	}
 	return w.exec(ctx, "commit")
+}
+
+// insert does the appends of a batch, without a way back to between two of
+// them.
+func (w *writer) insert(appends []*job) error {
+	// Many rest on the same row: an agent's session, an agent's grant.
+	type epoch struct {
+		tenant estover.TenantID
+		Epoch
+	}
+	alive := map[epoch]bool{}
+append:
+	for _, j := range appends {
+		tx := &Tx{tenant: j.tenant, now: w.db.Now(), engine: SQLite, run: w}
+		for _, e := range j.append.Live {
+			if alive[epoch{j.tenant, e}] {
+				continue
+			}
+			switch j.err = tx.Alive(j.ctx, e); {
+			case j.err == nil:
+			case j.err == error(ErrStale):
+				continue append
+			default:
+				return errTangled
+			}
+			alive[epoch{j.tenant, e}] = true
+		}
+		for i, r := range j.append.Rows {
+			// A key that is taken undoes its own statement and nothing else.
+			if j.err = diagnose(tx.Insert(j.ctx, r)); j.err != nil {
+				if i == 0 && Taken(j.err) {
+					continue append
+				}
+				return errTangled
+			}
+		}
+	}
+	return nil
 }
 
 // work runs one job's function. A panic in it is the caller's, and is raised
@@ -178,7 +244,12 @@ func (w *writer) work(j *job) {
 			j.panic = fmt.Sprintf("%v\n%s", p, debug.Stack())
 		}
 	}()
-	j.err = diagnose(j.fn(&Tx{tenant: j.tenant, now: w.db.Now(), engine: SQLite, run: w}))
+	tx := &Tx{tenant: j.tenant, now: w.db.Now(), engine: SQLite, run: w}
+	if j.append != nil {
+		j.err = diagnose(appendOne(j.ctx, tx, *j.append))
+	} else {
+		j.err = diagnose(j.fn(tx))
+	}
 }
 
 func (w *writer) exec(ctx context.Context, query string) error {

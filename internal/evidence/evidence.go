@@ -20,10 +20,12 @@ import (
 	"crypto/ed25519"
 	"crypto/hmac"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -70,6 +72,25 @@ type Committed struct {
 	Recording string          `json:"recording,omitempty"` // which recording has the bodies
 	Stream    uint64          `json:"stream,omitempty"`    // and which exchange in it
 	Cut       bool            `json:"cut,omitempty"`       // not all of the bodies was recorded
+}
+
+// AppendJSON writes it as encoding/json does ([audit.Appender]).
+func (c Committed) AppendJSON(b []byte) []byte {
+	b = append(base64.StdEncoding.AppendEncode(append(b, `{"seed":"`...), c.Seed), '"')
+	for _, m := range [...]struct{ name, value string }{
+		{"principal", string(c.Principal)}, {"grant", c.Grant}, {"recording", c.Recording},
+	} {
+		if m.value != "" {
+			b = audit.AppendMember(b, ',', m.name, m.value)
+		}
+	}
+	if c.Stream != 0 {
+		b = strconv.AppendUint(append(b, `,"stream":`...), c.Stream, 10)
+	}
+	if c.Cut {
+		b = append(b, `,"cut":true`...)
+	}
+	return append(b, '}')
 }
 
 // Salt is the salt of the commitment of this name. One random seed gives all

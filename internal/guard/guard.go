@@ -32,10 +32,12 @@ package guard
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -276,7 +278,7 @@ func (g *Guard) Admit(ctx context.Context, caller estover.Caller, op Op) (Decisi
 		}
 	}
 	if decision.ID == "" {
-		decision.ID = estover.NewID("evt")
+		decision.ID = audit.NewID()
 	}
 	if decision.Allow {
 		return decision, nil
@@ -391,6 +393,46 @@ type DecisionRecord struct {
 
 func record(d Decision) DecisionRecord {
 	return DecisionRecord{d.Allow, d.Reasons, d.Rule, d.Message, d.Next, d.Engine, d.Revision, d.Facts, d.InputDigest, d.Obligations}
+}
+
+// AppendJSON writes the record as encoding/json does ([audit.Appender]).
+func (r DecisionRecord) AppendJSON(b []byte) []byte {
+	b = strconv.AppendBool(append(b, `{"allow":`...), r.Allow)
+	if len(r.Reasons) > 0 {
+		b = audit.AppendStrings(append(b, `,"reasons":`...), r.Reasons)
+	}
+	member := func(name, value string) {
+		if value != "" {
+			b = audit.AppendMember(b, ',', name, value)
+		}
+	}
+	member("rule", r.Rule)
+	member("message", r.Message)
+	member("next", r.Next)
+	member("engine", r.Engine)
+	member("revision", r.Revision)
+	if len(r.Facts) > 0 {
+		b = append(b, `,"facts":`...)
+		if text, ok := r.Facts["input"].(json.RawMessage); ok && len(r.Facts) == 1 {
+			// As policy gives it: encoded already, and what its digest is of.
+			b = append(append(append(b, `{"input":`...), text...), '}')
+		} else {
+			b = appendAny(b, r.Facts)
+		}
+	}
+	member("input_digest", r.InputDigest)
+	if len(r.Obligations) > 0 {
+		b = appendAny(append(b, `,"obligations":`...), r.Obligations)
+	}
+	return append(b, '}')
+}
+
+func appendAny(b []byte, v any) []byte {
+	text, err := json.Marshal(v)
+	if err != nil {
+		panic("guard: a decision has no JSON: " + err.Error())
+	}
+	return append(b, text...)
 }
 
 // OnTouch has fn called after every commit that makes a copy stale, here or on

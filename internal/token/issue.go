@@ -181,6 +181,35 @@ type record struct {
 	Expires    time.Time `json:"expires_at,omitzero"`
 }
 
+// AppendJSON writes the record as encoding/json does ([audit.Appender]).
+func (r *record) AppendJSON(b []byte) []byte {
+	sep := byte('{')
+	member := func(name, value string) {
+		if value != "" || name == "client_id" {
+			b = audit.AppendMember(b, sep, name, value)
+			sep = ','
+		}
+	}
+	list := func(name string, values []string) {
+		if len(values) > 0 {
+			b = audit.AppendStrings(append(append(append(b, sep, '"'), name...), '"', ':'), values)
+		}
+	}
+	member("jti", r.ID)
+	member("grant_type", r.GrantType)
+	member("client_id", r.Client)
+	member("auth_method", r.Method)
+	member("credential", r.Credential)
+	list("resource", r.Audience)
+	list("scope", r.Scopes)
+	member("grant", r.Grant)
+	if !r.Expires.IsZero() {
+		b = r.Expires.AppendFormat(append(b, `,"expires_at":"`...), time.RFC3339Nano)
+		b = append(b, '"')
+	}
+	return append(b, '}')
+}
+
 // operation is the request as the guard sees it, and what its event tells.
 func operation(r Request) (guard.Op, *record) {
 	told := &record{
@@ -498,7 +527,7 @@ func (r *Request) told(err, why error) error {
 // refused is a decision that was not policy's: a rule that holds whatever the
 // policy says.
 func refused(why error) guard.Decision {
-	d := guard.Decision{ID: estover.NewID("evt"), Engine: "kernel", Reasons: []string{"refused"}, Message: why.Error()}
+	d := guard.Decision{ID: audit.NewID(), Engine: "kernel", Reasons: []string{"refused"}, Message: why.Error()}
 	var e *estover.Error
 	if errors.As(why, &e) {
 		d.Reasons[0], d.Message = e.Code, e.Detail

@@ -415,7 +415,7 @@ func (d *Duties) echoed(ex *gateway.Exchange, c *call, name string) {
 // note records what is no call: it is written as soon as it can be, on the
 // node's spool.
 func (d *Duties) note(caller estover.Caller, op guard.Op) {
-	event := d.Guard.Event(caller, op, guard.Decision{ID: estover.NewID("evt"), Allow: true}, audit.Done)
+	event := d.Guard.Event(caller, op, guard.Decision{ID: audit.NewID(), Allow: true}, audit.Done)
 	p, err := d.Guard.Log().Prepare(caller.Tenant, event)
 	if err == nil {
 		err = d.Spool.Append(p)
@@ -437,7 +437,7 @@ func (d *Duties) Violate(ex *gateway.Exchange, err error) {
 		Action: violationAction, Target: "session:" + ex.Caller.Session, Session: ex.Caller.Session,
 		Detail: map[string]any{"reason": reason, "method": ex.Method, "host": ex.Host.String(), "door": ex.Door},
 	}
-	event := d.Guard.Event(ex.Caller, op, guard.Decision{ID: estover.NewID("evt"), Reasons: []string{reason}, Engine: "kernel"}, audit.Refused)
+	event := d.Guard.Event(ex.Caller, op, guard.Decision{ID: audit.NewID(), Reasons: []string{reason}, Engine: "kernel"}, audit.Refused)
 	p, err := d.Guard.Log().Prepare(ex.Caller.Tenant, event)
 	if err == nil {
 		err = d.Spool.Append(p)

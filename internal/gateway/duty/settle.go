@@ -100,7 +100,7 @@ func (d *Duties) outcome(ex *gateway.Exchange, c *call, out *gateway.Outcome) {
 	if out.Address != "" {
 		op.Detail["upstream"] = out.Address
 	}
-	event := d.Guard.Event(ex.Caller, op, guard.Decision{ID: estover.NewID("evt"), Allow: true}, audit.Done)
+	event := d.Guard.Event(ex.Caller, op, guard.Decision{ID: audit.NewID(), Allow: true}, audit.Done)
 	event.Leaf = leaf
 	prepared, err := d.Guard.Log().Prepare(ex.Caller.Tenant, event)
 	if err == nil {

@@ -149,7 +149,7 @@ func (d *Duties) unknown(t *task, intent audit.Entry, seq int64) error {
 		Action: evidence.CallAction, Target: intent.Target, Session: t.key.session,
 		Detail: map[string]any{"call": intent.ID, "seq": seq, "end": "unknown", evidence.DetailKey: committed},
 	}
-	event := d.Guard.Event(system, op, guard.Decision{ID: estover.NewID("evt"), Allow: true}, audit.Done)
+	event := d.Guard.Event(system, op, guard.Decision{ID: audit.NewID(), Allow: true}, audit.Done)
 	event.Leaf = leaf
 	p, err := d.Guard.Log().Prepare(t.key.tenant, event)
 	if err != nil {

@@ -1,0 +1,23 @@
+package token
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+)
+
+func TestRecordIsWrittenAsJSON(t *testing.T) {
+	for _, r := range []*record{
+		{},
+		{ID: "tok_1", GrantType: Own, Client: "agt_<1>", Method: SecretBasic, Credential: "crd_1", Audience: []string{"https://a.example/?a&b"}, Scopes: []string{"a", "b"}, Grant: "gnt_1", Expires: time.UnixMicro(1700000000123450).UTC()},
+		{Client: "agt_1", Scopes: []string{"a"}, Expires: time.Unix(1700000000, 0).UTC()},
+	} {
+		want, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := r.AppendJSON(nil); string(got) != string(want) {
+			t.Errorf("written as %s, want %s", got, want)
+		}
+	}
+}
