@@ -40,7 +40,8 @@ func (s *Server) listAgents(ctx context.Context, in *struct {
 	Blueprint string `query:"blueprint" doc:"Only instances of this blueprint"`
 	Team      string `query:"team" doc:"Only agents of this team"`
 	Hold      string `query:"hold" enum:"pending,suspended,quarantined,retired" doc:"Only agents with a hold of this kind"`
-}) (*many[agent.Agent], error) {
+},
+) (*many[agent.Agent], error) {
 	f := agent.Filter{Sponsor: in.Sponsor, Blueprint: in.Blueprint, Team: in.Team, Hold: agent.Kind(in.Hold)}
 	list, next, err := s.Agents.List(ctx, callerOf(ctx), f, in.Cursor, in.Limit)
 	return pageOf(list, next), s.problem(ctx, err)
@@ -51,7 +52,8 @@ func (s *Server) createAgent(ctx context.Context, in *struct {
 		agent.Spec
 		Pending string `json:"pending,omitempty" maxLength:"500" doc:"Why the agent is to wait until it is activated; it is active at once if this is left out"`
 	}
-}) (*one[agent.Agent], error) {
+},
+) (*one[agent.Agent], error) {
 	a, err := s.Agents.Create(ctx, callerOf(ctx), in.Body.Spec, agent.Origin{Pending: in.Body.Pending})
 	return &one[agent.Agent]{a}, s.problem(ctx, err)
 }
@@ -68,7 +70,8 @@ func (s *Server) getAgent(ctx context.Context, in *Named) (*one[agent.Agent], er
 func (s *Server) updateAgent(ctx context.Context, in *struct {
 	Named
 	Body agent.Spec
-}) (*one[agent.Agent], error) {
+},
+) (*one[agent.Agent], error) {
 	id, err := s.agentID(ctx, in.ID)
 	if err != nil {
 		return nil, s.problem(ctx, err)
@@ -83,7 +86,8 @@ func (s *Server) holdAgent(ctx context.Context, in *struct {
 		Kind   agent.Kind `json:"kind" enum:"pending,suspended,quarantined,retired"`
 		Reason string     `json:"reason" minLength:"1" maxLength:"500"`
 	}
-}) (*one[agent.Hold], error) {
+},
+) (*one[agent.Hold], error) {
 	id, err := s.agentID(ctx, in.ID)
 	if err != nil {
 		return nil, s.problem(ctx, err)
@@ -98,7 +102,8 @@ func (s *Server) liftHold(ctx context.Context, in *struct {
 	Body struct {
 		Reason string `json:"reason" minLength:"1" maxLength:"500"`
 	}
-}) (*one[agent.Agent], error) {
+},
+) (*one[agent.Agent], error) {
 	id, err := s.agentID(ctx, in.ID)
 	if err != nil {
 		return nil, s.problem(ctx, err)
@@ -132,7 +137,8 @@ func (s *Server) createCredential(ctx context.Context, in *struct {
 		JWKS       json.RawMessage      `json:"jwks,omitempty" doc:"A JSON Web Key Set of public keys, for the kind jwks"`
 		TTLSeconds int64                `json:"ttl_seconds,omitempty" minimum:"0" doc:"When it ends by itself; never if left out"`
 	}
-}) (*one[madeCredential], error) {
+},
+) (*one[madeCredential], error) {
 	id, err := s.agentID(ctx, in.ID)
 	if err != nil {
 		return nil, s.problem(ctx, err)
@@ -154,7 +160,8 @@ func (s *Server) retireCredential(ctx context.Context, in *struct {
 	Body       struct {
 		AfterSeconds int64 `json:"after_seconds,omitempty" minimum:"0" doc:"An overlap in which its successor is put in place"`
 	}
-}) (*struct{}, error) {
+},
+) (*struct{}, error) {
 	id, err := s.agentID(ctx, in.ID)
 	if err != nil {
 		return nil, s.problem(ctx, err)

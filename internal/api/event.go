@@ -44,7 +44,8 @@ func (s *Server) listEvents(ctx context.Context, in *struct {
 	Session string    `query:"session"`
 	Since   time.Time `query:"since"`
 	Until   time.Time `query:"until"`
-}) (*many[event], error) {
+},
+) (*many[event], error) {
 	var before int64
 	if in.Cursor != "" {
 		var err error

@@ -32,7 +32,8 @@ func (s *Server) listGrants(ctx context.Context, in *struct {
 	Agent    string `query:"agent" doc:"Name or id: only grants of this agent"`
 	Resource string `query:"resource" doc:"Name or id: only grants for this resource"`
 	Live     bool   `query:"live" doc:"Only grants that have neither ended nor expired"`
-}) (*many[access.Grant], error) {
+},
+) (*many[access.Grant], error) {
 	f := access.Filter{Live: in.Live}
 	var err error
 	if in.Agent != "" {

@@ -21,7 +21,8 @@ func (s *Server) contain(ctx context.Context, in *struct {
 		Agent  string `json:"agent" minLength:"1" maxLength:"200" doc:"Its name or id"`
 		Reason string `json:"reason" minLength:"1" maxLength:"500"`
 	}
-}) (*one[incident.Containment], error) {
+},
+) (*one[incident.Containment], error) {
 	id, err := s.agentID(ctx, in.Body.Agent)
 	if err != nil {
 		return nil, s.problem(ctx, err)
@@ -33,7 +34,8 @@ func (s *Server) contain(ctx context.Context, in *struct {
 func (s *Server) listContainments(ctx context.Context, in *struct {
 	Agent string `query:"agent" doc:"Name or id: only containments of this agent"`
 	Limit int    `query:"limit" minimum:"1" maximum:"200" default:"50"`
-}) (*many[incident.Containment], error) {
+},
+) (*many[incident.Containment], error) {
 	id := ""
 	if in.Agent != "" {
 		var err error

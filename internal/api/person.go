@@ -50,7 +50,8 @@ func (s *Server) login(ctx context.Context, in *struct {
 		Token string `json:"token" minLength:"1" maxLength:"200" doc:"The one-time token"`
 		Label string `json:"label,omitempty" maxLength:"100" doc:"Where the login is used, for the person's list of logins"`
 	}
-}) (*one[loggedIn], error) {
+},
+) (*one[loggedIn], error) {
 	from := estover.Caller{Tenant: estover.DefaultTenant, Request: estover.NewID("req")}
 	secret, token, err := s.People.Redeem(ctx, from, in.Body.Token, in.Body.Label, 0)
 	if err != nil {
@@ -93,7 +94,8 @@ func (s *Server) getPerson(ctx context.Context, in *Named) (*one[directory.Perso
 func (s *Server) updatePerson(ctx context.Context, in *struct {
 	Named
 	Body directory.Spec
-}) (*one[directory.Person], error) {
+},
+) (*one[directory.Person], error) {
 	id, err := s.personID(ctx, in.ID)
 	if err != nil {
 		return nil, s.problem(ctx, err)
@@ -113,7 +115,8 @@ func (s *Server) invitePerson(ctx context.Context, in *struct {
 	Body struct {
 		TTLSeconds int64 `json:"ttl_seconds,omitempty" minimum:"0" maximum:"604800" doc:"How long it is good; a day if left out"`
 	}
-}) (*one[invitation], error) {
+},
+) (*one[invitation], error) {
 	id, err := s.personID(ctx, in.ID)
 	if err != nil {
 		return nil, s.problem(ctx, err)
@@ -127,7 +130,8 @@ func (s *Server) disablePerson(ctx context.Context, in *struct {
 	Body struct {
 		Reason string `json:"reason" minLength:"1" maxLength:"500"`
 	}
-}) (*one[directory.Person], error) {
+},
+) (*one[directory.Person], error) {
 	id, err := s.personID(ctx, in.ID)
 	if err != nil {
 		return nil, s.problem(ctx, err)

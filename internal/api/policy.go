@@ -39,7 +39,8 @@ func (s *Server) pushPolicy(ctx context.Context, in *struct {
 		Files policy.Bundle `json:"files" minItems:"1" maxItems:"500" doc:"The .rego and data.json files"`
 		Note  string        `json:"note,omitempty" maxLength:"500"`
 	}
-}) (*one[pushed], error) {
+},
+) (*one[pushed], error) {
 	r, report, err := s.Policy.Push(ctx, callerOf(ctx), in.Body.Files, in.Body.Note)
 	return &one[pushed]{pushed{r, report}}, s.problem(ctx, err)
 }
@@ -82,7 +83,8 @@ func (s *Server) rollbackPolicy(ctx context.Context, in *WithReason) (*one[polic
 
 func (s *Server) listActivations(ctx context.Context, in *struct {
 	Limit int `query:"limit" minimum:"1" maximum:"200" default:"50"`
-}) (*many[policy.Activation], error) {
+},
+) (*many[policy.Activation], error) {
 	list, err := s.Policy.History(ctx, callerOf(ctx), in.Limit)
 	return pageOf(list, ""), s.problem(ctx, err)
 }

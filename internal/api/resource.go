@@ -35,7 +35,8 @@ func (s *Server) listResources(ctx context.Context, in *struct{ Paging }) (*many
 func (s *Server) putResource(ctx context.Context, in *struct {
 	Named
 	Body resource.Spec
-}) (*one[resource.Resource], error) {
+},
+) (*one[resource.Resource], error) {
 	if in.Body.Name == "" {
 		in.Body.Name = in.ID
 	}

@@ -34,7 +34,8 @@ func (s *Server) secrets() {
 func (s *Server) listSecrets(ctx context.Context, in *struct {
 	Paging
 	Prefix string `query:"prefix" doc:"Only secrets whose path begins with this"`
-}) (*many[secret.Secret], error) {
+},
+) (*many[secret.Secret], error) {
 	list, err := s.Secrets.List(ctx, callerOf(ctx), in.Prefix, in.Cursor, in.Limit)
 	next := ""
 	if err == nil && len(list) == in.Limit {
@@ -66,7 +67,8 @@ func (s *Server) getSecret(ctx context.Context, in *SecretPath) (*one[described]
 func (s *Server) updateSecret(ctx context.Context, in *struct {
 	SecretPath
 	Body secret.Change
-}) (*one[secret.Secret], error) {
+},
+) (*one[secret.Secret], error) {
 	x, err := s.Secrets.Update(ctx, callerOf(ctx), in.Path, in.Body)
 	return &one[secret.Secret]{x}, s.problem(ctx, err)
 }
@@ -81,7 +83,8 @@ func (s *Server) writeSecret(ctx context.Context, in *struct {
 		Fields map[string]string `json:"fields" minProperties:"1" maxProperties:"100" doc:"The values by their names; a secret with one has 'value'"`
 		Expect *int64            `json:"expect,omitempty" minimum:"0" doc:"The version that this is to follow, 0 if there must be none; it does not matter if left out"`
 	}
-}) (*one[secret.Version], error) {
+},
+) (*one[secret.Version], error) {
 	fields := make(map[string]estover.Secret, len(in.Body.Fields))
 	for k, v := range in.Body.Fields {
 		fields[k] = estover.NewSecret([]byte(v))
@@ -107,7 +110,8 @@ func (s *Server) readSecret(ctx context.Context, in *struct {
 		Version int64  `json:"version,omitempty" minimum:"0" doc:"The newest if left out"`
 		Purpose string `json:"purpose" minLength:"1" maxLength:"500" doc:"What the value is needed for"`
 	}
-}) (*one[plain], error) {
+},
+) (*one[plain], error) {
 	p, err := s.Secrets.Read(ctx, callerOf(ctx), in.Path, in.Body.Version, in.Body.Purpose)
 	if err != nil {
 		return nil, s.problem(ctx, err)
@@ -138,7 +142,8 @@ func (s *Server) listUses(ctx context.Context, in *struct {
 	Subject string `query:"subject" doc:"Only uses by this subject"`
 	Session string `query:"session" doc:"Only uses in this session"`
 	Limit   int    `query:"limit" minimum:"1" maximum:"200" default:"50"`
-}) (*many[secret.Use], error) {
+},
+) (*many[secret.Use], error) {
 	f := secret.UseFilter{Secret: in.Secret, Version: in.Version, Subject: estover.Subject(in.Subject), Session: in.Session}
 	list, err := s.Secrets.Uses(ctx, callerOf(ctx), f, in.Limit)
 	return pageOf(list, ""), s.problem(ctx, err)

@@ -42,7 +42,8 @@ func (s *Server) openSession(ctx context.Context, in *struct {
 		TTLSeconds int64  `json:"ttl_seconds,omitempty" minimum:"0" maximum:"86400" doc:"The longest that it may live; 8 hours if left out"`
 		Thumbprint string `json:"certificate_thumbprint,omitempty" maxLength:"43" doc:"x5t#S256 of the certificate that stands for the session at the forward proxy"`
 	}
-}) (*one[openedSession], error) {
+},
+) (*one[openedSession], error) {
 	c := callerOf(ctx)
 	ref := in.Body.Agent
 	if ref == "" && c.Subject.Kind() == estover.AgentKind {
@@ -78,7 +79,8 @@ func (s *Server) listSessions(ctx context.Context, in *struct {
 	Paging
 	Agent string `query:"agent" doc:"Name or id: only sessions of this agent"`
 	State string `query:"state" enum:"open,ended" doc:"Only sessions in this state"`
-}) (*many[session.Session], error) {
+},
+) (*many[session.Session], error) {
 	f := session.Filter{State: session.State(in.State)}
 	if in.Agent != "" {
 		id, err := s.agentID(ctx, in.Agent)
@@ -120,7 +122,8 @@ func (s *Server) endSession(ctx context.Context, in *struct {
 	Body struct {
 		Cause string `json:"cause,omitempty" maxLength:"500" doc:"Why, for the record"`
 	}
-}) (*struct{}, error) {
+},
+) (*struct{}, error) {
 	cause := in.Body.Cause
 	if cause == "" {
 		cause = "ended by " + string(callerOf(ctx).Subject)
@@ -131,7 +134,8 @@ func (s *Server) endSession(ctx context.Context, in *struct {
 func (s *Server) replaySession(ctx context.Context, in *struct {
 	Named
 	Format string `query:"format" enum:"frames,har" default:"frames" doc:"frames: one JSON object a line; har: HTTP Archive 1.2, for browsers' tools"`
-}) (*huma.StreamResponse, error) {
+},
+) (*huma.StreamResponse, error) {
 	c := callerOf(ctx)
 	if in.Format == "har" {
 		if _, err := s.Sessions.Get(ctx, c, in.ID); err != nil {
@@ -173,7 +177,8 @@ type file struct {
 func (s *Server) exportEvidence(ctx context.Context, in *struct {
 	Named
 	Disclose bool `query:"disclose" doc:"Add what the receipts commit to: grants, principals and recorded bodies"`
-}) (*file, error) {
+},
+) (*file, error) {
 	b, err := s.Evidence.Session(ctx, callerOf(ctx), in.ID, in.Disclose)
 	return &file{"application/zip", `attachment; filename="` + in.ID + `.zip"`, b}, s.problem(ctx, err)
 }

@@ -41,8 +41,10 @@ const ProblemType = "application/problem+json"
 // [estover.Error], and nothing at all of any other, whose words may be a
 // stranger's.
 func ProblemOf(err error, request string) *Problem {
-	p := &Problem{Status: http.StatusInternalServerError, Code: "fault", Request: request,
-		Detail: "Something went wrong in Estover itself. The log of the server has the details under this request's id."}
+	p := &Problem{
+		Status: http.StatusInternalServerError, Code: "fault", Request: request,
+		Detail: "Something went wrong in Estover itself. The log of the server has the details under this request's id.",
+	}
 	var known *estover.Error
 	var refusal *guard.Refusal
 	switch {
