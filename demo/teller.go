@@ -103,9 +103,9 @@ func (t *teller) line(l story.Line) {
 			for _, part := range fold(strings.TrimRight(line, "\r\n"), outputWidth-4) {
 				fmt.Fprintln(t.w, strings.TrimRight("    "+t.paint(dim, part), " "))
 			}
-			t.wait(35 * time.Millisecond)
+			t.wait(25 * time.Millisecond)
 		}
-		t.wait(400 * time.Millisecond)
+		t.wait(300 * time.Millisecond)
 	}
 }
 
@@ -137,7 +137,7 @@ func (t *teller) commands(pairs ...string) {
 
 // read leaves the time that it takes to read a text.
 func (t *teller) read(text string) {
-	t.wait(min(max(time.Duration(utf8.RuneCountInString(text))*12*time.Millisecond, 300*time.Millisecond), 2500*time.Millisecond))
+	t.wait(min(max(time.Duration(utf8.RuneCountInString(text))*9*time.Millisecond, 250*time.Millisecond), 2*time.Second))
 }
 
 func (t *teller) wait(d time.Duration) {
