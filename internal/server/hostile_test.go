@@ -1,12 +1,24 @@
 package server_test
 
 import (
+	"bufio"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"fmt"
+	"io"
+	"math/big"
 	"net/http"
 	"net/url"
+	"strings"
 	"testing"
+	"time"
 
 	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/edge"
 )
 
 // mint asks the token service as the agent.
@@ -41,6 +53,86 @@ func TestATokenIsGoodForItsScopes(t *testing.T) {
 	for path, method := range map[string]string{"/u/crm/v1/echo": http.MethodGet, "/u/crm/v1/items/7": http.MethodPut} {
 		if status, body := h.do(method, path, token, nil); status != http.StatusForbidden || h.code(body) != "kernel_scope" {
 			t.Errorf("%s %s, which the agent is granted and the token is not for: %d %s, want 403 kernel_scope", method, path, status, body)
+		}
+	}
+}
+
+// certificate is one that an agent can make, and its thumbprint.
+func certificate(t *testing.T) (tls.Certificate, string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, edge.Thumbprint(der)
+}
+
+// proxied sends a request to the upstream through the forward proxy.
+func (h *house) proxied(c tls.Certificate, method, path string) (int, []byte) {
+	h.t.Helper()
+	conn, err := tls.Dial("tcp", h.config.Gateway, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{c}, NextProtos: []string{"http/1.1"}})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	fmt.Fprintf(conn, "%s %s%s HTTP/1.1\r\nHost: %s\r\n\r\n", method, h.upstream.URL, path, strings.TrimPrefix(h.upstream.URL, "http://"))
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return res.StatusCode, b
+}
+
+// A client secret can be copied, and stays that: a session that it opens, with
+// a certificate of the thief's, does not pass for one that is bound to a key.
+func TestASecretDoesNotBecomeAKey(t *testing.T) {
+	h := build(t, dbtest.SQLite(t))
+	const restricted = `
+apiVersion: estover.dev/v1
+kind: Agent
+metadata: {name: bot}
+spec: {blueprint: support, sponsor: alice, purposes: [support], clearance: restricted}
+---
+apiVersion: estover.dev/v1
+kind: Grant
+metadata: {name: bot-reads}
+spec: {agent: bot, resource: crm, actions: [item.read, item.change, slow.read, echo.read], purposes: [support], class: restricted}
+`
+	h.must(http.MethodPost, "/v1/apply", map[string]any{"files": []map[string]string{{"path": "a.yaml", "text": restricted}}}, nil)
+	var crm map[string]any
+	h.must(http.MethodGet, "/v1/resources/crm", nil, &crm)
+	for _, k := range []string{"id", "managed_by", "created_at", "changed_at", "epoch"} {
+		delete(crm, k)
+	}
+	crm["class"] = "restricted"
+	for _, a := range crm["actions"].([]any) {
+		a.(map[string]any)["class"] = "restricted"
+	}
+	h.must(http.MethodPut, "/v1/resources/crm", crm, nil)
+	if status, body := h.do(http.MethodGet, "/u/crm/v1/items/7", h.mint(url.Values{"resource": {h.upstream.URL}}), nil); h.code(body) != "restricted_needs_key" {
+		t.Fatalf("restricted data by a token of a secret: %d %s, want restricted_needs_key", status, body)
+	}
+	for _, by := range []struct {
+		who, token, want string
+	}{{"the agent, by its secret", h.apiToken(), "restricted_needs_key"}, {"a person", h.token, ""}} {
+		cert, thumbprint := certificate(t)
+		wish := map[string]string{"agent": h.agent, "purpose": "support", "certificate_thumbprint": thumbprint}
+		if status, body := h.do(http.MethodPost, "/v1/sessions", by.token, wish); status >= 300 {
+			t.Fatalf("a session opened by %s: %d %s", by.who, status, body)
+		}
+		if status, body := h.proxied(cert, http.MethodGet, "/v1/items/7"); h.code(body) != by.want {
+			t.Errorf("restricted data in a session that was opened by %s: %d %s, want %q", by.who, status, body, by.want)
 		}
 	}
 }

@@ -83,8 +83,13 @@ type Session struct {
 	ExpiresAt time.Time       `json:"expires_at"`
 	EndedAt   time.Time       `json:"ended_at,omitzero"`
 	EndCause  string          `json:"end_cause,omitempty"`
-	Calls     int64           `json:"calls,omitempty"` // through the gateway; counted after the end
-	Epoch     int64           `json:"-"`               // raised by the end
+
+	// Strength is what the session's certificate is worth: no more than what
+	// the agent opened it with. A person who opens one vouches for it.
+	Strength estover.Strength `json:"strength"`
+
+	Calls int64 `json:"calls,omitempty"` // through the gateway; counted after the end
+	Epoch int64 `json:"-"`               // raised by the end
 
 	sealed []byte // the task
 }
@@ -190,7 +195,12 @@ func (s *Sessions) Open(ctx context.Context, caller estover.Caller, w Wish) (Ses
 // wished is the session that was wished for, and how long it lives, if it may
 // be had.
 func (s *Sessions) wished(caller estover.Caller, client *token.Client, w Wish) (made Session, life time.Duration, err error) {
-	made = Session{ID: estover.NewID("ses"), Agent: client.ID, State: Open, Key: w.Key, OpenedBy: caller.Subject, Epoch: 1}
+	made = Session{
+		ID: estover.NewID("ses"), Agent: client.ID, State: Open, Key: w.Key, OpenedBy: caller.Subject, Strength: estover.ByBound, Epoch: 1,
+	}
+	if caller.Subject.Kind() == estover.AgentKind && caller.Strength != estover.ByKey && caller.Strength != estover.ByBound {
+		made.Strength = estover.BySecret
+	}
 	if made.Purpose, err = Purpose(client, w.Purpose); err != nil {
 		return made, 0, err
 	}

@@ -343,6 +343,32 @@ func TestAmbient(t *testing.T) {
 	})
 }
 
+// A certificate is worth no more than what the session was opened with: a
+// secret that can be copied does not become a key that cannot.
+func TestStrength(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot := w.Agent("bot")
+		by := func(s estover.Strength) estover.Caller {
+			c := bot.Caller()
+			c.Strength = s
+			return c
+		}
+		for i, c := range []struct {
+			by   estover.Caller
+			want estover.Strength
+		}{{by(estover.BySecret), estover.BySecret}, {by(""), estover.BySecret}, {by(estover.ByKey), estover.ByBound}, {by(estover.ByBound), estover.ByBound}, {admin, estover.ByBound}} {
+			k := key(string(rune('a' + i)))
+			if _, err := w.Sessions.Open(t.Context(), c.by, session.Wish{Agent: bot.ID, Key: k}); err != nil {
+				t.Fatal(err)
+			}
+			if _, got, err := w.Sessions.ByKey(t.Context(), k); err != nil || got.Strength != c.want {
+				t.Errorf("opened by %s with %q: %+v, %v; want strength %s", c.by.Subject, c.by.Strength, got, err, c.want)
+			}
+		}
+	})
+}
+
 func TestByKey(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := oauthtest.New(t, d)

@@ -8,13 +8,13 @@ import (
 	"estover.dev/internal/db"
 )
 
-const columns = `id, agent_id, purpose, task, ambient, coalesce(key_thumbprint, ''), opened_at, opened_by, expires_at, epoch,
+const columns = `id, agent_id, purpose, task, ambient, coalesce(key_thumbprint, ''), opened_at, opened_by, strength, expires_at, epoch,
 	ended_at, coalesce(end_cause, ''), coalesce(calls, 0)`
 
 // scan reads one row of columns.
 func scan(tx *db.Tx, row interface{ Scan(...any) error }) (*Session, error) {
 	s := &Session{State: Open}
-	err := row.Scan(&s.ID, &s.Agent, &s.Purpose, &s.sealed, &s.Ambient, &s.Key, &s.OpenedAt, &s.OpenedBy, &s.ExpiresAt, &s.Epoch,
+	err := row.Scan(&s.ID, &s.Agent, &s.Purpose, &s.sealed, &s.Ambient, &s.Key, &s.OpenedAt, &s.OpenedBy, &s.Strength, &s.ExpiresAt, &s.Epoch,
 		&s.EndedAt, &s.EndCause, &s.Calls)
 	if errors.Is(err, db.ErrNoRows) {
 		return nil, ErrNotFound
@@ -92,9 +92,9 @@ func insert(ctx context.Context, tx *db.Tx, s *Session) (bool, error) {
 	if s.Key != "" {
 		key = s.Key
 	}
-	n, err := tx.Exec(ctx, `insert into session (tenant_id, id, agent_id, purpose, task, ambient, key_thumbprint, opened_at, opened_by, expires_at, epoch)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`+onConflict,
-		tx.Tenant(), s.ID, s.Agent, s.Purpose, s.sealed, s.Ambient, key, s.OpenedAt, s.OpenedBy, s.ExpiresAt, s.Epoch)
+	n, err := tx.Exec(ctx, `insert into session (tenant_id, id, agent_id, purpose, task, ambient, key_thumbprint, opened_at, opened_by, expires_at, epoch, strength)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`+onConflict,
+		tx.Tenant(), s.ID, s.Agent, s.Purpose, s.sealed, s.Ambient, key, s.OpenedAt, s.OpenedBy, s.ExpiresAt, s.Epoch, s.Strength)
 	return n == 1, err
 }
 

@@ -156,6 +156,6 @@ func (d *Duties) ByCertificate(ctx context.Context, thumbprint string) (*gateway
 	}
 	return &gateway.Conn{CA: ca, Caller: estover.Caller{
 		Tenant: tenant, Subject: estover.Agent(s.Agent), Client: s.Agent, Session: s.ID, Purpose: s.Purpose, Epoch: s.Epoch,
-		Strength: estover.ByBound,
+		Strength: s.Strength,
 	}}, nil
 }
