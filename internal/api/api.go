@@ -8,9 +8,9 @@
 //
 // The domain's call passes the guard; there are no rules here. What is not
 // done is answered as a problem of RFC 9457 ([edge.Problem]). A list is pages
-// of at most 200 things with a cursor. A POST may carry an Idempotency-Key:
-// sent again within a day, with the same body, it is answered as the first
-// time and not done again.
+// of at most 200 things with a cursor. A POST that changes something may carry
+// an Idempotency-Key: sent again within a day, with the same body, it is
+// answered as the first time and not done again.
 //
 // Each file is what the API says of one package of the domain.
 package api
@@ -54,8 +54,10 @@ type Options struct {
 	// Authenticate makes the caller of a request, or says why there is none.
 	Authenticate func(*http.Request) (estover.Caller, error)
 	// Seal and Open encrypt kept answers under the tenant's key.
-	Seal   func(tenant estover.TenantID, id string, plain []byte) ([]byte, error)
-	Open   func(tenant estover.TenantID, id string, sealed []byte) ([]byte, error)
+	Seal func(tenant estover.TenantID, id string, plain []byte) ([]byte, error)
+	Open func(tenant estover.TenantID, id string, sealed []byte) ([]byte, error)
+	// MAC is a keyed digest of a request, by which it is recognised.
+	MAC    func(tenant estover.TenantID, value []byte) []byte
 	Logger *slog.Logger
 }
 
@@ -64,7 +66,7 @@ const maxBody = 8 << 20
 
 // New is the API over the parts of the domain.
 func New(g *guard.Guard, parts Parts, o Options) (*Server, http.Handler) {
-	s := &Server{Parts: parts, guard: g, logger: o.Logger, auth: o.Authenticate, once: idempotency{g.DB(), o.Seal, o.Open}}
+	s := &Server{Parts: parts, guard: g, logger: o.Logger, auth: o.Authenticate, once: idempotency{g.DB(), o.MAC, o.Seal, o.Open}}
 	mux := http.NewServeMux()
 	config := huma.DefaultConfig("Estover", o.Version)
 	config.OpenAPIPath, config.DocsPath, config.SchemasPath = "/v1/openapi", "", ""
@@ -129,7 +131,7 @@ func (s *Server) handler(mux *http.ServeMux) http.Handler {
 			return
 		}
 		r = r.WithContext(context.WithValue(r.Context(), callerKey{}, caller))
-		if key := r.Header.Get("Idempotency-Key"); key != "" && r.Method == http.MethodPost {
+		if key := r.Header.Get("Idempotency-Key"); key != "" && r.Method == http.MethodPost && !readings[r.URL.Path] {
 			s.once.serve(w, r, caller, key, mux)
 			return
 		}
@@ -233,7 +235,7 @@ type Named struct {
 // sentence.
 func op(id, method, path, tag, summary string) huma.Operation {
 	o := huma.Operation{OperationID: id, Method: method, Path: path, Tags: []string{tag}, Summary: summary}
-	if method == http.MethodPost {
+	if method == http.MethodPost && !readings[path] {
 		o.Parameters = append(o.Parameters, &huma.Param{
 			Name: "Idempotency-Key", In: "header", Description: "Any text of the caller's; the request is done once for each",
 			Schema: &huma.Schema{Type: "string", MaxLength: ptr(200)},

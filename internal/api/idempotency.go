@@ -31,11 +31,20 @@ var (
 // written before the request is done, so that of two that come at once only
 // one is; a crash in between leaves a row without an answer, and the caller is
 // told that it is not known.
+//
+// What is stored gives nothing away. A request may hold a secret, so its digest
+// is keyed: nobody can try values against a copy of the database. An answer is
+// sealed, bound to the caller and the key.
 type idempotency struct {
 	db   *db.DB
+	mac  func(tenant estover.TenantID, value []byte) []byte
 	seal func(tenant estover.TenantID, id string, plain []byte) ([]byte, error)
 	open func(tenant estover.TenantID, id string, sealed []byte) ([]byte, error)
 }
+
+// readings are the operations that are asked for with POST and change nothing:
+// what they reveal is not kept, and each time they leave a trace.
+var readings = map[string]bool{"/v1/secret/read": true, "/v1/log/verify": true}
 
 // kept is an answer as it is sealed.
 type kept struct {
@@ -59,7 +68,8 @@ func (i idempotency) serve(w http.ResponseWriter, r *http.Request, caller estove
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	k := digest(key)
-	status, answer, first, err := i.begin(r.Context(), caller, k, digest(r.Method, r.URL.RequestURI(), string(body)))
+	request := hex.EncodeToString(i.mac(caller.Tenant, []byte(digest(r.Method, r.URL.RequestURI(), string(body)))))
+	status, answer, first, err := i.begin(r.Context(), caller, k, request)
 	switch {
 	case err != nil:
 		refuse(err)
@@ -102,7 +112,7 @@ func (i idempotency) begin(ctx context.Context, caller estover.Caller, key, requ
 	case done == nil:
 		return 0, kept{}, false, ErrInProgress
 	}
-	plain, err := i.open(caller.Tenant, key, sealed)
+	plain, err := i.open(caller.Tenant, bound(caller, key), sealed)
 	if err != nil {
 		return 0, kept{}, false, err
 	}
@@ -119,7 +129,7 @@ func (i idempotency) finish(ctx context.Context, caller estover.Caller, key stri
 		if err != nil {
 			return
 		}
-		sealed, err := i.seal(caller.Tenant, key, plain)
+		sealed, err := i.seal(caller.Tenant, bound(caller, key), plain)
 		if err != nil {
 			return
 		}
@@ -130,6 +140,9 @@ func (i idempotency) finish(ctx context.Context, caller estover.Caller, key stri
 		return err
 	})
 }
+
+// bound is what an answer is sealed to.
+func bound(caller estover.Caller, key string) string { return string(caller.Subject) + " " + key }
 
 // Sweep forgets the keys whose day is over.
 func (s *Server) Sweep(ctx context.Context) error {

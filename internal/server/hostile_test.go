@@ -5,8 +5,10 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -135,4 +137,45 @@ spec: {agent: bot, resource: crm, actions: [item.read, item.change, slow.read, e
 			t.Errorf("restricted data in a session that was opened by %s: %d %s, want %q", by.who, status, body, by.want)
 		}
 	}
+}
+
+// A key makes a change happen once. It makes no secret readable again: each
+// reading is decided on and leaves a trace, and what is kept of a request gives
+// nobody a way to try values.
+func TestAKeyOpensNothingTwice(t *testing.T) {
+	h := build(t, dbtest.SQLite(t))
+	h.must(http.MethodPost, "/v1/people", map[string]any{"name": "bea", "roles": []string{"admin"}}, nil)
+	bea := h.invite("bea")
+	read := func() int {
+		status, _ := h.do(http.MethodPost, "/v1/secret/read?path=crm/key", bea, map[string]string{"purpose": "a drill"}, "Idempotency-Key", "k")
+		return status
+	}
+	if first, again := read(), read(); first != http.StatusOK || again != http.StatusOK {
+		t.Errorf("reading twice: %d and %d, want 200", first, again)
+	}
+	var events struct{ Items []any }
+	h.must(http.MethodGet, "/v1/events?action=secret.read", nil, &events)
+	if len(events.Items) != 2 {
+		t.Errorf("two readings left %d events", len(events.Items))
+	}
+	h.must(http.MethodPut, "/v1/people/bea", map[string]any{"name": "bea"}, nil)
+	if status := read(); status != http.StatusForbidden {
+		t.Errorf("reading once more, after the role was taken away: %d, want 403", status)
+	}
+
+	const path = "/v1/secret/versions?path=crm/key"
+	in := map[string]any{"fields": map[string]string{"value": "0000"}}
+	if status, body := h.do(http.MethodPost, path, h.token, in, "Idempotency-Key", "k2"); status >= 300 {
+		t.Fatalf("writing a secret: %d %s", status, body)
+	}
+	body, err := json.Marshal(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	guess := sha256.New()
+	for _, part := range []string{http.MethodPost, path, string(body)} {
+		sum := sha256.Sum256([]byte(part))
+		guess.Write(sum[:])
+	}
+	h.leaksNothing(hex.EncodeToString(guess.Sum(nil)))
 }

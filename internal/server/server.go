@@ -288,6 +288,7 @@ func (s *Server) wire() error {
 	}, api.Options{
 		Version: s.version, Issuer: s.config.Issuer, Authenticate: s.callers.Authenticate,
 		Seal: s.sealAs(seal.Token), Open: s.openAs(seal.Token), Logger: s.logger,
+		MAC: func(t estover.TenantID, value []byte) []byte { return s.sealer.MAC(t, "api request", value) },
 	})
 	return nil
 }
