@@ -33,11 +33,13 @@ type Subject struct {
 	Digest Digest
 }
 
-// The names of an action's subjects. Each digest is a commitment ([Commit]).
+// The names of an action's subjects. Each digest is a commitment ([Commit]),
+// except for that of an intent.
 const (
-	Request   = "request"   // as forwarded, with a slot shown in the place of a secret
-	Response  = "response"  // as received from the upstream
-	Delivered = "delivered" // as handed to the agent, if that differs
+	Request    = "request"   // as forwarded, with a slot shown in the place of a secret
+	Response   = "response"  // as received from the upstream
+	Delivered  = "delivered" // as handed to the agent, if that differs
+	IntentLeaf = "intent"    // [Intent.Digest], when no more than the intent of a call is known
 )
 
 // A Predicate is one of [*Action], [*Session], [*Enrolment] and

@@ -211,6 +211,7 @@ func (e *Evidence) Session(ctx context.Context, caller estover.Caller, session s
 		x.Closing = &entries[len(calls)]
 	}
 	actions := make([]*attest.Action, len(calls))
+	subjects := make([][]attest.Subject, len(calls))
 	for i, c := range calls {
 		s, err := attest.ParseStatement(c.Leaf)
 		if err != nil {
@@ -220,6 +221,7 @@ func (e *Evidence) Session(ctx context.Context, caller estover.Caller, session s
 		if actions[i], ok = s.Predicate.(*attest.Action); !ok {
 			return nil, fmt.Errorf("the statement of %s is none of a call", c.ID)
 		}
+		subjects[i] = s.Subjects
 		x.Receipts = append(x.Receipts, attest.Receipt{Entry: entries[i]})
 	}
 	order := make([]int, len(calls))
@@ -228,7 +230,7 @@ func (e *Evidence) Session(ctx context.Context, caller estover.Caller, session s
 	}
 	slices.SortFunc(order, func(a, b int) int { return cmp.Compare(actions[a].Seq, actions[b].Seq) })
 	if disclose {
-		if err := e.disclose(ctx, caller, session, calls, x.Receipts); err != nil {
+		if err := e.disclose(ctx, caller, session, calls, subjects, x.Receipts); err != nil {
 			return nil, err
 		}
 	}
@@ -389,8 +391,9 @@ func (e *Evidence) bundles(ctx context.Context, tenant estover.TenantID, actions
 }
 
 // disclose adds to the receipts what their statements commit to: the
-// principal, the grant, and the bodies as far as they were recorded whole.
-func (e *Evidence) disclose(ctx context.Context, caller estover.Caller, session string, calls []audit.Entry, receipts []attest.Receipt) error {
+// principal, the grant, and the bodies as far as they were recorded whole. The
+// end of a recording is missing if its node died.
+func (e *Evidence) disclose(ctx context.Context, caller estover.Caller, session string, calls []audit.Entry, subjects [][]attest.Subject, receipts []attest.Receipt) error {
 	byStream := map[string]int{}
 	committed := make([]Committed, len(calls))
 	for i, call := range calls {
@@ -420,9 +423,10 @@ func (e *Evidence) disclose(ctx context.Context, caller estover.Caller, session 
 		return err
 	}
 	for i, b := range bodies {
-		for _, name := range []string{attest.Request, attest.Delivered} {
-			if octets, ok := b[name]; ok {
-				receipts[i].Disclosures = append(receipts[i].Disclosures, attest.Disclosure{Name: name, Salt: committed[i].Salt(name), Octets: octets})
+		for _, sub := range subjects[i] {
+			salt := committed[i].Salt(sub.Name)
+			if octets, ok := b[sub.Name]; ok && attest.Commit(salt, octets) == sub.Digest {
+				receipts[i].Disclosures = append(receipts[i].Disclosures, attest.Disclosure{Name: sub.Name, Salt: salt, Octets: octets})
 			}
 		}
 	}
@@ -436,6 +440,9 @@ func (e *Evidence) bodies(ctx context.Context, caller estover.Caller, session st
 		return nil, nil
 	}
 	replay, err := e.recordings.Open(ctx, caller, session)
+	if errors.Is(err, recording.ErrNotFound) || errors.Is(err, recording.ErrErased) {
+		return nil, nil // lost with its node, or made unreadable
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -28,6 +28,12 @@ func (d *Duties) Intend(ctx context.Context, ex *gateway.Exchange, p *gateway.Pl
 		return err
 	}
 	c.op.Action, c.op.Detail["seq"] = intentAction, c.seq
+	// If this process dies under the call, whoever writes its outcome has only
+	// this to write it from.
+	c.op.Detail[evidence.DetailKey] = c.commits
+	if ex.Caller.Grant != "" {
+		c.op.Detail[tokenKey] = ex.Caller.Grant
+	}
 	event := d.Guard.Event(ex.Caller, c.op, c.decision, audit.Done)
 	prepared, err := d.Guard.Log().Prepare(ex.Caller.Tenant, event)
 	if err == nil {
@@ -50,6 +56,10 @@ func (d *Duties) Intend(ctx context.Context, ex *gateway.Exchange, p *gateway.Pl
 	c.tapsDone()
 	return err
 }
+
+// tokenKey is where an intent has the grant of the token that was shown, if it
+// was a token.
+const tokenKey = "token_grant"
 
 // write records an intent: committed while the session is alive, or on the
 // node's spool.
@@ -152,17 +162,8 @@ func (d *Duties) statement(ex *gateway.Exchange, c *call, out *gateway.Outcome) 
 	for _, actor := range ex.Caller.Actors {
 		a.Principal.Act = append(a.Principal.Act, string(actor))
 	}
-	switch {
-	case ex.Caller.Strength == estover.ByBound:
-		a.Agent.Proof = attest.AgentProof{Kind: attest.ByMTLS, Digest: c.task.proof}
-	default:
-		a.Agent.Proof = attest.AgentProof{Kind: attest.ByToken, Digest: attest.Sum([]byte(ex.Caller.Grant))}
-	}
-	a.Decision.Bundle, _ = attest.ParseDigest(c.decision.Revision)
-	a.Decision.Input, _ = attest.ParseDigest(c.decision.InputDigest)
-	for _, o := range c.decision.Obligations {
-		a.Decision.Obligations = append(a.Decision.Obligations, o.Type)
-	}
+	a.Agent.Proof = c.task.shown(ex.Caller.Grant)
+	decided(&a.Decision, c.decision.Revision, c.decision.InputDigest, c.decision.Obligations)
 	if c.commits.Grant != "" {
 		a.Grant = attest.GrantRef{Digest: attest.Commit(c.commits.Salt(attest.GrantDocument), []byte(c.commits.Grant)), Purpose: ex.Caller.Purpose}
 	}
@@ -183,4 +184,22 @@ func (d *Duties) statement(ex *gateway.Exchange, c *call, out *gateway.Outcome) 
 	}
 	c.sent, c.received, c.delivered = nil, nil, nil
 	return s
+}
+
+// shown is what the agent proved itself with: a token of this grant, or with
+// none the session's certificate.
+func (t *task) shown(grant string) attest.AgentProof {
+	if grant == "" {
+		return attest.AgentProof{Kind: attest.ByMTLS, Digest: t.proof}
+	}
+	return attest.AgentProof{Kind: attest.ByToken, Digest: attest.Sum([]byte(grant))}
+}
+
+// decided adds to a decision what it rests on and what it demands.
+func decided(d *attest.Decision, revision, input string, obligations []guard.Obligation) {
+	d.Bundle, _ = attest.ParseDigest(revision)
+	d.Input, _ = attest.ParseDigest(input)
+	for _, o := range obligations {
+		d.Obligations = append(d.Obligations, o.Type)
+	}
 }

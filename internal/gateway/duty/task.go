@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -133,17 +135,31 @@ func (d *Duties) each(ctx context.Context, key taskKey, action string, fn func(e
 // unknown writes the outcome of a call that was begun and never settled.
 func (d *Duties) unknown(t *task, intent audit.Entry, seq int64) error {
 	word := func(key string) string { s, _ := intent.Detail[key].(string); return s }
-	committed := evidence.Committed{Seed: newSeed(), Principal: intent.Actor}
-	leaf := (&attest.Statement{Predicate: &attest.Action{
+	var committed evidence.Committed
+	var decision guard.DecisionRecord
+	if err := errors.Join(reread(intent.Detail[evidence.DetailKey], &committed), reread(intent.Detail["decision"], &decision)); err != nil {
+		return fmt.Errorf("reading the intent %s: %w", intent.ID, err)
+	}
+	a := &attest.Action{
 		ID: intent.ID, Tenant: string(t.key.tenant), Time: intent.At, Seq: seq,
 		Intent:    attest.Intent{Digest: attest.Digest(tlog.RecordHash(intent.Leaf))},
-		Agent:     attest.Agent{ID: t.agent},
+		Agent:     attest.Agent{ID: t.agent, Proof: t.shown(word(tokenKey))},
 		Principal: attest.Principal{Subject: attest.Commit(committed.Salt(attest.PrincipalName), []byte(intent.Actor))},
-		Decision:  attest.Decision{Result: attest.Allow},
+		Decision:  attest.Decision{Result: attest.Allow, Rule: decision.Rule},
 		Call:      attest.Call{Protocol: "http", Server: word("host"), Name: word("action"), Method: word("method")},
 		Outcome:   attest.Outcome{IsError: true, Commit: "unknown", Error: "gateway_died"},
 		Recording: attest.Recording{Session: t.key.session},
-	}}).AppendJSON(nil)
+	}
+	decided(&a.Decision, decision.Revision, decision.InputDigest, decision.Obligations)
+	if committed.Grant != "" {
+		a.Grant = attest.GrantRef{Digest: attest.Commit(committed.Salt(attest.GrantDocument), []byte(committed.Grant)), Purpose: word("purpose")}
+		var grant attest.Grant
+		if json.Unmarshal([]byte(committed.Grant), &grant) == nil && len(grant.Permissions) > 0 {
+			a.Call.Resource = grant.Permissions[0].Resource
+		}
+	}
+	// There is nothing that went over the wire of which anybody knows.
+	leaf := (&attest.Statement{Subjects: []attest.Subject{{Name: attest.IntentLeaf, Digest: a.Intent.Digest}}, Predicate: a}).AppendJSON(nil)
 	system := estover.Caller{Tenant: t.key.tenant, Subject: estover.System("gateway")}
 	op := guard.Op{
 		Action: evidence.CallAction, Target: intent.Target, Session: t.key.session,
@@ -161,6 +177,15 @@ func (d *Duties) unknown(t *task, intent audit.Entry, seq int64) error {
 // orphaned is how long a session that has ended is left to the gateway that it
 // called through, before another closes it.
 const orphaned = 10 * time.Second
+
+// reread reads a part of an event's detail into what it was written from.
+func reread(detail, into any) error {
+	b, err := json.Marshal(detail)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(b, into)
+}
 
 // Sweep closes sessions that have ended and that nobody closed, because the
 // gateway died or something was not to be had at the time.
