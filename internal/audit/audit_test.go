@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
@@ -364,7 +365,7 @@ func TestTree(t *testing.T) {
 func TestStrangersRead(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		l := newKeys(t).open(d)
-		s := httptest.NewServer(l.Handler())
+		s := httptest.NewServer(l.Handler(nil))
 		defer s.Close()
 		root, err := url.Parse(s.URL + "/acme/")
 		fatal(t, err)
@@ -432,7 +433,7 @@ func TestStrangersRead(t *testing.T) {
 func TestHandler(t *testing.T) {
 	d := dbtest.Open(t)
 	l := newKeys(t).open(d)
-	h := l.Handler()
+	h := l.Handler(nil)
 	get := func(path string) *httptest.ResponseRecorder {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
@@ -468,7 +469,26 @@ func TestHandler(t *testing.T) {
 	if n := get("/acme/tile/0/000.p/7").Body.Len(); n != 7*32 {
 		t.Errorf("a tile of width 7 has %d bytes", n)
 	}
+	// Entries may be for some alone; what shows nothing of them is for everybody.
+	h = l.Handler(func(w http.ResponseWriter, r *http.Request, tenant estover.TenantID) bool {
+		if tenant == acme && r.Header.Get("Authorization") == "me" {
+			return true
+		}
+		w.WriteHeader(http.StatusForbidden)
+		return false
+	})
+	for path, want := range map[string]int{"/acme/checkpoint": 200, "/acme/tile/0/000": 200, "/acme/tile/entries/000": 403, "/acme/tile/%65ntries/001.p/44": 403, "/acme/tile/entries%2F000": 403} {
+		if w := get(path); w.Code != want {
+			t.Errorf("GET %s by a stranger: %d, want %d", path, w.Code, want)
+		}
+	}
 	w := httptest.NewRecorder()
+	r := httptest.NewRequest("GET", "/acme/tile/entries/000", nil)
+	r.Header.Set("Authorization", "me")
+	if h.ServeHTTP(w, r); w.Code != 200 || !strings.HasPrefix(w.Header().Get("Cache-Control"), "private") {
+		t.Errorf("entries for whom they are: %d %v, want 200 and no shared cache", w.Code, w.Header())
+	}
+	w = httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest("POST", "/acme/checkpoint", nil))
 	if w.Code != 405 {
 		t.Errorf("POST: %d, want 405", w.Code)

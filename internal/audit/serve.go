@@ -20,9 +20,12 @@ import (
 //	/{tenant}/tile/entries/<N>[.p/<W>]
 //
 // Only what a published checkpoint covers is served, so that it may be cached
-// for ever. Leaves have no personal data, but they say what happens when:
-// whoever mounts the handler decides who may read.
-func (l *Log) Handler() http.Handler {
+// for ever. The checkpoint and the hashes are for everybody: they show that the
+// log grows and does not change, and nothing else. Entries have no personal
+// data, but they say which agent called what, and when: may says whether the
+// sender of a request may read them, and has answered if not. If it is nil,
+// everybody may.
+func (l *Log) Handler(may func(w http.ResponseWriter, r *http.Request, tenant estover.TenantID) bool) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{tenant}/checkpoint", func(w http.ResponseWriter, r *http.Request) {
 		t, err := l.published(r.Context(), estover.TenantID(r.PathValue("tenant")))
@@ -35,13 +38,26 @@ func (l *Log) Handler() http.Handler {
 		_, _ = w.Write([]byte(t.checkpoint))
 	})
 	mux.HandleFunc("GET /{tenant}/tile/{rest...}", func(w http.ResponseWriter, r *http.Request) {
-		b, err := l.file(r.Context(), estover.TenantID(r.PathValue("tenant")), r.PathValue("rest"))
+		tenant := estover.TenantID(r.PathValue("tenant"))
+		t, err := parsePath(r.PathValue("rest"))
+		if err != nil {
+			refuse(w, err)
+			return
+		}
+		caches := "public"
+		if t.L < 0 && may != nil {
+			if !may(w, r, tenant) {
+				return
+			}
+			caches = "private"
+		}
+		b, err := l.file(r.Context(), tenant, t)
 		if err != nil {
 			refuse(w, err)
 			return
 		}
 		w.Header().Set("Content-Type", "application/octet-stream")
-		w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
+		w.Header().Set("Cache-Control", caches+", max-age=31536000, immutable")
 		_, _ = w.Write(b)
 	})
 	return mux
@@ -69,18 +85,24 @@ func (l *Log) published(ctx context.Context, tenant estover.TenantID) (t tree, e
 	return t, err
 }
 
-// file is a tile or a bundle of entries, by its path below /tile/.
-func (l *Log) file(ctx context.Context, tenant estover.TenantID, path string) (b []byte, err error) {
+// parsePath reads a path below /tile/: a tile, or with a negative level a
+// bundle of entries.
+func parsePath(path string) (tlog.Tile, error) {
 	// The library's paths name the height of tiles, and call entries data.
 	if rest, ok := strings.CutPrefix(path, "entries/"); ok {
 		path = "data/" + rest
 	} else if strings.HasPrefix(path, "data/") {
-		return nil, ErrNotFound
+		return tlog.Tile{}, ErrNotFound
 	}
 	t, err := tlog.ParseTilePath("tile/8/" + path)
 	if err != nil {
-		return nil, ErrNotFound.Because(err)
+		err = ErrNotFound.Because(err)
 	}
+	return t, err
+}
+
+// file is a tile or a bundle of entries.
+func (l *Log) file(ctx context.Context, tenant estover.TenantID, t tlog.Tile) (b []byte, err error) {
 	err = l.db.View(ctx, tenant, func(tx *db.Tx) error {
 		tree, err := readTree(ctx, tx)
 		if err != nil {

@@ -15,6 +15,7 @@ import (
 	"math/big"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -178,4 +179,31 @@ func TestAKeyOpensNothingTwice(t *testing.T) {
 		guess.Write(sum[:])
 	}
 	h.leaksNothing(hex.EncodeToString(guess.Sum(nil)))
+}
+
+// Whoever reaches the server sees that the log grows, and not what is in it.
+func TestTheLogsEntriesAreNotForStrangers(t *testing.T) {
+	h := build(t, dbtest.SQLite(t))
+	var size int
+	h.until("a checkpoint is out", func() bool {
+		status, body := h.do(http.MethodGet, "/log/default/checkpoint", "", nil)
+		if lines := strings.Split(string(body), "\n"); status == http.StatusOK && len(lines) > 1 {
+			size, _ = strconv.Atoi(lines[1])
+		}
+		return size > 0
+	})
+	part := fmt.Sprintf("000.p/%d", size%256)
+	for who, c := range map[string]struct {
+		token           string
+		hashes, entries int
+	}{
+		"nobody": {"", 200, 401}, "an agent": {h.apiToken(), 200, 403}, "an auditor": {h.invite("ann"), 200, 200},
+	} {
+		if status, _ := h.do(http.MethodGet, "/log/default/tile/0/"+part, c.token, nil); status != c.hashes {
+			t.Errorf("hashes for %s: %d, want %d", who, status, c.hashes)
+		}
+		if status, body := h.do(http.MethodGet, "/log/default/tile/entries/"+part, c.token, nil); status != c.entries {
+			t.Errorf("entries for %s: %d %.100s, want %d", who, status, body, c.entries)
+		}
+	}
 }

@@ -15,10 +15,12 @@ import (
 
 	"estover.dev"
 	"estover.dev/internal/api"
+	"estover.dev/internal/db"
 	"estover.dev/internal/edge"
 	"estover.dev/internal/gateway"
 	"estover.dev/internal/gateway/forward"
 	"estover.dev/internal/gateway/rest"
+	"estover.dev/internal/guard"
 )
 
 // logPath is where the public log is served.
@@ -149,7 +151,7 @@ func (s *Server) handler() (http.Handler, error) {
 		return nil, err
 	}
 	mux.Handle("/v1/", s.apiHandler)
-	mux.Handle("GET "+logPath+"/", http.StripPrefix(logPath, s.log.Handler()))
+	mux.Handle("GET "+logPath+"/", http.StripPrefix(logPath, s.log.Handler(s.mayReadLog)))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	mux.HandleFunc("GET /readyz", s.ready)
 	mux.Handle("GET /metrics", s.metrics())
@@ -168,6 +170,23 @@ func (s *Server) handler() (http.Handler, error) {
 		}
 		mux.ServeHTTP(w, r)
 	}))), nil
+}
+
+// mayReadLog lets those read the entries of the log who may list events. The
+// log's checkpoint and hashes are for everybody.
+func (s *Server) mayReadLog(w http.ResponseWriter, r *http.Request, t estover.TenantID) bool {
+	c, err := s.callers.Authenticate(r)
+	if err == nil && c.Tenant != t {
+		err = errNoSuchPage
+	}
+	if err == nil {
+		op := guard.Op{Action: "event.list", Target: "log:entries", Effect: guard.Searches}
+		err = s.guard.Read(r.Context(), c, op, func(*db.Tx) error { return nil })
+	}
+	if err != nil {
+		edge.WriteProblem(w, edge.ProblemOf(err, c.Request))
+	}
+	return err == nil
 }
 
 var errNoSuchPage = &estover.Error{Kind: estover.NotFound, Code: "no_such_path", Detail: "There is nothing here. The API is below /v1/, the token service below /oauth/."}
