@@ -435,37 +435,61 @@ func TestRunRefusesStrangers(t *testing.T) {
 	}
 }
 
+// A broadcast is an upstream that streams what a test says.
+type broadcast struct {
+	site *web.Site
+	next chan string
+	gone chan struct{} // closed when the first listener has gone
+}
+
+// broadcast starts one and makes a resource of it, with the action watch.
+func (d *desk) broadcast(t *testing.T, name string) *broadcast {
+	t.Helper()
+	b := &broadcast{next: make(chan string), gone: make(chan struct{})}
+	gone := sync.OnceFunc(func() { close(b.gone) })
+	b.site = d.world.Site(t, name, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		defer gone()
+		for {
+			_ = http.NewResponseController(w).Flush()
+			select {
+			case text := <-b.next:
+				_, _ = fmt.Fprintf(w, "data: %s\n\n", text)
+			case <-r.Context().Done():
+				return
+			}
+		}
+	}))
+	d.admin.Apply(t, d.world.Resource(b.site, "class: internal\nactions: [{name: watch, method: GET, path: /events}]"))
+	return b
+}
+
+// passes sends an event, and waits until the program has it. If anything on
+// the way waited for more to come, this would not return.
+func (b *broadcast) passes(t *testing.T, r *started, text string) {
+	t.Helper()
+	select {
+	case b.next <- text:
+	case <-b.gone:
+		t.Fatalf("the stream was cut %s", text)
+	}
+	for got := r.line(t); got != "data: "+text; got = r.line(t) {
+		if got != "" {
+			t.Fatalf("the program got %q, want %q", got, text)
+		}
+	}
+}
+
 // What an upstream flushes arrives at once, and the end of the session cuts
 // the stream within a second.
 func TestRunStreams(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t, e2etest.Start(t))
-	next := make(chan string)
-	site := d.world.Site(t, "stream", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "text/event-stream")
-		for {
-			_ = http.NewResponseController(w).Flush()
-			select {
-			case text := <-next:
-				_, _ = fmt.Fprintf(w, "data: %s\n\n", text)
-			case <-r.Context().Done():
-				close(next)
-				return
-			}
-		}
-	}))
-	d.admin.Apply(t, d.world.Resource(site, "class: internal\nactions: [{name: watch, method: GET, path: /events}]"), e2etest.Grant("bot-stream", "bot", "stream", "watch", "support"))
-	r := d.start(t, "curl", "-sSN", site.URL+"/events")
+	b := d.broadcast(t, "stream")
+	d.admin.Apply(t, e2etest.Grant("bot-stream", "bot", "stream", "watch", "support"))
+	r := d.start(t, "curl", "-sSN", b.site.URL+"/events")
 	for i := range 20 {
-		// The next event is sent only after this one has come: if anything on
-		// the way waited for more, the test would hang.
-		text := fmt.Sprintf("event %d", i)
-		next <- text
-		for got := r.line(t); got != "data: "+text; got = r.line(t) {
-			if got != "" {
-				t.Fatalf("the program got %q, want %q", got, text)
-			}
-		}
+		b.passes(t, r, fmt.Sprintf("event %d", i))
 	}
 	session := d.last(t).ID
 	d.admin.Must(t, "session", "end", session, "--cause", "enough")
@@ -476,12 +500,41 @@ func TestRunStreams(t *testing.T) {
 	if took := time.Since(ended); took > time.Second {
 		t.Errorf("the stream ended %s after the session", took)
 	}
-	<-next // the upstream has seen the end too
+	<-b.gone // the upstream has seen the end too
 	if s := d.last(t); s.ID != session || s.State != "ended" || s.EndCause != "enough" {
 		t.Errorf("the session is %+v", s)
 	}
 	if strings.Contains(r.stderr.String(), "could not be ended") || !strings.Contains(r.stderr.String(), "enough") {
 		t.Errorf("the launcher says of a session that somebody else has ended:\n%s", r.stderr)
+	}
+}
+
+// What changes about others disturbs no stream, and what changes about its own
+// grant cuts it.
+func TestRunChanges(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, e2etest.Start(t))
+	b := d.broadcast(t, "stream")
+	d.admin.Apply(t, e2etest.Grant("bot-stream", "bot", "stream", "watch", "support"))
+	r := d.start(t, "curl", "-sSN", b.site.URL+"/events")
+	b.passes(t, r, "before")
+	other := d.world.Site(t, "other", http.NotFoundHandler())
+	for _, change := range []struct{ of, document string }{
+		{"another resource", d.world.Resource(other, "class: internal\nactions: [{name: watch, method: GET, path: /}]")},
+		{"another grant of the agent", e2etest.Grant("bot-other", "bot", "other", "watch", "support")},
+		{"its resource", d.world.Resource(b.site, "class: internal\ntags: [seen]\nactions: [{name: watch, method: GET, path: /events}]")},
+		{"the agent", e2etest.Agent("bot", "support", "marketing", "research")},
+	} {
+		d.admin.Apply(t, change.document)
+		// Whoever follows the log hears of it a quarter of a second later.
+		for changed := time.Now(); time.Since(changed) < 500*time.Millisecond; {
+			b.passes(t, r, "after a change of "+change.of)
+		}
+	}
+	d.admin.Must(t, "grant", "end", "bot-stream", "--reason", "not needed any more")
+	ended := time.Now()
+	if r.end(t); time.Since(ended) > time.Second {
+		t.Errorf("the stream ended %s after its grant", time.Since(ended))
 	}
 }
 

@@ -176,7 +176,9 @@ func (s *Server) start() error {
 				once()
 			}
 		}
-		ended <- c.Wait()
+		err := c.Wait()
+		s.log.add("(the process has ended: " + c.ProcessState.String() + ")")
+		ended <- err
 	}()
 	s.cmd, s.ended = c, ended
 	select {

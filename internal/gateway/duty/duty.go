@@ -107,7 +107,8 @@ type task struct {
 	proof attest.Digest // of the certificate that stands for the session, if one does
 
 	mu      sync.Mutex
-	calls   int64 // how many intents have a number; -1 until they have been counted
+	calls   int64            // how many intents have a number; -1 until they have been counted
+	owed    []audit.Prepared // outcomes that could not be recorded yet
 	closing bool
 }
 

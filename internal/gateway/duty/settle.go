@@ -114,11 +114,33 @@ func (d *Duties) outcome(ex *gateway.Exchange, c *call, out *gateway.Outcome) {
 	event.Leaf = leaf
 	prepared, err := d.Guard.Log().Prepare(ex.Caller.Tenant, event)
 	if err == nil {
-		err = d.keep(ex.Caller.Tenant, prepared, c.strict)
+		if err = d.keep(ex.Caller.Tenant, prepared, c.strict); err != nil {
+			c.task.owe(prepared)
+		}
 	}
 	if err != nil {
-		d.Logger.Error("the outcome of a call could not be recorded", "request", ex.Caller.Request, "call", c.decision.ID, "error", err)
+		d.Logger.Error("the outcome of a call could not be recorded yet", "request", ex.Caller.Request, "call", c.decision.ID, "error", err)
 	}
+}
+
+// owe keeps an outcome in memory that neither the database nor the node's disk
+// takes. Nothing else begins in the session until it is recorded, so that there
+// are never more of them than there were calls under way.
+func (t *task) owe(p audit.Prepared) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.owed = append(t.owed, p)
+}
+
+// pay records what is owed. t.mu is held.
+func (t *task) pay(d *Duties) error {
+	for len(t.owed) > 0 {
+		if err := d.keep(t.key.tenant, t.owed[0], true); err != nil {
+			return errNotRecorded.Because(err)
+		}
+		t.owed = t.owed[1:]
+	}
+	return nil
 }
 
 // settleTime bounds how long the outcome of a call waits for the database

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"sync/atomic"
 	"time"
 
@@ -74,7 +75,7 @@ func (d *Duties) task(ctx context.Context, caller estover.Caller) (*task, error)
 func (t *task) next(ctx context.Context, d *Duties) (int64, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err := t.count(ctx, d); err != nil {
+	if err := errors.Join(t.pay(d), t.count(ctx, d)); err != nil {
 		return 0, err
 	}
 	t.calls++
@@ -236,7 +237,7 @@ const recheckTime = 5 * time.Second
 func (d *Duties) still(ex *gateway.Exchange) error {
 	ctx, cancel := context.WithTimeout(context.Background(), recheckTime)
 	defer cancel()
-	if ex.Method == "" { // a tunnel: it confers nothing, but its agent must be there
+	if ex.Method == http.MethodConnect { // a tunnel: it confers nothing, but its agent must be there
 		a, err := d.Agents.Snapshot(ctx, ex.Caller.Tenant, ex.Caller.Subject.ID())
 		if err == nil && a.StatusAt(d.Guard.DB().Now()) != agent.Active {
 			err = gateway.ErrEnded.With("The agent may not act any more.")
@@ -321,7 +322,7 @@ func (d *Duties) Close(ctx context.Context, tenant estover.TenantID, id string) 
 		return err
 	}
 	t.mu.Lock()
-	err = t.count(ctx, d)
+	err = errors.Join(t.pay(d), t.count(ctx, d))
 	count := t.calls
 	t.mu.Unlock()
 	if err != nil {
