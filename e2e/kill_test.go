@@ -73,6 +73,7 @@ type siege struct {
 	t      *testing.T
 	admin  *e2etest.CLI
 	token  string // the administrator's
+	trust  string // the server's trust policy, as it was before anything happened
 	agent  string
 	secret string
 	site   *web.Site
@@ -113,7 +114,7 @@ actions:
   - {name: remove, method: DELETE, path: "/{what}"}`),
 		e2etest.Grant("bot-works", "bot", "besieged", "look, change", "work"))
 	s.admin.Put(t, "key", crmKey)
-	s.token = s.admin.Token(t)
+	s.token, s.trust = s.admin.Token(t), s.admin.Must(t, "audit", "trust")
 	var c struct {
 		ClientID     string `json:"client_id"`
 		ClientSecret string `json:"client_secret"`
@@ -449,7 +450,8 @@ func (s *siege) verifier() (note.Verifier, *client.HTTPFetcher) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	for line := range strings.Lines(s.trust()) {
+	fetch.SetAuthorizationHeader("Bearer " + s.token) // the entries are for those who may read events
+	for line := range strings.Lines(s.trust) {
 		if key, ok := strings.CutPrefix(strings.TrimSpace(line), "log "); ok {
 			v, err := note.NewVerifier(key)
 			if err != nil {
@@ -460,18 +462,6 @@ func (s *siege) verifier() (note.Verifier, *client.HTTPFetcher) {
 	}
 	s.t.Fatal("the trust policy names no log")
 	return nil, nil
-}
-
-// trust is the server's trust policy.
-var trustOf sync.Map // *e2etest.Server → string
-
-func (s *siege) trust() string {
-	if text, ok := trustOf.Load(s.Server); ok {
-		return text.(string)
-	}
-	text := s.admin.Must(s.t, "audit", "trust")
-	trustOf.Store(s.Server, text)
-	return text
 }
 
 // checkCalls holds intents, outcomes and what came to the upstream against
@@ -626,7 +616,7 @@ func entries(b api.EntryBundle) [][]byte { return b.Entries }
 func (s *siege) checkEvidence() {
 	s.t.Helper()
 	trust := filepath.Join(s.admin.Dir, "trust.policy")
-	if err := os.WriteFile(trust, []byte(s.trust()), 0o644); err != nil {
+	if err := os.WriteFile(trust, []byte(s.trust), 0o644); err != nil {
 		s.t.Fatal(err)
 	}
 	var struck []string
