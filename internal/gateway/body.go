@@ -22,6 +22,7 @@ type sending struct {
 	tripped bool
 	in, out *http.Request
 	since   atomic.Int64 // when the read from the client began that goes on
+	ending  atomic.Bool  // what a read gives is not wanted, nor why it fails
 
 	mu    sync.Mutex // held during a read
 	n     int64
@@ -54,6 +55,10 @@ func (s *sending) Read(p []byte) (int, error) {
 		n, err = from.Read(p)
 	}
 	s.since.Store(0)
+	if s.ending.Load() {
+		s.ended = err == io.EOF
+		return 0, errOver
+	}
 
 	f := s.f
 	s.n += int64(n)
@@ -123,6 +128,7 @@ func (s *sending) finish() int64 {
 	if s.f == nil {
 		return 0 // there was none
 	}
+	s.ending.Store(true)
 	if free := s.mu.TryLock(); !free || !s.ended {
 		defer s.f.hurry()()
 		if !free {
