@@ -57,6 +57,9 @@ type Door struct {
 	// Session finds who presents the certificate with this SHA-256. It is asked
 	// for each request.
 	Session func(ctx context.Context, thumbprint [32]byte) (*gateway.Conn, error)
+	// Rules loosen how paths and queries of a host are read. If it is nil, they
+	// are strict.
+	Rules func(ctx context.Context, c *gateway.Conn, host edge.Host) edge.TargetRules
 	// Certificates are the door's own.
 	Certificates func() (*tls.Certificate, error)
 	Logger       *slog.Logger
@@ -172,7 +175,11 @@ func (d *Door) request(w http.ResponseWriter, r *http.Request, ex *gateway.Excha
 		if ex.Tunnel != nil && ex.Host != ex.Tunnel.Host {
 			err = gateway.ErrMisdirected
 		} else {
-			err = ex.Target(r, path(r), edge.TargetRules{})
+			var rules edge.TargetRules
+			if d.Rules != nil {
+				rules = d.Rules(r.Context(), &ex.Conn, ex.Host)
+			}
+			err = ex.Target(r, path(r), rules)
 		}
 	}
 	if err != nil {

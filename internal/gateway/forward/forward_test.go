@@ -83,6 +83,9 @@ func start(t testing.TB) *proxy {
 	p.cert = own.Leaf
 	door := &forward.Door{
 		Pipeline: p.Pipeline, Logger: logger,
+		Rules: func(_ context.Context, _ *gateway.Conn, host edge.Host) edge.TargetRules {
+			return edge.TargetRules{EncodedSlash: host.IP.IsLoopback()}
+		},
 		Certificates: func() (*tls.Certificate, error) { return &own, nil },
 		Session: func(_ context.Context, thumbprint [32]byte) (*gateway.Conn, error) {
 			p.mu.Lock()
@@ -618,6 +621,9 @@ func TestAbsoluteForm(t *testing.T) {
 	}
 	if got := ask("GET http://" + host + " HTTP/1.1\r\nHost: " + host); !strings.HasSuffix(got, host+" / []") {
 		t.Errorf("without a path the answer is %s", got)
+	}
+	if got := ask("GET http://" + host + "/projects/a%2Fb HTTP/1.1\r\nHost: a"); !strings.HasSuffix(got, host+" /projects/a%2Fb []") {
+		t.Errorf("with loosened rules the answer is %s", got)
 	}
 	for _, head := range []string{
 		"GET / HTTP/1.1\r\nHost: " + host, "GET https://" + host + "/ HTTP/1.1\r\nHost: a", "GET ftp://" + host + "/ HTTP/1.1\r\nHost: a",
