@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 )
@@ -16,7 +17,8 @@ const (
 	readHeaderTimeout = 10 * time.Second
 	idleTimeout       = 2 * time.Minute
 	handshakeTimeout  = 10 * time.Second
-	maxHandshakes     = 256 // at once, a listener
+	maxHandshakes     = 256         // at once, a listener
+	idleHandshake     = time.Second // after which one makes room for others
 )
 
 // NewServer makes a server with the bounds that hold for all of ours. It
@@ -96,7 +98,8 @@ func (q *Queue) Addr() net.Addr { return q.addr }
 
 // Listen puts a listener before a server that shakes hands, if there is a TLS
 // configuration, and holds HTTP/1.1 to the letter. A slow handshake keeps
-// nobody else waiting.
+// nobody else waiting: where too many are under way, the one that has taken
+// longest makes room, if that is more than a second.
 func Listen(ln net.Listener, config *tls.Config) net.Listener {
 	l := &listener{Queue: NewQueue(ln.Addr()), ln: ln, config: config, slots: make(chan struct{}, maxHandshakes)}
 	go l.run()
@@ -108,6 +111,58 @@ type listener struct {
 	ln     net.Listener
 	config *tls.Config
 	slots  chan struct{}
+
+	mu      sync.Mutex
+	shaking []shaking // the oldest first
+}
+
+// A shaking is a connection that shakes hands.
+type shaking struct {
+	net.Conn
+	since time.Time
+}
+
+// begin waits until there is room for another connection to shake hands.
+func (l *listener) begin(c net.Conn) {
+	for free := false; !free; {
+		wait := time.NewTimer(l.makeRoom())
+		select {
+		case l.slots <- struct{}{}:
+			free = true
+		case <-wait.C:
+		}
+		wait.Stop()
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.shaking = append(l.shaking, shaking{c, time.Now()})
+}
+
+// makeRoom closes the oldest connection that shakes hands if there are too many
+// and it has taken long, and says when to look again.
+func (l *listener) makeRoom() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.shaking) < maxHandshakes {
+		return idleHandshake
+	}
+	left := idleHandshake - time.Since(l.shaking[0].since)
+	if left <= 0 {
+		l.shaking[0].Close()
+		l.shaking = l.shaking[1:]
+		left = idleHandshake
+	}
+	return left
+}
+
+// end notes that a connection has shaken hands, or has failed to.
+func (l *listener) end(c net.Conn) {
+	<-l.slots
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if i := slices.IndexFunc(l.shaking, func(s shaking) bool { return s.Conn == c }); i >= 0 {
+		l.shaking = slices.Delete(l.shaking, i, i+1)
+	}
 }
 
 // Close closes the socket as well.
@@ -135,14 +190,16 @@ func (l *listener) run() {
 			return
 		}
 		pause = time.Millisecond
-		l.slots <- struct{}{}
+		if l.config != nil {
+			l.begin(c)
+		}
 		go func() {
-			defer func() { <-l.slots }()
 			if l.config != nil {
 				t := tls.Server(c, l.config)
 				ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
 				err := t.HandshakeContext(ctx)
 				cancel()
+				l.end(c)
 				if err != nil {
 					c.Close()
 					return

@@ -115,7 +115,11 @@ func Refuse(w http.ResponseWriter, request string, err error) int {
 		p.Code, p.Detail = e.Code, e.Detail
 	}
 	h := w.Header()
+	challenge := h["Www-Authenticate"]
 	clear(h)
+	if p.Status == http.StatusUnauthorized && challenge != nil {
+		h["Www-Authenticate"] = challenge // the door's own: no upstream has answered
+	}
 	var r *Refusal
 	if errors.As(err, &r) {
 		p.Decision, p.Rule, p.Help, p.Request = r.Decision, r.Rule, r.Help, r.Link

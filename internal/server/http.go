@@ -156,11 +156,12 @@ func (s *Server) handler() (http.Handler, error) {
 	mux.HandleFunc("GET /readyz", s.ready)
 	mux.Handle("GET /metrics", s.metrics())
 	routes := &rest.Door{Pipeline: s.pipeline, Caller: s.routeCaller, Route: s.route}
-	front := edge.Front{Trusted: s.trusted()}
+	front, paced := edge.Front{Trusted: s.trusted()}, edge.Pace{}.Handler(mux)
 	return front.Handler(s.traced(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// The door of reverse routes comes before the mux, which would
 		// redirect what that door refuses.
 		if routes.Matches(r) {
+			edge.Unpaced(w) // it has limits of its own, for streams in both directions
 			routes.ServeHTTP(w, r)
 			return
 		}
@@ -168,7 +169,7 @@ func (s *Server) handler() (http.Handler, error) {
 			edge.WriteProblem(w, edge.ProblemOf(errNoSuchPage, ""))
 			return
 		}
-		mux.ServeHTTP(w, r)
+		paced.ServeHTTP(w, r)
 	}))), nil
 }
 

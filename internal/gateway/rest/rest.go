@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"estover.dev/internal/edge"
 	"estover.dev/internal/gateway"
@@ -45,6 +46,9 @@ type Door struct {
 
 // Prefix is the path under which routes are found by their name.
 const Prefix = "/u/"
+
+// refusedBody is how long the rest of a body may take that nobody wants.
+const refusedBody = 2 * time.Second
 
 // own are the headers that carry what is meant for us.
 var own = []string{"authorization", "dpop", "signature", "signature-input"}
@@ -82,6 +86,9 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err != nil {
+		// The server reads what is left of the body before it closes, and a
+		// stranger could let it wait for that.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(refusedBody))
 		gateway.Refuse(w, "", err)
 		return
 	}

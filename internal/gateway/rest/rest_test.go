@@ -44,6 +44,7 @@ func door(t *testing.T, to string, rules edge.TargetRules) (steps *gatewaytest.S
 				w.WriteHeader(http.StatusUnauthorized)
 				return nil, true, nil
 			}
+			w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
 			return nil, false, &estover.Error{Kind: estover.Unknown, Code: "invalid_token", Detail: "The token is not valid."}
 		},
 		Route: func(_ *gateway.Conn, name string) (rest.Route, error) {
@@ -139,6 +140,21 @@ func TestRoutes(t *testing.T) {
 	_, _, addr = door(t, up.URL, edge.TargetRules{EncodedSlash: true})
 	if status, _, body := ask(t, addr, "/u/crm/projects/group%2Fname", "gateway.example", ours); status != "200" || body != host+" /projects/group%2Fname " {
 		t.Errorf("a loosened route gives %s %q", status, body)
+	}
+}
+
+// A stranger is told how to authenticate, and cannot keep the connection by a
+// body that does not come.
+func TestStrangers(t *testing.T) {
+	_, _, addr := door(t, "http://127.0.0.1:1", edge.TargetRules{})
+	c := gatewaytest.Dial(t, addr)
+	io.WriteString(c, "POST /u/crm/ HTTP/1.1\r\nHost: gateway.example\r\nAuthorization: Bearer other\r\nContent-Length: 100\r\n\r\nhalf")
+	all, err := io.ReadAll(c)
+	if err != nil {
+		t.Errorf("the connection of a stranger whose body does not come: %v, want it closed", err)
+	}
+	if answer := string(all); !strings.HasPrefix(answer, "HTTP/1.1 401") || !strings.Contains(answer, "Www-Authenticate: Bearer error") {
+		t.Errorf("the answer to a stranger is %s", answer)
 	}
 }
 
