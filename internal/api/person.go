@@ -52,7 +52,7 @@ func (s *Server) login(ctx context.Context, in *struct {
 	}
 },
 ) (*one[loggedIn], error) {
-	from := estover.Caller{Tenant: estover.DefaultTenant, Request: estover.NewID("req")}
+	from := callerOf(ctx)
 	secret, token, err := s.People.Redeem(ctx, from, in.Body.Token, in.Body.Label, 0)
 	if err != nil {
 		return nil, s.problem(ctx, err)

@@ -207,3 +207,19 @@ func TestTheLogsEntriesAreNotForStrangers(t *testing.T) {
 		}
 	}
 }
+
+// A login tells where it came from, so that one which its person did not make
+// is found.
+func TestALoginTellsWhereItCameFrom(t *testing.T) {
+	h := build(t, dbtest.SQLite(t))
+	var events struct {
+		Items []struct {
+			Request string
+			Detail  struct{ Address string }
+		}
+	}
+	h.must(http.MethodGet, "/v1/events?action=login.create", nil, &events)
+	if len(events.Items) != 1 || events.Items[0].Detail.Address != "127.0.0.1" || !strings.HasPrefix(events.Items[0].Request, "req_") {
+		t.Errorf("the event of a login: %+v", events.Items)
+	}
+}
