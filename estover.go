@@ -132,7 +132,14 @@ func (c Class) Covers(d Class) bool {
 
 // NewID makes a name that nobody can guess: the prefix says what it names, and
 // 130 random bits follow.
-func NewID(prefix string) string { return prefix + "_" + strings.ToLower(rand.Text()) }
+func NewID(prefix string) string {
+	b := make([]byte, 0, 40)
+	b = append(append(b, prefix...), '_')
+	for _, c := range []byte(rand.Text()) {
+		b = append(b, c|0x20) // in small letters; digits stay as they are
+	}
+	return string(b)
+}
 
 // ValidName reports whether s can name a thing among its kind: up to 63 small
 // letters, digits, dots, dashes and underscores, with a letter or a digit at

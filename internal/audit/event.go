@@ -7,6 +7,7 @@ import (
 	"encoding/base32"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -86,15 +87,24 @@ type leafOf struct {
 	Commit  string    `json:"commit"` // SHA-256 of the payload, which holds 256 random bits
 }
 
+// buffers hold payloads until they are sealed.
+var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 4096); return &b }}
+
 // Prepare seals the event, with a salt that makes a commitment to it impossible
 // to guess, and makes its leaf. It does no I/O.
 func (l *Log) Prepare(tenant estover.TenantID, e Event) (Prepared, error) {
 	var salt [32]byte
 	_, _ = rand.Read(salt[:]) // never fails
-	plain, err := appendPayload(make([]byte, 0, 2048), &e, salt[:])
+	buffer := buffers.Get().(*[]byte)
+	defer func() {
+		clear(*buffer)
+		buffers.Put(buffer)
+	}()
+	plain, err := appendPayload((*buffer)[:0], &e, salt[:])
 	if err != nil {
 		return Prepared{}, fmt.Errorf("encoding event %s: %w", e.ID, err)
 	}
+	*buffer = plain
 	p := Prepared{tenant: tenant, event: e, leaf: e.Leaf}
 	if p.leaf == nil {
 		sum := sha256.Sum256(plain)
@@ -111,22 +121,29 @@ func (l *Log) Prepare(tenant estover.TenantID, e Event) (Prepared, error) {
 	return p, nil
 }
 
-// Table is where events are kept, for [db.DB.Append].
-var Table = &db.Table{Name: "audit", Columns: []db.Column{
-	{Name: "tenant_id", Type: "text"},
-	{Name: "id", Type: "text"},
-	{Name: "at", Type: "bigint"},
-	{Name: "action", Type: "text"},
-	{Name: "outcome", Type: "text"},
-	{Name: "actor", Type: "text"},
-	{Name: "target", Type: "text"},
-	{Name: "session_id", Type: "text"},
-	{Name: "touches", Type: "text"},
-	{Name: "touched_at", Type: "bigint"},
-	{Name: "leaf", Type: "bytes"},
-	{Name: "leaf_hash", Type: "bytes"},
-	{Name: "payload", Type: "bytes"},
-}}
+// Table is where events are kept, for [db.DB.Append]. On SQLite an event gets
+// its place as it is inserted: whoever writes next sees this one.
+var Table = &db.Table{
+	Name: "audit",
+	Columns: []db.Column{
+		{Name: "tenant_id", Type: "text"},
+		{Name: "id", Type: "text"},
+		{Name: "at", Type: "bigint"},
+		{Name: "action", Type: "text"},
+		{Name: "outcome", Type: "text"},
+		{Name: "actor", Type: "text"},
+		{Name: "target", Type: "text"},
+		{Name: "session_id", Type: "text"},
+		{Name: "touches", Type: "text"},
+		{Name: "touched_at", Type: "bigint"},
+		{Name: "leaf", Type: "bytes"},
+		{Name: "leaf_hash", Type: "bytes"},
+		{Name: "payload", Type: "bytes"},
+	},
+	Computed: []db.Computed{{
+		Name: "idx", Expr: "(select coalesce(max(idx) + 1, 0) from audit where tenant_id = ?1 and idx is not null)",
+	}},
+}
 
 // LeafHash is the hash of the event's leaf in the tree (RFC 6962, section 2.1).
 func (p Prepared) LeafHash() tlog.Hash { return p.hash }

@@ -11,7 +11,9 @@
 // A crash between two of these steps loses nothing: the next round takes up
 // what waits. Places are given without gaps, whatever order the transactions
 // committed in. Any number of nodes may sequence; the tree's size is compared
-// and swapped, so one of them wins and the others find nothing left to do.
+// and swapped, so one of them wins and the others find nothing left to do. On
+// SQLite, where one writer follows another, an event has its place already when
+// it is written, and sequencing does not touch its row again.
 //
 // # The tree
 //

@@ -145,6 +145,9 @@ func (l *Log) place(ctx context.Context, tenant estover.TenantID) (int, error) {
 	}
 	hashes := make([]tlog.Hash, len(next))
 	for i, w := range next {
+		if at := old.size + int64(i); w.idx.Valid && w.idx.Int64 != at {
+			return 0, ErrDamaged.Because(fmt.Errorf("the event for place %d is gone", at))
+		}
 		hashes[i] = w.hash
 	}
 	tiles, posts := e.grow(hashes), postings(old.size, next)

@@ -14,11 +14,36 @@ import (
 	"estover.dev/internal/db"
 )
 
-// unfinished are the tenants with events that wait for a place, or with a tree
-// whose checkpoint is not published.
+// unfinished are the tenants with events that wait for the tree, or with a
+// tree whose checkpoint is not published.
 func unfinished(ctx context.Context, tx *db.Tx) ([]estover.TenantID, error) {
-	return tenants(ctx, tx, `select distinct tenant_id from audit where idx is null
-		union select tenant_id from audit_tree where signed_size < size`)
+	query := "select distinct tenant_id from audit where idx is null"
+	if tx.Engine() == db.SQLite {
+		// From tenant to tenant by the index, not through all events.
+		query = `with recursive log(tenant_id) as (select min(tenant_id) from audit
+				union all select (select min(tenant_id) from audit where tenant_id > log.tenant_id) from log where log.tenant_id is not null)
+			select tenant_id from log where exists (select 1 from audit where tenant_id = log.tenant_id
+				and idx >= coalesce((select size from audit_tree where tenant_id = log.tenant_id), 0))`
+	}
+	return tenants(ctx, tx, query+" union select tenant_id from audit_tree where signed_size < size")
+}
+
+// waits is the condition of an event that is not in the tree: it has no place
+// yet, or on SQLite one behind the tree's end. The first argument of the
+// statement is the tenant.
+func waits(tx *db.Tx) string {
+	if tx.Engine() == db.SQLite {
+		return "idx >= coalesce((select size from audit_tree where tenant_id = $1), 0)"
+	}
+	return "idx is null"
+}
+
+// place is an event's place in the tree, null while it waits.
+func place(tx *db.Tx) string {
+	if tx.Engine() == db.SQLite {
+		return "case when not " + waits(tx) + " then idx end"
+	}
+	return "idx"
 }
 
 // withTree are the tenants that have a log.
@@ -43,17 +68,23 @@ func tenants(ctx context.Context, tx *db.Tx, query string, args ...any) ([]estov
 	return out, rows.Err()
 }
 
-// A waiter is an event that waits for its place.
+// A waiter is an event that waits to be in the tree.
 type waiter struct {
 	seq                    int64
+	idx                    sql.NullInt64 // the place that it has already
 	hash                   tlog.Hash
 	actor, target, session string
 }
 
-// waiting are the events without a place, the oldest rows first.
+// waiting are the events that are not in the tree, in the order in which they
+// will be.
 func waiting(ctx context.Context, tx *db.Tx, limit int) ([]waiter, error) {
-	rows, err := tx.Query(ctx, `select seq, leaf_hash, actor, target, session_id from audit
-		where tenant_id = $1 and idx is null order by seq limit $2`, tx.Tenant(), limit)
+	order := "seq"
+	if tx.Engine() == db.SQLite {
+		order = "idx"
+	}
+	rows, err := tx.Query(ctx, `select seq, idx, leaf_hash, actor, target, session_id from audit
+		where tenant_id = $1 and `+waits(tx)+` order by `+order+` limit $2`, tx.Tenant(), limit)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +93,7 @@ func waiting(ctx context.Context, tx *db.Tx, limit int) ([]waiter, error) {
 	for rows.Next() {
 		var w waiter
 		var hash []byte
-		if err := rows.Scan(&w.seq, &hash, &w.actor, &w.target, &w.session); err != nil {
+		if err := rows.Scan(&w.seq, &w.idx, &hash, &w.actor, &w.target, &w.session); err != nil {
 			return nil, err
 		}
 		w.hash = tlog.Hash(hash)
@@ -73,7 +104,7 @@ func waiting(ctx context.Context, tx *db.Tx, limit int) ([]waiter, error) {
 
 // waitingCount is how many events have no place.
 func waitingCount(ctx context.Context, tx *db.Tx) (n int64, err error) {
-	err = tx.QueryRow(ctx, "select count(*) from audit where tenant_id = $1 and idx is null", tx.Tenant()).Scan(&n)
+	err = tx.QueryRow(ctx, "select count(*) from audit where tenant_id = $1 and "+waits(tx), tx.Tenant()).Scan(&n)
 	return n, err
 }
 
@@ -139,8 +170,12 @@ func growTree(ctx context.Context, tx *db.Tx, from, to int64, root tlog.Hash) er
 }
 
 // givePlaces gives the rows consecutive places from first on. All of them
-// still have none, or somebody went past the tree's size.
+// still have none, or somebody went past the tree's size. On SQLite they have
+// theirs since they were written.
 func givePlaces(ctx context.Context, tx *db.Tx, first int64, waiters []waiter) error {
+	if tx.Engine() == db.SQLite {
+		return nil
+	}
 	seqs := make([]int64, len(waiters))
 	for i, w := range waiters {
 		seqs[i] = w.seq
@@ -149,15 +184,8 @@ func givePlaces(ctx context.Context, tx *db.Tx, first int64, waiters []waiter) e
 	if err != nil {
 		return err
 	}
-	// The + keeps SQLite from going through all waiting rows for each in the
-	// list, where it should look each up by its key.
-	query := `update audit set idx = $2 + j.key from json_each($3) as j
-		where audit.seq = j.value and +audit.tenant_id = $1 and +audit.idx is null`
-	if tx.Engine() == db.Postgres {
-		query = `update audit set idx = $2 + j.n - 1 from json_array_elements_text($3::json) with ordinality as j(seq, n)
-			where audit.seq = j.seq::bigint and audit.tenant_id = $1 and audit.idx is null`
-	}
-	n, err := tx.Exec(ctx, query, tx.Tenant(), first, string(list))
+	n, err := tx.Exec(ctx, `update audit set idx = $2 + j.n - 1 from json_array_elements_text($3::json) with ordinality as j(seq, n)
+		where audit.seq = j.seq::bigint and audit.tenant_id = $1 and audit.idx is null`, tx.Tenant(), first, string(list))
 	if err == nil && n != int64(len(seqs)) {
 		return ErrDamaged.Because(fmt.Errorf("%d of %d waiting events have a place already", int64(len(seqs))-n, len(seqs)))
 	}
@@ -218,7 +246,11 @@ type row struct {
 	payload  []byte
 }
 
-const rowColumns = "seq, idx, leaf_hash, id, at, action, outcome, actor, target, session_id, touches, leaf, payload"
+// rowColumns are the columns of a row, for a statement whose first argument is
+// the tenant.
+func rowColumns(tx *db.Tx) string {
+	return "seq, " + place(tx) + ", leaf_hash, id, at, action, outcome, actor, target, session_id, touches, leaf, payload"
+}
 
 func readRows(ctx context.Context, tx *db.Tx, query string, args ...any) ([]row, error) {
 	rows, err := tx.Query(ctx, query, args...)
@@ -242,11 +274,11 @@ func readRows(ctx context.Context, tx *db.Tx, query string, args ...any) ([]row,
 
 // readPlaced are the events in the places from first to before end.
 func readPlaced(ctx context.Context, tx *db.Tx, first, end int64) ([]row, error) {
-	return readRows(ctx, tx, "select "+rowColumns+" from audit where tenant_id = $1 and idx >= $2 and idx < $3 order by idx", tx.Tenant(), first, end)
+	return readRows(ctx, tx, "select "+rowColumns(tx)+" from audit where tenant_id = $1 and idx >= $2 and idx < $3 order by idx", tx.Tenant(), first, end)
 }
 
 func readEvent(ctx context.Context, tx *db.Tx, id string) (row, error) {
-	rows, err := readRows(ctx, tx, "select "+rowColumns+" from audit where tenant_id = $1 and id = $2", tx.Tenant(), id)
+	rows, err := readRows(ctx, tx, "select "+rowColumns(tx)+" from audit where tenant_id = $1 and id = $2", tx.Tenant(), id)
 	if err == nil && len(rows) == 0 {
 		return row{}, ErrNotFound
 	}
@@ -270,7 +302,7 @@ func (q *query) where(condition string, arg any) {
 
 // of begins the select of the events that a filter lets through.
 func (f Filter) of(tx *db.Tx) *query {
-	q := &query{"select " + rowColumns + " from audit where tenant_id = $1", []any{tx.Tenant()}}
+	q := &query{"select " + rowColumns(tx) + " from audit where tenant_id = $1", []any{tx.Tenant()}}
 	if f.Session != "" {
 		q.where("session_id = $%d", f.Session)
 	}
@@ -295,10 +327,11 @@ func (f Filter) of(tx *db.Tx) *query {
 	return q
 }
 
-// readFilteredWaiting are the events without a place, the newest rows first.
+// readFilteredWaiting are the events that are not in the tree, the newest rows
+// first.
 func readFilteredWaiting(ctx context.Context, tx *db.Tx, f Filter) ([]row, error) {
 	q := f.of(tx)
-	return readRows(ctx, tx, q.text+" and idx is null order by seq desc", q.args...)
+	return readRows(ctx, tx, q.text+" and "+waits(tx)+" order by seq desc", q.args...)
 }
 
 // readFilteredPlaced are the events in the places from first to before end,
@@ -469,6 +502,6 @@ func saveCursor(ctx context.Context, tx *db.Tx, name string, next int64) error {
 
 // readWaiting counts the events without a place, and reads when the oldest was.
 func readWaiting(ctx context.Context, tx *db.Tx) (oldest time.Time, n int64, err error) {
-	err = tx.QueryRow(ctx, "select min(at), count(*) from audit where tenant_id = $1 and idx is null", tx.Tenant()).Scan(&oldest, &n)
+	err = tx.QueryRow(ctx, "select min(at), count(*) from audit where tenant_id = $1 and "+waits(tx), tx.Tenant()).Scan(&oldest, &n)
 	return oldest, n, err
 }

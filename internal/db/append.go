@@ -39,6 +39,10 @@ type Table struct {
 	Name    string
 	Columns []Column
 
+	// Computed are further columns, which SQLite fills as it inserts: its one
+	// writer sees all rows that come before. On PostgreSQL they stay null.
+	Computed []Computed
+
 	once   sync.Once
 	single string // insert … values ($1, …)
 	plain  string // the same with ?, which SQLite need not look up by name
@@ -47,6 +51,10 @@ type Table struct {
 
 // A Column is a name and a type: text, bigint, bytes or boolean.
 type Column struct{ Name, Type string }
+
+// A Computed column has the value of an expression of SQLite's, in which ?1 is
+// the first column's value.
+type Computed struct{ Name, Expr string }
 
 func (t *Table) texts() {
 	t.once.Do(func() {
@@ -62,7 +70,12 @@ func (t *Table) texts() {
 		}
 		into := "insert into " + t.Name + " (" + strings.Join(names, ", ") + ") "
 		t.single = into + "values (" + strings.Join(places, ", ") + ")"
-		t.plain = into + "values (?" + strings.Repeat(", ?", len(places)-1) + ")"
+		t.plain = "values (?" + strings.Repeat(", ?", len(places)-1)
+		for _, c := range t.Computed {
+			names = append(names, c.Name)
+			t.plain += ", " + c.Expr
+		}
+		t.plain = "insert into " + t.Name + " (" + strings.Join(names, ", ") + ") " + t.plain + ")"
 		t.many = into + "select * from unnest(" + strings.Join(arrays, ", ") + ")"
 	})
 }

@@ -51,6 +51,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
 	"math"
 	"slices"
 	"sync"
@@ -132,7 +133,7 @@ type dek struct {
 
 	// Of the pepper alone: the key itself, and what was derived from it.
 	raw     []byte
-	derived sync.Map // name of a use → []byte
+	derived sync.Map // name of a use → *maker
 }
 
 // A ring is the versions of one slot, the oldest first. It never changes.
@@ -241,20 +242,38 @@ func (s *Sealer) MAC(tenant estover.TenantID, name string, msg []byte) []byte {
 	if k == nil {
 		panic("seal: a MAC for a tenant that was not prepared")
 	}
-	var sum []byte
+	sum := make([]byte, 0, sha256.Size)
 	protect(func() {
-		key, ok := k.derived.Load(name)
+		m, ok := k.derived.Load(name)
 		if !ok {
-			b, err := hkdf.Key(sha256.New, k.raw, nil, "estover mac "+name, keyLen)
+			key, err := hkdf.Key(sha256.New, k.raw, nil, "estover mac "+name, keyLen)
 			if err != nil {
 				panic("seal: HKDF of a fixed length: " + err.Error())
 			}
-			key, _ = k.derived.LoadOrStore(name, b)
+			m, _ = k.derived.LoadOrStore(name, &maker{key: key})
 		}
-		h := hmac.New(sha256.New, key.([]byte))
-		h.Write(msg)
-		sum = h.Sum(nil)
+		sum = m.(*maker).mac(sum, msg)
 	})
+	return sum
+}
+
+// A maker makes the MACs of one use. The states that hold its key are used
+// again: to make them took most of the time, and whatever is allocated while
+// key material is handled costs much more than elsewhere, since it is erased.
+type maker struct {
+	key    []byte
+	states sync.Pool // of hash.Hash
+}
+
+func (m *maker) mac(sum, msg []byte) []byte {
+	h, ok := m.states.Get().(hash.Hash)
+	if !ok {
+		h = hmac.New(sha256.New, m.key)
+	}
+	h.Write(msg)
+	sum = h.Sum(sum)
+	h.Reset()
+	m.states.Put(h)
 	return sum
 }
 
