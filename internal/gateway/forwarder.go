@@ -317,6 +317,9 @@ func (f *flight) rewrite(pr *httputil.ProxyRequest) {
 	out.GetBody = nil
 
 	edge.Strip(out.Header, f.own...)
+	if len(p.Slots) > 0 {
+		edge.Strip(out.Header, theirs...)
+	}
 	if f.scrubs() {
 		out.Header["Accept-Encoding"] = identity
 		delete(out.Header, "Sec-Websocket-Extensions")
@@ -347,6 +350,12 @@ func (f *flight) rewrite(pr *httputil.ProxyRequest) {
 }
 
 var identity = []string{"identity"}
+
+// theirs are the headers by which an agent could bring an authority of its own.
+// Where we bring one they are taken out: with somebody else's key beside ours,
+// what an agent sends to a place that it may reach would land in somebody
+// else's account there.
+var theirs = []string{"authorization", "cookie", "x-api-key", "api-key", "x-goog-api-key", "x-auth-token", "x-access-token", "private-token"}
 
 // scrubs reports whether bodies must come in clear.
 func (f *flight) scrubs() bool { return f.plan.Needles != nil || f.plan.Identity }

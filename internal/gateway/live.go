@@ -11,6 +11,12 @@ import (
 // answer to what comes after.
 var ErrEnded = &estover.Error{Kind: estover.Denied, Code: "session_ended", Detail: "The session has ended."}
 
+// ErrBusy is the answer to what would be too much at once.
+var ErrBusy = &estover.Error{Kind: estover.TooMuch, Code: "too_much_at_once", Detail: "The session has too many requests and tunnels under way. Wait until some have ended."}
+
+// MaxUnderWay is how many exchanges and tunnels of a session may be under way.
+const MaxUnderWay = 4096
+
 // Live is the index of what is under way: session → exchanges and tunnels. It
 // is how a revocation reaches a stream that nobody asks about again (gateway.md,
 // C10). The zero Live is empty and ready.
@@ -39,7 +45,7 @@ type entry struct {
 	prev, next *entry
 }
 
-// enter adds an entry, unless its session has ended.
+// enter adds an entry, unless its session has ended, or has as many as one may.
 func (l *Live) enter(e *entry) error {
 	key := liveKey{e.ex.Caller.Tenant, e.ex.Caller.Session}
 	l.mu.Lock()
@@ -54,6 +60,9 @@ func (l *Live) enter(e *entry) error {
 		}
 		s = &liveSession{}
 		l.sessions[key] = s
+	}
+	if s.count >= MaxUnderWay {
+		return ErrBusy
 	}
 	e.next = s.first
 	if s.first != nil {

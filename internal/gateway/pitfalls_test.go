@@ -48,7 +48,9 @@ const key = "sk_live_51H8aZ-QpR7v+/=W"
 
 // inject makes every request carry the key as a bearer token, and look out for
 // it on the way back.
-func inject(g *gatewaytest.Gateway) {
+func inject(g *gatewaytest.Gateway) { injectValue(g, key) }
+
+func injectValue(g *gatewaytest.Gateway, key string) {
 	needles, _ := redact.NewMatcher(redact.Value{Name: "sec_crm@1", Text: []byte(key)})
 	g.Late = func(_ *gateway.Exchange, p *gateway.Plan) error {
 		p.Slots = append(p.Slots, gateway.Slot{Kind: gateway.HeaderSlot, Name: "Authorization", Prefix: "Bearer ", Secret: estover.NewSecret([]byte(key)), Label: "sec_crm@1"})

@@ -167,7 +167,8 @@ func (f *flight) upstreamError(err error) error {
 	behind := errors.New(f.plan.Needles.MaskString(err.Error(), f.echo))
 	var verify *tls.CertificateVerificationError
 	if errors.As(err, &verify) {
-		return ErrCertificate.With("The certificate of the upstream is not to be trusted: %v.", verify.Err).Because(behind)
+		why := f.plan.Needles.MaskString(verify.Err.Error(), f.echo) // it quotes the certificate
+		return ErrCertificate.With("The certificate of the upstream is not to be trusted: %s.", why).Because(behind)
 	}
 	if errors.Is(err, errPin) {
 		return ErrCertificate.With("The certificate of the upstream is not to be trusted: %v.", errPin)

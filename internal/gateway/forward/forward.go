@@ -35,7 +35,6 @@ var (
 	ErrNotProxied = &estover.Error{Kind: estover.Invalid, Code: "not_proxied", Detail: "This is a proxy: ask it with CONNECT, or for an absolute http URL."}
 	ErrNoTLS      = &estover.Error{Kind: estover.Invalid, Code: "tunnel_without_tls", Detail: "Only TLS goes through a tunnel; other protocols have doors of their own."}
 	ErrSNI        = &estover.Error{Kind: estover.Invalid, Code: "tunnel_name", Detail: "The server name in the TLS handshake is not the host that the tunnel is for."}
-	ErrTunnels    = &estover.Error{Kind: estover.TooMuch, Code: "tunnels_exceeded", Detail: "The session has too many open tunnels and requests."}
 )
 
 var errEarly = errors.New("the client did not wait for the answer to CONNECT")
@@ -47,7 +46,6 @@ const (
 	handshake      = 10 * time.Second
 	passThroughAge = 15 * time.Minute
 	interceptAge   = 24 * time.Hour
-	maxUnderWay    = 4096 // tunnels and exchanges of a session
 )
 
 // A Door is a forward proxy.

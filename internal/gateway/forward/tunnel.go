@@ -49,9 +49,6 @@ func (d *Door) connect(w http.ResponseWriter, r *http.Request, ex *gateway.Excha
 		ex.Host = host
 		err = edge.CheckHead(r)
 	}
-	if err == nil && d.Pipeline.Live.Count(ex.Caller.Tenant, ex.Caller.Session) > maxUnderWay {
-		err = ErrTunnels
-	}
 	if err != nil {
 		d.Pipeline.Steps.Violate(ex, err)
 		refuse(w, ex.Caller.Request, err)
