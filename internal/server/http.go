@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"log"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -65,6 +66,8 @@ func (s *Server) Run(ctx context.Context) error {
 		go func() { _ = profiles.Serve(l) }()
 		defer profiles.Close()
 	}
+	// net/http writes some of what strangers send to the standard log alone.
+	log.SetOutput(edge.StandardLog(s.logger))
 	main := edge.NewServer(handler, s.logger)
 	proxy := &forward.Door{
 		Pipeline: s.pipeline,
@@ -117,7 +120,12 @@ func (s *Server) shutDown(ctx context.Context, main *http.Server, proxy *forward
 	})
 	closing.Go(func() { _ = proxy.Shutdown(half) })
 	closing.Wait()
+	// WebSockets and tunnels are connections that the servers know nothing of.
+	s.live.CutAll(errStopping)
 }
+
+// errStopping is the cause with which a stopping server cuts what goes on.
+var errStopping = &estover.Error{Kind: estover.Unavailable, Code: "gateway_stopping", Detail: "The gateway is being stopped. Connect again in a moment."}
 
 // flush makes durable what is still in memory.
 func (s *Server) flush(ctx context.Context) error {

@@ -266,12 +266,13 @@ func (s *Server) wire() error {
 	s.oauth = oauth.New(oauth.Config{Tokens: s.tokens, Sessions: f.sessions, Callers: s.callers, Logger: s.logger})
 	s.recordings = recording.New(s.guard, s.sealer, s.bucket, recording.Options{Logger: s.logger})
 
+	forwarder := gateway.NewForwarder(&edge.Dialer{Own: s.own}, s.logger)
 	s.duties = duty.New(duty.Config{
 		Guard: s.guard, Agents: f.registry, Resources: f.resources, Sessions: f.sessions, Secrets: f.secrets, Recordings: s.recordings,
-		Spool: s.spool, Sealer: s.sealer, Live: s.live, Grant: s.grantDocument, Granted: s.granted, Node: node(), Logger: s.logger,
+		Spool: s.spool, Sealer: s.sealer, Live: s.live, Grant: s.grantDocument, Granted: s.granted, Drop: forwarder.Drop, Node: node(), Logger: s.logger,
 	})
 	s.pipeline = &gateway.Pipeline{
-		Steps: s.duties, Forwarder: gateway.NewForwarder(&edge.Dialer{Own: s.own}, s.logger), Live: s.live,
+		Steps: s.duties, Forwarder: forwarder, Live: s.live,
 	}
 	ev := evidence.New(s.guard, s.keys, s.recordings, s.policy.Manifest)
 	s.incidents = incident.New(s.guard, f.registry, f.sessions, s.live, ev)

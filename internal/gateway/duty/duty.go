@@ -78,6 +78,9 @@ type Config struct {
 	// the certificate authority of its sessions is good for.
 	Granted func(ctx context.Context, tenant estover.TenantID, agent string) ([]*resource.Upstream, error)
 
+	// Drop closes the connections to upstreams that were made for a session.
+	Drop func(tenant estover.TenantID, session string)
+
 	Node   string // the name of this gateway
 	Logger *slog.Logger
 }

@@ -335,6 +335,7 @@ func (d *Duties) Close(ctx context.Context, tenant estover.TenantID, id string) 
 	delete(d.tasks, key)
 	d.mu.Unlock()
 	d.Live.Forget(tenant, id)
+	d.Drop(tenant, id)
 	return nil
 }
 
