@@ -223,3 +223,37 @@ func TestALoginTellsWhereItCameFrom(t *testing.T) {
 		t.Errorf("the event of a login: %+v", events.Items)
 	}
 }
+
+// A stream ends with the grant that it rests on, also where that only runs out.
+func TestAStreamEndsWithItsGrant(t *testing.T) {
+	h := build(t, dbtest.SQLite(t))
+	token := h.accessToken(h.openSession())
+	grant := map[string]any{
+		"name": "bot-reads", "agent": "bot", "resource": "crm", "actions": []string{"slow.read"}, "purposes": []string{"support"},
+		"class": "confidential", "expires_at": time.Now().Add(1500 * time.Millisecond),
+	}
+	h.must(http.MethodPost, "/v1/grants", grant, nil)
+	req, err := http.NewRequest(http.MethodGet, "http://"+h.addr+"/u/crm/v1/slow", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	stream, err := http.DefaultClient.Do(req)
+	if err != nil || stream.StatusCode != http.StatusOK {
+		t.Fatalf("opening a stream: %v %v", stream, err)
+	}
+	defer stream.Body.Close()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := io.ReadAll(stream.Body)
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		if err == nil {
+			t.Error("the stream ended as if it were whole")
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("the stream goes on without its grant")
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -230,6 +231,23 @@ func (d *Duties) recheck(tenant estover.TenantID, which func(*task) bool) {
 	}
 }
 
+// Recheck asks again about everything that is under way. Nothing says that the
+// time of a grant or of an agent is over, so it is called every so often.
+func (d *Duties) Recheck(context.Context) error {
+	d.mu.Lock()
+	var tenants []estover.TenantID
+	for key := range d.tasks {
+		if !slices.Contains(tenants, key.tenant) {
+			tenants = append(tenants, key.tenant)
+		}
+	}
+	d.mu.Unlock()
+	for _, t := range tenants {
+		d.recheck(t, func(*task) bool { return true })
+	}
+	return nil
+}
+
 // recheckTime bounds the question whether something may go on. No answer is no.
 const recheckTime = 5 * time.Second
 
@@ -261,7 +279,9 @@ func (d *Duties) sessionChanged(key taskKey) {
 	switch {
 	case err != nil:
 		d.Logger.Error("a session that has changed cannot be read; what it has open is cut", "session", key.session, "error", err)
-	case s.State == session.Open && s.EndedAt.IsZero():
+		d.Live.Recheck(key.tenant, key.session, func(*gateway.Exchange) error { return gateway.ErrEnded })
+		return // if it has ended, the sweep closes it
+	case s.EndedAt.IsZero():
 		return
 	}
 	if err := d.Close(ctx, key.tenant, key.session); err != nil {
@@ -275,21 +295,29 @@ const closeTime = 30 * time.Second
 
 // Close writes the closing statement of a session that has ended: how many
 // calls there were. It waits until nothing of the session is under way here,
-// and does nothing if it was done before.
+// and does nothing if it was done before, or if the session goes on.
 func (d *Duties) Close(ctx context.Context, tenant estover.TenantID, id string) error {
 	key := taskKey{tenant, id}
 	s, err := d.Sessions.Snapshot(ctx, tenant, id)
 	if err != nil {
 		return err
 	}
+	if s.EndedAt.IsZero() {
+		return nil
+	}
+	// First of all, for a call may be under way that has left no trace yet.
+	d.Live.Cut(tenant, id, gateway.ErrEnded)
 	open := false
 	if err := d.Guard.DB().View(ctx, tenant, func(tx *db.Tx) (err error) {
 		open, err = isOpen(ctx, tx, id)
 		return err
-	}); err != nil || !open {
+	}); err != nil {
 		return err
 	}
-	d.Live.Cut(tenant, id, gateway.ErrEnded)
+	if !open {
+		d.Live.Forget(tenant, id) // whoever comes from here on is refused by policy
+		return nil
+	}
 	t, err := d.task(ctx, estover.Caller{Tenant: tenant, Session: id})
 	if err != nil {
 		return err
@@ -334,6 +362,7 @@ func (d *Duties) Close(ctx context.Context, tenant estover.TenantID, id string) 
 	d.mu.Lock()
 	delete(d.tasks, key)
 	d.mu.Unlock()
+	d.cas.Drop(tenant, id)
 	d.Live.Forget(tenant, id)
 	d.Drop(tenant, id)
 	return nil
