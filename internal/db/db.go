@@ -40,6 +40,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"runtime"
 	"strings"
 	"time"
@@ -105,7 +106,8 @@ func Open(ctx context.Context, url string, o Options) (*DB, error) {
 		d.engine = Postgres
 		err = d.openPostgres(ctx, url)
 	default:
-		return nil, fmt.Errorf("the database must be sqlite:FILE or postgres://…, not %q", strings.SplitN(url, "@", 2)[0])
+		scheme, _, _ := strings.Cut(url, ":") // and nothing of what may be a password
+		return nil, fmt.Errorf("the database must be sqlite:FILE or postgres://…, not %q", scheme)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("opening the database: %w", err)
@@ -125,6 +127,13 @@ func (d *DB) openSQLite(ctx context.Context, file string) error {
 	// copied into the file once for many commits, and with a larger cache the
 	// inner pages of indexes stay at hand.
 	const writing = "&_pragma=wal_autocheckpoint(4000)&_pragma=cache_size(-16384)"
+	// SQLite would make a file that everybody on the machine may read. Its
+	// journal gets the rights of the file.
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	_ = f.Close()
 	w, err := sql.Open("sqlite", "file:"+escapeFile(file)+"?"+pragmas+writing)
 	if err != nil {
 		return err
