@@ -324,7 +324,7 @@ func TestOnlyTheOwnerAddsDestinations(t *testing.T) {
 		want error
 	}{
 		"an operator adds one":         {bob, to("a.example", "evil.example"), secret.ErrNotOwner},
-		"an operator replaces one":     {bob, to("c.example"), secret.ErrNotOwner},
+		"an operator replaces one":     {bob, to("evil.example"), secret.ErrNotOwner},
 		"an operator takes one away":   {bob, to("a.example"), nil},
 		"an operator takes it over":    {bob, secret.Change{Owner: &owner}, secret.ErrNotOwner},
 		"an operator describes it":     {bob, secret.Change{Description: &[]string{"for billing"}[0]}, nil},
@@ -891,7 +891,7 @@ func TestCanary(t *testing.T) {
 	keys := sealer(t, d)
 	// Events are kept in clear here, so that a value in one of them would be
 	// seen.
-	log := audit.Open(d, audit.Options{Seal: func(_ estover.TenantID, _ string, plain []byte) ([]byte, error) { return plain, nil }})
+	log := audit.Open(d, audit.Options{Seal: func(_ estover.TenantID, _ string, plain []byte) ([]byte, error) { return bytes.Clone(plain), nil }})
 	s := secret.New(guard.New(d, log, guardtest.AllowAll, guard.Options{}), keys, secret.Options{Logger: logger})
 	crm(t, s, canary)
 	var said []string
