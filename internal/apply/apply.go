@@ -43,6 +43,7 @@ import (
 	"estover.dev"
 	"estover.dev/internal/access"
 	"estover.dev/internal/agent"
+	"estover.dev/internal/db"
 	"estover.dev/internal/directory"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/policy"
@@ -149,6 +150,12 @@ func (a *Applier) Run(ctx context.Context, caller estover.Caller, req Request) (
 	result := Result{Set: req.Set, DryRun: req.DryRun, Changes: []Change{}}
 	if !estover.ValidName(req.Set) {
 		return result, ErrSet
+	}
+	// Whoever may not apply is told so before the files are read, which takes
+	// more of the server than of the one who sends them.
+	op := guard.Op{Action: "apply.run", Target: "apply:" + req.Set}
+	if err := a.guard.Read(ctx, caller, op, func(*db.Tx) error { return nil }); err != nil {
+		return result, err
 	}
 	docs, err := Parse(req.Files)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -551,6 +552,57 @@ func TestSet(t *testing.T) {
 	}
 	if got := h.must("---\n# nothing\n---\n"); got != "0 unchanged.\n" {
 		t.Errorf("nothing says\n%s", got)
+	}
+}
+
+// TestRefusedUnread: files of somebody who may not apply are not even read, not
+// for a dry run either.
+func TestRefusedUnread(t *testing.T) {
+	h := build(t, dbtest.Open(t))
+	h.refuse["apply.run"] = true
+	var refusal *guard.Refusal
+	for _, dry := range []bool{false, true} {
+		if _, err := h.run("this: is\nno: document\n", func(r *apply.Request) { r.DryRun = dry }); !errors.As(err, &refusal) {
+			t.Errorf("dry run %v: %v, want a refusal", dry, err)
+		}
+	}
+}
+
+// TestLinks: of a directory that a stranger has filled nothing is sent but what
+// lies in it.
+func TestLinks(t *testing.T) {
+	dir, elsewhere := t.TempDir(), filepath.Join(t.TempDir(), "login.yaml")
+	for file, text := range map[string]string{elsewhere: "token: est_pt_x\n", filepath.Join(dir, "a.yaml"): company} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	link := func(name, to string) string {
+		t.Helper()
+		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+		return filepath.Join(dir, name)
+	}
+	link("b.yaml", "a.yaml")
+	if files, err := apply.Load(dir); err != nil || len(files) != 2 || files[1].Text != company {
+		t.Errorf("with a link within: %v, %v", files, err)
+	}
+	outside := link("c.yaml", elsewhere)
+	if files, err := apply.Load(dir); err == nil || !strings.Contains(err.Error(), "leads out of") {
+		t.Errorf("with a link that leads out: %v, %v", files, err)
+	}
+	if files, err := apply.Load(outside); err != nil || len(files) != 1 {
+		t.Errorf("a link that is named itself: %v, %v", files, err)
+	}
+	if err := os.Remove(outside); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(outside, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if files, err := apply.Load(dir); err == nil || !strings.Contains(err.Error(), "neither a file") {
+		t.Errorf("with a pipe, which would be waited for: %v, %v", files, err)
 	}
 }
 

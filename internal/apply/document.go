@@ -81,7 +81,14 @@ type loader struct {
 	size  int
 }
 
+// walk reads the files of a directory. A link is followed if it leads to a file
+// within the directory: another may have been put there by a stranger, to have
+// a file of this machine sent to the server.
 func (l *loader) walk(dir string, wanted func(string) bool) error {
+	root, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return err
+	}
 	return filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
@@ -93,6 +100,21 @@ func (l *loader) walk(dir string, wanted func(string) bool) error {
 			return nil
 		case d.IsDir() || !wanted(filepath.ToSlash(p)):
 			return nil
+		}
+		to, err := filepath.EvalSymlinks(p)
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(root, to)
+		if err != nil || !filepath.IsLocal(rel) {
+			return fmt.Errorf("%s is a link that leads out of %s; name the file itself, if it is meant", p, dir)
+		}
+		info, err := os.Stat(to)
+		if err != nil {
+			return err
+		}
+		if !info.Mode().IsRegular() {
+			return fmt.Errorf("%s is neither a file nor a directory", p)
 		}
 		return l.read(p)
 	})

@@ -613,7 +613,10 @@ func (p Spec) check() (Spec, error) {
 
 func checkPath(path string) error {
 	bad := ErrInvalid.With("The path of a secret is made of words with slashes between them, such as crm/api-key: not %q.", path)
-	if path == "" || len(path) > 512 || !utf8.ValidString(path) || strings.ContainsFunc(path, unicode.IsControl) || strings.Contains(path, "#") {
+	// Of all that Unicode calls a space only the plain one: events name paths in
+	// lists of words, by which other nodes drop their copies.
+	strange := func(r rune) bool { return unicode.IsControl(r) || unicode.IsSpace(r) && r != ' ' }
+	if path == "" || len(path) > 512 || !utf8.ValidString(path) || strings.ContainsFunc(path, strange) || strings.Contains(path, "#") {
 		return bad
 	}
 	for part := range strings.SplitSeq(path, "/") {

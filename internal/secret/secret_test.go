@@ -343,7 +343,7 @@ func TestSecretsThatCannotBe(t *testing.T) {
 	d := dbtest.Open(t)
 	s := setup(t, d, guardtest.AllowAll)
 	for name, spec := range map[string]secret.Spec{
-		"no path": {}, "a path with an empty word": {Path: "a//b"}, "a path that climbs": {Path: "a/../b"}, "a path with a field": {Path: "a#b"},
+		"no path": {}, "a path with an empty word": {Path: "a//b"}, "a path that climbs": {Path: "a/../b"}, "a path with a field": {Path: "a#b"}, "a path with a wide space": {Path: "a\u2003b"},
 		"a path with a line end": {Path: "a\nb"}, "a slash first": {Path: "/a"}, "a slash last": {Path: "a/"},
 		"a class that is none": {Path: "a", Class: "secret"}, "a risk that is none": {Path: "a", Risk: "huge"},
 		"an agent as owner": {Path: "a", Owner: bot.Subject}, "no kind of owner": {Path: "a", Owner: "ann"},
