@@ -69,7 +69,12 @@ func ReadDir(dir string) (Bundle, error) {
 	if !info.IsDir() {
 		return nil, ErrBundle.With("%s is not a directory. Name the directory that holds the .rego files.", dir)
 	}
-	return Read(os.DirFS(dir))
+	root, err := os.OpenRoot(dir) // a link that leads out of it is an error
+	if err != nil {
+		return nil, ErrBundle.With("The directory %s cannot be read.", dir).Because(err)
+	}
+	defer root.Close()
+	return Read(root.FS())
 }
 
 // Read reads a bundle: every .rego and data.json file, except in directories

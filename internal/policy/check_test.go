@@ -1,6 +1,9 @@
 package policy
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -232,5 +235,25 @@ func TestDigest(t *testing.T) {
 	const want = "605aad5e07dc9d37f3ad5121c0bc900db0d2d967338dd3b95fde93b8a697c12a"
 	if got := b.Digest(); got != want {
 		t.Errorf("the digest is %s, want %s", got, want)
+	}
+}
+
+// A directory of policies holds what lies in it. A link to a file elsewhere
+// would have that sent to the server.
+func TestReadDirStaysInside(t *testing.T) {
+	dir, elsewhere := t.TempDir(), filepath.Join(t.TempDir(), "login.json")
+	for file, text := range map[string]string{elsewhere: `{"token": "x"}`, filepath.Join(dir, "a.rego"): "package tenant.a\n"} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if b, err := ReadDir(dir); err != nil || len(b) != 1 {
+		t.Fatalf("ReadDir: %v, %v", b, err)
+	}
+	if err := os.Symlink(elsewhere, filepath.Join(dir, "data.json")); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := ReadDir(dir); !errors.Is(err, ErrBundle) {
+		t.Errorf("with a link that leads out: %v, %v; want ErrBundle", b, err)
 	}
 }
