@@ -30,6 +30,9 @@ func Verify(file []byte, trust *Trust) *Report {
 	r.add(FileStep, Pass, "Every byte is covered by the file's digests.")
 	if trust != nil {
 		r.add(TrustStep, Pass, "Checked against the keys that the verifier brought.")
+	} else if len(x.Trust) == 0 {
+		r.add(TrustStep, Fail, "No trust policy was given, and this file brings none along.")
+		return r
 	} else {
 		if trust, err = ParseTrust(x.Trust); err != nil {
 			r.add(TrustStep, Fail, "No trust policy was given, and the file's own is of no use: "+err.Error()+".")

@@ -29,15 +29,23 @@ holds it: each hold has a reason of its own and is lifted by itself.`)
 // noun is a command that only has others below it.
 func noun(use, short, long string) *cobra.Command {
 	return &cobra.Command{
-		Use: use, Short: short, Long: long,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usageError{fmt.Errorf("%s has no command %q", cmd.CommandPath(), args[0])}
-			}
-			return nil
-		},
+		Use: use, Short: short, Long: long, Args: knownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+}
+
+// knownCommand refuses the arguments of a command that only has others below
+// it: they name one that there is not.
+func knownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	cmd.SuggestionsMinimumDistance = 2 // letters that may be wrong
+	text := fmt.Sprintf("%s has no command %q", cmd.CommandPath(), args[0])
+	if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
+		text += "; did you mean " + strings.Join(like, " or ") + "?"
+	}
+	return usageError{errors.New(text)}
 }
 
 // completeAgents completes the name of an agent, if the server answers.
@@ -76,6 +84,11 @@ func agentList(s *settings) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if sponsor != "" {
+				if sponsor, err = personID(cmd.Context(), c, sponsor); err != nil {
+					return err
+				}
+			}
 			q := url.Values{"limit": {"200"}}
 			for k, v := range map[string]string{"sponsor": sponsor, "blueprint": blueprint, "team": team, "hold": hold} {
 				if v != "" {
@@ -94,7 +107,7 @@ func agentList(s *settings) *cobra.Command {
 			})
 		},
 	}
-	c.Flags().StringVar(&sponsor, "sponsor", "", "only agents of this person, by id")
+	c.Flags().StringVar(&sponsor, "sponsor", "", "only agents that this person answers for, by name or id")
 	c.Flags().StringVar(&blueprint, "blueprint", "", "only instances of this blueprint")
 	c.Flags().StringVar(&team, "team", "", "only agents of this team")
 	c.Flags().StringVar(&hold, "hold", "", "only agents with a hold of this kind: pending, suspended, quarantined or retired")
@@ -143,14 +156,8 @@ func agentCreate(s *settings) *cobra.Command {
 				return err
 			}
 			spec.Name, spec.Clearance = args[0], estover.Class(clearance)
-			if !strings.HasPrefix(spec.Sponsor, "usr_") {
-				var p struct {
-					ID string `json:"id"`
-				}
-				if err := c.do(cmd.Context(), http.MethodGet, "/v1/people/"+url.PathEscape(first(spec.Sponsor, "me")), nil, &p); err != nil {
-					return err
-				}
-				spec.Sponsor = p.ID
+			if spec.Sponsor, err = personID(cmd.Context(), c, first(spec.Sponsor, "me")); err != nil {
+				return err
 			}
 			var a agent.Agent
 			if err := c.do(cmd.Context(), http.MethodPost, "/v1/agents", spec, &a); err != nil {

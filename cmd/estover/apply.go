@@ -2,6 +2,8 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"io/fs"
 	"net/http"
 
 	"github.com/spf13/cobra"
@@ -35,7 +37,12 @@ docs/reference/apply.md describes every kind, with a JSON Schema for editors
 			if err != nil {
 				return err
 			}
-			if in.Files, err = apply.Load(files...); err != nil {
+			in.Files, err = apply.Load(files...)
+			var missing *fs.PathError
+			if errors.As(err, &missing) && errors.Is(err, fs.ErrNotExist) {
+				return usageError{fmt.Errorf("there is no file or directory %s", missing.Path)}
+			}
+			if err != nil {
 				return err
 			}
 			var out apply.Result

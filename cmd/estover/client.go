@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"estover.dev/internal/directory"
 )
 
 // settings are what every command that talks to a server has in common: where
@@ -164,9 +166,11 @@ type problemPlace struct {
 func (p *problem) Error() string {
 	text := first(p.Detail, p.Title, http.StatusText(p.Status))
 	for _, e := range p.Errors {
-		text += "\n  " + strings.TrimPrefix(e.Location, "body.") + ": " + e.Message
+		if e.Message != text {
+			text += "\n  " + strings.TrimPrefix(e.Location, "body.") + ": " + e.Message
+		}
 	}
-	if p.Status == http.StatusUnauthorized {
+	if p.Status == http.StatusUnauthorized && p.Code != directory.ErrEnrolment.Code { // of which one comes only by a log-in
 		text += "\nLog in with 'estover login', or give a token in ESTOVER_TOKEN."
 	}
 	if p.Decision != "" {

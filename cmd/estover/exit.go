@@ -4,6 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
+	"strings"
+
+	"github.com/spf13/cobra"
 )
 
 // The exit codes of every command. `estover run` ends with the code of the
@@ -28,8 +32,14 @@ func (e usageError) Unwrap() error { return e.error }
 
 // codeOf is the exit code of an error.
 func codeOf(err error) int {
+	if err == nil {
+		return 0
+	}
 	var usage usageError
 	if errors.As(err, &usage) {
+		return exitUsage
+	}
+	if missing.MatchString(err.Error()) {
 		return exitUsage
 	}
 	var p *problem
@@ -55,7 +65,26 @@ func codeOf(err error) int {
 func sentence(err error) string {
 	var usage usageError
 	if errors.As(err, &usage) {
-		return usage.Error() + "\nTry --help after the command to see what it takes."
+		return usage.Error() + tryHelp
+	}
+	if m := missing.FindStringSubmatch(err.Error()); m != nil {
+		return "the command needs --" + strings.ReplaceAll(strings.Trim(m[1], `"`), `", "`, " and --") + tryHelp
 	}
 	return err.Error()
+}
+
+const tryHelp = "\nTry --help after the command to see what it takes."
+
+// missing is how the library says that a flag was left out. It has no type for
+// that.
+var missing = regexp.MustCompile(`^required flag\(s\) (".*") not set$`)
+
+// atMostOne is a command that takes an argument or none.
+func atMostOne(what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) > 1 {
+			return usageError{fmt.Errorf("%s takes one argument at most, %s, but got %d", cmd.CommandPath(), what, len(args))}
+		}
+		return nil
+	}
 }

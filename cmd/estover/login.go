@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -78,6 +79,9 @@ func oneTimeToken(file string) (string, error) {
 		b, err = os.ReadFile(file)
 	} else {
 		b, err = io.ReadAll(io.LimitReader(os.Stdin, 4096))
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("there is no file %s. A server's first token is taken away once somebody has used it; after that an administrator makes others: estover person invite", file)
 	}
 	if err != nil {
 		return "", fmt.Errorf("reading the one-time token: %w", err)

@@ -56,6 +56,8 @@ Start a server, log in, say what there is, and run an agent under it:
   estover apply -f company.yaml
   estover run --agent invoices-bot --purpose billing -- python agent.py`,
 		SilenceUsage: true, SilenceErrors: true, Version: version,
+		Args: knownCommand,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetOut(out)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -17,9 +18,18 @@ func (s *settings) show(w io.Writer, v any, print func(t *table)) error {
 		e.SetEscapeHTML(false)
 		return e.Encode(v)
 	}
-	t := &table{w: tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)}
+	var b bytes.Buffer
+	t := &table{w: tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)}
 	print(t)
-	return t.w.Flush()
+	if err := t.w.Flush(); err != nil {
+		return err
+	}
+	for line := range strings.Lines(b.String()) {
+		if _, err := fmt.Fprintln(w, strings.TrimRight(line, " \n")); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // A table lines up its columns.
@@ -32,7 +42,7 @@ func (t *table) row(cells ...any) {
 	for i, c := range cells {
 		text[i] = cell(c)
 	}
-	fmt.Fprintln(t.w, strings.TrimRight(strings.Join(text, "\t"), "\t"))
+	fmt.Fprintln(t.w, strings.Join(text, "\t"))
 }
 
 // pairs prints the fields of one thing, a line each; empty ones are left out.

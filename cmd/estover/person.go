@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -74,6 +76,18 @@ func personAction(s *settings, use, short, method, path string, body func() any)
 			return showPerson(s, cmd, p)
 		},
 	}
+}
+
+// personID finds the id of a person by their name; "me" is who asks.
+func personID(ctx context.Context, c *client, name string) (string, error) {
+	if strings.HasPrefix(name, "usr_") {
+		return name, nil
+	}
+	var p struct {
+		ID string `json:"id"`
+	}
+	err := c.do(ctx, http.MethodGet, "/v1/people/"+url.PathEscape(name), nil, &p)
+	return p.ID, err
 }
 
 func personShow(s *settings) *cobra.Command {

@@ -203,7 +203,7 @@ func policyList(s *settings) *cobra.Command {
 func policyShow(s *settings) *cobra.Command {
 	return &cobra.Command{
 		Use: "show [REVISION]", Short: "Print the files of a revision (default: the active one)",
-		Args: cobra.MaximumNArgs(1),
+		Args: atMostOne("the digest of the revision"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := s.client()
 			if err != nil {

@@ -131,6 +131,11 @@ func (l *launch) run(ctx context.Context, s *settings, args []string) (int, erro
 	if err != nil {
 		return 0, fmt.Errorf("%s cannot be run: %w", args[0], err)
 	}
+	if l.purpose == "" {
+		if err := l.onlyPurpose(ctx, c); err != nil {
+			return 0, err
+		}
+	}
 	cert, err := sessionCertificate(l.ttl)
 	if err != nil {
 		return 0, err
@@ -178,6 +183,22 @@ func (l *launch) run(ctx context.Context, s *settings, args []string) (int, erro
 		return 0, fmt.Errorf("running %s: %w", args[0], err)
 	}
 	return code, nil
+}
+
+// onlyPurpose demands that an agent has no choice of purposes: which one a task
+// is for is not to be guessed.
+func (l *launch) onlyPurpose(ctx context.Context, c *client) error {
+	var a struct {
+		Name     string   `json:"name"`
+		Purposes []string `json:"purposes"`
+	}
+	if err := c.do(ctx, http.MethodGet, "/v1/agents/"+url.PathEscape(l.agent), nil, &a); err != nil {
+		return err
+	}
+	if len(a.Purposes) > 1 {
+		return usageError{fmt.Errorf("%s has several purposes, %s; say with --purpose which the task is for", a.Name, strings.Join(a.Purposes, ", "))}
+	}
+	return nil
 }
 
 // authenticate makes c speak as the agent if the agent's credentials are in

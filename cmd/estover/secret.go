@@ -37,7 +37,7 @@ func secretAt(path string) string { return "?path=" + url.QueryEscape(path) }
 
 func secretList(s *settings) *cobra.Command {
 	return &cobra.Command{
-		Use: "list [PREFIX]", Short: "List secrets, never their values", Args: cobra.MaximumNArgs(1),
+		Use: "list [PREFIX]", Short: "List secrets, never their values", Args: atMostOne("what the paths begin with"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := s.client()
 			if err != nil {
@@ -204,6 +204,10 @@ func secretGet(s *settings) *cobra.Command {
 				_, err := fmt.Fprintln(cmd.OutOrStdout(), v)
 				return err
 			}
+			if v, ok := p.Fields[secret.DefaultField]; ok && len(p.Fields) == 1 && s.output != "json" {
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), v)
+				return err
+			}
 			return s.show(cmd.OutOrStdout(), p, func(t *table) {
 				for _, k := range sortedKeys(p.Fields) {
 					t.row(k+":", p.Fields[k])
@@ -244,8 +248,18 @@ func secretMove(s *settings, verb, short string) *cobra.Command {
 			if err := c.do(cmd.Context(), http.MethodPost, "/v1/secret/versions/"+verb+secretAt(args[0]), map[string]any{"versions": versions}, nil); err != nil {
 				return err
 			}
-			fmt.Fprintln(cmd.OutOrStdout(), "Done.")
-			return nil
+			// What was destroyed stays so, whatever is asked for it.
+			var x describedSecret
+			if err := c.do(cmd.Context(), http.MethodGet, "/v1/secret"+secretAt(args[0]), nil, &x); err != nil {
+				return err
+			}
+			return s.show(cmd.OutOrStdout(), x, func(t *table) {
+				for _, v := range x.Versions {
+					if slices.Contains(versions, v.N) {
+						t.row(fmt.Sprintf("Version %d is %s.", v.N, v.State))
+					}
+				}
+			})
 		},
 	}
 }

@@ -55,6 +55,9 @@ The exit code is 0 only if no step failed.`,
 			} else if _, err := fmt.Fprintln(cmd.OutOrStdout(), report); err != nil {
 				return err
 			}
+			if trust == nil && !report.OK() {
+				fmt.Fprintln(cmd.ErrOrStderr(), "Whose keys count is said by a trust policy: estover audit trust > trust.policy, and then --trust trust.policy.")
+			}
 			if !report.OK() {
 				return exitCode(exitFailed)
 			}

@@ -123,3 +123,10 @@ func (c *CLI) Token(t testing.TB) string {
 	}
 	return l.Token
 }
+
+// Alone is somebody at the command line who has no server.
+func Alone(t testing.TB) *CLI {
+	t.Helper()
+	home, dir := t.TempDir(), t.TempDir()
+	return &CLI{Dir: dir, bin: Binary(t), home: home, Env: environment("HOME="+home, "XDG_CONFIG_HOME="+home)}
+}

@@ -51,9 +51,9 @@ func (c *Credential) Live(now time.Time) bool {
 // Errors about credentials.
 var (
 	// ErrCredential is returned for an id and a secret that do not belong together.
-	ErrCredential = &estover.Error{Kind: estover.Unknown, Code: "credential_invalid", Detail: "The agent's id or its secret is wrong, or the secret was retired. `estover agent credentials` lists those that are live."}
+	ErrCredential = &estover.Error{Kind: estover.Unknown, Code: "credential_invalid", Detail: "The agent's id or its secret is wrong, or the secret was retired. `estover agent credential list` shows those that are live."}
 	// ErrCredentialNotFound is returned when the agent has no such credential.
-	ErrCredentialNotFound = &estover.Error{Kind: estover.NotFound, Code: "credential_not_found", Detail: "The agent has no such credential, or it was retired already. `estover agent credentials` lists those that are live."}
+	ErrCredentialNotFound = &estover.Error{Kind: estover.NotFound, Code: "credential_not_found", Detail: "The agent has no such credential, or it was retired already. `estover agent credential list` shows those that are live."}
 	// ErrTooManyCredentials is returned when an agent has as many credentials as one may.
 	ErrTooManyCredentials = &estover.Error{Kind: estover.TooMuch, Code: "too_many_credentials", Detail: "An agent may have 20 live credentials. Retire some first."}
 	// ErrKeySet is returned for a document that is not a set of public keys.

@@ -18,7 +18,7 @@ const columns = `r.digest, r.size, r.note, r.pushed_by, r.pushed_at,
 func scanRevision(scan func(...any) error) (r Revision, err error) {
 	var last, newest int64
 	err = scan(&r.Digest, &r.Size, &r.Note, &r.PushedBy, &r.PushedAt, &last, &newest)
-	r.Active = last > 0 && last == newest
+	r.Active = last > 0 && last == newest || newest == 0 && r.Digest == Starter().Digest()
 	r.Activated = last > 0
 	return r, err
 }
