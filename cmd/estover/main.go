@@ -26,6 +26,7 @@ var version = "dev"
 func main() { os.Exit(run()) }
 
 func run() int {
+	hide()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	root := command(os.Stdout)

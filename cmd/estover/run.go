@@ -387,7 +387,11 @@ func (p *loopbackProxy) close() {
 }
 
 // looksSecret matches the names of variables that usually hold credentials.
-var looksSecret = regexp.MustCompile(`(?i)(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|PASS|PWD|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|CREDENTIALS?|AUTH|COOKIE|DSN|CONNECTION_STRING)(_|$|S$|FILE$|ID$)|^(DATABASE_URL|PGPASSWORD|MYSQL_PWD|SSH_AUTH_SOCK|GIT_ASKPASS|NETRC|KUBECONFIG)$`)
+var looksSecret = regexp.MustCompile(`(?i)(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|PASS|PWD|[A-Z]*KEY|PAT|CREDENTIALS?|AUTH|COOKIE|DSN|CONNECTION_STRING)(_|$|S$|FILE$|ID$)|^(DATABASE_URL|PGPASSWORD|PGPASSFILE|MYSQL_PWD|SSH_AUTH_SOCK|GIT_ASKPASS|NETRC|KUBECONFIG)$`)
+
+// holdsSecret matches values that hold one whatever they are called: a URL
+// with a user and a password.
+var holdsSecret = regexp.MustCompile(`[A-Za-z][A-Za-z0-9+.-]*://[^/\s:@]*:[^/\s@]+@`)
 
 // harmless are names that only look so: PWD is the working directory.
 var harmless = []string{"PWD", "OLDPWD", "XAUTHORITY", "SSH_AUTH_SOCK_DISABLED"}
@@ -443,7 +447,7 @@ func environment(own []string, o opened, proxy, dir string, keep []string) (env,
 			continue // it would lead past the gateway
 		case strings.HasPrefix(k, "ESTOVER_"):
 			continue // the operator's own: token, address, secret of the agent
-		case looksSecret.MatchString(k) && !slices.Contains(harmless, k) && !slices.Contains(keep, k):
+		case (looksSecret.MatchString(k) || holdsSecret.MatchString(v)) && !slices.Contains(harmless, k) && !slices.Contains(keep, k):
 			dropped = append(dropped, k)
 			continue
 		}

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"estover.dev/internal/gateway"
+)
+
+// What looks like a credential is not handed down, by its name or by its
+// value; what only resembles one is.
+func TestEnvironment(t *testing.T) {
+	ca, err := gateway.NewCA("ses_test", nil, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := opened{CA: string(ca.PEM())}
+	for _, c := range []struct {
+		variable string
+		down     bool
+	}{
+		{"OPENAI_API_KEY=x", false}, {"STRIPE_KEY=x", false}, {"GH_PAT=x", false}, {"github_token=x", false}, {"PGPASSFILE=x", false},
+		{"AWS_SECRET_ACCESS_KEY=x", false}, {"SSH_AUTH_SOCK=/x", false}, {"ESTOVER_CLIENT_SECRET=x", false},
+		{"REDIS_URL=redis://:hunter2@cache:6379/0", false}, {"QUEUE=amqp://guest:guest@mq", false},
+		{"HOMEPAGE=https://example.com:8443/a@b", true}, {"PATH=/bin", true}, {"PWD=/home", true}, {"KEYBOARD=de", true}, {"TERM=xterm", true},
+	} {
+		env, dropped, err := environment([]string{c.variable}, o, "127.0.0.1:1", t.TempDir(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if down := slices.Contains(env, c.variable); down != c.down {
+			t.Errorf("%s is handed down: %v, want %v", c.variable, down, c.down)
+		}
+		name, _, _ := strings.Cut(c.variable, "=")
+		if told := slices.Contains(dropped, name); told == c.down && !strings.HasPrefix(name, "ESTOVER_") {
+			t.Errorf("it is told that %s is not handed down: %v", name, told)
+		}
+		kept, _, err := environment([]string{c.variable}, o, "127.0.0.1:1", t.TempDir(), []string{name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Contains(kept, c.variable) && !strings.HasPrefix(name, "ESTOVER_") {
+			t.Errorf("%s is not handed down although it is to be kept", name)
+		}
+	}
+}
