@@ -30,6 +30,7 @@ func (l load) perRequest() float64 { return float64(l.cpu.Microseconds()) / floa
 // drive sends requests over so many connections for so long, each connection
 // one request after the other. next gives the bytes of a whole request; the
 // client is as thin as it can be, since it shares the machine with the server.
+// The connections are open before the turn begins.
 // Any answer other than 2xx and 5xx ends the turn with an error.
 func drive(ctx context.Context, p *process, connections int, lasting time.Duration, next func() []byte) (load, error) {
 	var l load
@@ -43,6 +44,15 @@ func drive(ctx context.Context, p *process, connections int, lasting time.Durati
 			first = err
 		}
 	}
+	conns := make([]net.Conn, connections)
+	for i := range conns {
+		conn, err := p.connect(ctx)
+		if err != nil {
+			return l, err
+		}
+		defer conn.Close()
+		conns[i] = conn
+	}
 	ctx, cancel := context.WithTimeout(ctx, lasting)
 	defer cancel()
 	before, err := p.cpu()
@@ -51,14 +61,8 @@ func drive(ctx context.Context, p *process, connections int, lasting time.Durati
 	}
 	start := time.Now()
 	var wg sync.WaitGroup
-	for range connections {
+	for _, conn := range conns {
 		wg.Go(func() {
-			conn, err := net.Dial("tcp", p.addr)
-			if err != nil {
-				fail(err)
-				return
-			}
-			defer conn.Close()
 			in := bufio.NewReaderSize(conn, 16<<10)
 			for ctx.Err() == nil {
 				if _, err := conn.Write(next()); err != nil {

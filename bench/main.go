@@ -60,16 +60,15 @@ var cases = []Case{
 	{"token", tokens},
 	{"connections", connections},
 	{"gateway", gateways},
-	{"policy", policies},
-	{"growth", growth},
 }
 
 // A Bench is one run.
 type Bench struct {
-	Program string        // the estover binary, built for this run
+	Program string        // the estover binary that is measured
 	Dir     string        // for what the cases write; removed afterwards
 	Rounds  int           // how often subject and peer take turns
 	For     time.Duration // how long a turn lasts
+	Profile string        // HOST:PORT where servers answer profilers; "" for nowhere
 }
 
 func main() {
@@ -84,10 +83,12 @@ func main() {
 	asJSON := flag.Bool("json", false, "print one JSON object a row")
 	rounds := flag.Int("rounds", 3, "how often subject and peer take turns")
 	turn := flag.Duration("for", 4*time.Second, "how long a turn lasts")
+	program := flag.String("program", "", "measure this estover instead of building one")
+	profile := flag.String("pprof", "", "loopback HOST:PORT where the servers answer profilers")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	met, err := run(ctx, *pattern, *asJSON, &Bench{Rounds: *rounds, For: *turn})
+	met, err := run(ctx, *pattern, *asJSON, &Bench{Rounds: *rounds, For: *turn, Profile: *profile, Program: *program})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(2)
@@ -107,10 +108,12 @@ func run(ctx context.Context, pattern string, asJSON bool, b *Bench) (bool, erro
 		return false, err
 	}
 	defer os.RemoveAll(b.Dir)
-	b.Program = filepath.Join(b.Dir, "estover")
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", b.Program, "./cmd/estover")
-	if out, err := build.CombinedOutput(); err != nil {
-		return false, fmt.Errorf("building the program: %w\n%s", err, out)
+	if b.Program == "" {
+		b.Program = filepath.Join(b.Dir, "estover")
+		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", b.Program, "./cmd/estover")
+		if out, err := build.CombinedOutput(); err != nil {
+			return false, fmt.Errorf("building the program: %w\n%s", err, out)
+		}
 	}
 	met := true
 	for _, c := range cases {

@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -29,12 +30,14 @@ func peer(name string, args []string) error {
 	switch name {
 	case "sign":
 		h, err = signer(args[0], nil)
+		args = nil
 	case "sign-and-check":
 		key, genErr := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if genErr != nil {
 			return genErr
 		}
 		h, err = signer(args[0], key)
+		args = nil
 	case "proxy":
 		target, parseErr := url.Parse(args[0])
 		if parseErr != nil {
@@ -43,8 +46,8 @@ func peer(name string, args []string) error {
 		// Bare: what one gets without further thought, except for connections
 		// enough to its upstream.
 		p := httputil.NewSingleHostReverseProxy(target)
-		p.Transport = &http.Transport{MaxIdleConnsPerHost: 256}
-		h = p
+		p.Transport = &http.Transport{MaxIdleConnsPerHost: 256, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+		h, args = p, args[1:]
 	case "upstream":
 		h = upstream()
 	default:
@@ -58,6 +61,13 @@ func peer(name string, args []string) error {
 		return err
 	}
 	fmt.Println(l.Addr())
+	if len(args) > 0 { // the file of a certificate and its key
+		cert, err := tls.LoadX509KeyPair(args[0], args[0])
+		if err != nil {
+			return err
+		}
+		l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}})
+	}
 	return http.Serve(l, h)
 }
 

@@ -20,6 +20,16 @@ type process struct {
 	cmd  *exec.Cmd
 	addr string // HOST:PORT where it answers
 	log  *os.File
+	// dial connects to it; nil is by TCP to addr.
+	dial func(ctx context.Context) (net.Conn, error)
+}
+
+// connect makes a connection to the process.
+func (p *process) connect(ctx context.Context) (net.Conn, error) {
+	if p.dial != nil {
+		return p.dial(ctx)
+	}
+	return (&net.Dialer{}).DialContext(ctx, "tcp", p.addr)
 }
 
 // startPeer runs a peer of this program (peer.go), which prints its address.
