@@ -21,10 +21,21 @@ func TestEnvironment(t *testing.T) {
 		variable string
 		down     bool
 	}{
-		{"OPENAI_API_KEY=x", false}, {"STRIPE_KEY=x", false}, {"GH_PAT=x", false}, {"github_token=x", false}, {"PGPASSFILE=x", false},
-		{"AWS_SECRET_ACCESS_KEY=x", false}, {"SSH_AUTH_SOCK=/x", false}, {"ESTOVER_CLIENT_SECRET=x", false},
-		{"REDIS_URL=redis://:hunter2@cache:6379/0", false}, {"QUEUE=amqp://guest:guest@mq", false},
-		{"HOMEPAGE=https://example.com:8443/a@b", true}, {"PATH=/bin", true}, {"PWD=/home", true}, {"KEYBOARD=de", true}, {"TERM=xterm", true},
+		{"OPENAI_API_KEY=x", false},
+		{"STRIPE_KEY=x", false},
+		{"GH_PAT=x", false},
+		{"github_token=x", false},
+		{"PGPASSFILE=x", false},
+		{"AWS_SECRET_ACCESS_KEY=x", false},
+		{"SSH_AUTH_SOCK=/x", false},
+		{"ESTOVER_CLIENT_SECRET=x", false},
+		{"REDIS_URL=redis://:hunter2@cache:6379/0", false},
+		{"QUEUE=amqp://guest:guest@mq", false},
+		{"HOMEPAGE=https://example.com:8443/a@b", true},
+		{"PATH=/bin", true},
+		{"PWD=/home", true},
+		{"KEYBOARD=de", true},
+		{"TERM=xterm", true},
 	} {
 		env, dropped, err := environment([]string{c.variable}, o, "127.0.0.1:1", t.TempDir(), nil)
 		if err != nil {
