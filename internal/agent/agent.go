@@ -128,6 +128,8 @@ var (
 	ErrSponsor = &estover.Error{Kind: estover.Invalid, Code: "sponsor_invalid", Detail: "The sponsor must be an active person. `estover person list` shows who there is."}
 	// ErrRetired is returned when something is to be done with an agent that is retired.
 	ErrRetired = &estover.Error{Kind: estover.Conflict, Code: "agent_retired", Detail: "The agent is retired, and that is final. Create another one under another name."}
+	// ErrNotActive is returned when an agent is to act that may not.
+	ErrNotActive = &estover.Error{Kind: estover.Denied, Code: "agent_not_active", Detail: "The agent may not act."}
 	// ErrPurpose is returned when an agent is to do something for a purpose that it has not declared.
 	ErrPurpose = &estover.Error{Kind: estover.Invalid, Code: "purpose_not_declared", Detail: "The agent has not declared this purpose. Add it to the agent first."}
 )
@@ -360,6 +362,17 @@ func (r *Registry) List(ctx context.Context, caller estover.Caller, f Filter, af
 		next = agents[limit-1].Name
 	}
 	return agents, next, err
+}
+
+// Acting makes sure that the agent may act, and that nobody holds it until the
+// transaction ends: what is opened for an agent is opened before a hold, which
+// then ends it, or not at all.
+func (r *Registry) Acting(ctx context.Context, tx *db.Tx, id string) error {
+	a, err := lock(ctx, tx, id)
+	if err == nil && a.StatusAt(tx.Now()) != Active {
+		err = ErrNotActive.With("The agent is %s.", a.StatusAt(tx.Now()))
+	}
+	return err
 }
 
 // Grantable checks inside a transaction that the agent may be granted access

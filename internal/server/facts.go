@@ -151,9 +151,6 @@ func (f *facts) resource(ctx context.Context, tenant estover.TenantID, ref strin
 	return r, nil
 }
 
-// errHeld is why an agent gets no token that is not active.
-var errHeld = &estover.Error{Kind: estover.Denied, Code: "agent_not_active", Detail: "The agent may not act."}
-
 // loadClient is an agent as the token service sees it: the OAuth client whose
 // id is the agent's.
 func (f *facts) loadClient(ctx context.Context, tx *db.Tx, id string) (*token.Client, error) {
@@ -166,11 +163,11 @@ func (f *facts) loadClient(ctx context.Context, tx *db.Tx, id string) (*token.Cl
 		ID: s.ID, Subject: estover.Agent(s.ID), Purposes: s.Purposes, GrantTypes: []string{token.Own},
 		Alive: func(ctx context.Context, now time.Time) error {
 			if status := s.StatusAt(now); status != agent.Active {
-				return errHeld.With("The agent is %s.", status)
+				return agent.ErrNotActive.With("The agent is %s.", status)
 			}
 			there, err := f.people.Active(ctx, tenant, s.Sponsor)
 			if err == nil && !there {
-				return errHeld.With("The agent has no sponsor any more.")
+				return agent.ErrNotActive.With("The agent has no sponsor any more.")
 			}
 			return err
 		},

@@ -259,7 +259,7 @@ func (s *Server) wire() error {
 	f.access = access.New(s.guard, access.Options{Agent: f.registry.Grantable, Resource: f.resources.Grantable})
 	f.secrets = secret.New(s.guard, s.sealer, secret.Options{Logger: s.logger})
 	f.sessions = session.New(s.guard, session.Config{
-		Clients: f, Seal: s.sealAs(seal.Audit), Unseal: s.openAs(seal.Audit),
+		Clients: f, Acting: f.registry.Acting, Seal: s.sealAs(seal.Audit), Unseal: s.openAs(seal.Audit),
 	}, session.Part{Name: "grants", End: token.EndSessions})
 	s.tokens = token.New(s.guard, token.Config{Issuer: token.Issuer(s.config.Issuer), Keys: s.keys, Clients: f, Sessions: f.sessions, Access: f})
 	s.callers = &edge.Callers{Tokens: s.tokens, People: f.people.Authenticate}

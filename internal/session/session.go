@@ -122,6 +122,11 @@ type Part struct {
 type Config struct {
 	Clients token.Clients
 
+	// Acting makes sure, inside the transaction that opens a session, that its
+	// agent may act, and that nobody holds it until the transaction ends. Nil
+	// leaves that to the copy that was decided on.
+	Acting func(ctx context.Context, tx *db.Tx, agent string) error
+
 	// Seal and Unseal encrypt the text of a task under the tenant's key, bound
 	// to the session's id. Unseal says [audit.ErrErased] when the key was
 	// destroyed.
@@ -238,6 +243,11 @@ func Purpose(c *token.Client, name string) (string, error) {
 func (s *Sessions) open(ctx context.Context, caller estover.Caller, made *Session, life time.Duration) error {
 	op := guard.Op{Action: "session.open", Target: "agent:" + made.Agent, Purpose: made.Purpose}
 	return s.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
+		if s.Acting != nil {
+			if err := s.Acting(ctx, tx.Tx, made.Agent); err != nil {
+				return err
+			}
+		}
 		made.OpenedAt, made.ExpiresAt = tx.Now(), tx.Now().Add(life)
 		tx.SetTarget("session:" + made.ID)
 		tx.SetSession(made.ID)

@@ -473,3 +473,37 @@ func TestList(t *testing.T) {
 		}
 	})
 }
+
+// A session is not opened behind the back of a hold: what was decided on was
+// the agent of a moment ago, and what is written is looked at again.
+func TestNoSessionIsOpenedBesideAHold(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot := w.Agent("bot")
+		config := w.Sessions.Config
+		config.Clients, config.Acting = late{config.Clients}, w.Agents.Acting
+		sessions := session.New(w.Guard, config)
+		if _, err := sessions.Open(t.Context(), admin, session.Wish{Agent: bot.ID}); err != nil {
+			t.Fatalf("before the hold: %v", err)
+		}
+		if _, err := w.Agents.Hold(t.Context(), admin, bot.ID, agent.Quarantine, "contained"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := sessions.Open(t.Context(), admin, session.Wish{Agent: bot.ID}); !errors.Is(err, agent.ErrNotActive) {
+			t.Errorf("decided on before the hold, and written after it: %v, want ErrNotActive", err)
+		}
+	})
+}
+
+// late clients are seen as they were before they were held.
+type late struct{ token.Clients }
+
+func (l late) Client(ctx context.Context, tenant estover.TenantID, id string) (*token.Client, error) {
+	c, err := l.Clients.Client(ctx, tenant, id)
+	if err != nil {
+		return nil, err
+	}
+	was := *c
+	was.Alive = func(context.Context, time.Time) error { return nil }
+	return &was, nil
+}
