@@ -21,6 +21,7 @@ import (
 	"estover.dev/demo/inspect"
 	"estover.dev/demo/web"
 	"estover.dev/e2e/e2etest"
+	"estover.dev/internal/db/dbtest"
 )
 
 // crmKey is what the customer system wants, and nobody but the gateway has.
@@ -86,31 +87,34 @@ func node(t *testing.T) string {
 // without its key.
 func TestRunClients(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t, e2etest.Start(t))
-	for name, command := range map[string][]string{
-		"curl":       {"curl", "-sS", "--http1.1", d.site.URL + "/v1/customers?limit=3"},
-		"curl HTTP2": {"curl", "-sS", "--http2", d.site.URL + "/v1/customers?limit=3"},
-		"curl POST":  {"curl", "-sS", "-d", `{"text": "Ada Lindqvist"}`, d.site.URL + "/v1/customers/cus_1001/notes"},
-		"node fetch": {node(t), "-e", `fetch(process.argv[1]).then(r => r.text()).then(console.log)`, d.site.URL + "/v1/customers?limit=3"},
-		"python urllib": {"/usr/bin/python3", "-c", `import sys, urllib.request
-print(urllib.request.urlopen(sys.argv[1]).read().decode())`, d.site.URL + "/v1/customers?limit=3"},
-		"python requests": {"/usr/bin/python3", "-c", `import sys, requests
+	dbtest.EachURL(t, func(t *testing.T, database string) {
+		d := newDesk(t, e2etest.StartOn(t, database))
+		list := d.site.URL + "/v1/customers?limit=3"
+		for name, command := range map[string][]string{
+			"curl":       {"curl", "-sS", "--http1.1", list},
+			"curl HTTP2": {"curl", "-sS", "--http2", list},
+			"curl POST":  {"curl", "-sS", "-d", `{"text": "Ada Lindqvist"}`, d.site.URL + "/v1/customers/cus_1001/notes"},
+			"node fetch": {node(t), "-e", `fetch(process.argv[1]).then(r => r.text()).then(console.log)`, list},
+			"python urllib": {"/usr/bin/python3", "-c", `import sys, urllib.request
+print(urllib.request.urlopen(sys.argv[1]).read().decode())`, list},
+			"python requests": {"/usr/bin/python3", "-c", `import sys, requests
 s = requests.Session()
 for i in range(3): r = s.get(sys.argv[1]); r.raise_for_status()
-print(r.text)`, d.site.URL + "/v1/customers?limit=3"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			r := d.admin.Run(t, d.run(command...)...)
-			if r.Code != 0 || !strings.Contains(r.Stdout, "Ada Lindqvist") {
-				t.Fatalf("exit code %d, and no customer came:\n%s%s", r.Code, r.Stdout, r.Stderr)
-			}
-		})
-	}
-	for _, c := range d.crm.Calls() {
-		if !c.Authorised {
-			t.Errorf("%s %s came without the key", c.Method, c.Path)
+print(r.text)`, list},
+		} {
+			t.Run(name, func(t *testing.T) {
+				r := d.admin.Run(t, d.run(command...)...)
+				if r.Code != 0 || !strings.Contains(r.Stdout, "Ada Lindqvist") {
+					t.Fatalf("exit code %d, and no customer came:\n%s%s", r.Code, r.Stdout, r.Stderr)
+				}
+			})
 		}
-	}
+		for _, c := range d.crm.Calls() {
+			if !c.Authorised {
+				t.Errorf("%s %s came without the key", c.Method, c.Path)
+			}
+		}
+	})
 }
 
 // What the program gets has no secret in it, and what comes back neither.
@@ -564,7 +568,7 @@ func TestRunContained(t *testing.T) {
 			if r.end(t); time.Since(contained) > time.Second {
 				t.Errorf("the stream ended %s after the containment", time.Since(contained))
 			}
-			if said := r.stderr.String(); strings.Contains(said, "could not") || !strings.Contains(said, "was ended (contain") && !strings.Contains(said, "ended (The agent is quarantined.") {
+			if said := r.stderr.String(); strings.Contains(said, "could not") || !strings.Contains(said, "ended (contain") && !strings.Contains(said, "ended (The agent is quarantined.") {
 				t.Errorf("the launcher says:\n%s", said)
 			}
 			if again := who.Run(t, d.run("true")...); again.Code != 3 {
