@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -98,8 +99,12 @@ func (s *settings) client() (*client, error) {
 		return nil, err
 	}
 	addr := first(s.addr, os.Getenv("ESTOVER_ADDR"), l.Addr, defaultAddr)
-	if u, err := url.Parse(addr); err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") {
+	u, err := url.Parse(addr)
+	if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") {
 		return nil, usageError{fmt.Errorf("the server's address %q is not a URL, as %s", addr, defaultAddr)}
+	}
+	if ip := net.ParseIP(u.Hostname()); u.Scheme == "http" && u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return nil, usageError{fmt.Errorf("the server's address %q is plain HTTP, which would show the token to the network between; use https", addr)}
 	}
 	c := &client{addr: strings.TrimSuffix(addr, "/"), token: first(s.token, os.Getenv("ESTOVER_TOKEN"))}
 	if c.token == "" && (l.Addr == "" || c.addr == strings.TrimSuffix(l.Addr, "/")) {
