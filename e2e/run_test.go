@@ -622,3 +622,40 @@ ws.onclose = () => { console.log("closed"); process.exit(4) };`, strings.Replace
 		t.Errorf("exit code %d", code)
 	}
 }
+
+// The launcher of an agent with its own credentials outlives its token: what
+// ends the token's session does not end the task.
+func TestRunRenewsToken(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, e2etest.Start(t))
+	var credential struct {
+		ClientID     string `json:"client_id"`
+		ClientSecret string `json:"client_secret"`
+	}
+	d.admin.JSON(t, &credential, "agent", "credential", "add", "bot")
+	agent := *d
+	agent.admin = d.CLI(t).With("ESTOVER_CLIENT_ID="+credential.ClientID, "ESTOVER_CLIENT_SECRET="+credential.ClientSecret)
+	done := filepath.Join(t.TempDir(), "done")
+	r := agent.start(t, "sh", "-c", "echo $ESTOVER_SESSION; while [ ! -e "+done+" ]; do sleep 0.05; done")
+	own := r.line(t)
+	var all []shownSession
+	d.admin.JSON(t, &all, "session", "list", "--agent", "bot", "--state", "open")
+	for _, s := range all {
+		if s.ID != own {
+			d.admin.Must(t, "session", "end", s.ID)
+		}
+	}
+	if len(all) != 2 {
+		t.Fatalf("the open sessions are %+v, want the task's and the token's", all)
+	}
+	must(t, os.WriteFile(done, nil, 0o600))
+	if code := r.end(t); code != 0 || strings.Contains(r.stderr.String(), "could not be ended") {
+		t.Errorf("exit code %d: %s", code, r.stderr)
+	}
+	d.admin.JSON(t, &all, "session", "list", "--agent", "bot")
+	for _, s := range all {
+		if s.ID == own && (s.State != "ended" || s.EndCause != "the command ended") {
+			t.Errorf("the task's session is %+v", s)
+		}
+	}
+}
