@@ -20,15 +20,18 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"path"
 	"reflect"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"estover.dev"
+	"estover.dev/internal/db"
 	"estover.dev/internal/edge"
 	"estover.dev/internal/guard"
 )
@@ -122,6 +125,10 @@ func (s *Server) handler(mux *http.ServeMux) http.Handler {
 			edge.WriteProblem(w, edge.ProblemOf(errNoSuchPath.With("There is no %s %s in this API; /v1/openapi.json says what there is.", r.Method, r.URL.Path), ""))
 			return
 		}
+		if !isText(r.URL) {
+			edge.WriteProblem(w, edge.ProblemOf(db.ErrNotText, ""))
+			return
+		}
 		if open[r.URL.Path] {
 			o := edge.OriginOf(r)
 			nobody := estover.Caller{Tenant: estover.DefaultTenant, Address: o.Address, Request: o.Request}
@@ -140,6 +147,14 @@ func (s *Server) handler(mux *http.ServeMux) http.Handler {
 		}
 		mux.ServeHTTP(w, r)
 	})
+}
+
+// isText reports whether path and query are text when they are decoded: such
+// bytes would be a name that no database has.
+func isText(u *url.URL) bool {
+	is := func(s string) bool { return utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 }
+	query, err := url.QueryUnescape(u.RawQuery)
+	return err == nil && is(u.Path) && is(query)
 }
 
 var errNoSuchPath = &estover.Error{Kind: estover.NotFound, Code: "no_such_path", Detail: "There is no such path in this API."}

@@ -193,6 +193,28 @@ func TestEvents(t *testing.T) {
 	})
 }
 
+// The name that somebody asked for may be anything. It is on record all the
+// same, in the column and in what is sealed alike.
+func TestTextThatIsNone(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		l := newKeys(t).open(d)
+		e := event(1)
+		e.Target, e.Session, e.Detail = "agent:a\x00\xffb", "\xfe", map[string]any{"x": "\x00\xff"}
+		p, err := l.Prepare(acme, e)
+		fatal(t, err)
+		fatal(t, d.Append(t.Context(), db.Append{Tenant: acme, Rows: []db.Row{p.Row()}}))
+		fatal(t, l.Sequence(t.Context(), acme))
+		verified(t, l, acme)
+		fatal(t, d.View(t.Context(), acme, func(tx *db.Tx) error {
+			got, err := l.Find(t.Context(), tx, e.ID)
+			if got.Target != "agent:a\uFFFD\uFFFDb" || got.Session != "\uFFFD" {
+				t.Errorf("target %q, session %q", got.Target, got.Session)
+			}
+			return err
+		}))
+	})
+}
+
 // What a filter lets through is found, page by page, whether it has its place
 // already or not.
 func TestList(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -93,6 +94,7 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 4096); return &b 
 // Prepare seals the event, with a salt that makes a commitment to it impossible
 // to guess, and makes its leaf. It does no I/O.
 func (l *Log) Prepare(tenant estover.TenantID, e Event) (Prepared, error) {
+	e.Actor, e.Target, e.Session, e.Request = estover.Subject(text(string(e.Actor))), text(e.Target), text(e.Session), text(e.Request)
 	var salt [32]byte
 	_, _ = rand.Read(salt[:]) // never fails
 	buffer := buffers.Get().(*[]byte)
@@ -119,6 +121,15 @@ func (l *Log) Prepare(tenant estover.TenantID, e Event) (Prepared, error) {
 		return Prepared{}, fmt.Errorf("sealing event %s: %w", e.ID, err)
 	}
 	return p, nil
+}
+
+// text is s without what not every database takes as text: a refused attempt
+// names its target as it was asked for, and must be on record all the same.
+func text(s string) string {
+	if utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 {
+		return s
+	}
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
 // Table is where events are kept, for [db.DB.Append]. On SQLite an event gets

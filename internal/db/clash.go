@@ -38,6 +38,9 @@ func pause(ctx context.Context, attempt int) error {
 	}
 }
 
+// ErrNotText is returned for a text that the database does not take as one.
+var ErrNotText = &estover.Error{Kind: estover.Invalid, Code: "not_text", Detail: "A text in this has a character that is none: a NUL, or bytes that are not UTF-8. Nothing was changed."}
+
 // diagnose says [ErrUnavailable] for what is the database's trouble and not
 // the caller's: a full disk, a lost connection, a server that is shutting down.
 func diagnose(err error) error {
@@ -62,6 +65,9 @@ func diagnose(err error) error {
 		switch pg.Code[:2] { // the class: connection, resources, intervention, system
 		case "08", "53", "57", "58":
 			return ErrUnavailable.Because(err)
+		}
+		if pg.Code == "22021" || pg.Code == "22P05" { // PostgreSQL keeps no NUL, and nothing that is not UTF-8
+			return ErrNotText.Because(err)
 		}
 		return err
 	}

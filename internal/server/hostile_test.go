@@ -257,3 +257,19 @@ func TestAStreamEndsWithItsGrant(t *testing.T) {
 		t.Error("the stream goes on without its grant")
 	}
 }
+
+// What a database does not take as text is refused as that, on each of them
+// alike, and what is refused for another reason is on record all the same.
+func TestTextThatIsNone(t *testing.T) {
+	each(t, func(t *testing.T, h *house) {
+		for _, path := range []string{"/v1/agents/%00", "/v1/events?session=%ff", "/v1/secret?path=a%00b"} {
+			if status, body := h.do(http.MethodGet, path, h.token, nil); status != http.StatusUnprocessableEntity || h.code(body) != "not_text" {
+				t.Errorf("GET %s: %d %s", path, status, body)
+			}
+		}
+		body := map[string]any{"agent": "a\x00b", "reason": "to see"}
+		if status, answer := h.do(http.MethodPost, "/v1/containments", h.token, body); status >= http.StatusInternalServerError {
+			t.Errorf("a containment of an agent with a NUL in its name: %d %s", status, answer)
+		}
+	})
+}
