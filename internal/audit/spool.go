@@ -50,11 +50,13 @@ type Spool struct {
 	files    [2]*os.File
 	size     [2]int64
 	entries  [2]int64
-	active   int    // the file that is appended to
-	turn     uint64 // of the active file; the other's is lower
-	taken    int64  // events ever appended, with those found at opening
-	imported int64  // events ever imported
-	failed   error  // why nothing more is taken
+	held     [2][]entry // what is in the file, as long as all of it is here
+	room     int64      // bytes that may still be held
+	active   int        // the file that is appended to
+	turn     uint64     // of the active file; the other's is lower
+	taken    int64      // events ever appended, with those found at opening
+	imported int64      // events ever imported
+	failed   error      // why nothing more is taken
 }
 
 // SpoolOptions are what an operator may set. The zero value is good.
@@ -63,6 +65,19 @@ type SpoolOptions struct {
 	Every  time.Duration // how long events are gathered before they are imported; 50 ms if zero
 	Tables []*db.Table   // what other rows come with events, beside those of [Table]
 }
+
+// An entry is an event on its way into the database: what a record of a file
+// says. While the process that wrote a file lives, it need not read it again.
+type entry struct {
+	tenant estover.TenantID
+	event  string
+	rows   []db.Row
+	size   int64 // of its record
+}
+
+// maxHeld is how much of what waits is held in memory. When the database is
+// away for longer, the files alone have it.
+const maxHeld = 8 << 20
 
 // spoolSync is how long at most a written event waits for its fsync to begin.
 const spoolSync = 5 * time.Millisecond
@@ -106,7 +121,7 @@ var (
 func OpenSpool(l *Log, dir string, o SpoolOptions) (*Spool, error) {
 	s := &Spool{
 		log: l, dir: dir, max: cmp.Or(o.Max, 64<<20), every: cmp.Or(o.Every, 50*time.Millisecond),
-		tables: map[string]*db.Table{Table.Name: Table}, wake: make(chan struct{}, 1), dirty: make(chan struct{}, 1),
+		room: maxHeld, tables: map[string]*db.Table{Table.Name: Table}, wake: make(chan struct{}, 1), dirty: make(chan struct{}, 1),
 	}
 	for _, t := range o.Tables {
 		s.tables[t.Name] = t
@@ -187,43 +202,102 @@ func parseSpool(b []byte) (turn uint64, records []spooled, good int64) {
 // imported together. It returns after the write: then the event outlives this
 // process.
 func (s *Spool) Append(p Prepared, with ...db.Row) error {
-	r := spooled{Tenant: string(p.tenant), Event: p.event.ID}
-	for _, row := range append([]db.Row{p.Row()}, with...) {
-		if s.tables[row.Into.Name] != row.Into {
-			return fmt.Errorf("the spool does not know the table %s", row.Into.Name)
-		}
-		values := make([]any, len(row.Values))
-		for i, v := range row.Values {
-			switch v := v.(type) {
-			case nil, string, int64, bool, []byte:
-				values[i] = v
-			case int:
-				values[i] = int64(v)
-			case time.Time:
-				values[i] = db.Micros(v)
-			default:
-				return fmt.Errorf("the spool cannot keep a %T", v)
-			}
-		}
-		r.Rows = append(r.Rows, spooledRow{Table: row.Into.Name, Values: values})
-	}
-	body, err := cbor.Marshal(r)
+	e := entry{tenant: p.tenant, event: p.event.ID, rows: append([]db.Row{p.Row()}, with...)}
+	buffer := buffers.Get().(*[]byte)
+	defer buffers.Put(buffer)
+	record, err := s.encode(append((*buffer)[:0], make([]byte, 8)...), &e)
 	if err != nil {
-		return fmt.Errorf("encoding event %s: %w", r.Event, err)
+		return err
 	}
-	record := make([]byte, 8, 8+len(body))
+	*buffer = record
+	body := record[8:]
 	binary.BigEndian.PutUint32(record, uint32(len(body)))
 	binary.BigEndian.PutUint32(record[4:], crc32.Checksum(body, castagnoli))
-	return s.write(append(record, body...))
+	e.size = int64(len(record))
+	return s.write(record, e)
 }
 
-func (s *Spool) write(record []byte) error {
+// encode writes an entry as the CBOR of a [spooled].
+func (s *Spool) encode(b []byte, e *entry) ([]byte, error) {
+	b = appendText(appendText(appendCount(b, array, 3), string(e.tenant)), e.event)
+	b = appendCount(b, array, uint64(len(e.rows)))
+	for _, row := range e.rows {
+		if s.tables[row.Into.Name] != row.Into {
+			return nil, fmt.Errorf("the spool does not know the table %s", row.Into.Name)
+		}
+		b = appendText(appendCount(b, array, 2), row.Into.Name)
+		b = appendCount(b, array, uint64(len(row.Values)))
+		for _, v := range row.Values {
+			if at, ok := v.(time.Time); ok {
+				v = db.Micros(at)
+			}
+			switch v := v.(type) {
+			case nil:
+				b = append(b, 0xf6)
+			case bool:
+				if v {
+					b = append(b, 0xf5)
+				} else {
+					b = append(b, 0xf4)
+				}
+			case int:
+				b = appendInt(b, int64(v))
+			case int64:
+				b = appendInt(b, v)
+			case string:
+				b = appendText(b, v)
+			case []byte:
+				b = append(appendCount(b, bytesType, uint64(len(v))), v...)
+			default:
+				return nil, fmt.Errorf("the spool cannot keep a %T", v)
+			}
+		}
+	}
+	return b, nil
+}
+
+// The major types of CBOR that are written here (RFC 8949, section 3.1).
+const (
+	positive  = 0 << 5
+	negative  = 1 << 5
+	bytesType = 2 << 5
+	textType  = 3 << 5
+	array     = 4 << 5
+)
+
+func appendCount(b []byte, major byte, n uint64) []byte {
+	switch {
+	case n < 24:
+		return append(b, major|byte(n))
+	case n < 1<<8:
+		return append(b, major|24, byte(n))
+	case n < 1<<16:
+		return binary.BigEndian.AppendUint16(append(b, major|25), uint16(n))
+	case n < 1<<32:
+		return binary.BigEndian.AppendUint32(append(b, major|26), uint32(n))
+	}
+	return binary.BigEndian.AppendUint64(append(b, major|27), n)
+}
+
+func appendInt(b []byte, n int64) []byte {
+	if n < 0 {
+		return appendCount(b, negative, uint64(^n))
+	}
+	return appendCount(b, positive, uint64(n))
+}
+
+func appendText(b []byte, s string) []byte {
+	return append(appendCount(b, textType, uint64(len(s))), s...)
+}
+
+func (s *Spool) write(record []byte, e entry) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.failed != nil {
 		return ErrSpoolFull.Because(s.failed)
 	}
-	f, size := s.files[s.active], s.size[s.active]
+	i := s.active
+	f, size := s.files[i], s.size[i]
 	if size == 0 {
 		record = append(binary.BigEndian.AppendUint64([]byte(spoolMagic), s.turn), record...)
 	}
@@ -237,12 +311,30 @@ func (s *Spool) write(record []byte) error {
 		}
 		return ErrSpoolFull.Because(err)
 	}
-	s.size[s.active] += int64(len(record))
-	s.entries[s.active]++
+	if int64(len(s.held[i])) == s.entries[i] {
+		if s.room >= e.size {
+			s.held[i] = append(s.held[i], e)
+			s.room -= e.size
+		} else {
+			s.release(i)
+		}
+	}
+	s.size[i] += int64(len(record))
+	s.entries[i]++
 	s.taken++
 	signal(s.dirty)
 	signal(s.wake)
 	return nil
+}
+
+// release lets go of what is held of a file, and gives it. s.mu is held.
+func (s *Spool) release(file int) []entry {
+	held := s.held[file]
+	s.held[file] = nil
+	for _, e := range held {
+		s.room += e.size
+	}
+	return held
 }
 
 func signal(c chan struct{}) {
@@ -359,19 +451,21 @@ func (s *Spool) drain(ctx context.Context) error {
 		s.turn++
 	}
 	f, size := s.files[i], s.size[i]
+	entries := s.release(i)
+	// What is held is what this process wrote since the file was empty, and was
+	// never imported. Of what is read from the file that is not known.
+	fresh := int64(len(entries)) == s.entries[i]
 	s.mu.Unlock()
 	if size == 0 {
 		return nil
 	}
-	b := make([]byte, size)
-	if _, err := f.ReadAt(b, 0); err != nil {
-		return err
+	if !fresh {
+		var err error
+		if entries, err = s.read(f, size); err != nil {
+			return err
+		}
 	}
-	_, records, good := parseSpool(b)
-	if good != size {
-		return fmt.Errorf("the spool is damaged at byte %d of %d", good, size)
-	}
-	if err := s.store(ctx, records); err != nil {
+	if err := s.store(ctx, entries, fresh); err != nil {
 		return err
 	}
 	if err := s.log.fault("spool: before it is emptied"); err != nil {
@@ -387,21 +481,44 @@ func (s *Spool) drain(ctx context.Context) error {
 	return nil
 }
 
-// store imports records, those of each tenant in their order.
-func (s *Spool) store(ctx context.Context, records []spooled) error {
-	byTenant := map[estover.TenantID][]spooled{}
-	var order []estover.TenantID
+// read reads a file, and sets aside what is of another version of the program.
+func (s *Spool) read(f *os.File, size int64) (entries []entry, err error) {
+	b := make([]byte, size)
+	if _, err := f.ReadAt(b, 0); err != nil {
+		return nil, err
+	}
+	_, records, good := parseSpool(b)
+	if good != size {
+		return nil, fmt.Errorf("the spool is damaged at byte %d of %d", good, size)
+	}
 	for _, r := range records {
-		t := estover.TenantID(r.Tenant)
-		if byTenant[t] == nil {
-			order = append(order, t)
+		e := entry{tenant: estover.TenantID(r.Tenant), event: r.Event}
+		if e.rows, err = s.rows(r); err != nil {
+			if err := s.setAside(r, err); err != nil {
+				return nil, err
+			}
+			continue
 		}
-		byTenant[t] = append(byTenant[t], r)
+		entries = append(entries, e)
+	}
+	return entries, nil
+}
+
+// store imports entries, those of each tenant in their order. Unless they are
+// fresh, some may be in the database already.
+func (s *Spool) store(ctx context.Context, entries []entry, fresh bool) error {
+	byTenant := map[estover.TenantID][]entry{}
+	var order []estover.TenantID
+	for _, e := range entries {
+		if byTenant[e.tenant] == nil {
+			order = append(order, e.tenant)
+		}
+		byTenant[e.tenant] = append(byTenant[e.tenant], e)
 	}
 	for _, t := range order {
 		for all := byTenant[t]; len(all) > 0; {
 			n := min(len(all), importBatch)
-			if err := s.storeBatch(ctx, t, all[:n]); err != nil {
+			if err := s.storeBatch(ctx, t, all[:n], fresh); err != nil {
 				return err
 			}
 			all = all[n:]
@@ -411,36 +528,16 @@ func (s *Spool) store(ctx context.Context, records []spooled) error {
 	return nil
 }
 
-func (s *Spool) storeBatch(ctx context.Context, tenant estover.TenantID, batch []spooled) error {
-	ids := make([]string, len(batch))
-	for i, r := range batch {
-		ids[i] = r.Event
+func (s *Spool) storeBatch(ctx context.Context, tenant estover.TenantID, batch []entry, fresh bool) error {
+	if !fresh {
+		var err error
+		if batch, err = s.missing(ctx, tenant, batch); err != nil || len(batch) == 0 {
+			return err
+		}
 	}
-	var there map[string]bool
-	err := s.log.db.View(ctx, tenant, func(tx *db.Tx) (err error) {
-		there, err = have(ctx, tx, ids)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	var missing []spooled
 	var rows []db.Row
-	for _, r := range batch {
-		if there[r.Event] {
-			continue
-		}
-		own, err := s.rows(r)
-		if err != nil {
-			if err := s.setAside(r, err); err != nil {
-				return err
-			}
-			continue
-		}
-		missing, rows = append(missing, r), append(rows, own...)
-	}
-	if len(rows) == 0 {
-		return nil
+	for _, e := range batch {
+		rows = append(rows, e.rows...)
 	}
 	if err := s.log.fault("spool: before the import"); err != nil {
 		return err
@@ -449,30 +546,55 @@ func (s *Spool) storeBatch(ctx context.Context, tenant estover.TenantID, batch [
 		if estover.KindOf(err) == estover.Unavailable || ctx.Err() != nil {
 			return err
 		}
-		return s.oneByOne(ctx, tenant, missing)
+		return s.oneByOne(ctx, batch)
 	}
 	return s.log.fault("spool: after the import")
 }
 
+// missing are the entries whose events are not in the database.
+func (s *Spool) missing(ctx context.Context, tenant estover.TenantID, batch []entry) (missing []entry, err error) {
+	ids := make([]string, len(batch))
+	for i, e := range batch {
+		ids[i] = e.event
+	}
+	var there map[string]bool
+	err = s.log.db.View(ctx, tenant, func(tx *db.Tx) (err error) {
+		there, err = have(ctx, tx, ids)
+		return err
+	})
+	for _, e := range batch {
+		if !there[e.event] {
+			missing = append(missing, e)
+		}
+	}
+	return missing, err
+}
+
 // oneByOne imports each event by itself, and sets those aside that the
 // database never takes, so that they do not keep the others back.
-func (s *Spool) oneByOne(ctx context.Context, tenant estover.TenantID, records []spooled) error {
-	for _, r := range records {
-		rows, err := s.rows(r)
-		if err == nil {
-			err = s.log.db.Append(ctx, db.Append{Tenant: tenant, Rows: rows})
-		}
+func (s *Spool) oneByOne(ctx context.Context, entries []entry) error {
+	for _, e := range entries {
+		err := s.log.db.Append(ctx, db.Append{Tenant: e.tenant, Rows: e.rows})
 		if err == nil {
 			continue
 		}
 		if estover.KindOf(err) == estover.Unavailable || ctx.Err() != nil {
 			return err
 		}
-		if err := s.setAside(r, err); err != nil {
+		if err := s.setAside(spooledOf(e), err); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// spooledOf is an entry as a record.
+func spooledOf(e entry) spooled {
+	r := spooled{Tenant: string(e.tenant), Event: e.event}
+	for _, row := range e.rows {
+		r.Rows = append(r.Rows, spooledRow{Table: row.Into.Name, Values: row.Values})
+	}
+	return r
 }
 
 // rows are what a record inserts. It fails for a table of another version of

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/fxamacker/cbor/v2"
 
 	"estover.dev"
 	"estover.dev/internal/db"
@@ -317,4 +320,52 @@ func BenchmarkSequence(b *testing.B) {
 			b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(n), "µs/event")
 		})
 	}
+}
+
+// What a file holds is read with a library, and written by hand.
+func TestSpoolWritesCBOR(t *testing.T) {
+	l := newKeys(t).open(dbtest.Open(t))
+	s := openSpool(t, l, t.TempDir(), SpoolOptions{})
+	p, err := l.Prepare(acme, event(1))
+	fatal(t, err)
+	long := make([]byte, 70_000)
+	for _, values := range [][]any{
+		p.Row().Values,
+		{"", nil, true, false, int64(0), int64(23), int64(24), int64(-1), int64(-25), int64(255), int64(256), int64(65536)},
+		{int64(1) << 40, int64(-1) << 63, []byte{}, long[:300], long, string(long[:24]), string(long[:255])},
+	} {
+		e := entry{tenant: acme, event: "evt_1", rows: []db.Row{{Into: Table, Values: values}, p.Row()}}
+		got, err := s.encode(nil, &e)
+		fatal(t, err)
+		want, err := cbor.Marshal(spooledOf(e))
+		fatal(t, err)
+		if !bytes.Equal(got, want) {
+			t.Errorf("%v is written as %x, want %x", values, got, want)
+		}
+	}
+}
+
+// When more waits than is held in memory, the rest is in the files alone, and
+// all of it arrives in its order.
+func TestSpoolIsReadWhenTooMuchWaits(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		l := newKeys(t).open(d)
+		s := openSpool(t, l, t.TempDir(), SpoolOptions{})
+		s.room = 20_000
+		appendEvents(t, s, acme, 1, 100)
+		if n := len(s.held[s.active]); n != 0 || s.room != 20_000 {
+			t.Errorf("%d events are held, and there is room for %d bytes; want none of those that are more than there is room for", n, s.room)
+		}
+		appendEvents(t, s, "other", 1, 3)
+		fatal(t, s.Flush(t.Context()))
+		appendEvents(t, s, acme, 101, 103)
+		if n := len(s.held[s.active]); n != 3 {
+			t.Errorf("%d events are held after the file was emptied, want 3", n)
+		}
+		fatal(t, s.Flush(t.Context()))
+		fatal(t, l.Sequence(t.Context(), acme))
+		if v := verified(t, l, acme); v.Size != 103 || count(t, d, "other") != 3 || s.room != 20_000 {
+			t.Errorf("%d and %d events arrived, and there is room for %d bytes; want 103, 3 and 20000", v.Size, count(t, d, "other"), s.room)
+		}
+	})
 }

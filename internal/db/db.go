@@ -120,13 +120,15 @@ func Open(ctx context.Context, url string, o Options) (*DB, error) {
 func connections() int { return max(8, 4*runtime.GOMAXPROCS(0)) }
 
 func (d *DB) openSQLite(ctx context.Context, file string) error {
-	const pragmas = "_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
-		"&_pragma=foreign_keys(1)&_pragma=secure_delete(1)&_pragma=temp_store(2)"
+	// A page takes several events, which are most of what is written; of the
+	// usual 4096 bytes each event would fill one.
+	const pragmas = "_pragma=page_size(8192)&_pragma=busy_timeout(10000)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)" +
+		"&_pragma=secure_delete(1)&_pragma=temp_store(2)&_journal_mode=WAL"
 	// The writer changes a few dozen pages in each commit, the same ones at the
 	// end of tables and indexes again and again. With a longer log they are
 	// copied into the file once for many commits, and with a larger cache the
 	// inner pages of indexes stay at hand.
-	const writing = "&_pragma=wal_autocheckpoint(4000)&_pragma=cache_size(-16384)"
+	const writing = "&_pragma=wal_autocheckpoint(2000)&_pragma=cache_size(-16384)"
 	// SQLite would make a file that everybody on the machine may read. Its
 	// journal gets the rights of the file.
 	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)

@@ -140,6 +140,9 @@ func (s *sending) finish() int64 {
 	if !s.ended && s.in.ProtoMajor == 1 && !s.f.out.abort && !s.discard() {
 		closeAfter(s.f.w)
 	}
+	if s.scan != nil {
+		_ = s.scan.Close() // gives its memory back
+	}
 	return s.n
 }
 
