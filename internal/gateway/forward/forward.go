@@ -94,11 +94,9 @@ func (d *Door) start(addr net.Addr) {
 }
 
 // Shutdown lets what is under way end, until the context does; then it is
-// closed.
+// closed. A door that is shut before it is opened stays shut.
 func (d *Door) Shutdown(ctx context.Context) error {
-	if d.outer == nil {
-		return nil
-	}
+	d.once.Do(func() { d.start(nil) })
 	err := d.outer.Shutdown(ctx)
 	if e := d.inner.Shutdown(ctx); err == nil {
 		err = e

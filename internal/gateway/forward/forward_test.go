@@ -799,3 +799,22 @@ func TestP27ManyStreams(t *testing.T) {
 		}
 	}
 }
+
+// A server that is told to stop while it starts does not open its door.
+func TestShutBeforeItIsOpened(t *testing.T) {
+	door := &forward.Door{Logger: slog.New(slog.DiscardHandler)}
+	if err := door.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := door.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+		t.Errorf("serving after the shutdown: %v, want http.ErrServerClosed", err)
+	}
+	if c, err := net.Dial("tcp", ln.Addr().String()); err == nil {
+		c.Close()
+		t.Error("the door is open")
+	}
+}
