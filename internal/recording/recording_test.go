@@ -451,6 +451,23 @@ func TestTampering(t *testing.T) {
 func TestDiskThatRefuses(t *testing.T) {
 	d := dbtest.Open(t)
 	dir := filepath.Join(t.TempDir(), "blobs")
+	if err := os.Mkdir(dir+".disk", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+".none", nil, 0o600); err != nil { // a file where a directory should be
+		t.Fatal(err)
+	}
+	// One step, since the recorder tries again all the while and would make a
+	// directory that is missing.
+	lead := func(to string) {
+		if err := os.Symlink(to, dir+".next"); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(dir+".next", dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lead(dir + ".disk")
 	bucket, err := OpenBucket(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
@@ -458,12 +475,7 @@ func TestDiskThatRefuses(t *testing.T) {
 	r := setup(t, d, bucket, guardtest.AllowAll, Options{FlushEvery: never, RetryAfter: time.Millisecond})
 	rec := r.Session("acme", "ses_1")
 	record(t, rec, "/first", "x")
-	if err := os.Rename(dir, dir+".away"); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(dir, nil, 0o600); err != nil { // a file where the directory was
-		t.Fatal(err)
-	}
+	lead(dir + ".none")
 	if err := r.Flush(t.Context(), "acme", "ses_1"); !errors.Is(err, ErrNotStored) {
 		t.Fatalf("storing what cannot be stored: %v, want ErrNotStored", err)
 	}
@@ -478,12 +490,7 @@ func TestDiskThatRefuses(t *testing.T) {
 	if err := r.Close(ctx); !errors.Is(err, ErrNotStored) || !strings.Contains(err.Error(), "ses_1") {
 		t.Errorf("closing meanwhile: %v, want ErrNotStored and the session's name", err)
 	}
-	if err := os.Remove(dir); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Rename(dir+".away", dir); err != nil {
-		t.Fatal(err)
-	}
+	lead(dir + ".disk")
 	if err := r.Close(t.Context()); err != nil {
 		t.Fatalf("closing when the disk works again: %v", err)
 	}
