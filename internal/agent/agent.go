@@ -84,6 +84,7 @@ type Spec struct {
 	Tier        string        `json:"tier,omitempty" enum:"low,medium,high" default:"low" doc:"How much harm it can do."`
 	Segments    []string      `json:"segments,omitempty" doc:"The segments of the network that it may reach; every one if none is named."`
 	ExpiresAt   time.Time     `json:"expires_at,omitzero" doc:"When it stops by itself; never if it is left out."`
+	Client      *Client       `json:"client,omitempty" doc:"What it may do as an OAuth client, beside asking for tokens by its own credentials."`
 }
 
 // An Agent is an entry of the registry.
@@ -217,11 +218,14 @@ func Check(s Spec) (Spec, error) {
 	if !s.ExpiresAt.IsZero() {
 		s.ExpiresAt = s.ExpiresAt.UTC().Truncate(time.Microsecond)
 	}
+	if s.Client != nil {
+		s.Client = checkClient(*s.Client, func(field, format string, args ...any) { wrong("client."+field, format, args...) })
+	}
 	return s, errors.Join(bad...)
 }
 
 // narrows reports whether a change takes something away: a purpose, a part of
-// the clearance, time; or touches what policies rest on.
+// the clearance, time; or touches what policies and tokens rest on.
 func narrows(old, s Spec) bool {
 	for _, p := range old.Purposes {
 		if !slices.Contains(s.Purposes, p) {
@@ -229,7 +233,7 @@ func narrows(old, s Spec) bool {
 		}
 	}
 	shorter := !s.ExpiresAt.IsZero() && (old.ExpiresAt.IsZero() || s.ExpiresAt.Before(old.ExpiresAt))
-	return shorter || !s.Clearance.Covers(old.Clearance) || s.Tier != old.Tier || !slices.Equal(s.Segments, old.Segments) ||
+	return shorter || !s.Clearance.Covers(old.Clearance) || s.Tier != old.Tier || !slices.Equal(s.Segments, old.Segments) || !s.Client.equal(old.Client) ||
 		s.Blueprint != old.Blueprint || s.Team != old.Team || s.Environment != old.Environment || s.Sponsor != old.Sponsor
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -13,19 +14,37 @@ import (
 )
 
 const agentColumns = `id, name, blueprint, sponsor, team, environment, purposes, clearance, tier, segments,
-	expires_at, managed_by, created_at, ended_at, epoch`
+	expires_at, managed_by, created_at, ended_at, epoch, client`
 
 // scanner is a row of a query, or the only one.
 type scanner interface{ Scan(dest ...any) error }
 
 func scanAgent(row scanner) (a Agent, err error) {
+	var client *string
 	err = row.Scan(&a.ID, &a.Name, &a.Blueprint, &a.Sponsor, &a.Team, &a.Environment, &a.Purposes, &a.Clearance, &a.Tier, &a.Segments,
-		&a.ExpiresAt, &a.ManagedBy, &a.CreatedAt, &a.EndedAt, &a.Epoch)
+		&a.ExpiresAt, &a.ManagedBy, &a.CreatedAt, &a.EndedAt, &a.Epoch, &client)
 	if errors.Is(err, db.ErrNoRows) {
 		err = ErrNotFound
 	}
+	if err == nil && client != nil {
+		if err = json.Unmarshal([]byte(*client), &a.Client); err != nil {
+			err = fmt.Errorf("reading the client of agent %s: %w", a.ID, err)
+		}
+	}
 	a.Holds = []Hold{}
 	return a, err
+}
+
+// stored is what is kept of a client: nothing where there is none.
+func (c *Client) stored() any {
+	if c == nil {
+		return nil
+	}
+	b, err := json.Marshal(c)
+	if err != nil {
+		panic("agent: a client that cannot be JSON: " + err.Error())
+	}
+	return string(b)
 }
 
 func find(ctx context.Context, tx *db.Tx, id string) (Agent, error) {
@@ -107,10 +126,10 @@ func list(ctx context.Context, tx *db.Tx, f Filter, after string, limit int) (ag
 // insert adds an agent, unless the name is taken.
 func insert(ctx context.Context, tx *db.Tx, a Agent) error {
 	n, err := tx.Exec(ctx, `insert into agent (tenant_id, id, name, blueprint, sponsor, team, environment, purposes, clearance, tier, segments,
-			expires_at, managed_by, created_at, epoch)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) on conflict do nothing`,
+			expires_at, managed_by, created_at, epoch, client)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) on conflict do nothing`,
 		tx.Tenant(), a.ID, a.Name, a.Blueprint, a.Sponsor, a.Team, a.Environment, a.Purposes, a.Clearance, a.Tier, a.Segments,
-		a.ExpiresAt, a.ManagedBy, a.CreatedAt, a.Epoch)
+		a.ExpiresAt, a.ManagedBy, a.CreatedAt, a.Epoch, a.Client.stored())
 	if err == nil && n == 0 {
 		return ErrNameTaken.At("name")
 	}
@@ -119,10 +138,10 @@ func insert(ctx context.Context, tx *db.Tx, a Agent) error {
 
 func update(ctx context.Context, tx *db.Tx, a Agent) error {
 	_, err := tx.Exec(ctx, `update agent set blueprint = $3, sponsor = $4, team = $5, environment = $6, purposes = $7, clearance = $8,
-			tier = $9, segments = $10, expires_at = $11, ended_at = $12, epoch = $13
+			tier = $9, segments = $10, expires_at = $11, ended_at = $12, epoch = $13, client = $14
 		where tenant_id = $1 and id = $2`,
 		tx.Tenant(), a.ID, a.Blueprint, a.Sponsor, a.Team, a.Environment, a.Purposes, a.Clearance,
-		a.Tier, a.Segments, a.ExpiresAt, a.EndedAt, a.Epoch)
+		a.Tier, a.Segments, a.ExpiresAt, a.EndedAt, a.Epoch, a.Client.stored())
 	return err
 }
 

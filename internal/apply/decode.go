@@ -56,6 +56,10 @@ func (d *decoder) read(n *yaml.Node, v reflect.Value, field string) {
 		v.Set(reflect.ValueOf(*n))
 	case t == timeType:
 		d.time(n, v, field)
+	case t.Kind() == reflect.Pointer:
+		one := reflect.New(t.Elem())
+		d.read(n, one.Elem(), field)
+		v.Set(one)
 	case t.Kind() == reflect.Struct:
 		d.object(n, v, field)
 	case t.Kind() == reflect.Map:

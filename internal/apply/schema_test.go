@@ -82,6 +82,8 @@ func typeSchema(t reflect.Type, top bool) schema {
 	switch {
 	case t == timeType:
 		return schema{"type": "string", "pattern": `^\d{4}-\d{2}-\d{2}([Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2}))?$`}
+	case t.Kind() == reflect.Pointer:
+		return typeSchema(t.Elem(), top)
 	case t.Kind() == reflect.Struct:
 		properties, required := schema{}, []string{}
 		members := membersOf(t, top)
@@ -257,8 +259,11 @@ func TestReference(t *testing.T) {
 				}
 				inner := m.field.Type
 				suffix := "."
-				if inner.Kind() == reflect.Slice {
+				switch inner.Kind() {
+				case reflect.Slice:
 					inner, suffix = inner.Elem(), "[]."
+				case reflect.Pointer:
+					inner = inner.Elem()
 				}
 				if inner.Kind() == reflect.Struct && inner != timeType {
 					look(prefix+name+suffix, inner, false)

@@ -14,7 +14,7 @@ import (
 	"estover.dev/internal/db"
 	"estover.dev/internal/directory"
 	"estover.dev/internal/guard"
-	"estover.dev/internal/jose"
+	"estover.dev/internal/oauth"
 	"estover.dev/internal/policy"
 	"estover.dev/internal/resource"
 	"estover.dev/internal/secret"
@@ -159,33 +159,16 @@ func (f *facts) loadClient(ctx context.Context, tx *db.Tx, id string) (*token.Cl
 		return nil, err
 	}
 	tenant := tx.Tenant()
-	c := &token.Client{
-		ID: s.ID, Subject: estover.Agent(s.ID), Purposes: s.Purposes, GrantTypes: []string{token.Own},
-		Alive: func(ctx context.Context, now time.Time) error {
-			if status := s.StatusAt(now); status != agent.Active {
-				return agent.ErrNotActive.With("The agent is %s.", status)
-			}
-			there, err := f.people.Active(ctx, tenant, s.Sponsor)
-			if err == nil && !there {
-				return agent.ErrNotActive.With("The agent has no sponsor any more.")
-			}
-			return err
-		},
-	}
-	for _, one := range s.Credentials {
-		switch one.Kind {
-		case agent.ClientSecret:
-			c.Methods = append(c.Methods, token.SecretBasic, token.SecretPost)
-		case agent.KeySet:
-			keys, err := jose.ParseKeys(one.JWKS)
-			if err != nil {
-				return nil, err
-			}
-			c.Methods = append(c.Methods, token.PrivateKeyJWT)
-			c.KeySets = append(c.KeySets, token.KeySet{Credential: one.ID, Keys: keys, Expires: one.ExpiresAt})
+	return oauth.ClientOf(s, func(ctx context.Context, now time.Time) error {
+		if status := s.StatusAt(now); status != agent.Active {
+			return agent.ErrNotActive.With("The agent is %s.", status)
 		}
-	}
-	return c, nil
+		there, err := f.people.Active(ctx, tenant, s.Sponsor)
+		if err == nil && !there {
+			return agent.ErrNotActive.With("The agent has no sponsor any more.")
+		}
+		return err
+	})
 }
 
 // Client is an agent as a client of the token service ([token.Clients]).

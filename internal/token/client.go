@@ -15,6 +15,7 @@ const (
 	SecretBasic   = "client_secret_basic"
 	SecretPost    = "client_secret_post"
 	PrivateKeyJWT = "private_key_jwt"
+	Public        = "none" // it says its name and proves nothing
 )
 
 // ErrNoClient is returned when there is no client of this id.
@@ -50,6 +51,17 @@ type Client struct {
 	Resource   string        // identifier of the resource that it means when it names none; "" for none
 	Life       time.Duration // of its tokens; 0 for the usual one
 	Introspect []string      // identifiers of the resources whose tokens it may ask about
+	Redirects  []string      // where a browser may be sent back to
+
+	// DPoPBound and CertificateBound clients get no token that is not bound to
+	// their key (RFC 9449, section 5.2; RFC 8705, section 3.4), in no flow.
+	DPoPBound, CertificateBound bool
+
+	// RequirePAR clients push their authorization requests (RFC 9126, section 6).
+	RequirePAR bool
+
+	// IDTokenAlgorithm is what their ID tokens are signed with; "" for the usual.
+	IDTokenAlgorithm string
 
 	// LegacyAudience lets the audience of its assertions be the token endpoint,
 	// as some libraries do.

@@ -175,31 +175,18 @@ func (c *clients) load(ctx context.Context, tx *db.Tx, id string) (*token.Client
 		return nil, err
 	}
 	tenant := tx.Tenant()
-	client := &token.Client{
-		ID: s.ID, Subject: estover.Agent(s.ID), Purposes: s.Purposes, GrantTypes: []string{token.Own},
-		Alive: func(ctx context.Context, now time.Time) error {
-			if status := s.StatusAt(now); status != agent.Active {
-				return errHeld.With("The agent is %s.", status)
-			}
-			there, err := c.world.People.Active(ctx, tenant, s.Sponsor)
-			if err == nil && !there {
-				return errHeld.With("The agent has no sponsor any more.")
-			}
-			return err
-		},
-	}
-	for _, one := range s.Credentials {
-		switch one.Kind {
-		case agent.ClientSecret:
-			client.Methods = append(client.Methods, token.SecretBasic, token.SecretPost)
-		case agent.KeySet:
-			keys, err := jose.ParseKeys(one.JWKS)
-			if err != nil {
-				return nil, err
-			}
-			client.Methods = append(client.Methods, token.PrivateKeyJWT)
-			client.KeySets = append(client.KeySets, token.KeySet{Credential: one.ID, Keys: keys, Expires: one.ExpiresAt})
+	client, err := oauth.ClientOf(s, func(ctx context.Context, now time.Time) error {
+		if status := s.StatusAt(now); status != agent.Active {
+			return errHeld.With("The agent is %s.", status)
 		}
+		there, err := c.world.People.Active(ctx, tenant, s.Sponsor)
+		if err == nil && !there {
+			return errHeld.With("The agent has no sponsor any more.")
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -304,6 +291,16 @@ func (w *World) AgentFor(name string, purposes ...string) *Agent {
 	w.Access.Grant(a.ID, CRM, "customer.read", "customer.update")
 	w.Access.Grant(a.ID, Tickets, "ticket.read")
 	return a
+}
+
+// Set changes what the agent may do as an OAuth client.
+func (w *World) Set(a *Agent, c agent.Client) {
+	w.T.Helper()
+	spec := a.Spec
+	spec.Client = &c
+	var err error
+	a.Agent, err = w.Agents.Update(context.Background(), Admin, a.ID, spec)
+	must(w.T, err)
 }
 
 // Tweak changes how an agent is known as a client, from the next request on.

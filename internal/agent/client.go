@@ -1,0 +1,183 @@
+package agent
+
+import (
+	"fmt"
+	"net/netip"
+	"net/url"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A Client is what OAuth needs to know of an agent beside its credentials. The
+// names are those of client metadata (RFC 7591, section 2, RFC 8705, section
+// 3.4, RFC 9449, section 5.2, RFC 9126, section 6), where there is one. The
+// zero value is an agent that asks for tokens by its own credentials and is
+// bound by no further rule.
+type Client struct {
+	GrantTypes       []string `json:"grant_types,omitempty" enum:"authorization_code,refresh_token,urn:ietf:params:oauth:grant-type:token-exchange,urn:ietf:params:oauth:grant-type:jwt-bearer,urn:ietf:params:oauth:grant-type:device_code,urn:openid:params:grant-type:ciba" doc:"The grant types that it may use beside client_credentials."`
+	RedirectURIs     []string `json:"redirect_uris,omitempty" doc:"Where a browser may be sent back to with a code. They are compared exactly, except for the port of a loopback address."`
+	DefaultResource  string   `json:"default_resource,omitempty" maxLength:"2048" doc:"The identifier of the resource that it means when it names none."`
+	TokenSeconds     int64    `json:"access_token_seconds,omitempty" minimum:"0" maximum:"1800" doc:"How long its access tokens live; 0 for the usual 15 minutes."`
+	DPoPBound        bool     `json:"dpop_bound_access_tokens,omitempty" doc:"It gets no token without a DPoP proof, whatever the grant type."`
+	CertificateBound bool     `json:"tls_client_certificate_bound_access_tokens,omitempty" doc:"It gets no token without a certificate, to which the token is bound, whatever the grant type."`
+	RequirePAR       bool     `json:"require_pushed_authorization_requests,omitempty" doc:"It must push its authorization requests."`
+	LegacyAudience   bool     `json:"legacy_assertion_audience,omitempty" doc:"Its assertions may have the token endpoint as their audience, as those of some libraries do. Each use is logged."`
+	Methods          []string `json:"token_endpoint_auth_methods,omitempty" enum:"client_secret_basic,client_secret_post,private_key_jwt,tls_client_auth,self_signed_tls_client_auth,none" doc:"How it may authenticate; whatever its credentials allow if none is named."`
+	IDTokenAlgorithm string   `json:"id_token_signed_response_alg,omitempty" enum:"RS256,ES256" doc:"The algorithm that its ID tokens are signed with; RS256 if left out."`
+	Introspect       []string `json:"introspect,omitempty" doc:"The identifiers of resources whose tokens it may ask about, beside its own tokens."`
+}
+
+// The bounds of a client.
+const (
+	maxURI       = 2048             // bytes
+	maxURIs      = 20               // of one kind
+	longestToken = 30 * time.Minute // an access token never lives longer
+)
+
+// words lists what the values of a field may be, as its tag has them for the
+// API and for files.
+func words(field string) []string {
+	f, ok := reflect.TypeFor[Client]().FieldByName(field)
+	if !ok {
+		panic("agent: a client has no field " + field)
+	}
+	return strings.Split(f.Tag.Get("enum"), ",")
+}
+
+// checkClient gives the settings in the one form in which they are kept: nil
+// if they say nothing.
+func checkClient(c Client, wrong func(field, format string, args ...any)) *Client {
+	set := func(field string, list, allowed []string) []string {
+		for i, v := range list {
+			if !slices.Contains(allowed, v) {
+				wrong(fmt.Sprintf("%s[%d]", field, i), "%q is none of %s.", v, strings.Join(allowed, ", "))
+			}
+		}
+		return sorted(list)
+	}
+	// Every client has this one, so that naming it says nothing.
+	c.GrantTypes = slices.DeleteFunc(slices.Clone(c.GrantTypes), func(g string) bool { return g == "client_credentials" })
+	c.GrantTypes = set("grant_types", c.GrantTypes, words("GrantTypes"))
+	c.Methods = set("token_endpoint_auth_methods", c.Methods, words("Methods"))
+	if len(c.Methods) > 1 && slices.Contains(c.Methods, "none") {
+		wrong("token_endpoint_auth_methods", "A client that need not authenticate (none) has no other method beside.")
+	}
+	if c.IDTokenAlgorithm != "" && !slices.Contains(words("IDTokenAlgorithm"), c.IDTokenAlgorithm) {
+		wrong("id_token_signed_response_alg", "ID tokens are signed with RS256 or ES256, not with %q.", c.IDTokenAlgorithm)
+	}
+	if c.TokenSeconds < 0 || time.Duration(c.TokenSeconds)*time.Second > longestToken {
+		wrong("access_token_seconds", "An access token lives between one second and %d, or 0 for the usual time; not %d.", int(longestToken.Seconds()), c.TokenSeconds)
+	}
+	if len(c.RedirectURIs) > maxURIs {
+		wrong("redirect_uris", "A client has at most %d of them.", maxURIs)
+	}
+	for i, uri := range c.RedirectURIs {
+		if why := redirect(uri); why != "" {
+			wrong(fmt.Sprintf("redirect_uris[%d]", i), "%s", why)
+		}
+	}
+	if slices.Contains(c.GrantTypes, "authorization_code") && len(c.RedirectURIs) == 0 {
+		wrong("redirect_uris", "A client that uses authorization_code names where a browser may be sent back to.")
+	}
+	if c.DefaultResource != "" {
+		c.DefaultResource = identifier(c.DefaultResource, "default_resource", wrong)
+	}
+	if len(c.Introspect) > maxURIs {
+		wrong("introspect", "A client has at most %d of them.", maxURIs)
+	}
+	c.Introspect = slices.Clone(c.Introspect)
+	for i, uri := range c.Introspect {
+		c.Introspect[i] = identifier(uri, fmt.Sprintf("introspect[%d]", i), wrong)
+	}
+	c.Introspect = sorted(c.Introspect)
+	if len(c.RedirectURIs) == 0 {
+		c.RedirectURIs = nil
+	}
+	if c.equal(&Client{}) {
+		return nil
+	}
+	return &c
+}
+
+// sorted is a list without what it has twice; nil if nothing is in it.
+func sorted(list []string) []string {
+	if len(list) == 0 {
+		return nil
+	}
+	list = slices.Clone(list)
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// identifier is the identifier of a resource in the spelling in which resources
+// are registered: scheme and host in lower case, no port that is the scheme's
+// own, no slash at the end (RFC 8707, section 2).
+func identifier(uri, field string, wrong func(field, format string, args ...any)) string {
+	u, err := url.Parse(uri)
+	if err != nil || u.Scheme == "" || u.Host == "" || u.User != nil || u.Fragment != "" || len(uri) > maxURI || strings.ContainsAny(uri, "# \\") {
+		wrong(field, "A resource is named by an absolute URI without a fragment, not by %q.", uri)
+		return uri
+	}
+	u.Host = strings.TrimSuffix(strings.ToLower(u.Host), map[string]string{"https": ":443", "http": ":80"}[u.Scheme])
+	return strings.TrimSuffix(u.String(), "/")
+}
+
+// redirect says why a URI is none that a browser may be sent back to, "" if it
+// is one. It must be written so that every parser reads the same (RFC 9700,
+// section 4.1): whatever is not plain is refused, not repaired.
+func redirect(uri string) string {
+	u, err := url.Parse(uri)
+	switch {
+	case err != nil, u.Host == "", len(uri) > maxURI, !plainURI(uri):
+		return fmt.Sprintf("%q is not a plain absolute URI.", uri)
+	case u.Fragment != "" || strings.Contains(uri, "#"):
+		return "A redirect URI has no fragment."
+	case u.User != nil:
+		return "A redirect URI has no user in it."
+	case strings.Trim(u.Host, "abcdefghijklmnopqrstuvwxyz0123456789.-:[]") != "" || strings.HasSuffix(u.Hostname(), "."):
+		return "The host of a redirect URI is one name in small letters, without a dot at its end."
+	case hasDotSegment(u.EscapedPath()):
+		return "The path of a redirect URI has no segments of dots."
+	case u.Scheme == "https":
+		return ""
+	case u.Scheme == "http" && loopback(u.Hostname()):
+		return ""
+	}
+	return "A redirect URI begins with https://, or with http:// and the machine itself: 127.0.0.1, [::1] or localhost."
+}
+
+// plainURI reports whether a URI has only characters that stand for themselves.
+func plainURI(uri string) bool {
+	for i := range len(uri) {
+		if c := uri[i]; c <= ' ' || c >= 0x7f || strings.IndexByte("\"<>\\^`{|}", c) >= 0 {
+			return false
+		}
+	}
+	return strings.HasPrefix(uri, "https://") || strings.HasPrefix(uri, "http://")
+}
+
+// hasDotSegment reports whether a path has a segment that leads elsewhere,
+// however it is written.
+func hasDotSegment(path string) bool {
+	path = strings.NewReplacer("%2e", ".", "%2E", ".", "%2f", "/", "%2F", "/", "%5c", "/", "%5C", "/").Replace(path)
+	for segment := range strings.SplitSeq(path, "/") {
+		if segment == "." || segment == ".." {
+			return true
+		}
+	}
+	return false
+}
+
+// loopback reports whether a host is this machine and nothing else.
+func loopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	a, err := netip.ParseAddr(host)
+	return err == nil && a.IsLoopback()
+}
+
+// equal compares the settings of two agents, one of which may have none.
+func (c *Client) equal(other *Client) bool { return reflect.DeepEqual(c, other) }

@@ -1,0 +1,47 @@
+package oauth
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/agent"
+	"estover.dev/internal/jose"
+	"estover.dev/internal/token"
+)
+
+// ClientOf is an agent as an OAuth client, the one whose id is the agent's.
+// alive says why it may not act, if it may not; it is asked at each use.
+func ClientOf(s *agent.Snapshot, alive func(ctx context.Context, now time.Time) error) (*token.Client, error) {
+	c := &token.Client{
+		ID: s.ID, Subject: estover.Agent(s.ID), Purposes: s.Purposes, GrantTypes: []string{token.Own}, Alive: alive,
+	}
+	for _, one := range s.Credentials {
+		switch one.Kind {
+		case agent.ClientSecret:
+			c.Methods = append(c.Methods, token.SecretBasic, token.SecretPost)
+		case agent.KeySet:
+			keys, err := jose.ParseKeys(one.JWKS)
+			if err != nil {
+				return nil, err
+			}
+			c.Methods = append(c.Methods, token.PrivateKeyJWT)
+			c.KeySets = append(c.KeySets, token.KeySet{Credential: one.ID, Keys: keys, Expires: one.ExpiresAt})
+		}
+	}
+	settings := s.Client
+	if settings == nil {
+		return c, nil
+	}
+	c.GrantTypes = append(c.GrantTypes, settings.GrantTypes...)
+	if len(settings.Methods) > 0 {
+		allowed := append(c.Methods, token.Public)
+		c.Methods = slices.DeleteFunc(slices.Clone(settings.Methods), func(m string) bool { return !slices.Contains(allowed, m) })
+	}
+	c.Redirects, c.Resource, c.Introspect = settings.RedirectURIs, settings.DefaultResource, settings.Introspect
+	c.Life = time.Duration(settings.TokenSeconds) * time.Second
+	c.DPoPBound, c.CertificateBound = settings.DPoPBound, settings.CertificateBound
+	c.RequirePAR, c.LegacyAudience, c.IDTokenAlgorithm = settings.RequirePAR, settings.LegacyAudience, settings.IDTokenAlgorithm
+	return c, nil
+}
