@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"strings"
 	"testing"
 )
 
@@ -25,11 +26,11 @@ func TestStarter(t *testing.T) {
 }
 
 // The baseline keeps the rules of the house too, except that it stands where
-// no tenant may.
+// no tenant may, and asks for a rule of the tenant that need not be there.
 func TestBaseline(t *testing.T) {
 	modules, found := parse(base, true)
 	for _, f := range append(found, lint(base, modules)...) {
-		if f.Check != "root" {
+		if f.Check != "root" && !(f.Check == "missing" && strings.Contains(f.Message, "data.tenant.delegation.edge")) {
 			t.Error(f)
 		}
 	}

@@ -23,6 +23,7 @@ type key struct {
 	kind     string // of the resource
 	resource *Resource
 	agent    *Agent
+	from     *Agent // whose token is handed on
 	session  string
 	epoch    int64 // of the session
 	facts    *shape
@@ -56,6 +57,9 @@ func (r *revision) keyOf(e entry, in *Input, facts *shape) key {
 	if reads&partAgent != 0 {
 		k.agent = in.Agent
 	}
+	if reads&partDelegator != 0 {
+		k.from = in.Delegator
+	}
 	if reads&partSession != 0 {
 		k.session = in.Session
 	}
@@ -70,7 +74,7 @@ func (r *revision) keyOf(e entry, in *Input, facts *shape) key {
 func (r *revision) wholeKey(k *known, facts *shape) key {
 	w := key{
 		revision: r, op: k.Op, purpose: k.Purpose, action: k.Action, effect: k.Effect, class: k.Class,
-		caller: k.callerIndex(), kind: k.Resource.Type, resource: k.Resource, agent: k.Agent,
+		caller: k.callerIndex(), kind: k.Resource.Type, resource: k.Resource, agent: k.Agent, from: k.Delegator,
 		session: k.Session, facts: facts,
 	}
 	if k.task != nil {

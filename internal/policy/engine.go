@@ -66,6 +66,7 @@ const (
 	partAgent
 	partCaller
 	partClass
+	partDelegator
 	partFacts
 	partOp
 	partParams
@@ -89,6 +90,8 @@ func partOf(ref ast.Ref) parts {
 		return partAgent
 	case "caller":
 		return partCaller
+	case "delegator":
+		return partDelegator
 	case "facts":
 		return partFacts
 	case "op":

@@ -22,6 +22,7 @@ type Facts struct {
 	Elevation       string `json:"elevation"`        // none, pending or approved
 	Entitled        bool   `json:"entitled"`         // a live grant covers resource, action and class
 	GrantKind       string `json:"grant_kind"`       // none, standing or elevated: the grant that covers it
+	Handover        string `json:"handover"`         // none, own, audience or edge: how a token that is handed on came to who presents it
 	HumanRoot       bool   `json:"human_root"`       // a person stands at the root of the chain
 	InHours         bool   `json:"in_hours"`         // within the agent's working hours
 	LabelConf       string `json:"label_conf"`       // the most sensitive class that the session has read
@@ -47,7 +48,7 @@ type Facts struct {
 // would speak for it or against it: no grant, no purpose, no risk.
 var Unremarkable = Facts{
 	AgentTier: "low", ArgsInScope: true, AuthStrength: "secret", Budget: "ok", Bulk: "one",
-	Destination: "internal", Elevation: "none", GrantKind: "none", InHours: true,
+	Destination: "internal", Elevation: "none", GrantKind: "none", Handover: "none", InHours: true,
 	LabelConf: "public", LabelIntegrity: "trusted", Novelty: "none", Origin: "none", PII: "none",
 	PlaceOK: true, RecipientKnown: true, ResidencyOK: true, RiskBand: "low",
 	ServerTrusted: true, ToolApproved: true,
@@ -78,6 +79,7 @@ var facts = []fact{
 	{name: "elevation", word: func(f *Facts) *string { return &f.Elevation }, list: []string{"none", "pending", "approved"}, remedy: "An elevation is asked for and approved."},
 	{name: "entitled", flag: func(f *Facts) *bool { return &f.Entitled }, live: true, remedy: "An operator gives the agent a grant for this resource and action (estover apply)."},
 	{name: "grant_kind", word: func(f *Facts) *string { return &f.GrantKind }, list: []string{"none", "standing", "elevated"}, live: true, remedy: "The grant that covers the request is of this kind."},
+	{name: "handover", word: func(f *Facts) *string { return &f.Handover }, list: []string{"none", "own", "audience", "edge"}, live: true, remedy: "The token is for whoever takes it up, or a rule of delegation names both agents."},
 	{name: "human_root", flag: func(f *Facts) *bool { return &f.HumanRoot }, live: true, remedy: "A person hands the agent part of their own authority."},
 	{name: "in_hours", flag: func(f *Facts) *bool { return &f.InHours }, remedy: "The agent works within its hours."},
 	{name: "label_conf", word: func(f *Facts) *string { return &f.LabelConf }, list: []string{"public", "internal", "confidential", "restricted"}, remedy: "A session that has read nothing so sensitive does it."},

@@ -86,6 +86,9 @@ type Input struct {
 	Session  string
 	Facts    Facts
 
+	// Delegator is the agent whose token is handed on; nil if none is.
+	Delegator *Agent
+
 	// Params are the arguments of the call. They reach a policy only if one of
 	// its rules asks for them, and then no answer is cached.
 	Params any
@@ -96,6 +99,7 @@ var (
 	keyAction, keyAgent, keyCaller, keyFacts = ast.InternedTerm("action"), ast.InternedTerm("agent"), ast.InternedTerm("caller"), ast.InternedTerm("facts")
 	keyOp, keyParams, keyPurpose             = ast.InternedTerm("op"), ast.InternedTerm("params"), ast.InternedTerm("purpose")
 	keyResource, keySession                  = ast.InternedTerm("resource"), ast.InternedTerm("session")
+	keyDelegator                             = ast.InternedTerm("delegator")
 )
 
 // term is the input as OPA evaluates it.
@@ -109,6 +113,9 @@ func (in *Input) term(facts *shape, params *ast.Term) ast.Value {
 		{keyPurpose, ast.StringTerm(in.Purpose)},
 		{keyResource, in.Resource.as(in.Class).term},
 		{keySession, object("id", in.Session)},
+	}
+	if in.Delegator != nil {
+		members = append(members, [2]*ast.Term{keyDelegator, in.Delegator.as().term})
 	}
 	if params != nil {
 		members = append(members, [2]*ast.Term{keyParams, params})
@@ -128,6 +135,10 @@ func (in *Input) appendJSON(b []byte, facts *shape) []byte {
 	b = append(b, in.Agent.as().json...)
 	b = append(b, `,"caller":`...)
 	b = append(b, callers[in.callerIndex()].json...)
+	if in.Delegator != nil {
+		b = append(b, `,"delegator":`...)
+		b = append(b, in.Delegator.as().json...)
+	}
 	b = append(b, `,"facts":`...)
 	b = append(b, facts.json...)
 	b = append(b, `,"op":`...)

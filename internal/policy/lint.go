@@ -262,7 +262,7 @@ func (l *linter) risk(rule *ast.Rule) {
 			} else {
 				more = true
 			}
-		case "resource", "agent", "purpose", "session", "params":
+		case "resource", "agent", "delegator", "purpose", "session", "params":
 			more = true
 		}
 		return false

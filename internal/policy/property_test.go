@@ -50,13 +50,14 @@ func anyKnown(t *rapid.T) *known {
 	k.Session = rapid.SampledFrom([]string{"", "ses_1", "ses_2"}).Draw(t, "session")
 	k.Resource = rapid.SampledFrom(stock.resources).Draw(t, "resource")
 	k.Agent = rapid.SampledFrom(stock.agents).Draw(t, "agent")
+	k.Delegator = rapid.SampledFrom([]*Agent{nil, nil, stock.agents[1], stock.agents[2]}).Draw(t, "delegator")
 	k.Facts = anyFacts(t)
 	return k
 }
 
 // differ changes one part of what is known.
 func differ(t *rapid.T, k *known) {
-	switch rapid.IntRange(0, 8).Draw(t, "what differs") {
+	switch rapid.IntRange(0, 9).Draw(t, "what differs") {
 	case 0:
 		k.Purpose = rapid.SampledFrom([]string{"support", "another"}).Draw(t, "purpose")
 	case 1:
@@ -75,6 +76,8 @@ func differ(t *rapid.T, k *known) {
 		k.Effect = rapid.SampledFrom([]string{"read", "delete"}).Draw(t, "effect")
 	case 8:
 		k.Facts = anyFacts(t)
+	case 9:
+		k.Delegator = rapid.SampledFrom(stock.agents).Draw(t, "delegator")
 	}
 }
 
@@ -109,6 +112,13 @@ permit contains "in_the_second" if {
 deny contains "odd_class" if {
 	input.resource.class == "restricted"
 	input.agent.clearance != "restricted"
+}
+
+# METADATA
+# title: From whom
+permit contains "from_the_same_team" if {
+	input.delegator.team == input.agent.team
+	input.op == "token.issue"
 }
 
 # METADATA
@@ -165,7 +175,7 @@ func fits(s schema, v any, at string) error {
 		for name, p := range s.Properties {
 			member, ok := m[name]
 			if !ok {
-				if at+"."+name == "input.params" {
+				if at+"."+name == "input.params" || at+"."+name == "input.delegator" {
 					continue
 				}
 				return fmt.Errorf("%s lacks %s", at, name)

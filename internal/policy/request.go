@@ -72,6 +72,14 @@ type Request struct {
 	Resources []string // the ids of the resources; empty is [guard.Op.Resource], or whatever the agent is granted
 }
 
+// A handover is the [guard.Op.Input] of token.issue when somebody's token is
+// handed on.
+type handover interface {
+	// Handover is the agent whose token it is, and how it came to the one who
+	// presents it, as a word of the fact handover; "" if none is handed on.
+	Handover() (from estover.Subject, how string)
+}
+
 // A Grant lets an agent do something.
 type Grant struct {
 	ID       string
@@ -189,6 +197,9 @@ func (s *Sources) gather(ctx context.Context, caller estover.Caller, op guard.Op
 	if err := s.session(ctx, k, op); err != nil {
 		return k, err
 	}
+	if err := s.delegator(ctx, k, op); err != nil {
+		return k, err
+	}
 	if err := s.resource(ctx, k, op); err != nil {
 		return k, err
 	}
@@ -220,6 +231,28 @@ func (s *Sources) session(ctx context.Context, k *known, op guard.Op) error {
 		k.Purpose = clean(task.Purpose)
 	}
 	k.Facts.Budget = among("budget", task.Budget, "exceeded")
+	return nil
+}
+
+// delegator finds whose token is handed on, if one is.
+func (s *Sources) delegator(ctx context.Context, k *known, op guard.Op) error {
+	h, ok := op.Input.(handover)
+	if !ok {
+		return nil
+	}
+	from, how := h.Handover()
+	if how == "" {
+		return nil
+	}
+	k.Facts.Handover = among("handover", how, "edge")
+	if from.Kind() != estover.AgentKind {
+		return nil
+	}
+	agent, err := s.Agent(ctx, k.caller.Tenant, from.ID())
+	if err != nil {
+		return refuse(err, "kernel_agent_unknown")
+	}
+	k.Delegator = agent
 	return nil
 }
 

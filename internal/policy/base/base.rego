@@ -65,8 +65,8 @@ permit contains "auditor_reads" if {
 permit contains "own_things" if {
 	input.facts.own == true
 	input.op in {
-		"agent.read", "grant.list", "login.create", "login.end", "login.list", "person.read",
-		"session.end", "session.list", "session.read", "token.revoke",
+		"agent.read", "grant.list", "login.create", "login.end", "login.list", "passkey.create", "passkey.end", "passkey.list",
+		"person.read", "recovery.create", "session.end", "session.list", "session.read", "token.revoke",
 	}
 }
 
@@ -84,6 +84,26 @@ permit contains "agent_gets_token" if {
 	input.caller.kind == "agent"
 	input.op == "token.issue"
 	input.facts.own == true
+	input.facts.handover == "none"
+}
+
+# METADATA
+# title: Agents take up tokens that are theirs, or meant for them
+# description: A token is exchanged for one that says less, by the agent that it was issued to or that it is for.
+permit contains "agent_exchanges_token" if {
+	input.caller.kind == "agent"
+	input.op == "token.issue"
+	input.facts.handover in {"own", "audience"}
+}
+
+# METADATA
+# title: Agents take up tokens of others along an edge
+# description: The organisation's own rule tenant.delegation.edge says which agents hand their tokens to which.
+permit contains "agent_exchanges_along_edge" if {
+	input.caller.kind == "agent"
+	input.op == "token.issue"
+	input.facts.handover == "edge"
+	data.tenant.delegation.edge == true
 }
 
 # METADATA
@@ -136,6 +156,20 @@ deny contains "not_own" if {
 	input.facts.own == false
 	input.caller.kind == "agent"
 	input.op in {"session.open", "token.issue"}
+	not handed_on
+}
+
+handed_on if input.facts.handover in {"own", "audience", "edge"}
+
+# METADATA
+# title: No edge
+# description: The token is another agent's, is not meant for this one or is bound to another key, and no rule lets the one hand it to the other.
+# custom:
+#   next: Ask for a token that is meant for this agent, or have a policy allow the edge (tenant.delegation.edge).
+deny contains "no_edge" if {
+	input.op == "token.issue"
+	input.facts.handover == "edge"
+	not data.tenant.delegation.edge == true
 }
 
 # METADATA

@@ -11,7 +11,7 @@ agent := {
 		"id": "agt_1", "purposes": ["support"], "team": "service",
 	},
 	"caller": {"kind": "agent", "roles": {"admin": false, "auditor": false, "operator": false}},
-	"facts": {"entitled": true, "own": true, "purpose_ok": true},
+	"facts": {"entitled": true, "handover": "none", "own": true, "purpose_ok": true},
 	"op": "gateway.call",
 	"purpose": "support",
 	"resource": {"class": "internal", "id": "res_crm", "tags": [], "type": "http"},
@@ -142,4 +142,40 @@ test_sensitive_is_recorded_in_full[class] if {
 
 test_management_obliges_nothing if {
 	base.oblige == set() with input as ask({"op": "agent.create"})
+}
+
+# exchange is a token of another agent that is handed on.
+exchange(handover) := ask({
+	"delegator": {
+		"blueprint": "planner", "clearance": "internal", "environment": "production",
+		"id": "agt_2", "purposes": ["support"], "team": "service",
+	},
+	"facts": {"delegated": true, "handover": handover, "own": false},
+	"op": "token.issue",
+})
+
+test_agent_exchanges_its_own_and_what_is_meant_for_it[handover] if {
+	some handover in ["own", "audience"]
+	base.permit == {"agent_exchanges_token"} with input as exchange(handover)
+	base.deny == set() with input as exchange(handover)
+}
+
+test_no_edge_that_nobody_allowed if {
+	base.permit == set() with input as exchange("edge")
+	base.deny == {"no_edge"} with input as exchange("edge")
+}
+
+test_an_edge_that_is_allowed if {
+	base.permit == {"agent_exchanges_along_edge"} with input as exchange("edge") with data.tenant.delegation.edge as true
+	base.deny == set() with input as exchange("edge") with data.tenant.delegation.edge as true
+}
+
+test_an_edge_may_be_forbidden if {
+	base.permit == set() with input as exchange("edge") with data.tenant.delegation.edge as false
+	base.deny == {"no_edge"} with input as exchange("edge") with data.tenant.delegation.edge as false
+}
+
+test_no_edge_makes_a_grant if {
+	asked := object.union(exchange("edge"), {"facts": {"entitled": false}})
+	base.deny == {"not_granted"} with input as asked with data.tenant.delegation.edge as true
 }

@@ -1,0 +1,86 @@
+package policy
+
+import (
+	"strings"
+	"testing"
+
+	"estover.dev"
+	"estover.dev/internal/guard"
+)
+
+// handed is the input of a token that is handed on.
+type handed struct {
+	from estover.Subject
+	how  string
+}
+
+func (h handed) Handover() (estover.Subject, string) { return h.from, h.how }
+
+// A token is handed on to whom it is meant for, and along the edges that the
+// organisation has written down.
+func TestHandover(t *testing.T) {
+	// An agent of the blueprint billing takes up a token of Sue's.
+	w := shop()
+	w.agents["agt_bill"] = &Agent{ID: "agt_bill", Blueprint: "billing", Clearance: estover.Internal, Purposes: []string{"support"}, Sponsored: true}
+	w.grants["agt_bill"] = NewGrants([]Grant{{ID: "gra_9", Resource: "res_crm", Actions: []string{"customer.read"}}})
+	bill := sue
+	bill.Client, bill.Actors = "agt_bill", []estover.Subject{estover.Agent("agt_bill")}
+	ask := func(from, how string) guard.Op {
+		return guard.Op{
+			Action: "token.issue", Target: "agent:agt_sue", Effect: guard.Manages, Resource: "res_crm", Session: "ses_sue", Purpose: "support",
+			Input: handed{estover.Subject(from), how},
+		}
+	}
+	edges := func(pairs string) Bundle {
+		b := Starter()
+		for i, f := range b {
+			if f.Path == "delegation.rego" {
+				b[i].Text = strings.Replace(f.Text, "edges := set()", "edges := {"+pairs+"}", 1)
+				if b[i].Text == f.Text {
+					t.Fatal("the starter bundle has no place for edges")
+				}
+			}
+		}
+		return b
+	}
+	without := Bundle{}
+	for _, f := range Starter() {
+		if !strings.HasPrefix(f.Path, "delegation") {
+			without = append(without, f)
+		}
+	}
+	permissive := append(Bundle{{"a.rego", head + "permit contains \"all\" if input.caller.kind == \"agent\"\n"}}, without...)
+	for _, c := range []struct {
+		what   string
+		bundle Bundle
+		caller estover.Caller
+		op     guard.Op
+		reason string // "" is allowed
+	}{
+		{"its own", Starter(), bill, ask("agent:agt_bill", "own"), ""},
+		{"meant for it", Starter(), bill, ask("agent:agt_sue", "audience"), ""},
+		{"another's", Starter(), bill, ask("agent:agt_sue", "edge"), "no_edge"},
+		{"another's, in a word that nobody knows", Starter(), bill, ask("agent:agt_sue", "stolen"), "no_edge"},
+		{"another's, where nothing is said of delegation", without, bill, ask("agent:agt_sue", "edge"), "no_edge"},
+		{"another's, where everything is permitted", permissive, bill, ask("agent:agt_sue", "edge"), "no_edge"},
+		{"along an edge", edges(`["support", "billing"]`), bill, ask("agent:agt_sue", "edge"), ""},
+		{"against an edge", edges(`["billing", "support"]`), bill, ask("agent:agt_sue", "edge"), "no_edge"},
+		{"along an edge, of an agent that there is not", edges(`["support", "billing"]`), bill, ask("agent:agt_none", "edge"), "kernel_agent_unknown"},
+		{"of another session, handed on by nobody", Starter(), bill, ask("", ""), "not_own"},
+		{"its own token, bound to another key", Starter(), sue, ask("agent:agt_sue", "edge"), "no_edge"},
+	} {
+		got := decide(t, deciderOf(t, w, c.bundle), c.caller, c.op)
+		if got.Allow != (c.reason == "") || !got.Allow && got.Reasons[0] != c.reason {
+			t.Errorf("%s: %+v, want %q", c.what, got, c.reason)
+		}
+	}
+	// The agent that takes it up needs a grant, and the purpose.
+	delete(w.grants, "agt_bill")
+	if got := decide(t, deciderOf(t, w, Starter()), bill, ask("agent:agt_sue", "audience")); got.Allow || got.Reasons[0] != "not_granted" {
+		t.Errorf("without a grant: %+v, want not_granted", got)
+	}
+	w.agents["agt_bill"].Purposes = []string{"billing"}
+	if got := decide(t, deciderOf(t, w, Starter()), bill, ask("agent:agt_sue", "audience")); got.Allow {
+		t.Errorf("for a purpose that it has not declared: %+v", got)
+	}
+}
