@@ -151,6 +151,10 @@ var taken = []string{
 	"at+jwt", "dpop+jwt", "oauth-id-jag+jwt", "token-introspection+jwt", "secevent+jwt", "logout+jwt", "txntoken+jwt",
 }
 
+// Reserved reports whether a type says that a token is of one kind and of no
+// other, so that nobody may arrange to have tokens of another kind carry it.
+func Reserved(typ string) bool { return slices.Contains(taken, mediaType(typ)) }
+
 // Algorithms lists the algorithms that are accepted for a purpose without
 // further arrangement, for metadata documents.
 func Algorithms(p Purpose) []string {

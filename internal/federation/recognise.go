@@ -1,0 +1,181 @@
+package federation
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/db"
+	"estover.dev/internal/jose"
+)
+
+// A ready is a trust with what was worked out of it once.
+type ready struct {
+	Trust
+	keys   *jose.Keys // of the trust itself; nil if they are fetched
+	source Source
+}
+
+// loadReady is the live trust of an issuer.
+func loadReady(ctx context.Context, tx *db.Tx, issuer string) (*ready, error) {
+	t, err := findIssuer(ctx, tx, issuer)
+	if err != nil {
+		return nil, err
+	}
+	r := &ready{Trust: t, source: Source{t.JWKSURL, t.CA, t.AllowPrivate}}
+	if t.JWKS != "" {
+		r.keys, err = jose.ParseKeys([]byte(t.JWKS))
+	}
+	return r, err
+}
+
+// A Workload is who a token of a trusted issuer is about.
+type Workload struct {
+	Trust   Trust
+	Agent   string // of ours
+	Subject string // as the issuer calls it
+	ID      string // jti; "" if it has none
+	Expires time.Time
+
+	// Key and Certificate are the key that the token is bound to (cnf: jkt and
+	// x5t#S256), which whoever presents it has to show; "" if it is not.
+	Key, Certificate string
+
+	// MayActIssuer and MayActSubject are the only party that may take it up
+	// (RFC 8693, section 4.4); "" for no such bound.
+	MayActIssuer, MayActSubject string
+}
+
+// The claims of tokens that are no workload's identity: those that are made for
+// a person who logs in somewhere (OpenID Connect Core, sections 2 and 3), and
+// those of somebody who acts for another, whose chain we do not know.
+var refused = []string{"nonce", "at_hash", "c_hash", "s_hash", "act"}
+
+// Recognise says who a token of a trusted issuer is about. [ErrUntrusted] with
+// the reason if it says nothing here; any other error means that the question
+// could not be answered.
+func (t *Trusts) Recognise(ctx context.Context, tenant estover.TenantID, raw string) (*Workload, error) {
+	r, claims, err := t.verified(ctx, tenant, raw)
+	if err != nil {
+		return nil, err
+	}
+	d, err := readClaims(claims)
+	if err != nil {
+		return nil, err
+	}
+	rule, err := r.rule(d)
+	if err != nil {
+		return nil, err
+	}
+	w := &Workload{Trust: r.Trust, Agent: rule.Agent, Subject: claims.Subject, ID: claims.ID, Expires: claims.Expires}
+	if r.SingleUse && w.ID == "" {
+		return nil, ErrUntrusted.With("The trust %s lets a token count once, and this one has no jti to know it by.", r.Name)
+	}
+	var bound struct {
+		Confirm *struct {
+			Key         string `json:"jkt"`
+			Certificate string `json:"x5t#S256"`
+		} `json:"cnf"`
+		MayAct *struct {
+			Issuer  string `json:"iss"`
+			Subject string `json:"sub"`
+		} `json:"may_act"`
+	}
+	if err := claims.Into(&bound); err != nil {
+		return nil, ErrUntrusted.With("%s", sentence(err))
+	}
+	if c := bound.Confirm; c != nil {
+		if w.Key, w.Certificate = c.Key, c.Certificate; w.Key == "" && w.Certificate == "" {
+			return nil, ErrUntrusted.With("The token is bound to a key in a way that is not known here (cnf).")
+		}
+	}
+	if m := bound.MayAct; m != nil {
+		if w.MayActIssuer, w.MayActSubject = m.Issuer, m.Subject; m.Issuer == "" || m.Subject == "" {
+			return nil, ErrUntrusted.With("The token does not say by iss and sub who may take it up (may_act).")
+		}
+	}
+	return w, nil
+}
+
+// verified is the trust of a token, and what the token says, once it is known
+// that the issuer said it.
+func (t *Trusts) verified(ctx context.Context, tenant estover.TenantID, raw string) (*ready, *jose.Claims, error) {
+	u, err := jose.Peek(raw)
+	if err != nil {
+		return nil, nil, ErrUntrusted.With("The token cannot be read: %s", sentence(err)).Because(err)
+	}
+	if u.Issuer == "" || u.Issuer == t.Own(tenant) {
+		return nil, nil, ErrUntrusted
+	}
+	r, err := t.byIssuer.Get(ctx, tenant, u.Issuer)
+	if errors.Is(err, ErrNotFound) {
+		return nil, nil, ErrUntrusted
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	if lacks := r.missing(); lacks != "" {
+		return r, nil, ErrUntrusted.With("The trust %s says nothing of %s, and so it lets nothing count.", r.Name, lacks)
+	}
+	claims, err := t.check(ctx, r, raw)
+	switch estover.KindOf(err) {
+	case estover.Fault, estover.Unavailable:
+		if err != nil {
+			return r, nil, err
+		}
+	default:
+		return r, nil, ErrUntrusted.With("The token is not accepted under the trust %s: %s", r.Name, sentence(err)).Because(err)
+	}
+	for _, name := range refused {
+		if _, ok := claims.Claim(name); ok {
+			return r, nil, ErrUntrusted.With("The token has a claim %q: it was not made to say who a workload is.", name)
+		}
+	}
+	return r, claims, nil
+}
+
+// check verifies a token with the keys of its issuer, and once more with those
+// that are there by now if its key is not among them.
+func (t *Trusts) check(ctx context.Context, r *ready, raw string) (*jose.Claims, error) {
+	want := jose.Expected{
+		Now: t.guard.DB().Now(), Issuer: r.Issuer, Audiences: []string{r.Audience}, Algorithms: r.Algorithms, Types: r.Types,
+	}
+	if r.keys != nil {
+		return jose.Verify(jose.JWTBearer, r.keys, raw, want)
+	}
+	keys, at, err := t.sets.of(ctx, r.source, time.Time{})
+	if err != nil {
+		return nil, err
+	}
+	claims, err := jose.Verify(jose.JWTBearer, keys, raw, want)
+	if !errors.Is(err, jose.ErrUnknownKey) {
+		return claims, err
+	}
+	newer, _, failed := t.sets.of(ctx, r.source, at)
+	if failed != nil {
+		return nil, failed
+	}
+	if newer == keys {
+		return nil, err
+	}
+	return jose.Verify(jose.JWTBearer, newer, raw, want)
+}
+
+// rule is the one rule that fits.
+func (r *ready) rule(d document) (*Rule, error) {
+	var found *Rule
+	for i := range r.Rules {
+		switch one := &r.Rules[i]; {
+		case !one.fits(d):
+		case found != nil:
+			return nil, ErrUntrusted.With("More than one rule of the trust %s fits the token, so it is nobody's.", r.Name)
+		default:
+			found = one
+		}
+	}
+	if found == nil {
+		return nil, ErrUntrusted.With("No rule of the trust %s fits the token.", r.Name)
+	}
+	return found, nil
+}
