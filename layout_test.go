@@ -30,7 +30,7 @@ var floors = [][]string{
 		"internal/notify", "internal/backup",
 	}, // the domain
 	{"internal/session", "internal/provision", "internal/compliance", "internal/evidence", "internal/apply", "internal/edge"}, // the binders
-	{"internal/incident"},
+	{"internal/incident", "internal/page"},
 	{
 		"internal/oauth", "internal/login", "internal/scim", "internal/signal", "internal/authzen", "internal/vault",
 		"internal/gateway", "internal/api", "console",

@@ -10,6 +10,14 @@
 //	enrolment:  open ──redeem──▶ consumed        a second redeem fails, and is on record
 //	token:      live ──retire, expires_at, disable──▶ ended
 //
+// The same enrolment is exchanged in a browser for a first passkey and ten
+// recovery codes ([Directory.Enrol]). By either a person signs in there, and
+// the browser holds a token of a kind of its own, the visit:
+//
+//	passkey:        live ──end, disable, another enrolment──▶ ended
+//	recovery code:  open ──recover, new codes, disable──▶ used
+//	visit:          live ──sign out, another sign-in, idle, expires_at, disable──▶ ended
+//
 // The first enrolment is made by [Directory.Bootstrap] for the person "admin",
 // when nobody can come in yet. The last administrator can be neither disabled
 // nor stripped of the role, so that there is always somebody.
@@ -17,6 +25,8 @@
 // The operations on what people come in by have words of their own
 // (person.invite, login.create, login.list, login.end): whoever may give
 // credentials to agents may not thereby let somebody in as an administrator.
+// What people do with their own passkeys and codes is passkey.create,
+// passkey.list, passkey.end and recovery.create.
 //
 // Of enrolments and tokens only hashes are stored. Who a token belongs to is
 // answered from memory ([Directory.Authenticate]); what is in memory is dropped

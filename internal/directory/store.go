@@ -2,6 +2,7 @@ package directory
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 
 	"estover.dev"
@@ -159,9 +160,9 @@ func consume(ctx context.Context, tx *db.Tx, hash []byte) (id string, err error)
 }
 
 func insertToken(ctx context.Context, tx *db.Tx, t Token) error {
-	_, err := tx.Exec(ctx, `insert into person_token (tenant_id, id, person_id, hash, label, created_at, expires_at)
-		values ($1, $2, $3, $4, $5, $6, $7)`,
-		tx.Tenant(), t.ID, t.Person, t.hash[:], t.Label, t.CreatedAt, t.ExpiresAt)
+	_, err := tx.Exec(ctx, `insert into person_token (tenant_id, id, person_id, hash, label, created_at, expires_at, kind, methods, seen_at)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
+		tx.Tenant(), t.ID, t.Person, t.hash[:], t.Label, t.CreatedAt, t.ExpiresAt, t.Kind, t.Methods, t.SeenAt)
 	return err
 }
 
@@ -173,9 +174,41 @@ func tokenOwner(ctx context.Context, tx *db.Tx, hash []byte) (person string, err
 	return person, err
 }
 
+const tokenColumns = "id, person_id, hash, label, created_at, expires_at, ended_at, kind, methods, seen_at"
+
+func scanToken(row scanner) (t Token, err error) {
+	var hash []byte
+	err = row.Scan(&t.ID, &t.Person, &hash, &t.Label, &t.CreatedAt, &t.ExpiresAt, &t.EndedAt, &t.Kind, &t.Methods, &t.SeenAt)
+	if errors.Is(err, db.ErrNoRows) {
+		return t, ErrToken
+	}
+	copy(t.hash[:], hash)
+	return t, err
+}
+
+// visitOf is the token of a browser, live or not.
+func visitOf(ctx context.Context, tx *db.Tx, hash []byte) (Token, error) {
+	return scanToken(tx.QueryRow(ctx, "select "+tokenColumns+" from person_token where tenant_id = $1 and hash = $2 and kind = 'browser'",
+		tx.Tenant(), hash))
+}
+
+// seen notes that a browser has just asked for something.
+func seen(ctx context.Context, tx *db.Tx, id string) error {
+	_, err := tx.Exec(ctx, "update person_token set seen_at = $3 where tenant_id = $1 and id = $2", tx.Tenant(), id, tx.Now())
+	return err
+}
+
+// makeRoom ends the oldest visits of a person beyond so many.
+func makeRoom(ctx context.Context, tx *db.Tx, person string, most int) error {
+	_, err := tx.Exec(ctx, `update person_token set ended_at = $3 where tenant_id = $1 and ended_at is null and id in (
+			select id from person_token where tenant_id = $1 and person_id = $2 and kind = 'browser' and ended_at is null and expires_at > $3
+			order by created_at desc, id limit 1000 offset $4)`, tx.Tenant(), person, tx.Now(), most)
+	return err
+}
+
 // tokensOf lists the tokens of a person, the newest first.
 func tokensOf(ctx context.Context, tx *db.Tx, person string) (tokens []Token, err error) {
-	rows, err := tx.Query(ctx, `select id, person_id, hash, label, created_at, expires_at, ended_at from person_token
+	rows, err := tx.Query(ctx, "select "+tokenColumns+` from person_token
 		where tenant_id = $1 and person_id = $2 and ended_at is null and expires_at > $3 order by created_at desc, id`,
 		tx.Tenant(), person, tx.Now())
 	if err != nil {
@@ -183,12 +216,10 @@ func tokensOf(ctx context.Context, tx *db.Tx, person string) (tokens []Token, er
 	}
 	defer rows.Close()
 	for rows.Next() {
-		var t Token
-		var hash []byte
-		if err := rows.Scan(&t.ID, &t.Person, &hash, &t.Label, &t.CreatedAt, &t.ExpiresAt, &t.EndedAt); err != nil {
+		t, err := scanToken(rows)
+		if err != nil {
 			return nil, err
 		}
-		copy(t.hash[:], hash)
 		tokens = append(tokens, t)
 	}
 	return tokens, rows.Err()
@@ -225,5 +256,128 @@ func endEntries(ctx context.Context, tx *db.Tx, person string) error {
 			return err
 		}
 	}
+	return endKeys(ctx, tx, person)
+}
+
+// endKeys ends the passkeys and the recovery codes of a person.
+func endKeys(ctx context.Context, tx *db.Tx, person string) error {
+	_, err := tx.Exec(ctx, "update passkey set ended_at = $3 where tenant_id = $1 and person_id = $2 and ended_at is null",
+		tx.Tenant(), person, tx.Now())
+	if err != nil {
+		return err
+	}
+	return replaceCodes(ctx, tx, person, nil)
+}
+
+// openEnrolment is who an enrolment is for that could be consumed now.
+func openEnrolment(ctx context.Context, tx *db.Tx, hash []byte) (person string, err error) {
+	err = tx.QueryRow(ctx, `select person_id from enrolment where tenant_id = $1 and hash = $2 and consumed_at is null and expires_at > $3`,
+		tx.Tenant(), hash, tx.Now()).Scan(&person)
+	if errors.Is(err, db.ErrNoRows) {
+		return "", ErrEnrolment
+	}
+	return person, err
+}
+
+// answered uses a challenge up.
+func answered(ctx context.Context, tx *db.Tx, a Answer) error {
+	hash := sha256.Sum256([]byte(a.Challenge))
+	if !tx.Now().Before(a.Expires) {
+		return ErrChallenge.With("The sign-in took too long. Start again.")
+	}
+	n, err := tx.Exec(ctx, "insert into answered_challenge (tenant_id, hash, expires_at) values ($1, $2, $3) on conflict do nothing",
+		tx.Tenant(), hash[:], a.Expires)
+	if err == nil && n == 0 {
+		return ErrChallenge
+	}
+	return err
+}
+
+func passkeysOf(ctx context.Context, tx *db.Tx, person string) (keys []Passkey, err error) {
+	rows, err := tx.Query(ctx, `select id, person_id, credential_id, credential, label, created_at, used_at from passkey
+		where tenant_id = $1 and person_id = $2 and ended_at is null order by created_at, id`, tx.Tenant(), person)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var k Passkey
+		var record string
+		if err := rows.Scan(&k.ID, &k.Person, &k.Credential, &record, &k.Label, &k.CreatedAt, &k.UsedAt); err != nil {
+			return nil, err
+		}
+		k.Record = []byte(record)
+		keys = append(keys, k)
+	}
+	return keys, rows.Err()
+}
+
+func insertPasskey(ctx context.Context, tx *db.Tx, k Passkey) error {
+	n, err := tx.Exec(ctx, `insert into passkey (tenant_id, id, person_id, credential_id, credential, label, created_at)
+		values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing`,
+		tx.Tenant(), k.ID, k.Person, k.Credential, k.Record, k.Label, k.CreatedAt)
+	if err == nil && n == 0 {
+		return ErrPasskeyTaken
+	}
+	return err
+}
+
+// usePasskey stores a passkey's record after a use, unless it was ended.
+func usePasskey(ctx context.Context, tx *db.Tx, k Passkey) error {
+	n, err := tx.Exec(ctx, `update passkey set credential = $4, used_at = $5
+		where tenant_id = $1 and id = $2 and person_id = $3 and ended_at is null`, tx.Tenant(), k.ID, k.Person, k.Record, tx.Now())
+	if err == nil && n == 0 {
+		return ErrSignIn
+	}
+	return err
+}
+
+func endPasskey(ctx context.Context, tx *db.Tx, person, id string) error {
+	n, err := tx.Exec(ctx, "update passkey set ended_at = $4 where tenant_id = $1 and id = $2 and person_id = $3 and ended_at is null",
+		tx.Tenant(), id, person, tx.Now())
+	if err == nil && n == 0 {
+		return ErrPasskeyNotFound
+	}
+	return err
+}
+
+// replaceCodes voids the recovery codes of a person and stores others.
+func replaceCodes(ctx context.Context, tx *db.Tx, person string, hashes [][32]byte) error {
+	_, err := tx.Exec(ctx, "update recovery_code set used_at = $3 where tenant_id = $1 and person_id = $2 and used_at is null",
+		tx.Tenant(), person, tx.Now())
+	if err != nil {
+		return err
+	}
+	for _, h := range hashes {
+		if _, err := tx.Exec(ctx, "insert into recovery_code (tenant_id, hash, person_id, created_at) values ($1, $2, $3, $4)",
+			tx.Tenant(), h[:], person, tx.Now()); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// codeOwner is whose recovery code it is, used or not.
+func codeOwner(ctx context.Context, tx *db.Tx, hash []byte) (person string, err error) {
+	err = tx.QueryRow(ctx, "select person_id from recovery_code where tenant_id = $1 and hash = $2", tx.Tenant(), hash).Scan(&person)
+	if errors.Is(err, db.ErrNoRows) {
+		return "", ErrSignIn
+	}
+	return person, err
+}
+
+// useCode uses a recovery code up.
+func useCode(ctx context.Context, tx *db.Tx, hash []byte) error {
+	n, err := tx.Exec(ctx, "update recovery_code set used_at = $3 where tenant_id = $1 and hash = $2 and used_at is null",
+		tx.Tenant(), hash, tx.Now())
+	if err == nil && n == 0 {
+		return ErrSignIn
+	}
+	return err
+}
+
+func codesLeft(ctx context.Context, tx *db.Tx, person string) (n int, err error) {
+	err = tx.QueryRow(ctx, "select count(*) from recovery_code where tenant_id = $1 and person_id = $2 and used_at is null",
+		tx.Tenant(), person).Scan(&n)
+	return n, err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"slices"
 	"time"
 
 	"estover.dev"
@@ -33,9 +34,21 @@ type Token struct {
 	CreatedAt time.Time `json:"created_at"`
 	ExpiresAt time.Time `json:"expires_at"`
 	EndedAt   time.Time `json:"ended_at,omitzero"`
+	Kind      string    `json:"kind"` // bearer for the API, browser for pages
+
+	// Of a browser: how the person proved who they are, and when it last asked.
+	Methods []string  `json:"methods,omitempty"`
+	SeenAt  time.Time `json:"seen_at,omitzero"`
 
 	hash [32]byte
 }
+
+// The kinds of tokens. Their values differ too, so that neither is taken for
+// the other.
+const (
+	bearerToken  = "bearer"
+	browserToken = "browser"
+)
 
 // live reports whether the token lets its person in at this time.
 func (t Token) live(now time.Time) bool { return t.EndedAt.IsZero() && now.Before(t.ExpiresAt) }
@@ -176,7 +189,9 @@ func newToken(person, label string) (estover.Secret, Token) {
 	if len(label) > 100 {
 		label = label[:100]
 	}
-	return estover.NewSecret([]byte(value)), Token{ID: estover.NewID(tokenPrefix), Person: person, Label: label, hash: opaque.Hash(value)}
+	return estover.NewSecret([]byte(value)), Token{
+		ID: estover.NewID(tokenPrefix), Person: person, Label: label, Kind: bearerToken, hash: opaque.Hash(value),
+	}
 }
 
 func (d *Directory) issue(ctx context.Context, tx *guard.Tx, t *Token, life time.Duration) error {
@@ -184,6 +199,7 @@ func (d *Directory) issue(ctx context.Context, tx *guard.Tx, t *Token, life time
 	if err != nil {
 		return err
 	}
+	held = slices.DeleteFunc(held, func(t Token) bool { return t.Kind != bearerToken })
 	if len(held) >= maxTokens {
 		return ErrTooManyTokens
 	}

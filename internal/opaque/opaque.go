@@ -34,6 +34,8 @@ const (
 	Code         Kind = "ac" // an authorization code
 	DeviceCode   Kind = "dc"
 	Registration Kind = "rat"
+	Visit        Kind = "vs" // a browser in which a person is signed in
+	Pushed       Kind = "ru" // an authorization request that was pushed
 )
 
 // randomBytes is a multiple of three, so that base64 leaves no bit unused and
