@@ -2,6 +2,7 @@ package edge
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strings"
 
@@ -11,17 +12,27 @@ import (
 
 // The errors of recognising a caller.
 var (
-	ErrNoCaller = &estover.Error{Kind: estover.Unknown, Code: "authentication_required", Detail: "Say who you are: send an access token in the header Authorization, as Bearer."}
-	ErrScheme   = &estover.Error{Kind: estover.Unknown, Code: "authentication_required", Detail: "The header Authorization is not one Bearer token."}
+	ErrNoCaller = &estover.Error{Kind: estover.Unknown, Code: "authentication_required", Detail: "Say who you are: send an access token in the header Authorization, as Bearer or as DPoP."}
+	ErrScheme   = &estover.Error{Kind: estover.Unknown, Code: "authentication_required", Detail: "The header Authorization is not one access token, as Bearer or as DPoP."}
 	ErrAudience = &estover.Error{Kind: estover.Unknown, Code: "wrong_audience", Detail: "The access token is not for this server. Ask for one whose resource it is."}
 	ErrUnbound  = &estover.Error{Kind: estover.Unknown, Code: "proof_required", Detail: "The access token is bound to a key, and the request does not show it."}
 )
 
-// Callers recognises who sends a request by the bearer token that it carries:
-// an access token of ours, or a person's token. It is the one place where an
-// [estover.Caller] is made of a request.
+// Callers recognises who sends a request by the access token that it carries:
+// one of ours, or a person's. It is the one place where an [estover.Caller] is
+// made of a request.
+//
+// A token that is bound to a key counts only along with the key: with a DPoP
+// proof for this request and this token (RFC 9449, section 7), or on a
+// connection with the certificate (RFC 8705, section 3). What the client must
+// know to do better is written to the head of the answer, behind a [Front]:
+// WWW-Authenticate on a refusal, DPoP-Nonce whenever DPoP was used.
 type Callers struct {
 	Tokens *tokens.Tokens
+
+	// Proofs judges DPoP proofs. Nil accepts none, and so no token that is
+	// bound by one.
+	Proofs *Proofs
 
 	// People recognises a person's token ("est_pt_…"). Nil knows no people.
 	People func(ctx context.Context, tenant estover.TenantID, value string) (estover.Caller, error)
@@ -31,35 +42,36 @@ type Callers struct {
 const personPrefix = "est_pt_"
 
 // Authenticate says who sends a request to our own API, whose audience is the
-// issuer.
+// issuer. It is called once for a request, whose proof it uses up.
 func (c *Callers) Authenticate(r *http.Request) (estover.Caller, error) { return c.For(r, "") }
 
 // For says who sends a request to the resource with this identifier. "" is our
 // own API; people have tokens for that alone.
 func (c *Callers) For(r *http.Request, audience string) (estover.Caller, error) {
-	raw, err := Bearer(r)
-	if err != nil {
-		return estover.Caller{}, err
-	}
 	o := OriginOf(r)
+	scheme, raw, err := authorization(r)
 	var caller estover.Caller
-	if strings.HasPrefix(raw, personPrefix) {
+	switch {
+	case err != nil:
+	case scheme == asBearer && strings.HasPrefix(raw, personPrefix):
 		if c.People == nil || audience != "" {
-			return estover.Caller{}, tokens.ErrInvalid
+			err = tokens.ErrInvalid
+			break
 		}
 		caller, err = c.People(r.Context(), estover.DefaultTenant, raw)
-	} else {
-		caller, err = c.token(r.Context(), raw, audience, o)
+	default:
+		caller, err = c.token(r, scheme, raw, audience, o)
 	}
 	if err != nil {
+		c.challenge(o, scheme, err)
 		return estover.Caller{}, err
 	}
 	caller.Address, caller.Request = o.Address, o.Request
 	return caller, nil
 }
 
-func (c *Callers) token(ctx context.Context, raw, audience string, o Origin) (estover.Caller, error) {
-	t, err := c.Tokens.Verify(ctx, raw)
+func (c *Callers) token(r *http.Request, scheme, raw, audience string, o Origin) (estover.Caller, error) {
+	t, err := c.Tokens.Verify(r.Context(), raw)
 	if err != nil {
 		return estover.Caller{}, err
 	}
@@ -70,30 +82,102 @@ func (c *Callers) token(ctx context.Context, raw, audience string, o Origin) (es
 		return estover.Caller{}, ErrAudience
 	}
 	caller := t.Caller()
-	switch {
-	case t.Confirm == (tokens.Confirm{}):
-	case t.Confirm.Certificate != "" && t.Confirm.Key == "" && t.Confirm.Certificate == o.Thumbprint():
+	if t.Confirm.Certificate != "" {
+		if t.Confirm.Certificate != o.Thumbprint() {
+			return estover.Caller{}, ErrUnbound.With("The access token is bound to a certificate, and the request does not come with it.")
+		}
 		caller.Strength = estover.ByBound
-	default:
-		return estover.Caller{}, ErrUnbound
+	}
+	switch {
+	case scheme == asDPoP && t.Confirm.Key == "":
+		return estover.Caller{}, ErrUnbound.With("The access token is bound to no key. Send it as Bearer.")
+	case scheme == asDPoP:
+		if err := c.proved(r, t, raw, o); err != nil {
+			return estover.Caller{}, err
+		}
+		caller.Strength = estover.ByBound
+	case t.Confirm.Key != "":
+		return estover.Caller{}, ErrUnbound.With("The access token is bound to a key. Send it as DPoP, with a proof.")
 	}
 	return caller, nil
 }
 
-// Bearer is the token that a request carries in its one header Authorization
-// (RFC 6750, section 2.1). Nothing else is looked at: no query, no form, no
-// cookie.
-func Bearer(r *http.Request) (string, error) {
+// proved checks that the request shows the key that its token is bound to, and
+// uses up the proof.
+func (c *Callers) proved(r *http.Request, t *tokens.Token, raw string, o Origin) error {
+	if c.Proofs == nil {
+		return ErrUnbound
+	}
+	if o.answer != nil {
+		o.answer.Set(NonceHeader, c.Proofs.Nonce(t.Tenant))
+	}
+	proof, err := c.Proofs.Check(r, t.Tenant, raw)
+	if err != nil {
+		return err
+	}
+	if proof.Key != t.Confirm.Key {
+		return ErrProof.With("The DPoP proof is of another key than the one that the access token is bound to.")
+	}
+	return c.Tokens.Consume(r.Context(), t.Tenant, []tokens.Used{proof.Use})
+}
+
+// challenge tells the client how it can be recognised (RFC 6750, section 3;
+// RFC 9449, section 7.1).
+func (c *Callers) challenge(o Origin, scheme string, err error) {
+	if o.answer == nil || estover.KindOf(err) != estover.Unknown {
+		return
+	}
+	bearer, dpop := `Bearer realm="estover"`, proofChallenge("")
+	code := "invalid_token"
+	switch {
+	case errors.Is(err, ErrProof), errors.Is(err, ErrNonce):
+		var e *estover.Error
+		errors.As(err, &e)
+		code = e.Code
+	case errors.Is(err, ErrNoCaller), errors.Is(err, ErrScheme):
+		code = ""
+	}
+	switch {
+	case code == "":
+	case scheme == asDPoP:
+		dpop = proofChallenge(code)
+	default:
+		bearer += `, error="` + code + `"`
+	}
+	challenges := []string{bearer}
+	if c.Proofs != nil {
+		challenges = append(challenges, dpop)
+	}
+	o.answer["Www-Authenticate"] = challenges
+}
+
+// The schemes by which an access token is sent.
+const (
+	asBearer = "bearer"
+	asDPoP   = "dpop"
+)
+
+// Presents reports whether a request has an access token in its header
+// Authorization, good or bad.
+func Presents(r *http.Request) bool {
+	scheme, _, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	return strings.EqualFold(scheme, asBearer) || strings.EqualFold(scheme, asDPoP)
+}
+
+// authorization is the token that a request carries in its one header
+// Authorization (RFC 6750, section 2.1; RFC 9449, section 7.1), and the scheme
+// in small letters. Nothing else is looked at: no query, no form, no cookie.
+func authorization(r *http.Request) (scheme, raw string, err error) {
 	switch values := r.Header["Authorization"]; len(values) {
 	case 0:
-		return "", ErrNoCaller
+		return "", "", ErrNoCaller
 	case 1:
 		scheme, raw, _ := strings.Cut(values[0], " ")
-		raw = strings.TrimLeft(raw, " ")
-		if !strings.EqualFold(scheme, "Bearer") || raw == "" || strings.ContainsAny(raw, " \t,") {
-			return "", ErrScheme
+		scheme, raw = strings.ToLower(scheme), strings.TrimLeft(raw, " ")
+		if scheme != asBearer && scheme != asDPoP || raw == "" || strings.ContainsAny(raw, " \t,") {
+			return "", "", ErrScheme
 		}
-		return raw, nil
+		return scheme, raw, nil
 	}
-	return "", ErrScheme
+	return "", "", ErrScheme
 }

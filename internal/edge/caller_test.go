@@ -25,7 +25,7 @@ func request(headers ...string) *http.Request {
 	return r
 }
 
-func TestBearer(t *testing.T) {
+func TestAuthorization(t *testing.T) {
 	for _, c := range []struct {
 		headers []string
 		want    string
@@ -41,17 +41,19 @@ func TestBearer(t *testing.T) {
 		{[]string{"Bearer a, Bearer b"}, "", edge.ErrScheme},
 		{[]string{"Bearer a\t"}, "", edge.ErrScheme},
 		{[]string{"Basic YTpi"}, "", edge.ErrScheme},
-		{[]string{"DPoP abc"}, "", edge.ErrScheme},
+		{[]string{"DPoP abc"}, "abc", nil},
+		{[]string{"dpop abc"}, "abc", nil},
+		{[]string{"DPoP a, DPoP b"}, "", edge.ErrScheme},
 		{[]string{"abc"}, "", edge.ErrScheme},
 		{[]string{"Bearer a", "Bearer b"}, "", edge.ErrScheme},
 	} {
-		got, err := edge.Bearer(request(c.headers...))
+		_, got, err := edge.Authorization(request(c.headers...))
 		if got != c.want || !errors.Is(err, c.err) {
 			t.Errorf("%q: %q, %v; want %q, %v", c.headers, got, err, c.want, c.err)
 		}
 	}
 	r := httptest.NewRequest(http.MethodGet, "/v1/agents?access_token=abc", nil)
-	if _, err := edge.Bearer(r); !errors.Is(err, edge.ErrNoCaller) {
+	if _, _, err := edge.Authorization(r); !errors.Is(err, edge.ErrNoCaller) {
 		t.Errorf("a token in the URL: %v, want ErrNoCaller", err)
 	}
 }

@@ -39,3 +39,9 @@ func ScanWhole(text []byte, size int) (good int, err error) {
 	}
 	return good, nil
 }
+
+// Authorization is how a caller's token is read.
+var Authorization = authorization
+
+// Place is how the URL of a proof is read.
+var Place = place

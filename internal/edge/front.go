@@ -16,9 +16,13 @@ import (
 // An Origin is where a request came from, as far as that is known and not just
 // said.
 type Origin struct {
-	Address     netip.Addr        // of the client; behind trusted proxies, what the first of them saw
-	Certificate *x509.Certificate // whose key the client has shown; nil for none
-	Request     string            // the id of the request: ours, never the client's
+	Address     netip.Addr          // of the client; behind trusted proxies, what the first of them saw
+	Certificate *x509.Certificate   // whose key the client has shown; nil for none
+	Chain       []*x509.Certificate // what the client sent along with it, so that an authority can be reached
+	Request     string              // the id of the request: ours, never the client's
+
+	path   string      // of the request as it was sent, whatever a handler makes of it
+	answer http.Header // the head of the answer; nil without a [Front]
 }
 
 // Thumbprint is the x5t#S256 of the client's certificate (RFC 8705, section
@@ -54,7 +58,7 @@ func connected(r *http.Request) Origin {
 		o.Address = at.Addr().Unmap().WithZone("")
 	}
 	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-		o.Certificate = r.TLS.PeerCertificates[0]
+		o.Certificate, o.Chain = r.TLS.PeerCertificates[0], r.TLS.PeerCertificates[1:]
 	}
 	return o
 }
@@ -78,14 +82,15 @@ func (f Front) Handler(next http.Handler) http.Handler {
 		o := connected(r)
 		if f.trusts(o.Address) {
 			o.Address = f.client(o.Address, r.Header)
-			o.Certificate = forwarded(r.Header.Get("Client-Cert"))
+			o.Certificate, o.Chain = forwarded(r.Header.Get("Client-Cert")), chain(r.Header["Client-Cert-Chain"])
 		}
 		for name := range r.Header {
 			if proxyMay(name) {
 				delete(r.Header, name)
 			}
 		}
-		w.Header().Set("X-Request-Id", o.Request)
+		o.path, o.answer = r.URL.EscapedPath(), w.Header()
+		o.answer.Set("X-Request-Id", o.Request)
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), originKey{}, &o)))
 	})
 }
@@ -115,6 +120,23 @@ func (f Front) client(peer netip.Addr, h http.Header) netip.Addr {
 		}
 	}
 	return seen
+}
+
+// maxChain bounds the certificates beside the client's own.
+const maxChain = 10
+
+// chain reads what a client sent a proxy along with its certificate (RFC 9440,
+// section 2.3). One that cannot be read is left out: then no authority is
+// reached by it.
+func chain(headers []string) (list []*x509.Certificate) {
+	for _, h := range headers {
+		for one := range strings.SplitSeq(h, ",") {
+			if c := forwarded(strings.TrimSpace(one)); c != nil && len(list) < maxChain {
+				list = append(list, c)
+			}
+		}
+	}
+	return list
 }
 
 // forwarded reads the certificate that a proxy was shown (RFC 9440).

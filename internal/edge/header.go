@@ -46,7 +46,7 @@ func CheckHead(r *http.Request) error {
 // most servers.
 var single = map[string]bool{
 	"Authorization": true, "Content-Encoding": true, "Content-Length": true, "Content-Type": true, "Expect": true,
-	"Host": true, "If-Range": true, "Proxy-Authorization": true, "Range": true, "Upgrade": true,
+	"Dpop": true, "Host": true, "If-Range": true, "Proxy-Authorization": true, "Range": true, "Upgrade": true,
 	"Sec-Websocket-Key": true, "Sec-Websocket-Version": true,
 }
 
@@ -129,8 +129,8 @@ var onlyOurPrefixes = []string{
 }
 
 // StripAnswer deletes from the head of an upstream's answer what is not for the
-// agent: what only we may say, an invitation to come by another way (Alt-Svc),
-// and cookies, unless they are to be kept (gateway.md, C16).
+// agent: what only we may say, a nonce for proofs that are for us (DPoP-Nonce),
+// an invitation to come by another way (Alt-Svc), and cookies, unless they are to be kept (gateway.md, C16).
 func StripAnswer(h http.Header, cookies bool) {
 	var buf [64]byte
 	for name := range h {
@@ -139,7 +139,7 @@ func StripAnswer(h http.Header, cookies bool) {
 			if !cookies {
 				delete(h, name)
 			}
-		case folded == "alt-svc", folded == "alt-used", strings.HasPrefix(folded, "estover-"),
+		case folded == "alt-svc", folded == "alt-used", folded == "dpop-nonce", strings.HasPrefix(folded, "estover-"),
 			strings.HasPrefix(folded, "x-estover-"), strings.HasPrefix(folded, "proxy-"), folded == "x-accel-redirect":
 			delete(h, name)
 		}

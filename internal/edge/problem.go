@@ -70,7 +70,9 @@ func WriteProblem(w http.ResponseWriter, p *Problem) {
 	h.Set("Cache-Control", "no-store")
 	switch p.Status {
 	case http.StatusUnauthorized:
-		h.Set("WWW-Authenticate", `Bearer realm="estover"`)
+		if h["Www-Authenticate"] == nil { // [Callers] knows better
+			h.Set("WWW-Authenticate", `Bearer realm="estover"`)
+		}
 	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
 		h.Set("Retry-After", "1")
 	}

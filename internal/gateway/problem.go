@@ -115,10 +115,13 @@ func Refuse(w http.ResponseWriter, request string, err error) int {
 		p.Code, p.Detail = e.Code, e.Detail
 	}
 	h := w.Header()
-	challenge := h["Www-Authenticate"]
+	challenge, nonce := h["Www-Authenticate"], h["Dpop-Nonce"]
 	clear(h)
 	if p.Status == http.StatusUnauthorized && challenge != nil {
 		h["Www-Authenticate"] = challenge // the door's own: no upstream has answered
+	}
+	if nonce != nil {
+		h["Dpop-Nonce"] = nonce // ours, since an upstream's is dropped
 	}
 	var r *Refusal
 	if errors.As(err, &r) {

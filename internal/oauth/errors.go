@@ -39,7 +39,7 @@ var codes = map[string]string{
 var protocol = map[string]bool{
 	"invalid_request": true, "invalid_client": true, "invalid_grant": true, "unauthorized_client": true,
 	"unsupported_grant_type": true, "invalid_scope": true, "invalid_target": true, "invalid_token": true,
-	"temporarily_unavailable": true,
+	"temporarily_unavailable": true, "invalid_dpop_proof": true, "use_dpop_nonce": true,
 }
 
 // kinds says it for all the rest.
@@ -59,6 +59,12 @@ type failed struct {
 	Decision    string `json:"decision,omitempty"` // by which `estover why` explains a refusal
 }
 
+// notRecognised is an error about the access token, or the proof, of whoever
+// calls an endpoint as a resource is called.
+type notRecognised struct{ error }
+
+func (e notRecognised) Unwrap() error { return e.error }
+
 // failureOf is what a client is told of an error, and with which status.
 func failureOf(err error) (failed, int) {
 	var e *estover.Error
@@ -77,8 +83,11 @@ func failureOf(err error) (failed, int) {
 		f.Decision = refusal.Decision.ID
 	}
 	status, ok := statuses[f.Error]
+	var unrecognised notRecognised
 	switch {
 	case ok:
+	case errors.As(err, &unrecognised):
+		status = http.StatusUnauthorized
 	case kind == estover.Unavailable:
 		status = http.StatusServiceUnavailable
 	case kind == estover.TooMuch:
@@ -116,7 +125,7 @@ func (d *Door) fail(w http.ResponseWriter, r *http.Request, err error) {
 		// RFC 6749, section 5.2: the scheme that the client tried.
 		if scheme, _, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Basic") {
 			h.Set("WWW-Authenticate", `Basic realm="estover", charset="UTF-8"`)
-		} else if scheme != "" {
+		} else if scheme != "" && h["Www-Authenticate"] == nil {
 			h.Set("WWW-Authenticate", `Bearer realm="estover"`)
 		}
 	case http.StatusServiceUnavailable, http.StatusTooManyRequests:

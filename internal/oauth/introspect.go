@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"estover.dev"
+	"estover.dev/internal/edge"
 	"estover.dev/internal/jose"
 	"estover.dev/internal/token"
 )
@@ -87,13 +88,16 @@ func accepts(headers []string, want string) bool {
 }
 
 // asker is who asks about a token: a client that authenticates, or a person
-// (or a client) with a bearer token for us. For a person there is no client.
+// (or a client) with an access token for us. For a person there is no client.
 func (d *Door) asker(r *http.Request, tenant estover.TenantID, f form) (estover.Caller, *token.Client, error) {
-	if scheme, _, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") {
+	if edge.Presents(r) {
 		if f.get("client_secret") != "" || f.get("client_assertion") != "" {
 			return estover.Caller{}, nil, errRequest.With("The request authenticates in more than one way.")
 		}
 		caller, err := d.Callers.Authenticate(r)
+		if estover.KindOf(err) == estover.Unknown {
+			err = notRecognised{err}
+		}
 		if err != nil {
 			return caller, nil, err
 		}

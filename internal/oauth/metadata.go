@@ -36,6 +36,7 @@ type Metadata struct {
 	RevocationMethods          []string `json:"revocation_endpoint_auth_methods_supported"`
 	RevocationAlgorithms       []string `json:"revocation_endpoint_auth_signing_alg_values_supported"`
 	IntrospectionAnswerSigning []string `json:"introspection_signing_alg_values_supported"`
+	DPoPAlgorithms             []string `json:"dpop_signing_alg_values_supported"` // RFC 9449, section 5.1
 	SubjectTypes               []string `json:"subject_types_supported"`
 	RequestParameter           bool     `json:"request_parameter_supported"`
 	RequestURIParameter        bool     `json:"request_uri_parameter_supported"` // written out: the default is true
@@ -55,7 +56,7 @@ func (d *Door) Metadata(tenant estover.TenantID) Metadata {
 		TokenMethods: methods, TokenAlgorithms: assertions,
 		IntrospectionMethods: methods, IntrospectionAlgorithms: assertions,
 		RevocationMethods: methods, RevocationAlgorithms: assertions,
-		IntrospectionAnswerSigning: jose.Algorithms(jose.Introspection), SubjectTypes: []string{"public"},
+		IntrospectionAnswerSigning: jose.Algorithms(jose.Introspection), DPoPAlgorithms: jose.Algorithms(jose.DPoPProof), SubjectTypes: []string{"public"},
 	}
 }
 

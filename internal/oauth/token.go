@@ -2,11 +2,13 @@ package oauth
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strconv"
 	"strings"
 
 	"estover.dev"
+	"estover.dev/internal/edge"
 	"estover.dev/internal/session"
 	"estover.dev/internal/token"
 )
@@ -14,6 +16,9 @@ import (
 // token is the token endpoint: the pipeline of the package comment.
 func (d *Door) token(w http.ResponseWriter, r *http.Request, tenant estover.TenantID) {
 	issued, err := d.issue(r, tenant)
+	if edge.HasProof(r) || errors.Is(err, edge.ErrProof) {
+		w.Header().Set(edge.NonceHeader, d.Callers.Proofs.Nonce(tenant))
+	}
 	if err != nil {
 		d.fail(w, r, err)
 		return
@@ -21,7 +26,13 @@ func (d *Door) token(w http.ResponseWriter, r *http.Request, tenant estover.Tena
 	b := make([]byte, 0, len(issued.Token)+256)
 	b = append(b, `{"access_token":"`...)
 	b = append(b, issued.Token...)
-	b = append(b, `","token_type":"Bearer","expires_in":`...)
+	kind := "Bearer"
+	if issued.Confirm.Key != "" {
+		kind = "DPoP" // RFC 9449, section 5
+	}
+	b = append(b, `","token_type":"`...)
+	b = append(b, kind...)
+	b = append(b, `","expires_in":`...)
 	b = strconv.AppendInt(b, int64(issued.Life.Seconds()), 10)
 	if len(issued.Scopes) > 0 { // always told: it may be less than was asked for
 		b = append(b, `,"scope":"`...)
@@ -49,9 +60,16 @@ func (d *Door) issue(r *http.Request, tenant estover.TenantID) (token.Issued, er
 	if err != nil {
 		return token.Issued{}, err
 	}
+	confirm, err := d.sender(r, &a)
+	if errors.Is(err, edge.ErrNonce) {
+		return token.Issued{}, err // nothing is decided or used up: the client asks again
+	}
 	want := token.Request{
-		Caller: a.caller, Client: a.client, Method: a.method, Credential: a.credential, Use: a.use,
+		Caller: a.caller, Client: a.client, Method: a.method, Credential: a.credential, Use: a.use, Confirm: confirm,
 		Scopes: asked.scopes, Resources: asked.resources,
+	}
+	if err != nil {
+		return token.Issued{}, d.Tokens.Refuse(ctx, want, err)
 	}
 	want.Proof, err = grantTypes[asked.grantType].prove(ctx, d, a, asked.own)
 	if err != nil {
@@ -64,6 +82,24 @@ func (d *Door) issue(r *http.Request, tenant estover.TenantID) (token.Issued, er
 		return token.Issued{}, d.Tokens.Refuse(ctx, want, err)
 	}
 	return d.Tokens.Issue(ctx, want)
+}
+
+// sender is the key that the request shows, to which the token will be bound: a
+// DPoP proof, which is good once, or the certificate of the connection
+// (RFC 9449, section 5; RFC 8705, section 3).
+func (d *Door) sender(r *http.Request, a *authenticated) (c token.Confirm, err error) {
+	if edge.HasProof(r) {
+		proof, err := d.Callers.Proofs.Check(r, a.caller.Tenant, "")
+		if err != nil {
+			return c, err
+		}
+		c.Key = proof.Key
+		a.use = append(a.use, proof.Use)
+	}
+	if a.client.CertificateBound {
+		c.Certificate = edge.OriginOf(r).Thumbprint()
+	}
+	return c, nil
 }
 
 // session is the task that the token will belong to: the named one, or the one

@@ -224,13 +224,6 @@ func (s *Server) routeCaller(_ http.ResponseWriter, r *http.Request) (*gateway.C
 	}
 	c, err := s.callers.For(r, audience)
 	if err != nil {
-		if estover.KindOf(err) == estover.Unknown {
-			challenge := `Bearer realm="estover"` // RFC 6750, section 3
-			if r.Header.Get("Authorization") != "" {
-				challenge += `, error="invalid_token"`
-			}
-			err = &gateway.Refusal{Err: err, Challenge: challenge}
-		}
 		return nil, false, err
 	}
 	return &gateway.Conn{Caller: c}, false, nil

@@ -262,7 +262,10 @@ func (s *Server) wire() error {
 		Clients: f, Acting: f.registry.Acting, Seal: s.sealAs(seal.Audit), Unseal: s.openAs(seal.Audit),
 	}, session.Part{Name: "grants", End: token.EndSessions})
 	s.tokens = token.New(s.guard, token.Config{Issuer: token.Issuer(s.config.Issuer), Keys: s.keys, Clients: f, Sessions: f.sessions, Access: f})
-	s.callers = &edge.Callers{Tokens: s.tokens, People: f.people.Authenticate}
+	s.callers = &edge.Callers{Tokens: s.tokens, People: f.people.Authenticate, Proofs: &edge.Proofs{
+		Origins: []string{s.config.Issuer}, Now: s.db.Now,
+		MAC: func(t estover.TenantID, msg []byte) []byte { return s.sealer.MAC(t, "dpop nonce", msg) },
+	}}
 	s.oauth = oauth.New(oauth.Config{Tokens: s.tokens, Sessions: f.sessions, Callers: s.callers, Logger: s.logger})
 	s.recordings = recording.New(s.guard, s.sealer, s.bucket, recording.Options{Logger: s.logger})
 

@@ -79,6 +79,11 @@ func build(t *testing.T, database string) *house {
 	h.start()
 	h.enter()
 	h.upstream = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("DPoP-Nonce", "the upstream's")
+		if r.Header.Get("DPoP") != "" {
+			http.Error(w, "a proof for somebody else", http.StatusTeapot)
+			return
+		}
 		switch {
 		case r.Header.Get("Authorization") != "Bearer "+h.key:
 			http.Error(w, "who are you?", http.StatusUnauthorized)

@@ -67,6 +67,24 @@ type Issued struct {
 	Scopes  []string
 	Session string
 	Grant   string
+	Confirm Confirm // what it is bound to
+}
+
+// Errors of a client whose tokens are bound to a key, and that shows none.
+var (
+	ErrKeyNeeded         = &estover.Error{Kind: estover.Invalid, Code: "invalid_dpop_proof", Detail: "The client gets only tokens that are bound to a key. Send a DPoP proof along with the request."}
+	ErrCertificateNeeded = &estover.Error{Kind: estover.Invalid, Code: "invalid_request", Detail: "The client gets only tokens that are bound to a certificate. Send the request on a connection with one."}
+)
+
+// confirmed says that the client must show a key, and did not.
+func (r *Request) confirmed() error {
+	switch {
+	case r.Client.DPoPBound && r.Confirm.Key == "":
+		return ErrKeyNeeded
+	case r.Client.CertificateBound && r.Confirm.Certificate == "":
+		return ErrCertificateNeeded
+	}
+	return nil
 }
 
 // Wanted is what policy sees of a token that is asked for, as the input of the
@@ -81,6 +99,9 @@ type Wanted struct {
 func (t *Tokens) Issue(ctx context.Context, r Request) (Issued, error) {
 	now := t.guard.DB().Now()
 	if err := t.principals(ctx, r.Caller.Tenant, r.Client, r.Proof.Subject, r.Proof.Actors, now); err != nil {
+		return Issued{}, t.Refuse(ctx, r, err)
+	}
+	if err := r.confirmed(); err != nil {
 		return Issued{}, t.Refuse(ctx, r, err)
 	}
 	targets, scopes, err := t.narrow(ctx, r)
@@ -130,7 +151,7 @@ func (t *Tokens) Issue(ctx context.Context, r Request) (Issued, error) {
 		}
 		return Issued{
 			Token: signed, ID: tok.ID, Expires: expires, Life: time.Duration(expires.Unix()-now.Unix()) * time.Second,
-			Scopes: scopes, Session: r.Session.ID, Grant: grant.ID,
+			Scopes: scopes, Session: r.Session.ID, Grant: grant.ID, Confirm: r.Confirm,
 		}, nil
 	}
 	return Issued{}, ErrBusy
@@ -152,7 +173,7 @@ func (t *Tokens) lost(ctx context.Context, r Request, err error) error {
 		}
 		return ErrBusy.Because(err)
 	}
-	return r.replayed(err)
+	return t.replayed(ctx, r, err)
 }
 
 // ErrBusy is returned when what a token would rest on is changing just then.
@@ -161,11 +182,22 @@ var ErrBusy = &estover.Error{Kind: estover.Unavailable, Code: "grant_changing", 
 // replayed says what a key that is taken means: of the rows of a request only
 // those of what it presents once can be there already, since the ids of all
 // others are random.
-func (r *Request) replayed(err error) error {
-	if len(r.Use) > 0 && db.Taken(err) {
-		return ErrReplayed.Because(err)
+func (t *Tokens) replayed(ctx context.Context, r Request, err error) error {
+	once := r.once()
+	if len(once) == 0 || !db.Taken(err) {
+		return err
 	}
-	return err
+	if len(once) > 1 { // an assertion and a proof, for example: which of them
+		if which := t.IsUsed(ctx, r.Caller.Tenant, once); which != nil {
+			return which
+		}
+	}
+	return once[0].again().Because(err)
+}
+
+// once is all that the request presents once.
+func (r *Request) once() []Used {
+	return r.Use
 }
 
 // A record is what the event of a request tells, as the member token.
@@ -489,19 +521,51 @@ func (t *Tokens) Refuse(ctx context.Context, r Request, why error) error {
 	if kind := estover.KindOf(why); kind == estover.Fault || kind == estover.Unavailable || ctx.Err() != nil {
 		return why // nothing was decided: the same request may succeed later
 	}
+	rows := r.rows()
 	var refusal *guard.Refusal
 	if errors.As(why, &refusal) { // recorded already
-		if len(r.Use) == 0 {
+		if len(rows) == 0 {
 			return why
 		}
-		return r.told(t.guard.DB().Append(ctx, db.Append{Tenant: r.Caller.Tenant, Rows: r.rows()}), why)
-	}
-	rows := r.rows()
-	if errors.Is(why, ErrReplayed) {
-		rows = nil
+		if err := t.guard.DB().Append(ctx, db.Append{Tenant: r.Caller.Tenant, Rows: rows}); err != nil {
+			return t.replayed(ctx, r, err)
+		}
+		return why
 	}
 	op, _ := operation(r)
-	return r.told(t.guard.Record(ctx, r.Caller, op, refused(why), guard.Hot{Outcome: audit.Refused, Rows: rows}), why)
+	for {
+		err := t.guard.Record(ctx, r.Caller, op, refused(why), guard.Hot{Outcome: audit.Refused, Rows: rows})
+		switch {
+		case err == nil:
+			return why
+		case len(rows) == 0 || !db.Taken(err):
+			return err
+		}
+		// Something was presented before, and that is why it is refused. The
+		// rest is used up all the same.
+		why = t.replayed(ctx, r, err)
+		rows = t.fresh(ctx, r, len(rows))
+	}
+}
+
+// fresh are the rows of what was not presented before, if those are fewer.
+func (t *Tokens) fresh(ctx context.Context, r Request, fewer int) (rows []db.Row) {
+	err := t.guard.DB().View(ctx, r.Caller.Tenant, func(tx *db.Tx) error {
+		rows = nil
+		for _, u := range r.once() {
+			switch used, err := isUsed(ctx, tx, u); {
+			case err != nil:
+				return err
+			case !used:
+				rows = append(rows, u.row(r.Caller.Tenant))
+			}
+		}
+		return nil
+	})
+	if err != nil || len(rows) >= fewer {
+		return nil
+	}
+	return rows
 }
 
 // Unproven records that somebody asked for a token as a client and did not
@@ -515,15 +579,6 @@ func (t *Tokens) Unproven(ctx context.Context, caller estover.Caller, client *Cl
 	return t.guard.Record(ctx, caller, op, refused(why), guard.Hot{Outcome: audit.Refused})
 }
 
-// told is what the client is told, given what became of the record of its
-// refusal.
-func (r *Request) told(err, why error) error {
-	if err == nil {
-		return why
-	}
-	return r.replayed(err)
-}
-
 // refused is a decision that was not policy's: a rule that holds whatever the
 // policy says.
 func refused(why error) guard.Decision {
@@ -535,8 +590,8 @@ func refused(why error) guard.Decision {
 	return d
 }
 
-// IsUsed reports whether something that may be presented once was presented
-// before, for requests that would change something before they come to
+// IsUsed returns the error of the first that was presented before, nil if none
+// was, for requests that would change something before they come to
 // [Tokens.Issue]. Only Issue makes sure.
 func (t *Tokens) IsUsed(ctx context.Context, tenant estover.TenantID, use []Used) error {
 	if len(use) == 0 {
@@ -547,7 +602,7 @@ func (t *Tokens) IsUsed(ctx context.Context, tenant estover.TenantID, use []Used
 			if used, err := isUsed(ctx, tx, u); err != nil {
 				return err
 			} else if used {
-				return ErrReplayed
+				return u.again()
 			}
 		}
 		return nil
@@ -561,7 +616,7 @@ func (t *Tokens) Consume(ctx context.Context, tenant estover.TenantID, use []Use
 		return nil
 	}
 	r := Request{Caller: estover.Caller{Tenant: tenant}, Use: use}
-	return r.replayed(t.guard.DB().Append(ctx, db.Append{Tenant: tenant, Rows: r.rows()}))
+	return t.replayed(ctx, r, t.guard.DB().Append(ctx, db.Append{Tenant: tenant, Rows: r.rows()}))
 }
 
 // Sweep forgets what has expired: the names of assertions and the revocations

@@ -156,6 +156,15 @@ type Used struct {
 	By      string // who presented it: the client, the issuer, the key
 	Name    string
 	Expires time.Time
+	Again   *estover.Error // what it is to present it again; nil for [ErrReplayed]
+}
+
+// again is the error of presenting it a second time.
+func (u Used) again() *estover.Error {
+	if u.Again == nil {
+		return ErrReplayed
+	}
+	return u.Again
 }
 
 // hash stands for the name in the table: of one size, whatever was presented.

@@ -12,6 +12,8 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -140,7 +142,10 @@ func Node(t testing.TB, d *db.DB, rootKey string) *World {
 		},
 	}, session.Part{Name: "grants", End: token.EndSessions})
 	w.Tokens = token.New(w.Guard, token.Config{Issuer: Issuer, Keys: keys, Clients: w.clients, Sessions: w.Sessions, Access: w.Access})
-	w.Callers = &edge.Callers{Tokens: w.Tokens, People: w.People.Authenticate}
+	w.Callers = &edge.Callers{Tokens: w.Tokens, People: w.People.Authenticate, Proofs: &edge.Proofs{
+		Origins: []string{string(Issuer)}, Now: d.Now,
+		MAC: func(tenant estover.TenantID, msg []byte) []byte { return sealer.MAC(tenant, "dpop nonce", msg) },
+	}}
 	w.Door = oauth.New(oauth.Config{
 		Tokens: w.Tokens, Sessions: w.Sessions, Callers: w.Callers, Logger: slog.New(slog.DiscardHandler),
 	})
@@ -426,6 +431,68 @@ func Basic(id, secret string) func(*http.Request) {
 // Bearer adds a token to a request.
 func Bearer(raw string) func(*http.Request) {
 	return func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+raw) }
+}
+
+// A Prover is a key by which tokens are bound (RFC 9449), with the nonce that
+// it was last told.
+type Prover struct {
+	World *World
+	Key   crypto.Signer
+	Nonce string
+}
+
+// Prover is a key that knows the nonce to use.
+func (w *World) Prover(kind string) *Prover {
+	w.T.Helper()
+	return &Prover{w, NewKey(w.T, kind), w.Callers.Proofs.Nonce(estover.DefaultTenant)}
+}
+
+// Thumbprint is the jkt of the key.
+func (p *Prover) Thumbprint() string {
+	p.World.T.Helper()
+	s, err := jose.Thumbprint(p.Key.Public())
+	must(p.World.T, err)
+	return s
+}
+
+// Claims are those of a good proof for a request, fresh each time: with ath if
+// there is an access token.
+func (p *Prover) Claims(method, url, accessToken string) Claims {
+	c := Claims{"jti": rand.Text(), "htm": method, "htu": url, "iat": p.World.DB.Now().Unix(), "nonce": p.Nonce}
+	if accessToken != "" {
+		sum := sha256.Sum256([]byte(accessToken))
+		c["ath"] = base64.RawURLEncoding.EncodeToString(sum[:])
+	}
+	return c
+}
+
+// Sign is a proof with these claims.
+func (p *Prover) Sign(c Claims) string {
+	p.World.T.Helper()
+	signer, err := jose.NewSigner(jose.DPoPProof, "", p.Key)
+	must(p.World.T, err)
+	s, err := jose.Sign(jose.DPoPProof, signer, c)
+	must(p.World.T, err)
+	return s
+}
+
+// Prove adds a good proof to a request, and the token that it is for, if any,
+// in the header Authorization.
+func (p *Prover) Prove(accessToken string) func(*http.Request) {
+	return func(r *http.Request) {
+		r.Header.Set("DPoP", p.Sign(p.Claims(r.Method, string(Issuer)+r.URL.EscapedPath(), accessToken)))
+		if accessToken != "" {
+			r.Header.Set("Authorization", "DPoP "+accessToken)
+		}
+	}
+}
+
+// Ask asks for a token by the agent's secret, with a good proof.
+func (p *Prover) Ask(a *Agent, pairs ...string) Answer {
+	p.World.T.Helper()
+	f := Form(pairs...)
+	f.Set("grant_type", "client_credentials")
+	return p.World.Do(Request("/oauth/token", f, Basic(a.ID, a.Secret), p.Prove("")))
 }
 
 // Form is a form of names and values, one behind the other.
