@@ -30,6 +30,13 @@ type Token struct {
 	Transaction string           // txn: the event of the decision at the root
 	Strength    estover.Strength // how the client said who it is when it got the token
 	Confirm     Confirm
+	MayAct      *Party // the only one that may take it up (RFC 8693, section 4.4); nil for no such bound
+}
+
+// A Party is somebody by the name that an issuer has for them.
+type Party struct {
+	Issuer  string          `json:"iss"`
+	Subject estover.Subject `json:"sub"`
 }
 
 // Caller is who asks when this token is presented.
@@ -140,8 +147,8 @@ func Scope(s string) bool {
 	return s != ""
 }
 
-// maxActors is the longest chain of actors.
-const maxActors = 4
+// MaxActors is the longest chain of actors.
+const MaxActors = 4
 
 // read reads the claims of a token whose signature is known to be ours.
 func read(tenant estover.TenantID, c *jose.Claims) (*Token, error) {
@@ -156,6 +163,7 @@ func read(tenant estover.TenantID, c *jose.Claims) (*Token, error) {
 		Strength estover.Strength `json:"strength"`
 		Confirm  Confirm          `json:"cnf"`
 		Actor    *actor           `json:"act"`
+		MayAct   *Party           `json:"may_act"`
 	}
 	if err := c.Into(&w); err != nil {
 		return nil, err
@@ -163,12 +171,12 @@ func read(tenant estover.TenantID, c *jose.Claims) (*Token, error) {
 	t := &Token{
 		Tenant: tenant, ID: c.ID, Subject: estover.Subject(c.Subject), Client: w.Client, Audience: c.Audience,
 		Scopes: strings.Fields(w.Scope), Session: w.Session, Purpose: w.Purpose, Grant: w.Grant, Epoch: w.Epoch,
-		Issued: c.IssuedAt, Expires: c.Expires, Transaction: w.Txn, Strength: w.Strength, Confirm: w.Confirm,
+		Issued: c.IssuedAt, Expires: c.Expires, Transaction: w.Txn, Strength: w.Strength, Confirm: w.Confirm, MayAct: w.MayAct,
 	}
 	for a := w.Actor; a != nil; a = a.Actor {
 		t.Actors = append(t.Actors, a.Subject)
 	}
-	if len(t.Actors) > maxActors || t.Session == "" || t.Grant == "" {
+	if len(t.Actors) > MaxActors || t.Session == "" || t.Grant == "" {
 		return nil, jose.ErrInvalid
 	}
 	return t, nil

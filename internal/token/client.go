@@ -2,6 +2,7 @@ package token
 
 import (
 	"context"
+	"crypto/x509"
 	"slices"
 	"strings"
 	"time"
@@ -15,7 +16,9 @@ const (
 	SecretBasic   = "client_secret_basic"
 	SecretPost    = "client_secret_post"
 	PrivateKeyJWT = "private_key_jwt"
-	Public        = "none" // it says its name and proves nothing
+	TLSClientAuth = "tls_client_auth"             // RFC 8705, section 2.1
+	SelfSignedTLS = "self_signed_tls_client_auth" // RFC 8705, section 2.2
+	Public        = "none"                        // it says its name and proves nothing
 )
 
 // ErrNoClient is returned when there is no client of this id.
@@ -47,7 +50,9 @@ type Client struct {
 	GrantTypes []string      // that it may use
 	Methods    []string      // by which it may authenticate
 	Algorithms []string      // that it may sign assertions with; empty for those that everybody may
-	KeySets    []KeySet      // that its assertions are checked with
+	KeySets    []KeySet      // that its assertions, and certificates that vouch for themselves, are checked with
+	Certified  []Certified   // names that its certificates may have
+	Backup     []string      // those of its credentials that are kept for an emergency
 	Resource   string        // identifier of the resource that it means when it names none; "" for none
 	Life       time.Duration // of its tokens; 0 for the usual one
 	Introspect []string      // identifiers of the resources whose tokens it may ask about
@@ -63,6 +68,14 @@ type Client struct {
 	// IDTokenAlgorithm is what their ID tokens are signed with; "" for the usual.
 	IDTokenAlgorithm string
 
+	// Runs are the ids of agents that the client runs, as which it may act when
+	// it takes up a token and presents one of theirs beside it.
+	Runs []string
+
+	// Exchanges are the types of tokens that it may take up, beside access
+	// tokens of ours.
+	Exchanges []string
+
 	// LegacyAudience lets the audience of its assertions be the token endpoint,
 	// as some libraries do.
 	LegacyAudience bool
@@ -76,6 +89,15 @@ type Client struct {
 type KeySet struct {
 	Credential string
 	Keys       *jose.Keys
+	Expires    time.Time // zero for never
+}
+
+// Certified is a credential that is the name of a certificate, and who vouches
+// for it.
+type Certified struct {
+	Credential string
+	Names      func(*x509.Certificate) bool
+	Roots      *x509.CertPool
 	Expires    time.Time // zero for never
 }
 

@@ -14,6 +14,14 @@ import (
 // there is one for each session and client, and it has no bounds of its own.
 const Own = "client_credentials"
 
+// Exchange is the kind of a grant that came of somebody's token (RFC 8693). It
+// hangs below that token's grant.
+const Exchange = "urn:ietf:params:oauth:grant-type:token-exchange"
+
+// Assertion is the kind of a grant that rests on the word of an issuer whom a
+// trust names (RFC 7523).
+const Assertion = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+
 // The kinds of rows whose copies go stale ([guard.Tx.Touch]).
 const (
 	grantKind    = "oauth_grant"
@@ -29,6 +37,7 @@ type Grant struct {
 	ID      string
 	Kind    string // the grant type that made it
 	Parent  string // the grant that it was handed on from; "" for a root
+	From    string // jti of the parent's token that was handed on
 	Root    string
 	Session string
 	Client  string
@@ -88,6 +97,12 @@ func EndSessions(ctx context.Context, tx *guard.Tx, sessions []string) (int, err
 // is held, or leaves.
 func EndClient(ctx context.Context, tx *guard.Tx, client, cause string) (int, error) {
 	return end(ctx, tx, "client_id", client, cause)
+}
+
+// endHandedOn ends the grants that were made of one token, with all that hangs
+// below them. The grant of the token itself lives on, and is held.
+func endHandedOn(ctx context.Context, tx *guard.Tx, jti string) (int, error) {
+	return end(ctx, tx, "parent_jti", jti, "the token that it came from was revoked")
 }
 
 // EndGrant ends a grant with all that hangs below it. Ancestors and siblings

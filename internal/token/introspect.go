@@ -54,7 +54,7 @@ func (t *Token) AppendJSON(b []byte, issuer string) []byte {
 }
 
 // Revoke ends an access token of the client (RFC 7009): its jti is denied
-// until it expires. It does nothing, and says so with false, for a token that
+// until it expires, and what was handed on of it ends. It does nothing, and says so with false, for a token that
 // is dead, unknown, malformed or another client's. A person, for whom client
 // is nil, may end any token of the tenant if policy lets them.
 func (t *Tokens) Revoke(ctx context.Context, caller estover.Caller, client *Client, raw string) (bool, error) {
@@ -77,7 +77,17 @@ func (t *Tokens) Revoke(ctx context.Context, caller estover.Caller, client *Clie
 		Detail: map[string]any{"token": record{ID: tok.ID, Client: tok.Client, Grant: tok.Grant, Expires: tok.Expires}},
 	}
 	return true, t.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
+		if err := lockGrant(ctx, tx.Tx, tok.Grant); err != nil {
+			return err
+		}
 		tx.Touch(grantKind, tok.Grant)
-		return deny(ctx, tx.Tx, tok.Grant, tok.ID, tok.Expires)
+		if err := deny(ctx, tx.Tx, tok.Grant, tok.ID, tok.Expires); err != nil {
+			return err
+		}
+		n, err := endHandedOn(ctx, tx, tok.ID)
+		if n > 0 {
+			tx.Note("handed_on", n)
+		}
+		return err
 	})
 }

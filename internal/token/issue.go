@@ -21,6 +21,10 @@ var ErrTarget = &estover.Error{Kind: estover.Invalid, Code: "invalid_target", De
 // ErrScope is returned when nothing is left of the scopes that were asked for.
 var ErrScope = &estover.Error{Kind: estover.Invalid, Code: "invalid_scope", Detail: "None of the scopes asked for is granted for this resource and purpose."}
 
+// ErrSpent is returned when what a request rests on may be presented once, and
+// was presented before.
+var ErrSpent = &estover.Error{Kind: estover.Conflict, Code: "invalid_grant", Detail: "What this request rests on was presented before, and is good once."}
+
 // ErrReplayed is returned when something that may be presented once was
 // presented again.
 var ErrReplayed = &estover.Error{Kind: estover.Unknown, Code: "assertion_replayed", Detail: "This assertion was presented before. Sign one with a new jti for each request."}
@@ -32,6 +36,14 @@ type Proof struct {
 	Subject   estover.Subject
 	Actors    []estover.Subject // the nearest first
 	Parent    *Grant            // what is handed on; nil for a root
+	Handover  Handover          // how it was handed on; zero for a root
+	Session   string            // that the token belongs to; "" for one of the client's own
+	Foreign   Foreign           // whose word it rests on, if not ours
+	Type      string            // as the answer names what is issued (RFC 8693, section 2.2.1)
+
+	// Use is what was proven with and may be presented once, as the jti of an
+	// assertion of somebody else.
+	Use []Used
 
 	// Consume uses up, by one statement in the transaction that issues, what
 	// was proven with and is good once: a code, an approval. Its error is that
@@ -42,6 +54,29 @@ type Proof struct {
 	// Expires the latest end of a token, zero for none.
 	Scopes, Resources []string
 	Expires           time.Time
+}
+
+// A Handover is a token that is handed on to another agent, or back to its own
+// to say less.
+type Handover struct {
+	Token string          // its jti
+	From  estover.Subject // the client that it was issued to
+	How   string          // it came to the one who presents it: [ByOwner], [ByAudience] or [ByEdge]
+}
+
+// How a token that is handed on came to the client that presents it.
+const (
+	ByOwner    = "own"      // it was issued to the client
+	ByAudience = "audience" // it is for a resource that the client serves
+	ByEdge     = "edge"     // otherwise: policy must let the one hand it to the other
+)
+
+// Foreign is a token of somebody else that a request rests on.
+type Foreign struct {
+	Trust   string // which lets it count
+	Issuer  string
+	Subject string
+	ID      string // jti; "" if it has none
 }
 
 // A Request is a token that an authenticated client asks for.
@@ -68,6 +103,7 @@ type Issued struct {
 	Session string
 	Grant   string
 	Confirm Confirm // what it is bound to
+	Type    string  // as the answer names it, where the grant type has a name for it
 }
 
 // Errors of a client whose tokens are bound to a key, and that shows none.
@@ -92,7 +128,12 @@ func (r *Request) confirmed() error {
 type Wanted struct {
 	Audience string
 	Scopes   []string
+	handover Handover
 }
+
+// Handover is the agent whose token is handed on, and how it came to the one
+// who presents it; "" if none is.
+func (w Wanted) Handover() (from estover.Subject, how string) { return w.handover.From, w.handover.How }
 
 // Issue makes a token. A refusal is recorded, and it consumes what the request
 // presents once, as success does.
@@ -151,7 +192,7 @@ func (t *Tokens) Issue(ctx context.Context, r Request) (Issued, error) {
 		}
 		return Issued{
 			Token: signed, ID: tok.ID, Expires: expires, Life: time.Duration(expires.Unix()-now.Unix()) * time.Second,
-			Scopes: scopes, Session: r.Session.ID, Grant: grant.ID, Confirm: r.Confirm,
+			Scopes: scopes, Session: r.Session.ID, Grant: grant.ID, Confirm: r.Confirm, Type: r.Proof.Type,
 		}, nil
 	}
 	return Issued{}, ErrBusy
@@ -197,7 +238,24 @@ func (t *Tokens) replayed(ctx context.Context, r Request, err error) error {
 
 // once is all that the request presents once.
 func (r *Request) once() []Used {
-	return r.Use
+	all := make([]Used, 0, len(r.Use)+len(r.Proof.Use))
+	for _, u := range r.Proof.Use {
+		if u.Again == nil {
+			u.Again = ErrSpent
+		}
+		all = append(all, u)
+	}
+	return append(all, r.Use...)
+}
+
+// caller is who asks, as policy and the record see it: the client, and where it
+// acts for somebody, for whom and by way of whom.
+func (r *Request) caller() estover.Caller {
+	c := r.Caller
+	if len(r.Proof.Actors) > 0 {
+		c.Subject, c.Actors = r.Proof.Subject, r.Proof.Actors
+	}
+	return c
 }
 
 // A record is what the event of a request tells, as the member token.
@@ -210,6 +268,13 @@ type record struct {
 	Audience   []string  `json:"resource,omitempty"` // as it was asked for
 	Scopes     []string  `json:"scope,omitempty"`
 	Grant      string    `json:"grant,omitempty"`
+	Handed     string    `json:"subject_token,omitempty"` // jti of the token that was handed on
+	From       string    `json:"subject_client,omitempty"`
+	How        string    `json:"handover,omitempty"`
+	Trust      string    `json:"trust,omitempty"`
+	Issuer     string    `json:"assertion_iss,omitempty"`
+	Subject    string    `json:"assertion_sub,omitempty"`
+	Assertion  string    `json:"assertion_jti,omitempty"`
 	Expires    time.Time `json:"expires_at,omitzero"`
 }
 
@@ -235,6 +300,13 @@ func (r *record) AppendJSON(b []byte) []byte {
 	list("resource", r.Audience)
 	list("scope", r.Scopes)
 	member("grant", r.Grant)
+	member("subject_token", r.Handed)
+	member("subject_client", r.From)
+	member("handover", r.How)
+	member("trust", r.Trust)
+	member("assertion_iss", r.Issuer)
+	member("assertion_sub", r.Subject)
+	member("assertion_jti", r.Assertion)
 	if !r.Expires.IsZero() {
 		b = r.Expires.AppendFormat(append(b, `,"expires_at":"`...), time.RFC3339Nano)
 		b = append(b, '"')
@@ -247,6 +319,8 @@ func operation(r Request) (guard.Op, *record) {
 	told := &record{
 		GrantType: r.Proof.GrantType, Client: r.Client.ID, Method: r.Method, Credential: r.Credential,
 		Audience: r.Resources, Scopes: r.Scopes,
+		Handed: r.Proof.Handover.Token, From: string(r.Proof.Handover.From), How: r.Proof.Handover.How,
+		Trust: r.Proof.Foreign.Trust, Issuer: r.Proof.Foreign.Issuer, Subject: r.Proof.Foreign.Subject, Assertion: r.Proof.Foreign.ID,
 	}
 	subject := r.Proof.Subject
 	if subject == "" { // nothing was proven
@@ -294,10 +368,7 @@ func (t *Tokens) subject(ctx context.Context, tenant estover.TenantID, c *Client
 // narrow finds what the token will be good for: asked ∩ proven ∩ what the
 // client may have ∩ what the parent has.
 func (t *Tokens) narrow(ctx context.Context, r Request) ([]Allowed, []string, error) {
-	asked := r.Resources
-	if asked == nil && r.Client.Resource != "" {
-		asked = []string{r.Client.Resource}
-	}
+	asked := r.asked()
 	limits := [][]string{r.Proof.Scopes}
 	bounds := [][]string{r.Proof.Resources}
 	if p := r.Proof.Parent; p != nil {
@@ -305,10 +376,18 @@ func (t *Tokens) narrow(ctx context.Context, r Request) ([]Allowed, []string, er
 	}
 	var targets []Allowed
 	var scopes []string
+	agents := r.agents()
 	for _, identifier := range asked {
-		a, err := t.Access.Allowed(ctx, r.Caller.Tenant, r.Client.ID, identifier, r.Session.Purpose)
+		a, err := t.Access.Allowed(ctx, r.Caller.Tenant, agents[0], identifier, r.Session.Purpose)
 		if err != nil {
 			return nil, nil, err
+		}
+		for _, other := range agents[1:] {
+			its, err := t.Access.Allowed(ctx, r.Caller.Tenant, other, identifier, r.Session.Purpose)
+			if err != nil {
+				return nil, nil, err
+			}
+			a.Scopes = within(its.Scopes, a.Scopes)
 		}
 		for _, b := range bounds {
 			if b != nil && !slices.Contains(b, a.Audience) {
@@ -332,10 +411,42 @@ func (t *Tokens) narrow(ctx context.Context, r Request) ([]Allowed, []string, er
 	if len(targets) > 1 {
 		scopes = unambiguous(targets, scopes)
 	}
-	if len(scopes) == 0 && r.Scopes != nil {
+	if len(scopes) == 0 && (r.Scopes != nil || len(targets) > 0) {
 		return nil, nil, ErrScope
 	}
 	return targets, scopes, nil
+}
+
+// asked are the resources that a request is for: those that it names, else the
+// client's usual one, else, when a token is handed on, what that one is for.
+func (r *Request) asked() []string {
+	proven := r.Proof.Resources
+	switch usual := r.Client.Resource; {
+	case r.Resources != nil:
+		return r.Resources
+	case usual != "" && (proven == nil || slices.Contains(proven, usual)):
+		return []string{usual}
+	}
+	return proven
+}
+
+// agents are the agents of which each must have what the token will be good
+// for: the client; who acts, if that is another; and at a root the subject,
+// whose authority it is. What is handed on is bounded by the parent.
+func (r *Request) agents() []string {
+	all := []string{r.Client.ID}
+	add := func(s estover.Subject) {
+		if s.Kind() == estover.AgentKind && !slices.Contains(all, s.ID()) {
+			all = append(all, s.ID())
+		}
+	}
+	if len(r.Proof.Actors) > 0 {
+		add(r.Proof.Actors[0])
+	}
+	if r.Proof.Parent == nil {
+		add(r.Proof.Subject)
+	}
+	return all
 }
 
 // unambiguous leaves out the scopes that would say more at one of several
@@ -368,18 +479,24 @@ func (t *Tokens) expiry(r Request, now time.Time) time.Time {
 	if r.Client.Life > 0 {
 		life = min(r.Client.Life, LongestLife)
 	}
-	end := now.Add(life)
-	sooner := func(at time.Time) {
-		if !at.IsZero() && at.Before(end) {
-			end = at
-		}
-	}
-	sooner(r.Session.Expires)
-	sooner(r.Proof.Expires)
+	return sooner(now.Add(life), r.bound()).Truncate(time.Second)
+}
+
+// bound is the end of everything that the request may buy.
+func (r *Request) bound() time.Time {
+	end := sooner(r.Session.Expires, r.Proof.Expires)
 	if r.Proof.Parent != nil {
-		sooner(r.Proof.Parent.Expires)
+		end = sooner(end, r.Proof.Parent.Expires)
 	}
-	return end.Truncate(time.Second)
+	return end
+}
+
+// sooner is the earlier of two times, of which zero is never.
+func sooner(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // admit asks policy about every resource that the token would be for. The
@@ -387,14 +504,14 @@ func (t *Tokens) expiry(r Request, now time.Time) time.Time {
 // in its detail.
 func (t *Tokens) admit(ctx context.Context, r Request, op *guard.Op, targets []Allowed, scopes []string) (guard.Decision, error) {
 	if len(targets) == 0 {
-		op.Input = Wanted{t.Issuer.Of(r.Caller.Tenant), scopes}
+		op.Input = Wanted{t.Issuer.Of(r.Caller.Tenant), scopes, r.Proof.Handover}
 		return t.admitOne(ctx, r, *op)
 	}
 	var first guard.Decision
 	var others []guard.Decision
 	for i, a := range targets {
 		one := *op
-		one.Resource, one.Input = a.Resource, Wanted{a.Audience, a.Scopes}
+		one.Resource, one.Input = a.Resource, Wanted{a.Audience, a.Scopes, r.Proof.Handover}
 		d, err := t.admitOne(ctx, r, one)
 		if err != nil {
 			return d, err
@@ -421,7 +538,7 @@ var keptObligations = []string{"evidence", "notification"}
 var errObligation = &estover.Error{Kind: estover.Denied, Code: "obligation_unmet", Detail: "The policy allows the token under a condition that cannot be met here."}
 
 func (t *Tokens) admitOne(ctx context.Context, r Request, op guard.Op) (guard.Decision, error) {
-	d, err := t.guard.Admit(ctx, r.Caller, op)
+	d, err := t.guard.Admit(ctx, r.caller(), op)
 	if err != nil {
 		return d, err
 	}
@@ -448,11 +565,11 @@ func (t *Tokens) grantFor(ctx context.Context, r Request, now time.Time) (*Grant
 	g := &Grant{
 		ID: estover.NewID("gnt"), Kind: r.Proof.GrantType, Session: r.Session.ID, Client: r.Client.ID, Subject: r.Proof.Subject,
 		Actors: r.Proof.Actors, Scopes: r.Proof.Scopes, Resources: r.Proof.Resources, Confirm: r.Confirm,
-		Epoch: 1, Expires: r.Session.Expires,
+		Epoch: 1, Expires: r.bound(),
 	}
 	g.Root = g.ID
 	if p := r.Proof.Parent; p != nil {
-		g.Parent, g.Root = p.ID, p.Root
+		g.Parent, g.Root, g.From = p.ID, p.Root, r.Proof.Handover.Token
 	}
 	return g, false, nil
 }
@@ -460,7 +577,7 @@ func (t *Tokens) grantFor(ctx context.Context, r Request, now time.Time) (*Grant
 // record commits a token that rests on a grant that is there: the event, and
 // what the request presents once.
 func (t *Tokens) record(ctx context.Context, r Request, op guard.Op, d guard.Decision, g *Grant) error {
-	return t.guard.Record(ctx, r.Caller, op, d, guard.Hot{Live: []db.Epoch{g.epoch()}, Rows: r.rows()})
+	return t.guard.Record(ctx, r.caller(), op, d, guard.Hot{Live: []db.Epoch{g.epoch()}, Rows: r.rows()})
 }
 
 // found commits a token along with more than rows: the grant that it is the
@@ -468,7 +585,7 @@ func (t *Tokens) record(ctx context.Context, r Request, op guard.Op, d guard.Dec
 // there and the parent are held, so that they cannot end between the look at
 // them and the commit.
 func (t *Tokens) found(ctx context.Context, r Request, op guard.Op, d guard.Decision, g *Grant, exists bool) error {
-	return t.guard.Act(ctx, r.Caller, op, d, func(tx *guard.Tx) error {
+	return t.guard.Act(ctx, r.caller(), op, d, func(tx *guard.Tx) error {
 		if err := t.Sessions.Hold(ctx, tx, r.Session.ID); err != nil {
 			return err
 		}
@@ -479,6 +596,13 @@ func (t *Tokens) found(ctx context.Context, r Request, op guard.Op, d guard.Deci
 		if held != nil {
 			if err := holdGrant(ctx, tx.Tx, held.ID, held.Epoch); err != nil {
 				return err
+			}
+		}
+		if jti := r.Proof.Handover.Token; jti != "" {
+			if revoked, err := isDenied(ctx, tx.Tx, held.ID, jti); err != nil {
+				return err
+			} else if revoked {
+				return ErrGrantEnded.With("The token that is handed on was revoked.")
 			}
 		}
 		for _, row := range r.rows() {
@@ -504,12 +628,15 @@ func (t *Tokens) found(ctx context.Context, r Request, op guard.Op, d guard.Deci
 
 // rows consume what the request presents once.
 func (r *Request) rows() []db.Row {
-	if len(r.Use) == 0 {
+	if len(r.Use) == 0 && len(r.Proof.Use) == 0 {
 		return nil
 	}
-	rows := make([]db.Row, len(r.Use))
-	for i, u := range r.Use {
-		rows[i] = u.row(r.Caller.Tenant)
+	rows := make([]db.Row, 0, len(r.Use)+len(r.Proof.Use))
+	for _, u := range r.Use {
+		rows = append(rows, u.row(r.Caller.Tenant))
+	}
+	for _, u := range r.Proof.Use {
+		rows = append(rows, u.row(r.Caller.Tenant))
 	}
 	return rows
 }
@@ -534,7 +661,7 @@ func (t *Tokens) Refuse(ctx context.Context, r Request, why error) error {
 	}
 	op, _ := operation(r)
 	for {
-		err := t.guard.Record(ctx, r.Caller, op, refused(why), guard.Hot{Outcome: audit.Refused, Rows: rows})
+		err := t.guard.Record(ctx, r.caller(), op, refused(why), guard.Hot{Outcome: audit.Refused, Rows: rows})
 		switch {
 		case err == nil:
 			return why

@@ -13,7 +13,7 @@ import (
 	"estover.dev/internal/db"
 )
 
-const grantColumns = `id, kind, coalesce(parent_id, ''), root_id, session_id, client_id, subject, actors, scopes, resources, cnf,
+const grantColumns = `id, kind, coalesce(parent_id, ''), coalesce(parent_jti, ''), root_id, session_id, client_id, subject, actors, scopes, resources, cnf,
 	epoch, created_at, expires_at, ended_at, coalesce(end_cause, '')`
 
 // loadGrant reads a grant, and which of its tokens were revoked.
@@ -34,7 +34,7 @@ func oneGrant(ctx context.Context, tx *db.Tx, row db.Single) (*Grant, error) {
 	g := &Grant{}
 	var actors []string
 	var cnf string
-	err := row.Scan(&g.ID, &g.Kind, &g.Parent, &g.Root, &g.Session, &g.Client, &g.Subject, &actors, &g.Scopes, &g.Resources, &cnf,
+	err := row.Scan(&g.ID, &g.Kind, &g.Parent, &g.From, &g.Root, &g.Session, &g.Client, &g.Subject, &actors, &g.Scopes, &g.Resources, &cnf,
 		&g.Epoch, &g.Created, &g.Expires, &g.Ended, &g.Cause)
 	if errors.Is(err, db.ErrNoRows) {
 		return nil, ErrGrantEnded
@@ -75,10 +75,10 @@ func insertGrant(ctx context.Context, tx *db.Tx, g *Grant) (bool, error) {
 	for i, a := range g.Actors {
 		actors[i] = string(a)
 	}
-	n, err := tx.Exec(ctx, `insert into oauth_grant (tenant_id, id, kind, parent_id, root_id, session_id, client_id, subject, actors,
+	n, err := tx.Exec(ctx, `insert into oauth_grant (tenant_id, id, kind, parent_id, parent_jti, root_id, session_id, client_id, subject, actors,
 		scopes, resources, cnf, epoch, created_at, expires_at)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) on conflict do nothing`,
-		tx.Tenant(), g.ID, g.Kind, orNull(g.Parent), g.Root, g.Session, g.Client, g.Subject, actors,
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) on conflict do nothing`,
+		tx.Tenant(), g.ID, g.Kind, orNull(g.Parent), orNull(g.From), g.Root, g.Session, g.Client, g.Subject, actors,
 		bound(g.Scopes), bound(g.Resources), string(cnf), g.Epoch, tx.Now(), g.Expires)
 	return n == 1, err
 }
@@ -106,6 +106,17 @@ func holdGrant(ctx context.Context, tx *db.Tx, id string, epoch int64) error {
 	var one int
 	err := tx.QueryRow(ctx, `select 1 from oauth_grant where tenant_id = $1 and id = $2 and epoch = $3 and ended_at is null
 		and expires_at > $4`+tx.ForUpdate(), tx.Tenant(), id, epoch, tx.Now()).Scan(&one)
+	if errors.Is(err, db.ErrNoRows) {
+		return ErrGrantEnded
+	}
+	return err
+}
+
+// lockGrant keeps a grant as it is until the transaction ends, whether or not it
+// lives: nothing is handed on from it meanwhile.
+func lockGrant(ctx context.Context, tx *db.Tx, id string) error {
+	var one int
+	err := tx.QueryRow(ctx, `select 1 from oauth_grant where tenant_id = $1 and id = $2`+tx.ForUpdate(), tx.Tenant(), id).Scan(&one)
 	if errors.Is(err, db.ErrNoRows) {
 		return ErrGrantEnded
 	}
@@ -143,6 +154,16 @@ func deny(ctx context.Context, tx *db.Tx, grant, jti string, expires time.Time) 
 	_, err := tx.Exec(ctx, `insert into denied_token (tenant_id, grant_id, jti, expires_at) values ($1, $2, $3, $4) on conflict do nothing`,
 		tx.Tenant(), grant, jti, expires)
 	return err
+}
+
+// isDenied reports whether one access token of a grant was revoked.
+func isDenied(ctx context.Context, tx *db.Tx, grant, jti string) (bool, error) {
+	var one int
+	err := tx.QueryRow(ctx, `select 1 from denied_token where tenant_id = $1 and grant_id = $2 and jti = $3`, tx.Tenant(), grant, jti).Scan(&one)
+	if errors.Is(err, db.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // usedTable is where names are kept that may be presented once.
