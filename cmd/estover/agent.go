@@ -265,21 +265,45 @@ the other is in use: add the new one, put it in place, retire the old one.`)
 }
 
 func credentialAdd(s *settings) *cobra.Command {
-	var label, jwksFile string
+	var label, jwksFile, authorities string
+	var known agent.Certificate
 	var ttl time.Duration
+	var backup bool
 	c := &cobra.Command{
-		Use: "add AGENT", Short: "Make a client secret, or register public keys", Args: oneArgument("the agent's name or id"),
-		Long: `Without --jwks a client secret is made and shown once: put it where the agent
-finds it, and nowhere else. With --jwks the agent proves itself by signatures
-(private_key_jwt), and there is nothing that can be copied from here.`,
+		Use: "add AGENT", Short: "Make a client secret, or register keys or a certificate's name", Args: oneArgument("the agent's name or id"),
+		Long: `Without further flags a client secret is made and shown once: put it where the
+agent finds it, and nowhere else. With --jwks the agent proves itself by
+signatures (private_key_jwt) or by connections with a certificate of one of the
+keys (self_signed_tls_client_auth). With --authorities and a name it proves
+itself by connections with a certificate that has the name and that one of these
+authorities vouches for (tls_client_auth). Then there is nothing that can be
+copied from here.
+
+A backup credential lies in a safe until what the agent usually has is lost.
+Each use of one is an event, credential.use_backup, at which somebody should look.`,
+		Example: `  estover agent credential add invoices-bot --label 'the old cluster'
+  estover agent credential add invoices-bot --authorities bundle.pem --uri spiffe://example.com/invoices-bot
+  estover agent credential add invoices-bot --backup --label 'safe, 2nd floor'`,
 		ValidArgsFunction: completeAgents(s),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := s.client()
 			if err != nil {
 				return err
 			}
-			in := map[string]any{"kind": "secret", "label": label, "ttl_seconds": int64(ttl.Seconds())}
-			if jwksFile != "" {
+			in := map[string]any{"kind": agent.ClientSecret, "label": label, "ttl_seconds": int64(ttl.Seconds()), "backup": backup}
+			switch {
+			case jwksFile != "" && authorities != "":
+				return usageError{errors.New("a credential is a key set or the name of a certificate, not both")}
+			case authorities == "" && known != (agent.Certificate{}):
+				return usageError{errors.New("the name of a certificate needs --authorities, which vouch for it")}
+			case authorities != "":
+				pem, err := os.ReadFile(authorities)
+				if err != nil {
+					return err
+				}
+				known.Authorities = string(pem)
+				in["kind"], in["certificate"] = agent.Certified, known
+			case jwksFile != "":
 				jwks, err := os.ReadFile(jwksFile)
 				if err != nil {
 					return err
@@ -287,7 +311,7 @@ finds it, and nowhere else. With --jwks the agent proves itself by signatures
 				if !json.Valid(jwks) {
 					return fmt.Errorf("%s is not JSON", jwksFile)
 				}
-				in["kind"], in["jwks"] = "jwks", json.RawMessage(jwks)
+				in["kind"], in["jwks"] = agent.KeySet, json.RawMessage(jwks)
 			}
 			var out struct {
 				agent.Credential
@@ -304,6 +328,13 @@ finds it, and nowhere else. With --jwks the agent proves itself by signatures
 	}
 	c.Flags().StringVar(&label, "label", "", "where it is used, for those who retire it")
 	c.Flags().StringVar(&jwksFile, "jwks", "", "file with a JSON Web Key Set of public keys")
+	c.Flags().StringVar(&authorities, "authorities", "", "PEM file with the certificates of those who vouch for the agent's certificate")
+	c.Flags().StringVar(&known.URI, "uri", "", "the URI in the agent's certificate, as spiffe://example.com/bot")
+	c.Flags().StringVar(&known.DNS, "dns", "", "the DNS name in the agent's certificate")
+	c.Flags().StringVar(&known.IP, "ip", "", "the IP address in the agent's certificate")
+	c.Flags().StringVar(&known.Email, "email", "", "the address of mail in the agent's certificate")
+	c.Flags().StringVar(&known.SubjectDN, "subject", "", "the subject of the agent's certificate, as 'CN=bot,O=Example'")
+	c.Flags().BoolVar(&backup, "backup", false, "keep it for an emergency, and tell of each use")
 	c.Flags().DurationVar(&ttl, "ttl", 0, "when it ends by itself (default: never)")
 	return c
 }
@@ -324,7 +355,11 @@ func credentialList(s *settings) *cobra.Command {
 			return s.show(cmd.OutOrStdout(), all, func(t *table) {
 				t.row("ID", "KIND", "LABEL", "CREATED", "LAST USED", "EXPIRES")
 				for _, k := range all {
-					t.row(k.ID, k.Kind, k.Label, k.CreatedAt, k.LastUsedAt, k.ExpiresAt)
+					kind := string(k.Kind)
+					if k.Backup {
+						kind += ", backup"
+					}
+					t.row(k.ID, kind, k.Label, k.CreatedAt, k.LastUsedAt, k.ExpiresAt)
 				}
 			})
 		},

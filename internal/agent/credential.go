@@ -19,24 +19,41 @@ type CredentialKind string
 
 // The kinds of credential.
 const (
-	ClientSecret CredentialKind = "secret" // client_secret_basic, client_secret_post
-	KeySet       CredentialKind = "jwks"   // private_key_jwt
+	ClientSecret CredentialKind = "secret"      // client_secret_basic, client_secret_post
+	KeySet       CredentialKind = "jwks"        // private_key_jwt, self_signed_tls_client_auth
+	Certified    CredentialKind = "certificate" // tls_client_auth
 )
 
 // A Credential is something that an agent proves itself with.
 type Credential struct {
-	ID         string          `json:"id"` // crd_…
-	Agent      string          `json:"agent"`
-	Kind       CredentialKind  `json:"kind"`
-	Label      string          `json:"label,omitempty"`
-	JWKS       json.RawMessage `json:"jwks,omitempty"` // public keys (RFC 7517), of the kind KeySet
-	CreatedAt  time.Time       `json:"created_at"`
-	CreatedBy  estover.Subject `json:"created_by"`
-	ExpiresAt  time.Time       `json:"expires_at,omitzero"`
-	LastUsedAt time.Time       `json:"last_used_at,omitzero"` // to the minute
-	Epoch      int64           `json:"-"`                     // for [db.Epoch], with the table [CredentialTable]
+	ID          string          `json:"id"` // crd_…
+	Agent       string          `json:"agent"`
+	Kind        CredentialKind  `json:"kind"`
+	Label       string          `json:"label,omitempty"`
+	Backup      bool            `json:"backup,omitempty"`      // see [Wanted]
+	JWKS        json.RawMessage `json:"jwks,omitempty"`        // public keys (RFC 7517), of the kind KeySet
+	Certificate *Certificate    `json:"certificate,omitempty"` // of the kind Certified
+	CreatedAt   time.Time       `json:"created_at"`
+	CreatedBy   estover.Subject `json:"created_by"`
+	ExpiresAt   time.Time       `json:"expires_at,omitzero"`
+	LastUsedAt  time.Time       `json:"last_used_at,omitzero"` // to the minute
+	Epoch       int64           `json:"-"`                     // for [db.Epoch], with the table [CredentialTable]
 
 	hash []byte
+}
+
+// Wanted is a credential that is to be made. Which of the fields stand there
+// depends on its kind.
+type Wanted struct {
+	Kind        CredentialKind
+	Label       string        // where it is used, for those who retire it
+	Life        time.Duration // zero is without an end
+	JWKS        []byte        // of a KeySet
+	Certificate *Certificate  // of one that is Certified
+
+	// Backup credentials lie in a safe until what the agent usually has is lost.
+	// Each use of one is an event of its own, at which somebody should look.
+	Backup bool
 }
 
 // CredentialTable is the table to name in a [db.Epoch], by which a write is
@@ -67,35 +84,60 @@ const (
 	maxKeys        = 20
 )
 
-// CreateSecret makes a secret for an agent. It is shown here and never again.
-// A life of zero is without an end.
+// CreateSecret makes a secret for an agent ([Registry.AddCredential]). A life of
+// zero is without an end.
 func (r *Registry) CreateSecret(ctx context.Context, caller estover.Caller, id, label string, life time.Duration) (estover.Secret, Credential, error) {
-	value := opaque.New(opaque.ClientSecret)
-	c := Credential{Kind: ClientSecret, Label: label, hash: r.pepper(caller.Tenant, []byte(value))}
-	if err := r.addCredential(ctx, caller, id, life, &c); err != nil {
+	return r.AddCredential(ctx, caller, id, Wanted{Kind: ClientSecret, Label: label, Life: life})
+}
+
+// CreateKeySet registers public keys of an agent ([Registry.AddCredential]).
+func (r *Registry) CreateKeySet(ctx context.Context, caller estover.Caller, id, label string, jwks []byte, life time.Duration) (Credential, error) {
+	_, c, err := r.AddCredential(ctx, caller, id, Wanted{Kind: KeySet, Label: label, Life: life, JWKS: jwks})
+	return c, err
+}
+
+// AddCredential gives an agent something to prove itself with. A secret is made
+// here; it is shown now and never again. A key set lets the agent prove itself by
+// signatures, or by connections with a certificate of one of the keys; it holds
+// public keys alone: one with a private or a symmetric key is refused, and that
+// key should not be used any more. A certificate is known by its name and by who
+// vouches for it.
+func (r *Registry) AddCredential(ctx context.Context, caller estover.Caller, id string, w Wanted) (secret estover.Secret, c Credential, err error) {
+	c = Credential{
+		ID: estover.NewID("crd"), Agent: id, Kind: w.Kind, Label: w.Label[:min(len(w.Label), 100)], Backup: w.Backup,
+		CreatedBy: caller.Subject, Epoch: 1,
+	}
+	switch w.Kind {
+	case ClientSecret:
+		value := opaque.New(opaque.ClientSecret)
+		secret, c.hash = estover.NewSecret([]byte(value)), r.pepper(caller.Tenant, []byte(value))
+	case KeySet:
+		c.JWKS, err = publicKeys(w.JWKS)
+	case Certified:
+		if w.Certificate == nil {
+			w.Certificate = &Certificate{}
+		}
+		var known Certificate
+		known, err = w.Certificate.check()
+		c.Certificate = &known
+	default:
+		err = ErrInvalid.With("There is no credential of the kind %q.", w.Kind).At("kind")
+	}
+	if err == nil {
+		err = r.insertCredential(ctx, caller, id, w.Life, &c)
+	}
+	if err != nil {
 		return estover.Secret{}, Credential{}, err
 	}
-	return estover.NewSecret([]byte(value)), c, nil
+	return secret, c, nil
 }
 
-// CreateKeySet lets an agent prove itself by signatures of these keys. The set
-// holds public keys alone: one with a private or a symmetric key is refused,
-// and that key should not be used any more.
-func (r *Registry) CreateKeySet(ctx context.Context, caller estover.Caller, id, label string, jwks []byte, life time.Duration) (Credential, error) {
-	set, err := publicKeys(jwks)
-	if err != nil {
-		return Credential{}, err
+func (r *Registry) insertCredential(ctx context.Context, caller estover.Caller, id string, life time.Duration, c *Credential) error {
+	detail := map[string]any{"credential": c.ID, "kind": c.Kind}
+	if c.Backup {
+		detail["backup"] = true
 	}
-	c := Credential{Kind: KeySet, Label: label, JWKS: set}
-	return c, r.addCredential(ctx, caller, id, life, &c)
-}
-
-func (r *Registry) addCredential(ctx context.Context, caller estover.Caller, id string, life time.Duration, c *Credential) error {
-	c.ID, c.Agent, c.CreatedBy, c.Epoch = estover.NewID("crd"), id, caller.Subject, 1
-	if len(c.Label) > 100 {
-		c.Label = c.Label[:100]
-	}
-	op := guard.Op{Action: "credential.create", Target: target(id), Detail: map[string]any{"credential": c.ID, "kind": c.Kind}}
+	op := guard.Op{Action: "credential.create", Target: target(id), Detail: detail}
 	return r.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
 		a, err := lock(ctx, tx.Tx, id)
 		if err != nil {

@@ -180,7 +180,7 @@ func lift(ctx context.Context, tx *db.Tx, agent, hold string, by estover.Subject
 // credentialsOf lists the credentials of an agent that are live, the newest
 // first.
 func credentialsOf(ctx context.Context, tx *db.Tx, agent string) (list []Credential, err error) {
-	rows, err := tx.Query(ctx, `select id, agent_id, kind, label, hash, jwks, created_at, created_by, expires_at, last_used_at, epoch
+	rows, err := tx.Query(ctx, `select id, agent_id, kind, label, hash, jwks, certificate, backup, created_at, created_by, expires_at, last_used_at, epoch
 		from agent_credential where tenant_id = $1 and agent_id = $2 and ended_at is null and (expires_at is null or expires_at > $3)
 		order by created_at desc, id`, tx.Tenant(), agent, tx.Now())
 	if err != nil {
@@ -190,12 +190,17 @@ func credentialsOf(ctx context.Context, tx *db.Tx, agent string) (list []Credent
 	list = []Credential{}
 	for rows.Next() {
 		var c Credential
-		var jwks *string
-		if err := rows.Scan(&c.ID, &c.Agent, &c.Kind, &c.Label, &c.hash, &jwks, &c.CreatedAt, &c.CreatedBy, &c.ExpiresAt, &c.LastUsedAt, &c.Epoch); err != nil {
+		var jwks, certificate *string
+		if err := rows.Scan(&c.ID, &c.Agent, &c.Kind, &c.Label, &c.hash, &jwks, &certificate, &c.Backup, &c.CreatedAt, &c.CreatedBy, &c.ExpiresAt, &c.LastUsedAt, &c.Epoch); err != nil {
 			return nil, err
 		}
 		if jwks != nil {
 			c.JWKS = json.RawMessage(*jwks)
+		}
+		if certificate != nil {
+			if err := json.Unmarshal([]byte(*certificate), &c.Certificate); err != nil {
+				return nil, fmt.Errorf("reading credential %s: %w", c.ID, err)
+			}
 		}
 		list = append(list, c)
 	}
@@ -203,15 +208,23 @@ func credentialsOf(ctx context.Context, tx *db.Tx, agent string) (list []Credent
 }
 
 func insertCredential(ctx context.Context, tx *db.Tx, c Credential) error {
-	var hash, jwks any // null unless it is of the kind
-	if c.Kind == ClientSecret {
+	var hash, jwks, certificate any // null unless it is of the kind
+	switch c.Kind {
+	case ClientSecret:
 		hash = c.hash
-	} else {
+	case KeySet:
 		jwks = c.JWKS
+	case Certified:
+		b, err := json.Marshal(c.Certificate)
+		if err != nil {
+			return err
+		}
+		certificate = string(b)
 	}
-	_, err := tx.Exec(ctx, `insert into agent_credential (tenant_id, id, agent_id, kind, label, hash, jwks, created_at, created_by, expires_at, epoch)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
-		tx.Tenant(), c.ID, c.Agent, c.Kind, c.Label, hash, jwks, c.CreatedAt, c.CreatedBy, c.ExpiresAt, c.Epoch)
+	_, err := tx.Exec(ctx, `insert into agent_credential (tenant_id, id, agent_id, kind, label, hash, jwks, certificate, backup,
+			created_at, created_by, expires_at, epoch)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
+		tx.Tenant(), c.ID, c.Agent, c.Kind, c.Label, hash, jwks, certificate, c.Backup, c.CreatedAt, c.CreatedBy, c.ExpiresAt, c.Epoch)
 	return err
 }
 

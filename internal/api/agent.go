@@ -8,7 +8,6 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
-	"estover.dev"
 	"estover.dev/internal/agent"
 )
 
@@ -30,7 +29,7 @@ func (s *Server) agents() {
 	huma.Register(s.huma, op("hold-agent", http.MethodPost, "/v1/agents/{id}/holds", tag, "Stop an agent, beside whatever else holds it"), s.holdAgent)
 	huma.Register(s.huma, op("lift-hold", http.MethodPost, "/v1/agents/{id}/holds/{hold}/lift", tag, "Take one hold away; the others stay"), s.liftHold)
 	huma.Register(s.huma, op("list-credentials", http.MethodGet, "/v1/agents/{id}/credentials", tag, "List the live credentials of an agent"), s.listCredentials)
-	huma.Register(s.huma, op("create-credential", http.MethodPost, "/v1/agents/{id}/credentials", tag, "Make a secret, shown once, or register public keys"), s.createCredential)
+	huma.Register(s.huma, op("create-credential", http.MethodPost, "/v1/agents/{id}/credentials", tag, "Make a secret, shown once, or register public keys or a certificate's name"), s.createCredential)
 	huma.Register(s.huma, op("retire-credential", http.MethodPost, "/v1/agents/{id}/credentials/{credential}/retire", tag, "End a credential, at once or after an overlap"), s.retireCredential)
 }
 
@@ -132,10 +131,12 @@ type madeCredential struct {
 func (s *Server) createCredential(ctx context.Context, in *struct {
 	Named
 	Body struct {
-		Kind       agent.CredentialKind `json:"kind" enum:"secret,jwks"`
-		Label      string               `json:"label,omitempty" maxLength:"100"`
-		JWKS       json.RawMessage      `json:"jwks,omitempty" doc:"A JSON Web Key Set of public keys, for the kind jwks"`
-		TTLSeconds int64                `json:"ttl_seconds,omitempty" minimum:"0" doc:"When it ends by itself; never if left out"`
+		Kind        agent.CredentialKind `json:"kind" enum:"secret,jwks,certificate"`
+		Label       string               `json:"label,omitempty" maxLength:"100"`
+		JWKS        json.RawMessage      `json:"jwks,omitempty" doc:"A JSON Web Key Set of public keys, for the kind jwks"`
+		Certificate *agent.Certificate   `json:"certificate,omitempty" doc:"What the certificate of its connections says, with exactly one name, for the kind certificate"`
+		TTLSeconds  int64                `json:"ttl_seconds,omitempty" minimum:"0" doc:"When it ends by itself; never if left out"`
+		Backup      bool                 `json:"backup,omitempty" doc:"It is kept for an emergency, and each use of it is an event of its own"`
 	}
 },
 ) (*one[madeCredential], error) {
@@ -143,15 +144,11 @@ func (s *Server) createCredential(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, s.problem(ctx, err)
 	}
-	out := madeCredential{ClientID: id}
-	if in.Body.Kind == agent.KeySet {
-		out.Credential, err = s.Agents.CreateKeySet(ctx, callerOf(ctx), id, in.Body.Label, in.Body.JWKS, seconds(in.Body.TTLSeconds))
-	} else {
-		var secret estover.Secret
-		secret, out.Credential, err = s.Agents.CreateSecret(ctx, callerOf(ctx), id, in.Body.Label, seconds(in.Body.TTLSeconds))
-		out.ClientSecret = string(secret.Reveal())
-	}
-	return &one[madeCredential]{out}, s.problem(ctx, err)
+	b := in.Body
+	secret, made, err := s.Agents.AddCredential(ctx, callerOf(ctx), id, agent.Wanted{
+		Kind: b.Kind, Label: b.Label, Life: seconds(b.TTLSeconds), JWKS: b.JWKS, Certificate: b.Certificate, Backup: b.Backup,
+	})
+	return &one[madeCredential]{madeCredential{made, id, string(secret.Reveal())}}, s.problem(ctx, err)
 }
 
 func (s *Server) retireCredential(ctx context.Context, in *struct {

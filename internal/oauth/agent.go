@@ -18,6 +18,9 @@ func ClientOf(s *agent.Snapshot, alive func(ctx context.Context, now time.Time) 
 		ID: s.ID, Subject: estover.Agent(s.ID), Purposes: s.Purposes, GrantTypes: []string{token.Own}, Alive: alive,
 	}
 	for _, one := range s.Credentials {
+		if one.Backup {
+			c.Backup = append(c.Backup, one.ID)
+		}
 		switch one.Kind {
 		case agent.ClientSecret:
 			c.Methods = append(c.Methods, token.SecretBasic, token.SecretPost)
@@ -26,8 +29,15 @@ func ClientOf(s *agent.Snapshot, alive func(ctx context.Context, now time.Time) 
 			if err != nil {
 				return nil, err
 			}
-			c.Methods = append(c.Methods, token.PrivateKeyJWT)
+			c.Methods = append(c.Methods, token.PrivateKeyJWT, token.SelfSignedTLS)
 			c.KeySets = append(c.KeySets, token.KeySet{Credential: one.ID, Keys: keys, Expires: one.ExpiresAt})
+		case agent.Certified:
+			roots, err := one.Certificate.Roots()
+			if err != nil {
+				return nil, err
+			}
+			c.Methods = append(c.Methods, token.TLSClientAuth)
+			c.Certified = append(c.Certified, token.Certified{Credential: one.ID, Names: one.Certificate.Names, Roots: roots, Expires: one.ExpiresAt})
 		}
 	}
 	settings := s.Client

@@ -149,6 +149,10 @@ func (d *Door) prove(r *http.Request, a *authenticated, p presented) error {
 	a.client, a.method = client, p.method
 	a.caller.Subject, a.caller.Client = client.Subject, client.ID
 	if p.method == "" {
+		p.method = byCertificate(r, client)
+		a.method = p.method
+	}
+	if p.method == "" {
 		return errClient.With("The client did not authenticate.")
 	}
 	if !slices.Contains(client.Methods, p.method) {
@@ -157,6 +161,8 @@ func (d *Door) prove(r *http.Request, a *authenticated, p presented) error {
 	switch p.method {
 	case token.PrivateKeyJWT:
 		err = d.proveByKey(a, p.assertion)
+	case token.TLSClientAuth, token.SelfSignedTLS:
+		err = d.proveByCertificate(r, a)
 	default:
 		a.caller.Strength = estover.BySecret
 		if a.credential, err = d.Tokens.Clients.Secret(ctx, a.caller.Tenant, client.ID, p.secret); estover.KindOf(err) == estover.Unknown {
@@ -165,6 +171,10 @@ func (d *Door) prove(r *http.Request, a *authenticated, p presented) error {
 	}
 	if err == nil {
 		d.Tokens.Clients.Used(a.caller.Tenant, a.credential)
+		if slices.Contains(client.Backup, a.credential) {
+			d.Logger.Warn("a backup credential was used", "tenant", a.caller.Tenant, "client", client.ID, "credential", a.credential, "address", a.caller.Address)
+			err = d.Tokens.BackupUsed(ctx, a.caller, client, a.method, a.credential)
+		}
 	}
 	return err
 }

@@ -36,19 +36,35 @@ type Metadata struct {
 	RevocationMethods          []string `json:"revocation_endpoint_auth_methods_supported"`
 	RevocationAlgorithms       []string `json:"revocation_endpoint_auth_signing_alg_values_supported"`
 	IntrospectionAnswerSigning []string `json:"introspection_signing_alg_values_supported"`
-	DPoPAlgorithms             []string `json:"dpop_signing_alg_values_supported"` // RFC 9449, section 5.1
+	DPoPAlgorithms             []string `json:"dpop_signing_alg_values_supported"`          // RFC 9449, section 5.1
+	CertificateBound           bool     `json:"tls_client_certificate_bound_access_tokens"` // RFC 8705, section 3.3
+	Aliases                    *Aliases `json:"mtls_endpoint_aliases,omitempty"`
 	SubjectTypes               []string `json:"subject_types_supported"`
 	RequestParameter           bool     `json:"request_parameter_supported"`
 	RequestURIParameter        bool     `json:"request_uri_parameter_supported"` // written out: the default is true
 }
 
+// Aliases are the endpoints where clients come that show a certificate
+// (RFC 8705, section 5): at an address of their own, so that browsers are asked
+// for none.
+type Aliases struct {
+	TokenEndpoint         string `json:"token_endpoint"`
+	IntrospectionEndpoint string `json:"introspection_endpoint"`
+	RevocationEndpoint    string `json:"revocation_endpoint"`
+}
+
 // methods are the ways in which a client may authenticate, at every endpoint.
-var methods = []string{token.SecretBasic, token.SecretPost, token.PrivateKeyJWT}
+var methods = []string{token.SecretBasic, token.SecretPost, token.PrivateKeyJWT, token.TLSClientAuth, token.SelfSignedTLS}
 
 // Metadata is the document of a tenant.
 func (d *Door) Metadata(tenant estover.TenantID) Metadata {
 	issuer := d.Tokens.Issuer.Of(tenant)
 	assertions := jose.Algorithms(jose.ClientAssertion)
+	var aliases *Aliases
+	if d.Mutual != "" {
+		at := d.Mutual.Of(tenant)
+		aliases = &Aliases{at + tokenPath, at + introspectPath, at + revokePath}
+	}
 	return Metadata{
 		Issuer: issuer, TokenEndpoint: issuer + tokenPath, JWKS: issuer + jwksPath,
 		IntrospectionEndpoint: issuer + introspectPath, RevocationEndpoint: issuer + revokePath,
@@ -57,6 +73,7 @@ func (d *Door) Metadata(tenant estover.TenantID) Metadata {
 		IntrospectionMethods: methods, IntrospectionAlgorithms: assertions,
 		RevocationMethods: methods, RevocationAlgorithms: assertions,
 		IntrospectionAnswerSigning: jose.Algorithms(jose.Introspection), DPoPAlgorithms: jose.Algorithms(jose.DPoPProof), SubjectTypes: []string{"public"},
+		CertificateBound: true, Aliases: aliases,
 	}
 }
 

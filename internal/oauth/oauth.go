@@ -51,6 +51,7 @@ type Config struct {
 	Tokens   *token.Tokens
 	Sessions *session.Sessions
 	Callers  *edge.Callers // who asks about tokens with a bearer token
+	Mutual   token.Issuer  // the issuer as clients with certificates reach it; "" if that is where all do
 	Logger   *slog.Logger  // slog.Default if nil
 }
 

@@ -96,7 +96,8 @@ func (d *Door) sender(r *http.Request, a *authenticated) (c token.Confirm, err e
 		c.Key = proof.Key
 		a.use = append(a.use, proof.Use)
 	}
-	if a.client.CertificateBound {
+	mutual := a.method == token.TLSClientAuth || a.method == token.SelfSignedTLS
+	if a.client.CertificateBound || mutual && c.Key == "" {
 		c.Certificate = edge.OriginOf(r).Thumbprint()
 	}
 	return c, nil

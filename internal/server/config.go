@@ -21,6 +21,7 @@ type Config struct {
 	Issuer   string   `flag:"issuer" env:"ESTOVER_ISSUER" help:"The address under which agents know this server; it is in every token and never taken from a request (default: https://localhost:PORT)"`
 	Listen   string   `flag:"listen" env:"ESTOVER_LISTEN" default:"127.0.0.1:8443" help:"Address of the API, the token service, reverse routes and the public log"`
 	Gateway  string   `flag:"gateway" env:"ESTOVER_GATEWAY" default:"127.0.0.1:8444" help:"Address of the forward proxy, for 'estover run'"`
+	MTLS     string   `flag:"mtls-listen" env:"ESTOVER_MTLS_LISTEN" help:"Address where clients come that show a certificate; then --listen asks nobody for one (default: --listen asks, and a client may decline)"`
 	TLSCert  string   `flag:"tls-cert" env:"ESTOVER_TLS_CERT" help:"PEM file with the server's certificate chain (default: one made by the server's own authority in DATA/tls)"`
 	TLSKey   string   `flag:"tls-key" env:"ESTOVER_TLS_KEY" help:"PEM file with the certificate's key"`
 	Plain    bool     `flag:"plain-http" env:"ESTOVER_PLAIN_HTTP" help:"Serve the API without TLS; only on a loopback address"`
@@ -39,6 +40,11 @@ func (c *Config) check() error {
 	}
 	if _, _, err := net.SplitHostPort(c.Gateway); err != nil {
 		return fmt.Errorf("--gateway %q is not HOST:PORT", c.Gateway)
+	}
+	if c.MTLS != "" {
+		if _, _, err := net.SplitHostPort(c.MTLS); err != nil {
+			return fmt.Errorf("--mtls-listen %q is not HOST:PORT", c.MTLS)
+		}
 	}
 	if c.Data, err = filepath.Abs(c.Data); err != nil {
 		return err
@@ -79,6 +85,21 @@ func (c *Config) check() error {
 		}
 	}
 	return nil
+}
+
+// mutual is the issuer as clients reach it that show a certificate: under the
+// same name, at the port that is for them. "" if they have none of their own.
+func (c *Config) mutual() string {
+	if c.MTLS == "" {
+		return ""
+	}
+	u, err := url.Parse(c.Issuer)
+	_, port, splitErr := net.SplitHostPort(c.MTLS)
+	if err != nil || splitErr != nil {
+		panic("server: a configuration that was not checked")
+	}
+	u.Scheme, u.Host = "https", net.JoinHostPort(u.Hostname(), port)
+	return u.String()
 }
 
 // loopback reports whether a host is this machine and nothing else.

@@ -36,6 +36,12 @@ func (s *Server) listen() (err error) {
 	if s.gatewayListener, err = net.Listen("tcp", s.config.Gateway); err != nil {
 		return fmt.Errorf("--gateway: %w", err)
 	}
+	if s.config.MTLS != "" {
+		if s.mutualListener, err = net.Listen("tcp", s.config.MTLS); err != nil {
+			return fmt.Errorf("--mtls-listen: %w", err)
+		}
+		s.own.Add(s.mutualListener.Addr())
+	}
 	s.own.Add(s.listener.Addr())
 	s.own.Add(s.gatewayListener.Addr())
 	return nil
@@ -78,8 +84,11 @@ func (s *Server) Run(ctx context.Context) error {
 		Logger:       s.logger,
 	}
 	mainTLS := edge.AskCertificate(config)
-	if s.config.Plain {
+	switch {
+	case s.config.Plain:
 		mainTLS = nil
+	case s.mutualListener != nil:
+		mainTLS = config
 	}
 	// The jobs outlive the doors: what the doors hand over while they close
 	// has still to be written.
@@ -87,8 +96,11 @@ func (s *Server) Run(ctx context.Context) error {
 	var jobs sync.WaitGroup
 	s.startJobs(background, &jobs)
 
-	failed := make(chan error, 2)
+	failed := make(chan error, 3)
 	go func() { failed <- closed(main.Serve(edge.Listen(s.listener, mainTLS))) }()
+	if s.mutualListener != nil {
+		go func() { failed <- closed(main.Serve(edge.Listen(s.mutualListener, edge.AskCertificate(config)))) }()
+	}
 	go func() { failed <- closed(proxy.Serve(s.gatewayListener)) }()
 	s.logger.Info("serving", "issuer", s.config.Issuer, "listen", s.listener.Addr().String(), "gateway", s.gatewayListener.Addr().String(), "authority", ca, "version", s.version)
 

@@ -6,17 +6,24 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"estover.dev/internal/jose"
+	"estover.dev/internal/server"
 )
 
 // A prover sends requests with DPoP proofs, as a library does: with the nonce of
@@ -203,4 +210,165 @@ spec: {blueprint: support, sponsor: alice, purposes: [support], clearance: confi
 		t.Errorf("without a proof: %d %s", res.StatusCode, b)
 	}
 	h.prover().token("")
+}
+
+// Clients with certificates have an address of their own: there they are asked
+// for one, their tokens are bound to it, and nobody else is asked.
+func TestMutualTLSListener(t *testing.T) {
+	h := &house{t: t, key: "crm_live_0123456789abcdef", logs: &syncBuffer{}, addr: freeAddr(t)}
+	mutual := freeAddr(t)
+	h.config = server.Config{
+		Data: filepath.Join(t.TempDir(), "data"), Listen: h.addr, Gateway: freeAddr(t), MTLS: mutual,
+	}
+	root := filepath.Join(h.config.Data, "tls", "ca.crt")
+	client := func(certs ...tls.Certificate) *http.Client {
+		config := &tls.Config{MinVersion: tls.VersionTLS13, Certificates: certs, RootCAs: x509.NewCertPool(), ServerName: "localhost"}
+		if pem, err := os.ReadFile(root); err == nil {
+			config.RootCAs.AppendCertsFromPEM(pem)
+		}
+		transport := &http.Transport{TLSClientConfig: config}
+		t.Cleanup(transport.CloseIdleConnections)
+		return &http.Client{Transport: transport}
+	}
+	h.run(func() bool {
+		res, err := client().Get("https://" + h.addr + "/readyz")
+		if err != nil {
+			return false
+		}
+		_ = res.Body.Close()
+		return res.StatusCode == http.StatusNoContent
+	})
+	send := func(c *http.Client, method, url, bearer, contentType, body string) (int, string) {
+		t.Helper()
+		req, err := http.NewRequest(method, url, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", contentType)
+		if bearer != "" {
+			req.Header.Set("Authorization", "Bearer "+bearer)
+		}
+		res, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		b, err := io.ReadAll(res.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.StatusCode, string(b)
+	}
+	admin := func(path string, body string, out any) {
+		t.Helper()
+		status, b := send(client(), http.MethodPost, "https://"+h.addr+path, h.token, "application/json", body)
+		if status >= 300 {
+			t.Fatalf("%s: %d %s", path, status, b)
+		}
+		if out != nil {
+			if err := json.Unmarshal([]byte(b), out); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	once, err := os.ReadFile(filepath.Join(h.config.Data, "bootstrap-token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var in struct{ Token string }
+	admin("/v1/login", `{"token":"`+strings.TrimSpace(string(once))+`"}`, &in)
+	h.token = in.Token
+	text, err := json.Marshal(map[string]any{"files": []map[string]string{{"path": "bot.yaml", "text": `
+apiVersion: estover.dev/v1
+kind: Person
+metadata: {name: alice}
+spec: {}
+---
+apiVersion: estover.dev/v1
+kind: Agent
+metadata: {name: bot}
+spec: {blueprint: support, sponsor: alice, purposes: [support], clearance: confidential}
+---
+apiVersion: estover.dev/v1
+kind: Resource
+metadata: {name: crm}
+spec: {base_url: "https://crm.example.com", class: confidential, actions: [{name: item.read, method: GET, path: /v1/items}]}
+---
+apiVersion: estover.dev/v1
+kind: Grant
+metadata: {name: bot-reads}
+spec: {agent: bot, resource: crm, actions: [item.read], purposes: [support], class: confidential}
+`}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin("/v1/apply", string(text), nil)
+
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := jose.NewKey("", "1", key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := jose.NewKeys(public).MarshalJSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var made struct {
+		ID string `json:"client_id"`
+	}
+	admin("/v1/agents/bot/credentials", `{"kind":"jwks","jwks":`+string(set)+`}`, &made)
+
+	var m struct {
+		Issuer  string
+		Token   string            `json:"token_endpoint"`
+		Aliases map[string]string `json:"mtls_endpoint_aliases"`
+		Bound   bool              `json:"tls_client_certificate_bound_access_tokens"`
+		Methods []string          `json:"token_endpoint_auth_methods_supported"`
+	}
+	_, doc := send(client(), http.MethodGet, "https://"+h.addr+"/.well-known/oauth-authorization-server", "", "", "")
+	if err := json.Unmarshal([]byte(doc), &m); err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(mutual)
+	if at := m.Aliases["token_endpoint"]; at != "https://localhost:"+port+"/oauth/token" || !m.Bound || !slices.Contains(m.Methods, "self_signed_tls_client_auth") {
+		t.Fatalf("the metadata is %s", doc)
+	}
+
+	cert := tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {made.ID}}.Encode()
+	const formType = "application/x-www-form-urlencoded"
+	if status, b := send(client(cert), http.MethodPost, m.Token, "", formType, form); status != http.StatusUnauthorized {
+		t.Errorf("at the address that asks for no certificate: %d %s, want 401", status, b)
+	}
+	if status, b := send(client(), http.MethodPost, m.Aliases["token_endpoint"], "", formType, form); status != http.StatusUnauthorized {
+		t.Errorf("without a certificate: %d %s, want 401", status, b)
+	}
+	status, b := send(client(cert), http.MethodPost, m.Aliases["token_endpoint"], "", formType, form)
+	var answer struct {
+		Token string `json:"access_token"`
+	}
+	if err := json.Unmarshal([]byte(b), &answer); err != nil || answer.Token == "" {
+		t.Fatalf("no token by certificate: %d %s", status, b)
+	}
+	for what, c := range map[string]struct {
+		at     string
+		client *http.Client
+		want   int
+	}{
+		"with the certificate":             {mutual, client(cert), http.StatusForbidden}, // recognised, and not permitted
+		"without":                          {mutual, client(), http.StatusUnauthorized},
+		"where nobody is asked for theirs": {h.addr, client(cert), http.StatusUnauthorized},
+	} {
+		if status, b := send(c.client, http.MethodGet, "https://"+c.at+"/v1/agents", answer.Token, "", ""); status != c.want {
+			t.Errorf("the token at the API %s: %d %s, want %d", what, status, b, c.want)
+		}
+	}
 }

@@ -94,6 +94,7 @@ type Server struct {
 	own        *edge.Own
 
 	listener, gatewayListener net.Listener
+	mutualListener            net.Listener // nil if clients with certificates have no address of their own
 	lock                      *os.File
 	tracer                    trace.Tracer
 }
@@ -263,10 +264,10 @@ func (s *Server) wire() error {
 	}, session.Part{Name: "grants", End: token.EndSessions})
 	s.tokens = token.New(s.guard, token.Config{Issuer: token.Issuer(s.config.Issuer), Keys: s.keys, Clients: f, Sessions: f.sessions, Access: f})
 	s.callers = &edge.Callers{Tokens: s.tokens, People: f.people.Authenticate, Proofs: &edge.Proofs{
-		Origins: []string{s.config.Issuer}, Now: s.db.Now,
+		Origins: s.origins(), Now: s.db.Now,
 		MAC: func(t estover.TenantID, msg []byte) []byte { return s.sealer.MAC(t, "dpop nonce", msg) },
 	}}
-	s.oauth = oauth.New(oauth.Config{Tokens: s.tokens, Sessions: f.sessions, Callers: s.callers, Logger: s.logger})
+	s.oauth = oauth.New(oauth.Config{Tokens: s.tokens, Sessions: f.sessions, Callers: s.callers, Mutual: token.Issuer(s.config.mutual()), Logger: s.logger})
 	s.recordings = recording.New(s.guard, s.sealer, s.bucket, recording.Options{Logger: s.logger})
 
 	forwarder := gateway.NewForwarder(&edge.Dialer{Own: s.own}, s.logger)
@@ -295,6 +296,14 @@ func (s *Server) wire() error {
 		MAC: func(t estover.TenantID, value []byte) []byte { return s.sealer.MAC(t, "api request", value) },
 	})
 	return nil
+}
+
+// origins are the addresses under which clients know this server.
+func (s *Server) origins() []string {
+	if m := s.config.mutual(); m != "" {
+		return []string{s.config.Issuer, m}
+	}
+	return []string{s.config.Issuer}
 }
 
 func node() string {
@@ -464,7 +473,7 @@ func (s *Server) trusted() []netip.Prefix {
 
 // close lets go of everything that was opened, in the other order.
 func (s *Server) close() {
-	for _, l := range []net.Listener{s.listener, s.gatewayListener} {
+	for _, l := range []net.Listener{s.listener, s.gatewayListener, s.mutualListener} {
 		if l != nil {
 			_ = l.Close()
 		}
