@@ -119,6 +119,11 @@ func showAgent(s *settings, cmd *cobra.Command, a agent.Agent) error {
 		t.pairs("Name", a.Name, "Id", a.ID, "Status", a.Status, "Blueprint", a.Blueprint, "Sponsor", a.Sponsor, "Team", a.Team,
 			"Environment", a.Environment, "Purposes", a.Purposes, "Clearance", a.Clearance, "Tier", a.Tier, "Segments", a.Segments,
 			"Expires", a.ExpiresAt, "Created", a.CreatedAt, "Kept by", a.ManagedBy)
+		if a.Client != nil {
+			if b, err := json.Marshal(a.Client); err == nil {
+				t.row("Client:", string(b))
+			}
+		}
 		for _, h := range a.Holds {
 			t.row("Hold:", fmt.Sprintf("%s  %s since %s, by %s: %s", h.ID, h.Kind, cell(h.At), h.By, h.Reason))
 		}

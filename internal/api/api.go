@@ -77,8 +77,11 @@ func New(g *guard.Guard, parts Parts, o Options) (*Server, http.Handler) {
 	config.Info.Description = "Identity, secrets and least privilege for AI agents. Every answer that is not 2xx is a problem of RFC 9457 with a code."
 	config.Info.License = &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"}
 	config.Servers = []*huma.Server{{URL: o.Issuer}}
-	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"bearer": {Type: "http", Scheme: "bearer"}}
-	config.Security = []map[string][]string{{"bearer": {}}}
+	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
+		"bearer": {Type: "http", Scheme: "bearer"},
+		"dpop":   {Type: "http", Scheme: "dpop", Description: "An access token that is bound to a key, with a proof in the header DPoP (RFC 9449)."},
+	}
+	config.Security = []map[string][]string{{"bearer": {}}, {"dpop": {}}}
 	config.RejectUnknownQueryParameters = true
 	config.Transformers = []huma.Transformer{s.asProblem}
 	config.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)

@@ -97,6 +97,21 @@ func BenchmarkToken(b *testing.B) {
 		}
 		drive(b, w.Handler, func() *http.Request { return tokenRequest(form, bot.ID, bot.Secret) })
 	})
+	b.Run("key and proof", func(b *testing.B) {
+		w := oauthtest.New(b, dbtest.Open(b))
+		bot, p := w.Agent("bot"), w.Prover("P-256")
+		if a := p.Ask(bot); a.Status != http.StatusOK {
+			b.Fatal(a.Body)
+		}
+		// What the client signs is not ours to count.
+		requests := make(chan *http.Request, b.N)
+		for range b.N {
+			form := oauthtest.Form("grant_type", "client_credentials", "resource", oauthtest.CRM,
+				"client_assertion_type", oauthtest.AssertionType, "client_assertion", w.Assertion(bot))
+			requests <- oauthtest.Request("/oauth/token", form, p.Prove(""))
+		}
+		drive(b, w.Handler, func() *http.Request { return <-requests })
+	})
 }
 
 func tokenRequest(form, id, secret string) *http.Request {

@@ -145,7 +145,11 @@ func TestDPoPProofConditions(t *testing.T) {
 			return b
 		}
 		secret := []byte("0123456789abcdef0123456789abcdef")
-		private := jwk(t, p.Key, map[string]any{"d": b64.EncodeToString(p.Key.(*ecdsa.PrivateKey).D.FillBytes(make([]byte, 32)))})
+		scalar, err := p.Key.(*ecdsa.PrivateKey).Bytes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		private := jwk(t, p.Key, map[string]any{"d": b64.EncodeToString(scalar)})
 		shared := map[string]any{"kty": "oct", "k": b64.EncodeToString(secret)}
 		good := func() string { return p.Sign(claims(nil)) }
 		for _, c := range []struct {
