@@ -26,7 +26,9 @@ type Client struct {
 	LegacyAudience   bool     `json:"legacy_assertion_audience,omitempty" doc:"Its assertions may have the token endpoint as their audience, as those of some libraries do. Each use is logged."`
 	Methods          []string `json:"token_endpoint_auth_methods,omitempty" enum:"client_secret_basic,client_secret_post,private_key_jwt,tls_client_auth,self_signed_tls_client_auth,none" doc:"How it may authenticate; whatever its credentials allow if none is named."`
 	IDTokenAlgorithm string   `json:"id_token_signed_response_alg,omitempty" enum:"RS256,ES256" doc:"The algorithm that its ID tokens are signed with; RS256 if left out."`
-	Introspect       []string `json:"introspect,omitempty" doc:"The identifiers of resources whose tokens it may ask about, beside its own tokens."`
+	Runs             []string `json:"runs,omitempty" doc:"The ids of agents that it runs: whose token it may present as the actor of a token exchange."`
+	Exchanges        []string `json:"subject_token_types,omitempty" enum:"urn:ietf:params:oauth:token-type:jwt" doc:"The types of tokens that it may take up by token exchange, beside access tokens of this server: jwt is tokens of trusted issuers."`
+	Introspect       []string `json:"introspect,omitempty" doc:"The identifiers of the resources that it serves: it may ask about their tokens, beside its own, and take them up by token exchange."`
 }
 
 // The bounds of a client.
@@ -92,6 +94,16 @@ func checkClient(c Client, wrong func(field, format string, args ...any)) *Clien
 		c.Introspect[i] = identifier(uri, fmt.Sprintf("introspect[%d]", i), wrong)
 	}
 	c.Introspect = sorted(c.Introspect)
+	c.Exchanges = set("subject_token_types", c.Exchanges, words("Exchanges"))
+	if len(c.Runs) > maxURIs {
+		wrong("runs", "A client runs at most %d agents.", maxURIs)
+	}
+	for i, id := range c.Runs {
+		if !strings.HasPrefix(id, "agt_") {
+			wrong(fmt.Sprintf("runs[%d]", i), "The agents that a client runs are named by their ids, as agt_…, not %q.", id)
+		}
+	}
+	c.Runs = sorted(c.Runs)
 	if len(c.RedirectURIs) == 0 {
 		c.RedirectURIs = nil
 	}

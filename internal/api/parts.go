@@ -9,6 +9,7 @@ import (
 	"estover.dev/internal/apply"
 	"estover.dev/internal/directory"
 	"estover.dev/internal/evidence"
+	"estover.dev/internal/federation"
 	"estover.dev/internal/incident"
 	"estover.dev/internal/policy"
 	"estover.dev/internal/recording"
@@ -26,6 +27,7 @@ type Parts struct {
 	Secrets    *secret.Secrets
 	Sessions   *session.Sessions
 	Policy     *policy.Policy
+	Trusts     *federation.Trusts
 	Recordings *recording.Recordings
 	Evidence   *evidence.Evidence
 	Incidents  *incident.Incidents
@@ -55,6 +57,7 @@ func (s *Server) routes() {
 	s.secrets()
 	s.sessions()
 	s.policies()
+	s.trusts()
 	s.events()
 	s.incidents()
 	s.applying()

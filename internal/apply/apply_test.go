@@ -20,6 +20,7 @@ import (
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
 	"estover.dev/internal/directory"
+	"estover.dev/internal/federation"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/guard/guardtest"
 	"estover.dev/internal/policy"
@@ -66,6 +67,10 @@ func build(t *testing.T, d *db.DB) *house {
 		Grants:  access.New(g, access.Options{Agent: agents.Grantable, Resource: resources.Grantable}),
 		Secrets: secret.New(g, sealer, secret.Options{Logger: slog.New(slog.DiscardHandler)}),
 		Policy:  policy.New(g, policy.NewDecider(d, policy.Sources{}, policy.Options{})),
+		Trusts: federation.New(g, federation.Options{
+			Own:   func(estover.TenantID) string { return "https://estover.example" },
+			Agent: func(ctx context.Context, tx *db.Tx, id string) error { return agents.Grantable(ctx, tx, id, nil) },
+		}),
 	})
 	return h
 }

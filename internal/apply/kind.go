@@ -11,6 +11,7 @@ import (
 	"estover.dev/internal/access"
 	"estover.dev/internal/agent"
 	"estover.dev/internal/directory"
+	"estover.dev/internal/federation"
 	"estover.dev/internal/policy"
 	"estover.dev/internal/resource"
 	"estover.dev/internal/secret"
@@ -23,6 +24,7 @@ const (
 	KindResource = "Resource"
 	KindAgent    = "Agent"
 	KindGrant    = "Grant"
+	KindTrust    = "Trust"
 	KindPolicy   = "Policy"
 )
 
@@ -165,7 +167,7 @@ func all[T any](page func(after string) ([]T, string, error)) (out []T, err erro
 
 // kinds are the kinds that there are.
 var kinds = map[string]kind{
-	KindPerson: person, KindSecret: secretKind, KindResource: resourceKind, KindAgent: agentKind, KindGrant: grantKind, KindPolicy: policyKind,
+	KindPerson: person, KindSecret: secretKind, KindResource: resourceKind, KindAgent: agentKind, KindGrant: grantKind, KindTrust: trustKind, KindPolicy: policyKind,
 }
 
 const pruned = "No file mentions it any more (estover apply --prune)."
@@ -371,6 +373,65 @@ var grantKind = kind{
 		_, err := r.Grants.End(ctx, r.caller, o.id, pruned)
 		return err
 	},
+}
+
+var trustKind = kind{
+	make: func() any { return &federation.Spec{} },
+	check: func(_ *parser, d *Document) (err error) {
+		s := d.Spec.(*federation.Spec)
+		s.Name = d.Name
+		*s, err = federation.Check(*s)
+		return err
+	},
+	refers: func(ctx context.Context, r *run, d *Document) error {
+		var bad Problems
+		for i, one := range d.Spec.(*federation.Spec).Rules {
+			err := r.refer(ctx, d, fmt.Sprintf("rules[%d].agent", i), KindAgent, one.Agent)
+			if p, ok := asProblems(err); ok {
+				bad = append(bad, p...)
+			} else if err != nil {
+				return err
+			}
+		}
+		if len(bad) > 0 {
+			return bad
+		}
+		return nil
+	},
+	find: func(ctx context.Context, r *run, d *Document) (object, bool, error) {
+		t, err := r.Trusts.ByName(ctx, r.caller, d.Name)
+		if err != nil {
+			return found(object{}, err)
+		}
+		for i := range t.Rules {
+			if t.Rules[i].Agent, err = r.agentName(ctx, t.Rules[i].Agent); err != nil {
+				return object{}, false, err
+			}
+		}
+		return object{t.ID, t.Name, &t.Spec}, true, nil
+	},
+	put: func(ctx context.Context, r *run, d *Document, _ object) error {
+		s := *d.Spec.(*federation.Spec)
+		s.Rules = slices.Clone(s.Rules)
+		for i := range s.Rules {
+			var err error
+			if s.Rules[i].Agent, err = r.id(ctx, KindAgent, s.Rules[i].Agent); err != nil {
+				return err
+			}
+		}
+		_, err := r.Trusts.Put(ctx, r.caller, s, r.managedBy)
+		return err
+	},
+	managed: func(ctx context.Context, r *run) (out []object, err error) {
+		trusts, err := all(func(after string) ([]federation.Trust, string, error) {
+			return r.Trusts.List(ctx, r.caller, federation.Filter{ManagedBy: r.managedBy}, after, 0)
+		})
+		for _, t := range trusts {
+			out = append(out, object{t.ID, t.Name, &t.Spec})
+		}
+		return out, err
+	},
+	remove: func(ctx context.Context, r *run, o object) error { return r.Trusts.Retire(ctx, r.caller, o.id) },
 }
 
 // agentName is the name of an agent, or the id if there is none.

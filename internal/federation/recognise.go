@@ -54,12 +54,24 @@ var refused = []string{"nonce", "at_hash", "c_hash", "s_hash", "act"}
 
 // Recognise says who a token of a trusted issuer is about. [ErrUntrusted] with
 // the reason if it says nothing here; any other error means that the question
-// could not be answered.
+// could not be answered. Along with an error there is at most the trust.
 func (t *Trusts) Recognise(ctx context.Context, tenant estover.TenantID, raw string) (*Workload, error) {
 	r, claims, err := t.verified(ctx, tenant, raw)
-	if err != nil {
-		return nil, err
+	if r == nil {
+		return &Workload{}, err
 	}
+	w := &Workload{}
+	if err == nil {
+		w, err = r.about(claims)
+	}
+	if err != nil {
+		return &Workload{Trust: r.Trust}, err
+	}
+	return w, nil
+}
+
+// about is the workload that a verified token is about.
+func (r *ready) about(claims *jose.Claims) (*Workload, error) {
 	d, err := readClaims(claims)
 	if err != nil {
 		return nil, err

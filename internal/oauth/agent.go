@@ -50,6 +50,7 @@ func ClientOf(s *agent.Snapshot, alive func(ctx context.Context, now time.Time) 
 		c.Methods = slices.DeleteFunc(slices.Clone(settings.Methods), func(m string) bool { return !slices.Contains(allowed, m) })
 	}
 	c.Redirects, c.Resource, c.Introspect = settings.RedirectURIs, settings.DefaultResource, settings.Introspect
+	c.Runs, c.Exchanges = settings.Runs, settings.Exchanges
 	c.Life = time.Duration(settings.TokenSeconds) * time.Second
 	c.DPoPBound, c.CertificateBound = settings.DPoPBound, settings.CertificateBound
 	c.RequirePAR, c.LegacyAudience, c.IDTokenAlgorithm = settings.RequirePAR, settings.LegacyAudience, settings.IDTokenAlgorithm

@@ -21,7 +21,8 @@ type authenticated struct {
 	client     *token.Client
 	method     string
 	credential string
-	use        []token.Used // what it presented once: consumed along with what it asked for
+	confirm    token.Confirm // the key that the request shows
+	use        []token.Used  // what it presented once: consumed along with what it asked for
 }
 
 // presented is what a request says about who sends it.

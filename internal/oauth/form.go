@@ -151,10 +151,9 @@ func (f form) scopes() ([]string, error) {
 	return list, nil
 }
 
-// resources reads the parameter resource (RFC 8707, section 2). Whether there
-// are such resources is asked later.
-func (f form) resources() ([]string, error) {
-	list := f.all("resource")
+// resources reads the values of the parameter resource (RFC 8707, section 2).
+// Whether there are such resources is asked later.
+func resources(list []string) ([]string, error) {
 	if len(list) > token.MaxResources {
 		return nil, errTarget.With("At most %d resources may be named.", token.MaxResources)
 	}

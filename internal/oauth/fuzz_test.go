@@ -57,7 +57,7 @@ func FuzzForm(f *testing.F) {
 				t.Fatalf("%q has %d scopes", body, len(scopes))
 			}
 		}
-		if resources, err := got.resources(); err == nil && len(resources) > token.MaxResources {
+		if resources, err := resources(got.all("resource")); err == nil && len(resources) > token.MaxResources {
 			t.Fatalf("%q has %d resources", body, len(resources))
 		}
 	})

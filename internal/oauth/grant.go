@@ -17,6 +17,14 @@ type grantType struct {
 
 	// prove says on whose authority the client asks, given what parse read.
 	prove func(ctx context.Context, d *Door, a authenticated, parsed any) (token.Proof, error)
+
+	// identifies says that what the grant type proves says who the client is, too,
+	// where the request does not authenticate one.
+	identifies bool
+
+	// audience says that the parameter of this name names targets, as resource
+	// does (RFC 8693, section 2.1).
+	audience bool
 }
 
 // grantTypes is the table of grant types.
@@ -29,6 +37,13 @@ var grantTypes = map[string]grantType{
 			return token.Proof{GrantType: token.Own, Subject: a.client.Subject}, nil
 		},
 	},
+
+	// RFC 8693. The subject is that of the token that is handed on.
+	token.Exchange: {parse: parseExchange, prove: exchanged, audience: true},
+
+	// RFC 7523, section 2.1, for workloads: a trusted issuer says which agent it
+	// is. There is no refresh token.
+	token.Assertion: {parse: parseAssertion, prove: asserted, identifies: true},
 }
 
 // grantNames lists the grant types for the metadata.
@@ -58,7 +73,11 @@ func parse(f form) (request, error) {
 	if r.scopes, err = f.scopes(); err != nil {
 		return r, err
 	}
-	if r.resources, err = f.resources(); err != nil {
+	targets := f.all("resource")
+	if g.audience {
+		targets = append(targets, f.all("audience")...)
+	}
+	if r.resources, err = resources(targets); err != nil {
 		return r, err
 	}
 	r.own, err = g.parse(f)

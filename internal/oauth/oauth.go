@@ -42,6 +42,7 @@ import (
 
 	"estover.dev"
 	"estover.dev/internal/edge"
+	"estover.dev/internal/federation"
 	"estover.dev/internal/session"
 	"estover.dev/internal/token"
 )
@@ -50,9 +51,10 @@ import (
 type Config struct {
 	Tokens   *token.Tokens
 	Sessions *session.Sessions
-	Callers  *edge.Callers // who asks about tokens with a bearer token
-	Mutual   token.Issuer  // the issuer as clients with certificates reach it; "" if that is where all do
-	Logger   *slog.Logger  // slog.Default if nil
+	Callers  *edge.Callers      // who asks about tokens with a bearer token
+	Trusts   *federation.Trusts // the issuers of others; nil for none
+	Mutual   token.Issuer       // the issuer as clients with certificates reach it; "" if that is where all do
+	Logger   *slog.Logger       // slog.Default if nil
 }
 
 // A Door answers the requests of OAuth clients.

@@ -6,12 +6,9 @@ import (
 	"testing"
 	"time"
 
-	"estover.dev"
-	"estover.dev/internal/agent"
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
 	"estover.dev/internal/oauth/oauthtest"
-	"estover.dev/internal/session"
 )
 
 // atOnce runs n functions as nearly at once as can be, and gives what each
@@ -176,132 +173,5 @@ func TestOtherNodesFollow(t *testing.T) {
 			t.Fatal(err)
 		}
 		until("its session ended", raw)
-	})
-}
-
-// matrix is what makes that an agent gets no token. Each row undoes nothing:
-// it is tried on an agent of its own.
-var matrix = []struct {
-	name   string
-	happen func(t *testing.T, w *oauthtest.World, a *oauthtest.Agent, s session.Session)
-	// spares are the ways of authenticating that it leaves alone.
-	spares string
-}{
-	{name: "the client is suspended", happen: func(t *testing.T, w *oauthtest.World, a *oauthtest.Agent, _ session.Session) {
-		hold(t, w, a, agent.Suspension)
-	}},
-	{name: "the client is quarantined", happen: func(t *testing.T, w *oauthtest.World, a *oauthtest.Agent, _ session.Session) {
-		hold(t, w, a, agent.Quarantine)
-	}},
-	{name: "the client is retired", happen: func(t *testing.T, w *oauthtest.World, a *oauthtest.Agent, _ session.Session) {
-		hold(t, w, a, agent.Retirement)
-	}},
-	{name: "the sponsor is gone", happen: func(t *testing.T, w *oauthtest.World, a *oauthtest.Agent, _ session.Session) {
-		if _, err := w.People.Disable(t.Context(), oauthtest.Admin, a.Sponsor.ID, "left"); err != nil {
-			t.Fatal(err)
-		}
-	}},
-	{name: "the agent has expired", happen: func(t *testing.T, w *oauthtest.World, a *oauthtest.Agent, _ session.Session) {
-		spec := a.Spec
-		spec.ExpiresAt = w.DB.Now().Add(time.Minute)
-		if _, err := w.Agents.Update(t.Context(), oauthtest.Admin, a.ID, spec); err != nil {
-			t.Fatal(err)
-		}
-		dbtest.NewClock(w.DB).Advance(2 * time.Minute)
-	}},
-	{name: "the session has ended", happen: func(t *testing.T, w *oauthtest.World, a *oauthtest.Agent, s session.Session) {
-		if err := w.Sessions.End(t.Context(), oauthtest.Admin, s.ID, "a test"); err != nil {
-			t.Fatal(err)
-		}
-	}},
-	{name: "the session has expired", happen: func(t *testing.T, w *oauthtest.World, a *oauthtest.Agent, s session.Session) {
-		dbtest.NewClock(w.DB).Advance(time.Hour)
-	}},
-	{name: "policy denies", happen: func(t *testing.T, w *oauthtest.World, _ *oauthtest.Agent, _ session.Session) {
-		w.Decider.Set(oauthtest.Deny("token.issue"))
-	}},
-	{name: "the secret is retired", spares: "key", happen: func(t *testing.T, w *oauthtest.World, a *oauthtest.Agent, _ session.Session) {
-		if err := w.Agents.RetireCredential(t.Context(), oauthtest.Admin, a.ID, a.Credential, 0); err != nil {
-			t.Fatal(err)
-		}
-	}},
-	{name: "the key is retired", spares: "secret", happen: func(t *testing.T, w *oauthtest.World, a *oauthtest.Agent, _ session.Session) {
-		if err := w.Agents.RetireCredential(t.Context(), oauthtest.Admin, a.ID, a.KeySet, 0); err != nil {
-			t.Fatal(err)
-		}
-	}},
-	{name: "both run out", happen: func(t *testing.T, w *oauthtest.World, a *oauthtest.Agent, _ session.Session) {
-		for _, c := range []string{a.Credential, a.KeySet} {
-			if err := w.Agents.RetireCredential(t.Context(), oauthtest.Admin, a.ID, c, time.Minute); err != nil {
-				t.Fatal(err)
-			}
-		}
-		dbtest.NewClock(w.DB).Advance(2 * time.Minute)
-	}},
-	{name: "nothing is granted any more", happen: func(t *testing.T, w *oauthtest.World, a *oauthtest.Agent, _ session.Session) {
-		w.Access.Grant(a.ID, oauthtest.CRM)
-	}},
-}
-
-func hold(t *testing.T, w *oauthtest.World, a *oauthtest.Agent, kind agent.Kind) {
-	t.Helper()
-	if _, err := w.Agents.Hold(t.Context(), oauthtest.Admin, a.ID, kind, "a test"); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// ways are the grant types with each way of authenticating: every row of the
-// table of grant types has a line here, or TestMatrix fails.
-var ways = []struct {
-	grantType, by string
-	ask           func(w *oauthtest.World, a *oauthtest.Agent, pairs ...string) oauthtest.Answer
-}{
-	{"client_credentials", "secret", (*oauthtest.World).Ask},
-	{"client_credentials", "key", (*oauthtest.World).AskByKey},
-}
-
-// TestMatrix tries every reason to get no token on every grant type: none of
-// them forgets one. Each is recorded as a refusal.
-func TestMatrix(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, d *db.DB) {
-		w := oauthtest.New(t, d)
-		covered := map[string]bool{}
-		for _, way := range ways {
-			covered[way.grantType] = true
-		}
-		for _, name := range w.Door.Metadata(estover.DefaultTenant).GrantTypes {
-			if !covered[name] {
-				t.Errorf("the grant type %s is not in the matrix", name)
-			}
-		}
-		for i, row := range matrix {
-			name := "bot-" + string(rune('a'+i))
-			bot := w.Agent(name)
-			s, err := w.Sessions.Open(t.Context(), bot.Caller(), wish(bot, time.Hour))
-			if err != nil {
-				t.Fatal(err)
-			}
-			pairs := []string{"session", s.ID, "resource", oauthtest.CRM}
-			for _, way := range ways {
-				granted(t, way.grantType+" by "+way.by+" before "+row.name, way.ask(w, bot, pairs...))
-			}
-			row.happen(t, w, bot, s)
-			for _, way := range ways {
-				a := way.ask(w, bot, pairs...)
-				if way.by == row.spares {
-					granted(t, way.grantType+" by "+way.by+" although "+row.name, a)
-				} else if a.Token() != "" || a.Status != http.StatusBadRequest && a.Status != http.StatusUnauthorized {
-					t.Errorf("%s by %s although %s: %d %s", way.grantType, way.by, row.name, a.Status, a.Body)
-				}
-			}
-			w.Decider.Set(nil)
-			want := len(ways)
-			if row.spares != "" {
-				want--
-			}
-			if n := count(t, d, `select count(*) from audit where action = 'token.issue' and outcome = 'refused' and target = $1`, "agent:"+bot.ID); n < want {
-				t.Errorf("%s: %d refusals are on record, want at least %d", row.name, n, want)
-			}
-		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -34,6 +35,11 @@ func (d *Door) token(w http.ResponseWriter, r *http.Request, tenant estover.Tena
 	b = append(b, kind...)
 	b = append(b, `","expires_in":`...)
 	b = strconv.AppendInt(b, int64(issued.Life.Seconds()), 10)
+	if issued.Type != "" { // RFC 8693, section 2.2.1
+		b = append(b, `,"issued_token_type":"`...)
+		b = append(b, issued.Type...)
+		b = append(b, '"')
+	}
 	if len(issued.Scopes) > 0 { // always told: it may be less than was asked for
 		b = append(b, `,"scope":"`...)
 		b = append(b, strings.Join(issued.Scopes, " ")...)
@@ -56,7 +62,12 @@ func (d *Door) issue(r *http.Request, tenant estover.TenantID) (token.Issued, er
 	if err != nil {
 		return token.Issued{}, err
 	}
-	a, err := d.authenticate(r, tenant, f)
+	var a authenticated
+	if grantTypes[asked.grantType].identifies && anonymous(r, f) {
+		a, err = d.identify(r, tenant, f, asked.own.(*assertion))
+	} else {
+		a, err = d.authenticate(r, tenant, f)
+	}
 	if err != nil {
 		return token.Issued{}, err
 	}
@@ -71,14 +82,15 @@ func (d *Door) issue(r *http.Request, tenant estover.TenantID) (token.Issued, er
 	if err != nil {
 		return token.Issued{}, d.Tokens.Refuse(ctx, want, err)
 	}
+	if !a.client.May(asked.grantType) {
+		return token.Issued{}, d.Tokens.Refuse(ctx, want, errMayNot)
+	}
+	a.confirm = confirm
 	want.Proof, err = grantTypes[asked.grantType].prove(ctx, d, a, asked.own)
 	if err != nil {
 		return token.Issued{}, d.Tokens.Refuse(ctx, want, err)
 	}
-	if !a.client.May(asked.grantType) {
-		return token.Issued{}, d.Tokens.Refuse(ctx, want, errMayNot)
-	}
-	if want.Session, err = d.session(ctx, a, asked); err != nil {
+	if want.Session, err = d.session(ctx, a, asked, want.Proof); err != nil {
 		return token.Issued{}, d.Tokens.Refuse(ctx, want, err)
 	}
 	return d.Tokens.Issue(ctx, want)
@@ -103,14 +115,21 @@ func (d *Door) sender(r *http.Request, a *authenticated) (c token.Confirm, err e
 	return c, nil
 }
 
-// session is the task that the token will belong to: the named one, or the one
-// that the agent has for requests that name none.
-func (d *Door) session(ctx context.Context, a authenticated, asked request) (token.Session, error) {
+// session is the task that the token will belong to: that of what was proven, or
+// the named one, or the one that the agent has for requests that name none.
+func (d *Door) session(ctx context.Context, a authenticated, asked request, proof token.Proof) (token.Session, error) {
+	if proof.Session != "" {
+		s, err := d.Sessions.Live(ctx, a.caller.Tenant, proof.Session)
+		if err == nil && (asked.session != "" && asked.session != s.ID || asked.purpose != "" && asked.purpose != s.Purpose) {
+			err = errRequest.With("The token belongs to the session of the one that it comes from, and has its purpose.")
+		}
+		return s, err
+	}
 	if asked.session == "" {
 		// Opening a session is an effect, and an assertion that was presented
 		// before has none.
 		return d.Sessions.Ambient(ctx, a.caller, a.client, asked.purpose, func() error {
-			return d.Tokens.IsUsed(ctx, a.caller.Tenant, a.use)
+			return d.Tokens.IsUsed(ctx, a.caller.Tenant, slices.Concat(proof.Use, a.use))
 		})
 	}
 	s, err := d.Sessions.Live(ctx, a.caller.Tenant, asked.session)

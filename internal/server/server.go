@@ -48,6 +48,7 @@ import (
 	"estover.dev/internal/directory"
 	"estover.dev/internal/edge"
 	"estover.dev/internal/evidence"
+	"estover.dev/internal/federation"
 	"estover.dev/internal/gateway"
 	"estover.dev/internal/gateway/duty"
 	"estover.dev/internal/guard"
@@ -82,6 +83,7 @@ type Server struct {
 	facts      facts
 	policy     *policy.Policy
 	tokens     *token.Tokens
+	trusts     *federation.Trusts
 	recordings *recording.Recordings
 	duties     *duty.Duties
 	live       *gateway.Live
@@ -263,11 +265,15 @@ func (s *Server) wire() error {
 		Clients: f, Acting: f.registry.Acting, Seal: s.sealAs(seal.Audit), Unseal: s.openAs(seal.Audit),
 	}, session.Part{Name: "grants", End: token.EndSessions})
 	s.tokens = token.New(s.guard, token.Config{Issuer: token.Issuer(s.config.Issuer), Keys: s.keys, Clients: f, Sessions: f.sessions, Access: f})
+	s.trusts = federation.New(s.guard, federation.Options{
+		Own: s.tokens.Issuer.Of, Fetch: s.fetchKeys,
+		Agent: func(ctx context.Context, tx *db.Tx, id string) error { return f.registry.Grantable(ctx, tx, id, nil) },
+	})
 	s.callers = &edge.Callers{Tokens: s.tokens, People: f.people.Authenticate, Proofs: &edge.Proofs{
 		Origins: s.origins(), Now: s.db.Now,
 		MAC: func(t estover.TenantID, msg []byte) []byte { return s.sealer.MAC(t, "dpop nonce", msg) },
 	}}
-	s.oauth = oauth.New(oauth.Config{Tokens: s.tokens, Sessions: f.sessions, Callers: s.callers, Mutual: token.Issuer(s.config.mutual()), Logger: s.logger})
+	s.oauth = oauth.New(oauth.Config{Tokens: s.tokens, Sessions: f.sessions, Callers: s.callers, Trusts: s.trusts, Mutual: token.Issuer(s.config.mutual()), Logger: s.logger})
 	s.recordings = recording.New(s.guard, s.sealer, s.bucket, recording.Options{Logger: s.logger})
 
 	forwarder := gateway.NewForwarder(&edge.Dialer{Own: s.own}, s.logger)
@@ -285,10 +291,10 @@ func (s *Server) wire() error {
 		return err
 	}
 	s.api, s.apiHandler = api.New(s.guard, api.Parts{
-		Agents: f.registry, People: f.people, Resources: f.resources, Grants: f.access, Secrets: f.secrets, Sessions: f.sessions, Policy: s.policy,
+		Agents: f.registry, People: f.people, Resources: f.resources, Grants: f.access, Secrets: f.secrets, Sessions: f.sessions, Policy: s.policy, Trusts: s.trusts,
 		Recordings: s.recordings, Evidence: ev, Incidents: s.incidents, Gateway: s.duties, GatewayAddress: gatewayAddress, Doctor: s.doctor, Entered: s.entered,
 		Apply: apply.New(s.guard, apply.Parts{
-			People: f.people, Agents: f.registry, Resources: f.resources, Grants: f.access, Secrets: f.secrets, Policy: s.policy,
+			People: f.people, Agents: f.registry, Resources: f.resources, Grants: f.access, Secrets: f.secrets, Policy: s.policy, Trusts: s.trusts,
 		}),
 	}, api.Options{
 		Version: s.version, Issuer: s.config.Issuer, Authenticate: s.callers.Authenticate,

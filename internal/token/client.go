@@ -16,6 +16,7 @@ const (
 	SecretBasic   = "client_secret_basic"
 	SecretPost    = "client_secret_post"
 	PrivateKeyJWT = "private_key_jwt"
+	ByAssertion   = "jwt_bearer"                  // the grant itself says who the client is; nobody registers it
 	TLSClientAuth = "tls_client_auth"             // RFC 8705, section 2.1
 	SelfSignedTLS = "self_signed_tls_client_auth" // RFC 8705, section 2.2
 	Public        = "none"                        // it says its name and proves nothing

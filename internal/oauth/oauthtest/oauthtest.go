@@ -33,6 +33,7 @@ import (
 	"estover.dev/internal/db"
 	"estover.dev/internal/directory"
 	"estover.dev/internal/edge"
+	"estover.dev/internal/federation"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/guard/guardtest"
 	"estover.dev/internal/jose"
@@ -69,6 +70,7 @@ type World struct {
 	Handler  http.Handler
 	Access   *Access
 	Decider  *Decider
+	Trusts   *federation.Trusts
 
 	clients *clients
 }
@@ -146,8 +148,14 @@ func Node(t testing.TB, d *db.DB, rootKey string) *World {
 		Origins: []string{string(Issuer)}, Now: d.Now,
 		MAC: func(tenant estover.TenantID, msg []byte) []byte { return sealer.MAC(tenant, "dpop nonce", msg) },
 	}}
+	w.Trusts = federation.New(w.Guard, federation.Options{
+		Own: Issuer.Of,
+		Agent: func(ctx context.Context, tx *db.Tx, id string) error {
+			return w.Agents.Grantable(ctx, tx, id, nil)
+		},
+	})
 	w.Door = oauth.New(oauth.Config{
-		Tokens: w.Tokens, Sessions: w.Sessions, Callers: w.Callers, Logger: slog.New(slog.DiscardHandler),
+		Tokens: w.Tokens, Sessions: w.Sessions, Callers: w.Callers, Trusts: w.Trusts, Logger: slog.New(slog.DiscardHandler),
 	})
 	mux := http.NewServeMux()
 	must(t, w.Door.Mount(mux))

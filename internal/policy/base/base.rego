@@ -44,6 +44,7 @@ permit contains "operator_operates" if {
 		"resource.list", "resource.put", "resource.read", "resource.retire",
 		"secret.create", "secret.list", "secret.update", "secret.write",
 		"server.read", "session.end", "session.list", "session.open", "session.read", "token.introspect", "token.revoke",
+		"trust.list", "trust.read",
 	}
 }
 
@@ -56,7 +57,7 @@ permit contains "auditor_reads" if {
 		"event.list", "event.read", "evidence.export",
 		"grant.list", "grant.read", "person.list", "person.read", "policy.list", "policy.read",
 		"recording.list", "recording.read", "resource.list", "resource.read",
-		"secret.list", "server.read", "session.list", "session.read", "token.introspect",
+		"secret.list", "server.read", "session.list", "session.read", "token.introspect", "trust.list", "trust.read",
 	}
 }
 

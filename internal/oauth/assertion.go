@@ -1,0 +1,134 @@
+package oauth
+
+import (
+	"context"
+	"net/http"
+
+	"estover.dev"
+	"estover.dev/internal/edge"
+	"estover.dev/internal/federation"
+	"estover.dev/internal/token"
+)
+
+// jwtType is the type of tokens of trusted issuers in an exchange (RFC 8693,
+// section 3).
+const jwtType = "urn:ietf:params:oauth:token-type:jwt"
+
+// An assertion is the word of a trusted issuer about who a workload is
+// (RFC 7523, section 2.1).
+type assertion struct {
+	raw      string
+	workload *federation.Workload // once it is known
+}
+
+func parseAssertion(f form) (any, error) {
+	x := &assertion{raw: f.get("assertion")}
+	if x.raw == "" {
+		return x, errRequest.With("The parameter assertion is missing.")
+	}
+	return x, nil
+}
+
+// asserted says what an assertion is good for: the authority of the agent that
+// it is about, in the hands of that agent alone.
+func asserted(ctx context.Context, d *Door, a authenticated, parsed any) (token.Proof, error) {
+	x := parsed.(*assertion)
+	if x.workload == nil {
+		var err error
+		if x.workload, err = d.workload(ctx, a.caller.Tenant, x.raw); err != nil {
+			return token.Proof{}, err
+		}
+	}
+	w := x.workload
+	if w.Agent != a.client.ID {
+		return token.Proof{}, errGrant.With("The assertion is about another agent than the client that presents it.")
+	}
+	if c := confirmOf(w); c != (token.Confirm{}) && !shows(a.confirm, c) {
+		return token.Proof{}, errGrant.With("The assertion is bound to a key that the request does not show.")
+	}
+	return token.Proof{GrantType: token.Assertion, Subject: a.client.Subject, Foreign: foreign(w), Use: uses(w)}, nil
+}
+
+// workload finds out who an assertion is about.
+func (d *Door) workload(ctx context.Context, tenant estover.TenantID, raw string) (*federation.Workload, error) {
+	if d.Trusts == nil {
+		return &federation.Workload{}, federation.ErrUntrusted
+	}
+	return d.Trusts.Recognise(ctx, tenant, raw)
+}
+
+// foreign is what is recorded of an assertion.
+func foreign(w *federation.Workload) token.Foreign {
+	return token.Foreign{Trust: w.Trust.Name, Issuer: w.Trust.Issuer, Subject: w.Subject, ID: w.ID}
+}
+
+// uses are what an assertion is known by, if it is good once.
+func uses(w *federation.Workload) []token.Used {
+	if !w.Trust.SingleUse {
+		return nil
+	}
+	return []token.Used{{By: w.Trust.Issuer, Name: w.ID, Expires: w.Expires, Again: token.ErrSpent}}
+}
+
+// confirmOf is the key that an assertion is bound to.
+func confirmOf(w *federation.Workload) token.Confirm {
+	return token.Confirm{Key: w.Key, Certificate: w.Certificate}
+}
+
+// anonymous reports whether a request says nothing of its client but perhaps
+// the name.
+func anonymous(r *http.Request, f form) bool {
+	p, err := readClient(r, f)
+	return err == nil && p.method == ""
+}
+
+// identify takes the assertion's word for who the client is, when the client
+// does not authenticate by itself (RFC 7521, section 4.1).
+func (d *Door) identify(r *http.Request, tenant estover.TenantID, f form, x *assertion) (a authenticated, err error) {
+	ctx, o := r.Context(), edge.OriginOf(r)
+	a.caller = estover.Caller{Tenant: tenant, Address: o.Address, Request: o.Request, Strength: estover.BySecret}
+	from := edge.AddressKey(o.Address) + "/assertion"
+	if d.failures.Exhausted(from) {
+		return a, errTooOften
+	}
+	w, err := d.workload(ctx, tenant, x.raw)
+	if err == nil {
+		a.client, err = d.Tokens.Clients.Client(ctx, tenant, w.Agent)
+	}
+	switch kind := estover.KindOf(err); {
+	case err == nil:
+	case kind == estover.Unknown || kind == estover.NotFound: // the agent is there no more
+		err = errGrant.Because(err)
+		fallthrough
+	case kind == estover.Conflict:
+		d.failures.Allow(from)
+		d.mistrust(r, a, w, err)
+		return a, err
+	default:
+		return a, err
+	}
+	if id := f.get("client_id"); id != "" && id != w.Agent {
+		return a, errGrant.With("The parameter client_id is not the agent that the assertion is about.")
+	}
+	if w.Trust.SingleUse {
+		a.caller.Strength = estover.ByKey // whoever copies it comes too late
+	}
+	x.workload = w
+	a.method, a.caller.Subject, a.caller.Client = token.ByAssertion, a.client.Subject, a.client.ID
+	return a, nil
+}
+
+// mistrust records that somebody presented an assertion which says nothing here,
+// as often as [Door.suspect] does.
+func (d *Door) mistrust(r *http.Request, a authenticated, w *federation.Workload, why error) {
+	if w.Trust.Name == "" {
+		d.Logger.Info("an assertion is of no trusted issuer", "tenant", a.caller.Tenant, "address", a.caller.Address, "request", a.caller.Request, "error", why)
+		return
+	}
+	if !d.suspects.Allow(string(a.caller.Tenant) + "/trust/" + w.Trust.Name) {
+		return
+	}
+	if err := d.Tokens.Mistrusted(r.Context(), a.caller, "trust:"+w.Trust.ID, token.Foreign{Trust: w.Trust.Name, Issuer: w.Trust.Issuer}, why); err != nil {
+		d.Logger.Error("a refused assertion could not be recorded", "trust", w.Trust.Name, "error", err)
+	}
+}
