@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/hex"
 	"encoding/pem"
 	"net"
 	"net/netip"
@@ -157,15 +158,18 @@ func (c *Certificate) Names(of *x509.Certificate) bool {
 	return err == nil && len(rest) == 0 && len(dn) > 0 && c.SubjectDN != "" && plainDN(dn.String()) == c.SubjectDN
 }
 
-// plainDN writes a subject without spaces around its commas and with its types
-// in capitals. The values are left as they are, and so is the order.
+// plainDN writes a subject without spaces around its commas, with its types in
+// capitals, and with characters in the place of their codes. The values are
+// otherwise left as they are, and so is the order.
 func plainDN(s string) string {
+	s = unhexed(s)
 	var parts []string
 	start, escaped := 0, false
 	add := func(end int) {
-		part := strings.TrimSpace(s[start:end])
+		// Spaces alone: those of a value itself are escaped at its ends.
+		part := strings.Trim(s[start:end], " ")
 		if at := strings.IndexByte(part, '='); at > 0 {
-			part = strings.ToUpper(strings.TrimSpace(part[:at])) + "=" + strings.TrimSpace(part[at+1:])
+			part = strings.ToUpper(strings.Trim(part[:at], " ")) + "=" + strings.Trim(part[at+1:], " ")
 		}
 		parts = append(parts, part)
 	}
@@ -182,4 +186,27 @@ func plainDN(s string) string {
 	}
 	add(len(s))
 	return strings.Join(parts, ",")
+}
+
+// unhexed writes the characters that a subject has as codes, as "\C3\BC"
+// (RFC 4514, section 2.4), and keeps those apart that mean something there.
+func unhexed(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] != '\\' || i+1 == len(s) {
+			b.WriteByte(s[i])
+			continue
+		}
+		if code, err := hex.DecodeString(s[i+1 : min(i+3, len(s))]); err == nil {
+			if strings.IndexByte(`,+"\<>;`, code[0]) >= 0 {
+				b.WriteByte('\\')
+			}
+			b.WriteByte(code[0])
+			i += 2
+			continue
+		}
+		b.WriteString(s[i : i+2])
+		i++
+	}
+	return b.String()
 }

@@ -127,26 +127,28 @@ func (c *Callers) challenge(o Origin, scheme string, err error) {
 	if o.answer == nil || estover.KindOf(err) != estover.Unknown {
 		return
 	}
-	bearer, dpop := `Bearer realm="estover"`, proofChallenge("")
+	var e *estover.Error
 	code := "invalid_token"
 	switch {
-	case errors.Is(err, ErrProof), errors.Is(err, ErrNonce):
-		var e *estover.Error
-		errors.As(err, &e)
-		code = e.Code
 	case errors.Is(err, ErrNoCaller), errors.Is(err, ErrScheme):
 		code = ""
+	case errors.Is(err, ErrProof), errors.Is(err, ErrNonce):
+		errors.As(err, &e)
+		code = e.Code
 	}
-	switch {
-	case code == "":
-	case scheme == asDPoP:
-		dpop = proofChallenge(code)
-	default:
+	if scheme == asDPoP {
+		// This one alone: some clients look for what they have to do better in
+		// an answer with one challenge.
+		o.answer["Www-Authenticate"] = []string{proofChallenge(code)}
+		return
+	}
+	bearer := `Bearer realm="estover"`
+	if code != "" {
 		bearer += `, error="` + code + `"`
 	}
 	challenges := []string{bearer}
 	if c.Proofs != nil {
-		challenges = append(challenges, dpop)
+		challenges = append(challenges, proofChallenge(""))
 	}
 	o.answer["Www-Authenticate"] = challenges
 }

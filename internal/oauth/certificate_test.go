@@ -186,12 +186,30 @@ func TestTLSClientAuth(t *testing.T) {
 				[]func(*x509.Certificate){
 					func(c *x509.Certificate) { c.Subject = pkix.Name{CommonName: "bot, the first"} },
 					func(c *x509.Certificate) {
+						c.Subject = pkix.Name{CommonName: "bot, the first", Organization: []string{"Example\n"}}
+					},
+					func(c *x509.Certificate) {
+						c.Subject = pkix.Name{CommonName: "bot, the first ", Organization: []string{"Example"}}
+					},
+					func(c *x509.Certificate) {
 						c.Subject = pkix.Name{CommonName: "bot, the first", Organization: []string{"Example", "Other"}}
 					},
 					func(c *x509.Certificate) { c.Subject = pkix.Name{CommonName: `bot\, the first,O=Example`} },
 					func(c *x509.Certificate) {
 						c.Subject = pkix.Name{CommonName: "bot, the first", Organization: []string{"example"}}
 					},
+				},
+			},
+			{
+				"a subject in codes",
+				agent.Certificate{SubjectDN: `CN=M\C3\BCller\2C bot,O=a\\b`},
+				[]func(*x509.Certificate){
+					func(c *x509.Certificate) {
+						c.Subject = pkix.Name{CommonName: "Müller, bot", Organization: []string{`a\b`}}
+					},
+				},
+				[]func(*x509.Certificate){
+					func(c *x509.Certificate) { c.Subject = pkix.Name{CommonName: "Müller", Organization: []string{`a\b`}} },
 				},
 			},
 		} {

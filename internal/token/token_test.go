@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"estover.dev"
+	"estover.dev/internal/agent"
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
 	"estover.dev/internal/guard"
@@ -351,6 +352,51 @@ func TestConsume(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A client whose tokens are bound gets none that is not, whatever the grant
+// type: no flow is a way round another's rule.
+func TestBoundClients(t *testing.T) {
+	d := dbtest.Open(t)
+	w := oauthtest.New(t, d)
+	bot := w.Agent("bot")
+	client, err := w.Tokens.Clients.Client(t.Context(), estover.DefaultTenant, bot.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := w.Sessions.Ambient(t.Context(), bot.Caller(), client, "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []string{
+		token.Own, "authorization_code", "refresh_token", "urn:ietf:params:oauth:grant-type:token-exchange",
+		"urn:ietf:params:oauth:grant-type:jwt-bearer", "urn:ietf:params:oauth:grant-type:device_code", "urn:openid:params:grant-type:ciba",
+	} {
+		for _, c := range []struct {
+			rule    agent.Client
+			confirm token.Confirm
+			want    error
+		}{
+			{agent.Client{DPoPBound: true}, token.Confirm{}, token.ErrKeyNeeded},
+			{agent.Client{DPoPBound: true}, token.Confirm{Certificate: "x"}, token.ErrKeyNeeded},
+			{agent.Client{DPoPBound: true}, token.Confirm{Key: "x"}, nil},
+			{agent.Client{CertificateBound: true}, token.Confirm{}, token.ErrCertificateNeeded},
+			{agent.Client{CertificateBound: true}, token.Confirm{Key: "x"}, token.ErrCertificateNeeded},
+			{agent.Client{CertificateBound: true}, token.Confirm{Certificate: "x"}, nil},
+		} {
+			w.Set(bot, c.rule)
+			if client, err = w.Tokens.Clients.Client(t.Context(), estover.DefaultTenant, bot.ID); err != nil {
+				t.Fatal(err)
+			}
+			issued, err := w.Tokens.Issue(t.Context(), token.Request{
+				Caller: bot.Caller(), Client: client, Session: s, Confirm: c.confirm,
+				Proof: token.Proof{GrantType: kind, Subject: client.Subject},
+			})
+			if !errors.Is(err, c.want) || issued.Confirm != c.confirm && err == nil {
+				t.Errorf("%s under %+v with %+v: %+v, %v; want %v", kind, c.rule, c.confirm, issued.Confirm, err, c.want)
+			}
+		}
+	}
 }
 
 // An obligation that nobody can carry out is a refusal.
