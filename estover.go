@@ -99,6 +99,14 @@ func (c Caller) Has(r Role) bool {
 	return false
 }
 
+// Acting is who acts: the nearest actor, or the subject itself.
+func (c Caller) Acting() Subject {
+	if len(c.Actors) > 0 {
+		return c.Actors[0]
+	}
+	return c.Subject
+}
+
 // A Class says what kind of data something is, from the least sensitive to
 // the most.
 type Class string

@@ -124,7 +124,7 @@ func personCreate(s *settings) *cobra.Command {
 func personInvite(s *settings) *cobra.Command {
 	var ttl time.Duration
 	c := &cobra.Command{
-		Use: "invite PERSON", Short: "Make a one-time token by which the person logs in", Args: oneArgument("the person's name or id"),
+		Use: "invite PERSON", Short: "Make a one-time token by which the person logs in, here or with a passkey", Args: oneArgument("the person's name or id"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := s.client()
 			if err != nil {
@@ -133,6 +133,7 @@ func personInvite(s *settings) *cobra.Command {
 			var out struct {
 				directory.Enrolment
 				Token string `json:"token"`
+				Link  string `json:"link"`
 			}
 			err = c.do(cmd.Context(), http.MethodPost, "/v1/people/"+url.PathEscape(args[0])+"/invitations", map[string]int64{"ttl_seconds": int64(ttl.Seconds())}, &out)
 			if err != nil {
@@ -140,7 +141,9 @@ func personInvite(s *settings) *cobra.Command {
 			}
 			return s.show(cmd.OutOrStdout(), out, func(t *table) {
 				t.row(out.Token)
-				t.row(fmt.Sprintf("Hand it to %s and nobody else; it is good once, until %s: estover login < FILE", args[0], cell(out.ExpiresAt)))
+				t.row(fmt.Sprintf("Hand it to %s and nobody else; it is good once, until %s: estover login < FILE,", args[0], cell(out.ExpiresAt)))
+				t.row("or, in a browser, by this link, which has the token in it:")
+				t.row(out.Link)
 			})
 		},
 	}

@@ -47,6 +47,7 @@ type Server struct {
 	logger *slog.Logger
 	auth   func(*http.Request) (estover.Caller, error)
 	once   idempotency
+	issuer string
 	huma   huma.API
 }
 
@@ -69,7 +70,7 @@ const maxBody = 8 << 20
 
 // New is the API over the parts of the domain.
 func New(g *guard.Guard, parts Parts, o Options) (*Server, http.Handler) {
-	s := &Server{Parts: parts, guard: g, logger: o.Logger, auth: o.Authenticate, once: idempotency{g.DB(), o.MAC, o.Seal, o.Open}}
+	s := &Server{Parts: parts, guard: g, logger: o.Logger, auth: o.Authenticate, once: idempotency{g.DB(), o.MAC, o.Seal, o.Open}, issuer: o.Issuer}
 	mux := http.NewServeMux()
 	config := huma.DefaultConfig("Estover", o.Version)
 	config.OpenAPIPath, config.DocsPath, config.SchemasPath = "/v1/openapi", "", ""

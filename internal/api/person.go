@@ -108,6 +108,7 @@ func (s *Server) updatePerson(ctx context.Context, in *struct {
 type invitation struct {
 	directory.Enrolment
 	Token string `json:"token"`
+	Link  string `json:"link" doc:"Where the person makes a passkey with it in a browser; the token stands behind the #"`
 }
 
 func (s *Server) invitePerson(ctx context.Context, in *struct {
@@ -122,7 +123,8 @@ func (s *Server) invitePerson(ctx context.Context, in *struct {
 		return nil, s.problem(ctx, err)
 	}
 	secret, e, err := s.People.Invite(ctx, callerOf(ctx), id, seconds(in.Body.TTLSeconds))
-	return &one[invitation]{invitation{e, string(secret.Reveal())}}, s.problem(ctx, err)
+	value := string(secret.Reveal())
+	return &one[invitation]{invitation{e, value, s.issuer + "/login/invitation#" + value}}, s.problem(ctx, err)
 }
 
 func (s *Server) disablePerson(ctx context.Context, in *struct {

@@ -181,3 +181,15 @@ func (d *Directory) Active(ctx context.Context, tenant estover.TenantID, id stri
 	}
 	return err == nil && h.Status == Active, err
 }
+
+// Name is, from memory, what a person is called; "" if there is no such person.
+func (d *Directory) Name(ctx context.Context, tenant estover.TenantID, id string) (string, error) {
+	h, err := d.people.Get(ctx, tenant, id)
+	if estover.KindOf(err) == estover.NotFound {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return h.Name, nil
+}

@@ -122,7 +122,7 @@ func TestA4NothingFallsBackToTheClient(t *testing.T) {
 		w := oauthtest.New(t, d)
 		bot := w.Agent("bot")
 		for _, grant := range []string{
-			"authorization_code", "refresh_token", "password", "client_credentials ", "CLIENT_CREDENTIALS",
+			"password", "client_credentials ", "CLIENT_CREDENTIALS",
 		} {
 			for _, subject := range []string{"", "x"} {
 				f := oauthtest.Form("grant_type", grant, "subject_token", subject, "assertion", subject)

@@ -48,7 +48,7 @@ func TestMetadata(t *testing.T) {
 	if m.Issuer != string(oauthtest.Issuer) {
 		t.Errorf("the issuer is %q, want %q", m.Issuer, oauthtest.Issuer)
 	}
-	if !slices.Contains(m.GrantTypes, "client_credentials") || !slices.IsSorted(m.GrantTypes) || len(m.ResponseTypes) != 0 {
+	if !slices.Contains(m.GrantTypes, "client_credentials") || !slices.IsSorted(m.GrantTypes) || !slices.Equal(m.ResponseTypes, []string{"code"}) {
 		t.Errorf("the metadata names grant types %v and response types %v", m.GrantTypes, m.ResponseTypes)
 	}
 	for _, endpoint := range []string{m.TokenEndpoint, m.IntrospectionEndpoint, m.RevocationEndpoint} {
@@ -57,7 +57,7 @@ func TestMetadata(t *testing.T) {
 			t.Errorf("%s answers %d %s to an empty form", endpoint, a.Status, a.Body)
 		}
 	}
-	for name, there := range map[string]bool{"registration_endpoint": false, "authorization_endpoint": false, "request_uri_parameter_supported": true} {
+	for name, there := range map[string]bool{"registration_endpoint": false, "authorization_endpoint": true, "request_uri_parameter_supported": true} {
 		if strings.Contains(first, `"`+name+`"`) != there {
 			t.Errorf("the metadata has %s: %v, want %v", name, !there, there)
 		}

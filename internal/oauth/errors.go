@@ -28,6 +28,8 @@ var (
 var codes = map[string]string{
 	"client_unknown":     "invalid_client",
 	"assertion_replayed": "invalid_client",
+	"login_required":     "login_required", // OpenID Connect Core, section 3.1.2.6
+	"consent_required":   "consent_required",
 	"session_not_found":  "invalid_grant",
 	"session_ended":      "invalid_grant",
 	"session_of_another": "invalid_grant",
@@ -38,7 +40,7 @@ var codes = map[string]string{
 // protocol are the codes that are those of the protocol already.
 var protocol = map[string]bool{
 	"invalid_request": true, "invalid_client": true, "invalid_grant": true, "unauthorized_client": true,
-	"unsupported_grant_type": true, "invalid_scope": true, "invalid_target": true, "invalid_token": true,
+	"unsupported_grant_type": true, "unsupported_response_type": true, "request_not_supported": true, "invalid_scope": true, "invalid_target": true, "invalid_token": true,
 	"temporarily_unavailable": true, "invalid_dpop_proof": true, "use_dpop_nonce": true,
 }
 

@@ -22,6 +22,10 @@ type grantType struct {
 	// where the request does not authenticate one.
 	identifies bool
 
+	// public says that a client may use it which need not authenticate, since
+	// what it proves is bound to more than the client's name.
+	public bool
+
 	// audience says that the parameter of this name names targets, as resource
 	// does (RFC 8693, section 2.1).
 	audience bool
@@ -38,8 +42,16 @@ var grantTypes = map[string]grantType{
 		},
 	},
 
-	// RFC 8693. The subject is that of the token that is handed on.
-	token.Exchange: {parse: parseExchange, prove: exchanged, audience: true},
+	// RFC 6749, section 4.1, and RFC 7636. The subject is the person who let the
+	// client act for them.
+	token.Consented: {parse: parseCode, prove: coded, public: true},
+
+	// RFC 6749, section 6. The grant is the one that goes on.
+	token.Refresh: {parse: parseRefresh, prove: refreshed, public: true},
+
+	// RFC 8693. The subject is that of the token that is handed on. Who need not
+	// authenticate shows a key.
+	token.Exchange: {parse: parseExchange, prove: exchanged, audience: true, public: true},
 
 	// RFC 7523, section 2.1, for workloads: a trusted issuer says which agent it
 	// is. There is no refresh token.

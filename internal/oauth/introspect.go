@@ -2,6 +2,7 @@ package oauth
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -31,6 +32,10 @@ func (d *Door) introspect(w http.ResponseWriter, r *http.Request, tenant estover
 	caller, client, err := d.asker(r, tenant, f)
 	if err != nil {
 		d.fail(w, r, err)
+		return
+	}
+	if client != nil && caller.Grant == "" && slices.Contains(client.Methods, token.Public) {
+		d.fail(w, r, errClient.With("A client that does not authenticate asks about no tokens."))
 		return
 	}
 	tok, err := d.Tokens.Introspect(r.Context(), caller, client, raw)
@@ -104,7 +109,7 @@ func (d *Door) asker(r *http.Request, tenant estover.TenantID, f form) (estover.
 		if caller.Tenant != tenant {
 			return caller, nil, errClient
 		}
-		if caller.Subject.Kind() != estover.AgentKind {
+		if caller.Client == "" { // a person by themselves, and not an agent that acts for one
 			return caller, nil, nil
 		}
 		client, err := d.Tokens.Clients.Client(r.Context(), tenant, caller.Client)

@@ -3,6 +3,7 @@ package oauth
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strconv"
 
 	"estover.dev"
@@ -23,12 +24,18 @@ const (
 // Connect Discovery, section 3). It names what there is and nothing else.
 type Metadata struct {
 	Issuer                     string   `json:"issuer"`
+	AuthorizationEndpoint      string   `json:"authorization_endpoint,omitempty"`
+	PAREndpoint                string   `json:"pushed_authorization_request_endpoint,omitempty"` // RFC 9126, section 5
 	TokenEndpoint              string   `json:"token_endpoint"`
 	JWKS                       string   `json:"jwks_uri"`
 	IntrospectionEndpoint      string   `json:"introspection_endpoint"`
 	RevocationEndpoint         string   `json:"revocation_endpoint"`
 	GrantTypes                 []string `json:"grant_types_supported"`
-	ResponseTypes              []string `json:"response_types_supported"` // required, and none as long as there is no authorization endpoint
+	ResponseTypes              []string `json:"response_types_supported"` // required, and none where there is no authorization endpoint
+	ResponseModes              []string `json:"response_modes_supported,omitempty"`
+	ChallengeMethods           []string `json:"code_challenge_methods_supported,omitempty"`               // RFC 7636
+	ResponseIssuer             bool     `json:"authorization_response_iss_parameter_supported,omitempty"` // RFC 9207
+	RequirePAR                 bool     `json:"require_pushed_authorization_requests"`                    // the rule is each client's own
 	TokenMethods               []string `json:"token_endpoint_auth_methods_supported"`
 	TokenAlgorithms            []string `json:"token_endpoint_auth_signing_alg_values_supported"`
 	IntrospectionMethods       []string `json:"introspection_endpoint_auth_methods_supported"`
@@ -51,6 +58,7 @@ type Aliases struct {
 	TokenEndpoint         string `json:"token_endpoint"`
 	IntrospectionEndpoint string `json:"introspection_endpoint"`
 	RevocationEndpoint    string `json:"revocation_endpoint"`
+	PAREndpoint           string `json:"pushed_authorization_request_endpoint,omitempty"`
 }
 
 // methods are the ways in which a client may authenticate, at every endpoint.
@@ -63,9 +71,12 @@ func (d *Door) Metadata(tenant estover.TenantID) Metadata {
 	var aliases *Aliases
 	if d.Mutual != "" {
 		at := d.Mutual.Of(tenant)
-		aliases = &Aliases{at + tokenPath, at + introspectPath, at + revokePath}
+		aliases = &Aliases{TokenEndpoint: at + tokenPath, IntrospectionEndpoint: at + introspectPath, RevocationEndpoint: at + revokePath}
+		if d.Pages != nil {
+			aliases.PAREndpoint = at + parPath
+		}
 	}
-	return Metadata{
+	m := Metadata{
 		Issuer: issuer, TokenEndpoint: issuer + tokenPath, JWKS: issuer + jwksPath,
 		IntrospectionEndpoint: issuer + introspectPath, RevocationEndpoint: issuer + revokePath,
 		GrantTypes: grantNames(), ResponseTypes: []string{},
@@ -75,6 +86,13 @@ func (d *Door) Metadata(tenant estover.TenantID) Metadata {
 		IntrospectionAnswerSigning: jose.Algorithms(jose.Introspection), DPoPAlgorithms: jose.Algorithms(jose.DPoPProof), SubjectTypes: []string{"public"},
 		CertificateBound: true, Aliases: aliases,
 	}
+	if d.Pages != nil {
+		m.AuthorizationEndpoint, m.PAREndpoint = issuer+authorizePath, issuer+parPath
+		m.ResponseTypes, m.ResponseModes, m.ChallengeMethods, m.ResponseIssuer = []string{"code"}, []string{"query"}, []string{"S256"}, true
+		m.TokenMethods = append(slices.Clone(methods), token.Public) // for what a person has agreed to
+		m.RevocationMethods = m.TokenMethods
+	}
+	return m
 }
 
 // metadata answers with the document.

@@ -2,6 +2,8 @@
 // far as docs/reference says, on net/http.
 //
 //	POST {issuer}/oauth/token        RFC 6749, 7523, 8707, 9068
+//	GET  {issuer}/oauth/authorize    RFC 6749, 7636, 8707, 9207, 9449; also POST
+//	POST {issuer}/oauth/par          RFC 9126
 //	POST {issuer}/oauth/introspect   RFC 7662, 9701
 //	POST {issuer}/oauth/revoke       RFC 7009
 //	GET  {issuer}/oauth/jwks         RFC 7517
@@ -31,11 +33,27 @@
 // decides, so no grant type can forget what the others check; what sets one
 // apart further is data in its row.
 //
+// # People
+//
+// A person lets an agent act for them at the authorization endpoint, on pages
+// ([page.Pages]): who asks, for whom, what for, how long. What they agree to is
+// kept and asked again when anything is wider. The request is checked in the
+// same way wherever it comes from, and anew when the answer comes:
+//
+//	authorize ─▶ sign in ─▶ agreed before? ─no─▶ page ─▶ consent ─▶ code
+//	    ▲                        └────yes────────────────────────────▲
+//	   par
+//
+// Session, grant and code are made in the transaction that records the answer
+// ([token.Tokens.Authorize]). The browser is sent nowhere but to a redirect URI
+// that is registered, compared as a string.
+//
 // Whatever was presented once (the jti of an assertion) is consumed by the
 // transaction that issues the token, or by the event of the refusal.
 package oauth
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -43,6 +61,7 @@ import (
 	"estover.dev"
 	"estover.dev/internal/edge"
 	"estover.dev/internal/federation"
+	"estover.dev/internal/page"
 	"estover.dev/internal/session"
 	"estover.dev/internal/token"
 )
@@ -55,6 +74,13 @@ type Config struct {
 	Trusts   *federation.Trusts // the issuers of others; nil for none
 	Mutual   token.Issuer       // the issuer as clients with certificates reach it; "" if that is where all do
 	Logger   *slog.Logger       // slog.Default if nil
+
+	// Pages are where people are asked. Nil asks nobody, and there is no
+	// authorization endpoint.
+	Pages *page.Pages
+
+	// Requester is what people are told of an agent that asks them.
+	Requester func(ctx context.Context, tenant estover.TenantID, client string) (Requester, error)
 }
 
 // A Door answers the requests of OAuth clients.
@@ -85,12 +111,20 @@ func (d *Door) Mount(mux *http.ServeMux) error {
 		mux.Handle(path+tokenPath, d.at(post, anywhere, d.token))
 		mux.Handle(path+introspectPath, d.at(post, "", d.introspect))
 		mux.Handle(path+revokePath, d.at(post, "", d.revoke))
+		if d.Pages != nil {
+			mux.Handle(path+parPath, d.at(post, "", d.par))
+		}
 		mux.Handle(path+jwksPath, d.at(get, anywhere, d.jwks))
 		mux.Handle("/.well-known/oauth-authorization-server"+path, d.at(get, anywhere, d.metadata))
 		mux.Handle("/.well-known/openid-configuration"+path, d.at(get, anywhere, d.metadata))
 		if path != "" {
 			mux.Handle(path+"/.well-known/openid-configuration", d.at(get, anywhere, d.metadata))
 		}
+	}
+	if d.Pages != nil {
+		d.Pages.Handle(mux, authorizePath, d.authorize, get, post)
+		d.Pages.Handle(mux, consentPath, d.consented, post)
+		d.Pages.Handle(mux, ConsentsPath, d.consents, get, post)
 	}
 	return nil
 }

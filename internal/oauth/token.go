@@ -45,6 +45,11 @@ func (d *Door) token(w http.ResponseWriter, r *http.Request, tenant estover.Tena
 		b = append(b, strings.Join(issued.Scopes, " ")...)
 		b = append(b, '"')
 	}
+	if issued.Refresh != "" {
+		b = append(b, `,"refresh_token":"`...)
+		b = append(b, issued.Refresh...)
+		b = append(b, '"')
+	}
 	b = append(b, `,"session":"`...)
 	b = append(b, issued.Session...)
 	b = append(b, `"}`...)
@@ -82,7 +87,7 @@ func (d *Door) issue(r *http.Request, tenant estover.TenantID) (token.Issued, er
 	if err != nil {
 		return token.Issued{}, d.Tokens.Refuse(ctx, want, err)
 	}
-	if !a.client.May(asked.grantType) {
+	if !a.client.May(asked.grantType) || a.method == token.Public && !grantTypes[asked.grantType].public {
 		return token.Issued{}, d.Tokens.Refuse(ctx, want, errMayNot)
 	}
 	a.confirm = confirm

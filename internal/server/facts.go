@@ -2,6 +2,9 @@ package server
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"net/url"
 	"slices"
 	"strings"
@@ -178,6 +181,35 @@ func (f *facts) Client(ctx context.Context, tenant estover.TenantID, id string) 
 		err = token.ErrNoClient
 	}
 	return c, err
+}
+
+// acting says why a person may not act, if they may not.
+func (f *facts) acting(ctx context.Context, tenant estover.TenantID, person string) error {
+	there, err := f.people.Active(ctx, tenant, person)
+	if err == nil && !there {
+		err = directory.ErrDisabled.With("The person is disabled.")
+	}
+	return err
+}
+
+// requester is what people are told of an agent that asks to act for them. Its
+// digest changes with that, and with what the agent is registered for.
+func (f *facts) requester(ctx context.Context, tenant estover.TenantID, id string) (oauth.Requester, error) {
+	a, err := f.registry.Snapshot(ctx, tenant, id)
+	if err != nil {
+		return oauth.Requester{}, err
+	}
+	r := oauth.Requester{ID: a.ID, Name: a.Name, Kind: a.Blueprint, Team: a.Team}
+	if r.Sponsor, err = f.people.Name(ctx, tenant, a.Sponsor); err != nil {
+		return oauth.Requester{}, err
+	}
+	known, err := json.Marshal([]any{r, a.Sponsor, a.Purposes, a.Client})
+	if err != nil {
+		return oauth.Requester{}, err
+	}
+	sum := sha256.Sum256(known)
+	r.Digest = hex.EncodeToString(sum[:])
+	return r, nil
 }
 
 // Secret finds the credential that a client secret belongs to.

@@ -170,6 +170,8 @@ func (s *Server) handler() (http.Handler, error) {
 	if err := s.oauth.Mount(mux); err != nil {
 		return nil, err
 	}
+	s.pages.Mount(mux)
+	s.login.Mount(mux)
 	mux.Handle("/v1/", s.apiHandler)
 	mux.Handle("GET "+logPath+"/", http.StripPrefix(logPath, s.log.Handler(s.mayReadLog)))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })

@@ -54,7 +54,9 @@ import (
 	"estover.dev/internal/guard"
 	"estover.dev/internal/incident"
 	"estover.dev/internal/jose"
+	"estover.dev/internal/login"
 	"estover.dev/internal/oauth"
+	"estover.dev/internal/page"
 	"estover.dev/internal/policy"
 	"estover.dev/internal/recording"
 	"estover.dev/internal/resource"
@@ -91,6 +93,8 @@ type Server struct {
 	incidents  *incident.Incidents
 	callers    *edge.Callers
 	oauth      *oauth.Door
+	pages      *page.Pages
+	login      *login.Door
 	api        *api.Server
 	apiHandler http.Handler
 	own        *edge.Own
@@ -251,6 +255,9 @@ func (s *Server) wire() error {
 	s.keys.Record(s.recordKeys)
 
 	f.people = directory.New(s.guard, directory.Options{Left: func(ctx context.Context, tx *guard.Tx, person string) error {
+		if err := s.tokens.EndPerson(ctx, tx, person); err != nil {
+			return err
+		}
 		return f.registry.SponsorLeft(ctx, tx, person)
 	}})
 	f.registry = agent.New(s.guard, agent.Options{
@@ -264,7 +271,7 @@ func (s *Server) wire() error {
 	f.sessions = session.New(s.guard, session.Config{
 		Clients: f, Acting: f.registry.Acting, Seal: s.sealAs(seal.Audit), Unseal: s.openAs(seal.Audit),
 	}, session.Part{Name: "grants", End: token.EndSessions})
-	s.tokens = token.New(s.guard, token.Config{Issuer: token.Issuer(s.config.Issuer), Keys: s.keys, Clients: f, Sessions: f.sessions, Access: f})
+	s.tokens = token.New(s.guard, token.Config{Issuer: token.Issuer(s.config.Issuer), Keys: s.keys, Clients: f, Sessions: f.sessions, Access: f, People: f.acting})
 	s.trusts = federation.New(s.guard, federation.Options{
 		Own: s.tokens.Issuer.Of, Fetch: s.fetchKeys,
 		Agent: func(ctx context.Context, tx *db.Tx, id string) error { return f.registry.Grantable(ctx, tx, id, nil) },
@@ -273,7 +280,19 @@ func (s *Server) wire() error {
 		Origins: s.origins(), Now: s.db.Now,
 		MAC: func(t estover.TenantID, msg []byte) []byte { return s.sealer.MAC(t, "dpop nonce", msg) },
 	}}
-	s.oauth = oauth.New(oauth.Config{Tokens: s.tokens, Sessions: f.sessions, Callers: s.callers, Trusts: s.trusts, Mutual: token.Issuer(s.config.mutual()), Logger: s.logger})
+	var err error
+	if s.pages, err = page.New(page.Config{
+		Issuer: token.Issuer(s.config.Issuer), People: f.people, Now: s.db.Now, Logger: s.logger,
+		MAC: func(t estover.TenantID, value []byte) []byte { return s.sealer.MAC(t, "page", value) },
+	}); err != nil {
+		return err
+	}
+	s.oauth = oauth.New(oauth.Config{Tokens: s.tokens, Sessions: f.sessions, Callers: s.callers, Trusts: s.trusts, Mutual: token.Issuer(s.config.mutual()), Pages: s.pages, Requester: f.requester, Logger: s.logger})
+	if s.login, err = login.New(login.Config{
+		Issuer: token.Issuer(s.config.Issuer), People: f.people, Pages: s.pages, Agents: oauth.ConsentsPath, Entered: s.entered, Logger: s.logger,
+	}); err != nil {
+		return err
+	}
 	s.recordings = recording.New(s.guard, s.sealer, s.bucket, recording.Options{Logger: s.logger})
 
 	forwarder := gateway.NewForwarder(&edge.Dialer{Own: s.own}, s.logger)
@@ -334,10 +353,12 @@ func (s *Server) gatewayAddress() (string, error) {
 // alive checks in a transaction that what a caller's authority rests on has
 // not ended since the caller was recognised.
 func (s *Server) alive(ctx context.Context, tx *db.Tx, caller estover.Caller) error {
-	switch caller.Subject.Kind() {
-	case estover.UserKind:
-		return s.facts.people.Alive(ctx, tx, caller)
-	case estover.AgentKind:
+	if caller.Subject.Kind() == estover.UserKind {
+		if err := s.facts.people.Alive(ctx, tx, caller); err != nil {
+			return err
+		}
+	}
+	if caller.Acting().Kind() == estover.AgentKind {
 		at := db.Epoch{Table: token.GrantTable, ID: caller.Grant, Epoch: caller.Epoch}
 		switch {
 		case caller.Grant != "":
@@ -359,7 +380,7 @@ func (s *Server) alive(ctx context.Context, tx *db.Tx, caller estover.Caller) er
 // grantDocument is the document of the grant that covers a call, as a receipt
 // commits to it.
 func (s *Server) grantDocument(ctx context.Context, caller estover.Caller, resourceID, action string, class estover.Class) (string, error) {
-	grants, err := s.facts.access.Grants(ctx, caller.Tenant, caller.Subject.ID())
+	grants, err := s.facts.access.Grants(ctx, caller.Tenant, caller.Acting().ID())
 	if err != nil {
 		return "", err
 	}
@@ -443,7 +464,7 @@ func (s *Server) bootstrap(ctx context.Context) error {
 	if err := writePrivate(file, append(value.Reveal(), '\n')); err != nil {
 		return fmt.Errorf("writing the first administrator's token: %w", err)
 	}
-	s.logger.Info("no administrator has come in yet; log in with the one-time token", "file", file)
+	s.logger.Info("no administrator has come in yet; log in with the one-time token, or make a passkey with it", "file", file, "page", s.config.Issuer+page.SignInPath+"/invitation")
 	return nil
 }
 

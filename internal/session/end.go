@@ -19,7 +19,7 @@ func (s *Sessions) End(ctx context.Context, caller estover.Caller, id, cause str
 		if err != nil {
 			return err
 		}
-		if caller.Subject.Kind() == estover.AgentKind && caller.Subject != estover.Agent(was.Agent) {
+		if acts := caller.Acting(); acts.Kind() == estover.AgentKind && acts != estover.Agent(was.Agent) {
 			return ErrNotFound
 		}
 		ended, err := s.end(ctx, tx, cause, func() ([]Session, error) { return endOne(ctx, tx.Tx, id, cause) })
@@ -48,6 +48,13 @@ func (s *Sessions) EndAgent(ctx context.Context, tx *guard.Tx, agent, cause stri
 		tx.Note("sessions", ended)
 	}
 	return ended, err
+}
+
+// EndWithin ends one session inside of a transaction that does more. It does
+// nothing to one that has ended.
+func (s *Sessions) EndWithin(ctx context.Context, tx *guard.Tx, id, cause string) error {
+	_, err := s.end(ctx, tx, cause, func() ([]Session, error) { return endOne(ctx, tx.Tx, id, cause) })
+	return err
 }
 
 // end marks sessions as ended, ends what belongs to them, and says which they

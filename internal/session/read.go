@@ -16,7 +16,7 @@ func (s *Sessions) Get(ctx context.Context, caller estover.Caller, id string) (S
 	op := guard.Op{Action: "session.read", Target: "session:" + id, Session: id}
 	err := s.guard.Read(ctx, caller, op, func(tx *db.Tx) (err error) {
 		found, err = find(ctx, tx, id)
-		if err == nil && caller.Subject.Kind() == estover.AgentKind && caller.Subject != estover.Agent(found.Agent) {
+		if err == nil && caller.Acting().Kind() == estover.AgentKind && caller.Acting() != estover.Agent(found.Agent) {
 			return ErrNotFound
 		}
 		return err
@@ -49,11 +49,11 @@ func (s *Sessions) List(ctx context.Context, caller estover.Caller, f Filter, fr
 	if limit <= 0 || limit > maxPage {
 		limit = maxPage
 	}
-	if caller.Subject.Kind() == estover.AgentKind {
-		if f.Agent != "" && f.Agent != caller.Subject.ID() {
+	if acts := caller.Acting(); acts.Kind() == estover.AgentKind {
+		if f.Agent != "" && f.Agent != acts.ID() {
 			return nil, nil, ErrNotYours
 		}
-		f.Agent = caller.Subject.ID()
+		f.Agent = acts.ID()
 	}
 	op := guard.Op{Action: "session.list"}
 	if f.Agent != "" {

@@ -175,7 +175,7 @@ type Wish struct {
 // Open opens a session for an agent: by the agent itself, or by a person whom
 // policy lets.
 func (s *Sessions) Open(ctx context.Context, caller estover.Caller, w Wish) (Session, error) {
-	if caller.Subject.Kind() == estover.AgentKind && caller.Subject != estover.Agent(w.Agent) {
+	if acts := caller.Acting(); acts.Kind() == estover.AgentKind && acts != estover.Agent(w.Agent) {
 		return Session{}, ErrNotYours
 	}
 	client, err := s.Clients.Client(ctx, caller.Tenant, w.Agent)
@@ -203,7 +203,7 @@ func (s *Sessions) wished(caller estover.Caller, client *token.Client, w Wish) (
 	made = Session{
 		ID: estover.NewID("ses"), Agent: client.ID, State: Open, Key: w.Key, OpenedBy: caller.Subject, Strength: estover.ByBound, Epoch: 1,
 	}
-	if caller.Subject.Kind() == estover.AgentKind && caller.Strength != estover.ByKey && caller.Strength != estover.ByBound {
+	if caller.Acting().Kind() == estover.AgentKind && caller.Strength != estover.ByKey && caller.Strength != estover.ByBound {
 		made.Strength = estover.BySecret
 	}
 	if made.Purpose, err = Purpose(client, w.Purpose); err != nil {
@@ -271,6 +271,25 @@ func (s *Sessions) open(ctx context.Context, caller estover.Caller, made *Sessio
 		}
 		return errRaced
 	})
+}
+
+// Begin opens a session for an agent on behalf of a person, in a transaction
+// that does more: that is what the person was asked, and what its event tells.
+// It lives as long as a session may.
+func (s *Sessions) Begin(ctx context.Context, tx *guard.Tx, agent, purpose string, person estover.Subject) (token.Session, error) {
+	if s.Acting != nil {
+		if err := s.Acting(ctx, tx.Tx, agent); err != nil {
+			return token.Session{}, err
+		}
+	}
+	made := Session{
+		ID: estover.NewID("ses"), Agent: agent, Purpose: purpose, State: Open, OpenedBy: person, Strength: estover.BySecret, Epoch: 1,
+		OpenedAt: tx.Now(), ExpiresAt: tx.Now().Add(LongestLife),
+	}
+	tx.SetSession(made.ID)
+	tx.Note("expires_at", made.ExpiresAt)
+	_, err := insert(ctx, tx.Tx, &made)
+	return made.token(), err
 }
 
 // errRaced says that somebody else has just opened the ambient session.

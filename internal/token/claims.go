@@ -30,6 +30,7 @@ type Token struct {
 	Transaction string           // txn: the event of the decision at the root
 	Strength    estover.Strength // how the client said who it is when it got the token
 	Confirm     Confirm
+	Auth        Auth   // how the person at the root proved who they are
 	MayAct      *Party // the only one that may take it up (RFC 8693, section 4.4); nil for no such bound
 }
 
@@ -81,6 +82,7 @@ func (t *Token) claims(issuer string) []byte {
 	b = number(b, "grant_epoch", t.Epoch)
 	b = member(b, ',', "txn", t.Transaction)
 	b = member(b, ',', "strength", string(t.Strength))
+	b = t.Auth.append(b)
 	if t.Confirm != (Confirm{}) {
 		b = append(b, `,"cnf":`...)
 		b = t.Confirm.append(b)
@@ -90,6 +92,30 @@ func (t *Token) claims(issuer string) []byte {
 		b = appendActors(b, t.Actors)
 	}
 	return append(b, '}')
+}
+
+// append writes the claims about the person at the root (RFC 9068, section
+// 2.2.1).
+func (a Auth) append(b []byte) []byte {
+	if a.Time == 0 {
+		return b
+	}
+	b = number(b, "auth_time", a.Time)
+	if a.Class != "" {
+		b = member(b, ',', "acr", a.Class)
+	}
+	for i, m := range a.Methods {
+		if i == 0 {
+			b = append(b, `,"amr":[`...)
+		} else {
+			b = append(b, ',')
+		}
+		b = quoted(b, m)
+	}
+	if len(a.Methods) > 0 {
+		b = append(b, ']')
+	}
+	return b
 }
 
 func (c Confirm) append(b []byte) []byte {
@@ -164,6 +190,7 @@ func read(tenant estover.TenantID, c *jose.Claims) (*Token, error) {
 		Confirm  Confirm          `json:"cnf"`
 		Actor    *actor           `json:"act"`
 		MayAct   *Party           `json:"may_act"`
+		Auth
 	}
 	if err := c.Into(&w); err != nil {
 		return nil, err
@@ -172,6 +199,7 @@ func read(tenant estover.TenantID, c *jose.Claims) (*Token, error) {
 		Tenant: tenant, ID: c.ID, Subject: estover.Subject(c.Subject), Client: w.Client, Audience: c.Audience,
 		Scopes: strings.Fields(w.Scope), Session: w.Session, Purpose: w.Purpose, Grant: w.Grant, Epoch: w.Epoch,
 		Issued: c.IssuedAt, Expires: c.Expires, Transaction: w.Txn, Strength: w.Strength, Confirm: w.Confirm, MayAct: w.MayAct,
+		Auth: w.Auth,
 	}
 	for a := w.Actor; a != nil; a = a.Actor {
 		t.Actors = append(t.Actors, a.Subject)

@@ -49,6 +49,7 @@ type Grant struct {
 	Scopes, Resources []string
 
 	Confirm Confirm
+	Auth    Auth // of the person at the root; zero if none stands there
 	Epoch   int64
 	Created time.Time
 	Expires time.Time

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 
 	"estover.dev"
 	"estover.dev/internal/guard"
@@ -58,6 +59,9 @@ func (t *Token) AppendJSON(b []byte, issuer string) []byte {
 // is dead, unknown, malformed or another client's. A person, for whom client
 // is nil, may end any token of the tenant if policy lets them.
 func (t *Tokens) Revoke(ctx context.Context, caller estover.Caller, client *Client, raw string) (bool, error) {
+	if strings.HasPrefix(raw, refreshPrefix) {
+		return t.revokeRefresh(ctx, caller, client, raw)
+	}
 	tok, err := t.Verify(ctx, raw)
 	if errors.Is(err, ErrInvalid) {
 		return false, nil

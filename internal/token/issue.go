@@ -35,6 +35,7 @@ type Proof struct {
 	GrantType string
 	Subject   estover.Subject
 	Actors    []estover.Subject // the nearest first
+	Grant     *Grant            // that is there already, for the token to rest on; nil if one is made
 	Parent    *Grant            // what is handed on; nil for a root
 	Handover  Handover          // how it was handed on; zero for a root
 	Session   string            // that the token belongs to; "" for one of the client's own
@@ -49,6 +50,10 @@ type Proof struct {
 	// was proven with and is good once: a code, an approval. Its error is that
 	// of the request. Nil for nothing.
 	Consume func(ctx context.Context, tx *guard.Tx) error
+
+	// Renewal is the refresh token that goes out along with the token; nil for
+	// none.
+	Renewal *Renewal
 
 	// Scopes and Resources are the most that was proven, nil for no limit, and
 	// Expires the latest end of a token, zero for none.
@@ -103,6 +108,7 @@ type Issued struct {
 	Session string
 	Grant   string
 	Confirm Confirm // what it is bound to
+	Refresh string  // the refresh token; "" for none
 	Type    string  // as the answer names it, where the grant type has a name for it
 }
 
@@ -172,14 +178,14 @@ func (t *Tokens) Issue(ctx context.Context, r Request) (Issued, error) {
 			Tenant: r.Caller.Tenant, ID: estover.NewID("tok"), Subject: r.Proof.Subject, Actors: r.Proof.Actors, Client: r.Client.ID,
 			Audience: audiences(targets, t.Issuer.Of(r.Caller.Tenant)), Scopes: scopes, Session: r.Session.ID, Purpose: r.Session.Purpose,
 			Grant: grant.ID, Epoch: grant.Epoch, Issued: now, Expires: expires, Transaction: decision.ID,
-			Strength: r.Caller.Strength, Confirm: r.Confirm,
+			Strength: r.Caller.Strength, Confirm: r.Confirm, Auth: grant.Auth,
 		}
 		signed, err := jose.Sign(jose.AccessToken, key.Token, tok.claims(t.Issuer.Of(r.Caller.Tenant)))
 		if err != nil {
 			return Issued{}, err
 		}
 		told.ID, told.Grant, told.Expires = tok.ID, grant.ID, expires
-		if exists && r.Proof.Consume == nil {
+		if exists && r.Proof.Consume == nil && r.Proof.Renewal == nil {
 			err = t.record(ctx, r, op, decision, grant)
 		} else {
 			err = t.found(ctx, r, op, decision, grant, exists)
@@ -190,9 +196,13 @@ func (t *Tokens) Issue(ctx context.Context, r Request) (Issued, error) {
 		if err != nil {
 			return Issued{}, t.Refuse(ctx, r, t.lost(ctx, r, err))
 		}
+		refresh := ""
+		if r.Proof.Renewal != nil {
+			refresh = r.Proof.Renewal.next
+		}
 		return Issued{
 			Token: signed, ID: tok.ID, Expires: expires, Life: time.Duration(expires.Unix()-now.Unix()) * time.Second,
-			Scopes: scopes, Session: r.Session.ID, Grant: grant.ID, Confirm: r.Confirm, Type: r.Proof.Type,
+			Scopes: scopes, Session: r.Session.ID, Grant: grant.ID, Confirm: r.Confirm, Refresh: refresh, Type: r.Proof.Type,
 		}, nil
 	}
 	return Issued{}, ErrBusy
@@ -323,7 +333,7 @@ func operation(r Request) (guard.Op, *record) {
 		Trust: r.Proof.Foreign.Trust, Issuer: r.Proof.Foreign.Issuer, Subject: r.Proof.Foreign.Subject, Assertion: r.Proof.Foreign.ID,
 	}
 	subject := r.Proof.Subject
-	if subject == "" { // nothing was proven
+	if r.Proof.Handover.How == "" { // nothing was proven, or the token is made for the client
 		subject = r.Client.Subject
 	}
 	return guard.Op{
@@ -553,6 +563,9 @@ func (t *Tokens) admitOne(ctx context.Context, r Request, op guard.Op) (guard.De
 // grantFor is the grant that the token will rest on, and whether it is there
 // already.
 func (t *Tokens) grantFor(ctx context.Context, r Request, now time.Time) (*Grant, bool, error) {
+	if g := r.Proof.Grant; g != nil {
+		return g, true, g.live(now)
+	}
 	if r.Proof.GrantType == Own {
 		g, err := t.own.Get(ctx, r.Caller.Tenant, ownKey(r.Session.ID, r.Client.ID))
 		if err == nil {
@@ -569,7 +582,7 @@ func (t *Tokens) grantFor(ctx context.Context, r Request, now time.Time) (*Grant
 	}
 	g.Root = g.ID
 	if p := r.Proof.Parent; p != nil {
-		g.Parent, g.Root, g.From = p.ID, p.Root, r.Proof.Handover.Token
+		g.Parent, g.Root, g.From, g.Auth = p.ID, p.Root, r.Proof.Handover.Token, p.Auth
 	}
 	return g, false, nil
 }
@@ -615,14 +628,19 @@ func (t *Tokens) found(ctx context.Context, r Request, op guard.Op, d guard.Deci
 				return err
 			}
 		}
-		if exists {
+		if !exists {
+			made, err := insertGrant(ctx, tx.Tx, g)
+			if err == nil && !made {
+				err = errRaced
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if r.Proof.Renewal == nil {
 			return nil
 		}
-		made, err := insertGrant(ctx, tx.Tx, g)
-		if err == nil && !made {
-			return errRaced
-		}
-		return err
+		return r.Proof.Renewal.renew(ctx, tx, g, r.Confirm.Key)
 	})
 }
 
@@ -649,6 +667,9 @@ func (t *Tokens) Refuse(ctx context.Context, r Request, why error) error {
 		return why // nothing was decided: the same request may succeed later
 	}
 	rows := r.rows()
+	if errors.Is(why, ErrPresentedTwice) && r.Proof.Grant != nil {
+		return t.ended(ctx, r, why)
+	}
 	var refusal *guard.Refusal
 	if errors.As(why, &refusal) { // recorded already
 		if len(rows) == 0 {

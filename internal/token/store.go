@@ -11,10 +11,11 @@ import (
 
 	"estover.dev"
 	"estover.dev/internal/db"
+	"estover.dev/internal/opaque"
 )
 
 const grantColumns = `id, kind, coalesce(parent_id, ''), coalesce(parent_jti, ''), root_id, session_id, client_id, subject, actors, scopes, resources, cnf,
-	epoch, created_at, expires_at, ended_at, coalesce(end_cause, '')`
+	epoch, created_at, expires_at, ended_at, coalesce(end_cause, ''), coalesce(auth, '')`
 
 // loadGrant reads a grant, and which of its tokens were revoked.
 func loadGrant(ctx context.Context, tx *db.Tx, id string) (*Grant, error) {
@@ -33,9 +34,9 @@ func loadOwnGrant(ctx context.Context, tx *db.Tx, key string) (*Grant, error) {
 func oneGrant(ctx context.Context, tx *db.Tx, row db.Single) (*Grant, error) {
 	g := &Grant{}
 	var actors []string
-	var cnf string
+	var cnf, auth string
 	err := row.Scan(&g.ID, &g.Kind, &g.Parent, &g.From, &g.Root, &g.Session, &g.Client, &g.Subject, &actors, &g.Scopes, &g.Resources, &cnf,
-		&g.Epoch, &g.Created, &g.Expires, &g.Ended, &g.Cause)
+		&g.Epoch, &g.Created, &g.Expires, &g.Ended, &g.Cause, &auth)
 	if errors.Is(err, db.ErrNoRows) {
 		return nil, ErrGrantEnded
 	}
@@ -47,6 +48,11 @@ func oneGrant(ctx context.Context, tx *db.Tx, row db.Single) (*Grant, error) {
 	}
 	if err := json.Unmarshal([]byte(cnf), &g.Confirm); err != nil {
 		return nil, fmt.Errorf("reading the key of grant %s: %w", g.ID, err)
+	}
+	if auth != "" {
+		if err := json.Unmarshal([]byte(auth), &g.Auth); err != nil {
+			return nil, fmt.Errorf("reading the person's proof of grant %s: %w", g.ID, err)
+		}
 	}
 	rows, err := tx.Query(ctx, `select jti from denied_token where tenant_id = $1 and grant_id = $2 and expires_at > $3 order by jti`,
 		tx.Tenant(), g.ID, tx.Now())
@@ -76,11 +82,23 @@ func insertGrant(ctx context.Context, tx *db.Tx, g *Grant) (bool, error) {
 		actors[i] = string(a)
 	}
 	n, err := tx.Exec(ctx, `insert into oauth_grant (tenant_id, id, kind, parent_id, parent_jti, root_id, session_id, client_id, subject, actors,
-		scopes, resources, cnf, epoch, created_at, expires_at)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) on conflict do nothing`,
+		scopes, resources, cnf, epoch, created_at, expires_at, auth)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) on conflict do nothing`,
 		tx.Tenant(), g.ID, g.Kind, orNull(g.Parent), orNull(g.From), g.Root, g.Session, g.Client, g.Subject, actors,
-		bound(g.Scopes), bound(g.Resources), string(cnf), g.Epoch, tx.Now(), g.Expires)
+		bound(g.Scopes), bound(g.Resources), string(cnf), g.Epoch, tx.Now(), g.Expires, g.Auth.stored())
 	return n == 1, err
+}
+
+// stored is what is kept of it: nothing where no person stands.
+func (a Auth) stored() any {
+	if a.Time == 0 {
+		return nil
+	}
+	b, err := json.Marshal(a)
+	if err != nil {
+		panic("token: a proof that cannot be JSON: " + err.Error())
+	}
+	return string(b)
 }
 
 // orNull stores nothing for an empty string.
@@ -227,3 +245,239 @@ func sweep(ctx context.Context, tx *db.Tx) (int64, error) {
 
 // kept is how long a row is kept beyond its time, for clocks that differ.
 const kept = time.Minute
+
+// spend uses up something that is good once and is no assertion.
+func spend(ctx context.Context, tx *db.Tx, u Used) error {
+	err := tx.Insert(ctx, u.row(tx.Tenant()))
+	if db.Taken(err) {
+		return ErrFormUsed.Because(err)
+	}
+	return err
+}
+
+// findConsent reads what a person has agreed to. Locked, it stays so until the
+// transaction ends.
+func findConsent(ctx context.Context, tx *db.Tx, k consentKey, locked bool) (c Consent, err error) {
+	lock := ""
+	if locked {
+		lock = tx.ForUpdate()
+	}
+	var reach string
+	err = tx.QueryRow(ctx, `select id, client_id, client_digest, reach, created_at from oauth_consent
+		where tenant_id = $1 and person_id = $2 and client_id = $3 and redirect_uri = $4 and ended_at is null`+lock,
+		tx.Tenant(), k.person, k.client, k.redirect).Scan(&c.ID, &c.Client, &c.digest, &reach, &c.Created)
+	if errors.Is(err, db.ErrNoRows) {
+		return c, ErrConsent
+	}
+	if err == nil {
+		err = json.Unmarshal([]byte(reach), &c.Reach)
+	}
+	return c, err
+}
+
+// replaceConsent stores what a person agrees to, in the place of what they
+// agreed to before.
+func replaceConsent(ctx context.Context, tx *db.Tx, k consentKey, c Consent) error {
+	reach, err := json.Marshal(c.Reach)
+	if err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, `update oauth_consent set ended_at = $5
+		where tenant_id = $1 and person_id = $2 and client_id = $3 and redirect_uri = $4 and ended_at is null`,
+		tx.Tenant(), k.person, k.client, k.redirect, tx.Now()); err != nil {
+		return err
+	}
+	n, err := tx.Exec(ctx, `insert into oauth_consent (tenant_id, id, person_id, client_id, redirect_uri, client_digest, reach, created_at)
+		values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict do nothing`,
+		tx.Tenant(), c.ID, k.person, k.client, k.redirect, c.digest, string(reach), tx.Now())
+	if err == nil && n == 0 {
+		return ErrBusy // another answer of the same person was first
+	}
+	return err
+}
+
+func consentsOf(ctx context.Context, tx *db.Tx, person string) (all []Consent, err error) {
+	rows, err := tx.Query(ctx, `select id, client_id, client_digest, reach, created_at from oauth_consent
+		where tenant_id = $1 and person_id = $2 and ended_at is null order by created_at desc, id limit 200`, tx.Tenant(), person)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var c Consent
+		var reach string
+		if err := rows.Scan(&c.ID, &c.Client, &c.digest, &reach, &c.Created); err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal([]byte(reach), &c.Reach); err != nil {
+			return nil, err
+		}
+		all = append(all, c)
+	}
+	return all, rows.Err()
+}
+
+// endConsent ends a consent of a person, and says whose it was.
+func endConsent(ctx context.Context, tx *db.Tx, person, id string) (client string, err error) {
+	err = tx.QueryRow(ctx, `update oauth_consent set ended_at = $4 where tenant_id = $1 and person_id = $2 and id = $3 and ended_at is null
+		returning client_id`, tx.Tenant(), person, id, tx.Now()).Scan(&client)
+	if errors.Is(err, db.ErrNoRows) {
+		return "", ErrConsent.With("There is no such consent of yours any more.")
+	}
+	return client, err
+}
+
+func endConsents(ctx context.Context, tx *db.Tx, person string) error {
+	_, err := tx.Exec(ctx, "update oauth_consent set ended_at = $3 where tenant_id = $1 and person_id = $2 and ended_at is null",
+		tx.Tenant(), person, tx.Now())
+	return err
+}
+
+// consentedSessions are the sessions that a client has on behalf of a person;
+// "" for all clients.
+func consentedSessions(ctx context.Context, tx *db.Tx, person estover.Subject, client string) (ids []string, err error) {
+	rows, err := tx.Query(ctx, `select session_id from oauth_grant
+		where tenant_id = $1 and subject = $2 and kind = $3 and ended_at is null and ($4 = '' or client_id = $4)`,
+		tx.Tenant(), person, Consented, client)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, rows.Err()
+}
+
+// pushedTable is where authorization requests are kept until a browser comes.
+var pushedTable = &db.Table{Name: "oauth_pushed", Columns: []db.Column{
+	{Name: "tenant_id", Type: "text"},
+	{Name: "hash", Type: "bytes"},
+	{Name: "client_id", Type: "text"},
+	{Name: "request", Type: "text"},
+	{Name: "created_at", Type: "bigint"},
+	{Name: "expires_at", Type: "bigint"},
+}}
+
+// openPushed reads a pushed request. The first time, it gives the person time.
+func openPushed(ctx context.Context, tx *db.Tx, value, client string) (request string, err error) {
+	hash := opaque.Hash(value)
+	err = tx.QueryRow(ctx, `update oauth_pushed set opened_at = coalesce(opened_at, $4),
+			expires_at = case when opened_at is null then $5 else expires_at end
+		where tenant_id = $1 and hash = $2 and client_id = $3 and consumed_at is null and expires_at > $4 returning request`,
+		tx.Tenant(), hash[:], client, tx.Now(), tx.Now().Add(askingTime)).Scan(&request)
+	if errors.Is(err, db.ErrNoRows) {
+		return "", ErrPushed
+	}
+	return request, err
+}
+
+func consumePushed(ctx context.Context, tx *db.Tx, value, client string) error {
+	hash := opaque.Hash(value)
+	n, err := tx.Exec(ctx, `update oauth_pushed set consumed_at = $4
+		where tenant_id = $1 and hash = $2 and client_id = $3 and consumed_at is null and expires_at > $4`,
+		tx.Tenant(), hash[:], client, tx.Now())
+	if err == nil && n == 0 {
+		return ErrPushed
+	}
+	return err
+}
+
+func insertCode(ctx context.Context, tx *db.Tx, value, grant string, a Authorization) error {
+	hash := opaque.Hash(value)
+	_, err := tx.Exec(ctx, `insert into oauth_code (tenant_id, hash, grant_id, client_id, redirect_uri, challenge, jkt, created_at, expires_at)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+		tx.Tenant(), hash[:], grant, a.Client.ID, a.Redirect, a.Challenge, a.Key, tx.Now(), tx.Now().Add(CodeLife))
+	return err
+}
+
+// findCode reads a code into c, and says on which grant it rests and until when
+// it is good.
+func findCode(ctx context.Context, tx *db.Tx, c *Code) (grant string, expires time.Time, err error) {
+	var consumed time.Time
+	err = tx.QueryRow(ctx, `select grant_id, client_id, redirect_uri, challenge, jkt, expires_at, consumed_at from oauth_code
+		where tenant_id = $1 and hash = $2`, tx.Tenant(), c.hash[:]).
+		Scan(&grant, &c.Client, &c.Redirect, &c.Challenge, &c.Key, &expires, &consumed)
+	if errors.Is(err, db.ErrNoRows) {
+		return "", expires, ErrCode
+	}
+	c.Spent = !consumed.IsZero()
+	return grant, expires, err
+}
+
+func consumeCode(ctx context.Context, tx *db.Tx, hash [32]byte) error {
+	n, err := tx.Exec(ctx, `update oauth_code set consumed_at = $3 where tenant_id = $1 and hash = $2 and consumed_at is null and expires_at > $3`,
+		tx.Tenant(), hash[:], tx.Now())
+	if err == nil && n == 0 {
+		return ErrPresentedTwice
+	}
+	return err
+}
+
+// A lapsedCode is one that nobody came for in time.
+type lapsedCode struct {
+	tenant  estover.TenantID
+	session string
+}
+
+func lapsedCodes(ctx context.Context, tx *db.Tx) (all []lapsedCode, err error) {
+	rows, err := tx.Query(ctx, `select c.tenant_id, g.session_id from oauth_code c join oauth_grant g on g.tenant_id = c.tenant_id and g.id = c.grant_id
+		where c.consumed_at is null and c.expires_at < $1 and g.ended_at is null order by c.expires_at limit 256`, tx.Now())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var one lapsedCode
+		if err := rows.Scan(&one.tenant, &one.session); err != nil {
+			return nil, err
+		}
+		all = append(all, one)
+	}
+	return all, rows.Err()
+}
+
+// forgetCodes removes what is long over: a code is kept as long as what it
+// bought may live, so that a second presentation is known for what it is.
+func forgetCodes(ctx context.Context, tx *db.Tx) error {
+	for table, age := range map[string]time.Duration{"oauth_code": 25 * time.Hour, "oauth_pushed": time.Minute, "refresh_token": time.Hour} {
+		if _, err := tx.Exec(ctx, "delete from "+table+" where expires_at < $1", tx.Now().Add(-age)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func insertRefresh(ctx context.Context, tx *db.Tx, value string, g *Grant, generation int64, key string) error {
+	hash := opaque.Hash(value)
+	_, err := tx.Exec(ctx, `insert into refresh_token (tenant_id, hash, grant_id, generation, jkt, created_at, expires_at)
+		values ($1, $2, $3, $4, $5, $6, $7)`, tx.Tenant(), hash[:], g.ID, generation, key, tx.Now(), g.Expires)
+	return err
+}
+
+// findRefresh reads a refresh token into r, and says of which grant it is.
+func findRefresh(ctx context.Context, tx *db.Tx, r *RefreshToken) (grant string, err error) {
+	err = tx.QueryRow(ctx, `select grant_id, generation, jkt, spent_at, coalesce(spent_jkt, ''), successor from refresh_token
+		where tenant_id = $1 and hash = $2 and expires_at > $3`, tx.Tenant(), r.hash[:], tx.Now()).
+		Scan(&grant, &r.generation, &r.Key, &r.spent, &r.spentKey, &r.successor)
+	if errors.Is(err, db.ErrNoRows) {
+		return "", ErrRefresh
+	}
+	return grant, err
+}
+
+// spendRefresh spends a refresh token for a successor, unless it was spent.
+func spendRefresh(ctx context.Context, tx *db.Tx, hash [32]byte, key string, successor []byte) (bool, error) {
+	n, err := tx.Exec(ctx, `update refresh_token set spent_at = $3, spent_jkt = $4, successor = $5
+		where tenant_id = $1 and hash = $2 and spent_at is null and expires_at > $3`, tx.Tenant(), hash[:], tx.Now(), key, successor)
+	return n == 1, err
+}
+
+func eraseSuccessors(ctx context.Context, tx *db.Tx) error {
+	_, err := tx.Exec(ctx, "update refresh_token set successor = null where successor is not null and spent_at < $1", tx.Now().Add(-RetryWindow))
+	return err
+}

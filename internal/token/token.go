@@ -31,6 +31,11 @@
 //
 // # What is asked each time, and what it costs
 //
+// A person can let a client have part of what it may ask for: [Tokens.Authorize]
+// opens a session for that and makes the grant, and the client comes for the
+// token with a code, later with refresh tokens. The grant says whose authority it
+// is (the subject) and who acts (the client, as the actor).
+//
 // Clients, sessions and grants are copies in memory (guard.Cache); a token that
 // is issued for a session and a client that have met before reads no row and
 // writes the event alone. The signature of a token that is presented again is
@@ -86,6 +91,14 @@ type Sessions interface {
 	// Hold makes sure that the session is open, and that it stays so until the
 	// transaction ends.
 	Hold(ctx context.Context, tx *guard.Tx, id string) error
+
+	// Begin opens a session for an agent on behalf of a person, in a transaction
+	// that does more. It lives as long as a session may.
+	Begin(ctx context.Context, tx *guard.Tx, agent, purpose string, person estover.Subject) (Session, error)
+
+	// EndWithin ends a session with all that belongs to it, in a transaction
+	// that does more. It does nothing to one that has ended.
+	EndWithin(ctx context.Context, tx *guard.Tx, id, cause string) error
 }
 
 // A Session is what the token service knows of a task.

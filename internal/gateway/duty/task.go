@@ -256,7 +256,7 @@ func (d *Duties) still(ex *gateway.Exchange) error {
 	ctx, cancel := context.WithTimeout(context.Background(), recheckTime)
 	defer cancel()
 	if ex.Method == http.MethodConnect { // a tunnel: it confers nothing, but its agent must be there
-		a, err := d.Agents.Snapshot(ctx, ex.Caller.Tenant, ex.Caller.Subject.ID())
+		a, err := d.Agents.Snapshot(ctx, ex.Caller.Tenant, ex.Caller.Acting().ID())
 		if err == nil && a.StatusAt(d.Guard.DB().Now()) != agent.Active {
 			err = gateway.ErrEnded.With("The agent may not act any more.")
 		}

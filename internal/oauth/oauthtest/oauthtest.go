@@ -38,6 +38,7 @@ import (
 	"estover.dev/internal/guard/guardtest"
 	"estover.dev/internal/jose"
 	"estover.dev/internal/oauth"
+	"estover.dev/internal/page"
 	"estover.dev/internal/seal"
 	"estover.dev/internal/session"
 	"estover.dev/internal/token"
@@ -66,6 +67,7 @@ type World struct {
 	Sessions *session.Sessions
 	Tokens   *token.Tokens
 	Callers  *edge.Callers
+	Pages    *page.Pages
 	Door     *oauth.Door
 	Handler  http.Handler
 	Access   *Access
@@ -125,7 +127,9 @@ func Node(t testing.TB, d *db.DB, rootKey string) *World {
 
 	w := &World{T: t, DB: d, Keys: keys, Decider: &Decider{}, Access: &Access{granted: map[string]map[string][]string{}}}
 	w.Guard = guardtest.New(t, d, w.Decider)
-	w.People = directory.New(w.Guard, directory.Options{})
+	w.People = directory.New(w.Guard, directory.Options{Left: func(ctx context.Context, tx *guard.Tx, person string) error {
+		return w.Tokens.EndPerson(ctx, tx, person)
+	}})
 	w.Agents = agent.New(w.Guard, agent.Options{
 		Sponsor: w.People.Sponsor,
 		Pepper: func(tenant estover.TenantID, secret []byte) []byte {
@@ -143,7 +147,7 @@ func Node(t testing.TB, d *db.DB, rootKey string) *World {
 			return sealer.Open(tenant, seal.AAD{Class: seal.Recording, ID: id}, sealed)
 		},
 	}, session.Part{Name: "grants", End: token.EndSessions})
-	w.Tokens = token.New(w.Guard, token.Config{Issuer: Issuer, Keys: keys, Clients: w.clients, Sessions: w.Sessions, Access: w.Access})
+	w.Tokens = token.New(w.Guard, token.Config{Issuer: Issuer, Keys: keys, Clients: w.clients, Sessions: w.Sessions, Access: w.Access, People: w.acting})
 	w.Callers = &edge.Callers{Tokens: w.Tokens, People: w.People.Authenticate, Proofs: &edge.Proofs{
 		Origins: []string{string(Issuer)}, Now: d.Now,
 		MAC: func(tenant estover.TenantID, msg []byte) []byte { return sealer.MAC(tenant, "dpop nonce", msg) },
@@ -154,13 +158,39 @@ func Node(t testing.TB, d *db.DB, rootKey string) *World {
 			return w.Agents.Grantable(ctx, tx, id, nil)
 		},
 	})
+	w.Pages, err = page.New(page.Config{
+		Issuer: Issuer, People: w.People, Now: d.Now, Logger: slog.New(slog.DiscardHandler),
+		MAC: func(tenant estover.TenantID, value []byte) []byte { return sealer.MAC(tenant, "page", value) },
+	})
+	must(t, err)
 	w.Door = oauth.New(oauth.Config{
 		Tokens: w.Tokens, Sessions: w.Sessions, Callers: w.Callers, Trusts: w.Trusts, Logger: slog.New(slog.DiscardHandler),
+		Pages: w.Pages, Requester: w.requester,
 	})
 	mux := http.NewServeMux()
 	must(t, w.Door.Mount(mux))
 	w.Handler = edge.Front{}.Handler(mux)
 	return w
+}
+
+// acting says whether a person may act.
+func (w *World) acting(ctx context.Context, tenant estover.TenantID, person string) error {
+	there, err := w.People.Active(ctx, tenant, person)
+	if err == nil && !there {
+		err = directory.ErrDisabled
+	}
+	return err
+}
+
+// requester is what people are told of an agent: its name, and everything that
+// it is known by as a client.
+func (w *World) requester(ctx context.Context, _ estover.TenantID, id string) (oauth.Requester, error) {
+	a, err := w.Agents.Get(ctx, Admin, id)
+	if err != nil {
+		return oauth.Requester{}, err
+	}
+	digest, err := json.Marshal(a.Spec)
+	return oauth.Requester{ID: id, Name: a.Name, Kind: a.Blueprint, Sponsor: "the sponsor of " + a.Name, Digest: string(digest)}, err
 }
 
 func must(t testing.TB, err error) {

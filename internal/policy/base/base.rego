@@ -66,8 +66,8 @@ permit contains "auditor_reads" if {
 permit contains "own_things" if {
 	input.facts.own == true
 	input.op in {
-		"agent.read", "grant.list", "login.create", "login.end", "login.list", "passkey.create", "passkey.end", "passkey.list",
-		"person.read", "recovery.create", "session.end", "session.list", "session.read", "token.revoke",
+		"agent.read", "authorization.create", "consent.end", "consent.list", "grant.list", "login.create", "login.end", "login.list",
+		"passkey.create", "passkey.end", "passkey.list", "person.read", "recovery.create", "session.end", "session.list", "session.read", "token.revoke",
 	}
 }
 

@@ -1,0 +1,191 @@
+package oauth
+
+import (
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/page"
+	"estover.dev/internal/session"
+	"estover.dev/internal/token"
+)
+
+//go:embed *.html
+var files embed.FS
+
+var (
+	consentPage  = page.Parse(files, "consent.html")
+	consentsPage = page.Parse(files, "consents.html")
+)
+
+// A Requester is what a person is told of an agent that asks them.
+type Requester struct {
+	ID      string
+	Name    string
+	Kind    string // its blueprint
+	Team    string
+	Sponsor string // the name of the person who answers for it
+
+	// Digest changes with anything that a person would want to be asked about
+	// again: what is above, and where the agent has people sent.
+	Digest string
+}
+
+// A consentView is the page that asks.
+type consentView struct {
+	Who     Requester
+	Person  string
+	To      string // the host that the browser goes back to
+	Local   bool   // that is the person's own machine
+	Purpose string
+	Reach   []reachView
+	Until   time.Time
+	Hours   int
+	Action  string
+	Form    string
+	Request string
+}
+
+// A reachView is one resource with what could be done there.
+type reachView struct {
+	Host, Resource string
+	Operations     []string
+}
+
+// ask shows the person who wants what, and for how long.
+func (d *Door) ask(r *page.Request, a *ask) error {
+	who, err := d.Requester(r.Context(), r.Tenant, a.client.ID)
+	if err != nil {
+		return d.refuse(r, a, err)
+	}
+	back, err := url.Parse(a.redirect)
+	if err != nil {
+		return err
+	}
+	v := consentView{
+		Who: who, Person: r.Visit.Person.Name, To: back.Host, Local: back.Scheme == "http", Purpose: a.purpose, Reach: views(a.reach),
+		Until: r.Now().Add(session.LongestLife), Hours: int(session.LongestLife / time.Hour),
+		Action: r.Path(consentPath), Form: r.Form(consentOf(a.query)), Request: a.query,
+	}
+	return r.Show(consentPage, page.View{Title: "Let " + who.Name + " act for you?", Data: v, FormsTo: back.Scheme + "://" + back.Host})
+}
+
+func views(reach token.Reach) (all []reachView) {
+	for _, name := range reach.Resources() {
+		v := reachView{Host: name, Resource: name, Operations: reach[name]}
+		if u, err := url.Parse(name); err == nil && u.Host != "" {
+			v.Host = u.Host
+		}
+		all = append(all, v)
+	}
+	return all
+}
+
+// consentOf ties the answer of a person to the request that they were shown.
+func consentOf(query string) string {
+	sum := sha256.Sum256([]byte(query))
+	return "consent " + hex.EncodeToString(sum[:])
+}
+
+// consented takes the answer of a person. It is good once, from the page that
+// asked, by whoever is signed in there.
+func (d *Door) consented(r *page.Request) error {
+	if err := r.ParseForm(); err != nil {
+		return page.ErrForm.Because(err)
+	}
+	query := r.PostForm.Get("request")
+	form, err := r.Posted(consentOf(query))
+	if err != nil {
+		return err
+	}
+	a, err := d.asked(r.Context(), r.Tenant, query)
+	if err != nil {
+		return d.refuse(r, a, err)
+	}
+	if !r.Demand(agreeing, r.Path(authorizePath)+"?"+a.query) {
+		return nil
+	}
+	if form.Get("decision") != "allow" {
+		return d.refuse(r, a, errDenied)
+	}
+	return d.complete(r, a, &form)
+}
+
+// consents shows a person the agents that act for them, and ends it.
+func (d *Door) consents(r *page.Request) error {
+	at := r.Path(ConsentsPath)
+	if !r.Demand(page.Demand{}, at) {
+		return nil
+	}
+	if r.Method == http.MethodPost {
+		form, err := r.Posted("end consent")
+		if err != nil {
+			return err
+		}
+		if err := d.Tokens.EndConsent(r.Context(), r.Visit.Caller, form.Get("id")); err != nil {
+			return err
+		}
+		r.Go(at)
+		return nil
+	}
+	kept, err := d.Tokens.Consents(r.Context(), r.Visit.Caller)
+	if err != nil {
+		return err
+	}
+	v := consentsView{Action: at, Form: r.Form("end consent")}
+	for _, c := range kept {
+		who, err := d.Requester(r.Context(), r.Tenant, c.Client)
+		switch {
+		case estover.KindOf(err) == estover.NotFound && err != nil:
+			who = Requester{ID: c.Client, Name: c.Client}
+		case err != nil:
+			return err
+		}
+		v.Kept = append(v.Kept, keptView{ID: c.ID, Who: who, Reach: views(c.Reach), Since: c.Created})
+	}
+	return r.Show(consentsPage, page.View{Title: "Agents that act for you", Data: v})
+}
+
+type consentsView struct {
+	Kept         []keptView
+	Action, Form string
+}
+
+type keptView struct {
+	ID    string
+	Who   Requester
+	Reach []reachView
+	Since time.Time
+}
+
+// encode writes a form as it stands in a query.
+func (f form) encode() string {
+	var b strings.Builder
+	for i, p := range f {
+		if i > 0 {
+			b.WriteByte('&')
+		}
+		b.WriteString(url.QueryEscape(p.name) + "=" + url.QueryEscape(p.value))
+	}
+	return b.String()
+}
+
+// without is a form without the parameters of these names.
+func (f form) without(names ...string) form {
+	kept := make(form, 0, len(f))
+next:
+	for _, p := range f {
+		for _, n := range names {
+			if p.name == n {
+				continue next
+			}
+		}
+		kept = append(kept, p)
+	}
+	return kept
+}

@@ -1,0 +1,91 @@
+package oauth
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"estover.dev"
+	"estover.dev/internal/edge"
+	"estover.dev/internal/token"
+)
+
+const parPath = "/oauth/par"
+
+// pushedPrefix begins the request_uri of what was pushed (RFC 9126, section
+// 2.2).
+const pushedPrefix = "urn:ietf:params:oauth:request_uri:"
+
+// authenticating are the parameters by which a client authenticates, which are
+// no part of what it asks for.
+var authenticating = []string{"client_secret", "client_assertion", "client_assertion_type"}
+
+// par takes an authorization request from the client itself (RFC 9126). It is
+// checked as it will be when a browser comes with it, but for the person.
+func (d *Door) par(w http.ResponseWriter, r *http.Request, tenant estover.TenantID) {
+	value, err := d.push(w, r, tenant)
+	if err != nil {
+		d.fail(w, r, err)
+		return
+	}
+	body := `{"request_uri":"` + pushedPrefix + value + `","expires_in":` + strconv.Itoa(int(token.PushedLife.Seconds())) + `}`
+	answer(w, http.StatusCreated, jsonType, []byte(body))
+}
+
+func (d *Door) push(w http.ResponseWriter, r *http.Request, tenant estover.TenantID) (string, error) {
+	f, err := readForm(r)
+	if err != nil {
+		return "", err
+	}
+	a, err := d.authenticate(r, tenant, f)
+	if err != nil {
+		return "", err
+	}
+	confirm, err := d.sender(r, &a)
+	if edge.HasProof(r) {
+		w.Header().Set(edge.NonceHeader, d.Callers.Proofs.Nonce(tenant))
+	}
+	if err != nil {
+		return "", err
+	}
+	if err := a.client.Alive(r.Context(), d.now()); err != nil {
+		return "", err
+	}
+	if err := d.Tokens.Consume(r.Context(), tenant, a.use); err != nil {
+		return "", err
+	}
+	f = slices.DeleteFunc(f.without(authenticating...), func(p parameter) bool { return p.name == "client_id" })
+	switch {
+	case f.get("request_uri") != "":
+		return "", errRequest.With("A pushed request does not point to another one.")
+	case confirm.Key != "" && f.get("dpop_jkt") != "" && f.get("dpop_jkt") != confirm.Key: // RFC 9449, section 10.1
+		return "", errRequest.With("The dpop_jkt is not that of the key that was shown.")
+	case confirm.Key != "" && f.get("dpop_jkt") == "":
+		f = append(f, parameter{"dpop_jkt", confirm.Key})
+	}
+	asked := &ask{client: a.client, maxAge: -1}
+	if err := d.back(asked, f); err != nil {
+		return "", errRequest.With("%s", detail(err)).Because(err)
+	}
+	if err := asked.read(f); err != nil {
+		return "", err
+	}
+	return d.Tokens.Push(r.Context(), tenant, a.client.ID, f.encode())
+}
+
+// pulled is the form of a request that the client has pushed. Nothing of what
+// the browser brings beside counts.
+func (d *Door) pulled(ctx context.Context, tenant estover.TenantID, a *ask, uri string) (form, error) {
+	value, ok := strings.CutPrefix(uri, pushedPrefix)
+	if !ok {
+		return nil, token.ErrPushed
+	}
+	text, err := d.Tokens.Pushed(ctx, tenant, a.client.ID, value)
+	if err != nil {
+		return nil, err
+	}
+	a.pushed = value
+	return parseForm(text)
+}

@@ -1,0 +1,436 @@
+package token
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/db"
+	"estover.dev/internal/guard"
+	"estover.dev/internal/opaque"
+)
+
+// Consented is the kind of a grant that a person gave a client: it rests on a
+// session of its own, which was opened for it and ends with it.
+const Consented = "authorization_code"
+
+// The lives of what a browser carries (RFC 6749, section 4.1.2; RFC 9126,
+// section 2.2).
+const (
+	CodeLife   = time.Minute
+	PushedLife = 90 * time.Second
+	askingTime = 10 * time.Minute // for a person to sign in and read, once a browser has come
+)
+
+// Errors of authorizations.
+var (
+	// ErrCode is returned for a code that buys nothing.
+	ErrCode = &estover.Error{Kind: estover.Conflict, Code: "code_invalid", Detail: "The authorization code is not known, has expired or belongs to another request."}
+	// ErrPresentedTwice is returned when a code or a refresh token comes a second
+	// time. What it bought has ended, for one of the two was a thief.
+	ErrPresentedTwice = &estover.Error{Kind: estover.Conflict, Code: "presented_twice", Detail: "This was presented before. What it bought has been revoked; let the person sign in again."}
+	// ErrPushed is returned for a pushed request that is not there for the client.
+	ErrPushed = &estover.Error{Kind: estover.Invalid, Code: "request_uri_invalid", Detail: "The pushed request is not known, has expired or was completed before. Start again."}
+	// ErrConsent is returned when what a person agreed to does not cover the request (any more).
+	ErrConsent = &estover.Error{Kind: estover.Conflict, Code: "consent_needed", Detail: "The person has not agreed to this."}
+	// ErrFormUsed is returned for an answer that was given before.
+	ErrFormUsed = &estover.Error{Kind: estover.Conflict, Code: "form_used", Detail: "This was answered before. Go back to the application and start again."}
+)
+
+// An Auth says how the person at the root of a grant proved who they are
+// (RFC 9068, section 2.2.1). It is zero where no person stands.
+type Auth struct {
+	Time    int64    `json:"auth_time,omitempty"` // seconds since 1970
+	Methods []string `json:"amr,omitempty"`       // RFC 8176
+	Class   string   `json:"acr,omitempty"`
+}
+
+// An Authorization is what a person lets a client have.
+type Authorization struct {
+	Person     estover.Caller
+	Auth       Auth
+	Client     *Client
+	Redirect   string // where the browser goes back to
+	Registered string // the same as the client has registered it
+	Purpose    string
+	Reach      Reach
+	Digest     string // of what the client says of itself
+	Challenge  string // of PKCE, S256
+	Key        string // jkt that must be shown with the code; "" for none
+	Asked      bool   // whether the person has just agreed, rather than before
+	Form       Used   // the answer that says so, good once; zero if nobody was asked
+	Pushed     string // the value of the pushed request; "" for none
+}
+
+// A Reach is what a client would have: scopes by the identifier of a resource.
+type Reach map[string][]string
+
+// Resources are the identifiers, in their order.
+func (r Reach) Resources() []string {
+	list := make([]string, 0, len(r))
+	for name := range r {
+		list = append(list, name)
+	}
+	slices.Sort(list)
+	return list
+}
+
+// covers reports whether all of other lies within r.
+func (r Reach) covers(other Reach) bool {
+	for resource, scopes := range other {
+		have, ok := r[resource]
+		if !ok {
+			return false
+		}
+		for _, s := range scopes {
+			if !slices.Contains(have, s) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// scopes are all scopes, as a token has them.
+func (r Reach) scopes() []string {
+	all := []string{}
+	for _, scopes := range r {
+		all = append(all, scopes...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// Reach is what a client may have of what it asks for, for a purpose: what
+// [Tokens.Issue] would give it by itself.
+func (t *Tokens) Reach(ctx context.Context, tenant estover.TenantID, c *Client, purpose string, resources, scopes []string) (Reach, error) {
+	targets, all, err := t.narrow(ctx, Request{
+		Caller: estover.Caller{Tenant: tenant}, Client: c, Session: Session{Purpose: purpose}, Resources: resources, Scopes: scopes,
+	})
+	if err != nil {
+		return nil, err
+	}
+	r := Reach{}
+	for _, a := range targets {
+		r[a.Audience] = within(all, a.Scopes)
+	}
+	return r, nil
+}
+
+// Authorize records what a person lets a client have, and makes a code that the
+// client exchanges for it. Session, grant and code are made in one transaction
+// with the consent that they rest on.
+func (t *Tokens) Authorize(ctx context.Context, a Authorization) (string, error) {
+	now := t.guard.DB().Now()
+	person, client := a.Person.Subject, a.Client.Subject
+	if err := t.principals(ctx, a.Person.Tenant, a.Client, person, []estover.Subject{client}, now); err != nil {
+		return "", err
+	}
+	value := opaque.New(opaque.Code)
+	g := Grant{
+		ID: estover.NewID("gnt"), Kind: Consented, Client: a.Client.ID, Subject: person, Actors: []estover.Subject{client},
+		Scopes: a.Reach.scopes(), Resources: a.Reach.Resources(), Epoch: 1, Auth: a.Auth,
+	}
+	g.Root = g.ID
+	op := guard.Op{Action: "authorization.create", Target: string(person), Purpose: a.Purpose, Detail: map[string]any{
+		"client": a.Client.ID, "reach": a.Reach, "redirect_uri": a.Registered, "asked": a.Asked, "grant": g.ID,
+	}}
+	consent := estover.NewID("cns")
+	err := t.guard.Do(ctx, a.Person, op, func(tx *guard.Tx) error {
+		if a.Form.Name != "" {
+			if err := spend(ctx, tx.Tx, a.Form); err != nil {
+				return err
+			}
+		}
+		if a.Pushed != "" {
+			if err := consumePushed(ctx, tx.Tx, a.Pushed, a.Client.ID); err != nil {
+				return err
+			}
+		}
+		if err := t.consent(ctx, tx, a, consent); err != nil {
+			return err
+		}
+		s, err := t.Sessions.Begin(ctx, tx, a.Client.ID, a.Purpose, person)
+		if err != nil {
+			return err
+		}
+		g := g
+		g.Session, g.Expires = s.ID, s.Expires
+		if _, err := insertGrant(ctx, tx.Tx, &g); err != nil {
+			return err
+		}
+		return insertCode(ctx, tx.Tx, value, g.ID, a)
+	})
+	if err != nil {
+		return "", err
+	}
+	return value, nil
+}
+
+// consent stores what was agreed to, or makes sure that it was.
+func (t *Tokens) consent(ctx context.Context, tx *guard.Tx, a Authorization, id string) error {
+	k := consentKey{a.Person.Subject.ID(), a.Client.ID, a.Registered}
+	if !a.Asked {
+		kept, err := findConsent(ctx, tx.Tx, k, true)
+		if err == nil && !kept.covers(a.Reach, a.Digest) {
+			err = ErrConsent
+		}
+		tx.Note("consent", kept.ID)
+		return err
+	}
+	tx.Note("consent", id)
+	return replaceConsent(ctx, tx.Tx, k, Consent{ID: id, Reach: a.Reach, digest: a.Digest})
+}
+
+// A Consent is what a person has agreed to for a client at a redirect URI, for
+// as often as it asks and until it is ended.
+type Consent struct {
+	ID      string
+	Client  string
+	Reach   Reach
+	Created time.Time
+
+	digest string
+}
+
+// covers reports whether a request lies within what was agreed to, and the
+// client is as it was then.
+func (c *Consent) covers(r Reach, digest string) bool { return c.digest == digest && c.Reach.covers(r) }
+
+type consentKey struct{ person, client, redirect string }
+
+// Agreed reports whether the person has agreed to all of this before. It
+// decides what is shown, and [Tokens.Authorize] makes sure.
+func (t *Tokens) Agreed(ctx context.Context, a Authorization) (bool, error) {
+	var kept Consent
+	err := t.guard.DB().View(ctx, a.Person.Tenant, func(tx *db.Tx) (err error) {
+		kept, err = findConsent(ctx, tx, consentKey{a.Person.Subject.ID(), a.Client.ID, a.Registered}, false)
+		return err
+	})
+	if errors.Is(err, ErrConsent) {
+		return false, nil
+	}
+	return err == nil && kept.covers(a.Reach, a.Digest), err
+}
+
+// Consents shows what the caller, who is a person, has agreed to, the newest
+// first.
+func (t *Tokens) Consents(ctx context.Context, caller estover.Caller) (all []Consent, err error) {
+	err = t.guard.Read(ctx, caller, guard.Op{Action: "consent.list", Target: string(caller.Subject)}, func(tx *db.Tx) error {
+		all, err = consentsOf(ctx, tx, caller.Subject.ID())
+		return err
+	})
+	return all, err
+}
+
+// EndConsent takes back what the caller, who is a person, has agreed to. Every
+// session that the client has on their behalf ends.
+func (t *Tokens) EndConsent(ctx context.Context, caller estover.Caller, id string) error {
+	op := guard.Op{Action: "consent.end", Target: string(caller.Subject), Detail: map[string]any{"consent": id}}
+	return t.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
+		client, err := endConsent(ctx, tx.Tx, caller.Subject.ID(), id)
+		if err != nil {
+			return err
+		}
+		tx.Note("client", client)
+		return t.endConsented(ctx, tx, caller.Subject, client, "the person took their consent back")
+	})
+}
+
+// EndPerson ends what clients have on behalf of somebody who leaves, in the
+// transaction in which they do.
+func (t *Tokens) EndPerson(ctx context.Context, tx *guard.Tx, person string) error {
+	if err := endConsents(ctx, tx.Tx, person); err != nil {
+		return err
+	}
+	return t.endConsented(ctx, tx, estover.User(person), "", "the person was disabled")
+}
+
+// endConsented ends the sessions that clients have on behalf of a person: of
+// one client, or of all if it is "".
+func (t *Tokens) endConsented(ctx context.Context, tx *guard.Tx, person estover.Subject, client, cause string) error {
+	sessions, err := consentedSessions(ctx, tx.Tx, person, client)
+	if err != nil {
+		return err
+	}
+	for _, s := range sessions {
+		if err := t.Sessions.EndWithin(ctx, tx, s, cause); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A Code is an authorization code as it was made.
+type Code struct {
+	Grant     *Grant
+	Client    string
+	Redirect  string
+	Challenge string
+	Key       string // jkt; "" for none
+	Spent     bool
+
+	hash [32]byte
+}
+
+// Code looks at a code, and does not use it up.
+func (t *Tokens) Code(ctx context.Context, tenant estover.TenantID, value string) (*Code, error) {
+	if !opaque.Check(value, opaque.Code) {
+		return nil, ErrCode
+	}
+	c := &Code{hash: opaque.Hash(value)}
+	err := t.guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
+		grant, expires, err := findCode(ctx, tx, c)
+		if err != nil {
+			return err
+		}
+		if !c.Spent && !tx.Now().Before(expires) {
+			return ErrCode
+		}
+		c.Grant, err = loadGrant(ctx, tx, grant)
+		return err
+	})
+	return c, err
+}
+
+// Consume uses the code up, in the transaction that issues what it buys.
+func (c *Code) Consume(ctx context.Context, tx *guard.Tx) error {
+	return consumeCode(ctx, tx.Tx, c.hash)
+}
+
+// Push keeps an authorization request of an authenticated client until a
+// browser comes with the value that is returned (RFC 9126). Nothing is decided
+// by it.
+func (t *Tokens) Push(ctx context.Context, tenant estover.TenantID, client, request string) (string, error) {
+	value := opaque.New(opaque.Pushed)
+	hash, now := opaque.Hash(value), t.guard.DB().Now()
+	return value, t.guard.DB().Append(ctx, db.Append{Tenant: tenant, Rows: []db.Row{{Into: pushedTable, Values: []any{
+		string(tenant), hash[:], client, request, now.UnixMicro(), now.Add(PushedLife).UnixMicro(),
+	}}}})
+}
+
+// Pushed is a request that a client has pushed. It is used up when the
+// authorization is completed, so that the page may be loaded again; the first
+// time that a browser comes with it, the person gets time to sign in and read.
+func (t *Tokens) Pushed(ctx context.Context, tenant estover.TenantID, client, value string) (request string, err error) {
+	if !opaque.Check(value, opaque.Pushed) {
+		return "", ErrPushed
+	}
+	err = t.guard.DB().Do(ctx, tenant, func(tx *db.Tx) error {
+		request, err = openPushed(ctx, tx, value, client)
+		return err
+	})
+	return request, err
+}
+
+// ended ends what was bought with something that has come a second time, and
+// records it as the outcome of the request.
+func (t *Tokens) ended(ctx context.Context, r Request, why error) error {
+	g := r.Proof.Grant
+	op, told := operation(r)
+	told.Grant = g.ID
+	err := t.guard.Act(ctx, r.caller(), op, refused(why), func(tx *guard.Tx) error {
+		for _, u := range r.Use {
+			if err := tx.Insert(ctx, u.row(r.Caller.Tenant)); err != nil {
+				return err
+			}
+		}
+		tx.SetSession(g.Session)
+		if err := t.Sessions.EndWithin(ctx, tx, g.Session, "a code or refresh token was presented twice"); err != nil {
+			return err
+		}
+		tx.Note("revoked", g.ID)
+		tx.Fail(why)
+		return nil
+	})
+	return t.replayed(ctx, r, err)
+}
+
+// SweepCodes ends the sessions that were opened for a code which nobody came
+// for, and forgets what is over, of all tenants.
+func (t *Tokens) SweepCodes(ctx context.Context) error {
+	var lapsed []lapsedCode
+	err := t.guard.DB().View(ctx, "", func(tx *db.Tx) (err error) {
+		lapsed, err = lapsedCodes(ctx, tx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, one := range lapsed {
+		const cause = "nobody came for the authorization code"
+		caller := estover.Caller{Tenant: one.tenant, Subject: estover.System("oauth")}
+		op := guard.Op{Action: "session.end", Target: "session:" + one.session, Session: one.session, Detail: map[string]any{"cause": cause}}
+		if err := t.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
+			return t.Sessions.EndWithin(ctx, tx, one.session, cause)
+		}); err != nil {
+			return err
+		}
+	}
+	return t.guard.DB().Do(ctx, "", func(tx *db.Tx) error { return forgetCodes(ctx, tx) })
+}
+
+// methodsWord is the acr of what somebody proved: phr for what cannot be
+// phished (OpenID Connect EAP ACR values), "" for anything else.
+func methodsWord(methods []string) string {
+	for _, m := range methods {
+		if m == "hwk" || m == "swk" {
+			return "phr"
+		}
+	}
+	return ""
+}
+
+// AuthOf is how a person who is signed in proved who they are.
+func AuthOf(since time.Time, methods []string) Auth {
+	return Auth{Time: since.Unix(), Methods: methods, Class: methodsWord(methods)}
+}
+
+// loopback reports whether a registered redirect URI is that of a program on
+// the person's own machine, whose port is whatever is free (RFC 8252, section
+// 7.3).
+func loopback(uri string) (rest string, ok bool) {
+	for _, host := range []string{"http://127.0.0.1", "http://[::1]"} {
+		if rest, ok := strings.CutPrefix(uri, host); ok {
+			port := ""
+			if digits, found := strings.CutPrefix(rest, ":"); found {
+				i := 0
+				for i < len(digits) && digits[i] >= '0' && digits[i] <= '9' {
+					i++
+				}
+				port, rest = digits[:i], digits[i:]
+				if port == "" || len(port) > 5 {
+					return "", false
+				}
+			}
+			if rest == "" || rest[0] == '/' || rest[0] == '?' {
+				return host + rest, true
+			}
+		}
+	}
+	return "", false
+}
+
+// Redirect finds the registered form of a redirect URI: the same string, but
+// for the port of a loopback address. "" finds the only one that there is.
+func (c *Client) Redirect(uri string) (redirect, registered string, ok bool) {
+	if uri == "" {
+		if len(c.Redirects) == 1 {
+			return c.Redirects[0], c.Redirects[0], true
+		}
+		return "", "", false
+	}
+	here, local := loopback(uri)
+	for _, known := range c.Redirects {
+		if known == uri {
+			return uri, known, true
+		}
+		if there, ok := loopback(known); local && ok && here == there {
+			return uri, known, true
+		}
+	}
+	return "", "", false
+}
