@@ -82,10 +82,11 @@ const defaultAddr = "https://localhost:8443"
 
 // A client talks to the management API of one server.
 type client struct {
-	addr  string
-	token string
-	http  *http.Client
-	renew func(context.Context) error // gets another token, if it can be had without a person
+	addr   string
+	token  string
+	http   *http.Client
+	prover *prover                     // of the token's key, if it is bound to one
+	renew  func(context.Context) error // gets another token, if it can be had without a person
 }
 
 // client finds the server and the token as the flags, the environment or the
@@ -251,20 +252,19 @@ func isCut(err error) bool {
 }
 
 func (c *client) send(ctx context.Context, method, path string, body []byte, key string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, c.addr+path, bytes.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	if method == http.MethodPost {
-		req.Header.Set("Idempotency-Key", key)
-	}
-	if c.token != "" {
-		req.Header.Set("Authorization", "Bearer "+c.token)
-	}
-	return c.http.Do(req)
+	return c.exchange(c.token, func() (*http.Request, error) {
+		req, err := http.NewRequestWithContext(ctx, method, c.addr+path, bytes.NewReader(body))
+		if err != nil {
+			return nil, err
+		}
+		if body != nil {
+			req.Header.Set("Content-Type", "application/json")
+		}
+		if method == http.MethodPost {
+			req.Header.Set("Idempotency-Key", key)
+		}
+		return req, nil
+	})
 }
 
 // maxAnswer bounds what a command reads into memory. Exports are streamed.

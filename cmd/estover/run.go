@@ -225,23 +225,37 @@ func (l *launch) authenticate(ctx context.Context, c *client) error {
 	if l.purpose != "" {
 		form.Set("purpose", l.purpose)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.addr+"/oauth/token", strings.NewReader(form.Encode()))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	req.SetBasicAuth(url.QueryEscape(id), url.QueryEscape(secret))
-	res, err := c.http.Do(req)
-	if err != nil {
-		return &unreachable{c.addr, err}
-	}
 	var token struct {
 		AccessToken string `json:"access_token"`
-		Error       string `json:"error"`
-		Description string `json:"error_description"`
 	}
-	if res.StatusCode != http.StatusOK {
-		return oauthProblem(res)
+	ask := func() (*http.Response, error) {
+		res, err := c.exchange("", func() (*http.Request, error) {
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.addr+"/oauth/token", strings.NewReader(form.Encode()))
+			if err != nil {
+				return nil, err
+			}
+			req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+			req.SetBasicAuth(url.QueryEscape(id), url.QueryEscape(secret))
+			return req, nil
+		})
+		switch {
+		case err != nil:
+			return nil, &unreachable{c.addr, err}
+		case res.StatusCode != http.StatusOK:
+			return res, oauthProblem(res)
+		}
+		return res, nil
+	}
+	res, err := ask()
+	var p *problem
+	if c.prover == nil && errors.As(err, &p) && p.Code == "invalid_dpop_proof" { // this agent's tokens are bound to a key
+		if c.prover, err = newProver(res.Header.Get("DPoP-Nonce")); err != nil {
+			return err
+		}
+		res, err = ask()
+	}
+	if err != nil {
+		return err
 	}
 	if err := c.answer(res, &token); err != nil {
 		return err

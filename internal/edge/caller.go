@@ -86,7 +86,6 @@ func (c *Callers) token(r *http.Request, scheme, raw, audience string, o Origin)
 		if t.Confirm.Certificate != o.Thumbprint() {
 			return estover.Caller{}, ErrUnbound.With("The access token is bound to a certificate, and the request does not come with it.")
 		}
-		caller.Strength = estover.ByBound
 	}
 	switch {
 	case scheme == asDPoP && t.Confirm.Key == "":
@@ -95,9 +94,13 @@ func (c *Callers) token(r *http.Request, scheme, raw, audience string, o Origin)
 		if err := c.proved(r, t, raw, o); err != nil {
 			return estover.Caller{}, err
 		}
-		caller.Strength = estover.ByBound
 	case t.Confirm.Key != "":
 		return estover.Caller{}, ErrUnbound.With("The access token is bound to a key. Send it as DPoP, with a proof.")
+	}
+	// Whoever had a client secret does not get, by a key of their own making,
+	// what wants a key of the agent's.
+	if t.Confirm != (tokens.Confirm{}) && caller.Strength != estover.BySecret {
+		caller.Strength = estover.ByBound
 	}
 	return caller, nil
 }

@@ -138,6 +138,8 @@ func TestBoundTokens(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	byKey := bot.Caller()
+	byKey.Strength = estover.ByKey
 	for _, c := range []struct {
 		confirm token.Confirm
 		shown   *x509.Certificate
@@ -150,23 +152,27 @@ func TestBoundTokens(t *testing.T) {
 		{token.Confirm{Certificate: edge.Thumbprint(der), Key: "x"}, cert, false},
 		{token.Confirm{}, nil, true},
 	} {
-		issued, err := w.Tokens.Issue(t.Context(), token.Request{
-			Caller: bot.Caller(), Client: client, Session: s, Confirm: c.confirm,
-			Proof: token.Proof{GrantType: token.Own, Subject: client.Subject},
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		r := request("Bearer " + issued.Token)
-		if c.shown != nil {
-			r.TLS = tlsWith(c.shown)
-		}
-		caller, err := w.Callers.Authenticate(r)
-		if c.ok != (err == nil) || !c.ok && !errors.Is(err, edge.ErrUnbound) {
-			t.Errorf("bound to %+v: %v, want it good: %v", c.confirm, err, c.ok)
-		}
-		if bound := c.ok && c.shown != nil; bound != (caller.Strength == estover.ByBound) {
-			t.Errorf("bound to %+v: the strength is %q", c.confirm, caller.Strength)
+		for _, by := range []estover.Caller{bot.Caller(), byKey} {
+			issued, err := w.Tokens.Issue(t.Context(), token.Request{
+				Caller: by, Client: client, Session: s, Confirm: c.confirm,
+				Proof: token.Proof{GrantType: token.Own, Subject: client.Subject},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := request("Bearer " + issued.Token)
+			if c.shown != nil {
+				r.TLS = tlsWith(c.shown)
+			}
+			caller, err := w.Callers.Authenticate(r)
+			if c.ok != (err == nil) || !c.ok && !errors.Is(err, edge.ErrUnbound) {
+				t.Errorf("bound to %+v: %v, want it good: %v", c.confirm, err, c.ok)
+			}
+			// A certificate of their own making is worth nothing to whoever has a
+			// secret alone.
+			if bound := c.ok && c.shown != nil && by.Strength == estover.ByKey; bound != (caller.Strength == estover.ByBound) {
+				t.Errorf("bound to %+v after %q: the strength is %q", c.confirm, by.Strength, caller.Strength)
+			}
 		}
 	}
 }

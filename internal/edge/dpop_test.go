@@ -75,9 +75,14 @@ func TestDPoPAtResources(t *testing.T) {
 			"the token of another time": p.Prove(second),
 		} {
 			res := get(at, "GET", target, change)
-			if res.StatusCode != http.StatusNoContent || res.Header.Get("X-Strength") != string(estover.ByBound) || res.Header.Get("DPoP-Nonce") != p.Nonce {
+			if res.StatusCode != http.StatusNoContent || res.Header.Get("X-Strength") != string(estover.BySecret) || res.Header.Get("DPoP-Nonce") != p.Nonce {
 				t.Errorf("%s: %d, strength %q, next nonce %q", what, res.StatusCode, res.Header.Get("X-Strength"), res.Header.Get("DPoP-Nonce"))
 			}
+		}
+		byKey := w.Do(oauthtest.Request("/oauth/token", oauthtest.Form("grant_type", "client_credentials", "resource", oauthtest.CRM,
+			"client_assertion_type", oauthtest.AssertionType, "client_assertion", w.Assertion(bot)), p.Prove(""))).Token()
+		if res := get(at, "GET", target, p.Prove(byKey)); res.StatusCode != http.StatusNoContent || res.Header.Get("X-Strength") != string(estover.ByBound) {
+			t.Errorf("a token that was asked for by key: %d, strength %q", res.StatusCode, res.Header.Get("X-Strength"))
 		}
 		if res := get(at, "GET", target, oauthtest.Bearer(bearer)); res.StatusCode != http.StatusNoContent || res.Header.Get("DPoP-Nonce") != "" {
 			t.Errorf("a token that is bound to nothing: %d", res.StatusCode)
