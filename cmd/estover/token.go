@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +13,10 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"estover.dev"
+	"estover.dev/internal/federation"
+	"estover.dev/internal/token"
 )
 
 func tokenCommand(s *settings) *cobra.Command {
@@ -19,8 +24,21 @@ func tokenCommand(s *settings) *cobra.Command {
 		`Agents get tokens at /oauth/token with their own credentials. These commands are
 for people who look at one: it is read from standard input, so that it stays out
 of the process list.`)
-	c.AddCommand(tokenIntrospect(s), tokenRevoke(s))
+	c.AddCommand(tokenIntrospect(s), tokenRevoke(s), tokenExplain(s))
 	return c
+}
+
+// readToken reads a token from standard input.
+func readToken(cmd *cobra.Command) (string, error) {
+	line, err := bufio.NewReader(io.LimitReader(os.Stdin, 32<<10)).ReadString('\n')
+	if err != nil && err != io.EOF {
+		return "", err
+	}
+	token := strings.TrimSpace(line)
+	if token == "" {
+		return "", usageError{errors.New("the token is read from standard input, and there is none: " + cmd.CommandPath() + " < FILE")}
+	}
+	return token, nil
 }
 
 // oauthForm sends a form to the token service and reads the answer.
@@ -29,13 +47,9 @@ func oauthForm(cmd *cobra.Command, s *settings, path string, out any) error {
 	if err != nil {
 		return err
 	}
-	line, err := bufio.NewReader(io.LimitReader(os.Stdin, 32<<10)).ReadString('\n')
-	if err != nil && err != io.EOF {
+	token, err := readToken(cmd)
+	if err != nil {
 		return err
-	}
-	token := strings.TrimSpace(line)
-	if token == "" {
-		return usageError{errors.New("the token is read from standard input, and there is none: " + cmd.CommandPath() + " < FILE")}
 	}
 	form := url.Values{"token": {token}}
 	req, err := http.NewRequestWithContext(cmd.Context(), http.MethodPost, c.addr+path, strings.NewReader(form.Encode()))
@@ -102,5 +116,112 @@ func tokenRevoke(s *settings) *cobra.Command {
 			_, err := fmt.Fprintln(cmd.OutOrStdout(), "Revoked, if it was one of this server's.")
 			return err
 		},
+	}
+}
+
+// An explanation is what the API says of a token.
+type explanation struct {
+	Ours    *token.Explanation      `json:"access_token,omitempty"`
+	Foreign *federation.Explanation `json:"foreign_token,omitempty"`
+}
+
+func tokenExplain(s *settings) *cobra.Command {
+	return &cobra.Command{
+		Use: "explain [TOKEN]", Short: "Say what a token is, whose, what it may do, and why it counts or does not",
+		Long: `Says what a token is, on whose authority and by way of whom, what it may do,
+whether it is alive, and why not. A token of another issuer is held against the
+trust that names it, rule by rule. The token is an argument or, so that it stays
+out of the process list, read from standard input.`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return usageError{fmt.Errorf("%s takes one argument at most, the token, but got %d", cmd.CommandPath(), len(args))}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.client()
+			if err != nil {
+				return err
+			}
+			var raw string
+			if len(args) == 1 {
+				raw = args[0]
+			} else if raw, err = readToken(cmd); err != nil {
+				return err
+			}
+			var e explanation
+			if err := c.do(cmd.Context(), http.MethodPost, "/v1/tokens/explain", map[string]string{"token": raw}, &e); err != nil {
+				return err
+			}
+			return s.show(cmd.OutOrStdout(), e, func(t *table) {
+				if e.Ours != nil {
+					c.explain(cmd.Context(), t, e.Ours)
+				} else if e.Foreign != nil {
+					c.explainForeign(cmd.Context(), t, e.Foreign)
+				}
+			})
+		},
+	}
+}
+
+// nameOf is a subject as people know it: with the name of the agent, if it can
+// be had.
+func (c *client) nameOf(ctx context.Context, s estover.Subject) string {
+	if s.Kind() != estover.AgentKind {
+		return string(s)
+	}
+	var a struct{ Name string }
+	if c.do(ctx, http.MethodGet, "/v1/agents/"+url.PathEscape(s.ID()), nil, &a) != nil || a.Name == "" {
+		return string(s)
+	}
+	return a.Name + " (" + s.ID() + ")"
+}
+
+func (c *client) explain(ctx context.Context, t *table, e *token.Explanation) {
+	if e.Alive {
+		t.row("An access token of this server. It is alive.")
+	} else {
+		t.row("An access token of this server. It is dead: " + e.Why)
+	}
+	t.row()
+	t.row("On the authority of:", c.nameOf(ctx, e.Subject))
+	for i := len(e.Actors) - 1; i >= 0; i-- {
+		t.row("By way of:", c.nameOf(ctx, e.Actors[i]))
+	}
+	bound := "nothing: whoever has it can use it"
+	if e.Confirm.Key != "" {
+		bound = "the key " + e.Confirm.Key + " (DPoP)"
+	} else if e.Confirm.Certificate != "" {
+		bound = "the certificate " + e.Confirm.Certificate
+	}
+	t.pairs("Issued to", c.nameOf(ctx, estover.Agent(e.Client)), "For", e.Audience, "May", e.Scopes, "Purpose", e.Purpose, "Session", e.Session,
+		"Issued", e.Issued, "Expires", e.Expires, "Bound to", bound, "Strength", e.Strength, "Token", e.ID, "Decision", e.Decision)
+	t.row()
+	t.row("GRANT", "KIND", "CLIENT", "STATE")
+	for _, g := range e.Grants {
+		state := "live until " + cell(g.Expires)
+		if !g.Ended.IsZero() {
+			state = "ended " + cell(g.Ended) + ": " + g.Cause
+		}
+		t.row(g.ID, g.Kind, g.Client, state)
+	}
+}
+
+func (c *client) explainForeign(ctx context.Context, t *table, e *federation.Explanation) {
+	switch {
+	case e.Accepted:
+		t.row("A token of a trusted issuer. It counts, as that of " + c.nameOf(ctx, estover.Agent(e.Agent)) + ".")
+	default:
+		t.row("A token of another issuer. It does not count: " + e.Why)
+	}
+	t.row()
+	t.pairs("Issuer", e.Issuer, "Subject", e.Subject, "Audience", e.Audience, "Trust", e.Trust)
+	if len(e.Rules) == 0 {
+		return
+	}
+	t.row()
+	t.row("RULE FOR", "FITS", "CLAIMS THAT DO NOT")
+	for _, r := range e.Rules {
+		t.row(c.nameOf(ctx, estover.Agent(r.Agent)), map[bool]string{true: "yes", false: "no"}[r.Fits], r.Misses)
 	}
 }

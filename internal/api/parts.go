@@ -16,6 +16,7 @@ import (
 	"estover.dev/internal/resource"
 	"estover.dev/internal/secret"
 	"estover.dev/internal/session"
+	"estover.dev/internal/token"
 )
 
 // Parts are the packages that the API speaks for.
@@ -28,6 +29,7 @@ type Parts struct {
 	Sessions   *session.Sessions
 	Policy     *policy.Policy
 	Trusts     *federation.Trusts
+	Tokens     *token.Tokens
 	Recordings *recording.Recordings
 	Evidence   *evidence.Evidence
 	Incidents  *incident.Incidents
@@ -58,6 +60,7 @@ func (s *Server) routes() {
 	s.sessions()
 	s.policies()
 	s.trusts()
+	s.accessTokens()
 	s.events()
 	s.incidents()
 	s.applying()

@@ -568,3 +568,45 @@ func TestFetchedKeys(t *testing.T) {
 		t.Errorf("a document that is no key set: %v, want ErrKeys", err)
 	}
 }
+
+// A token is held against the trust, rule by rule, for whoever sets it up.
+func TestExplain(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w, p, now := open(t, d), newPlatform(t, "k1"), d.Now()
+		s := actions(jwks(t, p))
+		s.Rules = append(s.Rules, federation.Rule{Agent: "agt_tag", Claims: map[string]string{"repository": "acme/deploy"}, Globs: map[string]string{"ref": "refs/tags/**"}})
+		w.put(t, s)
+		explain := func(raw string) federation.Explanation {
+			t.Helper()
+			e, err := w.Explain(t.Context(), ada, raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return e
+		}
+		e := explain(p.token(job(now, nil)))
+		if !e.Accepted || e.Agent != "agt_deploy" || e.Trust != "github" || len(e.Rules) != 2 || !e.Rules[0].Fits || e.Rules[1].Fits || strings.Join(e.Rules[1].Misses, " ") != "ref" {
+			t.Errorf("a good token: %+v", e)
+		}
+		e = explain(p.token(job(now, claims{"ref": "refs/heads/x", "repository": "acme/other"})))
+		if e.Accepted || e.Agent != "" || !strings.Contains(e.Why, "No rule") || strings.Join(e.Rules[0].Misses, " ") != "ref repository" {
+			t.Errorf("a token that no rule fits: %+v", e)
+		}
+		// Of what nobody vouches for, no rule says anything.
+		if e = explain(newPlatform(t, "k1").token(job(now, nil))); e.Accepted || e.Trust != "github" || e.Rules != nil || e.Subject == "" {
+			t.Errorf("a token with another's signature: %+v", e)
+		}
+		if e = explain(p.token(job(now, claims{"iss": "https://evil.example"}))); e.Accepted || e.Trust != "" || e.Issuer != "https://evil.example" {
+			t.Errorf("a token of an issuer that is not trusted: %+v", e)
+		}
+		if e = explain("junk"); e.Accepted || e.Why == "" {
+			t.Errorf("junk: %+v", e)
+		}
+	})
+	d := dbtest.Open(t)
+	f := federation.New(guardtest.New(t, d, guardtest.DenyAll), federation.Options{Own: func(estover.TenantID) string { return own }})
+	var refusal *guard.Refusal
+	if _, err := f.Explain(t.Context(), ada, "junk"); !errors.As(err, &refusal) {
+		t.Errorf("explained although policy denies it: %v", err)
+	}
+}
