@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -211,15 +213,65 @@ func saveCheckpoint(ctx context.Context, tx *db.Tx, size int64, root tlog.Hash, 
 	return err
 }
 
-// touched are the events of the last while that make copies stale.
+// touched is an event that makes copies stale.
 type touched struct {
+	seq     int64
 	tenant  estover.TenantID
-	id      string
 	touches string
 }
 
-func readTouched(ctx context.Context, tx *db.Tx, since time.Time) ([]touched, error) {
-	rows, err := tx.Query(ctx, "select tenant_id, id, touches from audit where touched_at >= $1", since)
+// firstTouched is the number of the first event since then that makes copies
+// stale, or the one after the last of all.
+func firstTouched(ctx context.Context, tx *db.Tx, since time.Time) (seq int64, err error) {
+	err = tx.QueryRow(ctx, `select coalesce((select min(seq) from audit where touched_at >= $1), (select max(seq) + 1 from audit), 1)`, since).Scan(&seq)
+	return seq, err
+}
+
+// lastNumber is the highest number of an event.
+func lastNumber(ctx context.Context, tx *db.Tx) (seq int64, err error) {
+	err = tx.QueryRow(ctx, "select coalesce(max(seq), 0) from audit").Scan(&seq)
+	return seq, err
+}
+
+// readNumbers are the numbers after from, up to end, that there are.
+func readNumbers(ctx context.Context, tx *db.Tx, from, end int64) ([]int64, error) {
+	rows, err := tx.Query(ctx, "select seq from audit where seq > $1 and seq <= $2 order by seq", from, end)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []int64
+	for rows.Next() {
+		var n int64
+		if err := rows.Scan(&n); err != nil {
+			return nil, err
+		}
+		out = append(out, n)
+	}
+	return out, rows.Err()
+}
+
+// readTouched are the events with a number after from, up to end, that make
+// copies stale.
+func readTouched(ctx context.Context, tx *db.Tx, from, end int64) ([]touched, error) {
+	return scanTouched(ctx, tx, "select seq, tenant_id, touches from audit where seq > $1 and seq <= $2 and touched_at is not null", from, end)
+}
+
+// readTouchedAt are the events with these numbers, whether or not they make
+// copies stale.
+func readTouchedAt(ctx context.Context, tx *db.Tx, numbers map[int64]time.Time) ([]touched, error) {
+	if len(numbers) == 0 {
+		return nil, nil
+	}
+	list, err := json.Marshal(slices.Collect(maps.Keys(numbers)))
+	if err != nil {
+		return nil, err
+	}
+	return scanTouched(ctx, tx, "select seq, tenant_id, touches from audit where seq in (select json_array_elements_text($1::json)::bigint)", string(list))
+}
+
+func scanTouched(ctx context.Context, tx *db.Tx, query string, args ...any) ([]touched, error) {
+	rows, err := tx.Query(ctx, query, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -227,7 +279,7 @@ func readTouched(ctx context.Context, tx *db.Tx, since time.Time) ([]touched, er
 	var out []touched
 	for rows.Next() {
 		var e touched
-		if err := rows.Scan(&e.tenant, &e.id, &e.touches); err != nil {
+		if err := rows.Scan(&e.seq, &e.tenant, &e.touches); err != nil {
 			return nil, err
 		}
 		out = append(out, e)

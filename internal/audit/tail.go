@@ -11,44 +11,87 @@ import (
 
 // Tail calls fn with what each event from now on has touched, whoever wrote
 // it, until ctx is done. It looks every so often, remembers its place in
-// memory only, and is for copies of rows that are loaded afresh anyway: an
-// event that commits late is found, since the last minute before the round
-// that succeeded last is looked at again, however long ago that was.
+// memory only, and is for copies of rows that are loaded afresh anyway.
+//
+// It goes by the numbers of the rows, which PostgreSQL gives before a
+// transaction commits: a number that is left out may still appear, and is
+// looked for until no transaction can be that old. What a round costs is in
+// proportion to what happened since the last one.
 func (l *Log) Tail(ctx context.Context, every time.Duration, fn func(tenant estover.TenantID, touches []string)) error {
-	seen := map[string]time.Time{}
-	last := l.db.Now()
-	t := time.NewTicker(every)
-	defer t.Stop()
+	t := tail{missing: map[int64]time.Time{}}
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-t.C:
+		case <-ticker.C:
 		}
-		now := l.db.Now()
-		var recent []touched
-		err := l.db.View(ctx, "", func(tx *db.Tx) (err error) {
-			recent, err = readTouched(ctx, tx, last.Add(-lateCommit))
-			return err
-		})
+		recent, err := t.next(ctx, l.db)
 		if err != nil {
-			continue // the next round looks at the same time again
+			continue // the next round looks for the same
 		}
-		last = now
 		for _, e := range recent {
-			if _, ok := seen[e.id]; !ok {
-				fn(e.tenant, strings.Fields(e.touches))
-			}
-			seen[e.id] = now
-		}
-		for id, at := range seen {
-			if now.Sub(at) > 2*lateCommit {
-				delete(seen, id)
-			}
+			fn(e.tenant, strings.Fields(e.touches))
 		}
 	}
+}
+
+// A tail is how far somebody has come who looks at every event.
+type tail struct {
+	begun   bool
+	last    int64               // the highest number that was looked at
+	missing map[int64]time.Time // lower ones that were not there, and since when
 }
 
 // lateCommit is how long after the instant in its row an event may still
 // appear.
 const lateCommit = time.Minute
+
+// next reads what has come since the last time. After an error it is as if it
+// had not been called.
+func (t *tail) next(ctx context.Context, d *db.DB) ([]touched, error) {
+	now := d.Now()
+	from, end := t.last, int64(0)
+	var late, recent []touched
+	var numbers []int64
+	err := d.View(ctx, "", func(tx *db.Tx) (err error) {
+		if !t.begun {
+			if from, err = firstTouched(ctx, tx, now.Add(-lateCommit)); err != nil {
+				return err
+			}
+			from--
+		}
+		if end, err = lastNumber(ctx, tx); err != nil {
+			return err
+		}
+		if recent, err = readTouched(ctx, tx, from, end); err != nil || tx.Engine() == db.SQLite {
+			return err // SQLite gives a number when it commits
+		}
+		if late, err = readTouchedAt(ctx, tx, t.missing); err != nil {
+			return err
+		}
+		numbers, err = readNumbers(ctx, tx, from, end)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	t.begun, t.last = true, max(from, end)
+	for _, e := range late {
+		delete(t.missing, e.seq)
+	}
+	for seq, since := range t.missing {
+		if now.Sub(since) > 2*lateCommit {
+			delete(t.missing, seq)
+		}
+	}
+	next := from + 1
+	for _, n := range numbers {
+		for ; next < n; next++ {
+			t.missing[next] = now
+		}
+		next = n + 1
+	}
+	return append(late, recent...), nil
+}
