@@ -61,8 +61,9 @@ func (in *installation) start(ctx context.Context) error {
 		cmd.Args = append(cmd.Args, "--database", in.database)
 	}
 	cmd.Env = in.env()
-	if in.b.Profile != "" {
-		cmd.Env = append(cmd.Env, "ESTOVER_PPROF="+in.b.Profile)
+	if in.b.Profiles != 0 {
+		cmd.Env = append(cmd.Env, fmt.Sprintf("ESTOVER_PPROF=127.0.0.1:%d", in.b.Profiles))
+		in.b.Profiles++
 	}
 	// What the server says is only of interest if it fails.
 	log, err := os.OpenFile(in.dir+".log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)

@@ -60,15 +60,17 @@ var cases = []Case{
 	{"token", tokens},
 	{"connections", connections},
 	{"gateway", gateways},
+	{"policy", policies},
+	{"growth", growth},
 }
 
 // A Bench is one run.
 type Bench struct {
-	Program string        // the estover binary that is measured
-	Dir     string        // for what the cases write; removed afterwards
-	Rounds  int           // how often subject and peer take turns
-	For     time.Duration // how long a turn lasts
-	Profile string        // HOST:PORT where servers answer profilers; "" for nowhere
+	Program  string        // the estover binary that is measured
+	Dir      string        // for what the cases write; removed afterwards
+	Rounds   int           // how often subject and peer take turns
+	For      time.Duration // how long a turn lasts
+	Profiles int           // the port of this machine where the next server answers profilers; 0 for none
 }
 
 func main() {
@@ -84,11 +86,11 @@ func main() {
 	rounds := flag.Int("rounds", 3, "how often subject and peer take turns")
 	turn := flag.Duration("for", 4*time.Second, "how long a turn lasts")
 	program := flag.String("program", "", "measure this estover instead of building one")
-	profile := flag.String("pprof", "", "loopback HOST:PORT where the servers answer profilers")
+	profiles := flag.Int("pprof", 0, "port of this machine where the first server answers profilers, the next one at the next")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	met, err := run(ctx, *pattern, *asJSON, &Bench{Rounds: *rounds, For: *turn, Profile: *profile, Program: *program})
+	met, err := run(ctx, *pattern, *asJSON, &Bench{Rounds: *rounds, For: *turn, Profiles: *profiles, Program: *program})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(2)

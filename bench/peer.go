@@ -50,6 +50,8 @@ func peer(name string, args []string) error {
 		h, args = p, args[1:]
 	case "upstream":
 		h = upstream()
+	case "fill":
+		return fill(args)
 	default:
 		return fmt.Errorf("there is no peer %q", name)
 	}
