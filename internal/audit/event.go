@@ -57,8 +57,15 @@ func NewID() string {
 	ms := uint64(time.Now().UnixMilli())
 	b[0], b[1], b[2], b[3], b[4] = byte(ms>>32), byte(ms>>24), byte(ms>>16), byte(ms>>8), byte(ms)
 	_, _ = rand.Read(b[5:]) // never fails
-	return "evt_" + sortable.EncodeToString(b[:])
+	return eventPrefix + sortable.EncodeToString(b[:])
 }
+
+// The form of ids: digits of 5 bits each, after the prefix.
+const (
+	eventPrefix = "evt_"
+	idDigits    = 32
+	timeDigits  = 8
+)
 
 // sortable is base32hex (RFC 4648, section 7), whose digits sort as what they
 // stand for, in small letters.
@@ -133,7 +140,8 @@ func text(s string) string {
 }
 
 // Table is where events are kept, for [db.DB.Append]. On SQLite an event gets
-// its place as it is inserted: whoever writes next sees this one.
+// its place as it is inserted: whoever writes next sees this one. Those of
+// several callers are packed.
 var Table = &db.Table{
 	Name: "audit",
 	Columns: []db.Column{
@@ -150,10 +158,14 @@ var Table = &db.Table{
 		{Name: "leaf", Type: "bytes"},
 		{Name: "leaf_hash", Type: "bytes"},
 		{Name: "payload", Type: "bytes"},
+		{Name: "n", Type: "bigint"},
+		{Name: "last_id", Type: "text"},
+		{Name: "heads", Type: "bytes"},
 	},
 	Computed: []db.Computed{{
-		Name: "idx", Expr: "(select coalesce(max(idx) + 1, 0) from audit where tenant_id = ?1 and idx is not null)",
+		Name: "idx", Expr: "coalesce((select idx + n from audit where tenant_id = ?1 and idx is not null order by idx desc limit 1), 0)",
 	}},
+	Pack: pack,
 }
 
 // LeafHash is the hash of the event's leaf in the tree (RFC 6962, section 2.1).
@@ -168,7 +180,7 @@ func (p Prepared) Row() db.Row {
 	}
 	return db.Row{Into: Table, Values: []any{
 		string(p.tenant), e.ID, e.At.UnixMicro(), e.Action, string(e.Outcome), string(e.Actor),
-		e.Target, e.Session, strings.Join(e.Touches, " "), touched, p.leaf, p.hash[:], p.payload,
+		e.Target, e.Session, strings.Join(e.Touches, " "), touched, p.leaf, p.hash[:], p.payload, int64(1), "", nil,
 	}}
 }
 

@@ -91,33 +91,56 @@ func (f Filter) places(ctx context.Context, tx *db.Tx, before int64) (first, end
 	return first, end, err
 }
 
-// read reads the events between two places that the filter lets through.
-func (f Filter) read(ctx context.Context, tx *db.Tx, first, end int64, limit int) ([]row, error) {
+// only are the events that the filter lets through.
+func (f Filter) only(rows []row) []row {
+	return slices.DeleteFunc(rows, func(r row) bool { return !f.lets(&r.event) })
+}
+
+// lets reports whether the filter lets an event through.
+func (f Filter) lets(e *Event) bool {
+	fits := func(wanted, have string) bool { return wanted == "" || wanted == have }
+	return fits(f.Session, e.Session) && fits(f.Target, e.Target) && fits(string(f.Actor), string(e.Actor)) && fits(f.Action, e.Action) &&
+		fits(string(f.Outcome), string(e.Outcome)) && (f.Since.IsZero() || !e.At.Before(f.Since)) && (f.Until.IsZero() || e.At.Before(f.Until))
+}
+
+// lookedAt is how many places are looked at with one statement.
+const lookedAt = 256
+
+// read reads the events between two places that the filter lets through, the
+// last first, at most limit of them.
+func (f Filter) read(ctx context.Context, tx *db.Tx, first, end int64, limit int) (out []row, err error) {
 	ref := f.ref()
 	if ref == "" {
-		return readFilteredPlaced(ctx, tx, f, first, end, limit)
-	}
-	var out []row
-	for before := end; len(out) < limit; {
-		posts, err := readPosts(ctx, tx, ref, before)
-		if err != nil || len(posts) == 0 {
-			return out, err
-		}
-		var places []int64
-		for _, p := range posts {
-			before = p.first
-			for _, place := range p.places() {
-				if place >= first && place < end {
-					places = append(places, place)
-				}
+		for len(out) < limit && first < end {
+			var rows []row
+			if rows, end, err = readFilteredPlaced(ctx, tx, f, first, end, limit); err != nil {
+				return nil, err
 			}
+			out = append(out, rows...)
 		}
-		rows, err := readFilteredAt(ctx, tx, f, places, limit-len(out))
+		return out[:min(len(out), limit)], nil
+	}
+	for before := end; len(out) < limit && before > first; {
+		posts, err := readPosts(ctx, tx, ref, before)
 		if err != nil {
 			return nil, err
 		}
-		if out = append(out, rows...); before < first {
+		if len(posts) == 0 {
 			break
+		}
+		for _, p := range posts {
+			before = p.first
+			places := slices.DeleteFunc(p.places(), func(place int64) bool { return place < first || place >= end })
+			slices.Reverse(places)
+			for some := range slices.Chunk(places, lookedAt) {
+				rows, err := readFilteredAt(ctx, tx, f, some)
+				if err != nil {
+					return nil, err
+				}
+				if out = append(out, rows...); len(out) >= limit {
+					return out[:limit], nil
+				}
+			}
 		}
 	}
 	return out, nil
@@ -150,7 +173,7 @@ type post struct {
 }
 
 // postings are the posts of events that get consecutive places.
-func postings(first int64, events []waiter) []post {
+func postings(first int64, events []waiting) []post {
 	byRef := map[string][]byte{}
 	for i, e := range events {
 		for _, ref := range refs(e.session, e.target, e.actor) {

@@ -126,7 +126,7 @@ func (l *Log) place(ctx context.Context, tenant estover.TenantID) (int, error) {
 	var e edge
 	var next []waiter
 	err := l.db.View(ctx, tenant, func(tx *db.Tx) (err error) {
-		if next, err = waiting(ctx, tx, maxRound); err != nil || len(next) == 0 {
+		if next, err = readWaiters(ctx, tx, maxRound); err != nil || len(next) == 0 {
 			return err
 		}
 		if old, err = readTree(ctx, tx); err != nil {
@@ -143,14 +143,18 @@ func (l *Log) place(ctx context.Context, tenant estover.TenantID) (int, error) {
 			return 0, ErrDamaged.Because(fmt.Errorf("the tiles at size %d do not make the root (%v)", old.size, err))
 		}
 	}
-	hashes := make([]tlog.Hash, len(next))
-	for i, w := range next {
-		if at := old.size + int64(i); w.idx.Valid && w.idx.Int64 != at {
+	var events []waiting
+	for _, w := range next {
+		if at := old.size + int64(len(events)); w.idx.Valid && w.idx.Int64 != at {
 			return 0, ErrDamaged.Because(fmt.Errorf("the event for place %d is gone", at))
 		}
+		events = append(events, w.events...)
+	}
+	hashes := make([]tlog.Hash, len(events))
+	for i, w := range events {
 		hashes[i] = w.hash
 	}
-	tiles, posts := e.grow(hashes), postings(old.size, next)
+	tiles, posts := e.grow(hashes), postings(old.size, events)
 	root, err := e.root()
 	if err != nil {
 		return 0, err
@@ -176,7 +180,7 @@ func (l *Log) place(ctx context.Context, tenant estover.TenantID) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return len(next), l.fault("sequence: after the commit")
+	return len(events), l.fault("sequence: after the commit")
 }
 
 // publish signs the tree, which is durable by now, and makes the checkpoint

@@ -2,7 +2,6 @@ package audit
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"net/http"
 	"strings"
@@ -133,8 +132,7 @@ func bundle(ctx context.Context, tx *db.Tx, first int64, width int) ([]byte, err
 	}
 	var b []byte
 	for _, leaf := range leaves {
-		b = binary.BigEndian.AppendUint16(b, uint16(len(leaf)))
-		b = append(b, leaf...)
+		b = appendEntry(b, leaf)
 	}
 	return b, nil
 }

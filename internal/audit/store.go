@@ -1,9 +1,11 @@
 package audit
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -70,43 +72,62 @@ func tenants(ctx context.Context, tx *db.Tx, query string, args ...any) ([]estov
 	return out, rows.Err()
 }
 
-// A waiter is an event that waits to be in the tree.
+// A waiter is a row that waits to be in the tree.
 type waiter struct {
-	seq                    int64
-	idx                    sql.NullInt64 // the place that it has already
+	seq    int64
+	idx    sql.NullInt64 // the place that it has already
+	events []waiting
+}
+
+// A waiting event has a leaf, and what it is found by.
+type waiting struct {
 	hash                   tlog.Hash
 	actor, target, session string
 }
 
-// waiting are the events that are not in the tree, in the order in which they
-// will be.
-func waiting(ctx context.Context, tx *db.Tx, limit int) ([]waiter, error) {
+// readWaiters are the first rows that are not in the tree, in the order in
+// which they will be: of at least limit events, or all.
+func readWaiters(ctx context.Context, tx *db.Tx, limit int) ([]waiter, error) {
 	order := "seq"
 	if tx.Engine() == db.SQLite {
 		order = "idx"
 	}
-	rows, err := tx.Query(ctx, `select seq, idx, leaf_hash, actor, target, session_id from audit
+	rows, err := tx.Query(ctx, `select seq, idx, n, leaf_hash, actor, target, session_id, heads from audit
 		where tenant_id = $1 and `+waits(tx)+` order by `+order+` limit $2`, tx.Tenant(), limit)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
 	var out []waiter
-	for rows.Next() {
+	for count := 0; count < limit && rows.Next(); {
 		var w waiter
-		var hash []byte
-		if err := rows.Scan(&w.seq, &w.idx, &hash, &w.actor, &w.target, &w.session); err != nil {
+		var e waiting
+		var n int64
+		var hashes, packed []byte
+		if err := rows.Scan(&w.seq, &w.idx, &n, &hashes, &e.actor, &e.target, &e.session, &packed); err != nil {
 			return nil, err
 		}
-		w.hash = tlog.Hash(hash)
-		out = append(out, w)
+		if n == 1 {
+			e.hash = tlog.Hash(hashes)
+			w.events = []waiting{e}
+		} else {
+			heads, err := readHeads(packed, n)
+			if err != nil || int64(len(hashes)) != n*tlog.HashSize {
+				return nil, ErrDamaged.Because(errPack)
+			}
+			w.events = make([]waiting, n)
+			for i, h := range heads {
+				w.events[i] = waiting{tlog.Hash(hashes[i*tlog.HashSize:][:tlog.HashSize]), string(h.Actor), h.Target, h.Session}
+			}
+		}
+		out, count = append(out, w), count+int(n)
 	}
 	return out, rows.Err()
 }
 
 // waitingCount is how many events have no place.
 func waitingCount(ctx context.Context, tx *db.Tx) (n int64, err error) {
-	err = tx.QueryRow(ctx, "select count(*) from audit where tenant_id = $1 and "+waits(tx), tx.Tenant()).Scan(&n)
+	err = tx.QueryRow(ctx, "select coalesce(sum(n), 0) from audit where tenant_id = $1 and "+waits(tx), tx.Tenant()).Scan(&n)
 	return n, err
 }
 
@@ -178,18 +199,19 @@ func givePlaces(ctx context.Context, tx *db.Tx, first int64, waiters []waiter) e
 	if tx.Engine() == db.SQLite {
 		return nil
 	}
-	seqs := make([]int64, len(waiters))
+	places := make([][2]int64, len(waiters))
 	for i, w := range waiters {
-		seqs[i] = w.seq
+		places[i] = [2]int64{w.seq, first}
+		first += int64(len(w.events))
 	}
-	list, err := json.Marshal(seqs)
+	list, err := json.Marshal(places)
 	if err != nil {
 		return err
 	}
-	n, err := tx.Exec(ctx, `update audit set idx = $2 + j.n - 1 from json_array_elements_text($3::json) with ordinality as j(seq, n)
-		where audit.seq = j.seq::bigint and audit.tenant_id = $1 and audit.idx is null`, tx.Tenant(), first, string(list))
-	if err == nil && n != int64(len(seqs)) {
-		return ErrDamaged.Because(fmt.Errorf("%d of %d waiting events have a place already", int64(len(seqs))-n, len(seqs)))
+	n, err := tx.Exec(ctx, `update audit set idx = (j.value ->> 1)::bigint from json_array_elements($2::json) as j(value)
+		where audit.seq = (j.value ->> 0)::bigint and audit.tenant_id = $1 and audit.idx is null`, tx.Tenant(), string(list))
+	if err == nil && n != int64(len(places)) {
+		return ErrDamaged.Because(fmt.Errorf("%d of %d waiting rows have a place already", int64(len(places))-n, len(places)))
 	}
 	return err
 }
@@ -287,13 +309,15 @@ func scanTouched(ctx context.Context, tx *db.Tx, query string, args ...any) ([]t
 	return out, rows.Err()
 }
 
-// A row is an event as it is stored.
+// A row is an event as it is stored, or a pack of them ([row.events]).
 type row struct {
 	seq      int64
 	idx      sql.NullInt64
+	n        int64
 	leafHash []byte
 	event    Event // what the columns say
-	touches  string
+	lastID   string
+	heads    []byte
 	leaf     []byte
 	payload  []byte
 }
@@ -301,10 +325,24 @@ type row struct {
 // rowColumns are the columns of a row, for a statement whose first argument is
 // the tenant.
 func rowColumns(tx *db.Tx) string {
-	return "seq, " + place(tx) + ", leaf_hash, id, at, action, outcome, actor, target, session_id, touches, leaf, payload"
+	return "seq, " + place(tx) + ", n, leaf_hash, id, at, action, outcome, actor, target, session_id, touches, last_id, heads, leaf, payload"
 }
 
+// readRows reads rows, and gives the events in them.
 func readRows(ctx context.Context, tx *db.Tx, query string, args ...any) ([]row, error) {
+	whole, err := readWholeRows(ctx, tx, query, args...)
+	var out []row
+	for _, r := range whole {
+		events, err := r.events()
+		if err != nil {
+			return nil, ErrDamaged.Because(err)
+		}
+		out = append(out, events...)
+	}
+	return out, err
+}
+
+func readWholeRows(ctx context.Context, tx *db.Tx, query string, args ...any) ([]row, error) {
 	rows, err := tx.Query(ctx, query, args...)
 	if err != nil {
 		return nil, err
@@ -313,31 +351,95 @@ func readRows(ctx context.Context, tx *db.Tx, query string, args ...any) ([]row,
 	var out []row
 	for rows.Next() {
 		var r row
+		var touches string
 		e := &r.event
-		err := rows.Scan(&r.seq, &r.idx, &r.leafHash, &e.ID, &e.At, &e.Action, &e.Outcome, &e.Actor, &e.Target, &e.Session, &r.touches, &r.leaf, &r.payload)
+		err := rows.Scan(&r.seq, &r.idx, &r.n, &r.leafHash, &e.ID, &e.At, &e.Action, &e.Outcome, &e.Actor, &e.Target, &e.Session, &touches,
+			&r.lastID, &r.heads, &r.leaf, &r.payload)
 		if err != nil {
 			return nil, err
 		}
-		e.Touches = strings.Fields(r.touches)
+		if touches != "" {
+			e.Touches = strings.Fields(touches)
+		}
 		out = append(out, r)
 	}
 	return out, rows.Err()
 }
 
-// readPlaced are the events in the places from first to before end.
-func readPlaced(ctx context.Context, tx *db.Tx, first, end int64) ([]row, error) {
-	return readRows(ctx, tx, "select "+rowColumns(tx)+" from audit where tenant_id = $1 and idx >= $2 and idx < $3 order by idx", tx.Tenant(), first, end)
+// atPlace is the place of the row in which an event is that has the place of an
+// argument. The first argument is the tenant.
+func atPlace(argument string) string {
+	return "(select max(idx) from audit where tenant_id = $1 and idx is not null and idx <= " + argument + ")"
 }
 
-func readEvent(ctx context.Context, tx *db.Tx, id string) (row, error) {
-	rows, err := readRows(ctx, tx, "select "+rowColumns(tx)+" from audit where tenant_id = $1 and id = $2", tx.Tenant(), id)
-	if err == nil && len(rows) == 0 {
-		return row{}, ErrNotFound
+// readWholePlaced are the rows with the places from first to before end. Some
+// may have others beside.
+func readWholePlaced(ctx context.Context, tx *db.Tx, first, end int64) ([]row, error) {
+	return readWholeRows(ctx, tx, "select "+rowColumns(tx)+" from audit where tenant_id = $1 and idx >= coalesce("+atPlace("$2")+", $2) and idx < $3 order by idx",
+		tx.Tenant(), first, end)
+}
+
+// readPlaced are the events in the places from first to before end. A row that
+// cannot be told apart is left out.
+func readPlaced(ctx context.Context, tx *db.Tx, first, end int64) ([]row, error) {
+	whole, err := readWholePlaced(ctx, tx, first, end)
+	var out []row
+	for _, r := range whole {
+		events, err := r.events()
+		if err != nil {
+			continue
+		}
+		for _, e := range events {
+			if e.idx.Int64 >= first && e.idx.Int64 < end {
+				out = append(out, e)
+			}
+		}
 	}
+	return out, err
+}
+
+// readRowOf is the row with an event.
+func readRowOf(ctx context.Context, tx *db.Tx, id string) (row, error) {
+	rows, err := readWholeRows(ctx, tx, "select "+rowColumns(tx)+" from audit where tenant_id = $1 and id = $2", tx.Tenant(), id)
+	if err != nil || len(rows) > 0 {
+		return first(rows), err
+	}
+	rows, err = readWholeRows(ctx, tx, "select "+rowColumns(tx)+` from audit
+		where tenant_id = $1 and n > 1 and last_id >= $2 and last_id <= $3 and id <= $2`, tx.Tenant(), id, latestWith(id))
 	if err != nil {
 		return row{}, err
 	}
-	return rows[0], nil
+	for _, r := range rows {
+		if r.has(id) {
+			return r, nil
+		}
+	}
+	return row{}, ErrNotFound
+}
+
+func first(rows []row) (r row) {
+	if len(rows) > 0 {
+		r = rows[0]
+	}
+	return r
+}
+
+// has reports whether an event is in a pack.
+func (r row) has(id string) bool {
+	heads, err := readHeads(r.heads, r.n)
+	return err == nil && slices.ContainsFunc(heads, func(h head) bool { return h.ID == id })
+}
+
+func readEvent(ctx context.Context, tx *db.Tx, id string) (row, error) {
+	r, err := readRowOf(ctx, tx, id)
+	if err != nil {
+		return row{}, err
+	}
+	events, err := r.events()
+	if err != nil {
+		return row{}, ErrDamaged.Because(err)
+	}
+	return events[slices.IndexFunc(events, func(e row) bool { return e.event.ID == id })], nil
 }
 
 // A query is a select of events, under construction.
@@ -352,29 +454,31 @@ func (q *query) where(condition string, arg any) {
 	q.text += fmt.Sprintf(" and "+condition, len(q.args))
 }
 
-// of begins the select of the events that a filter lets through.
+// of begins the select of the rows with events that a filter may let through:
+// what is in a pack is looked at there ([Filter.lets]).
 func (f Filter) of(tx *db.Tx) *query {
 	q := &query{"select " + rowColumns(tx) + " from audit where tenant_id = $1", []any{tx.Tenant()}}
+	single := func(column, operator string, value any) { q.where("(n > 1 or "+column+" "+operator+" $%d)", value) }
 	if f.Session != "" {
-		q.where("session_id = $%d", f.Session)
+		single("session_id", "=", f.Session)
 	}
 	if f.Target != "" {
-		q.where("target = $%d", f.Target)
+		single("target", "=", f.Target)
 	}
 	if f.Actor != "" {
-		q.where("actor = $%d", f.Actor)
+		single("actor", "=", f.Actor)
 	}
 	if f.Action != "" {
-		q.where("action = $%d", f.Action)
+		single("action", "=", f.Action)
 	}
 	if f.Outcome != "" {
-		q.where("outcome = $%d", f.Outcome)
+		single("outcome", "=", f.Outcome)
 	}
 	if !f.Since.IsZero() {
-		q.where("at >= $%d", f.Since)
+		single("at", ">=", f.Since)
 	}
 	if !f.Until.IsZero() {
-		q.where("at < $%d", f.Until)
+		q.where("at < $%d", f.Until) // the earliest of a pack
 	}
 	return q
 }
@@ -383,33 +487,67 @@ func (f Filter) of(tx *db.Tx) *query {
 // first.
 func readFilteredWaiting(ctx context.Context, tx *db.Tx, f Filter) ([]row, error) {
 	q := f.of(tx)
-	return readRows(ctx, tx, q.text+" and "+waits(tx)+" order by seq desc", q.args...)
+	rows, err := readRows(ctx, tx, q.text+" and "+waits(tx), q.args...)
+	rows = f.only(rows)
+	newest(rows)
+	return rows, err
 }
 
 // readFilteredPlaced are the events in the places from first to before end,
-// the last first.
-func readFilteredPlaced(ctx context.Context, tx *db.Tx, f Filter, first, end int64, limit int) ([]row, error) {
+// the last first: those of at most limit rows. It gives the place before which
+// it did not look.
+func readFilteredPlaced(ctx context.Context, tx *db.Tx, f Filter, first, end int64, limit int) ([]row, int64, error) {
 	q := f.of(tx)
-	q.where("idx >= $%d", first)
+	q.where("idx >= coalesce("+atPlace("$%d")+", 0)", first)
 	q.where("idx < $%d", end)
 	q.where("idx is not null order by idx desc limit $%d", limit)
-	return readRows(ctx, tx, q.text, q.args...)
+	rows, err := readRows(ctx, tx, q.text, q.args...)
+	if err != nil {
+		return nil, 0, err
+	}
+	next := first
+	if len(rows) > 0 && rowCount(rows) == limit {
+		next = slices.MinFunc(rows, func(a, b row) int { return cmp.Compare(a.idx.Int64, b.idx.Int64) }).idx.Int64
+	}
+	rows = slices.DeleteFunc(f.only(rows), func(r row) bool { return r.idx.Int64 < first || r.idx.Int64 >= end })
+	newest(rows)
+	return rows, next, nil
+}
+
+// rowCount is in how many rows of the table the events stand.
+func rowCount(rows []row) (n int) {
+	for i := range rows {
+		if i == 0 || rows[i].seq != rows[i-1].seq {
+			n++
+		}
+	}
+	return n
 }
 
 // readFilteredAt are the events in these places, the last first.
-func readFilteredAt(ctx context.Context, tx *db.Tx, f Filter, places []int64, limit int) ([]row, error) {
+func readFilteredAt(ctx context.Context, tx *db.Tx, f Filter, places []int64) ([]row, error) {
 	list, err := json.Marshal(places)
 	if err != nil {
 		return nil, err
 	}
 	q := f.of(tx)
+	each := "json_each($%d) as p"
+	value := "p.value"
 	if tx.Engine() == db.Postgres {
-		q.where("idx in (select json_array_elements_text($%d::json)::bigint)", string(list))
-	} else {
-		q.where("idx in (select value from json_each($%d))", string(list))
+		each, value = "json_array_elements_text($%d::json) as p(value)", "p.value::bigint"
 	}
-	q.where("idx is not null order by idx desc limit $%d", limit)
-	return readRows(ctx, tx, q.text, q.args...)
+	q.where("idx in (select "+atPlace(value)+" from "+each+")", string(list))
+	rows, err := readRows(ctx, tx, q.text, q.args...)
+	if err != nil {
+		return nil, err
+	}
+	wanted := make(map[int64]bool, len(places))
+	for _, p := range places {
+		wanted[p] = true
+	}
+	rows = slices.DeleteFunc(f.only(rows), func(r row) bool { return !wanted[r.idx.Int64] })
+	newest(rows)
+	return rows, nil
 }
 
 // maxPosts is how many postings are read at once.
@@ -464,58 +602,52 @@ func writePosts(ctx context.Context, tx *db.Tx, first int64, posts []post) error
 }
 
 // timeOf is when the event in a place happened.
-func timeOf(ctx context.Context, tx *db.Tx, place int64) (at time.Time, err error) {
-	err = tx.QueryRow(ctx, "select at from audit where tenant_id = $1 and idx = $2", tx.Tenant(), place).Scan(&at)
-	return at, err
+func timeOf(ctx context.Context, tx *db.Tx, place int64) (time.Time, error) {
+	rows, err := readPlaced(ctx, tx, place, place+1)
+	return first(rows).event.At, err
 }
 
 // readLeaves are the entries of the log from first to before end.
 func readLeaves(ctx context.Context, tx *db.Tx, first, end int64) ([][]byte, error) {
-	rows, err := tx.Query(ctx, "select leaf from audit where tenant_id = $1 and idx >= $2 and idx < $3 order by idx", tx.Tenant(), first, end)
+	rows, err := readPlaced(ctx, tx, first, end)
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close()
-	var out [][]byte
-	for rows.Next() {
-		var leaf []byte
-		if err := rows.Scan(&leaf); err != nil {
-			return nil, err
-		}
-		out = append(out, leaf)
+	out := make([][]byte, len(rows))
+	for i, r := range rows {
+		out[i] = r.leaf
 	}
-	return out, rows.Err()
+	return out, nil
 }
 
 // erasePayload empties an event's payload.
 func erasePayload(ctx context.Context, tx *db.Tx, id string) error {
-	n, err := tx.Exec(ctx, "update audit set payload = $3 where tenant_id = $1 and id = $2", tx.Tenant(), id, []byte{})
-	if err == nil && n == 0 {
-		return ErrNotFound
+	r, err := readRowOf(ctx, tx, id)
+	if err != nil {
+		return err
 	}
+	heads, payload := any(nil), []byte{}
+	if r.n > 1 {
+		if heads, payload, err = r.erased(id); err != nil {
+			return ErrDamaged.Because(err)
+		}
+	}
+	_, err = tx.Exec(ctx, "update audit set heads = $3, payload = $4 where tenant_id = $1 and seq = $2", tx.Tenant(), r.seq, heads, payload)
 	return err
 }
 
 // have reports which of the events are there.
 func have(ctx context.Context, tx *db.Tx, ids []string) (map[string]bool, error) {
-	query := "select id from audit where tenant_id = $1 and id in (select value from json_each($2))"
-	if tx.Engine() == db.Postgres {
-		query = "select id from audit where tenant_id = $1 and id in (select json_array_elements_text($2::json))"
-	}
-	rows, err := tx.Query(ctx, query, tx.Tenant(), ids)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
 	out := map[string]bool{}
-	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
+	for _, id := range ids {
+		switch _, err := readRowOf(ctx, tx, id); {
+		case err == nil:
+			out[id] = true
+		case !errors.Is(err, ErrNotFound):
 			return nil, err
 		}
-		out[id] = true
 	}
-	return out, rows.Err()
+	return out, nil
 }
 
 // A cursor says how far a follower has come in a tenant's log.
@@ -554,6 +686,6 @@ func saveCursor(ctx context.Context, tx *db.Tx, name string, next int64) error {
 
 // readWaiting counts the events without a place, and reads when the oldest was.
 func readWaiting(ctx context.Context, tx *db.Tx) (oldest time.Time, n int64, err error) {
-	err = tx.QueryRow(ctx, "select min(at), count(*) from audit where tenant_id = $1 and "+waits(tx), tx.Tenant()).Scan(&oldest, &n)
+	err = tx.QueryRow(ctx, "select min(at), coalesce(sum(n), 0) from audit where tenant_id = $1 and "+waits(tx), tx.Tenant()).Scan(&oldest, &n)
 	return oldest, n, err
 }

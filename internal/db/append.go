@@ -43,6 +43,11 @@ type Table struct {
 	// writer sees all rows that come before. On PostgreSQL they stay null.
 	Computed []Computed
 
+	// Pack, if it is set, makes fewer rows of several that are written by one
+	// commit, all of one tenant, the first column of the table. It is called
+	// for appends alone, and is quick.
+	Pack func(rows []Row) []Row
+
 	once   sync.Once
 	single string // insert … values ($1, …)
 	plain  string // the same with ?, which SQLite need not look up by name
@@ -283,21 +288,30 @@ func appendMany(ctx context.Context, tx *Tx, batch []*appendJob) error {
 	}
 	columns := map[*Table][][]any{}
 	var order []*Table
+	var packs packing
+	add := func(r Row) {
+		cols := columns[r.Into]
+		if cols == nil {
+			cols = make([][]any, len(r.Into.Columns))
+			order = append(order, r.Into)
+		}
+		for i, v := range convert(r.Values) {
+			cols[i] = append(cols[i], v)
+		}
+		columns[r.Into] = cols
+	}
 	for _, j := range batch {
 		if j.err != nil {
 			continue
 		}
 		for _, r := range j.Rows {
-			cols := columns[r.Into]
-			if cols == nil {
-				cols = make([][]any, len(r.Into.Columns))
-				order = append(order, r.Into)
+			if !packs.take(j.Tenant, r) {
+				add(r)
 			}
-			for i, v := range convert(r.Values) {
-				cols[i] = append(cols[i], v)
-			}
-			columns[r.Into] = cols
 		}
+	}
+	for _, r := range packs.rows() {
+		add(r)
 	}
 	for _, t := range order {
 		t.texts()
@@ -314,6 +328,41 @@ func appendMany(ctx context.Context, tx *Tx, batch []*appendJob) error {
 		}
 	}
 	return nil
+}
+
+// packing gathers the rows of a commit that are packed ([Table.Pack]).
+type packing []gathered
+
+type gathered struct {
+	tenant estover.TenantID
+	into   *Table
+	rows   []Row
+}
+
+// take takes a row, if it is one to be packed.
+func (p *packing) take(tenant estover.TenantID, r Row) bool {
+	if r.Into.Pack == nil {
+		return false
+	}
+	for i := range *p {
+		if g := &(*p)[i]; g.tenant == tenant && g.into == r.Into {
+			g.rows = append(g.rows, r)
+			return true
+		}
+	}
+	*p = append(*p, gathered{tenant, r.Into, []Row{r}})
+	return true
+}
+
+// rows are what is to be inserted.
+func (p packing) rows() (all []Row) {
+	for _, g := range p {
+		if len(g.rows) > 1 {
+			g.rows = g.into.Pack(g.rows)
+		}
+		all = append(all, g.rows...)
+	}
+	return all
 }
 
 // checkLive marks as stale the jobs that rest on a row which has changed.

@@ -207,6 +207,7 @@ func (w *writer) insert(appends []*job) error {
 		Epoch
 	}
 	alive := map[epoch]bool{}
+	var packs packing
 append:
 	for _, j := range appends {
 		tx := &Tx{tenant: j.tenant, now: w.db.Now(), engine: SQLite, run: w}
@@ -224,6 +225,9 @@ append:
 			alive[epoch{j.tenant, e}] = true
 		}
 		for i, r := range j.append.Rows {
+			if packs.take(j.tenant, r) {
+				continue
+			}
 			// A key that is taken undoes its own statement and nothing else.
 			if j.err = diagnose(tx.Insert(j.ctx, r)); j.err != nil {
 				if i == 0 && Taken(j.err) {
@@ -231,6 +235,12 @@ append:
 				}
 				return errTangled
 			}
+		}
+	}
+	tx := &Tx{now: w.db.Now(), engine: SQLite, run: w}
+	for _, r := range packs.rows() {
+		if tx.Insert(context.Background(), r) != nil {
+			return errTangled
 		}
 	}
 	return nil

@@ -1,11 +1,17 @@
 -- The append-only log. A row is written in the transaction of what it records,
 -- and gets its place (idx) afterwards, from the one who sequences. What that
 -- one reads and writes stands before the long columns.
+--
+-- Events that one commit writes together may stand in one row, a pack: n of
+-- them, in consecutive places from idx on. Its id and last_id are the first and
+-- the last of their ids, at is the earliest of their times, and heads is what
+-- the columns of a single event say, for each.
 create table audit (
 	seq identity,
 	tenant_id text not null,
 	idx bigint,
-	leaf_hash bytes not null check (length(leaf_hash) = 32),
+	n bigint not null default 1 check (n between 1 and 256),
+	leaf_hash bytes not null check (length(leaf_hash) = 32 * n),
 	id text not null,
 	at bigint not null,
 	action text not null,
@@ -15,13 +21,17 @@ create table audit (
 	session_id text not null,
 	touches text not null default '',
 	touched_at bigint, -- at, of an event that touches something
-	leaf bytes not null check (length(leaf) < 65536),
+	last_id text not null default '',
+	heads bytes,
+	leaf bytes not null check (n > 1 or length(leaf) < 65536),
 	payload bytes not null, -- sealed; empty once it is erased
-	unique (tenant_id, id)
+	unique (tenant_id, id),
+	check ((n > 1) = (heads is not null))
 );
 
 create unique index audit_idx on audit (tenant_id, idx) where idx is not null;
 create index audit_waiting on audit (tenant_id, seq) where idx is null;
+create index audit_pack on audit (tenant_id, last_id) where n > 1;
 create index audit_touched on audit (touched_at) where touched_at is not null;
 -- The events of one session, target or actor: for each round of sequencing, the
 -- places as offsets from the first of the round, "0 3 17". So a writer pays for

@@ -1,0 +1,243 @@
+package audit
+
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"estover.dev"
+	"estover.dev/internal/db"
+)
+
+// The bounds of a pack. Whoever reads one of its events reads the whole row.
+const (
+	maxPack     = 64        // events
+	maxPackSize = 128 << 10 // bytes of their leaves and payloads
+
+	// packSpan is how far apart at most the ids of a pack are in time, so that
+	// the packs that may hold an id are few ([NewID]).
+	packSpan = 10 * time.Second
+)
+
+// The values of a row of [Table], by their places.
+const (
+	colTenant = iota
+	colID
+	colAt
+	colAction
+	colOutcome
+	colActor
+	colTarget
+	colSession
+	colTouches
+	colTouchedAt
+	colLeaf
+	colLeafHash
+	colPayload
+	colN
+	colLastID
+	colHeads
+	columns
+)
+
+// A head is what the columns of a single event say, within a pack.
+type head struct {
+	_       struct{} `cbor:",toarray"`
+	ID      string
+	At      int64 // microseconds
+	Action  string
+	Outcome Outcome
+	Actor   estover.Subject
+	Target  string
+	Session string
+	Payload int // bytes of it
+}
+
+// pack puts events that one commit writes into as few rows as may be: the
+// statement that inserts a row and the pages that it touches cost more than
+// the event itself ([db.Table.Pack]). An event by which copies go stale keeps a
+// row of its own, since nodes look for those.
+func pack(rows []db.Row) []db.Row {
+	var out []db.Row
+	for len(rows) > 0 {
+		n := packable(rows)
+		if n == 1 {
+			out = append(out, rows[0])
+		} else {
+			out = append(out, packed(rows[:n]))
+		}
+		rows = rows[n:]
+	}
+	return out
+}
+
+// packable is how many of the first rows go into one.
+func packable(rows []db.Row) int {
+	size := 0
+	var first time.Time
+	for i, r := range rows[:min(len(rows), maxPack)] {
+		at, ok := timeOfID(r.Values[colID].(string))
+		size += len(r.Values[colLeaf].([]byte)) + len(r.Values[colPayload].([]byte))
+		if i == 0 {
+			first = at
+		}
+		if !ok || r.Values[colTouches] != "" || size > maxPackSize || at.Sub(first).Abs() > packSpan/2 {
+			return max(i, 1)
+		}
+	}
+	return min(len(rows), maxPack)
+}
+
+// packed is the row of several events.
+func packed(rows []db.Row) db.Row {
+	leaves, payloads := 0, 0
+	for _, r := range rows {
+		leaves += 2 + len(r.Values[colLeaf].([]byte))
+		payloads += len(r.Values[colPayload].([]byte))
+	}
+	v := slices.Clone(rows[0].Values)
+	first, last, at := v[colID].(string), v[colID].(string), v[colAt].(int64)
+	leaf, hash, payload := make([]byte, 0, leaves), make([]byte, 0, len(rows)*tlog.HashSize), make([]byte, 0, payloads)
+	heads := appendCount(make([]byte, 0, 192*len(rows)), array, uint64(len(rows)))
+	for _, r := range rows {
+		id, when, sealed := r.Values[colID].(string), r.Values[colAt].(int64), r.Values[colPayload].([]byte)
+		first, last, at = min(first, id), max(last, id), min(at, when)
+		leaf = appendEntry(leaf, r.Values[colLeaf].([]byte))
+		hash = append(hash, r.Values[colLeafHash].([]byte)...)
+		payload = append(payload, sealed...)
+		heads = appendInt(appendText(appendCount(heads, array, 8), id), when)
+		for _, col := range [...]int{colAction, colOutcome, colActor, colTarget, colSession} {
+			heads = appendText(heads, r.Values[col].(string))
+		}
+		heads = appendInt(heads, int64(len(sealed)))
+	}
+	v[colID], v[colLastID], v[colAt], v[colN], v[colHeads] = first, last, at, int64(len(rows)), heads
+	v[colActor], v[colTarget], v[colSession] = "", "", ""
+	v[colLeaf], v[colLeafHash], v[colPayload] = leaf, hash, payload
+	return db.Row{Into: rows[0].Into, Values: v}
+}
+
+// appendEntry writes an entry with its length before it, as in an entry bundle
+// (C2SP tlog-tiles).
+func appendEntry(b, leaf []byte) []byte {
+	return append(binary.BigEndian.AppendUint16(b, uint16(len(leaf))), leaf...)
+}
+
+// errPack says that a pack is not what it was.
+var errPack = errors.New("a row of several events cannot be told apart")
+
+// heads reads what the columns say of the events of a pack.
+func readHeads(b []byte, n int64) ([]head, error) {
+	var heads []head
+	if err := cbor.Unmarshal(b, &heads); err != nil || int64(len(heads)) != n {
+		return nil, errPack
+	}
+	return heads, nil
+}
+
+// events are the events of a row, each as a row of its own.
+func (r row) events() ([]row, error) {
+	if r.n == 1 {
+		return []row{r}, nil
+	}
+	heads, err := readHeads(r.heads, r.n)
+	if err != nil || len(r.leafHash) != len(heads)*tlog.HashSize {
+		return nil, errPack
+	}
+	out := make([]row, len(heads))
+	leaf, payload := r.leaf, r.payload
+	first, last, at := heads[0].ID, heads[0].ID, heads[0].At
+	for i, h := range heads {
+		if len(leaf) < 2 || h.Payload < 0 || len(payload) < h.Payload {
+			return nil, errPack
+		}
+		n := 2 + int(binary.BigEndian.Uint16(leaf))
+		if len(leaf) < n {
+			return nil, errPack
+		}
+		e := row{
+			seq: r.seq, idx: r.idx, n: 1, leafHash: r.leafHash[i*tlog.HashSize : (i+1)*tlog.HashSize],
+			leaf: leaf[2:n:n], payload: payload[:h.Payload:h.Payload],
+			event: Event{
+				ID: h.ID, At: time.UnixMicro(h.At).UTC(), Action: h.Action, Outcome: h.Outcome, Actor: h.Actor, Target: h.Target, Session: h.Session,
+			},
+		}
+		e.idx.Int64 += int64(i)
+		leaf, payload = leaf[n:], payload[h.Payload:]
+		first, last, at = min(first, h.ID), max(last, h.ID), min(at, h.At)
+		out[i] = e
+	}
+	if len(leaf)+len(payload) > 0 || first != r.event.ID || last != r.lastID || at != r.event.At.UnixMicro() {
+		return nil, errPack
+	}
+	return out, nil
+}
+
+// erased is the payload of a pack, and its heads, without the content of one
+// event.
+func (r row) erased(id string) (heads, payload []byte, err error) {
+	list, err := readHeads(r.heads, r.n)
+	if err != nil {
+		return nil, nil, err
+	}
+	rest := r.payload
+	for i := range list {
+		n := list[i].Payload
+		if n < 0 || len(rest) < n {
+			return nil, nil, errPack
+		}
+		if list[i].ID == id {
+			list[i].Payload = 0
+		} else {
+			payload = append(payload, rest[:n]...)
+		}
+		rest = rest[n:]
+	}
+	heads, err = cbor.Marshal(list)
+	return heads, payload, err
+}
+
+// newest orders events by their places, or those without one by their rows, the
+// last first.
+func newest(rows []row) {
+	slices.Reverse(rows) // events of one row stand in their order
+	slices.SortStableFunc(rows, func(a, b row) int {
+		if a.idx.Valid && b.idx.Valid {
+			return cmp.Compare(b.idx.Int64, a.idx.Int64)
+		}
+		return cmp.Compare(b.seq, a.seq)
+	})
+}
+
+// timeOfID is when an id was made ([NewID]).
+func timeOfID(id string) (at time.Time, ok bool) {
+	digits, ok := strings.CutPrefix(id, eventPrefix)
+	if !ok || len(digits) != idDigits {
+		return at, false
+	}
+	var b [5]byte
+	if n, err := sortable.Decode(b[:], []byte(digits[:timeDigits])); err != nil || n != len(b) {
+		return at, false
+	}
+	return time.UnixMilli(int64(b[0])<<32 | int64(binary.BigEndian.Uint32(b[1:]))), true
+}
+
+// latestWith is an upper bound for the ids that may stand in a pack with this
+// one, or "" if it is not one of ours.
+func latestWith(id string) string {
+	at, ok := timeOfID(id)
+	if !ok {
+		return ""
+	}
+	var b [5]byte
+	ms := at.Add(packSpan).UnixMilli()
+	b[0] = byte(ms >> 32)
+	binary.BigEndian.PutUint32(b[1:], uint32(ms))
+	return eventPrefix + sortable.EncodeToString(b[:]) + strings.Repeat("v", idDigits-timeDigits)
+}
