@@ -64,7 +64,7 @@ spec:
   allow_private: [127.0.0.0/8]
   class: confidential
   evidence: %[5]s
-  record: full
+  record: none
   ca: %[6]q
   slots: [{slot: header, name: Authorization, prefix: "Bearer ", secret: %[1]s/key}]
   actions: [{name: answer.read, method: POST, path: "/{size}", effect: read}]

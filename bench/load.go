@@ -17,7 +17,8 @@ import (
 // A load is what one turn did.
 type load struct {
 	requests int64
-	failed   int64 // answers of 500 and above
+	failed   int64  // answers of 500 and above
+	failure  string // the first of them
 	elapsed  time.Duration
 	cpu      time.Duration // of the server
 }
@@ -75,7 +76,9 @@ func drive(ctx context.Context, p *process, connections int, lasting time.Durati
 					fail(err)
 					return
 				case status >= 500:
-					failed.Add(1)
+					if failed.Add(1) == 1 {
+						l.failure = string(body)
+					}
 				case status >= 300:
 					fail(fmt.Errorf("the server answered %d: %s", status, body))
 					return
@@ -141,7 +144,7 @@ func (b *Bench) versus(ctx context.Context, subject, peer *process, connections 
 			return 0, 0, fmt.Errorf("driving the peer: %w", err)
 		}
 		if s.failed+p.failed > 0 {
-			return 0, 0, fmt.Errorf("%d answers of Estover and %d of the peer were errors of the server", s.failed, p.failed)
+			return 0, 0, fmt.Errorf("%d answers of Estover and %d of the peer were errors of the server: %s", s.failed, p.failed, s.failure+p.failure)
 		}
 		if round > 0 {
 			ratios, own = append(ratios, s.perRequest()/p.perRequest()), append(own, s.perRequest())

@@ -210,23 +210,27 @@ func TestPackTampering(t *testing.T) {
 	d := dbtest.Open(t)
 	k := newKeys(t)
 	for name, change := range map[string]func(r *row, forged, other row){
-		"the heads":           func(r *row, f, _ row) { r.heads = f.heads },
-		"the leaves":          func(r *row, f, _ row) { r.leaf = f.leaf },
-		"the hashes":          func(r *row, f, _ row) { r.leafHash = f.leafHash },
-		"the payloads":        func(r *row, f, _ row) { r.payload = f.payload },
-		"all but the heads":   func(r *row, f, _ row) { r.leaf, r.leafHash, r.payload = f.leaf, f.leafHash, f.payload },
-		"all of it":           func(r *row, f, _ row) { r.heads, r.leaf, r.leafHash, r.payload = f.heads, f.leaf, f.leafHash, f.payload },
-		"a byte of heads":     func(r *row, _, _ row) { r.heads[len(r.heads)/2] ^= 1 },
-		"a byte of a leaf":    func(r *row, _, _ row) { r.leaf[len(r.leaf)/2] ^= 1 },
-		"a byte of content":   func(r *row, _, _ row) { r.payload[len(r.payload)/2] ^= 1 },
-		"a byte at the end":   func(r *row, _, _ row) { r.payload = r.payload[:len(r.payload)-1] },
-		"a leaf's length":     func(r *row, _, _ row) { r.leaf[1]++ },
-		"another's content":   func(r *row, _, o row) { r.payload = o.payload },
-		"the first id":        func(r *row, _, _ row) { r.event.ID = "evt_" + r.event.ID[5:] + "0" },
-		"the last id":         func(r *row, _, _ row) { r.lastID += "0" },
-		"the time":            func(r *row, _, _ row) { r.event.At = r.event.At.Add(time.Microsecond) },
-		"the heads' end":      func(r *row, _, _ row) { r.heads = r.heads[:len(r.heads)-1] },
-		"all of another pack": func(r *row, _, o row) { r.heads, r.leaf, r.leafHash, r.payload, r.event.At = o.heads, o.leaf, o.leafHash, o.payload, o.event.At },
+		"the heads":         func(r *row, f, _ row) { r.heads = f.heads },
+		"the leaves":        func(r *row, f, _ row) { r.leaf = f.leaf },
+		"the hashes":        func(r *row, f, _ row) { r.leafHash = f.leafHash },
+		"the payloads":      func(r *row, f, _ row) { r.payload = f.payload },
+		"all but the heads": func(r *row, f, _ row) { r.leaf, r.leafHash, r.payload = f.leaf, f.leafHash, f.payload },
+		"all of it": func(r *row, f, _ row) {
+			r.heads, r.leaf, r.leafHash, r.payload = f.heads, f.leaf, f.leafHash, f.payload
+		},
+		"a byte of heads":   func(r *row, _, _ row) { r.heads[len(r.heads)/2] ^= 1 },
+		"a byte of a leaf":  func(r *row, _, _ row) { r.leaf[len(r.leaf)/2] ^= 1 },
+		"a byte of content": func(r *row, _, _ row) { r.payload[len(r.payload)/2] ^= 1 },
+		"a byte at the end": func(r *row, _, _ row) { r.payload = r.payload[:len(r.payload)-1] },
+		"a leaf's length":   func(r *row, _, _ row) { r.leaf[1]++ },
+		"another's content": func(r *row, _, o row) { r.payload = o.payload },
+		"the first id":      func(r *row, _, _ row) { r.event.ID = "evt_" + r.event.ID[5:] + "0" },
+		"the last id":       func(r *row, _, _ row) { r.lastID += "0" },
+		"the time":          func(r *row, _, _ row) { r.event.At = r.event.At.Add(time.Microsecond) },
+		"the heads' end":    func(r *row, _, _ row) { r.heads = r.heads[:len(r.heads)-1] },
+		"all of another pack": func(r *row, _, o row) {
+			r.heads, r.leaf, r.leafHash, r.payload, r.event.At = o.heads, o.leaf, o.leafHash, o.payload, o.event.At
+		},
 	} {
 		tenant := estover.TenantID(fmt.Sprintf("t%x", sha256.Sum256([]byte(name)))[:20])
 		l := k.open(d)

@@ -30,7 +30,8 @@ var ErrSpoolFull = &estover.Error{Kind: estover.Unavailable, Code: "evidence_ful
 //	Append ──write(2)──▶ one of two files ──▶ Run imports the other one, and empties it
 //
 // What Append took survives the end of the process, however it ends; what the
-// machine's loss takes along are the few milliseconds until the next fsync.
+// machine's loss takes along are the few hundredths of a second until the next
+// fsync.
 // The events are sealed already. Importing looks for each event's id first, so
 // that a crash in the middle of it repeats nothing.
 type Spool struct {
@@ -54,6 +55,7 @@ type Spool struct {
 	room     int64      // bytes that may still be held
 	active   int        // the file that is appended to
 	turn     uint64     // of the active file; the other's is lower
+	unsynced [2]bool    // something was written since the last fsync began
 	taken    int64      // events ever appended, with those found at opening
 	imported int64      // events ever imported
 	failed   error      // why nothing more is taken
@@ -80,14 +82,20 @@ type entry struct {
 const maxHeld = 8 << 20
 
 // spoolSync is how long at most a written event waits for its fsync to begin.
-const spoolSync = 5 * time.Millisecond
+const spoolSync = 20 * time.Millisecond
+
+// spoolKeeps is how long a file stays that was imported.
+const spoolKeeps = 8 << 20
 
 // importBatch is how many events are imported by one commit.
 const importBatch = 256
 
-// A spoolFile begins with this and the number of its turn.
+// A file begins with this and the number of its turn, which is 0 once it was
+// imported. It keeps its length: to write over what is there costs half of what
+// it costs to make a file longer, and an fsync has no length to bring to the
+// disk.
 const (
-	spoolMagic  = "estspol1"
+	spoolMagic  = "estspol2"
 	spoolHeader = int64(len(spoolMagic) + 8)
 )
 
@@ -152,12 +160,6 @@ func (s *Spool) open() (err error) {
 			return err
 		}
 		turn, records, good := parseSpool(b)
-		if int64(len(b)) > good {
-			s.log.o.Logger.Warn("the spool ended in the middle of an event that nobody was told was kept", "file", i, "bytes", int64(len(b))-good)
-			if err := s.files[i].Truncate(good); err != nil {
-				return err
-			}
-		}
 		turns[i], s.size[i], s.entries[i] = turn, good, int64(len(records))
 		s.taken += s.entries[i]
 	}
@@ -165,20 +167,27 @@ func (s *Spool) open() (err error) {
 	if turns[1] > turns[0] {
 		s.active = 1
 	}
-	s.turn = max(turns[0], turns[1])
+	if s.turn = max(turns[0], turns[1]); s.turn == 0 {
+		// Any number that no turn of earlier processes had.
+		s.turn = uint64(time.Now().UnixNano())
+	}
 	if s.taken > 0 {
 		signal(s.wake)
 	}
 	return nil
 }
 
-// parseSpool reads a file: its turn, its records, and how many bytes of it are
-// whole. It stops at the first record that is not.
+// parseSpool reads a file: its turn, its records, and how many bytes of it they
+// take. It stops at what is no whole record of this turn: the rest is of an
+// earlier one, or a write that the machine's end cut in half, which nobody was
+// told was kept.
 func parseSpool(b []byte) (turn uint64, records []spooled, good int64) {
 	if int64(len(b)) < spoolHeader || string(b[:len(spoolMagic)]) != spoolMagic {
 		return 0, nil, 0
 	}
-	turn = binary.BigEndian.Uint64(b[len(spoolMagic):])
+	if turn = binary.BigEndian.Uint64(b[len(spoolMagic):]); turn == 0 {
+		return 0, nil, 0
+	}
 	good = spoolHeader
 	for {
 		rest := b[good:]
@@ -186,7 +195,7 @@ func parseSpool(b []byte) (turn uint64, records []spooled, good int64) {
 			return turn, records, good
 		}
 		n, sum := binary.BigEndian.Uint32(rest), binary.BigEndian.Uint32(rest[4:])
-		if uint64(len(rest)) < 8+uint64(n) || crc32.Checksum(rest[8:8+n], castagnoli) != sum {
+		if uint64(len(rest)) < 8+uint64(n) || checksum(turn, rest[8:8+n]) != sum {
 			return turn, records, good
 		}
 		var r spooled
@@ -196,6 +205,13 @@ func parseSpool(b []byte) (turn uint64, records []spooled, good int64) {
 		records = append(records, r)
 		good += 8 + int64(n)
 	}
+}
+
+// checksum is that of a record. What is left of an earlier turn has another.
+func checksum(turn uint64, body []byte) uint32 {
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], turn)
+	return crc32.Update(crc32.Checksum(b[:], castagnoli), castagnoli, body)
 }
 
 // Append keeps an event, and the rows that belong to it, until they are
@@ -212,7 +228,6 @@ func (s *Spool) Append(p Prepared, with ...db.Row) error {
 	*buffer = record
 	body := record[8:]
 	binary.BigEndian.PutUint32(record, uint32(len(body)))
-	binary.BigEndian.PutUint32(record[4:], crc32.Checksum(body, castagnoli))
 	e.size = int64(len(record))
 	return s.write(record, e)
 }
@@ -298,6 +313,7 @@ func (s *Spool) write(record []byte, e entry) error {
 	}
 	i := s.active
 	f, size := s.files[i], s.size[i]
+	binary.BigEndian.PutUint32(record[4:], checksum(s.turn, record[8:]))
 	if size == 0 {
 		record = append(binary.BigEndian.AppendUint64([]byte(spoolMagic), s.turn), record...)
 	}
@@ -305,11 +321,7 @@ func (s *Spool) write(record []byte, e entry) error {
 		return ErrSpoolFull
 	}
 	if _, err := f.WriteAt(record, size); err != nil {
-		// A half-written record would hide those after it.
-		if err := f.Truncate(size); err != nil {
-			s.failed = err
-		}
-		return ErrSpoolFull.Because(err)
+		return ErrSpoolFull.Because(err) // the next one is written over what there is of it
 	}
 	if int64(len(s.held[i])) == s.entries[i] {
 		if s.room >= e.size {
@@ -322,6 +334,7 @@ func (s *Spool) write(record []byte, e entry) error {
 	s.size[i] += int64(len(record))
 	s.entries[i]++
 	s.taken++
+	s.unsynced[i] = true
 	signal(s.dirty)
 	signal(s.wake)
 	return nil
@@ -349,7 +362,14 @@ func signal(c chan struct{}) {
 func (s *Spool) sync() {
 	for range s.dirty {
 		time.Sleep(spoolSync)
-		for _, f := range s.files {
+		s.mu.Lock()
+		which := s.unsynced
+		s.unsynced = [2]bool{}
+		s.mu.Unlock()
+		for i, f := range s.files {
+			if !which[i] {
+				continue
+			}
 			if err := f.Sync(); err != nil {
 				s.mu.Lock()
 				s.failed = err
@@ -471,11 +491,16 @@ func (s *Spool) drain(ctx context.Context) error {
 	if err := s.log.fault("spool: before it is emptied"); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := f.Truncate(0); err != nil {
+	if size > spoolKeeps {
+		err := f.Truncate(0)
+		if err != nil {
+			return err
+		}
+	} else if _, err := f.WriteAt(make([]byte, 8), int64(len(spoolMagic))); err != nil {
 		return err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.imported += s.entries[i]
 	s.size[i], s.entries[i] = 0, 0
 	return nil

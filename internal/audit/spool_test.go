@@ -83,10 +83,10 @@ func TestSpool(t *testing.T) {
 			t.Errorf("the log has %d events, %d were taken; want 1000 and 1005", v.Size, s.Taken())
 		}
 		for i := range 2 {
-			st, err := os.Stat(filepath.Join(s.dir, fmt.Sprintf("spool.%d", i)))
+			b, err := os.ReadFile(filepath.Join(s.dir, fmt.Sprintf("spool.%d", i)))
 			fatal(t, err)
-			if st.Size() != 0 {
-				t.Errorf("file %d still has %d bytes", i, st.Size())
+			if turn, records, good := parseSpool(b); turn != 0 || len(records) != 0 || good != 0 {
+				t.Errorf("file %d still has %d events", i, len(records))
 			}
 		}
 	})
@@ -182,6 +182,37 @@ func TestSpoolTorn(t *testing.T) {
 		if got := count(t, d, tenant); got != 3 {
 			t.Errorf("cut by %d bytes: %d events, want the two whole ones and the one after", cut, got)
 		}
+	}
+}
+
+// What an earlier turn left in a file is not read as this one's.
+func TestSpoolLeavesOldRecords(t *testing.T) {
+	d := dbtest.Open(t)
+	l := newKeys(t).open(d)
+	dir := t.TempDir()
+	s := openSpool(t, l, dir, SpoolOptions{})
+	for n := 0; n < 40; n += 10 { // both files are used, each for longer than afterwards
+		appendEvents(t, s, acme, n+1, n+10)
+		fatal(t, s.Flush(t.Context()))
+	}
+	appendEvents(t, s, acme, 41, 43)
+	fatal(t, s.Close())
+	s = openSpool(t, l, dir, SpoolOptions{})
+	if n := s.Waiting(); n != 3 {
+		t.Errorf("%d events wait, want the three of the last turn", n)
+	}
+	fatal(t, s.Flush(t.Context()))
+	fatal(t, s.Close())
+	s = openSpool(t, l, dir, SpoolOptions{})
+	appendEvents(t, s, acme, 44, 44)
+	fatal(t, s.Close())
+	s = openSpool(t, l, dir, SpoolOptions{})
+	if n := s.Waiting(); n != 1 {
+		t.Errorf("%d events wait after another start, want one", n)
+	}
+	fatal(t, s.Flush(t.Context()))
+	if n := count(t, d, acme); n != 44 {
+		t.Errorf("the database has %d events, want 44", n)
 	}
 }
 
