@@ -87,9 +87,13 @@ func NewSalt() (s Salt) {
 
 // Commit is the commitment to the octets: the SHA-256 of salt ‖ octets.
 func Commit(salt Salt, octets []byte) Digest {
-	h := salt.NewHash()
-	h.Write(octets)
-	return DigestOf(h)
+	if len(octets) > 512 {
+		h := salt.NewHash()
+		h.Write(octets)
+		return DigestOf(h)
+	}
+	var b [len(salt) + 512]byte // most of them are short
+	return sha256.Sum256(append(append(b[:0], salt[:]...), octets...))
 }
 
 // NewHash begins a commitment to octets that come piece by piece.

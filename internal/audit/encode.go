@@ -28,12 +28,16 @@ func appendPayload(b []byte, e *Event, salt []byte) ([]byte, error) {
 			b = AppendMember(b, ',', m.name, m.value)
 		}
 	}
-	if len(e.Detail) > 0 {
+	switch {
+	case len(e.Detail) > 0:
 		var err error
 		b = append(b, `,"detail":`...)
 		if b, err = appendMap(b, e.Detail); err != nil {
 			return nil, err
 		}
+		b = append(append(b[:len(b)-1], e.Members...), '}')
+	case len(e.Members) > 0:
+		b = append(append(append(b, `,"detail":{`...), e.Members[1:]...), '}')
 	}
 	b = append(b, `,"salt":"`...)
 	b = base64.StdEncoding.AppendEncode(b, salt)

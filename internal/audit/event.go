@@ -39,6 +39,10 @@ type Event struct {
 	Request string          `json:"request,omitempty"`
 	Detail  map[string]any  `json:"detail,omitempty"`
 
+	// Members are further members of the detail, encoded already, with a comma
+	// before each: `,"a":1,"b":"c"`. None of them is in Detail. An event that is
+	// read has them there.
+	Members []byte `json:"-"`
 	// Touches names, as kind:id, the rows whose copies in memory are stale
 	// once the event is there. It is kept beside the event, not in it.
 	Touches []string `json:"-"`

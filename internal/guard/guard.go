@@ -72,6 +72,7 @@ type Op struct {
 	Purpose  string         // what for; the caller's if empty
 	Input    any            // what else the decider knows to look at: the action of a gateway call, the scopes of a token
 	Detail   map[string]any // what the event tells beside
+	Members  []byte         // the same of a hot path, encoded ([audit.Event.Members])
 }
 
 // A Decision is policy's answer, with what it rested on.
@@ -170,11 +171,15 @@ type Tx struct {
 	Decision Decision
 
 	event audit.Event
+	noted bool
 	fail  error
 }
 
 // Note adds to what the event tells.
 func (tx *Tx) Note(key string, value any) {
+	if !tx.noted { // what there is belongs to the op
+		tx.event.Detail, tx.noted = maps.Clone(tx.event.Detail), true
+	}
 	if tx.event.Detail == nil {
 		tx.event.Detail = map[string]any{}
 	}
@@ -348,25 +353,40 @@ func (g *Guard) write(ctx context.Context, tenant estover.TenantID, event audit.
 func (g *Guard) event(caller estover.Caller, op Op, d Decision, outcome audit.Outcome) audit.Event {
 	e := audit.Event{
 		ID: d.ID, Action: op.Action, Outcome: outcome, Actor: caller.Subject, Target: op.Target,
-		Session: op.Session, Request: caller.Request, Detail: make(map[string]any, len(op.Detail)+4),
+		Session: op.Session, Request: caller.Request, Detail: op.Detail,
 	}
 	if e.Session == "" {
 		e.Session = caller.Session
 	}
-	maps.Copy(e.Detail, op.Detail)
-	e.Detail["decision"] = record(d)
-	if op.Resource != "" {
-		e.Detail["resource"] = op.Resource
+	// What the guard adds stands as it is written: a map would be sorted, and
+	// its values looked at by reflection, for every call and every token.
+	size := 256
+	if text, ok := d.Facts["input"].(json.RawMessage); ok {
+		size += len(text)
 	}
-	if p := cmp(op.Purpose, caller.Purpose); p != "" {
-		e.Detail["purpose"] = p
+	b := append(make([]byte, 0, len(op.Members)+size), op.Members...)
+	b = record(d).AppendJSON(append(b, `,"decision":`...))
+	member := func(name, value string) {
+		if _, told := op.Detail[name]; !told && value != "" {
+			b = audit.AppendMember(b, ',', name, value)
+		}
 	}
+	member("resource", op.Resource)
+	member("purpose", cmp(op.Purpose, caller.Purpose))
 	if len(caller.Actors) > 0 {
-		e.Detail["actors"] = caller.Actors
+		b = append(b, `,"actors":[`...)
+		for i, a := range caller.Actors {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = audit.AppendString(b, string(a))
+		}
+		b = append(b, ']')
 	}
 	if caller.Address.IsValid() {
-		e.Detail["address"] = caller.Address.String()
+		member("address", caller.Address.String())
 	}
+	e.Members = b
 	return e
 }
 

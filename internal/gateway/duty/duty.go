@@ -214,12 +214,14 @@ func (d *Duties) Decide(r *http.Request, ex *gateway.Exchange) (*gateway.Plan, e
 // classify names what is asked for: the resource, the action and its class.
 func (d *Duties) classify(ctx context.Context, ex *gateway.Exchange) (*call, error) {
 	c := &call{at: d.Guard.DB().Now()}
-	detail := map[string]any{"method": ex.Method, "host": ex.Host.String(), "path": string(ex.Path)}
+	told := audit.AppendMember(make([]byte, 0, 1024), ',', "method", ex.Method)
+	told = audit.AppendMember(told, ',', "host", ex.Host.String())
+	told = audit.AppendMember(told, ',', "path", string(ex.Path))
 	if ex.Query != "" {
-		detail["query"] = ex.Query
+		told = audit.AppendMember(told, ',', "query", ex.Query)
 	}
 	input := policy.Call{}
-	c.op = guard.Op{Action: evidence.CallAction, Effect: guard.Writes, Detail: detail}
+	c.op = guard.Op{Action: evidence.CallAction, Effect: guard.Writes}
 	up, err := d.upstream(ctx, ex)
 	if err != nil && estover.KindOf(err) != estover.NotFound {
 		return nil, err
@@ -230,10 +232,10 @@ func (d *Duties) classify(ctx context.Context, ex *gateway.Exchange) (*call, err
 		if c.action, params, c.known = up.Match(ex.Method, string(ex.Path)); c.known {
 			c.op.Effect = c.action.Effect
 			input.Action, input.Class, input.Params = c.action.Name, c.action.Class, params
-			detail["action"] = c.action.Name
+			told = audit.AppendMember(told, ',', "action", c.action.Name)
 		}
 	}
-	c.op.Input = input
+	c.op.Input, c.op.Members = input, told
 	return c, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"estover.dev"
@@ -27,12 +28,13 @@ func (d *Duties) Intend(ctx context.Context, ex *gateway.Exchange, p *gateway.Pl
 	if c.seq, err = c.task.next(ctx, d); err != nil {
 		return err
 	}
-	c.op.Action, c.op.Detail["seq"] = intentAction, c.seq
+	c.op.Action = intentAction
+	c.op.Members = appendNumber(c.op.Members, "seq", c.seq)
 	// If this process dies under the call, whoever writes its outcome has only
 	// this to write it from.
-	c.op.Detail[evidence.DetailKey] = c.commits
+	c.op.Members = appendCommitted(c.op.Members, c.commits)
 	if ex.Caller.Grant != "" {
-		c.op.Detail[tokenKey] = ex.Caller.Grant
+		c.op.Members = audit.AppendMember(c.op.Members, ',', tokenKey, ex.Caller.Grant)
 	}
 	event := d.Guard.Event(ex.Caller, c.op, c.decision, audit.Done)
 	prepared, err := d.Guard.Log().Prepare(ex.Caller.Tenant, event)
@@ -96,19 +98,7 @@ func (d *Duties) outcome(ex *gateway.Exchange, c *call, out *gateway.Outcome) {
 	leaf := d.statement(ex, c, out).AppendJSON(make([]byte, 0, 2048))
 	op := guard.Op{
 		Action: evidence.CallAction, Target: c.op.Target, Resource: c.op.Resource, Session: c.op.Session, Purpose: c.op.Purpose,
-		Detail: map[string]any{
-			"call": c.decision.ID, "seq": c.seq, "end": out.End, "status": out.Status, "sent": out.Sent, "received": out.Received,
-			"delivered": out.Delivered, "took_us": out.Took.Microseconds(), evidence.DetailKey: c.commits,
-		},
-	}
-	if len(c.secrets) > 0 {
-		op.Detail["secrets"] = c.secrets
-	}
-	if out.Err != nil {
-		op.Detail["error"] = out.Err.Error()
-	}
-	if out.Address != "" {
-		op.Detail["upstream"] = out.Address
+		Members: c.told(out),
 	}
 	event := d.Guard.Event(ex.Caller, op, guard.Decision{ID: audit.NewID(), Allow: true}, audit.Done)
 	event.Leaf = leaf
@@ -121,6 +111,42 @@ func (d *Duties) outcome(ex *gateway.Exchange, c *call, out *gateway.Outcome) {
 	if err != nil {
 		d.Logger.Error("the outcome of a call could not be recorded yet", "request", ex.Caller.Request, "call", c.decision.ID, "error", err)
 	}
+}
+
+// told is what the event of an outcome tells.
+func (c *call) told(out *gateway.Outcome) []byte {
+	b := audit.AppendMember(make([]byte, 0, 1024), ',', "call", c.decision.ID)
+	b = audit.AppendMember(b, ',', "end", string(out.End))
+	for _, m := range [...]struct {
+		name  string
+		value int64
+	}{
+		{"seq", c.seq}, {"status", int64(out.Status)}, {"sent", out.Sent}, {"received", out.Received}, {"delivered", out.Delivered},
+		{"took_us", out.Took.Microseconds()},
+	} {
+		b = appendNumber(b, m.name, m.value)
+	}
+	b = appendCommitted(b, c.commits)
+	if len(c.secrets) > 0 {
+		b = audit.AppendStrings(append(b, `,"secrets":`...), c.secrets)
+	}
+	if out.Err != nil {
+		b = audit.AppendMember(b, ',', "error", out.Err.Error())
+	}
+	if out.Address != "" {
+		b = audit.AppendMember(b, ',', "upstream", out.Address)
+	}
+	return b
+}
+
+// appendNumber writes a member that is a number.
+func appendNumber(b []byte, name string, n int64) []byte {
+	b = append(append(append(b, `,"`...), name...), `":`...)
+	return strconv.AppendInt(b, n, 10)
+}
+
+func appendCommitted(b []byte, c evidence.Committed) []byte {
+	return c.AppendJSON(append(b, `,"`+evidence.DetailKey+`":`...))
 }
 
 // owe keeps an outcome in memory that neither the database nor the node's disk
