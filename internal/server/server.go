@@ -32,6 +32,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -83,6 +84,7 @@ type Server struct {
 	guard      *guard.Guard
 	decider    *policy.Decider
 	facts      facts
+	documents  documents
 	policy     *policy.Policy
 	tokens     *token.Tokens
 	trusts     *federation.Trusts
@@ -392,15 +394,48 @@ func (s *Server) grantDocument(ctx context.Context, caller estover.Caller, resou
 	if err != nil {
 		return "", err
 	}
+	return s.documents.of(g, u, caller.Purpose)
+}
+
+// documents are the documents of grants that calls rest on, each made once for
+// a copy of the grant.
+type documents struct {
+	mu   sync.Mutex
+	made map[documentKey]string
+}
+
+type documentKey struct {
+	grant    *access.Grant
+	resource *resource.Upstream
+	purpose  string
+}
+
+// maxDocuments bounds them; beyond it, all are made anew.
+const maxDocuments = 10_000
+
+func (d *documents) of(g *access.Grant, u *resource.Upstream, purpose string) (string, error) {
+	key := documentKey{g, u, purpose}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if text, ok := d.made[key]; ok {
+		return text, nil
+	}
 	from := g.StartsAt
 	if from.IsZero() {
 		from = g.CreatedAt
 	}
 	b, err := json.Marshal(attest.Grant{
-		ID: g.ID, Agent: g.Agent, Purpose: caller.Purpose, NotBefore: from, NotAfter: g.ExpiresAt,
+		ID: g.ID, Agent: g.Agent, Purpose: purpose, NotBefore: from, NotAfter: g.ExpiresAt,
 		Permissions: []attest.Permission{{Resource: u.Name, Actions: g.Actions}},
 	})
-	return string(b), err
+	if err != nil {
+		return "", err
+	}
+	if d.made == nil || len(d.made) >= maxDocuments {
+		d.made = map[documentKey]string{}
+	}
+	d.made[key] = string(b)
+	return string(b), nil
 }
 
 // granted are the resources on which an agent is granted anything.
