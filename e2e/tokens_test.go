@@ -32,6 +32,7 @@ import (
 type metadata struct {
 	Issuer        string   `json:"issuer"`
 	Token         string   `json:"token_endpoint"`
+	Authorization string   `json:"authorization_endpoint"`
 	JWKS          string   `json:"jwks_uri"`
 	Introspection string   `json:"introspection_endpoint"`
 	Revocation    string   `json:"revocation_endpoint"`

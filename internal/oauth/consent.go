@@ -53,8 +53,9 @@ type consentView struct {
 
 // A reachView is one resource with what could be done there.
 type reachView struct {
-	Host, Resource string
-	Operations     []string
+	Host       string
+	Resource   string // in full, where that says more than the host
+	Operations []string
 }
 
 // ask shows the person who wants what, and for how long.
@@ -77,9 +78,12 @@ func (d *Door) ask(r *page.Request, a *ask) error {
 
 func views(reach token.Reach) (all []reachView) {
 	for _, name := range reach.Resources() {
-		v := reachView{Host: name, Resource: name, Operations: reach[name]}
+		v := reachView{Host: name, Operations: reach[name]}
 		if u, err := url.Parse(name); err == nil && u.Host != "" {
 			v.Host = u.Host
+			if u.Path != "" || u.RawQuery != "" || u.Scheme != "https" {
+				v.Resource = name
+			}
 		}
 		all = append(all, v)
 	}

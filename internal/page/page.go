@@ -81,7 +81,7 @@ type asset struct {
 	version string
 }
 
-//go:embed layout.html error.html style.css passkey.js
+//go:embed layout.html error.html style.css passkey.js icon.svg
 var files embed.FS
 
 // New makes pages.
@@ -97,7 +97,9 @@ func New(c Config) (*Pages, error) {
 		return nil, err
 	}
 	p := &Pages{Config: c, base: u.Path, origin: u.Scheme + "://" + u.Host, assets: map[string]asset{}}
-	for name, kind := range map[string]string{"style.css": "text/css; charset=utf-8", "passkey.js": "text/javascript; charset=utf-8"} {
+	for name, kind := range map[string]string{
+		"style.css": "text/css; charset=utf-8", "passkey.js": "text/javascript; charset=utf-8", "icon.svg": "image/svg+xml",
+	} {
 		b, err := files.ReadFile(name)
 		if err != nil {
 			return nil, err
@@ -335,15 +337,15 @@ type View struct {
 // Show shows a page.
 func (r *Request) Show(t *template.Template, v View) error {
 	r.known()
-	style, script := r.pages.assets["style.css"], r.pages.assets["passkey.js"]
+	at := func(name string) string { return r.pages.base + "/page/" + name + "?v=" + r.pages.assets[name].version }
 	all := struct {
 		View
-		Style, Script, Home, Out string
-		Person                   string
-		OutForm                  string
+		Style, Script, Icon string
+		Home, Out           string
+		Person, OutForm     string
 	}{
 		View: v, Home: r.Path(SignInPath + "/you"), Out: r.Path(SignInPath + "/out"),
-		Style: r.pages.base + "/page/style.css?v=" + style.version, Script: r.pages.base + "/page/passkey.js?v=" + script.version,
+		Style: at("style.css"), Script: at("passkey.js"), Icon: at("icon.svg"),
 	}
 	if r.Visit != nil {
 		all.Person, all.OutForm = r.Visit.Person.Name, r.Form("sign out")
