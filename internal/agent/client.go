@@ -16,7 +16,7 @@ import (
 // zero value is an agent that asks for tokens by its own credentials and is
 // bound by no further rule.
 type Client struct {
-	GrantTypes       []string `json:"grant_types,omitempty" enum:"authorization_code,refresh_token,urn:ietf:params:oauth:grant-type:token-exchange,urn:ietf:params:oauth:grant-type:jwt-bearer,urn:ietf:params:oauth:grant-type:device_code,urn:openid:params:grant-type:ciba" doc:"The grant types that it may use beside client_credentials."`
+	GrantTypes       []string `json:"grant_types,omitempty" enum:"client_credentials,authorization_code,refresh_token,urn:ietf:params:oauth:grant-type:token-exchange,urn:ietf:params:oauth:grant-type:jwt-bearer,urn:ietf:params:oauth:grant-type:device_code,urn:openid:params:grant-type:ciba" doc:"The grant types that it may use. Every agent has client_credentials, named or not."`
 	RedirectURIs     []string `json:"redirect_uris,omitempty" doc:"Where a browser may be sent back to with a code. They are compared exactly, except for the port of a loopback address."`
 	DefaultResource  string   `json:"default_resource,omitempty" maxLength:"2048" doc:"The identifier of the resource that it means when it names none."`
 	TokenSeconds     int64    `json:"access_token_seconds,omitempty" minimum:"0" maximum:"1800" doc:"How long its access tokens live; 0 for the usual 15 minutes."`
@@ -59,9 +59,9 @@ func checkClient(c Client, wrong func(field, format string, args ...any)) *Clien
 		}
 		return sorted(list)
 	}
-	// Every client has this one, so that naming it says nothing.
-	c.GrantTypes = slices.DeleteFunc(slices.Clone(c.GrantTypes), func(g string) bool { return g == "client_credentials" })
 	c.GrantTypes = set("grant_types", c.GrantTypes, words("GrantTypes"))
+	// Every client has this one, so that naming it says nothing.
+	c.GrantTypes = sorted(slices.DeleteFunc(c.GrantTypes, func(g string) bool { return g == "client_credentials" }))
 	c.Methods = set("token_endpoint_auth_methods", c.Methods, words("Methods"))
 	if len(c.Methods) > 1 && slices.Contains(c.Methods, "none") {
 		wrong("token_endpoint_auth_methods", "A client that need not authenticate (none) has no other method beside.")

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -153,6 +155,39 @@ func TestDPoPAtResources(t *testing.T) {
 func send(r *http.Request, token, proof string) {
 	r.Header.Set("Authorization", "DPoP "+token)
 	r.Header.Set("DPoP", proof)
+}
+
+// A proof is good once at a resource, however many present it, on one node or
+// two.
+func TestDPoPProofIsGoodOnceAtAResource(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		key := t.TempDir() + "/root.key"
+		one, two := oauthtest.Node(t, d, key), oauthtest.Node(t, d, key)
+		bot := one.Agent("bot")
+		p := one.Prover("P-256")
+		bound := p.Ask(bot, "resource", oauthtest.CRM).Token()
+		resources := []http.Handler{recognise(one, oauthtest.CRM), recognise(two, oauthtest.CRM)}
+		proof := p.Sign(p.Claims("GET", string(oauthtest.Issuer)+"/u/crm/customers", bound))
+		var won atomic.Int64
+		var all sync.WaitGroup
+		start := make(chan struct{})
+		for i := range 64 {
+			all.Go(func() {
+				<-start
+				switch res := get(resources[i%2], "GET", "/u/crm/customers", func(r *http.Request) { send(r, bound, proof) }); {
+				case res.StatusCode == http.StatusNoContent:
+					won.Add(1)
+				case res.StatusCode != http.StatusUnauthorized || !strings.Contains(challenge(res, "DPoP"), `error="invalid_dpop_proof"`):
+					t.Errorf("a proof that was presented before: %d, %q", res.StatusCode, challenge(res, "DPoP"))
+				}
+			})
+		}
+		close(start)
+		all.Wait()
+		if n := won.Load(); n != 1 {
+			t.Errorf("of 64 presentations of one proof %d were let in, want 1", n)
+		}
+	})
 }
 
 // Whatever a handler has made of the path, a proof is for the one that was

@@ -171,6 +171,19 @@ func TestCertificate(t *testing.T) {
 	}
 }
 
+// Whatever a trusted proxy writes about a certificate, it is one or none.
+func FuzzForwardedCertificate(f *testing.F) {
+	f.Add(":AA==:", ":AA==:, :AA==:")
+	f.Add("::", ",,:")
+	front := edge.Front{Trusted: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
+	f.Fuzz(func(t *testing.T, cert, chain string) {
+		o, _ := through(front, "10.0.0.1:1", http.Header{"Client-Cert": {cert}, "Client-Cert-Chain": {chain, chain}})
+		if o.Certificate != nil && len(o.Certificate.Raw) == 0 || len(o.Chain) > 10 {
+			t.Errorf("%q and %q are %d bytes and %d certificates", cert, chain, len(o.Certificate.Raw), len(o.Chain))
+		}
+	})
+}
+
 func TestLimiter(t *testing.T) {
 	now := time.Unix(1000, 0)
 	l := edge.NewLimiter(2, 3, func() time.Time { return now })

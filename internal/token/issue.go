@@ -278,6 +278,8 @@ type record struct {
 	Audience   []string  `json:"resource,omitempty"` // as it was asked for
 	Scopes     []string  `json:"scope,omitempty"`
 	Grant      string    `json:"grant,omitempty"`
+	Key        string    `json:"jkt,omitempty"` // what it was to be bound to
+	Cert       string    `json:"x5t#S256,omitempty"`
 	Handed     string    `json:"subject_token,omitempty"` // jti of the token that was handed on
 	From       string    `json:"subject_client,omitempty"`
 	How        string    `json:"handover,omitempty"`
@@ -310,6 +312,8 @@ func (r *record) AppendJSON(b []byte) []byte {
 	list("resource", r.Audience)
 	list("scope", r.Scopes)
 	member("grant", r.Grant)
+	member("jkt", r.Key)
+	member("x5t#S256", r.Cert)
 	member("subject_token", r.Handed)
 	member("subject_client", r.From)
 	member("handover", r.How)
@@ -328,7 +332,7 @@ func (r *record) AppendJSON(b []byte) []byte {
 func operation(r Request) (guard.Op, *record) {
 	told := &record{
 		GrantType: r.Proof.GrantType, Client: r.Client.ID, Method: r.Method, Credential: r.Credential,
-		Audience: r.Resources, Scopes: r.Scopes,
+		Audience: r.Resources, Scopes: r.Scopes, Key: r.Confirm.Key, Cert: r.Confirm.Certificate,
 		Handed: r.Proof.Handover.Token, From: string(r.Proof.Handover.From), How: r.Proof.Handover.How,
 		Trust: r.Proof.Foreign.Trust, Issuer: r.Proof.Foreign.Issuer, Subject: r.Proof.Foreign.Subject, Assertion: r.Proof.Foreign.ID,
 	}
