@@ -95,11 +95,18 @@ func (c Committed) AppendJSON(b []byte) []byte {
 
 // Salt is the salt of the commitment of this name. One random seed gives all
 // of them, and none tells another.
-func (c Committed) Salt(name string) (s attest.Salt) {
+func (c Committed) Salt(name string) attest.Salt { return c.Salts()(name) }
+
+// Salts gives one salt after the other ([Committed.Salt]). It is not safe for
+// use by many at once.
+func (c Committed) Salts() func(name string) attest.Salt {
 	m := hmac.New(sha256.New, c.Seed)
-	m.Write([]byte(name))
-	m.Sum(s[:0])
-	return s
+	return func(name string) (s attest.Salt) {
+		m.Reset()
+		m.Write([]byte(name))
+		m.Sum(s[:0])
+		return s
+	}
 }
 
 // Evidence makes receipts and exports. It is safe for use by many at once.

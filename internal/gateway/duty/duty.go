@@ -137,6 +137,7 @@ type call struct {
 	at       time.Time
 	secrets  []string // id@version of what was put in
 	commits  evidence.Committed
+	salt     func(name string) attest.Salt
 	rec      *tape
 
 	sent, received, delivered *gateway.Hash

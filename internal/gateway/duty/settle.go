@@ -121,7 +121,11 @@ func (c *call) told(out *gateway.Outcome) []byte {
 		name  string
 		value int64
 	}{
-		{"seq", c.seq}, {"status", int64(out.Status)}, {"sent", out.Sent}, {"received", out.Received}, {"delivered", out.Delivered},
+		{"seq", c.seq},
+		{"status", int64(out.Status)},
+		{"sent", out.Sent},
+		{"received", out.Received},
+		{"delivered", out.Delivered},
 		{"took_us", out.Took.Microseconds()},
 	} {
 		b = appendNumber(b, m.name, m.value)
@@ -198,7 +202,7 @@ func (d *Duties) statement(ex *gateway.Exchange, c *call, out *gateway.Outcome) 
 		ID: c.decision.ID, Tenant: string(ex.Caller.Tenant), Time: c.at, Seq: c.seq,
 		Intent:    attest.Intent{Digest: c.intent},
 		Agent:     attest.Agent{ID: c.task.agent},
-		Principal: attest.Principal{Subject: attest.Commit(c.commits.Salt(attest.PrincipalName), []byte(ex.Caller.Subject))},
+		Principal: attest.Principal{Subject: attest.Commit(c.salt(attest.PrincipalName), []byte(ex.Caller.Subject))},
 		Decision:  attest.Decision{Result: attest.Allow, Rule: c.decision.Rule},
 		Call: attest.Call{
 			Protocol: "http", Revision: out.Proto, Server: ex.Host.String(), SPKI: out.SPKI, Resource: c.resource.Name,
@@ -213,7 +217,7 @@ func (d *Duties) statement(ex *gateway.Exchange, c *call, out *gateway.Outcome) 
 	a.Agent.Proof = c.task.shown(ex.Caller.Grant)
 	decided(&a.Decision, c.decision.Revision, c.decision.InputDigest, c.decision.Obligations)
 	if c.commits.Grant != "" {
-		a.Grant = attest.GrantRef{Digest: attest.Commit(c.commits.Salt(attest.GrantDocument), []byte(c.commits.Grant)), Purpose: ex.Caller.Purpose}
+		a.Grant = attest.GrantRef{Digest: attest.Commit(c.salt(attest.GrantDocument), []byte(c.commits.Grant)), Purpose: ex.Caller.Purpose}
 	}
 	var known *estover.Error
 	if errors.As(out.Err, &known) {

@@ -12,8 +12,9 @@ import (
 // taps sets what watches both directions: hashes for the receipt always, the
 // recording as far as it was asked for.
 func (d *Duties) taps(ex *gateway.Exchange, c *call, p *gateway.Plan, level recordLevel) {
+	c.salt = c.commits.Salts()
 	hash := func(name string) *gateway.Hash {
-		salt := c.commits.Salt(name)
+		salt := c.salt(name)
 		return gateway.NewHash(salt[:])
 	}
 	c.sent, c.received, c.delivered = hash(attest.Request), hash(attest.Response), hash(attest.Delivered)
