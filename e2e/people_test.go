@@ -223,6 +223,9 @@ spec:
 			t.Errorf("the browser complains: %s", c)
 		}
 	}
+	if log := srv.Log(); strings.Contains(log, "level=ERROR") {
+		t.Errorf("the server has logged errors:\n%s", log)
+	}
 	if !slices.ContainsFunc(strings.Split(d.admin.Must(t, "event", "list", "--limit", "200"), "\n"), func(l string) bool { return strings.Contains(l, "authorization.create") }) {
 		t.Error("what alice agreed to is not on record")
 	}

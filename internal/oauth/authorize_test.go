@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -717,3 +719,34 @@ func TestMatrixOfPeople(t *testing.T) {
 		}
 	})
 }
+
+// FuzzAuthorize: whatever a browser brings to the authorization endpoint, it is
+// sent to the sign-in page or to a redirect URI that the client has registered,
+// or nowhere.
+func FuzzAuthorize(f *testing.F) {
+	w := oauthtest.New(f, dbtest.Open(f))
+	registered := []string{"https://good.example/cb", "https://good.example/q?a=b", "http://127.0.0.1/cb"}
+	bot := w.CodeAgent("bot", func(c *agent.Client) { c.RedirectURIs = registered })
+	q := oauthtest.AuthorizeQuery(bot, "redirect_uri", registered[0])
+	f.Add(q.Encode())
+	f.Add(oauthtest.AuthorizeQuery(bot, "redirect_uri", "http://127.0.0.1:8080/cb", "scope", "nothing").Encode())
+	f.Add(oauthtest.AuthorizeQuery(bot, "redirect_uri", registered[1], "prompt", "none").Encode())
+	f.Add("client_id=" + bot.ID + "&redirect_uri=https%3A%2F%2Fgood.example%40evil.example%2Fcb")
+	f.Add("client_id=" + bot.ID + "&request_uri=urn:ietf:params:oauth:request_uri:x&redirect_uri=https://evil.example")
+	f.Fuzz(func(t *testing.T, query string) {
+		r := httpGet("/oauth/authorize")
+		r.URL.RawQuery = query
+		rec := httptest.NewRecorder()
+		w.Handler.ServeHTTP(rec, r)
+		to := rec.Header().Get("Location")
+		switch {
+		case rec.Code >= 500:
+			t.Errorf("%q: %d %s", query, rec.Code, rec.Body)
+		case to == "" || rec.Code == http.StatusSeeOther && strings.HasPrefix(to, "/login?to=%2Foauth%2Fauthorize%3F"):
+		case rec.Code != http.StatusSeeOther || !strings.HasPrefix(to, registered[0]+"?error=") && !strings.HasPrefix(to, registered[1]+"&error=") && !loopbackAnswer.MatchString(to):
+			t.Errorf("%q: %d to %q", query, rec.Code, to)
+		}
+	})
+}
+
+var loopbackAnswer = regexp.MustCompile(`^http://127\.0\.0\.1(:[0-9]{1,5})?/cb\?error=`)
