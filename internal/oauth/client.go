@@ -178,6 +178,7 @@ func (d *Door) prove(r *http.Request, a *authenticated, p presented) error {
 		d.Tokens.Clients.Used(a.caller.Tenant, a.credential)
 		if slices.Contains(client.Backup, a.credential) {
 			d.Logger.Warn("a backup credential was used", "tenant", a.caller.Tenant, "client", client.ID, "credential", a.credential, "address", a.caller.Address)
+			d.backups.Add(1)
 			err = d.Tokens.BackupUsed(ctx, a.caller, client, a.method, a.credential)
 		}
 	}

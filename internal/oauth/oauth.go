@@ -57,6 +57,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 
 	"estover.dev"
 	"estover.dev/internal/edge"
@@ -88,7 +89,12 @@ type Door struct {
 	Config
 	failures *edge.Limiter // failed attempts to authenticate, by address and client
 	suspects *edge.Limiter // events about them, by client
+	backups  atomic.Int64  // uses of backup credentials
 }
+
+// BackupUses is how often clients have authenticated by a credential that is
+// kept for an emergency, since the door was made.
+func (d *Door) BackupUses() int64 { return d.backups.Load() }
 
 // New is the door.
 func New(c Config) *Door {

@@ -39,6 +39,8 @@ func (s *Server) metrics() http.Handler {
 	count("gateway_intents_total", "Calls that were recorded before they were made.", func() float64 { n, _, _ := beat(); return n })
 	count("gateway_outcomes_total", "Calls whose outcome was recorded.", func() float64 { _, n, _ := beat(); return n })
 	count("gateway_refusals_total", "Requests of agents that were refused at the gateway.", func() float64 { _, _, n := beat(); return n })
+	count("backup_credential_uses_total", "Times that an agent came with a credential that is kept for an emergency, at this node. Each is worth a look.",
+		func() float64 { return float64(s.oauth.BackupUses()) })
 	gauge("evidence_spooled_events", "Events that are only on this node's disk.", func() float64 { return float64(s.spool.Waiting()) })
 	gauge("log_waiting_events", "Events that wait for their place in the log.", func() float64 {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)

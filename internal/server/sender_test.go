@@ -212,6 +212,49 @@ spec: {blueprint: support, sponsor: alice, purposes: [support], clearance: confi
 	h.prover().token("")
 }
 
+// The use of a backup credential is told wherever somebody may look for it: in
+// the log of events, in the server's own log, and in its metrics (M37).
+func TestBackupCredentialIsTold(t *testing.T) {
+	h := build(t, "")
+	var c struct {
+		ID     string
+		Secret string `json:"client_secret"`
+	}
+	h.must(http.MethodPost, "/v1/agents/bot/credentials", map[string]any{"kind": "secret", "backup": true, "label": "safe"}, &c)
+	uses := func() string {
+		t.Helper()
+		_, b := h.do(http.MethodGet, "/metrics", h.token, nil)
+		for line := range strings.Lines(string(b)) {
+			if n, ok := strings.CutPrefix(line, "estover_backup_credential_uses_total "); ok {
+				return strings.TrimSpace(n)
+			}
+		}
+		return ""
+	}
+	h.apiToken()
+	if n := uses(); n != "0" {
+		t.Errorf("before the backup is used the metrics count %q", n)
+	}
+	h.secret = c.Secret
+	h.apiToken()
+	if n := uses(); n != "1" {
+		t.Errorf("after one use the metrics count %q", n)
+	}
+	if !strings.Contains(h.logs.String(), "a backup credential was used") {
+		t.Error("the server's log does not tell of it")
+	}
+	var events struct {
+		Items []struct {
+			Actor  string
+			Detail map[string]any
+		}
+	}
+	h.must(http.MethodGet, "/v1/events?action=credential.use_backup", nil, &events)
+	if len(events.Items) != 1 || events.Items[0].Actor != "agent:"+h.agent || events.Items[0].Detail["credential"] != c.ID {
+		t.Errorf("the events of it are %+v", events.Items)
+	}
+}
+
 // Clients with certificates have an address of their own: there they are asked
 // for one, their tokens are bound to it, and nobody else is asked.
 func TestMutualTLSListener(t *testing.T) {
