@@ -132,6 +132,18 @@ func TestDelegation(t *testing.T) {
 	if status, answer := exchange(); answer["error"] != "invalid_grant" {
 		t.Errorf("after the end of the session: %d %v", status, answer)
 	}
+	// The receipts name both, and whoever has them can check that.
+	var receipt string
+	e2etest.Eventually(t, "the evidence of the session", func() bool {
+		receipt = filepath.Join(t.TempDir(), "session.zip")
+		return d.admin.Run(t, "evidence", "export", first["session"].(string), "--disclose", "--file", receipt).Code == 0
+	})
+	trust := filepath.Join(t.TempDir(), "trust.policy")
+	must(t, os.WriteFile(trust, []byte(d.admin.Must(t, "audit", "trust")), 0o600))
+	r := d.admin.Run(t, "verify", receipt, "--trust", trust)
+	if r.Code != 0 || strings.Contains(r.Stdout, "FAIL") || !strings.Contains(r.Stdout, helper) {
+		t.Errorf("estover verify: exit code %d\n%s%s", r.Code, r.Stdout, r.Stderr)
+	}
 }
 
 // A platform makes tokens for workloads, as GitHub Actions and Kubernetes do.

@@ -149,6 +149,79 @@ func TestExchange(t *testing.T) {
 	})
 }
 
+// A token that was got by a secret is worth no more in the hands of somebody with
+// a key, nor the reverse.
+func TestExchangeIsWorthTheWeakest(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		ann, bob := w.Agent("ann"), exchanger(w, "bob", oauthtest.CRM)
+		bySecret, byKey := w.Ask(ann, "resource", oauthtest.CRM).Token(), w.AskByKey(ann, "resource", oauthtest.CRM).Token()
+		for _, c := range []struct {
+			subject string
+			byKey   bool
+			want    string
+		}{{bySecret, false, "secret"}, {bySecret, true, "secret"}, {byKey, false, "secret"}, {byKey, true, "key"}} {
+			f := oauthtest.Form("grant_type", exchangeType, "subject_token", c.subject, "subject_token_type", accessTokenType)
+			how := oauthtest.Basic(bob.ID, bob.Secret)
+			if c.byKey {
+				f.Set("client_assertion_type", oauthtest.AssertionType)
+				f.Set("client_assertion", w.Assertion(bob))
+				how = func(*http.Request) {}
+			}
+			a := granted(t, "an exchange", w.Do(oauthtest.Request("/oauth/token", f, how)))
+			if got := said(t, a.Token())["strength"]; got != c.want {
+				t.Errorf("a token by %v, taken up by a key: %v, has the strength %v, want %s", said(t, c.subject)["strength"], c.byKey, got, c.want)
+			}
+		}
+	})
+}
+
+// A token that a person let an agent have is handed on with the person at the
+// root, and every agent in between in the chain.
+func TestExchangeOfAPersonsAuthority(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		alice := w.Person("alice")
+		app, bob := w.CodeAgent("app"), exchanger(w, "bob")
+		first := granted(t, "a token of the person", w.Redeem(app, alice.Code(app))).Token()
+		a := granted(t, "an exchange", exchange(w, bob, first))
+		want := append([]string{string(estover.User(alice.ID))}, names(app, bob)...)
+		if got := chain(t, a.Token()); fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("the chain is %v, want %v", got, want)
+		}
+		if got, was := said(t, a.Token()), said(t, first); got["sid"] != was["sid"] || got["purpose"] != was["purpose"] {
+			t.Errorf("the token says %v, the one that it comes from %v", got, was)
+		}
+		if !w.Live(bob, a.Token()) {
+			t.Error("the token is not alive")
+		}
+		// It dies with the person's account, and so does what could be made of it.
+		if _, err := w.People.Disable(t.Context(), oauthtest.Admin, alice.ID, "left"); err != nil {
+			t.Fatal(err)
+		}
+		if w.Live(bob, a.Token()) {
+			t.Error("the token is alive although the person is not there any more")
+		}
+		refused(t, "a person who is not there any more", exchange(w, bob, first), 400, "invalid_grant")
+	})
+}
+
+// A client that need not authenticate exchanges tokens with a key alone.
+func TestExchangeByPublicClients(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		ann, bob := w.Agent("ann"), w.Agent("bob")
+		w.Set(bob, agent.Client{GrantTypes: []string{exchangeType}, Introspect: []string{oauthtest.CRM}, Methods: []string{"none"}})
+		raw := w.Ask(ann, "resource", oauthtest.CRM).Token()
+		f := oauthtest.Form("grant_type", exchangeType, "subject_token", raw, "subject_token_type", accessTokenType, "client_id", bob.ID)
+		refused(t, "without a key", w.Do(oauthtest.Request("/oauth/token", f)), 400, "unauthorized_client")
+		a := granted(t, "with a key", w.Do(oauthtest.Request("/oauth/token", f, w.Prover("P-256").Prove(""))))
+		if a.Text("token_type") != "DPoP" {
+			t.Errorf("the answer is %s", a.Body)
+		}
+	})
+}
+
 // A4: exactly one subject token, and never the client in its place.
 func TestA4ExchangeNeedsExactlyOneSubjectToken(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {

@@ -40,6 +40,7 @@ type Proof struct {
 	Handover  Handover          // how it was handed on; zero for a root
 	Session   string            // that the token belongs to; "" for one of the client's own
 	Foreign   Foreign           // whose word it rests on, if not ours
+	Strength  estover.Strength  // of what was proven with, if the token is worth no more; "" if it is
 	Type      string            // as the answer names what is issued (RFC 8693, section 2.2.1)
 
 	// Use is what was proven with and may be presented once, as the jti of an
@@ -178,7 +179,7 @@ func (t *Tokens) Issue(ctx context.Context, r Request) (Issued, error) {
 			Tenant: r.Caller.Tenant, ID: estover.NewID("tok"), Subject: r.Proof.Subject, Actors: r.Proof.Actors, Client: r.Client.ID,
 			Audience: audiences(targets, t.Issuer.Of(r.Caller.Tenant)), Scopes: scopes, Session: r.Session.ID, Purpose: r.Session.Purpose,
 			Grant: grant.ID, Epoch: grant.Epoch, Issued: now, Expires: expires, Transaction: decision.ID,
-			Strength: r.Caller.Strength, Confirm: r.Confirm, Auth: grant.Auth,
+			Strength: r.caller().Strength, Confirm: r.Confirm, Auth: grant.Auth,
 		}
 		signed, err := jose.Sign(jose.AccessToken, key.Token, tok.claims(t.Issuer.Of(r.Caller.Tenant)))
 		if err != nil {
@@ -265,8 +266,14 @@ func (r *Request) caller() estover.Caller {
 	if len(r.Proof.Actors) > 0 {
 		c.Subject, c.Actors = r.Proof.Subject, r.Proof.Actors
 	}
+	if slices.Index(strengths, r.Proof.Strength) < slices.Index(strengths, c.Strength) && r.Proof.Strength != "" {
+		c.Strength = r.Proof.Strength
+	}
 	return c
 }
+
+// strengths are the ways of proving who one is, the weakest first.
+var strengths = []estover.Strength{estover.BySecret, estover.ByKey, estover.ByBound}
 
 // A record is what the event of a request tells, as the member token.
 type record struct {

@@ -201,7 +201,7 @@ func (d *Duties) statement(ex *gateway.Exchange, c *call, out *gateway.Outcome) 
 	a := &attest.Action{
 		ID: c.decision.ID, Tenant: string(ex.Caller.Tenant), Time: c.at, Seq: c.seq,
 		Intent:    attest.Intent{Digest: c.intent},
-		Agent:     attest.Agent{ID: c.task.agent},
+		Agent:     attest.Agent{ID: ex.Caller.Acting().ID()}, // in a session that may be another's, by delegation
 		Principal: attest.Principal{Subject: attest.Commit(c.salt(attest.PrincipalName), []byte(ex.Caller.Subject))},
 		Decision:  attest.Decision{Result: attest.Allow, Rule: c.decision.Rule},
 		Call: attest.Call{

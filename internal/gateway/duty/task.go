@@ -142,15 +142,24 @@ func (d *Duties) unknown(t *task, intent audit.Entry, seq int64) error {
 	if err := errors.Join(reread(intent.Detail[evidence.DetailKey], &committed), reread(intent.Detail["decision"], &decision)); err != nil {
 		return fmt.Errorf("reading the intent %s: %w", intent.ID, err)
 	}
+	caller := estover.Caller{Subject: intent.Actor}
+	if chain := intent.Detail["actors"]; chain != nil {
+		if err := reread(chain, &caller.Actors); err != nil {
+			return fmt.Errorf("reading the actors of the intent %s: %w", intent.ID, err)
+		}
+	}
 	a := &attest.Action{
 		ID: intent.ID, Tenant: string(t.key.tenant), Time: intent.At, Seq: seq,
 		Intent:    attest.Intent{Digest: attest.Digest(tlog.RecordHash(intent.Leaf))},
-		Agent:     attest.Agent{ID: t.agent, Proof: t.shown(word(tokenKey))},
+		Agent:     attest.Agent{ID: caller.Acting().ID(), Proof: t.shown(word(tokenKey))},
 		Principal: attest.Principal{Subject: attest.Commit(committed.Salt(attest.PrincipalName), []byte(intent.Actor))},
 		Decision:  attest.Decision{Result: attest.Allow, Rule: decision.Rule},
 		Call:      attest.Call{Protocol: "http", Server: word("host"), Name: word("action"), Method: word("method")},
 		Outcome:   attest.Outcome{IsError: true, Commit: "unknown", Error: "gateway_died"},
 		Recording: attest.Recording{Session: t.key.session},
+	}
+	for _, actor := range caller.Actors {
+		a.Principal.Act = append(a.Principal.Act, string(actor))
 	}
 	decided(&a.Decision, decision.Revision, decision.InputDigest, decision.Obligations)
 	if committed.Grant != "" {
