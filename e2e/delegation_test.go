@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -122,6 +123,22 @@ func TestDelegation(t *testing.T) {
 			t.Errorf("estover token explain does not say %q:\n%s", want, said)
 		}
 	}
+	// Stopping the other agent ends what it was handed, also when it may act again.
+	held := d.admin.Must(t, "agent", "hold", "helper", "--reason", "a look")
+	if status, body, _ := d.call(t, http.MethodGet, "/v1/customers/cus_1001", second); status != http.StatusUnauthorized {
+		t.Errorf("a call of an agent that is held: %d %s", status, body)
+	}
+	d.admin.Must(t, "agent", "lift", "helper", regexp.MustCompile(`hld_\w+`).FindString(held), "--reason", "it was nothing")
+	if status, body, _ := d.call(t, http.MethodGet, "/v1/customers/cus_1001", second); status != http.StatusUnauthorized {
+		t.Errorf("a call with what was handed to an agent before it was held: %d %s", status, body)
+	}
+	if said := d.admin.Must(t, "token", "explain", second); !strings.Contains(said, "It is dead: The grant that it rests on has ended: the agent is suspended.") {
+		t.Errorf("estover token explain says\n%s", said)
+	}
+	if status, answer = exchange(); status != http.StatusOK {
+		t.Fatalf("after the hold: %d %v", status, answer)
+	}
+	second = answer["access_token"].(string)
 	d.admin.Must(t, "session", "end", first["session"].(string), "--cause", "done")
 	if status, body, _ := d.call(t, http.MethodGet, "/v1/customers/cus_1001", second); status != http.StatusUnauthorized {
 		t.Errorf("a call after the end of the session: %d %s", status, body)
@@ -287,6 +304,13 @@ spec:
 		if status, answer := d.ask(t, "", "", "grant_type", bearer, "assertion", pod, "resource", d.site.URL); status != http.StatusOK {
 			t.Fatalf("a pod: %d %v", status, answer)
 		}
+	}
+	// As the guide has it.
+	file := filepath.Join(t.TempDir(), "token")
+	must(t, os.WriteFile(file, []byte(pod), 0o600))
+	curl := exec.Command("curl", "-sS", "--cacert", d.CAFile, d.Token, "-d", "grant_type="+bearer, "--data-urlencode", "assertion@"+file, "-d", "resource="+d.site.URL)
+	if out, err := curl.CombinedOutput(); err != nil || !strings.Contains(string(out), `"access_token"`) {
+		t.Errorf("curl with the token in a file: %v\n%s", err, out)
 	}
 	other := cluster.token(t, pods, "https://other.example", "system:serviceaccount:billing:billing-bot", map[string]any{"kubernetes.io": map[string]any{"namespace": "billing"}})
 	if _, answer := d.ask(t, "", "", "grant_type", bearer, "assertion", other); answer["error"] != "invalid_grant" {

@@ -3,6 +3,7 @@ package oauth_test
 import (
 	"context"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -18,6 +19,7 @@ import (
 	"estover.dev/internal/agent"
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/edge"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/guard/guardtest"
 	"estover.dev/internal/jose"
@@ -438,6 +440,36 @@ func TestExchangeNeverDropsABinding(t *testing.T) {
 		refused(t, "an actor without its key", exchange(w, bob, free, pairs...), 400, "invalid_grant")
 		refused(t, "an actor with another key", exchangeWith(w, bob, free, other.Prove(""), pairs...), 400, "invalid_grant")
 		jkt("an actor with its key", exchangeWith(w, bob, free, key.Prove(""), pairs...), key)
+	})
+}
+
+// A token that is bound to a certificate stays bound to one.
+func TestExchangeKeepsCertificates(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		ann, bob, cid := w.Agent("ann"), w.Agent("bob"), exchanger(w, "cid", oauthtest.CRM)
+		w.Set(ann, agent.Client{CertificateBound: true})
+		w.Set(bob, agent.Client{GrantTypes: []string{exchangeType}, Introspect: []string{oauthtest.CRM}, CertificateBound: true})
+		authority := newAuthority(t, "platform", nil)
+		hers, his := authority.leaf(nil), authority.leaf(nil)
+		f := oauthtest.Form("grant_type", "client_credentials", "resource", oauthtest.CRM)
+		raw := granted(t, "a bound token", w.Do(oauthtest.Request("/oauth/token", f, oauthtest.Basic(ann.ID, ann.Secret), over(hers)))).Token()
+		how := watched(w)
+		refused(t, "by a client whose tokens are not bound", exchangeWith(w, cid, raw, over(his)), 400, "invalid_grant")
+		refused(t, "over another certificate, without an edge", exchangeWith(w, bob, raw, over(his)), 400, "access_denied")
+		if got := how(); !strings.HasPrefix(got, "edge") {
+			t.Errorf("over another certificate: policy hears %q", got)
+		}
+		bound := func(what string, a oauthtest.Answer, to *x509.Certificate) {
+			t.Helper()
+			granted(t, what, a)
+			if cnf, _ := said(t, a.Token())["cnf"].(map[string]any); cnf["x5t#S256"] != edge.Thumbprint(to.Raw) {
+				t.Errorf("%s: bound to %v", what, cnf)
+			}
+		}
+		bound("over the same certificate", exchangeWith(w, bob, raw, over(hers)), hers)
+		w.Decider.Set(nil)
+		bound("over another certificate, along an edge", exchangeWith(w, bob, raw, over(his)), his)
 	})
 }
 

@@ -460,13 +460,22 @@ func (s *Server) granted(ctx context.Context, tenant estover.TenantID, id string
 // held ends what an agent has under way when it is held: its sessions with all
 // that belongs to them, and for good its grants too.
 func (s *Server) held(ctx context.Context, tx *guard.Tx, id string, kind agent.Kind) error {
-	if _, err := s.facts.sessions.EndAgent(ctx, tx, id, "the agent is "+string(kind)); err != nil {
+	cause := "the agent is " + string(kind)
+	if _, err := s.facts.sessions.EndAgent(ctx, tx, id, cause); err != nil {
 		return err
+	}
+	// What others have handed to it is in their sessions.
+	n, err := token.EndClient(ctx, tx, id, cause)
+	if err != nil {
+		return err
+	}
+	if n > 0 {
+		tx.Note("handed_on", n)
 	}
 	if kind != agent.Retirement {
 		return nil
 	}
-	_, err := access.EndOfAgent(ctx, tx, id, "the agent is retired")
+	_, err = access.EndOfAgent(ctx, tx, id, "the agent is retired")
 	return err
 }
 

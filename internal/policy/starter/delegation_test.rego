@@ -22,8 +22,9 @@ handed := {
 }
 
 test_no_edge_until_it_is_written if {
-	not delegation.edge with input as handed
-	not data.estover.allow with input as handed
+	strange := object.union(handed, {"agent": {"blueprint": "stranger"}})
+	not delegation.edge with input as strange
+	not data.estover.allow with input as strange
 }
 
 test_an_edge_that_is_written if {
