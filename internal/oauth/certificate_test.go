@@ -458,6 +458,7 @@ func TestBackupCredential(t *testing.T) {
 		key := oauthtest.NewKey(t, "P-256")
 		add(t, w, bot, agent.Wanted{Kind: agent.KeySet, JWKS: oauthtest.JWKS(t, "backup", key.Public()), Backup: true})
 		granted(t, "another backup", w.AskWith(oauthtest.Sign(t, key, "backup", w.Claims(bot))))
+		granted(t, "its usual secret, beside backups", w.Ask(bot))
 		if n := uses(); n != 2 {
 			t.Errorf("two uses of backups are %d events", n)
 		}
