@@ -682,6 +682,7 @@ func TestConfig(t *testing.T) {
 		{func(c *server.Config) { c.Listen = "0.0.0.0:8443" }, "--issuer"},
 		{func(c *server.Config) { c.Listen, c.Plain = "0.0.0.0:8443", true }, "--plain-http"},
 		{func(c *server.Config) { c.Issuer = "http://estover.example.com" }, "https"},
+		{func(c *server.Config) { c.MTLS = "8445" }, "--mtls-listen"},
 		{func(c *server.Config) { c.Issuer = "https://estover.example.com/" }, "without a slash"},
 		{func(c *server.Config) { c.TLSCert = "a.pem" }, "--tls-key"},
 		{func(c *server.Config) { c.Proxies = []string{"10.0.0.1"} }, "--trusted-proxy"},
