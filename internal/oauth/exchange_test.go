@@ -739,3 +739,33 @@ func TestA18OtherKindsOfJWTAreNotExchanged(t *testing.T) {
 		refused(t, "a DPoP proof", exchange(w, bob, proof), 400, "invalid_grant")
 	})
 }
+
+// A node that has not yet heard of a revocation hands nothing on all the same:
+// the transaction looks at the rows.
+func TestExchangeOnANodeThatHasNotHeard(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		key := t.TempDir() + "/root.key"
+		one, two := oauthtest.Node(t, d, key), oauthtest.Node(t, d, key)
+		ann, bob := one.Agent("ann"), exchanger(one, "bob", oauthtest.CRM)
+		two.Access.Grant(ann.ID, oauthtest.CRM, "customer.read")
+		two.Access.Grant(bob.ID, oauthtest.CRM, "customer.read")
+		for what, end := range map[string]func(raw string){
+			"the token is revoked": func(raw string) { revoke(t, one, ann, raw) },
+			"the grant ends": func(raw string) {
+				if err := one.Tokens.EndGrant(t.Context(), oauthtest.Admin, said(t, raw)["grant_id"].(string), "a test"); err != nil {
+					t.Fatal(err)
+				}
+			},
+			"the session ends": func(raw string) {
+				if err := one.Sessions.End(t.Context(), oauthtest.Admin, said(t, raw)["sid"].(string), "a test"); err != nil {
+					t.Fatal(err)
+				}
+			},
+		} {
+			raw := granted(t, "a token", one.Ask(ann, "resource", oauthtest.CRM)).Token()
+			granted(t, "before "+what, exchange(two, bob, raw)) // and the copies are there
+			end(raw)
+			refused(t, "after "+what, exchange(two, bob, raw), 400, "invalid_grant")
+		}
+	})
+}

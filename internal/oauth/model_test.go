@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"estover.dev/internal/db/dbtest"
 	"estover.dev/internal/oauth/oauthtest"
 	"estover.dev/internal/session"
+	"estover.dev/internal/token"
 )
 
 // A modelled agent is what a test knows of it.
@@ -36,12 +38,36 @@ type modelledToken struct {
 	session *modelledSession
 	revoked bool
 	expires time.Time
+
+	chain  []*modelled    // the subject and whoever acts for it, the nearest last
+	parent *modelledToken // that it was made of, nil for none
 }
 
 func (s *modelledSession) live(now time.Time) bool { return !s.ended && now.Before(s.expires) }
 
 func (k *modelledToken) live(now time.Time) bool {
-	return !k.revoked && now.Before(k.expires) && k.session.live(now) && k.agent.hold == ""
+	for _, a := range k.chain {
+		if a.hold != "" {
+			return false
+		}
+	}
+	for p := k; p != nil; p = p.parent {
+		if p.revoked {
+			return false
+		}
+	}
+	return now.Before(k.expires) && k.session.live(now) && k.agent.hold == ""
+}
+
+// takenUp is the chain when an agent takes the token up; nil if it may not.
+func (k *modelledToken) takenUp(by *modelled) []*modelled {
+	switch {
+	case k.chain[len(k.chain)-1] == by:
+		return k.chain
+	case slices.Contains(k.chain, by), len(k.chain) > token.MaxActors:
+		return nil
+	}
+	return append(slices.Clone(k.chain), by)
 }
 
 // TestModel does at random what can be done to sessions and tokens, and looks
@@ -60,8 +86,8 @@ func TestModel(t *testing.T) {
 		rapid.Check(t, func(rt *rapid.T) {
 			runs++
 			var agents []*modelled
-			for i := range 2 {
-				agents = append(agents, &modelled{Agent: w.Agent(fmt.Sprintf("bot-%d-%d", runs, i))})
+			for i := range 3 {
+				agents = append(agents, &modelled{Agent: exchanger(w, fmt.Sprintf("bot-%d-%d", runs, i))})
 			}
 			asker := w.Agent(fmt.Sprintf("asker-%d", runs))
 			var sessions []*modelledSession
@@ -132,7 +158,30 @@ func TestModel(t *testing.T) {
 					if may {
 						s := sessionOf(answer.Text("session"), a)
 						life := time.Duration(answer.JSON["expires_in"].(float64)) * time.Second
-						tokens = append(tokens, &modelledToken{raw: answer.Token(), agent: a, session: s, expires: d.Now().Truncate(time.Second).Add(life)})
+						tokens = append(tokens, &modelledToken{raw: answer.Token(), agent: a, chain: []*modelled{a}, session: s, expires: d.Now().Truncate(time.Second).Add(life)})
+					}
+				},
+				"exchange": func(rt *rapid.T) {
+					if len(tokens) == 0 {
+						rt.Skip("no token")
+					}
+					k, by, now := rapid.SampledFrom(tokens).Draw(rt, "token"), anyAgent(), d.Now()
+					if k.expires.Sub(now).Abs() < 2*time.Second || k.session.expires.Sub(now).Abs() < 2*time.Second {
+						rt.Skip("time goes on while this is asked")
+					}
+					chain := k.takenUp(by)
+					may := by.hold == "" && k.live(now) && chain != nil
+					answer := exchange(w, by.Agent, k.raw)
+					if (answer.Status == http.StatusOK) != may {
+						rt.Fatalf("taking up a token (held %q): %d %s, want a token: %v", by.hold, answer.Status, answer.Body, may)
+					}
+					if may {
+						made := &modelledToken{raw: answer.Token(), agent: by, chain: chain, session: k.session, parent: k}
+						made.expires = now.Truncate(time.Second).Add(time.Duration(answer.JSON["expires_in"].(float64)) * time.Second)
+						if made.expires.After(k.expires.Add(time.Second)) || answer.Text("session") != k.session.id {
+							rt.Fatalf("a token until %s became one until %s, in the session %s", k.expires, made.expires, answer.Text("session"))
+						}
+						tokens = append(tokens, made)
 					}
 				},
 				"revoke": func(rt *rapid.T) {

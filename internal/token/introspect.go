@@ -55,14 +55,18 @@ func (t *Token) AppendJSON(b []byte, issuer string) []byte {
 }
 
 // Revoke ends an access token of the client (RFC 7009): its jti is denied
-// until it expires, and what was handed on of it ends. It does nothing, and says so with false, for a token that
-// is dead, unknown, malformed or another client's. A person, for whom client
-// is nil, may end any token of the tenant if policy lets them.
+// until it expires, and what was handed on of it ends. It does nothing, and says
+// so with false, for a token that is dead for good, unknown, malformed or another
+// client's. One whose agent is held at the moment is not dead for good. A person,
+// for whom client is nil, may end any token of the tenant if policy lets them.
 func (t *Tokens) Revoke(ctx context.Context, caller estover.Caller, client *Client, raw string) (bool, error) {
 	if strings.HasPrefix(raw, refreshPrefix) {
 		return t.revokeRefresh(ctx, caller, client, raw)
 	}
-	tok, err := t.Verify(ctx, raw)
+	tok, err := t.signed(ctx, raw)
+	if err == nil {
+		err = t.stands(ctx, tok, t.Now())
+	}
 	if errors.Is(err, ErrInvalid) {
 		return false, nil
 	}

@@ -30,24 +30,8 @@ func (t *Tokens) Verify(ctx context.Context, raw string) (*Token, error) {
 		return nil, err
 	}
 	now := t.guard.DB().Now()
-	if !now.Before(tok.Expires) {
-		return nil, ErrInvalid
-	}
-	g, err := t.grants.Get(ctx, tok.Tenant, tok.Grant)
-	if err != nil {
-		return nil, invalid(err)
-	}
-	if err := g.live(now); err != nil {
-		return nil, invalid(err)
-	}
-	if g.Epoch != tok.Epoch || g.Session != tok.Session || g.Client != tok.Client {
-		return nil, ErrInvalid
-	}
-	if _, denied := slices.BinarySearch(g.denied, tok.ID); denied {
-		return nil, ErrInvalid
-	}
-	if _, err := t.Sessions.Live(ctx, tok.Tenant, tok.Session); err != nil {
-		return nil, invalid(err)
+	if err := t.stands(ctx, tok, now); err != nil {
+		return nil, err
 	}
 	c, err := t.Clients.Client(ctx, tok.Tenant, tok.Client)
 	if err != nil {
@@ -57,6 +41,32 @@ func (t *Tokens) Verify(ctx context.Context, raw string) (*Token, error) {
 		return nil, invalid(err)
 	}
 	return tok, nil
+}
+
+// stands says why a token of ours is dead for good, whatever becomes of those
+// whom it speaks for: it has expired or was revoked, or its grant or session has
+// ended.
+func (t *Tokens) stands(ctx context.Context, tok *Token, now time.Time) error {
+	if !now.Before(tok.Expires) {
+		return ErrInvalid
+	}
+	g, err := t.grants.Get(ctx, tok.Tenant, tok.Grant)
+	if err != nil {
+		return invalid(err)
+	}
+	if err := g.live(now); err != nil {
+		return invalid(err)
+	}
+	if g.Epoch != tok.Epoch || g.Session != tok.Session || g.Client != tok.Client {
+		return ErrInvalid
+	}
+	if _, denied := slices.BinarySearch(g.denied, tok.ID); denied {
+		return ErrInvalid
+	}
+	if _, err := t.Sessions.Live(ctx, tok.Tenant, tok.Session); err != nil {
+		return invalid(err)
+	}
+	return nil
 }
 
 // invalid hides why a token is dead, but not that the question could not be
