@@ -95,7 +95,7 @@ func exchanged(ctx context.Context, d *Door, a authenticated, parsed any) (token
 	if m := s.mayAct; m != nil && (m.Issuer != d.Tokens.Issuer.Of(a.caller.Tenant) || m.Subject != actor) {
 		return token.Proof{}, errGrant.With("The subject token lets somebody else act (may_act).")
 	}
-	proof.Actors, err = s.with(actor)
+	proof.Actors, err = s.with(actor, a.client)
 	return proof, err
 }
 
@@ -221,11 +221,13 @@ func (p *party) actor(a authenticated) (estover.Subject, error) {
 }
 
 // with is the chain when the actor takes the token up: one longer, or the same
-// if it is who acts already. The request adds nothing to it but its own actor
-// (RFC 8693, section 4.1).
-func (p *party) with(actor estover.Subject) ([]estover.Subject, error) {
+// if it is who acts already, and the token is the client's own or the actor the
+// client itself. A client that runs an agent does not get a token of that agent
+// with nobody beside it in the chain. The request adds nothing to it but its own
+// actor (RFC 8693, section 4.1).
+func (p *party) with(actor estover.Subject, client *token.Client) ([]estover.Subject, error) {
 	switch {
-	case actor == p.acting():
+	case actor == p.acting() && (p.client == client.ID || actor == client.Subject):
 		return p.chain, nil
 	case actor == p.subject || slices.Contains(p.chain, actor):
 		return nil, errGrant.With("%s stands in the chain of delegation already.", actor)
