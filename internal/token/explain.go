@@ -56,8 +56,8 @@ type Link struct {
 }
 
 // Explain says what an access token of ours is, on what it rests, and why it is
-// not alive if it is not. An agent hears this of its own tokens alone; every
-// other is [ErrNoToken] to it. A token that we did not make is [ErrNoToken] to
+// not alive if it is not. An agent, for whomever it acts, hears this of its own
+// tokens alone; every other is [ErrNoToken] to it. A token that we did not make is [ErrNoToken] to
 // everybody, or [ErrForeign] if it says itself that another issuer made it.
 //
 // Like every read, this is recorded only when it is refused.
@@ -70,7 +70,7 @@ func (t *Tokens) Explain(ctx context.Context, caller estover.Caller, raw string)
 	if err != nil {
 		return Explanation{}, err
 	}
-	if tok.Tenant != caller.Tenant || caller.Subject.Kind() == estover.AgentKind && tok.Client != caller.Client {
+	if tok.Tenant != caller.Tenant || caller.Acting().Kind() == estover.AgentKind && tok.Client != caller.Client {
 		return Explanation{}, ErrNoToken
 	}
 	e := Explanation{

@@ -100,6 +100,14 @@ func TestExplain(t *testing.T) {
 		if _, err := w.Tokens.Explain(t.Context(), ann.Caller(), second); !errors.Is(err, token.ErrNoToken) {
 			t.Errorf("an agent about another's token: %v, want ErrNoToken", err)
 		}
+		delegated := ann.Caller()
+		delegated.Subject, delegated.Actors = estover.User("usr_alice"), []estover.Subject{estover.Agent(ann.ID)}
+		if _, err := w.Tokens.Explain(t.Context(), delegated, second); !errors.Is(err, token.ErrNoToken) {
+			t.Errorf("an agent that acts for a person about another's token: %v, want ErrNoToken", err)
+		}
+		if _, err := w.Tokens.Explain(t.Context(), delegated, first); err != nil {
+			t.Errorf("an agent that acts for a person about its own token: %v", err)
+		}
 		other := estover.Caller{Tenant: "other", Subject: estover.User("usr_eve")}
 		if _, err := w.Tokens.Explain(t.Context(), other, first); !errors.Is(err, token.ErrNoToken) {
 			t.Errorf("another tenant: %v, want ErrNoToken", err)
