@@ -33,6 +33,10 @@ func NewServer(h http.Handler, logger *slog.Logger) *http.Server {
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 		Protocols:         new(http.Protocols),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			strict, _ := NetConn[*StrictConn](c)
+			return context.WithValue(ctx, strictKey{}, strict)
+		},
 		// The handler answers "OPTIONS *" too.
 		DisableGeneralOptionsHandler: true,
 		HTTP2: &http.HTTP2Config{

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"net"
+	"net/http"
 	"strings"
 
 	"estover.dev"
@@ -54,6 +55,16 @@ func (c *StrictConn) Read(p []byte) (int, error) {
 func (c *StrictConn) Opaque() error {
 	c.s.state = opaque
 	return c.s.err
+}
+
+type strictKey struct{}
+
+// Arrived reports whether all of the body of a request is here already, so that
+// to read it waits for nobody. It is asked before anything of it is read, and
+// knows it of HTTP/1.1 alone.
+func Arrived(r *http.Request) bool {
+	c, _ := r.Context().Value(strictKey{}).(*StrictConn)
+	return c != nil && r.ProtoMajor == 1 && c.s.idle()
 }
 
 // NetConn is the connection that is watched.
@@ -201,6 +212,11 @@ var token = func() (set [256]bool) {
 	}
 	return set
 }()
+
+// idle reports whether all requests that have begun have ended.
+func (s *scanner) idle() bool {
+	return s.state == requestLine && len(s.line) == 0 && !s.cr && s.err == nil
+}
 
 // begin waits for a request.
 func (s *scanner) begin() {

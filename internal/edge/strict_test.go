@@ -302,3 +302,46 @@ func BenchmarkStrict(b *testing.B) {
 		}
 	})
 }
+
+// A request whose body came along with its head is told from one whose body is
+// still under way, or that was not alone.
+func TestArrived(t *testing.T) {
+	asked := make(chan bool)
+	s := edge.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- edge.Arrived(r)
+		io.Copy(io.Discard, r.Body)
+	}), slog.New(slog.DiscardHandler))
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go s.Serve(edge.Listen(ln, nil))
+	t.Cleanup(func() { s.Close() })
+	const head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n"
+	for _, c := range []struct {
+		first, then string
+		want        []bool
+	}{
+		{head + "body", "", []bool{true}},
+		{head + "bo", "dy", []bool{false}},
+		{head, "body", []bool{false}},
+		{head + "body" + head, "body", []bool{false, false}},
+		{head + "body" + head + "bo", "dy", []bool{false, false}},
+		{"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n", "", []bool{true}},
+	} {
+		conn, err := net.Dial("tcp4", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(conn, c.first)
+		for i, want := range c.want {
+			if got := <-asked; got != want {
+				t.Errorf("request %d of %q: %v, want %v", i, c.first, got, want)
+			}
+			if i == 0 && c.then != "" {
+				io.WriteString(conn, c.then)
+			}
+		}
+		conn.Close()
+	}
+}

@@ -346,6 +346,9 @@ func (f *flight) rewrite(pr *httputil.ProxyRequest) {
 			f.up.scan = p.Tripwire.Reader(f.up.from, func(string) { f.up.tripped = true })
 		}
 		out.Body = &f.up
+		if n := pr.In.ContentLength; 0 < n && n <= short && edge.Arrived(pr.In) {
+			out.Body = f.up.whole(n)
+		}
 	}
 }
 

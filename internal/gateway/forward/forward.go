@@ -85,9 +85,10 @@ func (d *Door) Serve(ln net.Listener) error {
 func (d *Door) start(addr net.Addr) {
 	d.outer = edge.NewServer(http.HandlerFunc(d.serve), d.Logger)
 	d.inner = edge.NewServer(http.HandlerFunc(d.inside), d.Logger)
+	watched := d.inner.ConnContext
 	d.inner.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
 		t, _ := edge.NetConn[*tunnel](c)
-		return context.WithValue(ctx, tunnelKey{}, t)
+		return context.WithValue(watched(ctx, c), tunnelKey{}, t)
 	}
 	d.queue = edge.NewQueue(addr)
 	go d.inner.Serve(d.queue)
