@@ -104,7 +104,7 @@ func (d *Duties) outcome(ex *gateway.Exchange, c *call, out *gateway.Outcome) {
 	event.Leaf = leaf
 	prepared, err := d.Guard.Log().Prepare(ex.Caller.Tenant, event)
 	if err == nil {
-		if err = d.keep(ex.Caller.Tenant, prepared, c.strict); err != nil {
+		if err = d.keep(ex.Caller.Tenant, prepared); err != nil {
 			c.task.owe(prepared)
 		}
 	}
@@ -165,7 +165,7 @@ func (t *task) owe(p audit.Prepared) {
 // pay records what is owed. t.mu is held.
 func (t *task) pay(d *Duties) error {
 	for len(t.owed) > 0 {
-		if err := d.keep(t.key.tenant, t.owed[0], true); err != nil {
+		if err := d.keep(t.key.tenant, t.owed[0]); err != nil {
 			return errNotRecorded.Because(err)
 		}
 		t.owed = t.owed[1:]
@@ -173,26 +173,23 @@ func (t *task) pay(d *Duties) error {
 	return nil
 }
 
-// settleTime bounds how long the outcome of a call waits for the database
-// before it goes to the node's spool.
+// settleTime bounds how long the outcome of a call waits for the database.
 const settleTime = 5 * time.Second
 
-// keep records an outcome. One that the database does not take is kept on the
-// node's disk until it does: the call has been made.
-func (d *Duties) keep(tenant estover.TenantID, p audit.Prepared, strict bool) error {
-	var failed error
-	if strict {
-		ctx, cancel := context.WithTimeout(context.Background(), settleTime)
-		defer cancel()
-		failed = d.Guard.DB().Append(ctx, db.Append{Tenant: tenant, Rows: []db.Row{p.Row()}})
-		if failed == nil {
-			d.Guard.Log().Wake()
-			return nil
-		}
+// keep records an outcome: on the node's spool, whether or not the intent was
+// committed, for what has been done is done. Where the spool does not take it
+// the database may.
+func (d *Duties) keep(tenant estover.TenantID, p audit.Prepared) error {
+	failed := d.Spool.Append(p)
+	if failed == nil {
+		return nil
 	}
-	if err := d.Spool.Append(p); err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), settleTime)
+	defer cancel()
+	if err := d.Guard.DB().Append(ctx, db.Append{Tenant: tenant, Rows: []db.Row{p.Row()}}); err != nil {
 		return errors.Join(failed, err)
 	}
+	d.Guard.Log().Wake()
 	return nil
 }
 

@@ -182,7 +182,7 @@ func (d *Duties) unknown(t *task, intent audit.Entry, seq int64) error {
 	if err != nil {
 		return err
 	}
-	return d.keep(t.key.tenant, p, true)
+	return d.keep(t.key.tenant, p)
 }
 
 // orphaned is how long a session that has ended is left to the gateway that it
@@ -355,13 +355,13 @@ func (d *Duties) Close(ctx context.Context, tenant estover.TenantID, id string) 
 	if err := d.Recordings.End(ctx, tenant, id); err != nil {
 		return err
 	}
-	if err := d.Spool.Flush(ctx); err != nil {
-		return err
-	}
 	t.mu.Lock()
 	err = errors.Join(t.pay(d), t.count(ctx, d))
 	count := t.calls
 	t.mu.Unlock()
+	if err == nil {
+		err = d.Spool.Flush(ctx) // the closing statement comes last
+	}
 	if err != nil {
 		return err
 	}
