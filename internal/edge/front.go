@@ -74,6 +74,11 @@ func connected(r *http.Request) Origin {
 type Front struct {
 	// Trusted are the networks of the proxies that are believed.
 	Trusted []netip.Prefix
+
+	// Certificates says that they are believed about certificates, too. That is
+	// more than to believe them about addresses: certificates are public, and a
+	// proxy that passes on what a client itself sent lets anybody be anybody.
+	Certificates bool
 }
 
 // Handler puts the front before a handler.
@@ -82,7 +87,10 @@ func (f Front) Handler(next http.Handler) http.Handler {
 		o := connected(r)
 		if f.trusts(o.Address) {
 			o.Address = f.client(o.Address, r.Header)
-			o.Certificate, o.Chain = forwarded(r.Header.Get("Client-Cert")), chain(r.Header["Client-Cert-Chain"])
+			o.Certificate, o.Chain = nil, nil // the proxy's own
+			if shown := r.Header["Client-Cert"]; f.Certificates && len(shown) == 1 {
+				o.Certificate, o.Chain = forwarded(shown[0]), chain(r.Header["Client-Cert-Chain"])
+			}
 		}
 		for name := range r.Header {
 			if proxyMay(name) {

@@ -125,7 +125,7 @@ func TestCertificate(t *testing.T) {
 	cert := certificate(t)
 	want := edge.Thumbprint(cert.Certificate[0])
 	header := ":" + base64.StdEncoding.EncodeToString(cert.Certificate[0]) + ":"
-	f := edge.Front{Trusted: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
+	f := edge.Front{Trusted: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, Certificates: true}
 	for _, c := range []struct{ peer, header, want string }{
 		{"10.0.0.1:1", header, want},
 		{"203.0.113.9:1", header, ""},
@@ -138,6 +138,20 @@ func TestCertificate(t *testing.T) {
 		o, _ := through(f, c.peer, http.Header{"Client-Cert": {c.header}})
 		if got := o.Thumbprint(); got != c.want {
 			t.Errorf("from %s with a header of %d bytes: %q, want %q", c.peer, len(c.header), got, c.want)
+		}
+	}
+
+	// One that is believed about addresses alone, and one that has appended to
+	// what the client itself sent.
+	f.Certificates = false
+	if o, _ := through(f, "10.0.0.1:1", http.Header{"Client-Cert": {header}}); o.Certificate != nil {
+		t.Error("a proxy was believed about a certificate that is believed about addresses alone")
+	}
+	f.Certificates = true
+	other := ":" + base64.StdEncoding.EncodeToString(certificate(t).Certificate[0]) + ":"
+	for _, headers := range [][]string{{header, other}, {other, header}, {header, header}, {header + ", " + other}} {
+		if o, _ := through(f, "10.0.0.1:1", http.Header{"Client-Cert": headers}); o.Certificate != nil {
+			t.Error("of several certificates one was believed")
 		}
 	}
 
@@ -175,7 +189,7 @@ func TestCertificate(t *testing.T) {
 func FuzzForwardedCertificate(f *testing.F) {
 	f.Add(":AA==:", ":AA==:, :AA==:")
 	f.Add("::", ",,:")
-	front := edge.Front{Trusted: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
+	front := edge.Front{Trusted: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, Certificates: true}
 	f.Fuzz(func(t *testing.T, cert, chain string) {
 		o, _ := through(front, "10.0.0.1:1", http.Header{"Client-Cert": {cert}, "Client-Cert-Chain": {chain, chain}})
 		if o.Certificate != nil && len(o.Certificate.Raw) == 0 || len(o.Chain) > 10 {

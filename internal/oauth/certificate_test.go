@@ -408,7 +408,7 @@ func TestCertificateOfAProxy(t *testing.T) {
 	ask := func(trusted string, change ...func(*http.Request)) oauthtest.Answer {
 		f := edge.Front{}
 		if trusted != "" {
-			f.Trusted = []netip.Prefix{netip.MustParsePrefix(trusted)}
+			f.Trusted, f.Certificates = []netip.Prefix{netip.MustParsePrefix(trusted)}, true
 		}
 		w.Handler = f.Handler(mux)
 		return w.Do(oauthtest.Request("/oauth/token", oauthtest.Form("grant_type", "client_credentials", "client_id", bot.ID), change...))

@@ -14,21 +14,22 @@ import (
 // else is decided in the running server and kept in its database, by
 // `estover apply`. Each field is a flag and an environment variable.
 type Config struct {
-	Data     string   `flag:"data" env:"ESTOVER_DATA" default:"estover-data" help:"Directory for the database, recordings and the server's own certificate authority"`
-	Database string   `flag:"database" env:"ESTOVER_DATABASE" help:"Where everything is kept: sqlite:FILE or postgres://… (default: sqlite:DATA/estover.db)"`
-	RootKey  string   `flag:"root-key" env:"ESTOVER_ROOT_KEY" help:"What all keys rest on: file:PATH or passphrase:file:PATH (default: file:DATA-keys/root.key, beside and not in the data directory)"`
-	Blobs    string   `flag:"blobs" env:"ESTOVER_BLOBS" help:"Where recordings are kept, as a bucket URL (default: file:///DATA/recordings)"`
-	Issuer   string   `flag:"issuer" env:"ESTOVER_ISSUER" help:"The address under which agents know this server; it is in every token and never taken from a request (default: https://localhost:PORT)"`
-	Listen   string   `flag:"listen" env:"ESTOVER_LISTEN" default:"127.0.0.1:8443" help:"Address of the API, the token service, reverse routes and the public log"`
-	Gateway  string   `flag:"gateway" env:"ESTOVER_GATEWAY" default:"127.0.0.1:8444" help:"Address of the forward proxy, for 'estover run'"`
-	MTLS     string   `flag:"mtls-listen" env:"ESTOVER_MTLS_LISTEN" help:"Address where clients come that show a certificate; then --listen asks nobody for one (default: --listen asks, and a client may decline)"`
-	TLSCert  string   `flag:"tls-cert" env:"ESTOVER_TLS_CERT" help:"PEM file with the server's certificate chain (default: one made by the server's own authority in DATA/tls)"`
-	TLSKey   string   `flag:"tls-key" env:"ESTOVER_TLS_KEY" help:"PEM file with the certificate's key"`
-	Plain    bool     `flag:"plain-http" env:"ESTOVER_PLAIN_HTTP" help:"Serve the API without TLS; only on a loopback address"`
-	Proxies  []string `flag:"trusted-proxy" env:"ESTOVER_TRUSTED_PROXIES" help:"Network whose X-Forwarded-For is believed, as 10.0.0.0/8; may be repeated"`
-	LogLevel string   `flag:"log-level" env:"ESTOVER_LOG_LEVEL" default:"info" help:"debug, info, warn or error"`
-	Pprof    string   `flag:"pprof" env:"ESTOVER_PPROF" help:"Loopback address that answers profilers (go tool pprof), without asking who they are; off if empty"`
-	LogJSON  bool     `flag:"log-json" env:"ESTOVER_LOG_JSON" help:"Write the log as JSON"`
+	Data       string   `flag:"data" env:"ESTOVER_DATA" default:"estover-data" help:"Directory for the database, recordings and the server's own certificate authority"`
+	Database   string   `flag:"database" env:"ESTOVER_DATABASE" help:"Where everything is kept: sqlite:FILE or postgres://… (default: sqlite:DATA/estover.db)"`
+	RootKey    string   `flag:"root-key" env:"ESTOVER_ROOT_KEY" help:"What all keys rest on: file:PATH or passphrase:file:PATH (default: file:DATA-keys/root.key, beside and not in the data directory)"`
+	Blobs      string   `flag:"blobs" env:"ESTOVER_BLOBS" help:"Where recordings are kept, as a bucket URL (default: file:///DATA/recordings)"`
+	Issuer     string   `flag:"issuer" env:"ESTOVER_ISSUER" help:"The address under which agents know this server; it is in every token and never taken from a request (default: https://localhost:PORT)"`
+	Listen     string   `flag:"listen" env:"ESTOVER_LISTEN" default:"127.0.0.1:8443" help:"Address of the API, the token service, reverse routes and the public log"`
+	Gateway    string   `flag:"gateway" env:"ESTOVER_GATEWAY" default:"127.0.0.1:8444" help:"Address of the forward proxy, for 'estover run'"`
+	MTLS       string   `flag:"mtls-listen" env:"ESTOVER_MTLS_LISTEN" help:"Address where clients come that show a certificate; then --listen asks nobody for one (default: --listen asks, and a client may decline)"`
+	TLSCert    string   `flag:"tls-cert" env:"ESTOVER_TLS_CERT" help:"PEM file with the server's certificate chain (default: one made by the server's own authority in DATA/tls)"`
+	TLSKey     string   `flag:"tls-key" env:"ESTOVER_TLS_KEY" help:"PEM file with the certificate's key"`
+	Plain      bool     `flag:"plain-http" env:"ESTOVER_PLAIN_HTTP" help:"Serve the API without TLS; only on a loopback address"`
+	Proxies    []string `flag:"trusted-proxy" env:"ESTOVER_TRUSTED_PROXIES" help:"Network whose X-Forwarded-For is believed, as 10.0.0.0/8; may be repeated"`
+	ProxyCerts bool     `flag:"proxy-certificates" env:"ESTOVER_PROXY_CERTIFICATES" help:"Believe trusted proxies about the certificates of clients too (Client-Cert, RFC 9440); they must take out what a client itself sends under that name"`
+	LogLevel   string   `flag:"log-level" env:"ESTOVER_LOG_LEVEL" default:"info" help:"debug, info, warn or error"`
+	Pprof      string   `flag:"pprof" env:"ESTOVER_PPROF" help:"Loopback address that answers profilers (go tool pprof), without asking who they are; off if empty"`
+	LogJSON    bool     `flag:"log-json" env:"ESTOVER_LOG_JSON" help:"Write the log as JSON"`
 }
 
 // check fills what was left out and says what is wrong, in words for whoever
@@ -75,6 +76,9 @@ func (c *Config) check() error {
 	if err != nil || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil || strings.HasSuffix(c.Issuer, "/") ||
 		(u.Scheme != "https" && (u.Scheme != "http" || !loopback(u.Hostname()))) {
 		return fmt.Errorf("--issuer %q must be an https address without a slash at the end", c.Issuer)
+	}
+	if c.ProxyCerts && len(c.Proxies) == 0 {
+		return fmt.Errorf("--proxy-certificates is about the proxies that --trusted-proxy names, and there is none")
 	}
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		return fmt.Errorf("--tls-cert and --tls-key belong together")

@@ -178,7 +178,7 @@ func (s *Server) handler() (http.Handler, error) {
 	mux.HandleFunc("GET /readyz", s.ready)
 	mux.Handle("GET /metrics", s.metrics())
 	routes := &rest.Door{Pipeline: s.pipeline, Caller: s.routeCaller, Route: s.route}
-	front, paced := edge.Front{Trusted: s.trusted()}, edge.Pace{}.Handler(mux)
+	front, paced := edge.Front{Trusted: s.trusted(), Certificates: s.config.ProxyCerts}, edge.Pace{}.Handler(mux)
 	return front.Handler(s.traced(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// The door of reverse routes comes before the mux, which would
 		// redirect what that door refuses.

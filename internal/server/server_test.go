@@ -686,6 +686,7 @@ func TestConfig(t *testing.T) {
 		{func(c *server.Config) { c.Issuer = "https://estover.example.com/" }, "without a slash"},
 		{func(c *server.Config) { c.TLSCert = "a.pem" }, "--tls-key"},
 		{func(c *server.Config) { c.Proxies = []string{"10.0.0.1"} }, "--trusted-proxy"},
+		{func(c *server.Config) { c.ProxyCerts = true }, "--proxy-certificates"},
 		{func(c *server.Config) { c.Database = "mysql://" }, "sqlite:FILE or postgres"},
 		{func(c *server.Config) { c.RootKey = "file:" + filepath.Join(c.Data, "root.key") }, "root key"},
 	} {
