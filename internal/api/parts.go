@@ -54,6 +54,7 @@ type Parts struct {
 func (s *Server) routes() {
 	s.agents()
 	s.people()
+	s.providers()
 	s.resources()
 	s.grants()
 	s.secrets()

@@ -20,6 +20,7 @@ import (
 // The kinds of document.
 const (
 	KindPerson   = "Person"
+	KindProvider = "IdentityProvider"
 	KindSecret   = "Secret"
 	KindResource = "Resource"
 	KindAgent    = "Agent"
@@ -167,7 +168,7 @@ func all[T any](page func(after string) ([]T, string, error)) (out []T, err erro
 
 // kinds are the kinds that there are.
 var kinds = map[string]kind{
-	KindPerson: person, KindSecret: secretKind, KindResource: resourceKind, KindAgent: agentKind, KindGrant: grantKind, KindTrust: trustKind, KindPolicy: policyKind,
+	KindPerson: person, KindProvider: providerKind, KindSecret: secretKind, KindResource: resourceKind, KindAgent: agentKind, KindGrant: grantKind, KindTrust: trustKind, KindPolicy: policyKind,
 }
 
 const pruned = "No file mentions it any more (estover apply --prune)."
@@ -372,6 +373,38 @@ var grantKind = kind{
 	remove: func(ctx context.Context, r *run, o object) error {
 		_, err := r.Grants.End(ctx, r.caller, o.id, pruned)
 		return err
+	},
+}
+
+var providerKind = kind{
+	make: func() any { return &directory.ProviderSpec{} },
+	check: func(_ *parser, d *Document) (err error) {
+		s := d.Spec.(*directory.ProviderSpec)
+		s.Name = d.Name
+		*s, err = directory.CheckProvider(*s)
+		return err
+	},
+	refers: func(context.Context, *run, *Document) error { return nil },
+	find: func(ctx context.Context, r *run, d *Document) (object, bool, error) {
+		p, err := r.People.ProviderByName(ctx, r.caller, d.Name)
+		if err != nil {
+			return found(object{}, err)
+		}
+		return object{p.ID, p.Name, &p.ProviderSpec}, true, nil
+	},
+	put: func(ctx context.Context, r *run, d *Document, _ object) error {
+		_, err := r.People.PutProvider(ctx, r.caller, *d.Spec.(*directory.ProviderSpec), r.managedBy)
+		return err
+	},
+	managed: func(ctx context.Context, r *run) (out []object, err error) {
+		providers, err := r.People.ListProviders(ctx, r.caller, directory.Filter{ManagedBy: r.managedBy})
+		for _, p := range providers {
+			out = append(out, object{p.ID, p.Name, &p.ProviderSpec})
+		}
+		return out, err
+	},
+	remove: func(ctx context.Context, r *run, o object) error {
+		return r.People.RetireProvider(ctx, r.caller, o.name)
 	},
 }
 

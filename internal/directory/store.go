@@ -3,6 +3,7 @@ package directory
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 
 	"estover.dev"
@@ -160,9 +161,9 @@ func consume(ctx context.Context, tx *db.Tx, hash []byte) (id string, err error)
 }
 
 func insertToken(ctx context.Context, tx *db.Tx, t Token) error {
-	_, err := tx.Exec(ctx, `insert into person_token (tenant_id, id, person_id, hash, label, created_at, expires_at, kind, methods, seen_at)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
-		tx.Tenant(), t.ID, t.Person, t.hash[:], t.Label, t.CreatedAt, t.ExpiresAt, t.Kind, t.Methods, t.SeenAt)
+	_, err := tx.Exec(ctx, `insert into person_token (tenant_id, id, person_id, hash, label, created_at, expires_at, kind, methods, seen_at, authenticated_at)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
+		tx.Tenant(), t.ID, t.Person, t.hash[:], t.Label, t.CreatedAt, t.ExpiresAt, t.Kind, t.Methods, t.SeenAt, t.Since)
 	return err
 }
 
@@ -174,11 +175,11 @@ func tokenOwner(ctx context.Context, tx *db.Tx, hash []byte) (person string, err
 	return person, err
 }
 
-const tokenColumns = "id, person_id, hash, label, created_at, expires_at, ended_at, kind, methods, seen_at"
+const tokenColumns = "id, person_id, hash, label, created_at, expires_at, ended_at, kind, methods, seen_at, coalesce(authenticated_at, created_at)"
 
 func scanToken(row scanner) (t Token, err error) {
 	var hash []byte
-	err = row.Scan(&t.ID, &t.Person, &hash, &t.Label, &t.CreatedAt, &t.ExpiresAt, &t.EndedAt, &t.Kind, &t.Methods, &t.SeenAt)
+	err = row.Scan(&t.ID, &t.Person, &hash, &t.Label, &t.CreatedAt, &t.ExpiresAt, &t.EndedAt, &t.Kind, &t.Methods, &t.SeenAt, &t.Since)
 	if errors.Is(err, db.ErrNoRows) {
 		return t, ErrToken
 	}
@@ -380,4 +381,102 @@ func codesLeft(ctx context.Context, tx *db.Tx, person string) (n int, err error)
 	err = tx.QueryRow(ctx, "select count(*) from recovery_code where tenant_id = $1 and person_id = $2 and used_at is null",
 		tx.Tenant(), person).Scan(&n)
 	return n, err
+}
+
+const providerColumns = "id, spec, managed_by, created_at, changed_at, epoch"
+
+func scanProvider(row scanner) (p Provider, err error) {
+	var spec string
+	err = row.Scan(&p.ID, &spec, &p.ManagedBy, &p.CreatedAt, &p.ChangedAt, &p.Epoch)
+	if errors.Is(err, db.ErrNoRows) {
+		return p, ErrProviderNotFound
+	}
+	if err == nil {
+		err = json.Unmarshal([]byte(spec), &p.ProviderSpec)
+	}
+	return p, err
+}
+
+// findProvider is the provider of which a column has this value.
+func findProvider(ctx context.Context, tx *db.Tx, column, value, lock string) (Provider, error) {
+	return scanProvider(tx.QueryRow(ctx, "select "+providerColumns+" from identity_provider where tenant_id = $1 and "+column+" = $2 and ended_at is null"+lock,
+		tx.Tenant(), value))
+}
+
+func providers(ctx context.Context, tx *db.Tx, f Filter) (all []Provider, err error) {
+	rows, err := tx.Query(ctx, "select "+providerColumns+` from identity_provider
+		where tenant_id = $1 and ended_at is null and ($2 = '' or managed_by = $2) order by name limit 100`, tx.Tenant(), f.ManagedBy)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		p, err := scanProvider(rows)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, p)
+	}
+	return all, rows.Err()
+}
+
+func insertProvider(ctx context.Context, tx *db.Tx, p Provider) error {
+	spec, err := specJSON(p.ProviderSpec)
+	if err != nil {
+		return err
+	}
+	n, err := tx.Exec(ctx, `insert into identity_provider (tenant_id, id, name, spec, managed_by, created_at, changed_at, epoch)
+		values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict do nothing`,
+		tx.Tenant(), p.ID, p.Name, spec, p.ManagedBy, p.CreatedAt, p.ChangedAt, p.Epoch)
+	if err == nil && n == 0 {
+		return db.ErrStale // another of the name was added meanwhile
+	}
+	return err
+}
+
+func updateProvider(ctx context.Context, tx *db.Tx, p Provider) error {
+	spec, err := specJSON(p.ProviderSpec)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, "update identity_provider set spec = $3, changed_at = $4, epoch = $5 where tenant_id = $1 and id = $2",
+		tx.Tenant(), p.ID, spec, p.ChangedAt, p.Epoch)
+	return err
+}
+
+func endProvider(ctx context.Context, tx *db.Tx, name string) error {
+	n, err := tx.Exec(ctx, "update identity_provider set ended_at = $3, epoch = epoch + 1 where tenant_id = $1 and name = $2 and ended_at is null",
+		tx.Tenant(), name, tx.Now())
+	if err == nil && n == 0 {
+		return ErrProviderNotFound
+	}
+	return err
+}
+
+// linked is whom a provider's subject was linked to, or [ErrNotFound].
+func linked(ctx context.Context, tx *db.Tx, provider, subject string) (person string, err error) {
+	err = tx.QueryRow(ctx, "select person_id from person_identity where tenant_id = $1 and provider_id = $2 and subject = $3",
+		tx.Tenant(), provider, subject).Scan(&person)
+	if errors.Is(err, db.ErrNoRows) {
+		return "", ErrNotFound
+	}
+	return person, err
+}
+
+// linkIdentity links a provider's subject to a person, for good.
+func linkIdentity(ctx context.Context, tx *db.Tx, provider, subject, person string) error {
+	_, err := tx.Exec(ctx, `insert into person_identity (tenant_id, provider_id, subject, person_id, created_at)
+		values ($1, $2, $3, $4, $5) on conflict do nothing`, tx.Tenant(), provider, subject, person, tx.Now())
+	if err != nil {
+		return err
+	}
+	known, err := linked(ctx, tx, provider, subject)
+	if err == nil && known != person {
+		return ErrSignIn // somebody else was linked in this very moment
+	}
+	return err
+}
+
+func findEmail(ctx context.Context, tx *db.Tx, email string) (Person, error) {
+	return scanPerson(tx.QueryRow(ctx, "select "+personColumns+" from person where tenant_id = $1 and email = $2", tx.Tenant(), email))
 }

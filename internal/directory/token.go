@@ -39,6 +39,7 @@ type Token struct {
 	// Of a browser: how the person proved who they are, and when it last asked.
 	Methods []string  `json:"methods,omitempty"`
 	SeenAt  time.Time `json:"seen_at,omitzero"`
+	Since   time.Time `json:"authenticated_at,omitzero"`
 
 	hash [32]byte
 }

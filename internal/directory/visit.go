@@ -29,6 +29,7 @@ const (
 	BySoftwareKey = "swk"  // a passkey that is kept in step on several devices
 	Verified      = "user" // the authenticator has looked who uses it
 	ByCode        = "otp"  // a recovery code
+	ByStrong      = "mfa"  // at a provider whose sign-in is as good as a passkey
 )
 
 // A Visit is a browser in which a person is signed in.
@@ -40,10 +41,10 @@ type Visit struct {
 	Expires time.Time
 }
 
-// ByPasskey reports whether the person signed in by a passkey, rather than by
-// something that can be written down.
-func (v *Visit) ByPasskey() bool {
-	return slices.Contains(v.Methods, ByHardwareKey) || slices.Contains(v.Methods, BySoftwareKey)
+// Strong reports whether the person signed in by a passkey, or by what counts as
+// one, rather than by something that can be written down or passed on.
+func (v *Visit) Strong() bool {
+	return slices.ContainsFunc([]string{ByHardwareKey, BySoftwareKey, ByStrong}, func(m string) bool { return slices.Contains(v.Methods, m) })
 }
 
 // Visit says who is signed in, given the value that a browser holds. It returns
@@ -78,11 +79,11 @@ func (d *Directory) Visit(ctx context.Context, tenant estover.TenantID, value st
 			return nil, err
 		}
 	}
-	v := &Visit{Person: p, Since: t.CreatedAt, Methods: t.Methods, Expires: t.ExpiresAt}
+	v := &Visit{Person: p, Since: t.Since, Methods: t.Methods, Expires: t.ExpiresAt}
 	v.Caller = estover.Caller{
 		Tenant: tenant, Subject: estover.User(p.ID), Roles: p.Roles, Grant: t.ID, Epoch: p.Epoch, Strength: estover.BySecret,
 	}
-	if v.ByPasskey() {
+	if v.Strong() {
 		v.Caller.Strength = estover.ByKey
 	}
 	return v, nil
@@ -127,7 +128,7 @@ func (d *Directory) Enrol(ctx context.Context, b Browser, invitation string, k P
 	hash := opaque.Hash(invitation)
 	codes, hashes := newCodes()
 	k.ID, k.Person, k.Label = estover.NewID("psk"), p.ID, label(k.Label)
-	value, err = d.enter(ctx, b, p, methods, func(tx *guard.Tx) error {
+	value, err = d.enter(ctx, b, p, time.Time{}, methods, func(tx *guard.Tx) error {
 		if err := answered(ctx, tx.Tx, a); err != nil {
 			return err
 		}
@@ -154,7 +155,7 @@ func (d *Directory) SignIn(ctx context.Context, b Browser, k Passkey, a Answer, 
 	if err != nil {
 		return estover.Secret{}, err
 	}
-	return d.enter(ctx, b, p, methods, func(tx *guard.Tx) error {
+	return d.enter(ctx, b, p, time.Time{}, methods, func(tx *guard.Tx) error {
 		if err := answered(ctx, tx.Tx, a); err != nil {
 			return err
 		}
@@ -183,7 +184,7 @@ func (d *Directory) Recover(ctx context.Context, b Browser, typed string) (value
 	if err != nil {
 		return value, 0, err
 	}
-	value, err = d.enter(ctx, b, p, []string{ByCode}, func(tx *guard.Tx) error {
+	value, err = d.enter(ctx, b, p, time.Time{}, []string{ByCode}, func(tx *guard.Tx) error {
 		if err := useCode(ctx, tx.Tx, hash[:]); err != nil {
 			return err
 		}
@@ -194,9 +195,9 @@ func (d *Directory) Recover(ctx context.Context, b Browser, typed string) (value
 	return value, left, err
 }
 
-// enter signs a person in, given what proves that it is the one. What is
-// presented a second time, or by somebody who is disabled, is on record.
-func (d *Directory) enter(ctx context.Context, b Browser, p Person, methods []string, prove func(tx *guard.Tx) error) (estover.Secret, error) {
+// enter signs a person in who proved at a time that it is the one, zero for now,
+// given what proves it. What is presented a second time, or by somebody who is disabled, is on record.
+func (d *Directory) enter(ctx context.Context, b Browser, p Person, since time.Time, methods []string, prove func(tx *guard.Tx) error) (estover.Secret, error) {
 	caller := b.From
 	caller.Subject, caller.Roles, caller.Strength = estover.User(p.ID), p.Roles, estover.BySecret
 	value := opaque.New(opaque.Visit)
@@ -229,6 +230,9 @@ func (d *Directory) enter(ctx context.Context, b Browser, p Person, methods []st
 			return err
 		}
 		t.CreatedAt, t.ExpiresAt, t.SeenAt = tx.Now(), tx.Now().Add(VisitLife), tx.Now()
+		if t.Since = since; since.IsZero() || since.After(tx.Now()) {
+			t.Since = tx.Now()
+		}
 		tx.Note("token", t.ID)
 		return insertToken(ctx, tx.Tx, t)
 	})

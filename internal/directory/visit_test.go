@@ -92,7 +92,7 @@ func TestEnrol(t *testing.T) {
 			t.Fatal(err)
 		}
 		v := visit(t, dir, string(value.Reveal()))
-		if v.Caller.Subject != estover.User(alice.ID) || !v.Caller.Has(estover.Operator) || v.Caller.Strength != estover.ByKey || !v.ByPasskey() ||
+		if v.Caller.Subject != estover.User(alice.ID) || !v.Caller.Has(estover.Operator) || v.Caller.Strength != estover.ByKey || !v.Strong() ||
 			!slices.Equal(v.Methods, byKey) || v.Since.IsZero() || v.Person.Name != "alice" {
 			t.Errorf("alice is signed in as %+v", v)
 		}
@@ -325,7 +325,7 @@ func TestRecover(t *testing.T) {
 			t.Fatalf("a code, as somebody types it: %d left, %v", left, err)
 		}
 		v := visit(t, dir, string(value.Reveal()))
-		if v.ByPasskey() || v.Caller.Strength != estover.BySecret || !slices.Equal(v.Methods, []string{directory.ByCode}) {
+		if v.Strong() || v.Caller.Strength != estover.BySecret || !slices.Equal(v.Methods, []string{directory.ByCode}) {
 			t.Errorf("alice is signed in as %+v, want by a code", v)
 		}
 		if _, _, err := dir.Recover(t.Context(), browser, codes[3]); !errors.Is(err, directory.ErrSignIn) {

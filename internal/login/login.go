@@ -2,6 +2,7 @@
 //
 //	{issuer}/login              sign in: a passkey
 //	{issuer}/login/recovery     sign in: a recovery code
+//	{issuer}/login/with/NAME    sign in: at another provider; back at /login/back/NAME
 //	{issuer}/login/invitation   a first passkey, by an invitation
 //	{issuer}/login/you          one's own passkeys and codes
 //	{issuer}/login/out          sign out
@@ -26,6 +27,14 @@
 // referrer gets it. It is used up when the passkey is stored, not when the page
 // is looked at.
 //
+// # Other providers
+//
+// An OpenID provider that an administrator has set up vouches for people: code
+// flow with PKCE, state and nonce, all bound to the browser that began; its issuer
+// is compared wherever it says one. Who somebody is there is linked to a person
+// here once ([directory.Directory.Federated]). When they proved who they are is
+// what the provider says (auth_time), so that step-up is real.
+//
 // # Step-up
 //
 // What could let somebody else in later, another passkey or new codes, wants a
@@ -33,6 +42,7 @@
 package login
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -57,6 +67,12 @@ type Config struct {
 	People *directory.Directory
 	Pages  *page.Pages
 
+	// Fetcher is the way out to an identity provider. Nil: people sign in by none.
+	Fetcher func(p directory.Provider) (*edge.Fetcher, error)
+
+	// Secret is the client secret at a path, for a host and port.
+	Secret func(ctx context.Context, tenant estover.TenantID, path, host string) (estover.Secret, error)
+
 	// Agents is the path below the issuer of the page that shows people the
 	// agents that act for them; "" if there is none.
 	Agents string
@@ -72,6 +88,7 @@ type Door struct {
 	Config
 	keys     *webauthn.WebAuthn
 	failures *edge.Limiter // failed attempts, by address
+	known    upstreams
 }
 
 // How often attempts may fail from an address.
@@ -91,7 +108,7 @@ func New(c Config) (*Door, error) {
 	if c.Entered == nil {
 		c.Entered = func() {}
 	}
-	d := &Door{Config: c, failures: edge.NewLimiter(failuresPerSecond, failuresAtOnce, c.Pages.Now)}
+	d := &Door{Config: c, known: upstreams{byID: map[string]*upstream{}}, failures: edge.NewLimiter(failuresPerSecond, failuresAtOnce, c.Pages.Now)}
 	u, err := url.Parse(string(c.Issuer))
 	if err != nil {
 		return nil, err
@@ -118,6 +135,8 @@ var errTooOften = &estover.Error{Kind: estover.TooMuch, Code: "too_many_attempts
 // Mount adds the pages of all tenants to mux.
 func (d *Door) Mount(mux *http.ServeMux) {
 	const get, post = http.MethodGet, http.MethodPost
+	d.Pages.Handle(mux, withPath, d.with, get)
+	d.Pages.Handle(mux, backPath, d.returned, get)
 	for _, one := range []struct {
 		at      string
 		serve   func(*page.Request) error
@@ -156,15 +175,23 @@ func (d *Door) signIn(r *page.Request) error {
 		r.Go(to)
 		return nil
 	}
-	if d.keys == nil {
-		return errNoName
-	}
-	options, session, err := d.keys.BeginDiscoverableLogin()
+	others, err := d.elsewheres(r, to, again)
 	if err != nil {
 		return err
 	}
+	if d.keys == nil && len(others) == 0 {
+		return errNoName
+	}
+	var c ceremony
+	if d.keys != nil {
+		options, session, err := d.keys.BeginDiscoverableLogin()
+		if err != nil {
+			return err
+		}
+		c = d.begin(r, "sign in", options.Response, session)
+	}
 	data := signInData{
-		ceremony: d.begin(r, "sign in", options.Response, session), To: to, Again: again, Person: nameOf(r),
+		ceremony: c, Elsewhere: others, To: to, Again: again, Person: nameOf(r),
 		Action: r.Path(page.SignInPath + "/passkey"), Recovery: r.Path(page.SignInPath+"/recovery") + "?" + url.Values{"to": {to}}.Encode(),
 	}
 	title := "Sign in"
@@ -176,6 +203,7 @@ func (d *Door) signIn(r *page.Request) error {
 
 type signInData struct {
 	ceremony
+	Elsewhere                    []elsewhere
 	To, Person, Action, Recovery string
 	Again                        bool
 }

@@ -1,6 +1,7 @@
 package login_test
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -36,6 +37,7 @@ type world struct {
 	people  *directory.Directory
 	handler http.Handler
 	entered int
+	fetcher func(directory.Provider) (*edge.Fetcher, error)
 }
 
 func open(t *testing.T, d *db.DB) *world { return openAt(t, d, issuer) }
@@ -58,6 +60,10 @@ func openAt(t *testing.T, d *db.DB, at token.Issuer) *world {
 	}
 	door, err := login.New(login.Config{
 		Issuer: at, People: w.people, Pages: pages, Entered: func() { w.entered++ }, Logger: slog.New(slog.DiscardHandler),
+		Fetcher: func(p directory.Provider) (*edge.Fetcher, error) { return w.fetcher(p) },
+		Secret: func(_ context.Context, _ estover.TenantID, path, host string) (estover.Secret, error) {
+			return estover.NewSecret([]byte("the secret at " + path + " for " + host)), nil
+		},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -54,7 +54,7 @@ type youData struct {
 // code is for, so that one is enough for it.
 var (
 	recently = page.Demand{Within: Fresh}
-	stepUp   = page.Demand{Within: Fresh, Passkey: true}
+	stepUp   = page.Demand{Within: Fresh, Strong: true}
 )
 
 // changing is a form of this page, sent by somebody who proved who they are a

@@ -90,7 +90,7 @@ func (d *Door) authorize(r *page.Request) error {
 }
 
 // agreeing is what is asked of a person who agrees to something.
-var agreeing = page.Demand{Within: 30 * time.Minute, Passkey: true}
+var agreeing = page.Demand{Within: 30 * time.Minute, Strong: true}
 
 // refuse tells the client what is wrong, or the person if it is not certain who
 // the client is. A nil error says nothing: the browser is on its way elsewhere.

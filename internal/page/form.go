@@ -103,6 +103,13 @@ func (r *Request) open(purpose, sealed string) (data []byte, number string, expi
 	return b[8+numberSize:], number, expires, r.pages.Now().Before(expires)
 }
 
+// Derive is a value that follows from a text for this browser, and that nobody
+// else can find.
+func (r *Request) Derive(purpose, text string) string {
+	r.known()
+	return base64.RawURLEncoding.EncodeToString(r.mac("derive "+purpose, "", []byte(text)))
+}
+
 // visit is what binds a word to who is signed in.
 func (r *Request) visit() string {
 	if r.Visit == nil {

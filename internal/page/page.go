@@ -258,14 +258,14 @@ const SignInPath = "/login"
 
 // A Demand says what is asked of whoever is signed in, beside that.
 type Demand struct {
-	Within  time.Duration // how long ago they proved who they are at most; 0 for any time
-	After   time.Time     // since when they must have done so
-	Passkey bool          // that they did it by a passkey
+	Within time.Duration // how long ago they proved who they are at most; 0 for any time
+	After  time.Time     // since when they must have done so
+	Strong bool          // that they did it by a passkey, or by what counts as one
 }
 
 // Meets reports whether a visit meets a demand.
 func (d Demand) Meets(v *directory.Visit, now time.Time) bool {
-	return v != nil && (d.Within == 0 || now.Sub(v.Since) <= d.Within) && !v.Since.Before(d.After) && (!d.Passkey || v.ByPasskey())
+	return v != nil && (d.Within == 0 || now.Sub(v.Since) <= d.Within) && !v.Since.Before(d.After) && (!d.Strong || v.Strong())
 }
 
 // Demand reports whether somebody is signed in who meets a demand. If not, it

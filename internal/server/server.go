@@ -291,7 +291,8 @@ func (s *Server) wire() error {
 	}
 	s.oauth = oauth.New(oauth.Config{Tokens: s.tokens, Sessions: f.sessions, Callers: s.callers, Trusts: s.trusts, Mutual: token.Issuer(s.config.mutual()), Pages: s.pages, Requester: f.requester, Logger: s.logger})
 	if s.login, err = login.New(login.Config{
-		Issuer: token.Issuer(s.config.Issuer), People: f.people, Pages: s.pages, Agents: oauth.ConsentsPath, Entered: s.entered, Logger: s.logger,
+		Issuer: token.Issuer(s.config.Issuer), People: f.people, Pages: s.pages, Agents: oauth.ConsentsPath,
+		Fetcher: s.providerFetcher, Secret: s.providerSecret, Entered: s.entered, Logger: s.logger,
 	}); err != nil {
 		return err
 	}
