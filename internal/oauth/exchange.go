@@ -193,6 +193,8 @@ func (p *party) presented(a authenticated) (how string, err error) {
 	case p.confirm == token.Confirm{} || shows(a.confirm, p.confirm):
 	case a.confirm == token.Confirm{}:
 		return how, errGrant.With("The subject token is bound to a key. Show it, or a key of the client's own, to which the new token is bound.")
+	case a.method == token.Public: // whoever knows its name has a key for it
+		return how, errGrant.With("The subject token is bound to a key. A client that does not authenticate has to show that one.")
 	default:
 		how = token.ByEdge
 	}

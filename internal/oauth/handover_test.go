@@ -41,3 +41,22 @@ func TestExchangeIsNoImpersonation(t *testing.T) {
 		}
 	})
 }
+
+// A client that need not authenticate has no key of its own: whoever has found a
+// token that is bound to a key does not get it bound to another by that
+// client's name, not even along an edge.
+func TestPublicClientsMoveNoBinding(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		ann, app := w.Agent("ann"), w.Agent("app")
+		w.Set(app, agent.Client{GrantTypes: []string{exchangeType}, Introspect: []string{oauthtest.CRM}, Methods: []string{"none"}})
+		key, other := w.Prover("P-256"), w.Prover("P-256")
+		bound := granted(t, "a bound token", key.Ask(ann, "resource", oauthtest.CRM)).Token()
+		f := oauthtest.Form("grant_type", exchangeType, "subject_token", bound, "subject_token_type", accessTokenType, "client_id", app.ID)
+		refused(t, "with another key", w.Do(oauthtest.Request("/oauth/token", f, other.Prove(""))), 400, "invalid_grant")
+		a := granted(t, "with the key", w.Do(oauthtest.Request("/oauth/token", f, key.Prove(""))))
+		if cnf, _ := said(t, a.Token())["cnf"].(map[string]any); cnf["jkt"] != key.Thumbprint() {
+			t.Errorf("bound to %v", cnf)
+		}
+	})
+}
