@@ -3,6 +3,7 @@ package federation
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"estover.dev"
@@ -173,6 +174,34 @@ func (t *Trusts) check(ctx context.Context, r *ready, raw string) (*jose.Claims,
 	}
 	return jose.Verify(jose.JWTBearer, newer, raw, want)
 }
+
+// Unreachable lists the trusts of a tenant whose keys cannot be had at the
+// moment, with the reason, and says how many trusts there are. It asks for keys
+// no oftener than tokens do.
+func (t *Trusts) Unreachable(ctx context.Context, tenant estover.TenantID) (all int, names []string, err error) {
+	var trusts []Trust
+	err = t.guard.DB().View(ctx, tenant, func(tx *db.Tx) (err error) {
+		trusts, err = list(ctx, tx, Filter{}, "", maxChecked)
+		return err
+	})
+	why := make([]error, len(trusts))
+	var asked sync.WaitGroup
+	for i, one := range trusts {
+		if one.JWKSURL != "" {
+			asked.Go(func() { _, _, why[i] = t.sets.of(ctx, Source{one.JWKSURL, one.CA, one.AllowPrivate}, time.Time{}) })
+		}
+	}
+	asked.Wait()
+	for i, failed := range why {
+		if failed != nil {
+			names = append(names, trusts[i].Name)
+		}
+	}
+	return len(trusts), names, err
+}
+
+// maxChecked bounds the trusts that are looked at at once.
+const maxChecked = 100
 
 // rule is the one rule that fits.
 func (r *ready) rule(d document) (*Rule, error) {

@@ -259,7 +259,7 @@ func (s *Server) route(c *gateway.Conn, name string) (rest.Route, error) {
 // doctor says what is wrong with this server and what to do about it.
 func (s *Server) doctor(ctx context.Context) []api.Check {
 	return []api.Check{
-		s.checkDatabase(ctx), s.checkLog(ctx), s.checkSpool(), s.checkBlobs(ctx), s.checkDisk(), s.checkRootKey(), s.checkPolicy(ctx), s.checkBootstrap(),
+		s.checkDatabase(ctx), s.checkLog(ctx), s.checkSpool(), s.checkBlobs(ctx), s.checkDisk(), s.checkRootKey(), s.checkPolicy(ctx), s.checkTrusts(ctx), s.checkBootstrap(),
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -535,6 +536,8 @@ func TestRestart(t *testing.T) {
 func TestRoles(t *testing.T) {
 	h := build(t, dbtest.SQLite(t))
 	operator, auditor, agent := h.invite("alice"), h.invite("ann"), h.apiToken()
+	// Nobody's token: its signature is of no matter to who may hear of it.
+	foreign := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"ES256"}`)) + "." + base64.RawURLEncoding.EncodeToString([]byte(`{"iss":"https://ci.example"}`)) + ".AAAA"
 	for _, c := range []struct {
 		method, path               string
 		body                       any
@@ -549,6 +552,12 @@ func TestRoles(t *testing.T) {
 		{http.MethodPost, "/v1/secret/read?path=crm/key", map[string]string{"purpose": "curiosity"}, 403, 403, 403},
 		{http.MethodPost, "/v1/policies", map[string]any{"files": []map[string]string{{"path": "a.rego", "text": "package tenant.a\n"}}}, 403, 403, 403},
 		{http.MethodGet, "/v1/doctor", nil, 200, 200, 403},
+		{http.MethodGet, "/v1/trusts", nil, 200, 200, 403},
+		{http.MethodPut, "/v1/trusts/github", trustIn("bot"), 403, 403, 403},
+		{http.MethodDelete, "/v1/trusts/tru_none", nil, 403, 403, 403},
+		{http.MethodPost, "/v1/tokens/explain", map[string]string{"token": agent}, 200, 200, 200},
+		{http.MethodPost, "/v1/tokens/explain", map[string]string{"token": foreign}, 200, 200, 403},
+		{http.MethodPost, "/v1/tokens/explain", map[string]string{"token": "junk"}, 404, 404, 404},
 		// The last one: the agent that asks has been cut off by then.
 		{http.MethodPost, "/v1/containments", map[string]string{"agent": "bot", "reason": "x"}, 200, 403, 401},
 	} {

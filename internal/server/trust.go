@@ -3,9 +3,12 @@ package server
 import (
 	"context"
 	"crypto/x509"
+	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 
+	"estover.dev/internal/api"
 	"estover.dev/internal/edge"
 	"estover.dev/internal/federation"
 )
@@ -36,4 +39,20 @@ func (s *Server) fetchKeys(ctx context.Context, from federation.Source) ([]byte,
 		err = edge.ErrFetch.With("The keys are not there: the answer has the status %d.", d.Status)
 	}
 	return d.Body, err
+}
+
+// checkTrusts looks whether the keys of the issuers can be had whose tokens
+// count here.
+func (s *Server) checkTrusts(ctx context.Context) api.Check {
+	all, unreachable, err := s.trusts.Unreachable(ctx, tenant)
+	switch {
+	case err != nil:
+		return wrong("trusts", "The trusts cannot be read.", "See the check of the database.")
+	case len(unreachable) > 0:
+		return wrong("trusts", "The keys of these issuers cannot be fetched: "+strings.Join(unreachable, ", ")+".",
+			"Their workloads get no tokens once the keys that are there are an hour old. Look at jwks_url, ca and allow_private (estover trust show), or put the keys into the trust.")
+	case all == 1:
+		return fine("trusts", "1 trust; its keys are there")
+	}
+	return fine("trusts", fmt.Sprintf("%d trusts; their keys are there", all))
 }
