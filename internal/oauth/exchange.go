@@ -87,6 +87,7 @@ func exchanged(ctx context.Context, d *Door, a authenticated, parsed any) (token
 		if actor, err = by.actor(a); err != nil {
 			return token.Proof{}, err
 		}
+		proof.Handover.Presenter = proof.Handover.How == token.ByEdge && actor != a.client.Subject
 		if by.session != s.session {
 			proof.Handover.How = token.ByEdge
 		}

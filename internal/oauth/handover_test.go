@@ -2,12 +2,17 @@ package oauth_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
+	"estover.dev"
 	"estover.dev/internal/agent"
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/guard"
+	"estover.dev/internal/guard/guardtest"
 	"estover.dev/internal/oauth/oauthtest"
+	"estover.dev/internal/token"
 )
 
 // A client that runs an agent acts for others as that agent, and never as the
@@ -57,6 +62,38 @@ func TestPublicClientsMoveNoBinding(t *testing.T) {
 		a := granted(t, "with the key", w.Do(oauthtest.Request("/oauth/token", f, key.Prove(""))))
 		if cnf, _ := said(t, a.Token())["cnf"].(map[string]any); cnf["jkt"] != key.Thumbprint() {
 			t.Errorf("bound to %v", cnf)
+		}
+	})
+}
+
+// An edge leads to who presents the token, too, and not only to the agent as
+// which it acts.
+func TestAnEdgeLeadsToThePresenter(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		ann, host, bob := w.Agent("ann"), w.Agent("host"), w.Agent("bob")
+		w.Set(host, agent.Client{GrantTypes: []string{exchangeType}, Runs: []string{bob.ID}})
+		subject, actor := w.Ask(ann, "resource", oauthtest.CRM).Token(), w.Ask(bob).Token()
+		ask := func(to ...*oauthtest.Agent) oauthtest.Answer {
+			w.Decider.Set(func(c estover.Caller, op guard.Op) guard.Decision {
+				h, ok := op.Input.(interface {
+					Handover() (estover.Subject, string)
+				})
+				if !ok || op.Action != "token.issue" {
+					return guardtest.AllowAll(c, op)
+				}
+				if _, how := h.Handover(); how == token.ByEdge && !slices.Contains(names(to...), string(c.Acting())) {
+					return guardtest.DenyAll(c, op)
+				}
+				return guardtest.AllowAll(c, op)
+			})
+			return exchange(w, host, subject, "actor_token", actor, "actor_token_type", accessTokenType)
+		}
+		refused(t, "an edge to the actor alone", ask(bob), 400, "access_denied")
+		refused(t, "an edge to the presenter alone", ask(host), 400, "access_denied")
+		a := granted(t, "an edge to both", ask(bob, host))
+		if got := chain(t, a.Token()); fmt.Sprint(got) != fmt.Sprint(names(ann, bob)) {
+			t.Errorf("the chain is %v", got)
 		}
 	})
 }

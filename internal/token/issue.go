@@ -68,6 +68,10 @@ type Handover struct {
 	Token string          // its jti
 	From  estover.Subject // the client that it was issued to
 	How   string          // it came to the one who presents it: [ByOwner], [ByAudience] or [ByEdge]
+
+	// Presenter says that the client came by it along an edge, when somebody
+	// else acts: then there has to be an edge to both.
+	Presenter bool
 }
 
 // How a token that is handed on came to the client that presents it.
@@ -526,14 +530,18 @@ func sooner(a, b time.Time) time.Time {
 func (t *Tokens) admit(ctx context.Context, r Request, op *guard.Op, targets []Allowed, scopes []string) (guard.Decision, error) {
 	if len(targets) == 0 {
 		op.Input = Wanted{t.Issuer.Of(r.Caller.Tenant), scopes, r.Proof.Handover}
-		return t.admitOne(ctx, r, *op)
+		first, others, err := t.admitOne(ctx, r, *op)
+		if others != nil {
+			op.Detail["decisions"] = others
+		}
+		return first, err
 	}
 	var first guard.Decision
 	var others []guard.Decision
 	for i, a := range targets {
 		one := *op
 		one.Resource, one.Input = a.Resource, Wanted{a.Audience, a.Scopes, r.Proof.Handover}
-		d, err := t.admitOne(ctx, r, one)
+		d, more, err := t.admitOne(ctx, r, one)
 		if err != nil {
 			return d, err
 		}
@@ -542,6 +550,7 @@ func (t *Tokens) admit(ctx context.Context, r Request, op *guard.Op, targets []A
 		} else {
 			others = append(others, d)
 		}
+		others = append(others, more...)
 	}
 	if others != nil {
 		op.Detail["decisions"] = others
@@ -558,8 +567,20 @@ var keptObligations = []string{"evidence", "notification"}
 // done with one.
 var errObligation = &estover.Error{Kind: estover.Denied, Code: "obligation_unmet", Detail: "The policy allows the token under a condition that cannot be met here."}
 
-func (t *Tokens) admitOne(ctx context.Context, r Request, op guard.Op) (guard.Decision, error) {
-	d, err := t.guard.Admit(ctx, r.caller(), op)
+// admitOne asks about one resource: for who acts, and where the token came along
+// an edge to a client as which somebody else acts, for the client, too.
+func (t *Tokens) admitOne(ctx context.Context, r Request, op guard.Op) (first guard.Decision, others []guard.Decision, err error) {
+	caller := r.caller()
+	if first, err = t.admitAs(ctx, caller, op); err != nil || !r.Proof.Handover.Presenter {
+		return first, nil, err
+	}
+	caller.Actors = append([]estover.Subject{r.Client.Subject}, caller.Actors[1:]...)
+	second, err := t.admitAs(ctx, caller, op)
+	return first, []guard.Decision{second}, err
+}
+
+func (t *Tokens) admitAs(ctx context.Context, caller estover.Caller, op guard.Op) (guard.Decision, error) {
+	d, err := t.guard.Admit(ctx, caller, op)
 	if err != nil {
 		return d, err
 	}
