@@ -29,6 +29,11 @@ const (
 	ContainmentKey jose.Purpose = "containment" // signs certificates of containment
 )
 
+// IDTokenES256 are the keys that sign ID tokens for clients that want ES256
+// rather than RS256, which every client understands. What they sign is of the
+// purpose [jose.IDToken].
+const IDTokenES256 jose.Purpose = "id_token_es256"
+
 // The times of a signing key's life.
 const (
 	// Lead is how long a key is published before its first signature, so that
@@ -53,12 +58,25 @@ type plan struct {
 	every  time.Duration // between rotations; 0 for only when asked
 	token  bool          // signs tokens, so its public half is in the key set
 	demand bool          // made when it is first asked for, not by the sweep
+
+	// tokens is the purpose of the tokens that it signs, if the keys are not
+	// named after it.
+	tokens jose.Purpose
+}
+
+// signs is the purpose of the tokens that keys of this purpose sign.
+func signs(purpose jose.Purpose) jose.Purpose {
+	if t := plans[purpose].tokens; t != "" {
+		return t
+	}
+	return purpose
 }
 
 // plans is the table of purposes.
 var plans = map[jose.Purpose]plan{
 	jose.AccessToken:   {make: makeP256, every: period, token: true},
 	jose.IDToken:       {make: makeRSA, every: period, token: true},
+	IDTokenES256:       {make: makeP256, every: period, token: true, tokens: jose.IDToken},
 	jose.Introspection: {make: makeP256, every: period, token: true},
 	jose.IDJAG:         {make: makeP256, every: period, token: true, demand: true},
 	jose.SecurityEvent: {make: makeRSA, every: period, token: true, demand: true},
@@ -247,7 +265,7 @@ func arrange(entries []*entry, now time.Time) *state {
 		st.public = append(st.public, p)
 		if e.jwk != nil && (p.State == KeyNext || p.State == KeyActive || p.State == KeyPrevious) {
 			published = append(published, e.jwk)
-			verifying[p.Purpose] = append(verifying[p.Purpose], e.jwk)
+			verifying[signs(p.Purpose)] = append(verifying[signs(p.Purpose)], e.jwk)
 		}
 	}
 	st.published = jose.NewKeys(published...)
@@ -373,7 +391,7 @@ func (k *Keyring) entry(tenant estover.TenantID, row keyRow) (*entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	jwk, err := jose.NewKey(row.purpose, row.id, public)
+	jwk, err := jose.NewKey(signs(row.purpose), row.id, public)
 	if err != nil {
 		return nil, err
 	}
@@ -405,7 +423,7 @@ func (k *Keyring) entry(tenant estover.TenantID, row keyRow) (*entry, error) {
 	}
 	e.key = &SigningKey{KID: row.id, Alg: jwk.Algorithm(), Signer: signer}
 	if plans[row.purpose].token {
-		e.key.Token, err = jose.NewSigner(row.purpose, row.id, signer)
+		e.key.Token, err = jose.NewSigner(signs(row.purpose), row.id, signer)
 	}
 	return e, err
 }
@@ -632,7 +650,7 @@ func (k *Keyring) SweepTenant(ctx context.Context, tenant estover.TenantID) erro
 // purposes lists the table in a fixed order, those last that take time.
 func purposes() []jose.Purpose {
 	return []jose.Purpose{
-		LogKey, GatewayKey, ContainmentKey, jose.AccessToken, jose.Introspection, jose.IDJAG, jose.IDToken, jose.SecurityEvent,
+		LogKey, GatewayKey, ContainmentKey, jose.AccessToken, jose.Introspection, jose.IDJAG, IDTokenES256, jose.IDToken, jose.SecurityEvent,
 	}
 }
 

@@ -82,7 +82,7 @@ func TestActive(t *testing.T) {
 		src := file(t)
 		k := keyring(t, d, src)
 		want := map[jose.Purpose]string{
-			jose.AccessToken: "ES256", jose.IDToken: "RS256", jose.Introspection: "ES256",
+			jose.AccessToken: "ES256", jose.IDToken: "RS256", seal.IDTokenES256: "ES256", jose.Introspection: "ES256",
 			seal.LogKey: "EdDSA", seal.GatewayKey: "EdDSA", seal.ContainmentKey: "EdDSA",
 		}
 		if err := k.SweepTenant(t.Context(), acme); err != nil {
@@ -111,13 +111,15 @@ func TestActive(t *testing.T) {
 		// Tokens are signed and verified with them; the log's key is not among
 		// those that tokens are verified with.
 		now := d.Now()
-		for _, purpose := range []jose.Purpose{jose.AccessToken, jose.IDToken} {
-			token := must[string](t)(jose.Sign(purpose, active(t, k, purpose).Token, claims(now)))
+		for keys, purpose := range map[jose.Purpose]jose.Purpose{
+			jose.AccessToken: jose.AccessToken, jose.IDToken: jose.IDToken, seal.IDTokenES256: jose.IDToken,
+		} {
+			token := must[string](t)(jose.Sign(purpose, active(t, k, keys).Token, claims(now)))
 			if err := verify(t, later, purpose, token, now); err != nil {
-				t.Errorf("verifying a token for %s: %v", purpose, err)
+				t.Errorf("verifying a token for %s that a key for %s signed: %v", purpose, keys, err)
 			}
 		}
-		if got := published(t, later); len(got) != 3 || slices.Contains(got, ids[seal.LogKey]) {
+		if got := published(t, later); len(got) != 4 || slices.Contains(got, ids[seal.LogKey]) {
 			t.Errorf("the key set has %v", got)
 		}
 		if key := active(t, k, seal.LogKey); key.Token != nil {
