@@ -400,7 +400,7 @@ func readPlaced(ctx context.Context, tx *db.Tx, first, end int64) ([]row, error)
 
 // readRowOf is the row with an event.
 func readRowOf(ctx context.Context, tx *db.Tx, id string) (row, error) {
-	rows, err := readWholeRows(ctx, tx, "select "+rowColumns(tx)+" from audit where tenant_id = $1 and id = $2", tx.Tenant(), id)
+	rows, err := readWholeRows(ctx, tx, "select "+rowColumns(tx)+" from audit where tenant_id = $1 and n = 1 and id = $2", tx.Tenant(), id)
 	if err != nil || len(rows) > 0 {
 		return first(rows), err
 	}

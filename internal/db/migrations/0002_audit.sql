@@ -25,9 +25,10 @@ create table audit (
 	heads bytes,
 	leaf bytes not null check (n > 1 or length(leaf) < 65536),
 	payload bytes not null, -- sealed; empty once it is erased
-	unique (tenant_id, id),
 	check ((n > 1) = (heads is not null))
 );
+
+create unique index audit_id on audit (tenant_id, id) where n = 1;
 
 create unique index audit_idx on audit (tenant_id, idx) where idx is not null;
 create index audit_waiting on audit (tenant_id, seq) where idx is null;
