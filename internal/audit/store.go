@@ -24,8 +24,9 @@ func unfinished(ctx context.Context, tx *db.Tx) ([]estover.TenantID, error) {
 	query := "select distinct tenant_id from audit where idx is null"
 	if tx.Engine() == db.SQLite {
 		// From tenant to tenant by the index, not through all events.
-		query = `with recursive log(tenant_id) as (select min(tenant_id) from audit
-				union all select (select min(tenant_id) from audit where tenant_id > log.tenant_id) from log where log.tenant_id is not null)
+		query = `with recursive log(tenant_id) as (select min(tenant_id) from audit where idx is not null
+				union all select (select min(tenant_id) from audit where tenant_id > log.tenant_id and idx is not null)
+					from log where log.tenant_id is not null)
 			select tenant_id from log where exists (select 1 from audit where tenant_id = log.tenant_id
 				and idx >= coalesce((select size from audit_tree where tenant_id = log.tenant_id), 0))`
 	}
@@ -243,9 +244,10 @@ type touched struct {
 }
 
 // firstTouched is the number of the first event since then that makes copies
-// stale, or the one after the last of all.
+// stale, or the one after the last of all. The + 0 keeps SQLite from going
+// through all events from the first on.
 func firstTouched(ctx context.Context, tx *db.Tx, since time.Time) (seq int64, err error) {
-	err = tx.QueryRow(ctx, `select coalesce((select min(seq) from audit where touched_at >= $1), (select max(seq) + 1 from audit), 1)`, since).Scan(&seq)
+	err = tx.QueryRow(ctx, `select coalesce((select min(seq + 0) from audit where touched_at >= $1), (select max(seq) + 1 from audit), 1)`, since).Scan(&seq)
 	return seq, err
 }
 
