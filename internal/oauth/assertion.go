@@ -19,6 +19,7 @@ const jwtType = "urn:ietf:params:oauth:token-type:jwt"
 type assertion struct {
 	raw      string
 	workload *federation.Workload // once it is known
+	used     bool                 // whether it is among what the request uses up already
 }
 
 func parseAssertion(f form) (any, error) {
@@ -46,7 +47,11 @@ func asserted(ctx context.Context, d *Door, a authenticated, parsed any) (token.
 	if c := confirmOf(w); c != (token.Confirm{}) && !shows(a.confirm, c) {
 		return token.Proof{}, errGrant.With("The assertion is bound to a key that the request does not show.")
 	}
-	return token.Proof{GrantType: token.Assertion, Subject: a.client.Subject, Foreign: foreign(w), Use: uses(w)}, nil
+	proof := token.Proof{GrantType: token.Assertion, Subject: a.client.Subject, Foreign: foreign(w)}
+	if !x.used {
+		proof.Use = uses(w)
+	}
+	return proof, nil
 }
 
 // workload finds out who an assertion is about.
@@ -108,12 +113,17 @@ func (d *Door) identify(r *http.Request, tenant estover.TenantID, f form, x *ass
 		return a, err
 	}
 	if id := f.get("client_id"); id != "" && id != w.Agent {
-		return a, errGrant.With("The parameter client_id is not the agent that the assertion is about.")
+		err = errGrant.With("The parameter client_id is not the agent that the assertion is about.")
+		d.mistrust(r, a, w, err)
+		return a, err
 	}
 	if w.Trust.SingleUse {
 		a.caller.Strength = estover.ByKey // whoever copies it comes too late
 	}
 	x.workload = w
+	if confirmOf(w) == (token.Confirm{}) { // else it is used up by whoever shows the key
+		x.used, a.use = true, uses(w)
+	}
 	a.method, a.caller.Subject, a.caller.Client = token.ByAssertion, a.client.Subject, a.client.ID
 	return a, nil
 }

@@ -2,6 +2,7 @@ package oauth_test
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
 	"testing"
 
@@ -9,6 +10,7 @@ import (
 	"estover.dev/internal/agent"
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/federation"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/guard/guardtest"
 	"estover.dev/internal/oauth/oauthtest"
@@ -95,5 +97,52 @@ func TestAnEdgeLeadsToThePresenter(t *testing.T) {
 		if got := chain(t, a.Token()); fmt.Sprint(got) != fmt.Sprint(names(ann, bob)) {
 			t.Errorf("the chain is %v", got)
 		}
+	})
+}
+
+// An assertion that says who the client is, and is good once, is used up by every
+// refusal that follows; and nobody tries one under another name unseen.
+func TestAnAssertionIsUsedUpByARefusal(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot, other := w.Agent("bot"), workload(w, "other")
+		p := w.Platform("ci", func(s *federation.Spec) { s.SingleUse = true }, bot)
+		early := p.Token(bot)
+		refused(t, "an agent without the grant type", w.AskByAssertion(early), 400, "unauthorized_client")
+		w.Set(bot, agent.Client{GrantTypes: []string{assertionGrant}})
+		refused(t, "again, with the grant type", w.AskByAssertion(early), 400, "invalid_grant")
+
+		raw, prover := p.Token(bot), w.Prover("P-256")
+		f := oauthtest.Form("grant_type", assertionGrant, "assertion", raw)
+		refused(t, "a proof for another place", w.Do(oauthtest.Request("/oauth/token", f, func(r *http.Request) {
+			r.Header.Set("DPoP", prover.Sign(prover.Claims(http.MethodPost, "https://evil.example/oauth/token", "")))
+		})), 400, "invalid_dpop_proof")
+		refused(t, "again, with a good proof", w.Do(oauthtest.Request("/oauth/token", f, prover.Prove(""))), 400, "invalid_grant")
+
+		// To ask for a nonce uses nothing up.
+		f.Set("assertion", p.Token(bot))
+		good := prover.Nonce
+		prover.Nonce = ""
+		refused(t, "without a nonce", w.Do(oauthtest.Request("/oauth/token", f, prover.Prove(""))), 400, "use_dpop_nonce")
+		prover.Nonce = good
+		granted(t, "with it", w.Do(oauthtest.Request("/oauth/token", f, prover.Prove(""))))
+
+		// One that is bound to a key is used up by nobody who has not got the key.
+		bound := with(p.Claims(bot), map[string]any{"cnf": map[string]any{"jkt": prover.Thumbprint()}})
+		f.Set("assertion", p.Sign(bound))
+		refused(t, "without its key", w.Do(oauthtest.Request("/oauth/token", f)), 400, "invalid_grant")
+		refused(t, "with another key", w.Do(oauthtest.Request("/oauth/token", f, w.Prover("P-256").Prove(""))), 400, "invalid_grant")
+		granted(t, "with its key", w.Do(oauthtest.Request("/oauth/token", f, prover.Prove(""))))
+		refused(t, "with its key again", w.Do(oauthtest.Request("/oauth/token", f, prover.Prove(""))), 400, "invalid_grant")
+
+		events := func() int {
+			return count(t, d, `select count(*) from audit where action = 'token.issue' and outcome = 'refused' and target = $1`, "trust:"+p.Trust.ID)
+		}
+		before, fresh := events(), p.Token(bot)
+		refused(t, "under another's name", w.AskByAssertion(fresh, "client_id", other.ID), 400, "invalid_grant")
+		if events() != before+1 {
+			t.Error("an assertion under another's name is not on record")
+		}
+		granted(t, "which uses nothing up", w.AskByAssertion(fresh))
 	})
 }
