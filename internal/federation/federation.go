@@ -203,8 +203,11 @@ func (r *Rule) check(field string, wrong func(field, format string, args ...any)
 	if r.Agent == "" {
 		wrong(field+".agent", "A rule names the agent that such a token is about.")
 	}
-	if n := len(r.Claims) + len(r.Globs); n == 0 || n > maxClaims {
+	switch n := len(r.Claims) + len(r.Globs); {
+	case n == 0 || n > maxClaims:
 		wrong(field+".claims", "A rule names between 1 and %d claims.", maxClaims)
+	case !r.tells():
+		wrong(field+".claims", "Every token of the issuer that is for us fits this rule. Name a claim that tells one workload from another.")
 	}
 	for name, value := range r.Claims {
 		if !claimName(name) || value == "" || len(value) > maxText {
@@ -249,7 +252,7 @@ func (s *Spec) missing() string {
 		return "rules"
 	}
 	for _, r := range s.Rules {
-		if r.Agent == "" || len(r.Claims)+len(r.Globs) == 0 {
+		if r.Agent == "" || !r.tells() {
 			return "rules"
 		}
 	}

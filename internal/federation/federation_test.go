@@ -430,6 +430,18 @@ func TestTrustWithAMissingSettingRefusesEverything(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.refused(t, "a rule about nothing", p.token(job(d.Now(), nil)), "says nothing of rules")
+		for _, every := range []map[string]string{{"iss": s.Issuer}, {"aud": own}, {"/aud": own, "iss": s.Issuer}} {
+			all := s
+			all.Name, all.Issuer = "every-"+strings.ToLower(rand.Text()), "https://"+rand.Text()+".example"
+			all.Rules = []federation.Rule{{Agent: "agt_deploy", Claims: every}}
+			if _, err := w.Put(t.Context(), ada, all, ""); !errors.Is(err, federation.ErrInvalid) {
+				t.Errorf("a rule that every token fits, %v: %v, want ErrInvalid", every, err)
+			}
+			if err := d.Do(t.Context(), estover.DefaultTenant, func(tx *db.Tx) error { return federation.Store(t.Context(), tx, all) }); err != nil {
+				t.Fatal(err)
+			}
+			w.refused(t, "a rule that every token fits", p.token(job(d.Now(), claims{"iss": all.Issuer})), "says nothing of rules")
+		}
 	})
 }
 

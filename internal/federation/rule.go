@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"estover.dev/internal/jose"
@@ -68,6 +69,23 @@ func (d document) value(name string) (string, bool) {
 		return fmt.Sprint(v), true
 	}
 	return "", false
+}
+
+// common are the claims that tell no workload from another: all tokens of the
+// issuer that are for us have them alike, or no two.
+var common = []string{"iss", "aud", "exp", "nbf", "iat", "jti"}
+
+// tells reports whether the rule says something that is not so of all tokens of
+// the issuer.
+func (r *Rule) tells() bool {
+	for _, names := range []map[string]string{r.Claims, r.Globs} {
+		for name := range names {
+			if !slices.Contains(common, strings.TrimPrefix(name, "/")) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // fits reports whether all that the rule says of a token is so.
