@@ -92,10 +92,6 @@ func anonymous(r *http.Request, f form) bool {
 func (d *Door) identify(r *http.Request, tenant estover.TenantID, f form, x *assertion) (a authenticated, err error) {
 	ctx, o := r.Context(), edge.OriginOf(r)
 	a.caller = estover.Caller{Tenant: tenant, Address: o.Address, Request: o.Request, Strength: estover.BySecret}
-	from := edge.AddressKey(o.Address) + "/assertion"
-	if d.failures.Exhausted(from) {
-		return a, errTooOften
-	}
 	w, err := d.workload(ctx, tenant, x.raw)
 	if err == nil {
 		a.client, err = d.Tokens.Clients.Client(ctx, tenant, w.Agent)
@@ -106,7 +102,11 @@ func (d *Door) identify(r *http.Request, tenant estover.TenantID, f form, x *ass
 		err = errGrant.Because(err)
 		fallthrough
 	case kind == estover.Conflict:
-		d.failures.Allow(from)
+		// Failures alone are limited: all workloads of a platform may come from one
+		// address, and one that is set up wrongly keeps none of the others out.
+		if !d.failures.Allow(edge.AddressKey(o.Address) + "/assertion") {
+			return a, errTooOften
+		}
 		d.mistrust(r, a, w, err)
 		return a, err
 	default:

@@ -295,5 +295,6 @@ func TestFailedAssertionsAreLimited(t *testing.T) {
 	if !limited {
 		t.Error("200 assertions of nobody were looked at")
 	}
+	granted(t, "a good one from the same address", ask(p.Token(bot), "192.0.2.1:1"))
 	granted(t, "from another address", ask(p.Token(bot), "192.0.2.99:1"))
 }
