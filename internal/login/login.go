@@ -151,6 +151,7 @@ func (d *Door) Mount(mux *http.ServeMux) {
 		{"/you/passkey", d.addPasskey, []string{post}},
 		{"/you/passkey/end", d.endPasskey, []string{post}},
 		{"/you/codes", d.newCodes, []string{post}},
+		{"/you/leave", d.leave, []string{post}},
 		{"/out", d.signOut, []string{post}},
 	} {
 		d.Pages.Handle(mux, page.SignInPath+one.at, one.serve, one.methods...)

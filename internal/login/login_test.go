@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -461,4 +462,49 @@ func TestAddress(t *testing.T) {
 			t.Errorf("%s: %d\n%s", path, p.Status, p.Body)
 		}
 	}
+}
+
+// A person sees where they are signed in, and ends what they do not know; the
+// same page ends nothing of anybody else's.
+func TestPlaces(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := open(t, d)
+		alice := w.person("alice")
+		b, _ := w.enrolled(alice)
+		other, _ := w.enrolled(w.person("bob"))
+		lost := w.browser()
+		lost.Keys = b.Keys
+		if told, status := signIn(lost, "/login"); status != http.StatusOK {
+			t.Fatalf("signing in elsewhere: %d %+v", status, told)
+		}
+		value, _, err := w.people.Issue(t.Context(), estover.Caller{Tenant: estover.DefaultTenant, Subject: estover.User(alice.ID)}, "laptop", 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		you := b.Load("/login/you")
+		if !strings.Contains(you.Body, "This browser") || !strings.Contains(you.Body, "A browser") || !strings.Contains(you.Body, "The command line (laptop)") ||
+			strings.Count(you.Body, `action="/login/you/leave"`) != 2 {
+			t.Errorf("alice sees\n%s", you.Body)
+		}
+		stolen := other.Fill(b.Load("/login/you"), "/login/you/leave")
+		stolen.Set("form", "x")
+		if p := other.Post("/login/you/leave", stolen); p.Status != http.StatusForbidden {
+			t.Errorf("bob signs alice out: %d, want 403", p.Status)
+		}
+		for range 2 {
+			you = b.Send(b.Load("/login/you"), "/login/you/leave")
+		}
+		if you.Has("/login/you/leave") {
+			t.Errorf("after signing out elsewhere alice sees\n%s", you.Body)
+		}
+		if p := lost.Load("/login/you"); p.Status != http.StatusSeeOther {
+			t.Errorf("the other browser: %d, want it signed out", p.Status)
+		}
+		if _, err := w.people.Authenticate(t.Context(), estover.DefaultTenant, string(value.Reveal())); !errors.Is(err, directory.ErrToken) {
+			t.Errorf("the command line: %v, want ErrToken", err)
+		}
+		if p := b.Load("/login/you"); p.Status != http.StatusOK {
+			t.Errorf("this browser: %d", p.Status)
+		}
+	})
 }

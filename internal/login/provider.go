@@ -47,7 +47,8 @@ type upstream struct {
 	read     time.Time
 	client   *http.Client
 	metadata *oidc.Provider
-	saysWho  bool // its answers carry iss (RFC 9207)
+	saysWho  bool  // its answers carry iss (RFC 9207)
+	failed   error // why there is none
 }
 
 // upstreams remembers the metadata of providers. Keys are the library's to
@@ -57,8 +58,12 @@ type upstreams struct {
 	byID map[string]*upstream
 }
 
-// metadataLife is how long metadata is believed.
-const metadataLife = 10 * time.Minute
+// metadataLife is how long metadata is believed, and failureLife how long nobody
+// asks again a provider that did not answer.
+const (
+	metadataLife = 10 * time.Minute
+	failureLife  = 10 * time.Second
+)
 
 // upstream reads what a provider says of itself, if that was not done lately.
 func (d *Door) upstream(ctx context.Context, p directory.Provider) (*upstream, error) {
@@ -66,8 +71,10 @@ func (d *Door) upstream(ctx context.Context, p directory.Provider) (*upstream, e
 	d.known.mu.Lock()
 	u := d.known.byID[p.ID]
 	d.known.mu.Unlock()
-	if u != nil && u.epoch == p.Epoch && now.Sub(u.read) < metadataLife {
-		return u, nil
+	if u != nil && u.epoch == p.Epoch {
+		if age := now.Sub(u.read); u.failed == nil && age < metadataLife || u.failed != nil && age < failureLife {
+			return u, u.failed
+		}
 	}
 	fetcher, err := d.Fetcher(p)
 	if err != nil {
@@ -77,20 +84,29 @@ func (d *Door) upstream(ctx context.Context, p directory.Provider) (*upstream, e
 		Transport:     outbound{fetcher},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
-	if u.metadata, err = oidc.NewProvider(oidc.ClientContext(ctx, u.client), p.Issuer); err != nil {
-		return nil, errUpstream.Because(err)
+	u.discover(ctx, p.Issuer)
+	if ctx.Err() == nil { // else it was the browser that went away
+		d.known.mu.Lock()
+		defer d.known.mu.Unlock()
+		d.known.byID[p.ID] = u
 	}
+	return u, u.failed
+}
+
+// discover reads the metadata of an issuer, which must be its own (OpenID
+// Connect Discovery, section 4.3).
+func (u *upstream) discover(ctx context.Context, issuer string) {
 	var says struct {
 		Issuer bool `json:"authorization_response_iss_parameter_supported"`
 	}
-	if err := u.metadata.Claims(&says); err != nil {
-		return nil, errUpstream.Because(err)
+	var err error
+	if u.metadata, err = oidc.NewProvider(oidc.ClientContext(ctx, u.client), issuer); err == nil {
+		err = u.metadata.Claims(&says)
+	}
+	if err != nil {
+		u.failed = errUpstream.Because(err)
 	}
 	u.saysWho = says.Issuer
-	d.known.mu.Lock()
-	defer d.known.mu.Unlock()
-	d.known.byID[p.ID] = u
-	return u, nil
 }
 
 // outbound lets a library go out by the one way that there is.

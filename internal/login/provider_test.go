@@ -314,6 +314,16 @@ func TestA13AsClient(t *testing.T) {
 	if page := b.Load("/login/with/corp"); page.Status != http.StatusServiceUnavailable || page.Header.Get("Location") != "" {
 		t.Errorf("metadata of another issuer: %d to %q", page.Status, page.Header.Get("Location"))
 	}
+	p.mu.Lock()
+	p.metadata["issuer"] = p.server.URL
+	p.mu.Unlock()
+	if page := b.Load("/login/with/corp"); page.Status != http.StatusServiceUnavailable {
+		t.Errorf("a provider that has just failed is asked again: %d", page.Status)
+	}
+	clock.Advance(11 * time.Second)
+	if page := b.Load("/login/with/corp"); page.Status != http.StatusSeeOther {
+		t.Errorf("a provider that failed ten seconds ago: %d", page.Status)
+	}
 	if page := b.Load("/login/with/nobody"); page.Status != http.StatusNotFound {
 		t.Errorf("a provider that is not there: %d", page.Status)
 	}

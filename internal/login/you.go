@@ -1,6 +1,8 @@
 package login
 
 import (
+	"errors"
+
 	"estover.dev/internal/directory"
 	"estover.dev/internal/page"
 )
@@ -23,6 +25,14 @@ func (d *Door) you(r *page.Request) error {
 		Visit: r.Visit, Keys: keys, Left: left, MayAdd: recently.Meets(r.Visit, r.Now()), MayChange: stepUp.Meets(r.Visit, r.Now()),
 		Add: at + "/passkey", End: at + "/passkey/end", Codes: at + "/codes",
 		Again: r.Path(page.SignInPath) + "?again=1&to=" + at, EndForm: r.Form("end passkey"), CodesForm: r.Form("codes"),
+		Leave: at + "/leave", LeaveForm: r.Form("leave"),
+	}
+	tokens, err := d.People.Tokens(r.Context(), r.Visit.Caller, r.Visit.Person.ID)
+	if err != nil {
+		return err
+	}
+	for _, t := range tokens {
+		data.Places = append(data.Places, placeView{t, t.ID == r.Visit.Caller.Grant})
 	}
 	if d.Agents != "" {
 		data.Agents = r.Path(d.Agents)
@@ -48,6 +58,14 @@ type youData struct {
 	Add, End, Codes, Again string
 	EndForm, CodesForm     string
 	Agents                 string
+	Places                 []placeView
+	Leave, LeaveForm       string
+}
+
+// A placeView is where somebody is signed in: a browser or the command line.
+type placeView struct {
+	directory.Token
+	Here bool
 }
 
 // What changing one's own ways in wants. Making a passkey is what a recovery
@@ -101,6 +119,21 @@ func (d *Door) endPasskey(r *page.Request) error {
 		return err
 	}
 	if err := d.People.EndPasskey(r.Context(), r.Visit.Caller, form.Get("id")); err != nil {
+		return err
+	}
+	r.Go(r.Path(page.SignInPath + "/you"))
+	return nil
+}
+
+// leave ends another place where the person is signed in. To take away wants no
+// fresh proof.
+func (d *Door) leave(r *page.Request) error {
+	form, ok, err := d.changing(r, "leave", page.Demand{})
+	if !ok {
+		return err
+	}
+	err = d.People.Retire(r.Context(), r.Visit.Caller, r.Visit.Person.ID, form.Get("id"))
+	if err != nil && !errors.Is(err, directory.ErrTokenNotFound) {
 		return err
 	}
 	r.Go(r.Path(page.SignInPath + "/you"))
