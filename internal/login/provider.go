@@ -252,7 +252,29 @@ func (d *Door) identity(r *page.Request, p directory.Provider, u *upstream, c *o
 		since = time.Unix(int64(at), 0)
 	}
 	i.Subject = verified.Subject
-	return i, since, nil
+	return i, since, u.complete(ctx, tok, &i)
+}
+
+// complete asks a provider whose ID tokens say little for the rest (OpenID
+// Connect Core, section 5.3). What the token says itself stands.
+func (u *upstream) complete(ctx context.Context, tok *oauth2.Token, i *directory.Identity) error {
+	if _, ok := i.Claims["email"]; ok || u.metadata.UserInfoEndpoint() == "" {
+		return nil
+	}
+	info, err := u.metadata.UserInfo(ctx, oauth2.StaticTokenSource(tok))
+	if err != nil {
+		return errUpstream.Because(err)
+	}
+	var more map[string]any
+	if err := info.Claims(&more); err != nil || info.Subject != i.Subject { // section 5.3.2: of somebody else
+		return errAnswer.Because(err)
+	}
+	for name, value := range more {
+		if _, ok := i.Claims[name]; !ok {
+			i.Claims[name] = value
+		}
+	}
+	return nil
 }
 
 // tokenHost is the host and port of a token endpoint, as secrets name their

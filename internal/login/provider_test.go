@@ -42,6 +42,7 @@ type idp struct {
 	claims   map[string]any // of the next ID token
 	sign     func(claims map[string]any) string
 	secrets  []string // that the token endpoint was shown
+	info     map[string]any
 }
 
 func newIDP(t *testing.T, d *db.DB) *idp {
@@ -66,6 +67,15 @@ func newIDP(t *testing.T, d *db.DB) *idp {
 		write(w, map[string]any{"keys": []any{map[string]any{
 			"kty": "RSA", "kid": "one", "use": "sig", "n": b64.EncodeToString(key.N.Bytes()), "e": b64.EncodeToString(big.NewInt(int64(key.E)).Bytes()),
 		}}})
+	})
+	mux.HandleFunc("GET /userinfo", func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer at" {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		write(w, p.info)
 	})
 	mux.HandleFunc("POST /token", func(w http.ResponseWriter, r *http.Request) {
 		p.mu.Lock()
@@ -387,5 +397,24 @@ func TestProviderStepUp(t *testing.T) {
 	come(b, answer)
 	if you := b.Load("/login/you"); !you.Has("/login/you/codes") {
 		t.Errorf("after signing in once more: %d\n%s", you.Status, you.Body)
+	}
+}
+
+// A provider whose ID tokens say little is asked for the rest, and only about the
+// same person.
+func TestProviderUserInfo(t *testing.T) {
+	d := dbtest.Open(t)
+	w, p := federated(t, d, func(s *directory.ProviderSpec) { s.Create = true })
+	little := map[string]any{"email": nil, "email_verified": nil, "preferred_username": nil}
+	p.metadata["userinfo_endpoint"] = p.server.URL + "/userinfo"
+	p.info = map[string]any{"sub": "sub-9", "email": "eve@example.com", "email_verified": true}
+	b := w.browser()
+	if page := come(b, p.begin(b, little, "")); page.Status != http.StatusForbidden || w.whoami(b).Person.ID != "" {
+		t.Errorf("what is said of somebody else: %d", page.Status)
+	}
+	p.info = map[string]any{"sub": "sub-1", "email": "alice@example.com", "email_verified": true, "preferred_username": "alice", "iss": "https://evil.example"}
+	come(b, p.begin(b, little, ""))
+	if v := w.whoami(b); v.Person.Name != "alice" || v.Person.Email != "alice@example.com" {
+		t.Errorf("who comes in is %+v", v.Person)
 	}
 }
