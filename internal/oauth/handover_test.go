@@ -146,3 +146,36 @@ func TestAnAssertionIsUsedUpByARefusal(t *testing.T) {
 		granted(t, "which uses nothing up", w.AskByAssertion(fresh))
 	})
 }
+
+// Whoever knows the name of a client that need not authenticate may ask in its
+// name. What fails is limited, and so are the events of it; others are not kept
+// out.
+func TestStrangersInTheNameOfPublicClientsAreLimited(t *testing.T) {
+	d := dbtest.Open(t)
+	w := oauthtest.New(t, d)
+	ann, app, other := w.Agent("ann"), w.Agent("app"), w.Agent("other")
+	public := agent.Client{GrantTypes: []string{exchangeType, "authorization_code", "refresh_token"}, RedirectURIs: []string{oauthtest.Callback}, Methods: []string{"none"}}
+	w.Set(app, public)
+	w.Set(other, public)
+	ask := func(client *oauthtest.Agent, address string, pairs ...string) oauthtest.Answer {
+		f := oauthtest.Form(append(pairs, "client_id", client.ID)...)
+		return w.Do(oauthtest.Request("/oauth/token", f, func(r *http.Request) { r.RemoteAddr = address }))
+	}
+	before := count(t, d, "select count(*) from audit")
+	limited := 0
+	for i := range 400 {
+		pairs := []string{"grant_type", "refresh_token", "refresh_token", fmt.Sprint("none-", i)}
+		if i%2 == 0 {
+			pairs = []string{"grant_type", exchangeType, "subject_token", "a.b.c", "subject_token_type", accessTokenType}
+		}
+		if ask(app, "192.0.2.1:1", pairs...).Status == http.StatusTooManyRequests {
+			limited++
+		}
+	}
+	if n := count(t, d, "select count(*) from audit") - before; limited < 200 || n > 200 {
+		t.Errorf("of 400 requests in the name of a client %d were too many, and %d are on record", limited, n)
+	}
+	refused(t, "another client at the address", ask(other, "192.0.2.1:1", "grant_type", "refresh_token", "refresh_token", "none"), 400, "invalid_grant")
+	refused(t, "the client at another address", ask(app, "192.0.2.2:1", "grant_type", "refresh_token", "refresh_token", "none"), 400, "invalid_grant")
+	granted(t, "a client that authenticates", w.Ask(ann))
+}

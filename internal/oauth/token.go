@@ -57,7 +57,7 @@ func (d *Door) token(w http.ResponseWriter, r *http.Request, tenant estover.Tena
 }
 
 // issue takes the steps.
-func (d *Door) issue(r *http.Request, tenant estover.TenantID) (token.Issued, error) {
+func (d *Door) issue(r *http.Request, tenant estover.TenantID) (issued token.Issued, err error) {
 	ctx := r.Context()
 	f, err := readForm(r)
 	if err != nil {
@@ -75,6 +75,9 @@ func (d *Door) issue(r *http.Request, tenant estover.TenantID) (token.Issued, er
 	}
 	if err != nil {
 		return token.Issued{}, err
+	}
+	if a.method == token.Public {
+		defer func() { d.strange(a, err) }()
 	}
 	confirm, err := d.sender(r, &a)
 	if errors.Is(err, edge.ErrNonce) {
@@ -99,6 +102,16 @@ func (d *Door) issue(r *http.Request, tenant estover.TenantID) (token.Issued, er
 		return token.Issued{}, d.Tokens.Refuse(ctx, want, err)
 	}
 	return d.Tokens.Issue(ctx, want)
+}
+
+// strange counts what fails in the name of a client that did not authenticate,
+// as if that had failed: it may be anybody who asks.
+func (d *Door) strange(a authenticated, err error) {
+	switch kind := estover.KindOf(err); {
+	case err == nil, errors.Is(err, edge.ErrNonce), kind == estover.Fault, kind == estover.Unavailable:
+	default:
+		d.failures.Allow(edge.AddressKey(a.caller.Address) + "/" + a.client.ID)
+	}
 }
 
 // sender is the key that the request shows, to which the token will be bound: a
