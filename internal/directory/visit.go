@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"estover.dev"
+	"estover.dev/internal/audit"
 	"estover.dev/internal/db"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/opaque"
@@ -96,19 +97,25 @@ type Browser struct {
 	Previous *Visit
 }
 
-// Invited is who an open invitation is for. Looking does not use it up.
+// Invited is who an open invitation is for. Looking does not use it up. Of one
+// that is not open any more it says whose it was, along with [ErrEnrolment].
 func (d *Directory) Invited(ctx context.Context, tenant estover.TenantID, invitation string) (p Person, err error) {
 	if !opaque.Check(invitation, opaque.Enrolment) {
 		return p, ErrEnrolment
 	}
 	hash := opaque.Hash(invitation)
 	err = d.guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
-		id, err := openEnrolment(ctx, tx, hash[:])
+		id, open := openEnrolment(ctx, tx, hash[:])
+		if errors.Is(open, ErrEnrolment) {
+			id, err = enrolled(ctx, tx, hash[:])
+		} else {
+			err = open
+		}
 		if err != nil {
 			return err
 		}
 		p, err = find(ctx, tx, id)
-		if err == nil && p.Status == Disabled {
+		if err == nil && (open != nil || p.Status == Disabled) {
 			err = ErrEnrolment
 		}
 		return err
@@ -240,6 +247,20 @@ func (d *Directory) enter(ctx context.Context, b Browser, p Person, since time.T
 		return estover.Secret{}, err
 	}
 	return estover.NewSecret([]byte(value)), nil
+}
+
+// Unproven records that somebody failed to prove to be a person: by a passkey
+// that does not sign as it should, by an invitation that was used before. Nobody
+// knows who it was, so the event is our own.
+func (d *Directory) Unproven(ctx context.Context, from estover.Caller, person string, why error) error {
+	from.Subject = estover.System("login")
+	refused := guard.Decision{ID: audit.NewID(), Engine: "kernel", Reasons: []string{"refused"}, Message: why.Error()}
+	var e *estover.Error
+	if errors.As(why, &e) {
+		refused.Reasons[0], refused.Message = e.Code, e.Detail
+	}
+	op := guard.Op{Action: "login.create", Target: string(estover.User(person)), Effect: guard.Manages}
+	return d.guard.Record(ctx, from, op, refused, guard.Hot{Outcome: audit.Refused})
 }
 
 // SignOut ends a visit.

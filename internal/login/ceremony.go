@@ -129,10 +129,16 @@ func (d *Door) checkSignIn(r *page.Request, state, answer string) (_ *webauthn.C
 	case broken != nil:
 		return nil, key, a, broken
 	case err != nil:
-		return nil, key, a, directory.ErrSignIn.Because(why(err))
+		err = directory.ErrSignIn.Because(why(err))
 	case record.Authenticator.CloneWarning:
 		d.Logger.Warn("a passkey counts backwards, as a copy of it would", "person", who.person.ID, "request", r.From.Request)
-		return nil, key, a, directory.ErrSignIn.With("This passkey answers as a copy of it would. Use another one, and tell your administrator.")
+		err = directory.ErrSignIn.With("This passkey answers as a copy of it would. Use another one, and tell your administrator.")
+	}
+	if err != nil {
+		if who != nil {
+			d.suspect(r, who.person.ID, err)
+		}
+		return nil, key, a, err
 	}
 	for _, k := range who.keys {
 		if string(k.Credential) == string(record.ID) {

@@ -28,6 +28,9 @@ func (d *Door) invitation(r *page.Request) error {
 	value := form.Get("invitation")
 	p, err := d.People.Invited(r.Context(), r.Tenant, value)
 	if err != nil {
+		if p.ID != "" { // it was used before, perhaps by somebody else
+			d.suspect(r, p.ID, err)
+		}
 		return d.failed(r, err)
 	}
 	c, err := d.beginKey(r, purposeOf(value), &holder{person: p})

@@ -88,12 +88,14 @@ type Door struct {
 	Config
 	keys     *webauthn.WebAuthn
 	failures *edge.Limiter // failed attempts, by address
+	suspects *edge.Limiter // events about them, by person
 	known    upstreams
 }
 
-// How often attempts may fail from an address.
+// How often attempts may fail and be recorded.
 const (
-	failuresPerSecond, failuresAtOnce = 0.2, 20
+	failuresPerSecond, failuresAtOnce = 0.2, 20 // from an address
+	suspectsPerSecond, suspectsAtOnce = 0.1, 5  // about a person
 )
 
 // Fresh is how long ago somebody must have proved who they are, at most, to
@@ -108,7 +110,10 @@ func New(c Config) (*Door, error) {
 	if c.Entered == nil {
 		c.Entered = func() {}
 	}
-	d := &Door{Config: c, known: upstreams{byID: map[string]*upstream{}}, failures: edge.NewLimiter(failuresPerSecond, failuresAtOnce, c.Pages.Now)}
+	d := &Door{
+		Config: c, known: upstreams{byID: map[string]*upstream{}}, failures: edge.NewLimiter(failuresPerSecond, failuresAtOnce, c.Pages.Now),
+		suspects: edge.NewLimiter(suspectsPerSecond, suspectsAtOnce, c.Pages.Now),
+	}
 	u, err := url.Parse(string(c.Issuer))
 	if err != nil {
 		return nil, err
@@ -259,6 +264,17 @@ func (d *Door) failed(r *page.Request, err error) error {
 		return errTooOften
 	}
 	return err
+}
+
+// suspect records that somebody failed to be a person who exists, now and then:
+// often enough to be noticed, too rarely to fill the log.
+func (d *Door) suspect(r *page.Request, person string, why error) {
+	if !d.suspects.Allow(string(r.Tenant) + "/" + person) {
+		return
+	}
+	if err := d.People.Unproven(r.Context(), r.From, person, why); err != nil {
+		d.Logger.Error("a failed sign-in could not be recorded", "person", person, "error", err)
+	}
 }
 
 // allowed reports whether an address may try at all.

@@ -208,6 +208,10 @@ func TestSignInIsRefused(t *testing.T) {
 			f.Set("answer", bad)
 			refused(name, b.Post("/login/passkey", f))
 		}
+		// What a known person's passkey failed at is on record, but not without end.
+		if n := refusals(t, d); n < 2 || n > 5 {
+			t.Errorf("%d failures are on record, want a few", n)
+		}
 		if told, status := signIn(b, "/login"); status != http.StatusOK {
 			t.Errorf("at last a good answer: %d %+v", status, told)
 		}
@@ -426,12 +430,16 @@ func TestInvitation(t *testing.T) {
 	if p := b.Post("/login/enrol", form); p.Status != http.StatusOK {
 		t.Fatalf("enrolling: %d\n%s", p.Status, p.Body)
 	}
+	before := refusals(t, d)
 	again := w.browser()
 	for _, value := range []string{invitation, other[:len(other)-1], "", "est_et_"} {
 		p := again.Send(again.Load("/login/invitation"), "/login/invitation", "invitation", value)
 		if p.Status != http.StatusUnauthorized || p.Has("/login/enrol") {
 			t.Errorf("the invitation %.12q: %d, want 401", value, p.Status)
 		}
+	}
+	if n := refusals(t, d) - before; n != 1 {
+		t.Errorf("%d refusals are on record, want that of the invitation which was used before", n)
 	}
 }
 
@@ -507,4 +515,16 @@ func TestPlaces(t *testing.T) {
 			t.Errorf("this browser: %d", p.Status)
 		}
 	})
+}
+
+// refusals is how many failed sign-ins are on record.
+func refusals(t *testing.T, d *db.DB) (n int) {
+	t.Helper()
+	err := d.View(t.Context(), estover.DefaultTenant, func(tx *db.Tx) error {
+		return tx.QueryRow(t.Context(), "select count(*) from audit where action = 'login.create' and outcome = 'refused'").Scan(&n)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
