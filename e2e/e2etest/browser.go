@@ -23,9 +23,9 @@ type Browser struct {
 	out *bufio.Reader
 }
 
-// Browser starts a browser that trusts the server's certificate. It ends with
-// the test.
-func (s *Server) Browser(t testing.TB) *Browser {
+// Browser starts a browser that trusts the certificates of the server and of
+// others. It ends with the test.
+func (s *Server) Browser(t testing.TB, others ...*Server) *Browser {
 	t.Helper()
 	chromium, err := exec.LookPath("chromium")
 	if err != nil {
@@ -38,13 +38,17 @@ func (s *Server) Browser(t testing.TB) *Browser {
 	if _, err := os.Stat(filepath.Join(filepath.Dir(driver), "node_modules")); err != nil {
 		t.Fatalf("%v\nscripts/install installs it", err)
 	}
-	conn, err := tls.Dial("tcp", strings.TrimPrefix(s.URL, "https://"), &tls.Config{RootCAs: s.Roots(t), MinVersion: tls.VersionTLS12})
-	if err != nil {
-		t.Fatal(err)
+	var keys []string
+	for _, one := range append(others, s) {
+		conn, err := tls.Dial("tcp", strings.TrimPrefix(one.URL, "https://"), &tls.Config{RootCAs: one.Roots(t), MinVersion: tls.VersionTLS12})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum := sha256.Sum256(conn.ConnectionState().PeerCertificates[0].RawSubjectPublicKeyInfo)
+		keys = append(keys, base64.StdEncoding.EncodeToString(sum[:]))
+		_ = conn.Close()
 	}
-	key := sha256.Sum256(conn.ConnectionState().PeerCertificates[0].RawSubjectPublicKeyInfo)
-	_ = conn.Close()
-	c := exec.Command("node", driver, chromium, base64.StdEncoding.EncodeToString(key[:]))
+	c := exec.Command("node", driver, chromium, strings.Join(keys, ","))
 	home := t.TempDir()
 	c.Env = environment("HOME="+home, "XDG_CONFIG_HOME="+home, "XDG_CACHE_HOME="+home)
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
