@@ -179,3 +179,26 @@ func TestStrangersInTheNameOfPublicClientsAreLimited(t *testing.T) {
 	refused(t, "the client at another address", ask(app, "192.0.2.2:1", "grant_type", "refresh_token", "refresh_token", "none"), 400, "invalid_grant")
 	granted(t, "a client that authenticates", w.Ask(ann))
 }
+
+// Who asks about tokens and may not act has used up what it proved itself with.
+func TestAnAssertionOfAHeldClientIsUsedUp(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot := w.Agent("bot")
+		raw := w.Ask(bot).Token()
+		held, err := w.Agents.Hold(t.Context(), oauthtest.Admin, bot.ID, agent.Suspension, "a test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		assertion := w.Assertion(bot)
+		ask := func(path string) oauthtest.Answer {
+			return w.Do(oauthtest.Request(path, oauthtest.Form("token", raw, "client_assertion_type", oauthtest.AssertionType, "client_assertion", assertion)))
+		}
+		refused(t, "while it is held", ask("/oauth/introspect"), 400, "access_denied")
+		if _, err := w.Agents.Lift(t.Context(), oauthtest.Admin, bot.ID, held.ID, "a test"); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, "once it is not", ask("/oauth/introspect"), 401, "invalid_client")
+		refused(t, "to end a token", ask("/oauth/revoke"), 401, "invalid_client")
+	})
+}

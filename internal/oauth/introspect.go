@@ -119,17 +119,17 @@ func (d *Door) asker(r *http.Request, tenant estover.TenantID, f form) (estover.
 	return a.caller, a.client, err
 }
 
-// alive authenticates a client that wants no token: it must be allowed to act,
-// and what it presented once is consumed here.
+// alive authenticates a client that wants no token: what it presented once is
+// consumed here, and it must be allowed to act.
 func (d *Door) alive(r *http.Request, tenant estover.TenantID, f form) (authenticated, error) {
 	a, err := d.authenticate(r, tenant, f)
 	if err != nil {
 		return a, err
 	}
-	if err := a.client.Alive(r.Context(), d.now()); err != nil {
+	if err := d.Tokens.Consume(r.Context(), tenant, a.use); err != nil {
 		return a, err
 	}
-	return a, d.Tokens.Consume(r.Context(), tenant, a.use)
+	return a, a.client.Alive(r.Context(), d.now())
 }
 
 // revoke ends a token of the client (RFC 7009), or any token for a person who
