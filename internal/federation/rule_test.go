@@ -36,6 +36,10 @@ func TestGlob(t *testing.T) {
 			t.Errorf("%q fits %q: %v, want %v", c.pattern, c.s, got, c.want)
 		}
 	}
+	text := "repo:other/" + strings.Repeat("x", 2000)
+	if n := testing.AllocsPerRun(10, func() { federation.Glob("repo:acme/*:ref:refs/heads/**", text) }); n > 0 {
+		t.Errorf("a text that begins with something else takes %v pieces of memory", n)
+	}
 	for _, p := range []string{"", "*", "**", "*:*", "/*/**", "*x", "exact", "a**b", "a***", "a*b**c", strings.Repeat("a*", 300)} {
 		if federation.CheckGlob(p) == "" {
 			t.Errorf("the pattern %q is fine", p)
