@@ -100,6 +100,17 @@ func (d *Directory) Create(ctx context.Context, caller estover.Caller, spec Spec
 	return p, err
 }
 
+// Identity is the person that the caller acts for, or is: what an agent is told
+// of them, as far as they let it.
+func (d *Directory) Identity(ctx context.Context, caller estover.Caller) (p Person, err error) {
+	op := guard.Op{Action: "identity.read", Target: string(caller.Subject), Effect: guard.Reads}
+	err = d.guard.Read(ctx, caller, op, func(tx *db.Tx) error {
+		p, err = find(ctx, tx, caller.Subject.ID())
+		return err
+	})
+	return p, err
+}
+
 // Update changes what is said of a person, except the name.
 func (d *Directory) Update(ctx context.Context, caller estover.Caller, id string, spec Spec) (p Person, err error) {
 	if spec, err = Check(spec); err != nil {

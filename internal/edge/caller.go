@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"estover.dev"
+	"estover.dev/internal/jose"
 	tokens "estover.dev/internal/token"
 )
 
@@ -48,6 +49,11 @@ func (c *Callers) Authenticate(r *http.Request) (estover.Caller, error) { return
 // For says who sends a request to the resource with this identifier. "" is our
 // own API; people have tokens for that alone.
 func (c *Callers) For(r *http.Request, audience string) (estover.Caller, error) {
+	return c.At(r, audience, Need{})
+}
+
+// At is For at a resource that tells whoever is refused what they need.
+func (c *Callers) At(r *http.Request, audience string, need Need) (estover.Caller, error) {
 	o := OriginOf(r)
 	scheme, raw, err := authorization(r)
 	var caller estover.Caller
@@ -63,7 +69,7 @@ func (c *Callers) For(r *http.Request, audience string) (estover.Caller, error) 
 		caller, err = c.token(r, scheme, raw, audience, o)
 	}
 	if err != nil {
-		c.challenge(o, scheme, err)
+		c.challenge(o, scheme, need, err)
 		return estover.Caller{}, err
 	}
 	caller.Address, caller.Request = o.Address, o.Request
@@ -126,7 +132,7 @@ func (c *Callers) proved(r *http.Request, t *tokens.Token, raw string, o Origin)
 
 // challenge tells the client how it can be recognised (RFC 6750, section 3;
 // RFC 9449, section 7.1).
-func (c *Callers) challenge(o Origin, scheme string, err error) {
+func (c *Callers) challenge(o Origin, scheme string, need Need, err error) {
 	if o.answer == nil || estover.KindOf(err) != estover.Unknown {
 		return
 	}
@@ -142,18 +148,48 @@ func (c *Callers) challenge(o Origin, scheme string, err error) {
 	if scheme == asDPoP {
 		// This one alone: some clients look for what they have to do better in
 		// an answer with one challenge.
-		o.answer["Www-Authenticate"] = []string{proofChallenge(code)}
+		o.answer["Www-Authenticate"] = []string{need.of(asDPoP, code)}
 		return
 	}
-	bearer := `Bearer realm="estover"`
-	if code != "" {
-		bearer += `, error="` + code + `"`
-	}
-	challenges := []string{bearer}
+	challenges := []string{need.of(asBearer, code)}
 	if c.Proofs != nil {
-		challenges = append(challenges, proofChallenge(""))
+		challenges = append(challenges, need.of(asDPoP, ""))
 	}
 	o.answer["Www-Authenticate"] = challenges
+}
+
+// A Need is what a resource tells whoever comes with too little (RFC 6750,
+// section 3; RFC 9728, section 5.1).
+type Need struct {
+	Metadata string   // the URL at which the resource describes itself; "" for none
+	Scopes   []string // all that a token needs for the request; nil if that is not known
+}
+
+// Challenge says in the scheme by which a token was sent why it is too little.
+// The error is a word of RFC 6750 or of what has extended it.
+func (n Need) Challenge(r *http.Request, code string) string {
+	scheme, _, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, asDPoP) {
+		scheme = asBearer
+	}
+	return n.of(strings.ToLower(scheme), code)
+}
+
+// of is one challenge. Neither scopes nor our own URLs have a character that
+// would have to be escaped.
+func (n Need) of(scheme, code string) string {
+	s := `Bearer realm="estover"`
+	if scheme == asDPoP {
+		s = `DPoP realm="estover", algs="` + strings.Join(jose.Algorithms(jose.DPoPProof), " ") + `"` // RFC 9449, section 7.1
+	}
+	for _, one := range []struct{ name, value string }{
+		{"error", code}, {"scope", strings.Join(n.Scopes, " ")}, {"resource_metadata", n.Metadata},
+	} {
+		if one.value != "" {
+			s += `, ` + one.name + `="` + one.value + `"`
+		}
+	}
+	return s
 }
 
 // The schemes by which an access token is sent.

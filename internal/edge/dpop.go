@@ -209,13 +209,3 @@ func (p *Proofs) at(tenant estover.TenantID, now time.Time) steps {
 func (p *Proofs) nonce(tenant estover.TenantID, step int64) string {
 	return base64.RawURLEncoding.EncodeToString(p.MAC(tenant, binary.BigEndian.AppendUint64(nil, uint64(step)))[:18])
 }
-
-// proofChallenge says that a resource takes tokens that are bound by DPoP, and
-// what was wrong with one (RFC 9449, section 7.1).
-func proofChallenge(code string) string {
-	s := `DPoP realm="estover", algs="` + strings.Join(jose.Algorithms(jose.DPoPProof), " ") + `"`
-	if code != "" {
-		s += `, error="` + code + `"`
-	}
-	return s
-}

@@ -44,8 +44,10 @@ type ask struct {
 	redirect   string // where the browser goes back to; "" as long as that is not certain
 	registered string // as which the client has registered it
 	state      string
-	scopes     []string
+	scopes     []string // of resources
+	identity   []string // of OpenID Connect, nil for nobody's
 	resources  []string
+	nonce      string
 	purpose    string
 	challenge  string
 	key        string // jkt that the code is bound to
@@ -139,6 +141,9 @@ const markField = "estover_since"
 // maxState bounds what a client wants to hear again, in bytes.
 const maxState = 4096
 
+// maxNonce bounds what a client wants to read in an ID token, in bytes.
+const maxNonce = 512
+
 // asked reads an authorization request. As soon as it is certain where the
 // browser may be sent back to, that is in what it returns, also with an error.
 func (d *Door) asked(ctx context.Context, tenant estover.TenantID, query string) (*ask, error) {
@@ -186,8 +191,28 @@ func (d *Door) asked(ctx context.Context, tenant estover.TenantID, query string)
 	if !slices.Contains(a.client.Purposes, a.purpose) {
 		return a, errRequest.With("The agent has not declared this purpose.")
 	}
-	a.reach, err = d.Tokens.Reach(ctx, tenant, a.client, a.purpose, a.resources, a.scopes)
-	return a, err
+	return a, d.reach(ctx, tenant, a)
+}
+
+// reach finds what the client would have of what it asks for. One that wants to
+// know who the person is need not want anything else.
+func (d *Door) reach(ctx context.Context, tenant estover.TenantID, a *ask) (err error) {
+	issuer := d.Tokens.Issuer.Of(tenant)
+	wanted := a.resources
+	if a.identity != nil {
+		wanted = slices.DeleteFunc(slices.Clone(wanted), func(r string) bool { return r == issuer })
+		if len(wanted) == 0 && len(a.scopes) == 0 {
+			a.reach = token.Reach{issuer: a.identity}
+			return nil
+		}
+		if len(wanted) == 0 {
+			wanted = nil
+		}
+	}
+	if a.reach, err = d.Tokens.Reach(ctx, tenant, a.client, a.purpose, wanted, a.scopes); err == nil && a.identity != nil {
+		a.reach[issuer] = a.identity
+	}
+	return err
 }
 
 // back makes certain where the browser may be sent back to (RFC 9700, section
@@ -233,6 +258,10 @@ func (a *ask) read(f form) (err error) {
 	}
 	if a.scopes, err = f.scopes(); err != nil {
 		return err
+	}
+	a.identity, a.scopes = token.SplitScopes(a.scopes)
+	if a.nonce = f.get("nonce"); len(a.nonce) > maxNonce {
+		return errRequest.With("The nonce is longer than %d bytes.", maxNonce)
 	}
 	if a.resources, err = resources(f.all("resource")); err != nil {
 		return err
@@ -294,7 +323,7 @@ func (d *Door) signedIn(r *page.Request, a *ask) (bool, error) {
 func (d *Door) authorization(r *page.Request, a *ask, who Requester) token.Authorization {
 	return token.Authorization{
 		Person: r.Visit.Caller, Auth: token.AuthOf(r.Visit.Since, r.Visit.Methods), Client: a.client, Redirect: a.redirect, Registered: a.registered,
-		Purpose: a.purpose, Reach: a.reach, Digest: who.Digest, Challenge: a.challenge, Key: a.key, Pushed: a.pushed,
+		Purpose: a.purpose, Reach: a.reach, Digest: who.Digest, Challenge: a.challenge, Key: a.key, Nonce: a.nonce, Pushed: a.pushed,
 	}
 }
 

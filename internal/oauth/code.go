@@ -64,7 +64,7 @@ func coded(ctx context.Context, d *Door, a authenticated, parsed any) (token.Pro
 		return token.Proof{}, token.ErrCode.With("The code is bound to another key.")
 	}
 	proof := consentedBy(c.Grant)
-	proof.Consume = c.Consume
+	proof.Consume, proof.Nonce = c.Consume, c.Nonce
 	if a.client.May(token.Refresh) {
 		proof.Renewal = token.FirstRenewal(bound(a))
 	}
@@ -87,7 +87,7 @@ func bound(a authenticated) string {
 func consentedBy(g *token.Grant) token.Proof {
 	return token.Proof{
 		GrantType: token.Consented, Subject: g.Subject, Actors: g.Actors, Grant: g, Session: g.Session, Scopes: g.Scopes, Resources: g.Resources,
-		Expires: g.Expires,
+		Expires: g.Expires, Identity: g.Identity,
 	}
 }
 

@@ -6,10 +6,12 @@ import (
 	"encoding/hex"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
 	"estover.dev"
+	"estover.dev/internal/directory"
 	"estover.dev/internal/page"
 	"estover.dev/internal/session"
 	"estover.dev/internal/token"
@@ -43,6 +45,8 @@ type consentView struct {
 	To      string // the host that the browser goes back to
 	Local   bool   // that is the person's own machine
 	Purpose string
+	Tells   []told // what the agent learns of the person
+	SignIn  bool   // and that is all
 	Reach   []reachView
 	Until   time.Time
 	Hours   int
@@ -58,6 +62,26 @@ type reachView struct {
 	Operations []string
 }
 
+// A told is one thing that an agent learns of a person.
+type told struct {
+	What  string
+	Value string // "" where there is none, or none that would say anything
+}
+
+// tells puts into words what the scopes of OpenID Connect tell.
+func tells(identity []string, p directory.Person) (all []told) {
+	for _, one := range []struct{ scope, what, value string }{
+		{token.OpenID, "That it is you each time, by an identifier that stays the same, and when and how you signed in", ""},
+		{token.Profile, "Your name", p.Name},
+		{token.Email, "Your email address", p.Email},
+	} {
+		if slices.Contains(identity, one.scope) {
+			all = append(all, told{one.what, one.value})
+		}
+	}
+	return all
+}
+
 // ask shows the person who wants what, and for how long.
 func (d *Door) ask(r *page.Request, a *ask) error {
 	who, err := d.Requester(r.Context(), r.Tenant, a.client.ID)
@@ -68,16 +92,26 @@ func (d *Door) ask(r *page.Request, a *ask) error {
 	if err != nil {
 		return err
 	}
+	reach := d.views(r.Tenant, a.reach)
 	v := consentView{
-		Who: who, Person: r.Visit.Person.Name, To: back.Host, Local: back.Scheme == "http", Purpose: a.purpose, Reach: views(a.reach),
+		Who: who, Person: r.Visit.Person.Name, To: back.Host, Local: back.Scheme == "http", Purpose: a.purpose, Reach: reach,
+		Tells: tells(a.identity, r.Visit.Person), SignIn: a.identity != nil && reach == nil,
 		Until: r.Now().Add(session.LongestLife), Hours: int(session.LongestLife / time.Hour),
 		Action: r.Path(consentPath), Form: r.Form(consentOf(a.query)), Request: a.query,
 	}
-	return r.Show(consentPage, page.View{Title: "Let " + who.Name + " act for you?", Data: v, FormsTo: back.Scheme + "://" + back.Host})
+	title := "Let " + who.Name + " act for you?"
+	if v.SignIn {
+		title = "Sign in to " + who.Name + "?"
+	}
+	return r.Show(consentPage, page.View{Title: title, Data: v, FormsTo: back.Scheme + "://" + back.Host})
 }
 
-func views(reach token.Reach) (all []reachView) {
+// views are what could be done at resources. We are none of them.
+func (d *Door) views(tenant estover.TenantID, reach token.Reach) (all []reachView) {
 	for _, name := range reach.Resources() {
+		if name == d.Tokens.Issuer.Of(tenant) {
+			continue
+		}
 		v := reachView{Host: name, Operations: reach[name]}
 		if u, err := url.Parse(name); err == nil && u.Host != "" {
 			v.Host = u.Host
@@ -150,7 +184,10 @@ func (d *Door) consents(r *page.Request) error {
 		case err != nil:
 			return err
 		}
-		v.Kept = append(v.Kept, keptView{ID: c.ID, Who: who, Reach: views(c.Reach), Since: c.Created})
+		v.Kept = append(v.Kept, keptView{
+			ID: c.ID, Who: who, Reach: d.views(r.Tenant, c.Reach), Since: c.Created,
+			Tells: tells(c.Reach[d.Tokens.Issuer.Of(r.Tenant)], directory.Person{}),
+		})
 	}
 	return r.Show(consentsPage, page.View{Title: "Agents that act for you", Data: v})
 }
@@ -163,6 +200,7 @@ type consentsView struct {
 type keptView struct {
 	ID    string
 	Who   Requester
+	Tells []told
 	Reach []reachView
 	Since time.Time
 }

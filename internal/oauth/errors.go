@@ -42,6 +42,7 @@ var protocol = map[string]bool{
 	"invalid_request": true, "invalid_client": true, "invalid_grant": true, "unauthorized_client": true,
 	"unsupported_grant_type": true, "unsupported_response_type": true, "request_not_supported": true, "invalid_scope": true, "invalid_target": true, "invalid_token": true,
 	"temporarily_unavailable": true, "invalid_dpop_proof": true, "use_dpop_nonce": true,
+	"insufficient_scope": true,
 }
 
 // kinds says it for all the rest.
@@ -52,7 +53,7 @@ var kinds = map[estover.Kind]string{
 }
 
 // statuses are the answers whose status is not 400.
-var statuses = map[string]int{"invalid_client": http.StatusUnauthorized, "invalid_token": http.StatusUnauthorized, "server_error": http.StatusInternalServerError}
+var statuses = map[string]int{"invalid_client": http.StatusUnauthorized, "invalid_token": http.StatusUnauthorized, "insufficient_scope": http.StatusForbidden, "server_error": http.StatusInternalServerError}
 
 // A failed is the body of an answer that is an error.
 type failed struct {
@@ -66,6 +67,12 @@ type failed struct {
 type notRecognised struct{ error }
 
 func (e notRecognised) Unwrap() error { return e.error }
+
+// refusedHere is the refusal of whoever calls an endpoint as a resource is
+// called, and is recognised.
+type refusedHere struct{ error }
+
+func (e refusedHere) Unwrap() error { return e.error }
 
 // failureOf is what a client is told of an error, and with which status.
 func failureOf(err error) (failed, int) {
@@ -86,8 +93,11 @@ func failureOf(err error) (failed, int) {
 	}
 	status, ok := statuses[f.Error]
 	var unrecognised notRecognised
+	var here refusedHere
 	switch {
 	case ok:
+	case errors.As(err, &here):
+		status = http.StatusForbidden
 	case errors.As(err, &unrecognised):
 		status = http.StatusUnauthorized
 	case kind == estover.Unavailable:

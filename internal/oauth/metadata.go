@@ -28,6 +28,7 @@ type Metadata struct {
 	PAREndpoint                string   `json:"pushed_authorization_request_endpoint,omitempty"` // RFC 9126, section 5
 	TokenEndpoint              string   `json:"token_endpoint"`
 	JWKS                       string   `json:"jwks_uri"`
+	UserInfoEndpoint           string   `json:"userinfo_endpoint,omitempty"`
 	IntrospectionEndpoint      string   `json:"introspection_endpoint"`
 	RevocationEndpoint         string   `json:"revocation_endpoint"`
 	GrantTypes                 []string `json:"grant_types_supported"`
@@ -47,6 +48,10 @@ type Metadata struct {
 	CertificateBound           bool     `json:"tls_client_certificate_bound_access_tokens"` // RFC 8705, section 3.3
 	Aliases                    *Aliases `json:"mtls_endpoint_aliases,omitempty"`
 	SubjectTypes               []string `json:"subject_types_supported"`
+	IDTokenAlgorithms          []string `json:"id_token_signing_alg_values_supported,omitempty"` // of all that follow, OpenID Connect Discovery, section 3
+	Scopes                     []string `json:"scopes_supported,omitempty"`                      // beside those of resources, which say theirs
+	Claims                     []string `json:"claims_supported,omitempty"`
+	Classes                    []string `json:"acr_values_supported,omitempty"`
 	RequestParameter           bool     `json:"request_parameter_supported"`
 	RequestURIParameter        bool     `json:"request_uri_parameter_supported"` // written out: the default is true
 }
@@ -56,6 +61,7 @@ type Metadata struct {
 // for none.
 type Aliases struct {
 	TokenEndpoint         string `json:"token_endpoint"`
+	UserInfoEndpoint      string `json:"userinfo_endpoint,omitempty"`
 	IntrospectionEndpoint string `json:"introspection_endpoint"`
 	RevocationEndpoint    string `json:"revocation_endpoint"`
 	PAREndpoint           string `json:"pushed_authorization_request_endpoint,omitempty"`
@@ -73,7 +79,7 @@ func (d *Door) Metadata(tenant estover.TenantID) Metadata {
 		at := d.Mutual.Of(tenant)
 		aliases = &Aliases{TokenEndpoint: at + tokenPath, IntrospectionEndpoint: at + introspectPath, RevocationEndpoint: at + revokePath}
 		if d.Pages != nil {
-			aliases.PAREndpoint = at + parPath
+			aliases.PAREndpoint, aliases.UserInfoEndpoint = at+parPath, at+userinfoPath
 		}
 	}
 	m := Metadata{
@@ -91,6 +97,8 @@ func (d *Door) Metadata(tenant estover.TenantID) Metadata {
 		m.ResponseTypes, m.ResponseModes, m.ChallengeMethods, m.ResponseIssuer = []string{"code"}, []string{"query"}, []string{"S256"}, true
 		m.TokenMethods = append(slices.Clone(methods), token.Public) // for what a person has agreed to
 		m.RevocationMethods = m.TokenMethods
+		m.UserInfoEndpoint, m.IDTokenAlgorithms = issuer+userinfoPath, jose.Algorithms(jose.IDToken)
+		m.Scopes, m.Claims, m.Classes = []string{token.OpenID, token.Profile, token.Email}, claims, []string{token.Phishproof}
 	}
 	return m
 }

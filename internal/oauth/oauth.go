@@ -4,6 +4,7 @@
 //	POST {issuer}/oauth/token        RFC 6749, 7523, 8705, 8707, 9068, 9449
 //	GET  {issuer}/oauth/authorize    RFC 6749, 7636, 8707, 9207, 9449; also POST
 //	POST {issuer}/oauth/par          RFC 9126
+//	GET  {issuer}/oauth/userinfo     OpenID Connect Core, section 5.3; also POST
 //	POST {issuer}/oauth/introspect   RFC 7662, 9701
 //	POST {issuer}/oauth/revoke       RFC 7009
 //	GET  {issuer}/oauth/jwks         RFC 7517
@@ -48,6 +49,10 @@
 // ([token.Tokens.Authorize]). The browser is sent nowhere but to a redirect URI
 // that is registered, compared as a string.
 //
+// With the scope openid the client learns who the person is, as far as they
+// agreed: an ID token comes with the code, and the rest is told at userinfo, to
+// access tokens whose audience is the issuer.
+//
 // Whatever was presented once (the jti of an assertion) is consumed by the
 // transaction that issues the token, or by the event of the refusal.
 package oauth
@@ -57,6 +62,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 	"sync/atomic"
 
 	"estover.dev"
@@ -82,6 +89,9 @@ type Config struct {
 
 	// Requester is what people are told of an agent that asks them.
 	Requester func(ctx context.Context, tenant estover.TenantID, client string) (Requester, error)
+
+	// Identity is what is known of the person that the caller acts for.
+	Identity func(ctx context.Context, caller estover.Caller) (Identity, error)
 }
 
 // A Door answers the requests of OAuth clients.
@@ -119,6 +129,7 @@ func (d *Door) Mount(mux *http.ServeMux) error {
 		mux.Handle(path+revokePath, d.at(post, "", d.revoke))
 		if d.Pages != nil {
 			mux.Handle(path+parPath, d.at(post, "", d.par))
+			mux.Handle(path+userinfoPath, d.at(get+", "+post, anywhere, d.userinfo))
 		}
 		mux.Handle(path+jwksPath, d.at(get, anywhere, d.jwks))
 		mux.Handle("/.well-known/oauth-authorization-server"+path, d.at(get, anywhere, d.metadata))
@@ -141,9 +152,9 @@ const (
 	anywhere  = "*"
 )
 
-// at is an endpoint: of one method, of a tenant that exists, open to scripts of
+// at is an endpoint: of its methods, of a tenant that exists, open to scripts of
 // other origins or not.
-func (d *Door) at(method, origins string, serve func(http.ResponseWriter, *http.Request, estover.TenantID)) http.Handler {
+func (d *Door) at(methods, origins string, serve func(http.ResponseWriter, *http.Request, estover.TenantID)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		if origins != "" {
@@ -158,17 +169,21 @@ func (d *Door) at(method, origins string, serve func(http.ResponseWriter, *http.
 			answer(w, http.StatusNotFound, jsonType, []byte(`{"error":"not_found"}`))
 			return
 		}
+		method := r.Method
+		if method == http.MethodHead {
+			method = get
+		}
 		switch {
-		case r.Method == method, r.Method == http.MethodHead && method == get:
+		case slices.Contains(strings.Split(methods, ", "), method):
 			serve(w, r, tenant)
 		case r.Method == http.MethodOptions && origins != "":
-			h.Set("Access-Control-Allow-Methods", method)
+			h.Set("Access-Control-Allow-Methods", methods)
 			h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, DPoP")
 			h.Set("Access-Control-Max-Age", "3600")
 			w.WriteHeader(http.StatusNoContent)
 		default:
-			h.Set("Allow", method)
-			f, _ := failureOf(errMethod.With("This is done with %s.", method))
+			h.Set("Allow", methods)
+			f, _ := failureOf(errMethod.With("This is done with %s.", methods))
 			answer(w, http.StatusMethodNotAllowed, jsonType, []byte(`{"error":"`+f.Error+`","error_description":"`+f.Description+`"}`))
 		}
 	})

@@ -50,6 +50,11 @@ func (d *Door) token(w http.ResponseWriter, r *http.Request, tenant estover.Tena
 		b = append(b, issued.Refresh...)
 		b = append(b, '"')
 	}
+	if issued.IDToken != "" { // OpenID Connect Core, section 3.1.3.3
+		b = append(b, `,"id_token":"`...)
+		b = append(b, issued.IDToken...)
+		b = append(b, '"')
+	}
 	b = append(b, `,"session":"`...)
 	b = append(b, issued.Session...)
 	b = append(b, `"}`...)

@@ -84,3 +84,35 @@ func TestHandover(t *testing.T) {
 		t.Errorf("for a purpose that it has not declared: %+v", got)
 	}
 }
+
+// signingIn is the input of a token that is for learning who somebody is.
+type signingIn bool
+
+func (s signingIn) Identifies() bool { return bool(s) }
+
+// What an agent learns of a person rests on what that person agreed to, and on
+// no grant; without a person it rests on nothing.
+func TestIdentityNeedsNoGrant(t *testing.T) {
+	w := shop()
+	delete(w.grants, "agt_sue")
+	forSomebody := sue
+	forSomebody.Subject, forSomebody.Actors = estover.User("usr_ann"), []estover.Subject{estover.Agent("agt_sue")}
+	for _, c := range []struct {
+		what   string
+		caller estover.Caller
+		input  any
+		reason string // "" is allowed
+	}{
+		{"for a person", forSomebody, signingIn(true), ""},
+		{"for a person, and for more", forSomebody, signingIn(false), "not_granted"},
+		{"for a person, as anything else", forSomebody, nil, "not_granted"},
+		{"for nobody", sue, signingIn(true), "not_granted"},
+	} {
+		d := decide(t, deciderOf(t, w, Starter()), c.caller, guard.Op{
+			Action: "token.issue", Target: "agent:agt_sue", Effect: guard.Manages, Session: "ses_sue", Purpose: "support", Input: c.input,
+		})
+		if d.Allow != (c.reason == "") || !d.Allow && d.Reasons[0] != c.reason {
+			t.Errorf("%s: allowed: %v, %v; want the reason %q", c.what, d.Allow, d.Reasons, c.reason)
+		}
+	}
+}

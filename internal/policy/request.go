@@ -80,6 +80,14 @@ type handover interface {
 	Handover() (from estover.Subject, how string)
 }
 
+// An identifying is the [guard.Op.Input] of token.issue when the token may be
+// for learning who a person is.
+type identifying interface {
+	// Identifies reports whether it is for nothing else. That rests on what the
+	// person agreed to, and on no grant of the agent's.
+	Identifies() bool
+}
+
 // A Grant lets an agent do something.
 type Grant struct {
 	ID       string
@@ -349,6 +357,10 @@ func (s *Sources) entitlement(ctx context.Context, k *known, op guard.Op) error 
 		(len(k.Resource.Purposes) == 0 || contains(k.Resource.Purposes, k.Purpose))
 	k.Facts.PurposeOK = declared
 	if !k.needsGrant {
+		return nil
+	}
+	if i, ok := op.Input.(identifying); ok && i.Identifies() {
+		k.Facts.Entitled = k.Facts.HumanRoot
 		return nil
 	}
 	grants, err := s.Grants(ctx, k.caller.Tenant, k.agent.ID)

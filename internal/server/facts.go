@@ -212,6 +212,12 @@ func (f *facts) requester(ctx context.Context, tenant estover.TenantID, id strin
 	return r, nil
 }
 
+// identity is what is known of the person that somebody acts for.
+func (f *facts) identity(ctx context.Context, caller estover.Caller) (oauth.Identity, error) {
+	p, err := f.people.Identity(ctx, caller)
+	return oauth.Identity{Name: p.Name, Email: p.Email}, err
+}
+
 // Secret finds the credential that a client secret belongs to.
 func (f *facts) Secret(ctx context.Context, tenant estover.TenantID, id, value string) (string, error) {
 	_, c, err := f.registry.BySecret(ctx, tenant, id, value)

@@ -60,12 +60,15 @@ type Authorization struct {
 	Digest     string // of what the client says of itself
 	Challenge  string // of PKCE, S256
 	Key        string // jkt that must be shown with the code; "" for none
+	Nonce      string // that stands in the ID token which the code buys; "" for none
 	Asked      bool   // whether the person has just agreed, rather than before
 	Form       Used   // the answer that says so, good once; zero if nobody was asked
 	Pushed     string // the value of the pushed request; "" for none
 }
 
 // A Reach is what a client would have: scopes by the identifier of a resource.
+// What it would learn of the person stands there as scopes of OpenID Connect
+// under our own identifier, the issuer.
 type Reach map[string][]string
 
 // Resources are the identifiers, in their order.
@@ -130,9 +133,10 @@ func (t *Tokens) Authorize(ctx context.Context, a Authorization) (string, error)
 		return "", err
 	}
 	value := opaque.New(opaque.Code)
+	identity, reach := a.Reach.split(t.Issuer.Of(a.Person.Tenant))
 	g := Grant{
 		ID: estover.NewID("gnt"), Kind: Consented, Client: a.Client.ID, Subject: person, Actors: []estover.Subject{client},
-		Scopes: a.Reach.scopes(), Resources: a.Reach.Resources(), Epoch: 1, Auth: a.Auth,
+		Scopes: reach.scopes(), Resources: reach.Resources(), Identity: identity, Epoch: 1, Auth: a.Auth,
 	}
 	g.Root = g.ID
 	op := guard.Op{Action: "authorization.create", Target: string(person), Purpose: a.Purpose, Detail: map[string]any{
@@ -271,6 +275,7 @@ type Code struct {
 	Redirect  string
 	Challenge string
 	Key       string // jkt; "" for none
+	Nonce     string // "" for none
 	Spent     bool
 
 	hash [32]byte
@@ -373,12 +378,15 @@ func (t *Tokens) SweepCodes(ctx context.Context) error {
 	return t.guard.DB().Do(ctx, "", func(tx *db.Tx) error { return forgetCodes(ctx, tx) })
 }
 
-// methodsWord is the acr of what somebody proved: phr for what cannot be
-// phished (OpenID Connect EAP ACR values), "" for anything else.
+// Phishproof is the acr of a sign-in that cannot be phished (OpenID Connect
+// Extended Authentication Profile ACR values).
+const Phishproof = "phr"
+
+// methodsWord is the acr of what somebody proved, "" for none.
 func methodsWord(methods []string) string {
 	for _, m := range methods {
 		if m == "hwk" || m == "swk" {
-			return "phr"
+			return Phishproof
 		}
 	}
 	return ""

@@ -48,6 +48,10 @@ type Grant struct {
 	// the client may have when it asks.
 	Scopes, Resources []string
 
+	// Identity is what the client learns of the person: scopes of OpenID Connect
+	// ([OpenID] and more), nil for nothing.
+	Identity []string
+
 	Confirm Confirm
 	Auth    Auth // of the person at the root; zero if none stands there
 	Epoch   int64

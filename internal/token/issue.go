@@ -60,6 +60,11 @@ type Proof struct {
 	// Expires the latest end of a token, zero for none.
 	Scopes, Resources []string
 	Expires           time.Time
+
+	// Identity is what the client may learn of the subject, as scopes of OpenID
+	// Connect, nil for nothing, and Nonce what it wants to read in the ID token.
+	Identity []string
+	Nonce    string
 }
 
 // A Handover is a token that is handed on to another agent, or back to its own
@@ -114,6 +119,7 @@ type Issued struct {
 	Grant   string
 	Confirm Confirm // what it is bound to
 	Refresh string  // the refresh token; "" for none
+	IDToken string  // who the person is (OpenID Connect Core, section 2); "" for none
 	Type    string  // as the answer names it, where the grant type has a name for it
 }
 
@@ -140,7 +146,13 @@ type Wanted struct {
 	Audience string
 	Scopes   []string
 	handover Handover
+	identity bool
 }
+
+// Identifies reports whether the token would be for nothing but learning who
+// the person at the root is. That rests on what the person agreed to, and on no
+// grant of the agent's.
+func (w Wanted) Identifies() bool { return w.identity }
 
 // Handover is the agent whose token is handed on, and how it came to the one
 // who presents it; "" if none is.
@@ -189,7 +201,11 @@ func (t *Tokens) Issue(ctx context.Context, r Request) (Issued, error) {
 		if err != nil {
 			return Issued{}, err
 		}
-		told.ID, told.Grant, told.Expires = tok.ID, grant.ID, expires
+		about, err := t.identify(ctx, r, grant, signed, now)
+		if err != nil {
+			return Issued{}, err
+		}
+		told.ID, told.Grant, told.Expires, told.Identified = tok.ID, grant.ID, expires, about != ""
 		if exists && r.Proof.Consume == nil && r.Proof.Renewal == nil {
 			err = t.record(ctx, r, op, decision, grant)
 		} else {
@@ -207,7 +223,7 @@ func (t *Tokens) Issue(ctx context.Context, r Request) (Issued, error) {
 		}
 		return Issued{
 			Token: signed, ID: tok.ID, Expires: expires, Life: time.Duration(expires.Unix()-now.Unix()) * time.Second,
-			Scopes: scopes, Session: r.Session.ID, Grant: grant.ID, Confirm: r.Confirm, Refresh: refresh, Type: r.Proof.Type,
+			Scopes: scopes, Session: r.Session.ID, Grant: grant.ID, Confirm: r.Confirm, Refresh: refresh, IDToken: about, Type: r.Proof.Type,
 		}, nil
 	}
 	return Issued{}, ErrBusy
@@ -298,6 +314,7 @@ type record struct {
 	Issuer     string    `json:"assertion_iss,omitempty"`
 	Subject    string    `json:"assertion_sub,omitempty"`
 	Assertion  string    `json:"assertion_jti,omitempty"`
+	Identified bool      `json:"id_token,omitempty"` // whether an ID token went out along with it
 	Expires    time.Time `json:"expires_at,omitzero"`
 }
 
@@ -332,6 +349,9 @@ func (r *record) AppendJSON(b []byte) []byte {
 	member("assertion_iss", r.Issuer)
 	member("assertion_sub", r.Subject)
 	member("assertion_jti", r.Assertion)
+	if r.Identified {
+		b = append(b, `,"id_token":true`...)
+	}
 	if !r.Expires.IsZero() {
 		b = r.Expires.AppendFormat(append(b, `,"expires_at":"`...), time.RFC3339Nano)
 		b = append(b, '"')
@@ -393,7 +413,8 @@ func (t *Tokens) subject(ctx context.Context, tenant estover.TenantID, c *Client
 // narrow finds what the token will be good for: asked ∩ proven ∩ what the
 // client may have ∩ what the parent has.
 func (t *Tokens) narrow(ctx context.Context, r Request) ([]Allowed, []string, error) {
-	asked := r.asked()
+	ourselves := t.Issuer.Of(r.Caller.Tenant)
+	asked := r.asked(ourselves)
 	limits := [][]string{r.Proof.Scopes}
 	bounds := [][]string{r.Proof.Resources}
 	if p := r.Proof.Parent; p != nil {
@@ -401,8 +422,23 @@ func (t *Tokens) narrow(ctx context.Context, r Request) ([]Allowed, []string, er
 	}
 	var targets []Allowed
 	var scopes []string
+	add := func(a Allowed) {
+		switch {
+		case slices.ContainsFunc(targets, func(have Allowed) bool { return have.Audience == a.Audience }):
+			return // the same resource under two spellings
+		case targets == nil:
+			scopes = a.Scopes
+		default:
+			scopes = slices.Concat(scopes, a.Scopes)
+		}
+		targets = append(targets, a)
+	}
 	agents := r.agents()
 	for _, identifier := range asked {
+		if identifier == ourselves && r.Proof.Identity != nil {
+			add(Allowed{Audience: ourselves, Scopes: within(r.Scopes, r.Proof.Identity), Actions: r.Proof.Identity})
+			continue
+		}
 		a, err := t.Access.Allowed(ctx, r.Caller.Tenant, agents[0], identifier, r.Session.Purpose)
 		if err != nil {
 			return nil, nil, err
@@ -423,15 +459,7 @@ func (t *Tokens) narrow(ctx context.Context, r Request) ([]Allowed, []string, er
 		for _, l := range limits {
 			a.Scopes = within(l, a.Scopes)
 		}
-		if slices.ContainsFunc(targets, func(have Allowed) bool { return have.Audience == a.Audience }) {
-			continue // the same resource under two spellings
-		}
-		targets = append(targets, a)
-		if len(targets) == 1 {
-			scopes = a.Scopes
-			continue
-		}
-		scopes = slices.Concat(scopes, a.Scopes)
+		add(a)
 	}
 	if len(targets) > 1 {
 		scopes = unambiguous(targets, scopes)
@@ -444,11 +472,14 @@ func (t *Tokens) narrow(ctx context.Context, r Request) ([]Allowed, []string, er
 
 // asked are the resources that a request is for: those that it names, else the
 // client's usual one, else, when a token is handed on, what that one is for.
-func (r *Request) asked() []string {
+// Where nothing but who the person is was proven or is asked for, that is us.
+func (r *Request) asked(ourselves string) []string {
 	proven := r.Proof.Resources
 	switch usual := r.Client.Resource; {
 	case r.Resources != nil:
 		return r.Resources
+	case r.Proof.Identity != nil && (len(proven) == 0 || len(r.Scopes) > 0 && !slices.ContainsFunc(r.Scopes, notIdentity)):
+		return []string{ourselves}
 	case usual != "" && (proven == nil || slices.Contains(proven, usual)):
 		return []string{usual}
 	}
@@ -529,7 +560,7 @@ func sooner(a, b time.Time) time.Time {
 // in its detail.
 func (t *Tokens) admit(ctx context.Context, r Request, op *guard.Op, targets []Allowed, scopes []string) (guard.Decision, error) {
 	if len(targets) == 0 {
-		op.Input = Wanted{t.Issuer.Of(r.Caller.Tenant), scopes, r.Proof.Handover}
+		op.Input = Wanted{t.Issuer.Of(r.Caller.Tenant), scopes, r.Proof.Handover, false}
 		first, others, err := t.admitOne(ctx, r, *op)
 		if others != nil {
 			op.Detail["decisions"] = others
@@ -540,7 +571,7 @@ func (t *Tokens) admit(ctx context.Context, r Request, op *guard.Op, targets []A
 	var others []guard.Decision
 	for i, a := range targets {
 		one := *op
-		one.Resource, one.Input = a.Resource, Wanted{a.Audience, a.Scopes, r.Proof.Handover}
+		one.Resource, one.Input = a.Resource, Wanted{a.Audience, a.Scopes, r.Proof.Handover, a.Audience == t.Issuer.Of(r.Caller.Tenant)}
 		d, more, err := t.admitOne(ctx, r, one)
 		if err != nil {
 			return d, err

@@ -13,6 +13,7 @@ func TestRecordIsWrittenAsJSON(t *testing.T) {
 		{Client: "agt_1", Handed: "tok_2", From: "agent:agt_2", How: ByEdge, Trust: "git\"hub", Issuer: "https://a.example", Subject: "repo:a/b", Assertion: "<j>"},
 		{Client: "agt_1", Key: "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I", Cert: "x"},
 		{Client: "agt_1", Scopes: []string{"a"}, Expires: time.Unix(1700000000, 0).UTC()},
+		{Client: "agt_1", Identified: true, Expires: time.Unix(1700000000, 0).UTC()},
 	} {
 		want, err := json.Marshal(r)
 		if err != nil {

@@ -15,7 +15,7 @@ import (
 )
 
 const grantColumns = `id, kind, coalesce(parent_id, ''), coalesce(parent_jti, ''), root_id, session_id, client_id, subject, actors, scopes, resources, cnf,
-	epoch, created_at, expires_at, ended_at, coalesce(end_cause, ''), coalesce(auth, '')`
+	epoch, created_at, expires_at, ended_at, coalesce(end_cause, ''), coalesce(auth, ''), person_scopes`
 
 // loadGrant reads a grant, and which of its tokens were revoked.
 func loadGrant(ctx context.Context, tx *db.Tx, id string) (*Grant, error) {
@@ -36,7 +36,7 @@ func oneGrant(ctx context.Context, tx *db.Tx, row db.Single) (*Grant, error) {
 	var actors []string
 	var cnf, auth string
 	err := row.Scan(&g.ID, &g.Kind, &g.Parent, &g.From, &g.Root, &g.Session, &g.Client, &g.Subject, &actors, &g.Scopes, &g.Resources, &cnf,
-		&g.Epoch, &g.Created, &g.Expires, &g.Ended, &g.Cause, &auth)
+		&g.Epoch, &g.Created, &g.Expires, &g.Ended, &g.Cause, &auth, &g.Identity)
 	if errors.Is(err, db.ErrNoRows) {
 		return nil, ErrGrantEnded
 	}
@@ -82,10 +82,10 @@ func insertGrant(ctx context.Context, tx *db.Tx, g *Grant) (bool, error) {
 		actors[i] = string(a)
 	}
 	n, err := tx.Exec(ctx, `insert into oauth_grant (tenant_id, id, kind, parent_id, parent_jti, root_id, session_id, client_id, subject, actors,
-		scopes, resources, cnf, epoch, created_at, expires_at, auth)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) on conflict do nothing`,
+		scopes, resources, cnf, epoch, created_at, expires_at, auth, person_scopes)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) on conflict do nothing`,
 		tx.Tenant(), g.ID, g.Kind, orNull(g.Parent), orNull(g.From), g.Root, g.Session, g.Client, g.Subject, actors,
-		bound(g.Scopes), bound(g.Resources), string(cnf), g.Epoch, tx.Now(), g.Expires, g.Auth.stored())
+		bound(g.Scopes), bound(g.Resources), string(cnf), g.Epoch, tx.Now(), g.Expires, g.Auth.stored(), bound(g.Identity))
 	return n == 1, err
 }
 
@@ -389,9 +389,9 @@ func consumePushed(ctx context.Context, tx *db.Tx, value, client string) error {
 
 func insertCode(ctx context.Context, tx *db.Tx, value, grant string, a Authorization) error {
 	hash := opaque.Hash(value)
-	_, err := tx.Exec(ctx, `insert into oauth_code (tenant_id, hash, grant_id, client_id, redirect_uri, challenge, jkt, created_at, expires_at)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
-		tx.Tenant(), hash[:], grant, a.Client.ID, a.Redirect, a.Challenge, a.Key, tx.Now(), tx.Now().Add(CodeLife))
+	_, err := tx.Exec(ctx, `insert into oauth_code (tenant_id, hash, grant_id, client_id, redirect_uri, challenge, jkt, nonce, created_at, expires_at)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
+		tx.Tenant(), hash[:], grant, a.Client.ID, a.Redirect, a.Challenge, a.Key, a.Nonce, tx.Now(), tx.Now().Add(CodeLife))
 	return err
 }
 
@@ -399,9 +399,9 @@ func insertCode(ctx context.Context, tx *db.Tx, value, grant string, a Authoriza
 // it is good.
 func findCode(ctx context.Context, tx *db.Tx, c *Code) (grant string, expires time.Time, err error) {
 	var consumed time.Time
-	err = tx.QueryRow(ctx, `select grant_id, client_id, redirect_uri, challenge, jkt, expires_at, consumed_at from oauth_code
+	err = tx.QueryRow(ctx, `select grant_id, client_id, redirect_uri, challenge, jkt, nonce, expires_at, consumed_at from oauth_code
 		where tenant_id = $1 and hash = $2`, tx.Tenant(), c.hash[:]).
-		Scan(&grant, &c.Client, &c.Redirect, &c.Challenge, &c.Key, &expires, &consumed)
+		Scan(&grant, &c.Client, &c.Redirect, &c.Challenge, &c.Key, &c.Nonce, &expires, &consumed)
 	if errors.Is(err, db.ErrNoRows) {
 		return "", expires, ErrCode
 	}

@@ -165,7 +165,7 @@ func Node(t testing.TB, d *db.DB, rootKey string) *World {
 	must(t, err)
 	w.Door = oauth.New(oauth.Config{
 		Tokens: w.Tokens, Sessions: w.Sessions, Callers: w.Callers, Trusts: w.Trusts, Logger: slog.New(slog.DiscardHandler),
-		Pages: w.Pages, Requester: w.requester,
+		Pages: w.Pages, Requester: w.requester, Identity: w.identity,
 	})
 	mux := http.NewServeMux()
 	must(t, w.Door.Mount(mux))
@@ -191,6 +191,12 @@ func (w *World) requester(ctx context.Context, _ estover.TenantID, id string) (o
 	}
 	digest, err := json.Marshal(a.Spec)
 	return oauth.Requester{ID: id, Name: a.Name, Kind: a.Blueprint, Sponsor: "the sponsor of " + a.Name, Digest: string(digest)}, err
+}
+
+// identity is what is known of the person that somebody acts for.
+func (w *World) identity(ctx context.Context, caller estover.Caller) (oauth.Identity, error) {
+	p, err := w.People.Identity(ctx, caller)
+	return oauth.Identity{Name: p.Name, Email: p.Email}, err
 }
 
 func must(t testing.TB, err error) {

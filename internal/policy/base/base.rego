@@ -116,6 +116,15 @@ permit contains "agent_introspects" if {
 }
 
 # METADATA
+# title: Agents learn of the person they act for what that person agreed to tell
+# description: The answer is what the scopes of the agent's token name, and of nobody else.
+permit contains "agent_identifies" if {
+	input.caller.kind == "agent"
+	input.op == "identity.read"
+	input.facts.human_root == true
+}
+
+# METADATA
 # title: No grant
 # description: The agent has no grant for this action on this resource.
 # custom:

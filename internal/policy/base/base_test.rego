@@ -101,6 +101,11 @@ test_agent_introspects if {
 	base.permit == {"agent_introspects"} with input as ask({"op": "token.introspect", "facts": {"own": false}})
 }
 
+test_agent_learns_of_the_person_it_acts_for if {
+	base.permit == {"agent_identifies"} with input as ask({"op": "identity.read", "facts": {"own": false, "human_root": true}})
+	base.permit == set() with input as ask({"op": "identity.read", "facts": {"human_root": false}})
+}
+
 test_agent_needs_grant_and_purpose if {
 	base.deny == set() with input as agent
 	base.deny == {"not_granted"} with input as ask({"facts": {"entitled": false}})
