@@ -44,10 +44,10 @@ func asserted(ctx context.Context, d *Door, a authenticated, parsed any) (token.
 	if w.Agent != a.client.ID {
 		return token.Proof{}, errGrant.With("The assertion is about another agent than the client that presents it.")
 	}
-	if c := confirmOf(w); c != (token.Confirm{}) && !shows(a.confirm, c) {
+	if !a.shows(confirmOf(w)) {
 		return token.Proof{}, errGrant.With("The assertion is bound to a key that the request does not show.")
 	}
-	proof := token.Proof{GrantType: token.Assertion, Subject: a.client.Subject, Foreign: foreign(w)}
+	proof := token.Proof{GrantType: token.Assertion, Subject: a.client.Subject, Foreign: foreign(w), Confirm: confirmOf(w)}
 	if !x.used {
 		proof.Use = uses(w)
 	}

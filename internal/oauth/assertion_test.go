@@ -14,6 +14,7 @@ import (
 	"estover.dev/internal/agent"
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/edge"
 	"estover.dev/internal/federation"
 	"estover.dev/internal/oauth/oauthtest"
 )
@@ -112,6 +113,13 @@ func TestA9AssertionGrantsFailClosed(t *testing.T) {
 			t.Errorf("the token is bound to %v", cnf)
 		}
 		refused(t, "bound, with another key", w.Do(oauthtest.Request("/oauth/token", form, w.Prover("P-256").Prove(""))), 400, "invalid_grant")
+		cert := newAuthority(t, "platform", nil).leaf(nil)
+		form.Set("assertion", p.Sign(with(p.Claims(bot), map[string]any{"cnf": map[string]any{"x5t#S256": edge.Thumbprint(cert.Raw)}})))
+		a = granted(t, "bound, over its certificate", w.Do(oauthtest.Request("/oauth/token", form, over(cert))))
+		if cnf, _ := said(t, a.Token())["cnf"].(map[string]any); cnf["x5t#S256"] != edge.Thumbprint(cert.Raw) {
+			t.Errorf("the token is bound to %v", cnf)
+		}
+		refused(t, "bound, over another certificate", w.Do(oauthtest.Request("/oauth/token", form, over(newAuthority(t, "other", nil).leaf(nil)))), 400, "invalid_grant")
 
 		// Two rules, or none.
 		two := w.Platform("two", func(s *federation.Spec) { s.Rules = append(s.Rules, s.Rules[0]) }, bot)

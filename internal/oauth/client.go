@@ -21,7 +21,8 @@ type authenticated struct {
 	client     *token.Client
 	method     string
 	credential string
-	confirm    token.Confirm // the key that the request shows
+	confirm    token.Confirm // the key that the request shows, to which the token will be bound
+	shown      string        // x5t#S256 of the certificate of the connection, bound or not; "" for none
 	use        []token.Used  // what it presented once: consumed along with what it asked for
 }
 

@@ -78,6 +78,9 @@ func exchanged(ctx context.Context, d *Door, a authenticated, parsed any) (token
 	if proof.Handover.How, err = s.presented(a); err != nil {
 		return token.Proof{}, err
 	}
+	if a.shows(s.confirm) { // else it came along an edge, to another key
+		proof.Confirm = s.confirm
+	}
 	actor := a.client.Subject
 	if x.actor != "" {
 		by, err := d.party(ctx, a, x.actor, x.actorType, "actor_token")
@@ -191,7 +194,7 @@ func (p *party) presented(a authenticated) (how string, err error) {
 		how = token.ByEdge
 	}
 	switch {
-	case p.confirm == token.Confirm{} || shows(a.confirm, p.confirm):
+	case a.shows(p.confirm):
 	case a.confirm == token.Confirm{}:
 		return how, errGrant.With("The subject token is bound to a key. Show it, or a key of the client's own, to which the new token is bound.")
 	case a.method == token.Public: // whoever knows its name has a key for it
@@ -202,10 +205,10 @@ func (p *party) presented(a authenticated) (how string, err error) {
 	return how, nil
 }
 
-// shows reports whether the key that was shown is the one that a token is bound
-// to.
-func shows(shown, bound token.Confirm) bool {
-	return (bound.Key == "" || bound.Key == shown.Key) && (bound.Certificate == "" || bound.Certificate == shown.Certificate)
+// shows reports whether the request shows the key that a token is bound to, if it
+// is bound.
+func (a *authenticated) shows(bound token.Confirm) bool {
+	return (bound.Key == "" || bound.Key == a.confirm.Key) && (bound.Certificate == "" || bound.Certificate == a.shown)
 }
 
 // actor is who presents the token as their own: the client, or an agent that it
@@ -217,7 +220,7 @@ func (p *party) actor(a authenticated) (estover.Subject, error) {
 		return "", errGrant.With("The actor token is one of somebody who acts for another.")
 	case is.Kind() != estover.AgentKind || is != a.client.Subject && !slices.Contains(a.client.Runs, is.ID()):
 		return "", errGrant.With("The actor token is neither the client's nor that of an agent that it runs.")
-	case p.confirm != token.Confirm{} && !shows(a.confirm, p.confirm):
+	case !a.shows(p.confirm):
 		return "", errGrant.With("The actor token is bound to a key that the request does not show.")
 	}
 	return is, nil

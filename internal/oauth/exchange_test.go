@@ -468,6 +468,14 @@ func TestExchangeKeepsCertificates(t *testing.T) {
 			}
 		}
 		bound("over the same certificate", exchangeWith(w, bob, raw, over(hers)), hers)
+		// Also where it is not by the certificate that the client authenticates.
+		bound("by a client whose tokens are not bound, over the same certificate", exchangeWith(w, cid, raw, over(hers)), hers)
+		prover := w.Prover("P-256")
+		both := exchangeWith(w, cid, raw, func(r *http.Request) { over(hers)(r); prover.Prove("")(r) })
+		bound("with a proof beside", both, hers)
+		if cnf, _ := said(t, both.Token())["cnf"].(map[string]any); cnf["jkt"] != prover.Thumbprint() {
+			t.Errorf("with a proof beside: bound to %v", cnf)
+		}
 		w.Decider.Set(nil)
 		bound("over another certificate, along an edge", exchangeWith(w, bob, raw, over(his)), his)
 	})

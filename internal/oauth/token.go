@@ -98,10 +98,13 @@ func (d *Door) issue(r *http.Request, tenant estover.TenantID) (issued token.Iss
 	if !a.client.May(asked.grantType) || a.method == token.Public && !grantTypes[asked.grantType].public {
 		return token.Issued{}, d.Tokens.Refuse(ctx, want, errMayNot)
 	}
-	a.confirm = confirm
+	a.confirm, a.shown = confirm, edge.OriginOf(r).Thumbprint()
 	want.Proof, err = grantTypes[asked.grantType].prove(ctx, d, a, asked.own)
 	if err != nil {
 		return token.Issued{}, d.Tokens.Refuse(ctx, want, err)
+	}
+	if c := want.Proof.Confirm.Certificate; c != "" { // what was bound stays bound
+		want.Confirm.Certificate = c
 	}
 	if want.Session, err = d.session(ctx, a, asked, want.Proof); err != nil {
 		return token.Issued{}, d.Tokens.Refuse(ctx, want, err)

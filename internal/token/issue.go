@@ -40,6 +40,7 @@ type Proof struct {
 	Handover  Handover          // how it was handed on; zero for a root
 	Session   string            // that the token belongs to; "" for one of the client's own
 	Foreign   Foreign           // whose word it rests on, if not ours
+	Confirm   Confirm           // that what was proven with is bound to, and that the request shows; the token is bound to no less
 	Strength  estover.Strength  // of what was proven with, if the token is worth no more; "" if it is
 	Type      string            // as the answer names what is issued (RFC 8693, section 2.2.1)
 
