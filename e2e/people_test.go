@@ -255,3 +255,71 @@ func TestFirstAdministrator(t *testing.T) {
 	b.Click("button", "Sign in with a passkey")
 	b.Heading("How you sign in")
 }
+
+// TestProvider: people of one organisation sign in at another server by their
+// own, which is an OpenID provider like any other.
+func TestProvider(t *testing.T) {
+	home, away := e2etest.Start(t), e2etest.Start(t)
+	chief, host := home.Admin(t), away.Admin(t)
+	chief.Apply(t, `apiVersion: estover.dev/v1
+kind: Agent
+metadata: {name: portal}
+spec:
+  blueprint: portal
+  sponsor: admin
+  purposes: [sign-in]
+  clearance: internal
+  client:
+    grant_types: [authorization_code]
+    redirect_uris: ["`+away.URL+`/login/back/home"]`)
+	var client struct {
+		ID     string `json:"client_id"`
+		Secret string `json:"client_secret"`
+	}
+	chief.JSON(t, &client, "agent", "credential", "add", "portal", "--label", "away")
+	ca, err := os.ReadFile(home.CAFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	host.Must(t, "secret", "create", "idp/home", "--destination", strings.TrimPrefix(home.URL, "https://"))
+	host.Put(t, "idp/home", client.Secret)
+	host.Apply(t, `apiVersion: estover.dev/v1
+kind: IdentityProvider
+metadata: {name: home}
+spec:
+  title: Home
+  issuer: `+home.URL+`
+  client_id: `+client.ID+`
+  secret: idp/home
+  allow_private: true
+  create: true
+  ca: |
+    `+strings.ReplaceAll(strings.TrimSpace(string(ca)), "\n", "\n    "))
+
+	chief.Must(t, "person", "create", "alice", "--email", "alice@example.com")
+	var invitation struct{ Link string }
+	chief.JSON(t, &invitation, "person", "invite", "alice")
+	b := away.Browser(t, home)
+	b.Goto(invitation.Link)
+	b.Click("button", "Go on")
+	b.Click("button", "Make a passkey")
+	b.Heading("Keep these recovery codes")
+
+	b.Goto(away.URL + "/login")
+	b.Click("link", "Continue with Home")
+	b.Heading("Sign in to portal?")
+	b.Accessible("the question who one is")
+	b.Click("button", "Sign in")
+	b.Heading("How you sign in")
+	if !strings.HasPrefix(b.URL(), away.URL) || !strings.Contains(b.Text(), "This browser") {
+		t.Errorf("alice is at %s and sees\n%s", b.URL(), b.Text())
+	}
+	var alice struct {
+		ManagedBy string `json:"managed_by"`
+		Email     string
+	}
+	host.JSON(t, &alice, "person", "show", "alice")
+	if alice.ManagedBy != "provider/home" {
+		t.Errorf("away, alice is %+v", alice)
+	}
+}
