@@ -140,6 +140,7 @@ var errTooOften = &estover.Error{Kind: estover.TooMuch, Code: "too_many_attempts
 // Mount adds the pages of all tenants to mux.
 func (d *Door) Mount(mux *http.ServeMux) {
 	const get, post = http.MethodGet, http.MethodPost
+	d.Pages.Handle(mux, "/{$}", func(r *page.Request) error { r.Go(r.Path(page.SignInPath)); return nil }, get)
 	d.Pages.Handle(mux, withPath, d.with, get)
 	d.Pages.Handle(mux, backPath, d.returned, get)
 	for _, one := range []struct {

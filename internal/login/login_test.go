@@ -133,6 +133,9 @@ func TestEnrolAndSignIn(t *testing.T) {
 		if w.entered != 1 {
 			t.Errorf("%d people have entered, want 1", w.entered)
 		}
+		if p := b.Go("/"); p.At != "/login/you" {
+			t.Errorf("the bare address leads alice to %s", p.At)
+		}
 		you := b.Go("/login/you")
 		if !strings.Contains(you.Body, "my laptop") || !strings.Contains(you.Body, "You have 10 left.") || !strings.Contains(you.Body, ">alice<") {
 			t.Errorf("alice sees\n%s", you.Body)

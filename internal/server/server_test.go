@@ -660,7 +660,7 @@ func TestProblems(t *testing.T) {
 		{http.MethodPost, "/v1/apply", map[string]any{"files": []map[string]string{{"path": "a.yaml", "text": "apiVersion: estover.dev/v1\nkind: Agnet\n"}}}, 422, "a.yaml:2"},
 		{http.MethodPost, "/v1/login", map[string]string{"token": "est_en_wrong"}, 401, ""},
 		{http.MethodGet, "/v1//agents", nil, 404, ""},
-		{http.MethodGet, "/", nil, 404, ""},
+		{http.MethodGet, "/nothing", nil, 404, ""},
 	} {
 		status, body := h.do(c.method, c.path, h.token, c.body)
 		var p struct {
