@@ -95,6 +95,7 @@ func exchanged(ctx context.Context, d *Door, a authenticated, parsed any) (token
 			proof.Handover.How = token.ByEdge
 		}
 		proof.Use = append(proof.Use, by.proof.Use...)
+		proof.Strength = token.Weakest(proof.Strength, by.proof.Strength)
 	}
 	if m := s.mayAct; m != nil && (m.Issuer != d.Tokens.Issuer.Of(a.caller.Tenant) || m.Subject != actor) {
 		return token.Proof{}, errGrant.With("The subject token lets somebody else act (may_act).")

@@ -202,3 +202,23 @@ func TestAnAssertionOfAHeldClientIsUsedUp(t *testing.T) {
 		refused(t, "to end a token", ask("/oauth/revoke"), 401, "invalid_client")
 	})
 }
+
+// To act as an agent that one runs is worth no more than the token by which one
+// does.
+func TestActingIsWorthTheActorsToken(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		ann, host, bob := w.Agent("ann"), w.Agent("host"), w.Agent("bob")
+		w.Set(host, agent.Client{GrantTypes: []string{exchangeType}, Runs: []string{bob.ID}})
+		subject := w.AskByKey(ann, "resource", oauthtest.CRM).Token()
+		for want, actor := range map[string]string{"secret": w.Ask(bob).Token(), "key": w.AskByKey(bob).Token()} {
+			a := granted(t, "an exchange", w.Do(oauthtest.Request("/oauth/token", oauthtest.Form(
+				"grant_type", exchangeType, "subject_token", subject, "subject_token_type", accessTokenType,
+				"actor_token", actor, "actor_token_type", accessTokenType,
+				"client_assertion_type", oauthtest.AssertionType, "client_assertion", w.Assertion(host)))))
+			if got := said(t, a.Token())["strength"]; got != want {
+				t.Errorf("by a token of the actor of the strength %v it is %v", want, got)
+			}
+		}
+	})
+}

@@ -287,14 +287,20 @@ func (r *Request) caller() estover.Caller {
 	if len(r.Proof.Actors) > 0 {
 		c.Subject, c.Actors = r.Proof.Subject, r.Proof.Actors
 	}
-	if slices.Index(strengths, r.Proof.Strength) < slices.Index(strengths, c.Strength) && r.Proof.Strength != "" {
-		c.Strength = r.Proof.Strength
+	if r.Proof.Strength != "" {
+		c.Strength = Weakest(c.Strength, r.Proof.Strength)
 	}
 	return c
 }
 
-// strengths are the ways of proving who one is, the weakest first.
-var strengths = []estover.Strength{estover.BySecret, estover.ByKey, estover.ByBound}
+// Weakest is the weaker of two ways of proving who one is.
+func Weakest(a, b estover.Strength) estover.Strength {
+	strengths := [...]estover.Strength{estover.BySecret, estover.ByKey, estover.ByBound}
+	if slices.Index(strengths[:], b) < slices.Index(strengths[:], a) {
+		return b
+	}
+	return a
+}
 
 // A record is what the event of a request tells, as the member token.
 type record struct {
