@@ -116,18 +116,23 @@ func AppendMember(b []byte, sep byte, name, value string) []byte {
 
 // AppendString writes s as JSON, as encoding/json would.
 func AppendString(b []byte, s string) []byte {
+	begin := len(b)
+	b = append(b, '"')
+	from := 0
 	for i := range len(s) {
-		if c := s[i]; c < 0x20 || c >= 0x7f || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
+		switch c := s[i]; {
+		case c == '"' || c == '\\':
+			b = append(append(b, s[from:i]...), '\\')
+			from = i
+		case c < 0x20 || c >= 0x7f || c == '<' || c == '>' || c == '&':
 			text, err := json.Marshal(s)
 			if err != nil {
 				panic("audit: a string has no JSON: " + err.Error())
 			}
-			return append(b, text...)
+			return append(b[:begin], text...)
 		}
 	}
-	b = append(b, '"')
-	b = append(b, s...)
-	return append(b, '"')
+	return append(append(b, s[from:]...), '"')
 }
 
 // AppendStrings writes a list of strings as JSON.

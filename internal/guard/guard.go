@@ -360,7 +360,7 @@ func (g *Guard) event(caller estover.Caller, op Op, d Decision, outcome audit.Ou
 	}
 	// What the guard adds stands as it is written: a map would be sorted, and
 	// its values looked at by reflection, for every call and every token.
-	size := 256
+	size := 768
 	if text, ok := d.Facts["input"].(json.RawMessage); ok {
 		size += len(text)
 	}
