@@ -31,7 +31,7 @@
 // It is PostgreSQL's dialect in the subset that SQLite shares, with $1 for
 // arguments. Time is a bigint of microseconds, a list of words is JSON text;
 // [Tx] converts both. What differs in a schema is written with two words of
-// our own, bytes and identity.
+// our own, bytes, identity and clustered.
 package db
 
 import (

@@ -85,23 +85,27 @@ func migrate(ctx context.Context, m migrator, engine Engine) error {
 }
 
 var (
-	comment  = regexp.MustCompile(`(?m)--.*$`)
-	bytesW   = regexp.MustCompile(`\bbytes\b`)
-	identity = regexp.MustCompile(`\bidentity\b`)
+	comment   = regexp.MustCompile(`(?m)--.*$`)
+	bytesW    = regexp.MustCompile(`\bbytes\b`)
+	identity  = regexp.MustCompile(`\bidentity\b`)
+	clustered = regexp.MustCompile(`\) clustered;`)
 )
 
 // statements splits a migration where a semicolon ends a line, and writes its
-// two words of our own in the engine's language. SQLite's autoincrement, which
+// three words of our own in the engine's language. A table that is clustered is
+// kept in its primary key, where the engine can do that: a row is then written
+// to one tree instead of two. SQLite's autoincrement, which
 // would write to another table for each row, makes a difference only where the
 // last row is deleted, and a table with an identity keeps its rows.
 func statements(text string, engine Engine) []string {
-	blob, key := "blob", "integer primary key"
+	blob, key, tree := "blob", "integer primary key", ") without rowid;"
 	if engine == Postgres {
-		blob, key = "bytea", "bigint generated always as identity primary key"
+		blob, key, tree = "bytea", "bigint generated always as identity primary key", ");"
 	}
 	text = comment.ReplaceAllString(text, "")
 	text = bytesW.ReplaceAllString(text, blob)
 	text = identity.ReplaceAllLiteralString(text, key)
+	text = clustered.ReplaceAllLiteralString(text, tree)
 	var out []string
 	for _, s := range strings.Split(text, ";\n") {
 		if s = strings.TrimSuffix(strings.TrimSpace(s), ";"); s != "" {

@@ -50,6 +50,6 @@ create table used_jti (
 	hash bytes not null,
 	expires_at bigint not null,
 	primary key (tenant_id, hash)
-);
+) clustered;
 
 create index used_jti_due on used_jti (expires_at);
