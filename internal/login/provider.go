@@ -48,6 +48,7 @@ type upstream struct {
 	client   *http.Client
 	metadata *oidc.Provider
 	saysWho  bool  // its answers carry iss (RFC 9207)
+	inBody   bool  // client secrets stand in the body there, and not in the header
 	failed   error // why there is none
 }
 
@@ -97,7 +98,8 @@ func (d *Door) upstream(ctx context.Context, p directory.Provider) (*upstream, e
 // Connect Discovery, section 4.3).
 func (u *upstream) discover(ctx context.Context, issuer string) {
 	var says struct {
-		Issuer bool `json:"authorization_response_iss_parameter_supported"`
+		Issuer  bool     `json:"authorization_response_iss_parameter_supported"`
+		Methods []string `json:"token_endpoint_auth_methods_supported"`
 	}
 	var err error
 	if u.metadata, err = oidc.NewProvider(oidc.ClientContext(ctx, u.client), issuer); err == nil {
@@ -107,6 +109,7 @@ func (u *upstream) discover(ctx context.Context, issuer string) {
 		u.failed = errUpstream.Because(err)
 	}
 	u.saysWho = says.Issuer
+	u.inBody = len(says.Methods) > 0 && !slices.Contains(says.Methods, "client_secret_basic")
 }
 
 // outbound lets a library go out by the one way that there is.
@@ -146,8 +149,13 @@ func (d *Door) flow(r *page.Request) (directory.Provider, *upstream, *oauth2.Con
 	if err != nil {
 		return p, nil, nil, err
 	}
+	endpoint := u.metadata.Endpoint()
+	endpoint.AuthStyle = oauth2.AuthStyleInHeader // not found out by trying, which would cost the code
+	if u.inBody || p.Secret == "" {
+		endpoint.AuthStyle = oauth2.AuthStyleInParams
+	}
 	return p, u, &oauth2.Config{
-		ClientID: p.ClientID, Endpoint: u.metadata.Endpoint(), Scopes: []string{oidc.ScopeOpenID, "profile", "email"},
+		ClientID: p.ClientID, Endpoint: endpoint, Scopes: []string{oidc.ScopeOpenID, "profile", "email"},
 		RedirectURL: d.Issuer.Of(r.Tenant) + page.SignInPath + "/back/" + p.Name,
 	}, nil
 }

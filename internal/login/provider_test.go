@@ -88,7 +88,7 @@ func newIDP(t *testing.T, d *db.DB) *idp {
 		}
 		_, secret, _ := r.BasicAuth()
 		if secret, _ = url.QueryUnescape(secret); secret == "" {
-			p.t.Error("the client did not authenticate")
+			secret = "in the body: " + r.PostFormValue("client_secret")
 		}
 		p.secrets = append(p.secrets, secret)
 		write(w, map[string]any{"access_token": "at", "token_type": "Bearer", "id_token": p.sign(p.claims)})
@@ -416,5 +416,24 @@ func TestProviderUserInfo(t *testing.T) {
 	come(b, p.begin(b, little, ""))
 	if v := w.whoami(b); v.Person.Name != "alice" || v.Person.Email != "alice@example.com" {
 		t.Errorf("who comes in is %+v", v.Person)
+	}
+}
+
+// A client secret is sent as the provider wants it, and a client without one
+// says its name.
+func TestProviderAuthentication(t *testing.T) {
+	d := dbtest.Open(t)
+	w, p := federated(t, d, func(s *directory.ProviderSpec) { s.Create = true })
+	host := strings.TrimPrefix(p.server.URL, "https://")
+	p.metadata["token_endpoint_auth_methods_supported"] = []string{"client_secret_post"}
+	b := w.browser()
+	come(b, p.begin(b, nil, ""))
+	spec := directory.ProviderSpec{Name: "corp", Issuer: p.server.URL, ClientID: "estover", Create: true}
+	if _, err := w.people.PutProvider(t.Context(), root, spec, ""); err != nil {
+		t.Fatal(err)
+	}
+	come(b, p.begin(b, nil, ""))
+	if want := []string{"in the body: the secret at idp/corp for " + host, "in the body: "}; !slices.Equal(p.secrets, want) || w.whoami(b).Person.ID == "" {
+		t.Errorf("the token endpoint was shown %q, want %q", p.secrets, want)
 	}
 }
