@@ -340,6 +340,9 @@ func (d *Directory) Federated(ctx context.Context, b Browser, name string, i Ide
 	}
 	switch {
 	case !p.admits(i), err != nil && !p.Create:
+		if err := d.unproven(ctx, b.From, "provider:"+p.ID, ErrStranger); err != nil {
+			return estover.Secret{}, err
+		}
 		return estover.Secret{}, ErrStranger
 	case err != nil:
 		if person, err = d.welcome(ctx, b, p, i); err != nil {

@@ -253,13 +253,17 @@ func (d *Directory) enter(ctx context.Context, b Browser, p Person, since time.T
 // that does not sign as it should, by an invitation that was used before. Nobody
 // knows who it was, so the event is our own.
 func (d *Directory) Unproven(ctx context.Context, from estover.Caller, person string, why error) error {
+	return d.unproven(ctx, from, string(estover.User(person)), why)
+}
+
+func (d *Directory) unproven(ctx context.Context, from estover.Caller, target string, why error) error {
 	from.Subject = estover.System("login")
 	refused := guard.Decision{ID: audit.NewID(), Engine: "kernel", Reasons: []string{"refused"}, Message: why.Error()}
 	var e *estover.Error
 	if errors.As(why, &e) {
 		refused.Reasons[0], refused.Message = e.Code, e.Detail
 	}
-	op := guard.Op{Action: "login.create", Target: string(estover.User(person)), Effect: guard.Manages}
+	op := guard.Op{Action: "login.create", Target: target, Effect: guard.Manages}
 	return d.guard.Record(ctx, from, op, refused, guard.Hot{Outcome: audit.Refused})
 }
 

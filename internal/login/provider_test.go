@@ -232,6 +232,9 @@ func TestProvider(t *testing.T) {
 				t.Errorf("%s: %d", name, page.Status)
 			}
 		}
+		if n := refusals(t, d); n != 4 {
+			t.Errorf("%d strangers are on record, want 4", n)
+		}
 		if _, err := w.people.Disable(t.Context(), root, alice.ID, "left"); err != nil {
 			t.Fatal(err)
 		}
