@@ -18,6 +18,11 @@
 //	recovery code:  open ──recover, new codes, disable──▶ used
 //	visit:          live ──sign out, another sign-in, idle, expires_at, disable──▶ ended
 //
+// People may also sign in at an OpenID provider that an administrator has set up
+// ([Provider]). Who somebody is there is linked to a person once, by the subject
+// that the provider has for them, and their roles may follow its claims. Whether
+// what it says is true is checked by whoever calls [Directory.Federated].
+//
 // The first enrolment is made by [Directory.Bootstrap] for the person "admin",
 // when nobody can come in yet. The last administrator can be neither disabled
 // nor stripped of the role, so that there is always somebody.
@@ -26,7 +31,8 @@
 // (person.invite, login.create, login.list, login.end): whoever may give
 // credentials to agents may not thereby let somebody in as an administrator.
 // What people do with their own passkeys and codes is passkey.create,
-// passkey.list, passkey.end and recovery.create.
+// passkey.list, passkey.end and recovery.create; providers are provider.put,
+// provider.list, provider.read and provider.retire.
 //
 // Of enrolments and tokens only hashes are stored. Who a token belongs to is
 // answered from memory ([Directory.Authenticate]); what is in memory is dropped
