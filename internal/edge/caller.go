@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 
 	"estover.dev"
@@ -175,15 +176,16 @@ func (n Need) Challenge(r *http.Request, code string) string {
 	return n.of(strings.ToLower(scheme), code)
 }
 
-// of is one challenge. Neither scopes nor our own URLs have a character that
-// would have to be escaped.
+// of is one challenge. Neither scope-tokens nor our own URLs have a character
+// that would have to be escaped.
 func (n Need) of(scheme, code string) string {
+	scopes := slices.DeleteFunc(slices.Clone(n.Scopes), func(s string) bool { return !tokens.Scope(s) })
 	s := `Bearer realm="estover"`
 	if scheme == asDPoP {
 		s = `DPoP realm="estover", algs="` + strings.Join(jose.Algorithms(jose.DPoPProof), " ") + `"` // RFC 9449, section 7.1
 	}
 	for _, one := range []struct{ name, value string }{
-		{"error", code}, {"scope", strings.Join(n.Scopes, " ")}, {"resource_metadata", n.Metadata},
+		{"error", code}, {"scope", strings.Join(scopes, " ")}, {"resource_metadata", n.Metadata},
 	} {
 		if one.value != "" {
 			s += `, ` + one.name + `="` + one.value + `"`

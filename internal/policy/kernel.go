@@ -28,7 +28,7 @@ var kernelReasons = func() map[string]Reason {
 		{Code: "kernel_session_ended", Title: "Session ended", Sentence: "The session has ended.", Next: "Open another session if the task goes on."},
 		{Code: "kernel_session_expired", Title: "Session expired", Sentence: "The session's time is over.", Next: "Open another session if the task goes on."},
 		{Code: "kernel_session_foreign", Title: "Somebody else's session", Sentence: "The session is another agent's.", Next: "Use a session of your own."},
-		{Code: "kernel_scope", Title: "Not in the token", Sentence: "The access token was not issued for this action.", Next: "Get a token whose scope names the action."},
+		{Code: NotInToken, Title: "Not in the token", Sentence: "The access token was not issued for this action.", Next: "Get a token whose scope names the action."},
 		{Code: "kernel_chain_loop", Title: "Loop of delegation", Sentence: "The same actor stands twice in the chain of delegation.", Next: "Delegate to somebody who is not yet in it."},
 		{Code: "kernel_chain_depth", Title: "Chain too long", Sentence: "The chain of delegation is too long.", Next: "Let an agent nearer to the root do it."},
 		{Code: "kernel_resource_unknown", Title: "No such resource", Sentence: "There is no such resource.", Next: "Name a resource of the catalogue."},
@@ -142,13 +142,17 @@ func (k *known) inChain(agent string) bool {
 	return false
 }
 
+// NotInToken is the reason of a call that the agent is granted, and that its
+// access token was not issued for.
+const NotInToken = "kernel_scope"
+
 // scope: a token is good for the actions that it was issued for, and not for
 // all that its agent is granted. A caller without a token, by a session's
 // certificate, has no such bound. What is not granted at all is refused for
 // that, by the baseline.
 func scope(k *known) string {
 	if k.Op == "gateway.call" && k.caller.Grant != "" && k.Facts.Entitled && k.Action != "" && !contains(k.caller.Scopes, k.Action) {
-		return "kernel_scope"
+		return NotInToken
 	}
 	return ""
 }

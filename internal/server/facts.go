@@ -16,6 +16,7 @@ import (
 	"estover.dev/internal/agent"
 	"estover.dev/internal/db"
 	"estover.dev/internal/directory"
+	"estover.dev/internal/gateway/rest"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/oauth"
 	"estover.dev/internal/policy"
@@ -36,6 +37,7 @@ type facts struct {
 	secrets   *secret.Secrets
 	registry  *agent.Registry
 	now       func() time.Time
+	origin    string // under which clients know the reverse routes
 
 	agents   *guard.Cache[*policy.Agent]
 	grants   *guard.Cache[*policy.Grants]
@@ -263,10 +265,18 @@ func (f *facts) Allowed(ctx context.Context, tenant estover.TenantID, agentID, i
 	return a, nil
 }
 
-// identified is the resource that has this URL as its own. The comparison is
-// exact: what is normalised was normalised when the resource was registered
-// (RFC 8707, section 2).
+// identified is the resource that has this URL as its own, or that a reverse
+// route leads to which has: whoever found it there (RFC 9728) asks for a token by
+// that URL. The comparison is exact: what is normalised was normalised when the
+// resource was registered (RFC 8707, section 2).
 func (f *facts) identified(ctx context.Context, tenant estover.TenantID, identifier string) (*resource.Upstream, error) {
+	if path, ok := strings.CutPrefix(identifier, f.origin); ok && tenant == estover.DefaultTenant && rest.Named(path) != "" {
+		u, err := f.resources.UpstreamByName(ctx, tenant, rest.Named(path))
+		if estover.KindOf(err) == estover.NotFound {
+			err = token.ErrTarget
+		}
+		return u, err
+	}
 	at, err := url.Parse(identifier)
 	if err != nil || at.Host == "" {
 		return nil, token.ErrTarget

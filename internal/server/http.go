@@ -177,11 +177,16 @@ func (s *Server) handler() (http.Handler, error) {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	mux.HandleFunc("GET /readyz", s.ready)
 	mux.Handle("GET /metrics", s.metrics())
-	routes := &rest.Door{Pipeline: s.pipeline, Caller: s.routeCaller, Route: s.route}
-	front, paced := edge.Front{Trusted: s.trusted(), Certificates: s.config.ProxyCerts}, edge.Pace{}.Handler(mux)
+	routes := &rest.Door{Pipeline: s.pipeline, Caller: s.routeCaller, Route: s.route, Described: s.described}
+	front := edge.Front{Trusted: s.trusted(), Certificates: s.config.ProxyCerts}
+	paced, described := edge.Pace{}.Handler(mux), edge.Pace{}.Handler(s.described)
 	return front.Handler(s.traced(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// The door of reverse routes comes before the mux, which would
-		// redirect what that door refuses.
+		// The door of reverse routes, and what they say of themselves, come
+		// before the mux, which would redirect what is refused there.
+		if s.described.Matches(r) {
+			described.ServeHTTP(w, r)
+			return
+		}
 		if routes.Matches(r) {
 			edge.Unpaced(w) // it has limits of its own, for streams in both directions
 			routes.ServeHTTP(w, r)
@@ -227,20 +232,41 @@ func (s *Server) ready(w http.ResponseWriter, r *http.Request) {
 }
 
 // routeCaller recognises who calls a reverse route: an access token for the
-// resource that the route leads to.
+// resource that the route leads to. Whoever is refused learns where to get one,
+// and with which scope.
 func (s *Server) routeCaller(_ http.ResponseWriter, r *http.Request) (*gateway.Conn, bool, error) {
-	name, _, _ := strings.Cut(strings.TrimPrefix(r.URL.EscapedPath(), rest.Prefix), "/")
-	audience := "urn:estover:no-such-route"
-	if u, err := s.facts.resources.UpstreamByName(r.Context(), tenant, name); err == nil {
+	path := r.URL.EscapedPath()
+	name := rest.Named(path)
+	audience, need := "urn:estover:no-such-route", edge.Need{}
+	u, err := s.facts.resources.UpstreamByName(r.Context(), tenant, name)
+	switch {
+	case err == nil:
 		audience = u.BaseURL
-	} else if estover.KindOf(err) != estover.NotFound {
+		need = s.described.Need(r)
+		at := strings.TrimSuffix(u.URL.EscapedPath(), "/") + strings.TrimPrefix(path, rest.Prefix+name)
+		if action, _, ok := u.Match(r.Method, at); ok {
+			need.Scopes = []string{action.Name}
+		}
+	case estover.KindOf(err) != estover.NotFound:
 		return nil, false, err
 	}
-	c, err := s.callers.For(r, audience)
+	c, err := s.callers.At(r, audience, need)
 	if err != nil {
 		return nil, false, err
 	}
 	return &gateway.Conn{Caller: c}, false, nil
+}
+
+// routeScopes are the actions of the resource that a route leads to.
+func (s *Server) routeScopes(ctx context.Context, name string) (names []string, err error) {
+	u, err := s.facts.resources.UpstreamByName(ctx, tenant, name)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range u.Actions {
+		names = append(names, a.Name)
+	}
+	return names, nil
 }
 
 // route finds a reverse route by the name of its resource.

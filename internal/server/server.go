@@ -52,6 +52,7 @@ import (
 	"estover.dev/internal/federation"
 	"estover.dev/internal/gateway"
 	"estover.dev/internal/gateway/duty"
+	"estover.dev/internal/gateway/rest"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/incident"
 	"estover.dev/internal/jose"
@@ -92,6 +93,7 @@ type Server struct {
 	duties     *duty.Duties
 	live       *gateway.Live
 	pipeline   *gateway.Pipeline
+	described  *rest.Description // the reverse routes
 	incidents  *incident.Incidents
 	callers    *edge.Callers
 	oauth      *oauth.Door
@@ -237,6 +239,12 @@ func (s *Server) logKeys(ctx context.Context, tenant estover.TenantID) (all []ed
 func (s *Server) wire() error {
 	f := &s.facts
 	f.now = s.db.Now
+	at, err := url.Parse(s.config.Issuer)
+	if err != nil {
+		return err
+	}
+	f.origin = at.Scheme + "://" + at.Host
+	s.described = &rest.Description{Origin: f.origin, Issuer: s.config.Issuer, Scopes: s.routeScopes}
 	s.decider = policy.NewDecider(s.db, policy.Sources{
 		// The facts come from packages that stand behind the door, so they are
 		// looked up when they are asked for.
@@ -282,7 +290,6 @@ func (s *Server) wire() error {
 		Origins: s.origins(), Now: s.db.Now,
 		MAC: func(t estover.TenantID, msg []byte) []byte { return s.sealer.MAC(t, "dpop nonce", msg) },
 	}}
-	var err error
 	if s.pages, err = page.New(page.Config{
 		Issuer: token.Issuer(s.config.Issuer), People: f.people, Now: s.db.Now, Logger: s.logger,
 		MAC: func(t estover.TenantID, value []byte) []byte { return s.sealer.MAC(t, "page", value) },

@@ -30,6 +30,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -201,7 +202,7 @@ func (d *Duties) Decide(r *http.Request, ex *gateway.Exchange) (*gateway.Plan, e
 	}
 	c.op.Purpose = strings.Join(r.Header.Values(purposeHeader), ", ")
 	if c.decision, err = d.admit(ctx, ex, c.op); err != nil {
-		return nil, err
+		return nil, lacking(ex, c, err)
 	}
 	if c.resource == nil || !c.known {
 		return nil, &gateway.Refusal{Err: errUnknownHost, Decision: c.decision.ID}
@@ -210,6 +211,16 @@ func (d *Duties) Decide(r *http.Request, ex *gateway.Exchange) (*gateway.Plan, e
 		return nil, err
 	}
 	return d.plan(ctx, ex, c)
+}
+
+// lacking adds to a refusal which scope would help, if the token lacks that and
+// nothing else: what the agent is not granted no token has.
+func lacking(ex *gateway.Exchange, c *call, err error) error {
+	var r *gateway.Refusal
+	if ex.Insufficient != nil && errors.As(err, &r) && slices.Equal(c.decision.Reasons, []string{policy.NotInToken}) {
+		r.Challenge = ex.Insufficient(c.action.Name)
+	}
+	return err
 }
 
 // classify names what is asked for: the resource, the action and its class.

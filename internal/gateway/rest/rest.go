@@ -39,6 +39,8 @@ type Door struct {
 	// Route finds the route of that name for the caller. A route that the caller
 	// may not know of is not found.
 	Route func(c *gateway.Conn, name string) (Route, error)
+	// Described is what the routes below Prefix say of themselves. Nil: nothing.
+	Described *Description
 	// Named gives the route that has this host name, in the form of the Host
 	// header without a port. It may be nil.
 	Named func(host string) (route string, ok bool)
@@ -112,6 +114,9 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		d.Pipeline.Refuse(w, ex, err)
 		return
+	}
+	if d.Described != nil && before != "" {
+		ex.Insufficient = func(scope string) string { return d.Described.Need(r, scope).Challenge(r, "insufficient_scope") }
 	}
 	ex.Location = func(at string) string { return route.here(before, ex, at) }
 	d.Pipeline.Serve(&answer{ResponseWriter: w}, r, ex)
