@@ -98,18 +98,33 @@ type why struct {
 
 var errNoDecision = &estover.Error{Kind: estover.NotFound, Code: "no_decision", Detail: "This event holds no decision. A call through the gateway has two events: ask about the intent, whose id is in the answer that the agent got."}
 
+func decisionOf(e audit.Entry) (record guard.DecisionRecord, err error) {
+	b, err := json.Marshal(e.Detail["decision"])
+	if err == nil {
+		err = json.Unmarshal(b, &record)
+	}
+	return record, err
+}
+
 func (s *Server) explainEvent(ctx context.Context, in *Named) (*one[why], error) {
 	e, err := s.findEvent(ctx, in.ID)
 	if err != nil {
 		return nil, s.problem(ctx, err)
 	}
-	var record guard.DecisionRecord
-	b, err := json.Marshal(e.Detail["decision"])
-	if err == nil {
-		err = json.Unmarshal(b, &record)
-	}
+	record, err := decisionOf(e)
 	if err != nil || record.Engine == "" {
 		return nil, s.problem(ctx, errNoDecision)
+	}
+	if record.FactsIn != "" {
+		earlier, err := s.findEvent(ctx, record.FactsIn)
+		if err != nil {
+			return nil, s.problem(ctx, err)
+		}
+		first, err := decisionOf(earlier)
+		if err != nil {
+			return nil, s.problem(ctx, err)
+		}
+		record.Facts = first.Facts
 	}
 	x, err := s.Policy.Explain(ctx, callerOf(ctx), record)
 	return &one[why]{why{eventOf(e), x}}, s.problem(ctx, err)

@@ -40,6 +40,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"estover.dev"
@@ -88,6 +89,38 @@ type Decision struct {
 	Facts       map[string]any
 	InputDigest string // SHA-256 of the input, in hex
 	Obligations []Obligation
+
+	// Told is shared by the decisions whose facts are the same, so that one
+	// event has them and the others name it. Nil if every event is to have its
+	// own.
+	Told *Told `json:"-"`
+}
+
+// A Told is in which event facts stand. The zero value is in none. It is safe
+// for use by many at once.
+type Told struct{ in atomic.Pointer[told] }
+
+type told struct {
+	tenant estover.TenantID
+	event  string
+}
+
+// event is the one that has the facts, if it is of this tenant.
+func (t *Told) event(tenant estover.TenantID) string {
+	if t != nil {
+		if in := t.in.Load(); in != nil && in.tenant == tenant {
+			return in.event
+		}
+	}
+	return ""
+}
+
+// Recorded says that the event of the decision, which has its id, is on record:
+// what follows need not have the same facts again.
+func (d *Decision) Recorded(tenant estover.TenantID) {
+	if d.Told != nil && d.Told.in.Load() == nil {
+		d.Told.in.CompareAndSwap(nil, &told{tenant, d.ID})
+	}
 }
 
 // An Obligation is what must be done along with an allowed operation. Whoever
@@ -245,6 +278,7 @@ func (g *Guard) Act(ctx context.Context, caller estover.Caller, op Op, decision 
 	if err != nil {
 		return err
 	}
+	decision.Recorded(caller.Tenant)
 	g.touched(caller.Tenant, done.event.Touches)
 	g.log.Wake()
 	return done.fail
@@ -321,12 +355,14 @@ func (g *Guard) Record(ctx context.Context, caller estover.Caller, op Op, decisi
 	if err := g.write(ctx, caller.Tenant, event, h); err != nil {
 		return err
 	}
+	decision.Recorded(caller.Tenant)
 	g.touched(caller.Tenant, h.Touches)
 	return nil
 }
 
 // Event is the event of an admitted operation as [Guard.Record] would write
-// it, for a door that keeps its evidence in batches on the node first.
+// it, for a door that keeps its evidence in batches on the node first, and says
+// [Decision.Recorded] when it has.
 func (g *Guard) Event(caller estover.Caller, op Op, decision Decision, outcome audit.Outcome) audit.Event {
 	e := g.event(caller, op, decision, outcome)
 	e.At = g.db.Now()
@@ -365,7 +401,11 @@ func (g *Guard) event(caller estover.Caller, op Op, d Decision, outcome audit.Ou
 		size += len(text)
 	}
 	b := append(make([]byte, 0, len(op.Members)+size), op.Members...)
-	b = record(d).AppendJSON(append(b, `,"decision":`...))
+	told := record(d)
+	if told.FactsIn = d.Told.event(caller.Tenant); told.FactsIn != "" {
+		told.Facts = nil
+	}
+	b = told.AppendJSON(append(b, `,"decision":`...))
 	member := func(name, value string) {
 		if _, told := op.Detail[name]; !told && value != "" {
 			b = audit.AppendMember(b, ',', name, value)
@@ -407,12 +447,16 @@ type DecisionRecord struct {
 	Engine      string         `json:"engine,omitempty"`
 	Revision    string         `json:"revision,omitempty"`
 	Facts       map[string]any `json:"facts,omitempty"`
+	FactsIn     string         `json:"facts_in,omitempty"` // the event, of the last minute before, that has the facts
 	InputDigest string         `json:"input_digest,omitempty"`
 	Obligations []Obligation   `json:"obligations,omitempty"`
 }
 
 func record(d Decision) DecisionRecord {
-	return DecisionRecord{d.Allow, d.Reasons, d.Rule, d.Message, d.Next, d.Engine, d.Revision, d.Facts, d.InputDigest, d.Obligations}
+	return DecisionRecord{
+		Allow: d.Allow, Reasons: d.Reasons, Rule: d.Rule, Message: d.Message, Next: d.Next, Engine: d.Engine, Revision: d.Revision,
+		Facts: d.Facts, InputDigest: d.InputDigest, Obligations: d.Obligations,
+	}
 }
 
 // AppendJSON writes the record as encoding/json does ([audit.Appender]).
@@ -440,6 +484,7 @@ func (r DecisionRecord) AppendJSON(b []byte) []byte {
 			b = appendAny(b, r.Facts)
 		}
 	}
+	member("facts_in", r.FactsIn)
 	member("input_digest", r.InputDigest)
 	if len(r.Obligations) > 0 {
 		b = appendAny(append(b, `,"obligations":`...), r.Obligations)

@@ -300,3 +300,53 @@ func TestEventsAreSealed(t *testing.T) {
 		t.Errorf("the leaf %s has no commitment", leaf)
 	}
 }
+
+// The facts of an answer that is given many times stand in one event of each
+// tenant; the others name it. An event that was not written has told nothing.
+func TestFactsAreToldOnce(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		var told guard.Told
+		g := guardtest.New(t, d, guardtest.Decider(func(estover.Caller, guard.Op) guard.Decision {
+			return guard.Decision{Allow: true, Engine: "cache", Facts: map[string]any{"input": "what was known"}, InputDigest: "00", Told: &told}
+		}))
+		ids := map[string]string{}
+		record := func(name string, caller estover.Caller, live []db.Epoch, want error) {
+			t.Helper()
+			op := guard.Op{Action: "token.issue", Target: "agent:agt_1"}
+			decision, err := g.Admit(t.Context(), caller, op)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ids[name] = decision.ID
+			if err := g.Record(t.Context(), caller, op, decision, guard.Hot{Live: live}); !errors.Is(err, want) {
+				t.Fatalf("recording: %v, want %v", err, want)
+			}
+		}
+		makeThing(t, d)
+		other := alice
+		other.Tenant = "other"
+		record("failed", alice, []db.Epoch{{Table: "thing", ID: "a", Epoch: 7}}, db.ErrStale)
+		record("first", alice, nil, nil)
+		record("second", alice, nil, nil)
+		record("elsewhere", other, nil, nil)
+		for _, c := range []struct {
+			name   string
+			tenant estover.TenantID
+			in     string
+		}{{"first", "acme", ""}, {"second", "acme", "first"}, {"elsewhere", "other", ""}} {
+			if err := d.View(t.Context(), c.tenant, func(tx *db.Tx) error {
+				e, err := g.Log().Find(t.Context(), tx, ids[c.name])
+				if err != nil {
+					return err
+				}
+				decision := e.Detail["decision"].(map[string]any)
+				if in, _ := decision["facts_in"].(string); in != ids[c.in] || (decision["facts"] == nil) != (c.in != "") || decision["input_digest"] != "00" {
+					t.Errorf("the %s event tells %v", c.name, decision)
+				}
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}

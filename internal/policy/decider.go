@@ -45,6 +45,7 @@ type answer struct {
 	digest      string
 	facts       map[string]any
 	obligations []guard.Obligation
+	told        guard.Told
 }
 
 // Options are what the server may say beside.
@@ -174,7 +175,7 @@ func (d *Decider) evaluate(ctx context.Context, r *revision, k *known, op guard.
 func (a *answer) decision(r *revision, engine string) guard.Decision {
 	return guard.Decision{
 		Allow: true, Rule: a.rule, Engine: engine, Revision: r.digest,
-		Facts: a.facts, InputDigest: a.digest, Obligations: a.obligations,
+		Facts: a.facts, InputDigest: a.digest, Obligations: a.obligations, Told: &a.told,
 	}
 }
 

@@ -718,3 +718,46 @@ func TestOneServerADirectory(t *testing.T) {
 		t.Errorf("a second server on the same directory: %v", err)
 	}
 }
+
+// Of decisions that are the same, one event has the facts; the others are
+// explained from there.
+func TestWhyOfWhatWasDecidedBefore(t *testing.T) {
+	each(t, func(t *testing.T, h *house) {
+		for range 3 {
+			h.accessToken("")
+		}
+		var list struct {
+			Items []struct {
+				ID     string
+				Detail struct {
+					Decision struct {
+						In string `json:"facts_in"`
+					}
+				}
+			}
+		}
+		h.until("the events of the tokens", func() bool {
+			h.must(http.MethodGet, "/v1/events?action=token.issue&outcome=done", nil, &list)
+			return len(list.Items) == 3
+		})
+		shared := 0
+		for _, e := range list.Items {
+			if e.Detail.Decision.In != "" {
+				shared++
+			}
+			var why struct {
+				Explanation struct {
+					Allow bool
+					Input map[string]any
+				}
+			}
+			h.must(http.MethodGet, "/v1/events/"+e.ID+"/why", nil, &why)
+			if x := why.Explanation; !x.Allow || x.Input["op"] != "token.issue" {
+				t.Errorf("%s, whose facts are in %q, is explained by %v", e.ID, e.Detail.Decision.In, x)
+			}
+		}
+		if shared == 0 {
+			t.Error("none of three equal decisions names the event that has the facts")
+		}
+	})
+}

@@ -44,6 +44,7 @@ func (d *Duties) Intend(ctx context.Context, ex *gateway.Exchange, p *gateway.Pl
 	}
 	switch {
 	case err == nil:
+		c.decision.Recorded(ex.Caller.Tenant)
 		d.intents.Add(1)
 		return nil
 	case errors.Is(err, db.ErrStale):
