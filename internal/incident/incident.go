@@ -68,6 +68,11 @@ type Gateway interface {
 	Cut(tenant estover.TenantID, session string, cause error) int
 	// Count is how much is under way in a session.
 	Count(tenant estover.TenantID, session string) int
+	// CutAgent is Cut for everything in which an agent has a part, but in some
+	// sessions.
+	CutAgent(tenant estover.TenantID, agent string, but []string, cause error) int
+	// CountAgent is how much is under way in which an agent has a part.
+	CountAgent(tenant estover.TenantID, agent string) int
 }
 
 // Incidents contains agents. It is safe for use by many at once.
@@ -129,6 +134,8 @@ func (i *Incidents) finish(ctx context.Context, caller estover.Caller, c Contain
 	for _, s := range sessions {
 		cut += i.gateway.Cut(caller.Tenant, s, ErrContained)
 	}
+	// And what it does in the sessions of others, who handed it their tokens.
+	cut += i.gateway.CutAgent(caller.Tenant, c.Agent, sessions, ErrContained)
 	c.step(begun, "connections", "Its open connections and streams are cut.", int64(cut))
 	if err := i.zero(ctx, caller.Tenant, c.Agent, sessions); err != nil {
 		return c, errors.Join(err, i.save(ctx, caller.Tenant, c))
@@ -155,6 +162,7 @@ func (i *Incidents) zero(ctx context.Context, tenant estover.TenantID, agentID s
 		for _, s := range sessions {
 			open += i.gateway.Count(tenant, s)
 		}
+		open += i.gateway.CountAgent(tenant, agentID)
 		if open == 0 {
 			return nil
 		}

@@ -308,7 +308,7 @@ func (s *Server) wire() error {
 	forwarder := gateway.NewForwarder(&edge.Dialer{Own: s.own}, s.logger)
 	s.duties = duty.New(duty.Config{
 		Guard: s.guard, Agents: f.registry, Resources: f.resources, Sessions: f.sessions, Secrets: f.secrets, Recordings: s.recordings,
-		Spool: s.spool, Sealer: s.sealer, Live: s.live, Grant: s.grantDocument, Granted: s.granted, Drop: forwarder.Drop, Node: node(), Logger: s.logger,
+		Spool: s.spool, Sealer: s.sealer, Live: s.live, Grant: s.grantDocument, Granted: s.granted, Rests: s.rests, Drop: forwarder.Drop, Node: node(), Logger: s.logger,
 	})
 	s.pipeline = &gateway.Pipeline{
 		Steps: s.duties, Forwarder: forwarder, Live: s.live,
@@ -385,6 +385,18 @@ func (s *Server) alive(ctx context.Context, tx *db.Tx, caller estover.Caller) er
 		}
 	}
 	return nil
+}
+
+// rests says that the grant which an agent's token rests on has ended, if it has.
+func (s *Server) rests(ctx context.Context, caller estover.Caller) error {
+	if caller.Grant == "" || caller.Acting().Kind() != estover.AgentKind {
+		return nil
+	}
+	g, err := s.tokens.Grant(ctx, caller.Tenant, caller.Grant)
+	if err == nil && (!g.Ended.IsZero() || g.Epoch != caller.Epoch) {
+		err = token.ErrGrantEnded
+	}
+	return err
 }
 
 // grantDocument is the document of the grant that covers a call, as a receipt

@@ -79,6 +79,10 @@ type Config struct {
 	// the certificate authority of its sessions is good for.
 	Granted func(ctx context.Context, tenant estover.TenantID, agent string) ([]*resource.Upstream, error)
 
+	// Rests says why what a caller's authority rests on has ended, if it has: what
+	// is handed on ends with whatever it was handed on by way of. Nil asks nobody.
+	Rests func(ctx context.Context, caller estover.Caller) error
+
 	// Drop closes the connections to upstreams that were made for a session.
 	Drop func(tenant estover.TenantID, session string)
 

@@ -24,6 +24,7 @@ import (
 	"estover.dev/internal/gateway"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/session"
+	"estover.dev/internal/token"
 )
 
 // newSeed is what the salts of a statement come from.
@@ -219,7 +220,9 @@ func (d *Duties) touched(tenant estover.TenantID, kind, id string) {
 	case session.Kind:
 		go d.sessionChanged(taskKey{tenant, id})
 	case estover.AgentKind, access.Kind:
-		d.recheck(tenant, func(t *task) bool { return t.agent == id })
+		go d.Live.RecheckAgent(tenant, id, d.still)
+	case token.GrantTable:
+		go d.Live.RecheckGrant(tenant, id, d.still)
 	case "resource", "policy":
 		d.recheck(tenant, func(*task) bool { return true })
 	}
@@ -264,6 +267,11 @@ const recheckTime = 5 * time.Second
 func (d *Duties) still(ex *gateway.Exchange) error {
 	ctx, cancel := context.WithTimeout(context.Background(), recheckTime)
 	defer cancel()
+	if d.Rests != nil {
+		if err := d.Rests(ctx, ex.Caller); err != nil {
+			return err
+		}
+	}
 	if ex.Method == http.MethodConnect { // a tunnel: it confers nothing, but its agent must be there
 		a, err := d.Agents.Snapshot(ctx, ex.Caller.Tenant, ex.Caller.Acting().ID())
 		if err == nil && a.StatusAt(d.Guard.DB().Now()) != agent.Active {
