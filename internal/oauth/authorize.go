@@ -185,13 +185,25 @@ func (d *Door) asked(ctx context.Context, tenant estover.TenantID, query string)
 	if err := a.read(f); err != nil {
 		return a, err
 	}
-	if a.purpose == "" && len(a.client.Purposes) > 0 {
+	return a, d.reach(ctx, tenant, a)
+}
+
+// wants reads what a client would have: scopes, resources, and what for.
+func (a *ask) wants(f form) (err error) {
+	if a.scopes, err = f.scopes(); err != nil {
+		return err
+	}
+	a.identity, a.scopes = token.SplitScopes(a.scopes)
+	if a.resources, err = resources(f.all("resource")); err != nil {
+		return err
+	}
+	if a.purpose = f.get("purpose"); a.purpose == "" && len(a.client.Purposes) > 0 {
 		a.purpose = a.client.Purposes[0]
 	}
 	if !slices.Contains(a.client.Purposes, a.purpose) {
-		return a, errRequest.With("The agent has not declared this purpose.")
+		return errRequest.With("The agent has not declared this purpose.")
 	}
-	return a, d.reach(ctx, tenant, a)
+	return nil
 }
 
 // reach finds what the client would have of what it asks for. One that wants to
@@ -256,17 +268,12 @@ func (a *ask) read(f form) (err error) {
 	if a.key = f.get("dpop_jkt"); a.key != "" && !thumbprint(a.key) {
 		return errRequest.With("The dpop_jkt is not the thumbprint of a key.")
 	}
-	if a.scopes, err = f.scopes(); err != nil {
+	if err := a.wants(f); err != nil {
 		return err
 	}
-	a.identity, a.scopes = token.SplitScopes(a.scopes)
 	if a.nonce = f.get("nonce"); len(a.nonce) > maxNonce {
 		return errRequest.With("The nonce is longer than %d bytes.", maxNonce)
 	}
-	if a.resources, err = resources(f.all("resource")); err != nil {
-		return err
-	}
-	a.purpose = f.get("purpose")
 	a.prompts = strings.Fields(f.get("prompt"))
 	for _, p := range a.prompts {
 		if !slices.Contains([]string{"none", "login", "consent", "select_account"}, p) || p == "none" && len(a.prompts) > 1 {

@@ -677,6 +677,10 @@ var personWays = []way{
 				"client_assertion_type", oauthtest.AssertionType, "client_assertion", c.Assertion(c.client))))
 		}
 	}},
+	{grantType: token.Device, by: "secret", life: token.DeviceLife, ready: func(t *testing.T, c cast) func() oauthtest.Answer {
+		code := c.Person("person-of-" + c.client.Name).DeviceCode(c.client)
+		return func() oauthtest.Answer { return c.Poll(c.client, code) }
+	}},
 	{grantType: "refresh_token", by: "secret", ready: func(t *testing.T, c cast) func() oauthtest.Answer {
 		value := granted(t, "a code", c.Redeem(c.client, c.Person("person-of-"+c.client.Name).Code(c.client))).Text("refresh_token")
 		return func() oauthtest.Answer { return c.Refresh(c.client, value) }

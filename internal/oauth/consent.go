@@ -42,8 +42,9 @@ type Requester struct {
 type consentView struct {
 	Who     Requester
 	Person  string
-	To      string // the host that the browser goes back to
-	Local   bool   // that is the person's own machine
+	To      string     // the host that the browser goes back to; "" where none does
+	Local   bool       // that is the person's own machine
+	Asked   *askedView // how the agent came to ask; nil for by the browser
 	Purpose string
 	Tells   []told // what the agent learns of the person
 	SignIn  bool   // and that is all
@@ -53,6 +54,13 @@ type consentView struct {
 	Action  string
 	Form    string
 	Request string
+}
+
+// An askedView is how an agent came to ask that has no browser.
+type askedView struct {
+	From string // its address
+	At   time.Time
+	Code string // that it shows
 }
 
 // A reachView is one resource with what could be done there.
@@ -92,18 +100,28 @@ func (d *Door) ask(r *page.Request, a *ask) error {
 	if err != nil {
 		return err
 	}
+	v := d.question(r, a, who)
+	v.To, v.Local = back.Host, back.Scheme == "http"
+	v.Action, v.Form, v.Request = r.Path(consentPath), r.Form(consentOf(a.query)), a.query
+	return r.Show(consentPage, page.View{Title: v.title(), Data: v, FormsTo: back.Scheme + "://" + back.Host})
+}
+
+// question is what a person is asked, wherever the answer goes.
+func (d *Door) question(r *page.Request, a *ask, who Requester) consentView {
 	reach := d.views(r.Tenant, a.reach)
-	v := consentView{
-		Who: who, Person: r.Visit.Person.Name, To: back.Host, Local: back.Scheme == "http", Purpose: a.purpose, Reach: reach,
+	return consentView{
+		Who: who, Person: r.Visit.Person.Name, Purpose: a.purpose, Reach: reach,
 		Tells: tells(a.identity, r.Visit.Person), SignIn: a.identity != nil && reach == nil,
 		Until: r.Now().Add(session.LongestLife), Hours: int(session.LongestLife / time.Hour),
-		Action: r.Path(consentPath), Form: r.Form(consentOf(a.query)), Request: a.query,
 	}
-	title := "Let " + who.Name + " act for you?"
+}
+
+// title is the question in a few words.
+func (v *consentView) title() string {
 	if v.SignIn {
-		title = "Sign in to " + who.Name + "?"
+		return "Sign in to " + v.Who.Name + "?"
 	}
-	return r.Show(consentPage, page.View{Title: title, Data: v, FormsTo: back.Scheme + "://" + back.Host})
+	return "Let " + v.Who.Name + " act for you?"
 }
 
 // views are what could be done at resources. We are none of them.
@@ -186,7 +204,7 @@ func (d *Door) consents(r *page.Request) error {
 		}
 		v.Kept = append(v.Kept, keptView{
 			ID: c.ID, Who: who, Reach: d.views(r.Tenant, c.Reach), Since: c.Created,
-			Tells: tells(c.Reach[d.Tokens.Issuer.Of(r.Tenant)], directory.Person{}),
+			Again: c.Redirect == token.Device, Tells: tells(c.Reach[d.Tokens.Issuer.Of(r.Tenant)], directory.Person{}),
 		})
 	}
 	return r.Show(consentsPage, page.View{Title: "Agents that act for you", Data: v})
@@ -203,6 +221,7 @@ type keptView struct {
 	Tells []told
 	Reach []reachView
 	Since time.Time
+	Again bool // whether it asks anew each time
 }
 
 // encode writes a form as it stands in a query.

@@ -42,7 +42,7 @@ var protocol = map[string]bool{
 	"invalid_request": true, "invalid_client": true, "invalid_grant": true, "unauthorized_client": true,
 	"unsupported_grant_type": true, "unsupported_response_type": true, "request_not_supported": true, "invalid_scope": true, "invalid_target": true, "invalid_token": true,
 	"temporarily_unavailable": true, "invalid_dpop_proof": true, "use_dpop_nonce": true,
-	"insufficient_scope": true,
+	"insufficient_scope": true, "authorization_pending": true, "slow_down": true, "expired_token": true,
 }
 
 // kinds says it for all the rest.

@@ -49,6 +49,9 @@ var grantTypes = map[string]grantType{
 	// RFC 6749, section 6. The grant is the one that goes on.
 	token.Refresh: {parse: parseRefresh, prove: refreshed, public: true},
 
+	// RFC 8628. The subject is the person who typed the code and said yes.
+	token.Device: {parse: parseWaiting("device_code"), prove: waited, public: true},
+
 	// RFC 8693. The subject is that of the token that is handed on. Who need not
 	// authenticate shows a key.
 	token.Exchange: {parse: parseExchange, prove: exchanged, audience: true, public: true},

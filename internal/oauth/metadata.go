@@ -26,6 +26,7 @@ type Metadata struct {
 	Issuer                     string   `json:"issuer"`
 	AuthorizationEndpoint      string   `json:"authorization_endpoint,omitempty"`
 	PAREndpoint                string   `json:"pushed_authorization_request_endpoint,omitempty"` // RFC 9126, section 5
+	DeviceEndpoint             string   `json:"device_authorization_endpoint,omitempty"`         // RFC 8628, section 4
 	TokenEndpoint              string   `json:"token_endpoint"`
 	JWKS                       string   `json:"jwks_uri"`
 	UserInfoEndpoint           string   `json:"userinfo_endpoint,omitempty"`
@@ -65,6 +66,7 @@ type Aliases struct {
 	IntrospectionEndpoint string `json:"introspection_endpoint"`
 	RevocationEndpoint    string `json:"revocation_endpoint"`
 	PAREndpoint           string `json:"pushed_authorization_request_endpoint,omitempty"`
+	DeviceEndpoint        string `json:"device_authorization_endpoint,omitempty"`
 }
 
 // methods are the ways in which a client may authenticate, at every endpoint.
@@ -80,6 +82,7 @@ func (d *Door) Metadata(tenant estover.TenantID) Metadata {
 		aliases = &Aliases{TokenEndpoint: at + tokenPath, IntrospectionEndpoint: at + introspectPath, RevocationEndpoint: at + revokePath}
 		if d.Pages != nil {
 			aliases.PAREndpoint, aliases.UserInfoEndpoint = at+parPath, at+userinfoPath
+			aliases.DeviceEndpoint = at + devicePath
 		}
 	}
 	m := Metadata{
@@ -94,6 +97,7 @@ func (d *Door) Metadata(tenant estover.TenantID) Metadata {
 	}
 	if d.Pages != nil {
 		m.AuthorizationEndpoint, m.PAREndpoint = issuer+authorizePath, issuer+parPath
+		m.DeviceEndpoint = issuer + devicePath
 		m.ResponseTypes, m.ResponseModes, m.ChallengeMethods, m.ResponseIssuer = []string{"code"}, []string{"query"}, []string{"S256"}, true
 		m.TokenMethods = append(slices.Clone(methods), token.Public) // for what a person has agreed to
 		m.RevocationMethods = m.TokenMethods

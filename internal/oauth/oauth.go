@@ -49,6 +49,13 @@
 // ([token.Tokens.Authorize]). The browser is sent nowhere but to a redirect URI
 // that is registered, compared as a string.
 //
+// A client that has no browser to send shows the person a code, which they type
+// on a page of ours (RFC 8628). There they are asked the same, and the client
+// asks meanwhile whether they have decided:
+//
+//	device ─▶ code ─▶ person types it ─▶ page ─▶ decision
+//	   └─ token endpoint: pending … pending ────────▶ token
+//
 // With the scope openid the client learns who the person is, as far as they
 // agreed: an ID token comes with the code, and the rest is told at userinfo, to
 // access tokens whose audience is the issuer.
@@ -97,9 +104,12 @@ type Config struct {
 // A Door answers the requests of OAuth clients.
 type Door struct {
 	Config
-	failures *edge.Limiter // failed attempts to authenticate, by address and client
-	suspects *edge.Limiter // events about them, by client
-	backups  atomic.Int64  // uses of backup credentials
+	failures  *edge.Limiter // failed attempts to authenticate, by address and client
+	suspects  *edge.Limiter // events about them, by client
+	guesses   *edge.Limiter // codes that are typed, by person
+	guessed   *edge.Limiter // codes that are typed, by address
+	strangers *edge.Limiter // requests for a code by clients that do not authenticate, by address
+	backups   atomic.Int64  // uses of backup credentials
 }
 
 // BackupUses is how often clients have authenticated by a credential that is
@@ -114,6 +124,9 @@ func New(c Config) *Door {
 	d := &Door{Config: c}
 	d.failures = edge.NewLimiter(failuresPerSecond, failuresAtOnce, d.now)
 	d.suspects = edge.NewLimiter(suspectsPerSecond, suspectsAtOnce, d.now)
+	d.guesses = edge.NewLimiter(guessesPerSecond, guessesAtOnce, d.now)
+	d.guessed = edge.NewLimiter(guessedPerSecond, guessedAtOnce, d.now)
+	d.strangers = edge.NewLimiter(strangersPerSecond, strangersAtOnce, d.now)
 	return d
 }
 
@@ -129,6 +142,7 @@ func (d *Door) Mount(mux *http.ServeMux) error {
 		mux.Handle(path+revokePath, d.at(post, "", d.revoke))
 		if d.Pages != nil {
 			mux.Handle(path+parPath, d.at(post, "", d.par))
+			mux.Handle(path+devicePath, d.at(post, "", d.device))
 			mux.Handle(path+userinfoPath, d.at(get+", "+post, anywhere, d.userinfo))
 		}
 		mux.Handle(path+jwksPath, d.at(get, anywhere, d.jwks))
@@ -142,6 +156,8 @@ func (d *Door) Mount(mux *http.ServeMux) error {
 		d.Pages.Handle(mux, authorizePath, d.authorize, get, post)
 		d.Pages.Handle(mux, consentPath, d.consented, post)
 		d.Pages.Handle(mux, ConsentsPath, d.consents, get, post)
+		d.Pages.Handle(mux, DevicePage, d.typing, get, post)
+		d.Pages.Handle(mux, decisionPath, d.decided, post)
 	}
 	return nil
 }

@@ -35,35 +35,17 @@ func (d *Door) par(w http.ResponseWriter, r *http.Request, tenant estover.Tenant
 }
 
 func (d *Door) push(w http.ResponseWriter, r *http.Request, tenant estover.TenantID) (string, error) {
-	f, err := readForm(r)
+	a, f, err := d.apart(w, r, tenant)
 	if err != nil {
 		return "", err
 	}
-	a, err := d.authenticate(r, tenant, f)
-	if err != nil {
-		return "", err
-	}
-	confirm, err := d.sender(r, &a)
-	if edge.HasProof(r) {
-		w.Header().Set(edge.NonceHeader, d.Callers.Proofs.Nonce(tenant))
-	}
-	if err != nil {
-		return "", err
-	}
-	if err := a.client.Alive(r.Context(), d.now()); err != nil {
-		return "", err
-	}
-	if err := d.Tokens.Consume(r.Context(), tenant, a.use); err != nil {
-		return "", err
-	}
-	f = slices.DeleteFunc(f.without(authenticating...), func(p parameter) bool { return p.name == "client_id" })
 	switch {
 	case f.get("request_uri") != "":
 		return "", errRequest.With("A pushed request does not point to another one.")
-	case confirm.Key != "" && f.get("dpop_jkt") != "" && f.get("dpop_jkt") != confirm.Key: // RFC 9449, section 10.1
+	case a.confirm.Key != "" && f.get("dpop_jkt") != "" && f.get("dpop_jkt") != a.confirm.Key: // RFC 9449, section 10.1
 		return "", errRequest.With("The dpop_jkt is not that of the key that was shown.")
-	case confirm.Key != "" && f.get("dpop_jkt") == "":
-		f = append(f, parameter{"dpop_jkt", confirm.Key})
+	case a.confirm.Key != "" && f.get("dpop_jkt") == "":
+		f = append(f, parameter{"dpop_jkt", a.confirm.Key})
 	}
 	asked := &ask{client: a.client, maxAge: -1}
 	if err := d.back(asked, f); err != nil {
@@ -73,6 +55,32 @@ func (d *Door) push(w http.ResponseWriter, r *http.Request, tenant estover.Tenan
 		return "", err
 	}
 	return d.Tokens.Push(r.Context(), tenant, a.client.ID, f.encode())
+}
+
+// apart reads a request that a client sends before a person is asked, and apart
+// from them. The form that it gives says what is asked for, and nothing of how
+// the client authenticated. What the request presents once is used up.
+func (d *Door) apart(w http.ResponseWriter, r *http.Request, tenant estover.TenantID) (a authenticated, f form, err error) {
+	if f, err = readForm(r); err != nil {
+		return a, nil, err
+	}
+	if a, err = d.authenticate(r, tenant, f); err != nil {
+		return a, nil, err
+	}
+	a.confirm, err = d.sender(r, &a)
+	if edge.HasProof(r) {
+		w.Header().Set(edge.NonceHeader, d.Callers.Proofs.Nonce(tenant))
+	}
+	if err != nil {
+		return a, nil, err
+	}
+	if err := a.client.Alive(r.Context(), d.now()); err != nil {
+		return a, nil, err
+	}
+	if err := d.Tokens.Consume(r.Context(), tenant, a.use); err != nil {
+		return a, nil, err
+	}
+	return a, slices.DeleteFunc(f.without(authenticating...), func(p parameter) bool { return p.name == "client_id" }), nil
 }
 
 // pulled is the form of a request that the client has pushed. Nothing of what

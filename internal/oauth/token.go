@@ -116,7 +116,7 @@ func (d *Door) issue(r *http.Request, tenant estover.TenantID) (issued token.Iss
 // as if that had failed: it may be anybody who asks.
 func (d *Door) strange(a authenticated, err error) {
 	switch kind := estover.KindOf(err); {
-	case err == nil, errors.Is(err, edge.ErrNonce), kind == estover.Fault, kind == estover.Unavailable:
+	case err == nil, errors.Is(err, edge.ErrNonce), errors.Is(err, token.ErrPending), kind == estover.Fault, kind == estover.Unavailable:
 	default:
 		d.failures.Allow(edge.AddressKey(a.caller.Address) + "/" + a.client.ID)
 	}

@@ -54,7 +54,7 @@ type Authorization struct {
 	Auth       Auth
 	Client     *Client
 	Redirect   string // where the browser goes back to
-	Registered string // the same as the client has registered it
+	Registered string // the same as the client has registered it; the grant type where there is no browser
 	Purpose    string
 	Reach      Reach
 	Digest     string // of what the client says of itself
@@ -127,23 +127,36 @@ func (t *Tokens) Reach(ctx context.Context, tenant estover.TenantID, c *Client, 
 // client exchanges for it. Session, grant and code are made in one transaction
 // with the consent that they rest on.
 func (t *Tokens) Authorize(ctx context.Context, a Authorization) (string, error) {
+	value := opaque.New(opaque.Code)
+	err := t.authorize(ctx, a, Consented, func(tx *guard.Tx, g *Grant) error { return insertCode(ctx, tx.Tx, value, g.ID, a) })
+	if err != nil {
+		return "", err
+	}
+	return value, nil
+}
+
+// authorize makes session, consent and grant of a kind, and has keep store how
+// the client comes by it, in one transaction.
+func (t *Tokens) authorize(ctx context.Context, a Authorization, kind string, keep func(tx *guard.Tx, g *Grant) error) error {
 	now := t.guard.DB().Now()
 	person, client := a.Person.Subject, a.Client.Subject
 	if err := t.principals(ctx, a.Person.Tenant, a.Client, person, []estover.Subject{client}, now); err != nil {
-		return "", err
+		return err
 	}
-	value := opaque.New(opaque.Code)
 	identity, reach := a.Reach.split(t.Issuer.Of(a.Person.Tenant))
 	g := Grant{
-		ID: estover.NewID("gnt"), Kind: Consented, Client: a.Client.ID, Subject: person, Actors: []estover.Subject{client},
+		ID: estover.NewID("gnt"), Kind: kind, Client: a.Client.ID, Subject: person, Actors: []estover.Subject{client},
 		Scopes: reach.scopes(), Resources: reach.Resources(), Identity: identity, Epoch: 1, Auth: a.Auth,
 	}
 	g.Root = g.ID
 	op := guard.Op{Action: "authorization.create", Target: string(person), Purpose: a.Purpose, Detail: map[string]any{
-		"client": a.Client.ID, "reach": a.Reach, "redirect_uri": a.Registered, "asked": a.Asked, "grant": g.ID,
+		"client": a.Client.ID, "reach": a.Reach, "grant_type": kind, "asked": a.Asked, "grant": g.ID,
 	}}
+	if a.Redirect != "" {
+		op.Detail["redirect_uri"] = a.Registered
+	}
 	consent := estover.NewID("cns")
-	err := t.guard.Do(ctx, a.Person, op, func(tx *guard.Tx) error {
+	return t.guard.Do(ctx, a.Person, op, func(tx *guard.Tx) error {
 		if a.Form.Name != "" {
 			if err := spend(ctx, tx.Tx, a.Form); err != nil {
 				return err
@@ -166,12 +179,8 @@ func (t *Tokens) Authorize(ctx context.Context, a Authorization) (string, error)
 		if _, err := insertGrant(ctx, tx.Tx, &g); err != nil {
 			return err
 		}
-		return insertCode(ctx, tx.Tx, value, g.ID, a)
+		return keep(tx, &g)
 	})
-	if err != nil {
-		return "", err
-	}
-	return value, nil
 }
 
 // consent stores what was agreed to, or makes sure that it was.
@@ -192,10 +201,11 @@ func (t *Tokens) consent(ctx context.Context, tx *guard.Tx, a Authorization, id 
 // A Consent is what a person has agreed to for a client at a redirect URI, for
 // as often as it asks and until it is ended.
 type Consent struct {
-	ID      string
-	Client  string
-	Reach   Reach
-	Created time.Time
+	ID       string
+	Client   string
+	Redirect string // as it is registered; the grant type where there is no browser
+	Reach    Reach
+	Created  time.Time
 
 	digest string
 }
@@ -354,8 +364,8 @@ func (t *Tokens) ended(ctx context.Context, r Request, why error) error {
 	return t.replayed(ctx, r, err)
 }
 
-// SweepCodes ends the sessions that were opened for a code which nobody came
-// for, and forgets what is over, of all tenants.
+// SweepCodes ends the sessions that were opened by a person whose yes nobody
+// came for, and forgets what is over, of all tenants.
 func (t *Tokens) SweepCodes(ctx context.Context) error {
 	var lapsed []lapsedCode
 	err := t.guard.DB().View(ctx, "", func(tx *db.Tx) (err error) {
@@ -366,7 +376,7 @@ func (t *Tokens) SweepCodes(ctx context.Context) error {
 		return err
 	}
 	for _, one := range lapsed {
-		const cause = "nobody came for the authorization code"
+		const cause = "nobody came for what the person agreed to"
 		caller := estover.Caller{Tenant: one.tenant, Subject: estover.System("oauth")}
 		op := guard.Op{Action: "session.end", Target: "session:" + one.session, Session: one.session, Detail: map[string]any{"cause": cause}}
 		if err := t.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {

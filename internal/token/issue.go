@@ -53,6 +53,10 @@ type Proof struct {
 	// of the request. Nil for nothing.
 	Consume func(ctx context.Context, tx *guard.Tx) error
 
+	// Waiting is the request that a person has yet to decide, where a client asks
+	// whether they have; nil for none.
+	Waiting *Waiting
+
 	// Renewal is the refresh token that goes out along with the token; nil for
 	// none.
 	Renewal *Renewal
@@ -739,6 +743,9 @@ func (t *Tokens) Refuse(ctx context.Context, r Request, why error) error {
 	rows := r.rows()
 	if errors.Is(why, ErrPresentedTwice) && r.Proof.Grant != nil {
 		return t.ended(ctx, r, why)
+	}
+	if errors.Is(why, ErrPending) && r.Proof.Waiting != nil {
+		return t.polled(ctx, r)
 	}
 	var refusal *guard.Refusal
 	if errors.As(why, &refusal) { // recorded already

@@ -297,7 +297,7 @@ func replaceConsent(ctx context.Context, tx *db.Tx, k consentKey, c Consent) err
 }
 
 func consentsOf(ctx context.Context, tx *db.Tx, person string) (all []Consent, err error) {
-	rows, err := tx.Query(ctx, `select id, client_id, client_digest, reach, created_at from oauth_consent
+	rows, err := tx.Query(ctx, `select id, client_id, redirect_uri, client_digest, reach, created_at from oauth_consent
 		where tenant_id = $1 and person_id = $2 and ended_at is null order by created_at desc, id limit 200`, tx.Tenant(), person)
 	if err != nil {
 		return nil, err
@@ -306,7 +306,7 @@ func consentsOf(ctx context.Context, tx *db.Tx, person string) (all []Consent, e
 	for rows.Next() {
 		var c Consent
 		var reach string
-		if err := rows.Scan(&c.ID, &c.Client, &c.digest, &reach, &c.Created); err != nil {
+		if err := rows.Scan(&c.ID, &c.Client, &c.Redirect, &c.digest, &reach, &c.Created); err != nil {
 			return nil, err
 		}
 		if err := json.Unmarshal([]byte(reach), &c.Reach); err != nil {
@@ -337,8 +337,8 @@ func endConsents(ctx context.Context, tx *db.Tx, person string) error {
 // "" for all clients.
 func consentedSessions(ctx context.Context, tx *db.Tx, person estover.Subject, client string) (ids []string, err error) {
 	rows, err := tx.Query(ctx, `select session_id from oauth_grant
-		where tenant_id = $1 and subject = $2 and kind = $3 and ended_at is null and ($4 = '' or client_id = $4)`,
-		tx.Tenant(), person, Consented, client)
+		where tenant_id = $1 and subject = $2 and kind in ($3, $4) and ended_at is null and ($5 = '' or client_id = $5)`,
+		tx.Tenant(), person, Consented, Device, client)
 	if err != nil {
 		return nil, err
 	}
@@ -409,6 +409,81 @@ func findCode(ctx context.Context, tx *db.Tx, c *Code) (grant string, expires ti
 	return grant, expires, err
 }
 
+func insertWaiting(ctx context.Context, tx *db.Tx, w *Waiting, code []byte) error {
+	var typed any
+	if code != nil {
+		typed = code
+	}
+	n, err := tx.Exec(ctx, `insert into oauth_waiting (tenant_id, id, hash, user_hash, person_id, kind, client_id, request, jkt, address,
+		created_at, expires_at, pause, state)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) on conflict do nothing`,
+		tx.Tenant(), w.ID, w.hash[:], typed, orNull(w.Person), w.Kind, w.Client, w.Request, w.Key, w.From,
+		tx.Now(), w.Expires, PollInterval.Microseconds(), pending)
+	if err == nil && n == 0 {
+		return ErrCodeTaken
+	}
+	return err
+}
+
+const waitingColumns = `id, hash, coalesce(person_id, ''), kind, client_id, request, jkt, address, created_at, expires_at, state, coalesce(grant_id, '')`
+
+func scanWaiting(row db.Single) (w *Waiting, grant string, err error) {
+	w = &Waiting{}
+	var hash []byte
+	err = row.Scan(&w.ID, &hash, &w.Person, &w.Kind, &w.Client, &w.Request, &w.Key, &w.From, &w.Asked, &w.Expires, &w.state, &grant)
+	copy(w.hash[:], hash)
+	return w, grant, err
+}
+
+// findWaiting reads the one request of which this holds, with its grant.
+func findWaiting(ctx context.Context, tx *db.Tx, missing error, where string, args ...any) (*Waiting, error) {
+	w, grant, err := scanWaiting(tx.QueryRow(ctx, `select `+waitingColumns+` from oauth_waiting where tenant_id = $1 and `+where,
+		append([]any{tx.Tenant()}, args...)...))
+	switch {
+	case errors.Is(err, db.ErrNoRows):
+		return nil, missing
+	case err == nil && grant != "":
+		w.Grant, err = loadGrant(ctx, tx, grant)
+	}
+	return w, err
+}
+
+// decideWaiting stores what a person decided, unless it was decided before, has
+// lapsed or asks somebody else. The client gets time to come for it.
+func decideWaiting(ctx context.Context, tx *db.Tx, id, state, person, grant string) error {
+	n, err := tx.Exec(ctx, `update oauth_waiting set state = $4, decided_by = $5, decided_at = $3, grant_id = $6,
+			expires_at = case when expires_at < $7 then $7 else expires_at end
+		where tenant_id = $1 and id = $2 and state = 'pending' and expires_at > $3 and (person_id is null or person_id = $5)`,
+		tx.Tenant(), id, tx.Now(), state, person, orNull(grant), tx.Now().Add(fetchTime))
+	if err == nil && n == 0 {
+		return ErrDecided
+	}
+	return err
+}
+
+func redeemWaiting(ctx context.Context, tx *db.Tx, id string) error {
+	n, err := tx.Exec(ctx, `update oauth_waiting set state = 'redeemed' where tenant_id = $1 and id = $2 and state = 'approved' and expires_at > $3`,
+		tx.Tenant(), id, tx.Now())
+	if err == nil && n == 0 {
+		return ErrWaiting
+	}
+	return err
+}
+
+// poll notes that a client has asked, and reports whether it has waited for as
+// long as it should. If not, it waits longer from here on.
+func poll(ctx context.Context, tx *db.Tx, id string) (bool, error) {
+	n, err := tx.Exec(ctx, `update oauth_waiting set polled_at = $3
+		where tenant_id = $1 and id = $2 and (polled_at is null or polled_at + pause <= $4)`,
+		tx.Tenant(), id, tx.Now(), tx.Now().Add(pollSlack))
+	if err != nil || n == 1 {
+		return n == 1, err
+	}
+	_, err = tx.Exec(ctx, `update oauth_waiting set polled_at = $3, pause = pause + $4 where tenant_id = $1 and id = $2`,
+		tx.Tenant(), id, tx.Now(), PollInterval.Microseconds())
+	return false, err
+}
+
 func consumeCode(ctx context.Context, tx *db.Tx, hash [32]byte) error {
 	n, err := tx.Exec(ctx, `update oauth_code set consumed_at = $3 where tenant_id = $1 and hash = $2 and consumed_at is null and expires_at > $3`,
 		tx.Tenant(), hash[:], tx.Now())
@@ -418,7 +493,8 @@ func consumeCode(ctx context.Context, tx *db.Tx, hash [32]byte) error {
 	return err
 }
 
-// A lapsedCode is one that nobody came for in time.
+// A lapsedCode is one that nobody came for in time, or the yes of a person that
+// nobody came for.
 type lapsedCode struct {
 	tenant  estover.TenantID
 	session string
@@ -426,7 +502,10 @@ type lapsedCode struct {
 
 func lapsedCodes(ctx context.Context, tx *db.Tx) (all []lapsedCode, err error) {
 	rows, err := tx.Query(ctx, `select c.tenant_id, g.session_id from oauth_code c join oauth_grant g on g.tenant_id = c.tenant_id and g.id = c.grant_id
-		where c.consumed_at is null and c.expires_at < $1 and g.ended_at is null order by c.expires_at limit 256`, tx.Now())
+		where c.consumed_at is null and c.expires_at < $1 and g.ended_at is null
+		union all
+		select w.tenant_id, g.session_id from oauth_waiting w join oauth_grant g on g.tenant_id = w.tenant_id and g.id = w.grant_id
+		where w.state = 'approved' and w.expires_at < $1 and g.ended_at is null limit 256`, tx.Now())
 	if err != nil {
 		return nil, err
 	}
@@ -444,7 +523,7 @@ func lapsedCodes(ctx context.Context, tx *db.Tx) (all []lapsedCode, err error) {
 // forgetCodes removes what is long over: a code is kept as long as what it
 // bought may live, so that a second presentation is known for what it is.
 func forgetCodes(ctx context.Context, tx *db.Tx) error {
-	for table, age := range map[string]time.Duration{"oauth_code": 25 * time.Hour, "oauth_pushed": time.Minute, "refresh_token": time.Hour} {
+	for table, age := range map[string]time.Duration{"oauth_code": 25 * time.Hour, "oauth_pushed": time.Minute, "oauth_waiting": time.Hour, "refresh_token": time.Hour} {
 		if _, err := tx.Exec(ctx, "delete from "+table+" where expires_at < $1", tx.Now().Add(-age)); err != nil {
 			return err
 		}

@@ -14,6 +14,7 @@ import (
 	"estover.dev/internal/agent"
 	"estover.dev/internal/directory"
 	"estover.dev/internal/page/pagetest"
+	"estover.dev/internal/token"
 )
 
 // Callback is where agents of the test have browsers sent back to.
@@ -71,7 +72,7 @@ func (p *Person) SignIn(withPasskey bool) {
 func (w *World) CodeAgent(name string, change ...func(*agent.Client)) *Agent {
 	w.T.Helper()
 	a := w.Agent(name)
-	c := agent.Client{GrantTypes: []string{"authorization_code", "refresh_token"}, RedirectURIs: []string{Callback}}
+	c := agent.Client{GrantTypes: []string{"authorization_code", "refresh_token", token.Device}, RedirectURIs: []string{Callback}}
 	for _, fn := range change {
 		fn(&c)
 	}
@@ -161,4 +162,46 @@ func (w *World) Refresh(a *Agent, value string, pairs ...string) Answer {
 		f.Set(pairs[i], pairs[i+1])
 	}
 	return w.Do(Request("/oauth/token", f, Basic(a.ID, a.Secret)))
+}
+
+// Device asks for a code that a person types, as the agent, by its secret.
+func (w *World) Device(a *Agent, pairs ...string) Answer {
+	w.T.Helper()
+	f := Form("resource", CRM)
+	for i := 0; i+1 < len(pairs); i += 2 {
+		f.Set(pairs[i], pairs[i+1])
+	}
+	return w.Do(Request("/oauth/device", f, Basic(a.ID, a.Secret)))
+}
+
+// Poll asks whether a person has decided, as the agent, by its secret.
+func (w *World) Poll(a *Agent, deviceCode string, pairs ...string) Answer {
+	w.T.Helper()
+	f := Form("grant_type", token.Device, "device_code", deviceCode)
+	for i := 0; i+1 < len(pairs); i += 2 {
+		f.Set(pairs[i], pairs[i+1])
+	}
+	return w.Do(Request("/oauth/token", f, Basic(a.ID, a.Secret)))
+}
+
+// Type types a code, and gives the page that asks.
+func (p *Person) Type(code string) *pagetest.Page {
+	p.T.Helper()
+	return p.Post("/device", p.Fill(p.Load("/device"), "/device", "user_code", code))
+}
+
+// Decide types a code and answers with allow or deny.
+func (p *Person) Decide(code, decision string) *pagetest.Page {
+	p.T.Helper()
+	return p.Post("/device/decision", p.Fill(p.Type(code), "/device/decision", "decision", decision))
+}
+
+// DeviceCode is a device code for which the person has said yes.
+func (p *Person) DeviceCode(a *Agent, pairs ...string) string {
+	p.T.Helper()
+	asked := p.world.Device(a, pairs...)
+	if page := p.Decide(asked.Text("user_code"), "allow"); page.Status != http.StatusOK {
+		p.T.Fatalf("the person could not say yes: %d %s", page.Status, page.Body)
+	}
+	return asked.Text("device_code")
 }
