@@ -1,9 +1,11 @@
 package oauth_test
 
 import (
+	"crypto/rand"
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 
 	"estover.dev"
@@ -220,5 +222,43 @@ func TestActingIsWorthTheActorsToken(t *testing.T) {
 				t.Errorf("by a token of the actor of the strength %v it is %v", want, got)
 			}
 		}
+	})
+}
+
+// What goes on that was begun with a token rests on everybody in its chain.
+func TestWhatGoesOnRestsOnTheWholeChain(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		end := func(what string, kill func(ann, bob *oauthtest.Agent, c estover.Caller)) {
+			t.Helper()
+			suffix := strings.ToLower(rand.Text())
+			ann, bob := w.Agent("ann-"+suffix), w.Agent("bob-"+suffix)
+			w.Set(bob, agent.Client{GrantTypes: []string{exchangeType}, Exchanges: []string{jwtType}})
+			p := w.Platform("ci-"+suffix, nil, ann)
+			raw := granted(t, "an exchange", exchange(w, bob, p.Token(ann), "subject_token_type", jwtType, "resource", oauthtest.CRM)).Token()
+			tok, err := w.Tokens.Verify(t.Context(), raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := w.Tokens.Rests(t.Context(), tok.Caller()); err != nil {
+				t.Errorf("%s: before, %v", what, err)
+			}
+			kill(ann, bob, tok.Caller())
+			if err := w.Tokens.Rests(t.Context(), tok.Caller()); err == nil {
+				t.Errorf("%s: nothing has ended", what)
+			}
+		}
+		end("the subject, in a session of another's", func(ann, _ *oauthtest.Agent, _ estover.Caller) { hold(t, w, ann, agent.Suspension) })
+		end("who acts", func(_, bob *oauthtest.Agent, _ estover.Caller) { hold(t, w, bob, agent.Quarantine) })
+		end("the sponsor of the subject", func(ann, _ *oauthtest.Agent, _ estover.Caller) {
+			if _, err := w.People.Disable(t.Context(), oauthtest.Admin, ann.Sponsor.ID, "left"); err != nil {
+				t.Fatal(err)
+			}
+		})
+		end("the grant", func(_, _ *oauthtest.Agent, c estover.Caller) {
+			if err := w.Tokens.EndGrant(t.Context(), oauthtest.Admin, c.Grant, "a test"); err != nil {
+				t.Fatal(err)
+			}
+		})
 	})
 }

@@ -387,16 +387,12 @@ func (s *Server) alive(ctx context.Context, tx *db.Tx, caller estover.Caller) er
 	return nil
 }
 
-// rests says that the grant which an agent's token rests on has ended, if it has.
+// rests says why what an agent's token rests on has ended, if it has.
 func (s *Server) rests(ctx context.Context, caller estover.Caller) error {
 	if caller.Grant == "" || caller.Acting().Kind() != estover.AgentKind {
-		return nil
+		return nil // the session that a certificate stands for is looked at by itself
 	}
-	g, err := s.tokens.Grant(ctx, caller.Tenant, caller.Grant)
-	if err == nil && (!g.Ended.IsZero() || g.Epoch != caller.Epoch) {
-		err = token.ErrGrantEnded
-	}
-	return err
+	return s.tokens.Rests(ctx, caller)
 }
 
 // grantDocument is the document of the grant that covers a call, as a receipt

@@ -69,6 +69,24 @@ func (t *Tokens) stands(ctx context.Context, tok *Token, now time.Time) error {
 	return nil
 }
 
+// Rests says why what a caller's token rested on has ended, if it has: the grant,
+// the client, the subject, an actor. It is for what was begun with the token and
+// goes on, whether or not the token itself has come to its end.
+func (t *Tokens) Rests(ctx context.Context, caller estover.Caller) error {
+	g, err := t.grants.Get(ctx, caller.Tenant, caller.Grant)
+	if err != nil {
+		return err
+	}
+	if !g.Ended.IsZero() || g.Epoch != caller.Epoch {
+		return ErrGrantEnded
+	}
+	c, err := t.Clients.Client(ctx, caller.Tenant, g.Client)
+	if err != nil {
+		return err
+	}
+	return t.principals(ctx, caller.Tenant, c, g.Subject, g.Actors, t.Now())
+}
+
 // invalid hides why a token is dead, but not that the question could not be
 // answered.
 func invalid(err error) error {
