@@ -95,4 +95,17 @@ func TestClients(t *testing.T) {
 	d := newDesk(t, e2etest.Start(t))
 	c := newOAuthClient(t, d, "client", "")
 	t.Run("oauth4webapi", func(t *testing.T) { c.runs(t, node(t), "oauth4webapi.mjs") })
+	t.Run("openid-client", func(t *testing.T) { c.runs(t, node(t), "openid-client.mjs") })
+	t.Run("jose", func(t *testing.T) { c.runs(t, node(t), "jose.mjs") })
+	t.Run("python3-authlib", func(t *testing.T) {
+		c.runs(t, "/usr/bin/python3", "python3-authlib.py")
+		// The same with the token endpoint as the audience of its assertions, which
+		// it takes for right by itself.
+		old := newOAuthClient(t, d, "old-client", "  client: {legacy_assertion_audience: true}\n")
+		old.env = append(old.env, "LEGACY_ASSERTION_AUDIENCE=yes")
+		old.runs(t, "/usr/bin/python3", "python3-authlib.py")
+		if n := strings.Count(d.Log(), "a client assertion has the token endpoint as its audience"); n != 1 {
+			t.Errorf("the log tells of %d assertions for the token endpoint, want 1", n)
+		}
+	})
 }
