@@ -5,13 +5,18 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
+	"encoding/pem"
+	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/lestrrat-go/jwx/v3/jwa"
 	"github.com/lestrrat-go/jwx/v3/jwk"
@@ -65,12 +70,23 @@ spec:
 		return filepath.Join(dir, name)
 	}
 	d.admin.Must(t, "agent", "credential", "add", name, "--jwks", write("jwks.json", map[string]any{"keys": []jwk.Key{public}}))
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	must(t, err)
+	raw, err := x509.MarshalPKCS8PrivateKey(private)
+	must(t, err)
+	pemFile := func(name, kind string, der []byte) string {
+		file := filepath.Join(dir, name)
+		must(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600))
+		return file
+	}
 	c.env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LANG=C.UTF-8",
 		"ISSUER=" + d.URL, "CLIENT_ID=" + c.id, "CLIENT_SECRET=" + c.secret, "CLIENT_KEY=" + write("key.json", c.key),
+		"CERTIFICATE=" + pemFile("bot.pem", "CERTIFICATE", der), "CERTIFICATE_KEY=" + pemFile("bot.key", "PRIVATE KEY", raw),
 		"RESOURCE=" + d.site.URL, "API=" + d.URL + "/u/crm/v1/customers/cus_1001",
 		// Where each of the clients is told which authority to trust.
-		"NODE_EXTRA_CA_CERTS=" + d.CAFile, "REQUESTS_CA_BUNDLE=" + d.CAFile, "CURL_CA_BUNDLE=" + d.CAFile,
+		"NODE_EXTRA_CA_CERTS=" + d.CAFile, "REQUESTS_CA_BUNDLE=" + d.CAFile, "CURL_CA_BUNDLE=" + d.CAFile, "SSL_CERT_FILE=" + d.CAFile,
 	}
 	return c
 }
@@ -95,6 +111,14 @@ func TestClients(t *testing.T) {
 	d := newDesk(t, e2etest.Start(t))
 	c := newOAuthClient(t, d, "client", "")
 	t.Run("oauth4webapi", func(t *testing.T) { c.runs(t, node(t), "oauth4webapi.mjs") })
+	t.Run("curl", func(t *testing.T) { c.runs(t, "/bin/sh", "curl.sh") })
+	t.Run("golang.org/x/oauth2", func(t *testing.T) {
+		program := filepath.Join(t.TempDir(), "xoauth2")
+		if out, err := exec.Command("go", "build", "-o", program, "./clients").CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		c.runs(t, program)
+	})
 	t.Run("openid-client", func(t *testing.T) { c.runs(t, node(t), "openid-client.mjs") })
 	t.Run("jose", func(t *testing.T) { c.runs(t, node(t), "jose.mjs") })
 	t.Run("python3-authlib", func(t *testing.T) {

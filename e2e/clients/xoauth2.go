@@ -1,0 +1,48 @@
+// Clients are an agent by itself, with golang.org/x/oauth2. Beside it in this
+// directory are others that do the same, each with a library of its own.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/url"
+	"os"
+
+	"golang.org/x/oauth2"
+	"golang.org/x/oauth2/clientcredentials"
+)
+
+// read reads what the agent is there to read.
+func read(ctx context.Context, style oauth2.AuthStyle) (string, error) {
+	config := clientcredentials.Config{
+		ClientID:       os.Getenv("CLIENT_ID"),
+		ClientSecret:   os.Getenv("CLIENT_SECRET"),
+		TokenURL:       os.Getenv("ISSUER") + "/oauth/token",
+		Scopes:         []string{"customer.read"},
+		EndpointParams: url.Values{"resource": {os.Getenv("RESOURCE")}},
+		AuthStyle:      style,
+	}
+	answer, err := config.Client(ctx).Get(os.Getenv("API"))
+	if err != nil {
+		return "", err
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err == nil && answer.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", answer.Status, body)
+	}
+	return string(body), err
+}
+
+func main() {
+	for _, style := range []oauth2.AuthStyle{oauth2.AuthStyleAutoDetect, oauth2.AuthStyleInHeader, oauth2.AuthStyleInParams} {
+		text, err := read(context.Background(), style)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(text)
+	}
+}
