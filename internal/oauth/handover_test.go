@@ -19,9 +19,9 @@ import (
 	"estover.dev/internal/token"
 )
 
-// A client that runs an agent acts for others as that agent, and never as the
-// agent itself: there is no token of somebody in whose chain the one who got it
-// does not stand.
+// A client that runs an agent acts for others as that agent, and gets no token of
+// the agent itself in which nobody acts, nor one of the agent's for somebody in
+// which it does not stand.
 func TestExchangeIsNoImpersonation(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := oauthtest.New(t, d)
