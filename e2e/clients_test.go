@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"bufio"
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -10,6 +12,9 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"math/big"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,6 +27,7 @@ import (
 	"github.com/lestrrat-go/jwx/v3/jwk"
 
 	"estover.dev/e2e/e2etest"
+	"estover.dev/internal/page/pagetest"
 )
 
 // An oauthClient is an agent as a program of a stranger knows it: by its credentials
@@ -91,16 +97,89 @@ spec:
 	return c
 }
 
+// command is a program in the directory of the clients.
+func (c *oauthClient) command(t *testing.T, name string, args ...string) *exec.Cmd {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir, cmd.Env = "clients", c.env
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return cmd
+}
+
 // runs runs a program to its end, which must be a good one.
 func (c *oauthClient) runs(t *testing.T, name string, args ...string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), name, args...)
-	cmd.Dir, cmd.Env = "clients", c.env
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Run(); err != nil {
-		t.Errorf("%s: %v\n%s", strings.Join(args, " "), err, out.Bytes())
+	if out, err := c.command(t, name, args...).CombinedOutput(); err != nil {
+		t.Errorf("%s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+}
+
+// A visitor is a person at the pages of the server, without a screen.
+type visitor struct{ *pagetest.Browser }
+
+// newVisitor is a person who has made a passkey by an invitation.
+func newVisitor(t *testing.T, d *desk, name string) visitor {
+	t.Helper()
+	d.admin.Must(t, "person", "create", name, "--email", name+"@example.com")
+	var invitation struct{ Link string }
+	d.admin.JSON(t, &invitation, "person", "invite", name)
+	_, value, _ := strings.Cut(invitation.Link, "#")
+	to, err := url.Parse(d.URL)
+	must(t, err)
+	v := visitor{pagetest.New(t, &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(to) }, Transport: d.HTTP(t).Transport}, d.URL)}
+	start := v.Send(v.Load("/login/invitation"), "/login/invitation", "invitation", value)
+	if end := v.Send(start, "/login/enrol", "label", "laptop"); end.Status != http.StatusOK {
+		t.Fatalf("making a passkey: %d\n%s", end.Status, end.Body)
+	}
+	return v
+}
+
+// open goes where an agent sends the person, says yes if there is a question,
+// and goes back to the agent.
+func (v visitor) open(address string) {
+	v.T.Helper()
+	page := v.Go(strings.TrimPrefix(address, v.Origin))
+	if page.Status == http.StatusOK {
+		page = v.Post("/oauth/consent", v.Fill(page, "/oauth/consent"))
+	}
+	to := page.Header.Get("Location")
+	res, err := http.Get(to)
+	if err != nil {
+		v.T.Errorf("the way back to the agent from %s (%d) to %q: %v", page.At, page.Status, to, err)
+		return
+	}
+	_ = res.Body.Close()
+}
+
+// visited runs a program to its end while a person does what it says.
+func (c *oauthClient) visited(t *testing.T, v visitor, name string, args ...string) {
+	t.Helper()
+	cmd := c.command(t, name, args...)
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	in, err := cmd.StdinPipe()
+	must(t, err)
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		switch verb, what, _ := strings.Cut(lines.Text(), " "); verb {
+		case "Open":
+			v.open(what)
+		case "Type":
+			page := v.Send(v.Load("/device"), "/device", "user_code", what)
+			if page = v.Send(page, "/device/decision", "decision", "allow"); page.Status != http.StatusOK {
+				t.Errorf("saying yes to %s: %d\n%s", what, page.Status, page.Body)
+			}
+			_, err := in.Write([]byte("done\n"))
+			must(t, err)
+		default:
+			t.Errorf("%s says %s", args, lines.Text())
+		}
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("%s: %v\n%s", strings.Join(args, " "), err, errs.Bytes())
 	}
 }
 
@@ -119,7 +198,14 @@ func TestClients(t *testing.T) {
 		}
 		c.runs(t, program)
 	})
+	alice := newVisitor(t, d, "alice")
+	app := newOAuthClient(t, d, "app", `  client:
+    grant_types: [authorization_code, refresh_token, "urn:ietf:params:oauth:grant-type:device_code"]
+    redirect_uris: ["http://127.0.0.1/callback"]
+`)
+	t.Run("oauth4webapi for a person", func(t *testing.T) { app.visited(t, alice, node(t), "oauth4webapi-people.mjs") })
 	t.Run("openid-client", func(t *testing.T) { c.runs(t, node(t), "openid-client.mjs") })
+	t.Run("openid-client for a person", func(t *testing.T) { app.visited(t, alice, node(t), "openid-client-people.mjs") })
 	t.Run("jose", func(t *testing.T) { c.runs(t, node(t), "jose.mjs") })
 	t.Run("python3-authlib", func(t *testing.T) {
 		c.runs(t, "/usr/bin/python3", "python3-authlib.py")
