@@ -289,3 +289,19 @@ func (d *Directory) Sweep(ctx context.Context) error {
 		return err
 	})
 }
+
+// Named is the active person whom somebody means who is to ask them something: by
+// name, or by id.
+func (d *Directory) Named(ctx context.Context, tenant estover.TenantID, hint string) (p Person, err error) {
+	err = d.guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
+		p, err = find(ctx, tx, hint)
+		if errors.Is(err, ErrNotFound) {
+			p, err = findName(ctx, tx, hint)
+		}
+		if err == nil && p.Status != Active {
+			err = ErrNotFound
+		}
+		return err
+	})
+	return p, err
+}

@@ -681,6 +681,12 @@ var personWays = []way{
 		code := c.Person("person-of-" + c.client.Name).DeviceCode(c.client)
 		return func() oauthtest.Answer { return c.Poll(c.client, code) }
 	}},
+	{grantType: token.Backchannel, by: "secret", life: token.BackchannelLife, ready: func(t *testing.T, c cast) func() oauthtest.Answer {
+		p := c.Person("person-of-" + c.client.Name)
+		request := c.Name(c.client, p.Name).Text("auth_req_id")
+		p.Answer("allow")
+		return func() oauthtest.Answer { return c.Fetch(c.client, request) }
+	}},
 	{grantType: "refresh_token", by: "secret", ready: func(t *testing.T, c cast) func() oauthtest.Answer {
 		value := granted(t, "a code", c.Redeem(c.client, c.Person("person-of-"+c.client.Name).Code(c.client))).Text("refresh_token")
 		return func() oauthtest.Answer { return c.Refresh(c.client, value) }

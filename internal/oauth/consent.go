@@ -60,7 +60,10 @@ type consentView struct {
 type askedView struct {
 	From string // its address
 	At   time.Time
-	Code string // that it shows
+	Code string // that it shows; "" where it has named the person
+
+	// Message is what the agent shows where it works, too.
+	Message string
 }
 
 // A reachView is one resource with what could be done there.
@@ -193,7 +196,7 @@ func (d *Door) consents(r *page.Request) error {
 	if err != nil {
 		return err
 	}
-	v := consentsView{Action: at, Form: r.Form("end consent")}
+	v := consentsView{Device: r.Path(DevicePage), Action: at, Form: r.Form("end consent")}
 	for _, c := range kept {
 		who, err := d.Requester(r.Context(), r.Tenant, c.Client)
 		switch {
@@ -204,7 +207,7 @@ func (d *Door) consents(r *page.Request) error {
 		}
 		v.Kept = append(v.Kept, keptView{
 			ID: c.ID, Who: who, Reach: d.views(r.Tenant, c.Reach), Since: c.Created,
-			Again: c.Redirect == token.Device, Tells: tells(c.Reach[d.Tokens.Issuer.Of(r.Tenant)], directory.Person{}),
+			Again: c.Redirect == token.Device || c.Redirect == token.Backchannel, Tells: tells(c.Reach[d.Tokens.Issuer.Of(r.Tenant)], directory.Person{}),
 		})
 	}
 	return r.Show(consentsPage, page.View{Title: "Agents that act for you", Data: v})
@@ -213,6 +216,7 @@ func (d *Door) consents(r *page.Request) error {
 type consentsView struct {
 	Kept         []keptView
 	Action, Form string
+	Device       string // where agents without a browser are let in
 }
 
 type keptView struct {

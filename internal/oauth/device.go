@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"estover.dev"
 	"estover.dev/internal/edge"
@@ -152,7 +153,7 @@ func (d *Door) showable(w http.ResponseWriter, r *http.Request, tenant estover.T
 // wanted checks what a client asks for as it will be when a person decides, but
 // for the person.
 func (d *Door) wanted(ctx context.Context, a authenticated, kind string, f form) (token.Waiting, error) {
-	if !a.client.May(kind) {
+	if !a.client.May(kind) || a.method == token.Public && !grantTypes[kind].public {
 		return token.Waiting{}, errMayNot
 	}
 	w := token.Waiting{Kind: kind, Client: a.client.ID, Request: f.encode(), Key: a.confirm.Key}
@@ -223,6 +224,15 @@ type deviceView struct {
 	Action, Form string
 	Code         string // that came along, "" for none
 	Wrong        string
+	Waiting      []waitingView
+}
+
+// A waitingView is a request that waits for whoever is signed in.
+type waitingView struct {
+	Name    string // of the agent
+	Since   time.Time
+	Message string
+	At      string // where they decide
 }
 
 // typing is the page on which people type a code. One that came along in the
@@ -237,10 +247,25 @@ func (d *Door) typing(r *page.Request) error {
 		}
 		return d.typed(r, form.Get("user_code"))
 	}
-	if !r.Demand(agreeing, deviceURL(r, code)) {
+	id := r.URL.Query().Get("request")
+	to := deviceURL(r, code)
+	if id != "" {
+		to = waitingURL(r, id)
+	}
+	if !r.Demand(agreeing, to) {
 		return nil
 	}
-	return d.showTyping(r, code, "")
+	if id == "" {
+		return d.showTyping(r, code, "")
+	}
+	w, err := d.Tokens.Shown(r.Context(), r.Visit.Caller, id)
+	if err == nil && (w.Person == "" || !w.Undecided(d.now())) { // a code is typed first
+		err = token.ErrDecided
+	}
+	if err != nil {
+		return err
+	}
+	return d.askAbout(r, w, "")
 }
 
 // deviceURL is the page with a code, "" for none.
@@ -252,13 +277,29 @@ func deviceURL(r *page.Request, code string) string {
 	return at
 }
 
+// waitingURL is the page with a request that waits for whoever is signed in.
+func waitingURL(r *page.Request, id string) string {
+	return r.Path(DevicePage) + "?" + url.Values{"request": {id}}.Encode()
+}
+
 // showTyping shows the page on which a code is typed, with what was wrong about
-// the last one.
+// the last one, and what waits for the person.
 func (d *Door) showTyping(r *page.Request, code, wrong string) error {
 	v := page.View{Title: "Connect an agent"}
 	data := deviceView{Action: r.Path(DevicePage), Form: r.Form("user code"), Wrong: wrong}
 	if code != "" {
 		data.Code = spelled(code)
+	}
+	waiting, err := d.Tokens.WaitingFor(r.Context(), r.Visit.Caller)
+	if err != nil {
+		return err
+	}
+	for _, w := range waiting {
+		who, err := d.Requester(r.Context(), r.Tenant, w.Client)
+		if err != nil {
+			return err
+		}
+		data.Waiting = append(data.Waiting, waitingView{who.Name, w.Asked, message(w), waitingURL(r, w.ID)})
 	}
 	if wrong != "" {
 		v.Status = http.StatusBadRequest
@@ -316,7 +357,7 @@ func (d *Door) askAbout(r *page.Request, w *token.Waiting, code string) error {
 		return err
 	}
 	v := d.question(r, a, who)
-	v.Asked = &askedView{From: w.From, At: w.Asked, Code: code}
+	v.Asked = &askedView{From: w.From, At: w.Asked, Code: code, Message: message(w)}
 	v.Action, v.Form, v.Request = r.Path(decisionPath), r.Form(decisionOn(w.ID, who, a)), w.ID
 	return r.Show(consentPage, page.View{Title: v.title(), Data: v})
 }
@@ -336,7 +377,10 @@ func (d *Door) decided(r *page.Request) error {
 	if err := r.ParseForm(); err != nil {
 		return page.ErrForm.Because(err)
 	}
-	w, err := d.Tokens.Shown(r.Context(), r.Tenant, r.PostForm.Get("request"))
+	if !r.Demand(agreeing, r.Path(DevicePage)) {
+		return nil
+	}
+	w, err := d.Tokens.Shown(r.Context(), r.Visit.Caller, r.PostForm.Get("request"))
 	if err != nil {
 		return err
 	}
@@ -347,9 +391,6 @@ func (d *Door) decided(r *page.Request) error {
 	form, err := r.Posted(decisionOn(w.ID, who, a))
 	if err != nil {
 		return err
-	}
-	if !r.Demand(agreeing, r.Path(DevicePage)) {
-		return nil
 	}
 	once := token.Used{By: string(r.Visit.Caller.Subject) + " consent", Name: form.Number, Expires: form.Expires}
 	yes := form.Get("decision") == "allow"

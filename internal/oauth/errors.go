@@ -43,6 +43,7 @@ var protocol = map[string]bool{
 	"unsupported_grant_type": true, "unsupported_response_type": true, "request_not_supported": true, "invalid_scope": true, "invalid_target": true, "invalid_token": true,
 	"temporarily_unavailable": true, "invalid_dpop_proof": true, "use_dpop_nonce": true,
 	"insufficient_scope": true, "authorization_pending": true, "slow_down": true, "expired_token": true,
+	"unknown_user_id": true, "invalid_binding_message": true, // OpenID Connect CIBA, section 13
 }
 
 // kinds says it for all the rest.

@@ -52,6 +52,10 @@ var grantTypes = map[string]grantType{
 	// RFC 8628. The subject is the person who typed the code and said yes.
 	token.Device: {parse: parseWaiting("device_code"), prove: waited, public: true},
 
+	// OpenID Connect CIBA, section 10.1. The subject is the person whom the client
+	// named and who said yes.
+	token.Backchannel: {parse: parseWaiting("auth_req_id"), prove: waited},
+
 	// RFC 8693. The subject is that of the token that is handed on. Who need not
 	// authenticate shows a key.
 	token.Exchange: {parse: parseExchange, prove: exchanged, audience: true, public: true},

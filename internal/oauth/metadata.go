@@ -27,6 +27,8 @@ type Metadata struct {
 	AuthorizationEndpoint      string   `json:"authorization_endpoint,omitempty"`
 	PAREndpoint                string   `json:"pushed_authorization_request_endpoint,omitempty"` // RFC 9126, section 5
 	DeviceEndpoint             string   `json:"device_authorization_endpoint,omitempty"`         // RFC 8628, section 4
+	BackchannelEndpoint        string   `json:"backchannel_authentication_endpoint,omitempty"`   // OpenID Connect CIBA, section 4
+	BackchannelModes           []string `json:"backchannel_token_delivery_modes_supported,omitempty"`
 	TokenEndpoint              string   `json:"token_endpoint"`
 	JWKS                       string   `json:"jwks_uri"`
 	UserInfoEndpoint           string   `json:"userinfo_endpoint,omitempty"`
@@ -67,6 +69,7 @@ type Aliases struct {
 	RevocationEndpoint    string `json:"revocation_endpoint"`
 	PAREndpoint           string `json:"pushed_authorization_request_endpoint,omitempty"`
 	DeviceEndpoint        string `json:"device_authorization_endpoint,omitempty"`
+	BackchannelEndpoint   string `json:"backchannel_authentication_endpoint,omitempty"`
 }
 
 // methods are the ways in which a client may authenticate, at every endpoint.
@@ -82,7 +85,7 @@ func (d *Door) Metadata(tenant estover.TenantID) Metadata {
 		aliases = &Aliases{TokenEndpoint: at + tokenPath, IntrospectionEndpoint: at + introspectPath, RevocationEndpoint: at + revokePath}
 		if d.Pages != nil {
 			aliases.PAREndpoint, aliases.UserInfoEndpoint = at+parPath, at+userinfoPath
-			aliases.DeviceEndpoint = at + devicePath
+			aliases.DeviceEndpoint, aliases.BackchannelEndpoint = at+devicePath, at+backchannelPath
 		}
 	}
 	m := Metadata{
@@ -97,7 +100,8 @@ func (d *Door) Metadata(tenant estover.TenantID) Metadata {
 	}
 	if d.Pages != nil {
 		m.AuthorizationEndpoint, m.PAREndpoint = issuer+authorizePath, issuer+parPath
-		m.DeviceEndpoint = issuer + devicePath
+		m.DeviceEndpoint, m.BackchannelEndpoint = issuer+devicePath, issuer+backchannelPath
+		m.BackchannelModes = []string{"poll"}
 		m.ResponseTypes, m.ResponseModes, m.ChallengeMethods, m.ResponseIssuer = []string{"code"}, []string{"query"}, []string{"S256"}, true
 		m.TokenMethods = append(slices.Clone(methods), token.Public) // for what a person has agreed to
 		m.RevocationMethods = m.TokenMethods

@@ -56,6 +56,9 @@
 //	device ─▶ code ─▶ person types it ─▶ page ─▶ decision
 //	   └─ token endpoint: pending … pending ────────▶ token
 //
+// Or it names the person, who finds on the same page what waits for them (OpenID
+// Connect CIBA).
+//
 // With the scope openid the client learns who the person is, as far as they
 // agreed: an ID token comes with the code, and the rest is told at userinfo, to
 // access tokens whose audience is the issuer.
@@ -74,6 +77,7 @@ import (
 	"sync/atomic"
 
 	"estover.dev"
+	"estover.dev/internal/directory"
 	"estover.dev/internal/edge"
 	"estover.dev/internal/federation"
 	"estover.dev/internal/page"
@@ -96,6 +100,9 @@ type Config struct {
 
 	// Requester is what people are told of an agent that asks them.
 	Requester func(ctx context.Context, tenant estover.TenantID, client string) (Requester, error)
+
+	// Named is the active person whom a client means, by name or id.
+	Named func(ctx context.Context, tenant estover.TenantID, hint string) (directory.Person, error)
 
 	// Identity is what is known of the person that the caller acts for.
 	Identity func(ctx context.Context, caller estover.Caller) (Identity, error)
@@ -143,6 +150,7 @@ func (d *Door) Mount(mux *http.ServeMux) error {
 		if d.Pages != nil {
 			mux.Handle(path+parPath, d.at(post, "", d.par))
 			mux.Handle(path+devicePath, d.at(post, "", d.device))
+			mux.Handle(path+backchannelPath, d.at(post, "", d.backchannel))
 			mux.Handle(path+userinfoPath, d.at(get+", "+post, anywhere, d.userinfo))
 		}
 		mux.Handle(path+jwksPath, d.at(get, anywhere, d.jwks))

@@ -33,6 +33,7 @@ const (
 	RefreshToken Kind = "rt"
 	Code         Kind = "ac" // an authorization code
 	DeviceCode   Kind = "dc"
+	AuthRequest  Kind = "ar" // a request for a person's word that a client waits for (auth_req_id)
 	Registration Kind = "rat"
 	Visit        Kind = "vs" // a browser in which a person is signed in
 	Pushed       Kind = "ru" // an authorization request that was pushed

@@ -337,8 +337,8 @@ func endConsents(ctx context.Context, tx *db.Tx, person string) error {
 // "" for all clients.
 func consentedSessions(ctx context.Context, tx *db.Tx, person estover.Subject, client string) (ids []string, err error) {
 	rows, err := tx.Query(ctx, `select session_id from oauth_grant
-		where tenant_id = $1 and subject = $2 and kind in ($3, $4) and ended_at is null and ($5 = '' or client_id = $5)`,
-		tx.Tenant(), person, Consented, Device, client)
+		where tenant_id = $1 and subject = $2 and kind in ($3, $4, $5) and ended_at is null and ($6 = '' or client_id = $6)`,
+		tx.Tenant(), person, Consented, Device, Backchannel, client)
 	if err != nil {
 		return nil, err
 	}
@@ -427,7 +427,7 @@ func insertWaiting(ctx context.Context, tx *db.Tx, w *Waiting, code []byte) erro
 
 const waitingColumns = `id, hash, coalesce(person_id, ''), kind, client_id, request, jkt, address, created_at, expires_at, state, coalesce(grant_id, '')`
 
-func scanWaiting(row db.Single) (w *Waiting, grant string, err error) {
+func scanWaiting(row interface{ Scan(into ...any) error }) (w *Waiting, grant string, err error) {
 	w = &Waiting{}
 	var hash []byte
 	err = row.Scan(&w.ID, &hash, &w.Person, &w.Kind, &w.Client, &w.Request, &w.Key, &w.From, &w.Asked, &w.Expires, &w.state, &grant)
@@ -446,6 +446,31 @@ func findWaiting(ctx context.Context, tx *db.Tx, missing error, where string, ar
 		w.Grant, err = loadGrant(ctx, tx, grant)
 	}
 	return w, err
+}
+
+func countWaiting(ctx context.Context, tx *db.Tx, person, client string) (n int, err error) {
+	err = tx.QueryRow(ctx, `select count(*) from oauth_waiting
+		where tenant_id = $1 and person_id = $2 and client_id = $3 and state = 'pending' and expires_at > $4`,
+		tx.Tenant(), person, client, tx.Now()).Scan(&n)
+	return n, err
+}
+
+func waitingFor(ctx context.Context, tx *db.Tx, person string) (all []*Waiting, err error) {
+	rows, err := tx.Query(ctx, `select `+waitingColumns+` from oauth_waiting
+		where tenant_id = $1 and person_id = $2 and state = 'pending' and expires_at > $3 order by created_at, id limit 50`,
+		tx.Tenant(), person, tx.Now())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		w, _, err := scanWaiting(rows)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, w)
+	}
+	return all, rows.Err()
 }
 
 // decideWaiting stores what a person decided, unless it was decided before, has

@@ -16,12 +16,17 @@ import (
 // browser to send them with (RFC 8628).
 const Device = "urn:ietf:params:oauth:grant-type:device_code"
 
+// Backchannel is the grant type of a client that names the person (OpenID Connect
+// Client-Initiated Backchannel Authentication, in the mode poll).
+const Backchannel = "urn:openid:params:grant-type:ciba"
+
 // The lives of what waits for a person.
 const (
-	DeviceLife   = 10 * time.Minute
-	PollInterval = 5 * time.Second // that a client leaves between two questions, and by which it grows
-	pollSlack    = time.Second     // by which one may come early, for networks
-	fetchTime    = time.Minute     // that a client has at least, once the person has said yes
+	DeviceLife      = 10 * time.Minute
+	BackchannelLife = 5 * time.Minute
+	PollInterval    = 5 * time.Second // that a client leaves between two questions, and by which it grows
+	pollSlack       = time.Second     // by which one may come early, for networks
+	fetchTime       = time.Minute     // that a client has at least, once the person has said yes
 )
 
 // Errors of what waits for a person (RFC 8628, section 3.5).
@@ -32,6 +37,8 @@ var (
 	ErrSaidNo  = &estover.Error{Kind: estover.Denied, Code: "access_denied", Detail: "The person said no."}
 	// ErrWaiting is returned for a value that buys nothing.
 	ErrWaiting = &estover.Error{Kind: estover.Conflict, Code: "waiting_unknown", Detail: "What was presented is not known, belongs to another client or has been exchanged before."}
+	// ErrInsistent is returned to a client that has asked the same person often.
+	ErrInsistent = &estover.Error{Kind: estover.TooMuch, Code: "person_busy", Detail: "Several requests of this client wait for the person already."}
 	// ErrDecided is returned to a person who decides too late, or not alone.
 	ErrDecided = &estover.Error{Kind: estover.Conflict, Code: "waiting_decided", Detail: "This was decided before, or it has waited for too long. Let the agent ask again."}
 	// ErrUserCode is returned for a code for which nothing waits.
@@ -69,11 +76,15 @@ type Waiting struct {
 }
 
 // waitingKinds are the kinds of the values that clients ask with.
-var waitingKinds = map[string]opaque.Kind{Device: opaque.DeviceCode}
+var waitingKinds = map[string]opaque.Kind{Device: opaque.DeviceCode, Backchannel: opaque.AuthRequest}
+
+// maxWaiting bounds what waits of one client for one person: nobody is worn down
+// by questions.
+const maxWaiting = 3
 
 // Wait keeps a request of an authenticated client until a person decides it, and
 // gives the value that the client asks with. code stands for what the person
-// types. Nothing is decided by it.
+// types, nil where the client has named them. Nothing is decided by it.
 func (t *Tokens) Wait(ctx context.Context, tenant estover.TenantID, w Waiting, from netip.Addr, code []byte, life time.Duration) (string, error) {
 	value := opaque.New(waitingKinds[w.Kind])
 	w.ID, w.hash = estover.NewID("wtg"), opaque.Hash(value)
@@ -82,6 +93,13 @@ func (t *Tokens) Wait(ctx context.Context, tenant estover.TenantID, w Waiting, f
 	}
 	return value, t.guard.DB().Do(ctx, tenant, func(tx *db.Tx) error {
 		w.Expires = tx.Now().Add(life)
+		if w.Person != "" {
+			if n, err := countWaiting(ctx, tx, w.Person, w.Client); err != nil {
+				return err
+			} else if n >= maxWaiting {
+				return ErrInsistent
+			}
+		}
 		return insertWaiting(ctx, tx, &w, code)
 	})
 }
@@ -102,16 +120,30 @@ func (t *Tokens) Waiting(ctx context.Context, tenant estover.TenantID, kind, val
 // Typed looks at what waits for a code, whether or not it is decided.
 func (t *Tokens) Typed(ctx context.Context, tenant estover.TenantID, code []byte) (*Waiting, error) {
 	w, err := t.waiting(ctx, tenant, ErrUserCode, "user_hash = $2", code)
-	if err == nil && (w.state != pending || !t.guard.DB().Now().Before(w.Expires)) {
+	if err == nil && !w.Undecided(t.guard.DB().Now()) {
 		return nil, ErrUserCode
 	}
 	return w, err
 }
 
-// Shown looks at a request that a person was shown.
-func (t *Tokens) Shown(ctx context.Context, tenant estover.TenantID, id string) (*Waiting, error) {
-	return t.waiting(ctx, tenant, ErrDecided, "id = $2", id)
+// Shown looks at a request that the caller, who is a person, was shown: one that
+// asks nobody else.
+func (t *Tokens) Shown(ctx context.Context, caller estover.Caller, id string) (*Waiting, error) {
+	return t.waiting(ctx, caller.Tenant, ErrDecided, "id = $2 and (person_id is null or person_id = $3)", id, caller.Subject.ID())
 }
+
+// WaitingFor shows what waits for the caller, who is a person, because a client
+// has named them, the oldest first.
+func (t *Tokens) WaitingFor(ctx context.Context, caller estover.Caller) (all []*Waiting, err error) {
+	err = t.guard.Read(ctx, caller, guard.Op{Action: "authorization.list", Target: string(caller.Subject)}, func(tx *db.Tx) error {
+		all, err = waitingFor(ctx, tx, caller.Subject.ID())
+		return err
+	})
+	return all, err
+}
+
+// Undecided reports whether the person may still decide.
+func (w *Waiting) Undecided(now time.Time) bool { return w.state == pending && now.Before(w.Expires) }
 
 func (t *Tokens) waiting(ctx context.Context, tenant estover.TenantID, missing error, where string, args ...any) (w *Waiting, err error) {
 	err = t.guard.DB().View(ctx, tenant, func(tx *db.Tx) error {

@@ -165,7 +165,7 @@ func Node(t testing.TB, d *db.DB, rootKey string) *World {
 	must(t, err)
 	w.Door = oauth.New(oauth.Config{
 		Tokens: w.Tokens, Sessions: w.Sessions, Callers: w.Callers, Trusts: w.Trusts, Logger: slog.New(slog.DiscardHandler),
-		Pages: w.Pages, Requester: w.requester, Identity: w.identity,
+		Pages: w.Pages, Requester: w.requester, Named: w.People.Named, Identity: w.identity,
 	})
 	mux := http.NewServeMux()
 	must(t, w.Door.Mount(mux))

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
 
@@ -72,7 +73,7 @@ func (p *Person) SignIn(withPasskey bool) {
 func (w *World) CodeAgent(name string, change ...func(*agent.Client)) *Agent {
 	w.T.Helper()
 	a := w.Agent(name)
-	c := agent.Client{GrantTypes: []string{"authorization_code", "refresh_token", token.Device}, RedirectURIs: []string{Callback}}
+	c := agent.Client{GrantTypes: []string{"authorization_code", "refresh_token", token.Device, token.Backchannel}, RedirectURIs: []string{Callback}}
 	for _, fn := range change {
 		fn(&c)
 	}
@@ -204,4 +205,42 @@ func (p *Person) DeviceCode(a *Agent, pairs ...string) string {
 		p.T.Fatalf("the person could not say yes: %d %s", page.Status, page.Body)
 	}
 	return asked.Text("device_code")
+}
+
+// Name asks for the word of a person, as the agent, by its secret.
+func (w *World) Name(a *Agent, person string, pairs ...string) Answer {
+	w.T.Helper()
+	f := Form("login_hint", person, "scope", "openid customer.read", "resource", CRM)
+	for i := 0; i+1 < len(pairs); i += 2 {
+		f.Set(pairs[i], pairs[i+1])
+	}
+	return w.Do(Request("/oauth/ciba", f, Basic(a.ID, a.Secret)))
+}
+
+// Fetch asks whether a person who was named has decided, as the agent, by its
+// secret.
+func (w *World) Fetch(a *Agent, request string) Answer {
+	w.T.Helper()
+	return w.Do(Request("/oauth/token", Form("grant_type", token.Backchannel, "auth_req_id", request), Basic(a.ID, a.Secret)))
+}
+
+var waitingLink = regexp.MustCompile(`href="(/device\?request=[^"]+)"`)
+
+// Waiting are the paths of what waits for the person.
+func (p *Person) Waiting() (all []string) {
+	p.T.Helper()
+	for _, m := range waitingLink.FindAllStringSubmatch(p.Load("/device").Body, -1) {
+		all = append(all, m[1])
+	}
+	return all
+}
+
+// Answer decides the first request that waits for the person, with allow or deny.
+func (p *Person) Answer(decision string) *pagetest.Page {
+	p.T.Helper()
+	all := p.Waiting()
+	if len(all) == 0 {
+		p.T.Fatal("nothing waits for the person")
+	}
+	return p.Post("/device/decision", p.Fill(p.Load(all[0]), "/device/decision", "decision", decision))
 }

@@ -66,7 +66,7 @@ permit contains "auditor_reads" if {
 permit contains "own_things" if {
 	input.facts.own == true
 	input.op in {
-		"agent.read", "authorization.create", "authorization.deny", "consent.end", "consent.list", "grant.list", "login.create", "login.end", "login.list",
+		"agent.read", "authorization.create", "authorization.deny", "authorization.list", "consent.end", "consent.list", "grant.list", "login.create", "login.end", "login.list",
 		"passkey.create", "passkey.end", "passkey.list", "person.read", "recovery.create", "session.end", "session.list", "session.read", "token.revoke",
 	}
 }
