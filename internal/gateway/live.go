@@ -165,45 +165,37 @@ func (l *Live) Recheck(tenant estover.TenantID, session string, ask func(*Exchan
 // belongs to, but what belongs to some sessions: what is handed on is used in the
 // session in which it began, and that goes on.
 func (l *Live) CutAgent(tenant estover.TenantID, agent string, but []string, cause error) int {
-	return l.recheck(tenant, func(*Exchange) error { return cause }, func(ex *Exchange) bool {
-		return involves(&ex.Caller, agent) && !slices.Contains(but, ex.Caller.Session)
-	})
-}
-
-// RecheckAgent is Recheck for everything that an agent has a part in.
-func (l *Live) RecheckAgent(tenant estover.TenantID, agent string, ask func(*Exchange) error) (ended int) {
-	return l.recheck(tenant, ask, func(ex *Exchange) bool { return involves(&ex.Caller, agent) })
-}
-
-// RecheckGrant is Recheck for everything that is done with tokens of a grant.
-func (l *Live) RecheckGrant(tenant estover.TenantID, grant string, ask func(*Exchange) error) (ended int) {
-	return l.recheck(tenant, ask, func(ex *Exchange) bool { return ex.Caller.Grant == grant })
-}
-
-// CountAgent is how much is under way in which an agent has a part.
-func (l *Live) CountAgent(tenant estover.TenantID, agent string) int {
-	return len(l.which(tenant, func(ex *Exchange) bool { return involves(&ex.Caller, agent) }))
-}
-
-// involves reports whether an agent has a part in what a caller does: it is done
-// for the agent, by it, by way of it, or with a token that was issued to it.
-func involves(c *estover.Caller, agent string) bool {
-	is := estover.Agent(agent)
-	return c.Subject == is || c.Client == agent || slices.Contains(c.Actors, is)
-}
-
-func (l *Live) recheck(tenant estover.TenantID, ask func(*Exchange) error, which func(*Exchange) bool) (ended int) {
-	for _, e := range l.which(tenant, which) {
-		if cause := ask(e.ex); cause != nil {
-			e.end(cause)
-			ended++
-		}
+	list := l.of(tenant, map[string]bool{agent: true})
+	list = slices.DeleteFunc(list, func(e *entry) bool { return slices.Contains(but, e.ex.Caller.Session) })
+	for _, e := range list {
+		e.end(cause)
 	}
-	return ended
+	return len(list)
 }
 
-// which copies from the lists of a tenant.
-func (l *Live) which(tenant estover.TenantID, which func(*Exchange) bool) (list []*entry) {
+// CountAgent is how much is under way that an agent has a part in.
+func (l *Live) CountAgent(tenant estover.TenantID, agent string) int {
+	return len(l.of(tenant, map[string]bool{agent: true}))
+}
+
+// RecheckOf asks about everything that one of these agents or grants has a part
+// in, all at once, and ends that for which there is an error. It waits for no
+// answer.
+func (l *Live) RecheckOf(tenant estover.TenantID, ids map[string]bool, ask func(*Exchange) error) {
+	for _, e := range l.of(tenant, ids) {
+		go func() {
+			if cause := ask(e.ex); cause != nil {
+				e.end(cause)
+			}
+		}()
+	}
+}
+
+// of copies from the lists of a tenant what one of these agents or grants has a
+// part in: it is done for the agent, by it, by way of it, or with a token that was
+// issued to it or rests on the grant.
+func (l *Live) of(tenant estover.TenantID, ids map[string]bool) (list []*entry) {
+	agent := func(s estover.Subject) bool { return s.Kind() == estover.AgentKind && ids[s.ID()] }
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for key, s := range l.sessions {
@@ -211,7 +203,7 @@ func (l *Live) which(tenant estover.TenantID, which func(*Exchange) bool) (list 
 			continue
 		}
 		for e := s.first; e != nil; e = e.next {
-			if which(e.ex) {
+			if c := &e.ex.Caller; ids[c.Grant] || ids[c.Client] || agent(c.Subject) || slices.ContainsFunc(c.Actors, agent) {
 				list = append(list, e)
 			}
 		}

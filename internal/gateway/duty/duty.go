@@ -98,6 +98,8 @@ type Duties struct {
 	mu    sync.Mutex
 	tasks map[taskKey]*task
 
+	changed changed
+
 	needles needles
 	Counts
 }

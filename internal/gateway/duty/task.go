@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -219,12 +220,53 @@ func (d *Duties) touched(tenant estover.TenantID, kind, id string) {
 	switch kind {
 	case session.Kind:
 		go d.sessionChanged(taskKey{tenant, id})
-	case estover.AgentKind, access.Kind:
-		go d.Live.RecheckAgent(tenant, id, d.still)
-	case token.GrantTable:
-		go d.Live.RecheckGrant(tenant, id, d.still)
+	case estover.AgentKind, access.Kind, token.GrantTable:
+		d.changed.add(tenant, id, d.lookAgain)
 	case "resource", "policy":
 		d.recheck(tenant, func(*task) bool { return true })
+	}
+}
+
+// changed are the agents and grants that have changed since what they have a part
+// in was last looked at. When many change at once, all are looked at together.
+type changed struct {
+	mu   sync.Mutex
+	ids  map[estover.TenantID]map[string]bool
+	busy bool
+}
+
+// add has look called soon, unless it is under way and will see this one too.
+func (c *changed) add(tenant estover.TenantID, id string, look func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ids[tenant] == nil {
+		if c.ids == nil {
+			c.ids = map[estover.TenantID]map[string]bool{}
+		}
+		c.ids[tenant] = map[string]bool{}
+	}
+	c.ids[tenant][id] = true
+	if !c.busy {
+		c.busy = true
+		go look()
+	}
+}
+
+// take empties the list; once it was empty, the next call of add begins anew.
+func (c *changed) take() map[estover.TenantID]map[string]bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ids := c.ids
+	c.ids, c.busy = nil, len(ids) > 0
+	return ids
+}
+
+// lookAgain asks again about everything that what has changed has a part in.
+func (d *Duties) lookAgain() {
+	for ids := d.changed.take(); len(ids) > 0; ids = d.changed.take() {
+		for tenant, some := range ids {
+			d.Live.RecheckOf(tenant, some, d.still)
+		}
 	}
 }
 
