@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	"estover.dev"
@@ -164,6 +165,12 @@ func (c *Callers) challenge(o Origin, scheme string, need Need, err error) {
 type Need struct {
 	Metadata string   // the URL at which the resource describes itself; "" for none
 	Scopes   []string // all that a token needs for the request; nil if that is not known
+
+	// Class and MaxAge are how the person at the root must have proved who they
+	// are, and how many seconds ago at most (RFC 9470, section 3); "" and 0 for
+	// any.
+	Class  string
+	MaxAge int64
 }
 
 // Challenge says in the scheme by which a token was sent why it is too little.
@@ -176,16 +183,24 @@ func (n Need) Challenge(r *http.Request, code string) string {
 	return n.of(strings.ToLower(scheme), code)
 }
 
-// of is one challenge. Neither scope-tokens nor our own URLs have a character
-// that would have to be escaped.
+// of is one challenge. Neither scope-tokens, whose form classes have too, nor our
+// own URLs have a character that would have to be escaped.
 func (n Need) of(scheme, code string) string {
 	scopes := slices.DeleteFunc(slices.Clone(n.Scopes), func(s string) bool { return !tokens.Scope(s) })
 	s := `Bearer realm="estover"`
 	if scheme == asDPoP {
 		s = `DPoP realm="estover", algs="` + strings.Join(jose.Algorithms(jose.DPoPProof), " ") + `"` // RFC 9449, section 7.1
 	}
+	age := ""
+	if n.MaxAge > 0 {
+		age = strconv.FormatInt(n.MaxAge, 10)
+	}
+	class := ""
+	if tokens.Scope(n.Class) {
+		class = n.Class
+	}
 	for _, one := range []struct{ name, value string }{
-		{"error", code}, {"scope", strings.Join(scopes, " ")}, {"resource_metadata", n.Metadata},
+		{"error", code}, {"scope", strings.Join(scopes, " ")}, {"acr_values", class}, {"max_age", age}, {"resource_metadata", n.Metadata},
 	} {
 		if one.value != "" {
 			s += `, ` + one.name + `="` + one.value + `"`

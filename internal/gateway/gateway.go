@@ -71,9 +71,9 @@ type Exchange struct {
 	// Own are the folded names of headers that are meant for us and are never
 	// forwarded.
 	Own []string
-	// Insufficient, if it is set, is the challenge for a token that lacks a scope
-	// and nothing else (RFC 6750, section 3.1).
-	Insufficient func(scope string) string
+	// Challenge, if it is set, tells the client what its token lacks, by an error
+	// of RFC 6750 or RFC 9470.
+	Challenge func(code string, need edge.Need) string
 	// Location, if it is set, rewrites the Location of an answer, for a door
 	// that the upstream does not know of.
 	Location func(string) string

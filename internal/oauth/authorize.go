@@ -53,6 +53,7 @@ type ask struct {
 	key        string // jkt that the code is bound to
 	pushed     string // the value of the pushed request
 	prompts    []string
+	strong     bool          // whether the client wants a sign-in that cannot be phished
 	maxAge     time.Duration // -1 for none
 	reach      token.Reach
 	query      string // the request as the browser brought it, to bring it again
@@ -280,6 +281,9 @@ func (a *ask) read(f form) (err error) {
 			return errRequest.With("The prompt is none, or of login, consent and select_account.")
 		}
 	}
+	// OpenID Connect Core, section 3.1.2.1, and RFC 9470, section 4: there is one
+	// class to be asked for, and what is not known is no error.
+	a.strong = slices.Contains(strings.Fields(f.get("acr_values")), token.Phishproof)
 	if text := f.get("max_age"); text != "" {
 		seconds, err := strconv.Atoi(text)
 		if err != nil || seconds < 0 || seconds > 1e9 {
@@ -303,7 +307,7 @@ const shortest = time.Minute
 // signedIn reports whether somebody is signed in as the request wants it. If
 // not, the browser was sent to the sign-in page, unless that is refused.
 func (d *Door) signedIn(r *page.Request, a *ask) (bool, error) {
-	demand := page.Demand{}
+	demand := page.Demand{Strong: a.strong}
 	to := r.Path(authorizePath) + "?" + a.query
 	again := slices.Contains(a.prompts, "login") || slices.Contains(a.prompts, "select_account") || 0 <= a.maxAge && a.maxAge < shortest
 	switch since, ok := r.Marked(r.URL.Query().Get(markField)); {

@@ -563,3 +563,32 @@ func TestSplitScopes(t *testing.T) {
 		}
 	}
 }
+
+// RFC 9470, section 4: acr_values asks for a sign-in that cannot be phished, and
+// what is not known is no error.
+func TestACRValues(t *testing.T) {
+	d := dbtest.Open(t)
+	w := oauthtest.New(t, d)
+	bot, alice := w.CodeAgent("bot"), w.Person("alice")
+	alice.Allow(bot, asked()...)
+	alice.SignIn(false)
+	for values, want := range map[string]bool{"phr": true, "urn:example:gold phr": true, "urn:example:gold": false, "": false} {
+		p := alice.Ask(bot, asked("acr_values", values)...)
+		if strings.HasPrefix(p.Header.Get("Location"), "/login?again=1") != want {
+			t.Errorf("acr_values %q after a sign-in by recovery code: %d to %q, want the sign-in page: %v", values, p.Status, p.Header.Get("Location"), want)
+		}
+	}
+	if back := alice.Allow(bot, asked("acr_values", "phr", "prompt", "none")...); back.Get("error") != "login_required" {
+		t.Errorf("acr_values with prompt=none: %v", back)
+	}
+	alice.SignIn(true)
+	a := granted(t, "a code", w.Redeem(bot, alice.Code(bot, asked("acr_values", "phr")...)))
+	if claims, _ := identified(t, w, a.Text("id_token"), bot.ID); claims["acr"] != "phr" {
+		t.Errorf("after a sign-in by passkey the acr is %v", claims["acr"])
+	}
+	for methods, want := range map[string]string{"hwk": "phr", "swk": "phr", "mfa": "phr", "otp": "", "pwd": ""} {
+		if got := token.AuthOf(d.Now(), []string{methods}).Class; got != want {
+			t.Errorf("the acr of %s is %q, want %q", methods, got, want)
+		}
+	}
+}

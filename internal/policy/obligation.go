@@ -66,7 +66,7 @@ var obligationTypes = map[string]obligationType{
 		merge:      union,
 	},
 	"hold":                {properties: map[string]property{"seconds": {number: true}}, merge: lowest},
-	"step-up":             {properties: map[string]property{"acr_value": {text: true}, "amr_values": {text: true}}, merge: union},
+	"step-up":             {properties: map[string]property{"acr_value": {text: true}, "amr_values": {text: true}, "max_age": {number: true}}, merge: union},
 	"session_termination": {properties: map[string]property{"subject": {text: true}, "session": {text: true}}, merge: union},
 	"throttle":            {properties: map[string]property{"scope": {text: true}, "seconds": {number: true}}, merge: union},
 }

@@ -308,7 +308,7 @@ func (s *Server) wire() error {
 	forwarder := gateway.NewForwarder(&edge.Dialer{Own: s.own}, s.logger)
 	s.duties = duty.New(duty.Config{
 		Guard: s.guard, Agents: f.registry, Resources: f.resources, Sessions: f.sessions, Secrets: f.secrets, Recordings: s.recordings,
-		Spool: s.spool, Sealer: s.sealer, Live: s.live, Grant: s.grantDocument, Granted: s.granted, Rests: s.rests, Drop: forwarder.Drop, Node: node(), Logger: s.logger,
+		Spool: s.spool, Sealer: s.sealer, Live: s.live, Grant: s.grantDocument, Granted: s.granted, Auth: s.authOf, Rests: s.rests, Drop: forwarder.Drop, Node: node(), Logger: s.logger,
 	})
 	s.pipeline = &gateway.Pipeline{
 		Steps: s.duties, Forwarder: forwarder, Live: s.live,
@@ -452,6 +452,18 @@ func (d *documents) of(g *access.Grant, u *resource.Upstream, purpose string) (s
 	}
 	d.made[key] = string(b)
 	return string(b), nil
+}
+
+// authOf is how the person at the root of the caller's grant proved who they are.
+func (s *Server) authOf(ctx context.Context, caller estover.Caller) (token.Auth, error) {
+	if caller.Grant == "" || caller.Subject.Kind() != estover.UserKind {
+		return token.Auth{}, nil
+	}
+	g, err := s.tokens.Grant(ctx, caller.Tenant, caller.Grant)
+	if err != nil {
+		return token.Auth{}, err
+	}
+	return g.Auth, nil
 }
 
 // granted are the resources on which an agent is granted anything.

@@ -395,7 +395,7 @@ const Phishproof = "phr"
 // methodsWord is the acr of what somebody proved, "" for none.
 func methodsWord(methods []string) string {
 	for _, m := range methods {
-		if m == "hwk" || m == "swk" {
+		if m == "hwk" || m == "swk" || m == "mfa" { // the last is what a provider vouches for to be as good
 			return Phishproof
 		}
 	}

@@ -50,6 +50,7 @@ import (
 	"estover.dev/internal/seal"
 	"estover.dev/internal/secret"
 	"estover.dev/internal/session"
+	"estover.dev/internal/token"
 )
 
 // The actions of the gateway in the log, beside that of the call itself
@@ -82,6 +83,10 @@ type Config struct {
 	// Rests says why what a caller's authority rests on has ended, if it has: what
 	// is handed on ends with whatever it was handed on by way of. Nil asks nobody.
 	Rests func(ctx context.Context, caller estover.Caller) error
+
+	// Auth is how the person at the root of the caller's grant proved who they
+	// are; zero where none stands there.
+	Auth func(ctx context.Context, caller estover.Caller) (token.Auth, error)
 
 	// Drop closes the connections to upstreams that were made for a session.
 	Drop func(tenant estover.TenantID, session string)
@@ -223,8 +228,8 @@ func (d *Duties) Decide(r *http.Request, ex *gateway.Exchange) (*gateway.Plan, e
 // nothing else: what the agent is not granted no token has.
 func lacking(ex *gateway.Exchange, c *call, err error) error {
 	var r *gateway.Refusal
-	if ex.Insufficient != nil && errors.As(err, &r) && slices.Equal(c.decision.Reasons, []string{policy.NotInToken}) {
-		r.Challenge = ex.Insufficient(c.action.Name)
+	if ex.Challenge != nil && errors.As(err, &r) && slices.Equal(c.decision.Reasons, []string{policy.NotInToken}) {
+		r.Challenge = ex.Challenge("insufficient_scope", edge.Need{Scopes: []string{c.action.Name}})
 	}
 	return err
 }
@@ -304,6 +309,10 @@ func (d *Duties) plan(ctx context.Context, ex *gateway.Exchange, c *call) (*gate
 				return nil, d.cannot(c, o)
 			}
 			level, asked = max(level, l), true
+		case "step-up":
+			if err := d.stepUp(ctx, ex, c, o); err != nil {
+				return nil, err
+			}
 		case "receipt", "notification":
 			// Every call has a receipt; whoever is to be told follows the log.
 		case "limit":
@@ -342,22 +351,71 @@ func (d *Duties) cannot(c *call, o guard.Obligation) error {
 	}
 }
 
+// errStepUp refuses a call for which the person at the root has to prove anew
+// who they are (RFC 9470, section 3).
+var errStepUp = &estover.Error{Kind: estover.Unknown, Code: "insufficient_user_authentication", Detail: "Policy allows this only shortly after the person has signed in, or by a stronger sign-in."}
+
+// stepUp refuses a call unless the person at the root of the caller's grant has
+// proved who they are by the class of sign-in that policy wants, and not too long
+// ago. Where nobody stands there, nobody has.
+func (d *Duties) stepUp(ctx context.Context, ex *gateway.Exchange, c *call, o guard.Obligation) error {
+	need := edge.Need{Scopes: []string{c.action.Name}}
+	for name, v := range o.Properties {
+		ok := false
+		switch name {
+		case "acr_value":
+			need.Class, ok = v.(string)
+		case "max_age":
+			need.MaxAge, ok = number(v)
+			ok = ok && need.MaxAge > 0
+		}
+		if !ok { // amr_values cannot be asked of a client
+			return d.cannot(c, o)
+		}
+	}
+	auth, err := d.Auth(ctx, ex.Caller)
+	if err != nil {
+		return err
+	}
+	fresh := need.MaxAge == 0 || c.at.Sub(time.Unix(auth.Time, 0)) <= time.Duration(need.MaxAge)*time.Second
+	if auth.Time != 0 && fresh && (need.Class == "" || need.Class == auth.Class) {
+		return nil
+	}
+	d.refusals.Add(1)
+	refused := c.decision
+	refused.Allow, refused.Reasons, refused.Message = false, []string{errStepUp.Code}, errStepUp.Detail
+	if err := d.Guard.Record(ctx, ex.Caller, c.op, refused, guard.Hot{Outcome: audit.Refused}); err != nil {
+		return err
+	}
+	r := &gateway.Refusal{
+		Err: errStepUp, Decision: refused.ID, Rule: refused.Rule, Help: "Have the person sign in again, with max_age and acr_values as the answer says, and use the token that comes of it.",
+	}
+	if ex.Challenge == nil {
+		r.Err = &estover.Error{Kind: estover.Denied, Code: errStepUp.Code, Detail: errStepUp.Detail}
+		return r
+	}
+	r.Challenge = ex.Challenge(errStepUp.Code, need)
+	return r
+}
+
+// number is a number of an obligation, whoever has read it.
+func number(v any) (int64, bool) {
+	switch n := v.(type) {
+	case json.Number:
+		i, err := n.Int64()
+		return i, err == nil
+	case float64:
+		return int64(n), true
+	case int64:
+		return n, true
+	case int:
+		return int64(n), true
+	}
+	return 0, false
+}
+
 // limit applies the bounds of an obligation that the gateway can hold.
 func limit(l *gateway.Limits, properties map[string]any) bool {
-	number := func(v any) (int64, bool) {
-		switch n := v.(type) {
-		case json.Number:
-			i, err := n.Int64()
-			return i, err == nil
-		case float64:
-			return int64(n), true
-		case int64:
-			return n, true
-		case int:
-			return int64(n), true
-		}
-		return 0, false
-	}
 	for name, v := range properties {
 		n, ok := number(v)
 		if !ok || n <= 0 {

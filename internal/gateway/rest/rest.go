@@ -116,7 +116,10 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if d.Described != nil && before != "" {
-		ex.Insufficient = func(scope string) string { return d.Described.Need(r, scope).Challenge(r, "insufficient_scope") }
+		ex.Challenge = func(code string, need edge.Need) string {
+			need.Metadata = d.Described.Need(r).Metadata
+			return need.Challenge(r, code)
+		}
 	}
 	ex.Location = func(at string) string { return route.here(before, ex, at) }
 	d.Pipeline.Serve(&answer{ResponseWriter: w}, r, ex)
