@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -39,20 +40,12 @@ type oauthClient struct {
 	env        []string
 }
 
-// newOAuthClient makes an agent that may read customers, with a secret and a key,
-// and with these lines in its specification.
-func newOAuthClient(t *testing.T, d *desk, name, spec string) *oauthClient {
+// newOAuthClient makes the agent of this name as the documents say, with a
+// secret and a key.
+func newOAuthClient(t *testing.T, d *desk, name string, documents ...string) *oauthClient {
 	t.Helper()
 	c := &oauthClient{desk: d}
-	d.admin.Apply(t, `apiVersion: estover.dev/v1
-kind: Agent
-metadata: {name: `+name+`}
-spec:
-  blueprint: test
-  sponsor: admin
-  purposes: [support]
-  clearance: confidential
-`+spec, e2etest.Grant(name+"-reads", name, "crm", "customer.list, customer.read", "support"))
+	d.admin.Apply(t, documents...)
 	var secret struct {
 		ID     string `json:"client_id"`
 		Secret string `json:"client_secret"`
@@ -183,12 +176,52 @@ func (c *oauthClient) visited(t *testing.T, v visitor, name string, args ...stri
 	}
 }
 
+var fence = regexp.MustCompile("(?s)```([a-z]+)\n(.*?)```")
+
+// flush is text without the spaces at the beginnings of its lines, since a part
+// of a program may stand further left on a page.
+func flush(text []byte) string {
+	return regexp.MustCompile(`(?m)^[ \t]+`).ReplaceAllString(string(text), "")
+}
+
 // TestClients are OAuth clients that are not ours, each by a script of its own
-// in the directory clients. What docs/guides/clients.md shows is theirs.
+// in the directory clients. The guide has the agent, the code and the versions
+// as they are here.
 func TestClients(t *testing.T) {
 	t.Parallel()
+	scripts, err := filepath.Glob("clients/*.*")
+	must(t, err)
+	var source string
+	for _, file := range scripts {
+		text, err := os.ReadFile(file)
+		must(t, err)
+		source += flush(text) + "\n"
+	}
+	guide, err := os.ReadFile("../docs/guides/clients.md")
+	must(t, err)
+	var yaml []string
+	for _, block := range fence.FindAllSubmatch(guide, -1) {
+		if string(block[1]) == "yaml" {
+			yaml = append(yaml, string(block[2]))
+		} else if !strings.Contains(source, flush(block[2])) {
+			t.Errorf("the guide has code that is in none of %q:\n%s", scripts, block[2])
+		}
+	}
+	var pinned struct{ Dependencies map[string]string }
+	b, err := os.ReadFile("clients/package.json")
+	must(t, err)
+	must(t, json.Unmarshal(b, &pinned))
+	for name, version := range pinned.Dependencies {
+		if !bytes.Contains(guide, []byte("["+name+"](#"+name+") | "+version+" |")) {
+			t.Errorf("the guide does not say that %s was tried in version %s", name, version)
+		}
+	}
+
 	d := newDesk(t, e2etest.Start(t))
-	c := newOAuthClient(t, d, "client", "")
+	reads := func(name string) string {
+		return e2etest.Grant(name+"-reads", name, "crm", "customer.list, customer.read", "support")
+	}
+	c := newOAuthClient(t, d, "client", e2etest.Agent("client", "support"), reads("client"))
 	t.Run("oauth4webapi", func(t *testing.T) { c.runs(t, node(t), "oauth4webapi.mjs") })
 	t.Run("curl", func(t *testing.T) { c.runs(t, "/bin/sh", "curl.sh") })
 	t.Run("golang.org/x/oauth2", func(t *testing.T) {
@@ -199,10 +232,7 @@ func TestClients(t *testing.T) {
 		c.runs(t, program)
 	})
 	alice := newVisitor(t, d, "alice")
-	app := newOAuthClient(t, d, "app", `  client:
-    grant_types: [authorization_code, refresh_token, "urn:ietf:params:oauth:grant-type:device_code"]
-    redirect_uris: ["http://127.0.0.1/callback"]
-`)
+	app := newOAuthClient(t, d, "app", yaml[0])
 	t.Run("oauth4webapi for a person", func(t *testing.T) { app.visited(t, alice, node(t), "oauth4webapi-people.mjs") })
 	t.Run("openid-client", func(t *testing.T) { c.runs(t, node(t), "openid-client.mjs") })
 	t.Run("openid-client for a person", func(t *testing.T) { app.visited(t, alice, node(t), "openid-client-people.mjs") })
@@ -211,7 +241,8 @@ func TestClients(t *testing.T) {
 		c.runs(t, "/usr/bin/python3", "python3-authlib.py")
 		// The same with the token endpoint as the audience of its assertions, which
 		// it takes for right by itself.
-		old := newOAuthClient(t, d, "old-client", "  client: {legacy_assertion_audience: true}\n")
+		spec := strings.Replace(e2etest.Agent("old-client", "support"), "spec: {", "spec: {client: {legacy_assertion_audience: true}, ", 1)
+		old := newOAuthClient(t, d, "old-client", spec, reads("old-client"))
 		old.env = append(old.env, "LEGACY_ASSERTION_AUDIENCE=yes")
 		old.runs(t, "/usr/bin/python3", "python3-authlib.py")
 		if n := strings.Count(d.Log(), "a client assertion has the token endpoint as its audience"); n != 1 {
