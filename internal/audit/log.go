@@ -70,6 +70,7 @@ type Log struct {
 	db    *db.DB
 	o     Options
 	wake  chan struct{}
+	run   int64                   // [maxRun], but for tests
 	fault func(step string) error // of tests: stands for a crash at this step
 
 	mu     sync.Mutex
@@ -87,7 +88,7 @@ func Open(d *db.DB, o Options) *Log {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	return &Log{db: d, o: o, wake: make(chan struct{}, 1), longer: make(chan struct{}), fault: func(string) error { return nil }}
+	return &Log{db: d, o: o, wake: make(chan struct{}, 1), longer: make(chan struct{}), run: maxRun, fault: func(string) error { return nil }}
 }
 
 // Origin is the name of the tenant's log, the first line of its checkpoints.

@@ -120,7 +120,27 @@ func (f Filter) read(ctx context.Context, tx *db.Tx, first, end int64, limit int
 		}
 		return out[:min(len(out), limit)], nil
 	}
-	for before := end; len(out) < limit && before > first; {
+	// The newest are in no post yet.
+	t, err := readTree(ctx, tx)
+	if err != nil {
+		return nil, err
+	}
+	if from := max(first, t.posted); from < end {
+		events, err := readWaitingBetween(ctx, tx, from, end)
+		if err != nil {
+			return nil, err
+		}
+		var places []int64
+		for i, e := range events {
+			if slices.Contains(refs(e.session, e.target, e.actor), ref) {
+				places = append(places, from+int64(i))
+			}
+		}
+		if out, err = f.readAt(ctx, tx, places, limit); err != nil || len(out) >= limit {
+			return out, err
+		}
+	}
+	for before := min(end, t.posted); len(out) < limit && before > first; {
 		posts, err := readPosts(ctx, tx, ref, before)
 		if err != nil {
 			return nil, err
@@ -131,16 +151,29 @@ func (f Filter) read(ctx context.Context, tx *db.Tx, first, end int64, limit int
 		for _, p := range posts {
 			before = p.first
 			places := slices.DeleteFunc(p.places(), func(place int64) bool { return place < first || place >= end })
-			slices.Reverse(places)
-			for some := range slices.Chunk(places, lookedAt) {
-				rows, err := readFilteredAt(ctx, tx, f, some)
-				if err != nil {
-					return nil, err
-				}
-				if out = append(out, rows...); len(out) >= limit {
-					return out[:limit], nil
-				}
+			rows, err := f.readAt(ctx, tx, places, limit-len(out))
+			if err != nil {
+				return nil, err
 			}
+			if out = append(out, rows...); len(out) >= limit {
+				return out, nil
+			}
+		}
+	}
+	return out, nil
+}
+
+// readAt reads the events in these places that the filter lets through, the last
+// first, at most limit of them.
+func (f Filter) readAt(ctx context.Context, tx *db.Tx, places []int64, limit int) (out []row, err error) {
+	slices.Reverse(places)
+	for some := range slices.Chunk(places, lookedAt) {
+		rows, err := readFilteredAt(ctx, tx, f, some)
+		if err != nil {
+			return nil, err
+		}
+		if out = append(out, rows...); len(out) >= limit {
+			return out[:limit], nil
 		}
 	}
 	return out, nil
@@ -165,10 +198,10 @@ func refs(session, target, actor string) (out []string) {
 	return out
 }
 
-// A post is which events of one round of sequencing have a ref.
+// A post is which events of one run have a ref.
 type post struct {
 	ref     string
-	first   int64  // the round's first place
+	first   int64  // the run's first place
 	offsets string // of the events from there: "0 3 17"
 }
 

@@ -107,12 +107,56 @@ func (l *Log) Sequence(ctx context.Context, tenant estover.TenantID) error {
 	if err := l.publish(ctx, tenant); err != nil {
 		return fmt.Errorf("publishing %s: %w", l.Origin(tenant), err)
 	}
+	if err := l.post(ctx, tenant); err != nil {
+		return fmt.Errorf("indexing %s: %w", l.Origin(tenant), err)
+	}
 	return nil
+}
+
+// maxRun is how many events are written to the index at once. Up to that many,
+// and those of a round, are found by looking at each of them.
+const maxRun = 8 << 10
+
+// post writes what events are found by, a run of them at a time. To write it
+// with each round cost more than all the rest, where many agents are at work:
+// each of them has its own place in the index.
+func (l *Log) post(ctx context.Context, tenant estover.TenantID) error {
+	for {
+		var t tree
+		var events []waiting
+		err := l.db.View(ctx, tenant, func(tx *db.Tx) (err error) {
+			if t, err = readTree(ctx, tx); err != nil || t.size-t.posted < l.run {
+				return err
+			}
+			events, err = readWaitingBetween(ctx, tx, t.posted, t.posted+l.run)
+			return err
+		})
+		if err != nil || len(events) == 0 {
+			return err
+		}
+		if int64(len(events)) != l.run {
+			return ErrDamaged.Because(fmt.Errorf("%d of the %d events from place %d on are there", len(events), l.run, t.posted))
+		}
+		posts := postings(t.posted, events)
+		if err := l.fault("post: before the transaction"); err != nil {
+			return err
+		}
+		err = l.db.Do(ctx, tenant, func(tx *db.Tx) error {
+			if err := movePosted(ctx, tx, t.posted, t.posted+l.run); err != nil {
+				return err
+			}
+			return writePosts(ctx, tx, t.posted, posts)
+		})
+		if err != nil {
+			return err
+		}
+	}
 }
 
 // A tree is what is stored of a tenant's tree.
 type tree struct {
 	size       int64
+	posted     int64
 	root       tlog.Hash
 	signedSize int64
 	signedRoot tlog.Hash
@@ -154,7 +198,7 @@ func (l *Log) place(ctx context.Context, tenant estover.TenantID) (int, error) {
 	for i, w := range events {
 		hashes[i] = w.hash
 	}
-	tiles, posts := e.grow(hashes), postings(old.size, events)
+	tiles := e.grow(hashes)
 	root, err := e.root()
 	if err != nil {
 		return 0, err
@@ -170,9 +214,6 @@ func (l *Log) place(ctx context.Context, tenant estover.TenantID) (int, error) {
 			return err
 		}
 		if err := l.fault("sequence: half way through"); err != nil {
-			return err
-		}
-		if err := writePosts(ctx, tx, old.size, posts); err != nil {
 			return err
 		}
 		return writeTiles(ctx, tx, tiles)

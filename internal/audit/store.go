@@ -86,6 +86,9 @@ type waiting struct {
 	actor, target, session string
 }
 
+// waiterColumns are what a waiter is read from.
+const waiterColumns = "seq, idx, n, leaf_hash, actor, target, session_id, heads"
+
 // readWaiters are the first rows that are not in the tree, in the order in
 // which they will be: of at least limit events, or all.
 func readWaiters(ctx context.Context, tx *db.Tx, limit int) ([]waiter, error) {
@@ -93,8 +96,11 @@ func readWaiters(ctx context.Context, tx *db.Tx, limit int) ([]waiter, error) {
 	if tx.Engine() == db.SQLite {
 		order = "idx"
 	}
-	rows, err := tx.Query(ctx, `select seq, idx, n, leaf_hash, actor, target, session_id, heads from audit
-		where tenant_id = $1 and `+waits(tx)+` order by `+order+` limit $2`, tx.Tenant(), limit)
+	return scanWaiters(ctx, tx, limit, "select "+waiterColumns+" from audit where tenant_id = $1 and "+waits(tx)+" order by "+order+" limit $2", tx.Tenant(), limit)
+}
+
+func scanWaiters(ctx context.Context, tx *db.Tx, limit int, query string, args ...any) ([]waiter, error) {
+	rows, err := tx.Query(ctx, query, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -126,6 +132,25 @@ func readWaiters(ctx context.Context, tx *db.Tx, limit int) ([]waiter, error) {
 	return out, rows.Err()
 }
 
+// readWaitingBetween is what the events in the places from first to before end
+// are found by. It reads no payload.
+func readWaitingBetween(ctx context.Context, tx *db.Tx, first, end int64) ([]waiting, error) {
+	rows, err := scanWaiters(ctx, tx, int(end-first)+maxPack, "select "+waiterColumns+" from audit where tenant_id = $1 and idx >= coalesce("+atPlace("$2")+", $2) and idx < $3 order by idx",
+		tx.Tenant(), first, end)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]waiting, 0, end-first)
+	for _, r := range rows {
+		for i, e := range r.events {
+			if at := r.idx.Int64 + int64(i); at >= first && at < end {
+				out = append(out, e)
+			}
+		}
+	}
+	return out, nil
+}
+
 // waitingCount is how many events have no place.
 func waitingCount(ctx context.Context, tx *db.Tx) (n int64, err error) {
 	err = tx.QueryRow(ctx, "select coalesce(sum(n), 0) from audit where tenant_id = $1 and "+waits(tx), tx.Tenant()).Scan(&n)
@@ -135,8 +160,8 @@ func waitingCount(ctx context.Context, tx *db.Tx) (n int64, err error) {
 // readTree is the tenant's tree; that of a tenant without one has size 0.
 func readTree(ctx context.Context, tx *db.Tx) (t tree, err error) {
 	var root, signedRoot []byte
-	err = tx.QueryRow(ctx, "select size, root, signed_size, signed_root, checkpoint from audit_tree where tenant_id = $1", tx.Tenant()).
-		Scan(&t.size, &root, &t.signedSize, &signedRoot, &t.checkpoint)
+	err = tx.QueryRow(ctx, "select size, posted, root, signed_size, signed_root, checkpoint from audit_tree where tenant_id = $1", tx.Tenant()).
+		Scan(&t.size, &t.posted, &root, &t.signedSize, &signedRoot, &t.checkpoint)
 	if err == db.ErrNoRows {
 		return tree{}, nil
 	}
@@ -213,6 +238,15 @@ func givePlaces(ctx context.Context, tx *db.Tx, first int64, waiters []waiter) e
 		where audit.seq = (j.value ->> 0)::bigint and audit.tenant_id = $1 and audit.idx is null`, tx.Tenant(), string(list))
 	if err == nil && n != int64(len(places)) {
 		return ErrDamaged.Because(fmt.Errorf("%d of %d waiting rows have a place already", int64(len(places))-n, len(places)))
+	}
+	return err
+}
+
+// movePosted says how far the index goes, unless somebody else has.
+func movePosted(ctx context.Context, tx *db.Tx, from, to int64) error {
+	n, err := tx.Exec(ctx, "update audit_tree set posted = $3 where tenant_id = $1 and posted = $2", tx.Tenant(), from, to)
+	if err == nil && n == 0 {
+		return errBeaten
 	}
 	return err
 }

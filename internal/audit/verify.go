@@ -88,7 +88,7 @@ func (l *Log) Verify(ctx context.Context, tenant estover.TenantID) (*Verificatio
 		if e.size < t.signedSize {
 			end = min(end, t.signedSize) // so that the signed root is seen on the way
 		}
-		if err := l.verifyRange(ctx, v, &e, search, tenant, end); err != nil {
+		if err := l.verifyRange(ctx, v, &e, search, tenant, end, t.posted); err != nil {
 			return nil, err
 		}
 		root, err := e.root()
@@ -103,7 +103,7 @@ func (l *Log) Verify(ctx context.Context, tenant estover.TenantID) (*Verificatio
 	if v.Root != t.root {
 		v.found(-1, "", "The entries do not make the root of the tree.")
 	}
-	if err := l.verifySearch(ctx, v, search, tenant, t.size); err != nil {
+	if err := l.verifySearch(ctx, v, search, tenant, t.posted); err != nil {
 		return nil, err
 	}
 	return v, l.verifyCheckpoint(ctx, v, tenant, t)
@@ -126,7 +126,7 @@ func (s *searchSum) add(ref string, place int64) {
 }
 
 // verifySearch checks that what events are found by is what they say.
-func (l *Log) verifySearch(ctx context.Context, v *Verification, want *searchSum, tenant estover.TenantID, size int64) error {
+func (l *Log) verifySearch(ctx context.Context, v *Verification, want *searchSum, tenant estover.TenantID, posted int64) error {
 	have := &searchSum{seed: want.seed}
 	for after := (post{first: -1}); ; {
 		var posts []post
@@ -142,7 +142,7 @@ func (l *Log) verifySearch(ctx context.Context, v *Verification, want *searchSum
 		}
 		for _, p := range posts {
 			for _, place := range p.places() {
-				if place < size {
+				if place < posted {
 					have.add(p.ref, place)
 				}
 			}
@@ -157,7 +157,7 @@ func (l *Log) verifySearch(ctx context.Context, v *Verification, want *searchSum
 
 // verifyRange checks the entries from the edge's size to before end, and the
 // tiles that they make.
-func (l *Log) verifyRange(ctx context.Context, v *Verification, e *edge, search *searchSum, tenant estover.TenantID, end int64) error {
+func (l *Log) verifyRange(ctx context.Context, v *Verification, e *edge, search *searchSum, tenant estover.TenantID, end, posted int64) error {
 	var rows []row
 	first := e.size
 	err := l.db.View(ctx, tenant, func(tx *db.Tx) (err error) {
@@ -189,8 +189,10 @@ func (l *Log) verifyRange(ctx context.Context, v *Verification, e *edge, search 
 		return err
 	}
 	for _, r := range rows {
-		for _, ref := range refs(r.event.Session, r.event.Target, string(r.event.Actor)) {
-			search.add(ref, r.idx.Int64)
+		if r.idx.Int64 < posted {
+			for _, ref := range refs(r.event.Session, r.event.Target, string(r.event.Actor)) {
+				search.add(ref, r.idx.Int64)
+			}
 		}
 		if err := l.verifyRow(v, tenant, r); err != nil {
 			return err

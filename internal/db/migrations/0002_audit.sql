@@ -34,9 +34,9 @@ create unique index audit_idx on audit (tenant_id, idx) where idx is not null;
 create index audit_waiting on audit (tenant_id, seq) where idx is null;
 create index audit_pack on audit (tenant_id, last_id) where n > 1;
 create index audit_touched on audit (touched_at) where touched_at is not null;
--- The events of one session, target or actor: for each round of sequencing, the
--- places as offsets from the first of the round, "0 3 17". So a writer pays for
--- one index, and what the rest is searched by is built many events at a time.
+-- The events of one session, target or actor: for a run of consecutive places,
+-- which of them, as offsets from the first of the run, "0 3 17". Runs are long,
+-- so that what is busy costs a row for each of its runs and not for each event.
 create table audit_post (
 	tenant_id text not null,
 	ref text not null,
@@ -50,6 +50,7 @@ create table audit_post (
 create table audit_tree (
 	tenant_id text primary key,
 	size bigint not null check (size > 0),
+	posted bigint not null default 0, -- the places before this one are in audit_post
 	root bytes not null check (length(root) = 32),
 	signed_size bigint not null default 0,
 	signed_root bytes,
