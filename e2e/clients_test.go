@@ -19,6 +19,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -234,8 +235,20 @@ func TestClients(t *testing.T) {
 	alice := newVisitor(t, d, "alice")
 	app := newOAuthClient(t, d, "app", yaml[0])
 	t.Run("oauth4webapi for a person", func(t *testing.T) { app.visited(t, alice, node(t), "oauth4webapi-people.mjs") })
+	t.Run("oauth4webapi for a person, without credentials", func(t *testing.T) {
+		spec := strings.NewReplacer("name: app", "name: public", "agent: app", "agent: public", "  client:\n", "  client:\n    token_endpoint_auth_methods: [none]\n").Replace(yaml[0])
+		public := newOAuthClient(t, d, "public", spec)
+		public.env = append(public.env, "CLIENT_KEY=", "CLIENT_SECRET=")
+		public.visited(t, alice, node(t), "oauth4webapi-people.mjs")
+	})
 	t.Run("openid-client", func(t *testing.T) { c.runs(t, node(t), "openid-client.mjs") })
 	t.Run("openid-client for a person", func(t *testing.T) { app.visited(t, alice, node(t), "openid-client-people.mjs") })
+	t.Run("openid-client for another agent", func(t *testing.T) {
+		spec := strings.Replace(e2etest.Agent("helper", "support"), "spec: {", `spec: {client: {grant_types: ["urn:ietf:params:oauth:grant-type:token-exchange"], introspect: ["`+d.site.URL+`"]}, `, 1)
+		helper := newOAuthClient(t, d, "helper", spec, reads("helper"))
+		both := oauthClient{env: append(slices.Clone(c.env), "HELPER_ID="+helper.id, "HELPER_SECRET="+helper.secret)}
+		both.runs(t, node(t), "openid-client-exchange.mjs")
+	})
 	t.Run("jose", func(t *testing.T) { c.runs(t, node(t), "jose.mjs") })
 	t.Run("python3-authlib", func(t *testing.T) {
 		c.runs(t, "/usr/bin/python3", "python3-authlib.py")

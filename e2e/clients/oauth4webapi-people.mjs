@@ -12,9 +12,14 @@ const issuer = new URL(ISSUER)
 const as = await oauth.processDiscoveryResponse(issuer, await oauth.discoveryRequest(issuer))
 const client = { client_id: CLIENT_ID }
 
-const jwk = JSON.parse(await readFile(CLIENT_KEY, 'utf8'))
-const key = await crypto.subtle.importKey('jwk', jwk, { name: 'ECDSA', namedCurve: 'P-256' }, false, ['sign'])
-const auth = oauth.PrivateKeyJwt({ key, kid: jwk.kid })
+// By its key; an agent that has nothing to authenticate with says who it is.
+async function authentication() {
+  if (!CLIENT_KEY) return oauth.None()
+  const jwk = JSON.parse(await readFile(CLIENT_KEY, 'utf8'))
+  const key = await crypto.subtle.importKey('jwk', jwk, { name: 'ECDSA', namedCurve: 'P-256' }, false, ['sign'])
+  return oauth.PrivateKeyJwt({ key, kid: jwk.kid })
+}
+const auth = await authentication()
 
 // The agent listens on a port of its own for the browser that comes back.
 const server = createServer().listen(0, '127.0.0.1')
