@@ -51,11 +51,12 @@ func (c *Callers) Authenticate(r *http.Request) (estover.Caller, error) { return
 // For says who sends a request to the resource with this identifier. "" is our
 // own API; people have tokens for that alone.
 func (c *Callers) For(r *http.Request, audience string) (estover.Caller, error) {
-	return c.At(r, audience, Need{})
+	return c.At(r, audience, nil)
 }
 
-// At is For at a resource that tells whoever is refused what they need.
-func (c *Callers) At(r *http.Request, audience string, need Need) (estover.Caller, error) {
+// At is For at a resource that tells whoever is refused what they need. It is
+// asked for only then; nil says nothing.
+func (c *Callers) At(r *http.Request, audience string, need func() Need) (estover.Caller, error) {
 	o := OriginOf(r)
 	scheme, raw, err := authorization(r)
 	var caller estover.Caller
@@ -71,7 +72,10 @@ func (c *Callers) At(r *http.Request, audience string, need Need) (estover.Calle
 		caller, err = c.token(r, scheme, raw, audience, o)
 	}
 	if err != nil {
-		c.challenge(o, scheme, need, err)
+		if need == nil {
+			need = func() Need { return Need{} }
+		}
+		c.challenge(o, scheme, need(), err)
 		return estover.Caller{}, err
 	}
 	caller.Address, caller.Request = o.Address, o.Request

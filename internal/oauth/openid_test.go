@@ -592,3 +592,28 @@ func TestACRValues(t *testing.T) {
 		}
 	}
 }
+
+// A19 for identity: what a person let one client know is not handed on to
+// another, nor to the same by exchange.
+func TestIdentityIsNotHandedOn(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		alice, other := w.Person("alice"), exchanger(w, "other", oauthtest.CRM)
+		bot := w.CodeAgent("bot", func(c *agent.Client) { c.GrantTypes = append(c.GrantTypes, exchangeType) })
+		raw := granted(t, "a code", w.Redeem(bot, alice.Code(bot, asked()...))).Token()
+		for what, by := range map[string]*oauthtest.Agent{"itself": bot, "another": other} {
+			for _, pairs := range [][]string{nil, {"scope", "openid"}, {"resource", string(oauthtest.Issuer)}, {"resource", oauthtest.CRM}} {
+				a := exchange(w, by, raw, pairs...)
+				if a.Status != http.StatusOK {
+					continue
+				}
+				if u := userinfo(w, "GET", oauthtest.Bearer(a.Token())); a.Text("scope") != "" || u.Status != http.StatusForbidden || u.Text("sub") != "" {
+					t.Errorf("%s with %v hands it on: %s, and userinfo says %d %s", what, pairs, a.Body, u.Status, u.Body)
+				}
+			}
+		}
+		if u := userinfo(w, "GET", oauthtest.Bearer(raw)); u.Status != http.StatusOK {
+			t.Errorf("afterwards userinfo says %d %s", u.Status, u.Body)
+		}
+	})
+}

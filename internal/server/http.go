@@ -237,15 +237,18 @@ func (s *Server) ready(w http.ResponseWriter, r *http.Request) {
 func (s *Server) routeCaller(_ http.ResponseWriter, r *http.Request) (*gateway.Conn, bool, error) {
 	path := r.URL.EscapedPath()
 	name := rest.Named(path)
-	audience, need := "urn:estover:no-such-route", edge.Need{}
+	audience := "urn:estover:no-such-route"
+	var need func() edge.Need
 	u, err := s.facts.resources.UpstreamByName(r.Context(), tenant, name)
 	switch {
 	case err == nil:
 		audience = u.BaseURL
-		need = s.described.Need(r)
-		at := strings.TrimSuffix(u.URL.EscapedPath(), "/") + strings.TrimPrefix(path, rest.Prefix+name)
-		if action, _, ok := u.Match(r.Method, at); ok {
-			need.Scopes = []string{action.Name}
+		need = func() edge.Need {
+			at := strings.TrimSuffix(u.URL.EscapedPath(), "/") + strings.TrimPrefix(path, rest.Prefix+name)
+			if action, _, ok := u.Match(r.Method, at); ok {
+				return s.described.Need(r, action.Name)
+			}
+			return s.described.Need(r)
 		}
 	case estover.KindOf(err) != estover.NotFound:
 		return nil, false, err
