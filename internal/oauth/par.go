@@ -39,6 +39,9 @@ func (d *Door) push(w http.ResponseWriter, r *http.Request, tenant estover.Tenan
 	if err != nil {
 		return "", err
 	}
+	if a.method == token.Public && !d.strangers.Allow(edge.AddressKey(a.caller.Address)) {
+		return "", errPushes
+	}
 	switch {
 	case f.get("request_uri") != "":
 		return "", errRequest.With("A pushed request does not point to another one.")
@@ -54,8 +57,19 @@ func (d *Door) push(w http.ResponseWriter, r *http.Request, tenant estover.Tenan
 	if err := asked.read(f); err != nil {
 		return "", err
 	}
-	return d.Tokens.Push(r.Context(), tenant, a.client.ID, f.encode())
+	return d.Tokens.Push(r.Context(), tenant, a.client.ID, f.only(askedFields...).encode())
 }
+
+// askedFields are the parameters of an authorization request. Nothing else is kept
+// of what is pushed.
+var askedFields = []string{
+	"response_type", "response_mode", "redirect_uri", "state", "code_challenge", "code_challenge_method", "dpop_jkt", "scope", "resource",
+	"purpose", "prompt", "max_age", "acr_values", "nonce", "login_hint",
+}
+
+// errPushes is told to whoever pushes in the name of a client that does not
+// authenticate, which anybody may.
+var errPushes = errTooOften.With("Too many requests were pushed from this address. Wait a moment.")
 
 // apart reads a request that a client sends before a person is asked, and apart
 // from them. The form that it gives says what is asked for, and nothing of how
@@ -74,10 +88,10 @@ func (d *Door) apart(w http.ResponseWriter, r *http.Request, tenant estover.Tena
 	if err != nil {
 		return a, nil, err
 	}
-	if err := a.client.Alive(r.Context(), d.now()); err != nil {
+	if err := d.Tokens.Consume(r.Context(), tenant, a.use); err != nil {
 		return a, nil, err
 	}
-	if err := d.Tokens.Consume(r.Context(), tenant, a.use); err != nil {
+	if err := a.client.Alive(r.Context(), d.now()); err != nil {
 		return a, nil, err
 	}
 	return a, slices.DeleteFunc(f.without(authenticating...), func(p parameter) bool { return p.name == "client_id" }), nil

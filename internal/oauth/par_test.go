@@ -134,3 +134,29 @@ func TestPushedRequestsAreChecked(t *testing.T) {
 	f := oauthtest.Form("grant_type", "authorization_code", "code", code, "code_verifier", oauthtest.Verifier)
 	granted(t, "the code with the key", w.Do(oauthtest.Request("/oauth/token", f, oauthtest.Basic(bot.ID, bot.Secret), prover.Prove(""))))
 }
+
+// A request that is pushed in the name of a client that does not authenticate,
+// as anybody can push one, is kept without what it does not need, and not too
+// many are.
+func TestPushedRequestsOfStrangers(t *testing.T) {
+	d := dbtest.Open(t)
+	w := oauthtest.New(t, d)
+	bot := w.CodeAgent("bot", func(c *agent.Client) { c.Methods = []string{token.Public} })
+	q := oauthtest.AuthorizeQuery(bot, "junk", strings.Repeat("x", 50_000))
+	kept := 0
+	for range 100 {
+		switch a := w.Do(oauthtest.Request("/oauth/par", q)); a.Status {
+		case http.StatusCreated:
+			kept++
+		case http.StatusTooManyRequests:
+		default:
+			t.Fatalf("pushing: %d %s", a.Status, a.Body)
+		}
+	}
+	if n := count(t, d, "select count(*) from oauth_pushed"); n != kept || kept < 1 || kept > 50 {
+		t.Errorf("of 100 requests %d were taken and %d are kept", kept, n)
+	}
+	if n := count(t, d, "select count(*) from oauth_pushed where length(request) > 2000"); n != 0 {
+		t.Errorf("%d requests are kept with what nobody reads", n)
+	}
+}
