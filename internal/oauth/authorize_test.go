@@ -741,6 +741,7 @@ func FuzzAuthorize(f *testing.F) {
 	f.Add(q.Encode())
 	f.Add(oauthtest.AuthorizeQuery(bot, "redirect_uri", "http://127.0.0.1:8080/cb", "scope", "nothing").Encode())
 	f.Add(oauthtest.AuthorizeQuery(bot, "redirect_uri", registered[1], "prompt", "none").Encode())
+	f.Add(oauthtest.AuthorizeQuery(bot, "redirect_uri", registered[0], "scope", "openid email", "nonce", "n", "acr_values", "phr", "resource", string(oauthtest.Issuer)).Encode())
 	f.Add("client_id=" + bot.ID + "&redirect_uri=https%3A%2F%2Fgood.example%40evil.example%2Fcb")
 	f.Add("client_id=" + bot.ID + "&request_uri=urn:ietf:params:oauth:request_uri:x&redirect_uri=https://evil.example")
 	f.Fuzz(func(t *testing.T, query string) {
