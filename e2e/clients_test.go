@@ -146,6 +146,14 @@ func (v visitor) open(address string) {
 	_ = res.Body.Close()
 }
 
+// decide says yes to an agent without a browser.
+func (v visitor) decide(page *pagetest.Page) {
+	v.T.Helper()
+	if page = v.Send(page, "/device/decision", "decision", "allow"); page.Status != http.StatusOK {
+		v.T.Errorf("saying yes: %d\n%s", page.Status, page.Body)
+	}
+}
+
 // visited runs a program to its end while a person does what it says.
 func (c *oauthClient) visited(t *testing.T, v visitor, name string, args ...string) {
 	t.Helper()
@@ -162,10 +170,16 @@ func (c *oauthClient) visited(t *testing.T, v visitor, name string, args ...stri
 		case "Open":
 			v.open(what)
 		case "Type":
-			page := v.Send(v.Load("/device"), "/device", "user_code", what)
-			if page = v.Send(page, "/device/decision", "decision", "allow"); page.Status != http.StatusOK {
-				t.Errorf("saying yes to %s: %d\n%s", what, page.Status, page.Body)
+			v.decide(v.Send(v.Load("/device"), "/device", "user_code", what))
+			_, err := in.Write([]byte("done\n"))
+			must(t, err)
+		case "Decide":
+			list := v.Load("/device")
+			at := regexp.MustCompile(`href="(/device\?request=[^"]+)"`).FindStringSubmatch(list.Body)
+			if at == nil || !strings.Contains(list.Body, what) {
+				t.Fatalf("of %q the person finds\n%s", what, list.Body)
 			}
+			v.decide(v.Load(at[1]))
 			_, err := in.Write([]byte("done\n"))
 			must(t, err)
 		default:
@@ -236,7 +250,8 @@ func TestClients(t *testing.T) {
 	app := newOAuthClient(t, d, "app", yaml[0])
 	t.Run("oauth4webapi for a person", func(t *testing.T) { app.visited(t, alice, node(t), "oauth4webapi-people.mjs") })
 	t.Run("oauth4webapi for a person, without credentials", func(t *testing.T) {
-		spec := strings.NewReplacer("name: app", "name: public", "agent: app", "agent: public", "  client:\n", "  client:\n    token_endpoint_auth_methods: [none]\n").Replace(yaml[0])
+		spec := strings.NewReplacer("name: app", "name: public", "agent: app", "agent: public", "  client:\n", "  client:\n    token_endpoint_auth_methods: [none]\n",
+			`, "urn:openid:params:grant-type:ciba"`, "").Replace(yaml[0])
 		public := newOAuthClient(t, d, "public", spec)
 		public.env = append(public.env, "CLIENT_KEY=", "CLIENT_SECRET=")
 		public.visited(t, alice, node(t), "oauth4webapi-people.mjs")
@@ -262,4 +277,17 @@ func TestClients(t *testing.T) {
 			t.Errorf("the log tells of %d assertions for the token endpoint, want 1", n)
 		}
 	})
+}
+
+// The same clients find their way where the issuer has a path.
+func TestClientsBelowAPath(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, e2etest.Start(t, "--issuer", "https://localhost:{port}/id"))
+	grant := e2etest.Grant("client-reads", "client", "crm", "customer.list, customer.read", "support")
+	c := newOAuthClient(t, d, "client", e2etest.Agent("client", "support"), grant)
+	c.env = append(c.env, "ISSUER="+d.URL+"/id")
+	t.Run("oauth4webapi", func(t *testing.T) { c.runs(t, node(t), "oauth4webapi.mjs") })
+	t.Run("openid-client", func(t *testing.T) { c.runs(t, node(t), "openid-client.mjs") })
+	t.Run("jose", func(t *testing.T) { c.runs(t, node(t), "jose.mjs") })
+	t.Run("python3-authlib", func(t *testing.T) { c.runs(t, "/usr/bin/python3", "python3-authlib.py") })
 }

@@ -4,7 +4,7 @@ import { createRemoteJWKSet, errors, jwtVerify } from 'jose'
 
 const { ISSUER, CLIENT_ID, CLIENT_SECRET, RESOURCE, API } = process.env
 
-const metadata = await (await fetch(`${ISSUER}/.well-known/oauth-authorization-server`)).json()
+const metadata = await (await fetch(`${ISSUER}/.well-known/openid-configuration`)).json()
 const keys = createRemoteJWKSet(new URL(metadata.jwks_uri))
 
 async function verify(token) {

@@ -101,8 +101,31 @@ const poll = () => again(async () => {
 await assert.rejects(poll(), (error) => error.error === 'authorization_pending')
 console.log('Type', device.user_code)
 await once(process.stdin, 'data')
+
+// A person whom the agent names finds what waits for them.
+async function named() {
+  const asked = await oauth.processBackchannelAuthenticationResponse(as, client,
+    await oauth.backchannelAuthenticationRequest(as, client, auth, {
+      scope: 'openid customer.read', resource: RESOURCE, login_hint: 'alice', binding_message: 'Report for March, 5 of 7',
+    }))
+  const ask = () => again(async () => {
+    const response = await oauth.backchannelAuthenticationGrantRequest(as, client, auth, asked.auth_req_id, { DPoP })
+    return oauth.processBackchannelAuthenticationGrantResponse(as, client, response)
+  })
+  await assert.rejects(ask(), (error) => error.error === 'authorization_pending')
+  console.log('Decide', 'Report for March, 5 of 7')
+  await once(process.stdin, 'data')
+  return ask
+}
+const ask = CLIENT_KEY ? await named() : undefined // only who authenticates may name people
+
 await new Promise((resolve) => setTimeout(resolve, device.interval * 1000))
 assert.equal((await call((await poll()).access_token)).status, 200)
+if (ask) {
+  const token = await ask()
+  assert.match(oauth.getValidatedIdTokenClaims(token).sub, /^user:usr_/)
+  assert.equal((await call(token.access_token)).status, 200)
+}
 
 server.close()
 process.stdin.destroy()

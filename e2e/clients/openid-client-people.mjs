@@ -46,8 +46,19 @@ assert.equal(info.email, 'alice@example.com')
 // A person types a code.
 const device = await client.initiateDeviceAuthorization(config, { resource: RESOURCE, scope: 'customer.read' })
 console.log('Type', device.user_code)
-const typed = await client.pollDeviceAuthorizationGrant(config, device)
-assert.equal((await client.fetchProtectedResource(config, typed.access_token, new URL(API), 'GET')).status, 200)
+const typed = client.pollDeviceAuthorizationGrant(config, device)
+
+// A person whom the agent names finds what waits for them.
+const asked = await client.initiateBackchannelAuthentication(config, {
+  scope: 'openid customer.read', resource: RESOURCE, login_hint: 'alice', binding_message: 'Report for March, 6 of 7',
+})
+console.log('Decide', 'Report for March, 6 of 7')
+const named = client.pollBackchannelAuthenticationGrant(config, asked)
+
+for (const { access_token } of await Promise.all([typed, named])) {
+  assert.equal((await client.fetchProtectedResource(config, access_token, new URL(API), 'GET')).status, 200)
+}
+assert.match((await named).claims().sub, /^user:usr_/)
 
 server.close()
 process.stdin.destroy()
