@@ -17,8 +17,8 @@ import (
 
 // The bounds of a pack. Whoever reads one of its events reads the whole row.
 const (
-	maxPack     = 64        // events
-	maxPackSize = 128 << 10 // bytes of their leaves and payloads
+	maxPack     = 64       // events
+	maxPackSize = 64 << 10 // bytes of their leaves and payloads
 
 	// packSpan is how far apart at most the ids of a pack are in time, so that
 	// the packs that may hold an id are few ([NewID]).
