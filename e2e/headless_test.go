@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -13,32 +14,27 @@ import (
 	"estover.dev/e2e/e2etest"
 )
 
+// headlessGuide are the blocks of the guide of one kind.
+func headlessGuide(t *testing.T, kind string) (all []string) {
+	t.Helper()
+	text, err := os.ReadFile("../docs/guides/headless-agents.md")
+	must(t, err)
+	for _, m := range regexp.MustCompile("(?s)```"+kind+"\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
+		all = append(all, m[1])
+	}
+	return all
+}
+
 // TestHeadlessAgents is the guide as it is written: the agent of the page and its
 // scripts, and a person who decides on the pages of the server.
 func TestHeadlessAgents(t *testing.T) {
-	text, err := os.ReadFile("../docs/guides/headless-agents.md")
-	must(t, err)
-	blocks := func(kind string) (all []string) {
-		for _, m := range regexp.MustCompile("(?s)```"+kind+"\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
-			all = append(all, m[1])
-		}
-		return all
-	}
-	scripts := blocks("sh")
+	scripts := headlessGuide(t, "sh")
 	if len(scripts) != 2 {
 		t.Fatalf("the guide has %d scripts, want 2", len(scripts))
 	}
 	d := newDesk(t, e2etest.Start(t))
-	d.admin.Apply(t, blocks("yaml")...)
-	var credential struct {
-		ID     string `json:"client_id"`
-		Secret string `json:"client_secret"`
-	}
-	d.admin.JSON(t, &credential, "agent", "credential", "add", "reporter", "--label", "job")
-	agent := &oauthClient{desk: d, env: []string{
-		"PATH=" + os.Getenv("PATH"), "CURL_CA_BUNDLE=" + d.CAFile, "ISSUER=" + d.URL, "CLIENT_ID=" + credential.ID, "CLIENT_SECRET=" + credential.Secret,
-		"RESOURCE=" + d.site.URL, "API=" + d.URL + "/u/crm/v1/customers/cus_1001", "PERSON=alice",
-	}}
+	agent := newOAuthClient(t, d, "reporter", headlessGuide(t, "yaml")...)
+	agent.env = append(agent.env, "PERSON=alice")
 	alice := newVisitor(t, d, "alice")
 
 	// run runs a script, has decide answer its first line, and gives what else it
@@ -100,4 +96,62 @@ func TestHeadlessAgents(t *testing.T) {
 	if n := strings.Count(events, `"asked_from"`); n != 2 {
 		t.Errorf("%d decisions say where they were asked from, want 2:\n%s", n, events)
 	}
+}
+
+// The pages on which people decide are for everybody, in a real browser: by a
+// link with a code, and by the list of what waits.
+func TestHeadlessAgentsInABrowser(t *testing.T) {
+	d := newDesk(t, e2etest.Start(t))
+	agent := newOAuthClient(t, d, "reporter", headlessGuide(t, "yaml")...)
+	d.admin.Must(t, "person", "create", "alice")
+	var invitation struct{ Link string }
+	d.admin.JSON(t, &invitation, "person", "invite", "alice")
+	b := d.Browser(t)
+	b.Goto(invitation.Link)
+	b.Click("button", "Go on")
+	b.Heading("Welcome, alice")
+	b.Click("button", "Make a passkey")
+	b.Heading("Keep these recovery codes")
+
+	curl := func(path string, pairs ...string) string {
+		args := []string{"-sS", d.URL + path, "-u", agent.id + ":" + agent.secret, "-d", "resource=" + d.site.URL}
+		for _, pair := range pairs {
+			args = append(args, "-d", pair)
+		}
+		out, err := agent.command(t, "curl", args...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", path, err, out)
+		}
+		return string(out)
+	}
+	curl("/oauth/ciba", "login_hint=alice", "scope=openid customer.read", "binding_message=Report for March, a1b2")
+	var asked struct {
+		Link string `json:"verification_uri_complete"`
+	}
+	must(t, json.Unmarshal([]byte(curl("/oauth/device")), &asked))
+
+	b.Goto(asked.Link)
+	b.Heading("Connect an agent")
+	if text := b.Text(); !strings.Contains(text, "Report for March, a1b2") || !strings.Contains(text, "Is this the code that the agent shows you?") {
+		t.Errorf("the page of codes says\n%s", text)
+	}
+	b.Accessible("the page of codes")
+	b.Click("button", "Go on")
+	b.Heading("Let reporter act for you?")
+	b.Accessible("the question about a code")
+	b.Click("button", "Let it act for me")
+	b.Heading("reporter acts for you")
+	b.Accessible("what follows a yes")
+	b.Click("link", "See the agents that act for you, and end it")
+	b.Heading("Agents that act for you")
+	b.Click("link", "Connect an agent by its code, or see what waits for you")
+	b.Fill("Code", "nothing")
+	b.Click("button", "Go on")
+	b.Heading("Connect an agent")
+	b.Accessible("the page of codes after a mistake")
+	b.Click("link", "See what reporter asks for")
+	b.Heading("Let reporter act for you?")
+	b.Accessible("the question about what waits")
+	b.Click("button", "No")
+	b.Heading("reporter gets nothing")
 }

@@ -261,7 +261,7 @@ func TestA17(t *testing.T) {
 			t.Errorf("the page does not say where the request came from:\n%s", page.Body)
 		}
 		// Forms of elsewhere, of somebody else or for something else do nothing.
-		other := w.Device(thief)
+		other := w.Device(bot) // the same once more, of somebody else who uses the agent
 		good := alice.Fill(page, "/device/decision", "decision", "allow")
 		cross := func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "cross-site") }
 		for name, try := range map[string]func() int{
@@ -269,7 +269,7 @@ func TestA17(t *testing.T) {
 			"a decision from another site": func() int { return alice.Post("/device/decision", good, cross).Status },
 			"another person's form":        func() int { return mallory.Post("/device/decision", good).Status },
 			"the form for another request": func() int {
-				return alice.Post("/device/decision", saying(clonedForm(good), "request", waitingID(t, d, thief.ID))).Status
+				return alice.Post("/device/decision", saying(clonedForm(good), "request", otherWaiting(t, d, good.Get("request")))).Status
 			},
 			"a form without its word":       func() int { return alice.Post("/device/decision", saying(clonedForm(good), "form", "")).Status },
 			"a request that does not exist": func() int { return alice.Post("/device/decision", saying(clonedForm(good), "request", "wtg_x")).Status },
@@ -279,7 +279,7 @@ func TestA17(t *testing.T) {
 			}
 		}
 		refused(t, "after all that", w.Poll(bot, value), 400, "authorization_pending")
-		refused(t, "and the other", w.Poll(thief, other.Text("device_code")), 400, "authorization_pending")
+		refused(t, "and the other", w.Poll(bot, other.Text("device_code")), 400, "authorization_pending")
 
 		// What has changed since the person read it is asked anew.
 		w.Access.Grant(bot.ID, oauthtest.CRM, "customer.read", "customer.update", "customer.delete")
@@ -316,10 +316,11 @@ func clonedForm(f url.Values) url.Values {
 	return c
 }
 
-func waitingID(t *testing.T, d *db.DB, client string) (id string) {
+// otherWaiting is the request that waits beside this one.
+func otherWaiting(t *testing.T, d *db.DB, one string) (id string) {
 	t.Helper()
 	if err := d.View(t.Context(), estover.DefaultTenant, func(tx *db.Tx) error {
-		return tx.QueryRow(t.Context(), "select id from oauth_waiting where client_id = $1", client).Scan(&id)
+		return tx.QueryRow(t.Context(), "select id from oauth_waiting where id <> $1", one).Scan(&id)
 	}); err != nil {
 		t.Fatal(err)
 	}
