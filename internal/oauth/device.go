@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -107,10 +108,8 @@ var waitingFields = []string{"scope", "resource", "purpose"}
 // only is a form with the parameters of these names alone.
 func (f form) only(names ...string) (kept form) {
 	for _, p := range f {
-		for _, n := range names {
-			if p.name == n {
-				kept = append(kept, p)
-			}
+		if slices.Contains(names, p.name) {
+			kept = append(kept, p)
 		}
 	}
 	return kept

@@ -117,7 +117,7 @@ func (t *Tokens) Waiting(ctx context.Context, tenant estover.TenantID, kind, val
 	return t.waiting(ctx, tenant, ErrWaiting, "hash = $2 and kind = $3", hash[:], kind)
 }
 
-// Typed looks at what waits for a code, whether or not it is decided.
+// Typed looks at what waits for a code, as long as a person may decide it.
 func (t *Tokens) Typed(ctx context.Context, tenant estover.TenantID, code []byte) (*Waiting, error) {
 	w, err := t.waiting(ctx, tenant, ErrUserCode, "user_hash = $2", code)
 	if err == nil && !w.Undecided(t.guard.DB().Now()) {
