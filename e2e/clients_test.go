@@ -110,7 +110,10 @@ func (c *oauthClient) runs(t *testing.T, name string, args ...string) {
 }
 
 // A visitor is a person at the pages of the server, without a screen.
-type visitor struct{ *pagetest.Browser }
+type visitor struct {
+	*pagetest.Browser
+	name string
+}
 
 // newVisitor is a person who has made a passkey by an invitation.
 func newVisitor(t *testing.T, d *desk, name string) visitor {
@@ -121,7 +124,8 @@ func newVisitor(t *testing.T, d *desk, name string) visitor {
 	_, value, _ := strings.Cut(invitation.Link, "#")
 	to, err := url.Parse(d.URL)
 	must(t, err)
-	v := visitor{pagetest.New(t, &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(to) }, Transport: d.HTTP(t).Transport}, d.URL)}
+	pages := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(to) }, Transport: d.HTTP(t).Transport}
+	v := visitor{pagetest.New(t, pages, d.URL), name}
 	start := v.Send(v.Load("/login/invitation"), "/login/invitation", "invitation", value)
 	if end := v.Send(start, "/login/enrol", "label", "laptop"); end.Status != http.StatusOK {
 		t.Fatalf("making a passkey: %d\n%s", end.Status, end.Body)
@@ -158,6 +162,7 @@ func (v visitor) decide(page *pagetest.Page) {
 func (c *oauthClient) visited(t *testing.T, v visitor, name string, args ...string) {
 	t.Helper()
 	cmd := c.command(t, name, args...)
+	cmd.Env = append(slices.Clone(cmd.Env), "PERSON="+v.name)
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	in, err := cmd.StdinPipe()
@@ -227,7 +232,7 @@ func TestClients(t *testing.T) {
 	must(t, err)
 	must(t, json.Unmarshal(b, &pinned))
 	for name, version := range pinned.Dependencies {
-		if !bytes.Contains(guide, []byte("["+name+"](#"+name+") | "+version+" |")) {
+		if !regexp.MustCompile(regexp.QuoteMeta("["+name+"]") + `\([^)]+\) \| ` + regexp.QuoteMeta(version) + ` \|`).Match(guide) {
 			t.Errorf("the guide does not say that %s was tried in version %s", name, version)
 		}
 	}
@@ -246,23 +251,37 @@ func TestClients(t *testing.T) {
 		}
 		c.runs(t, program)
 	})
-	alice := newVisitor(t, d, "alice")
 	app := newOAuthClient(t, d, "app", yaml[0])
-	t.Run("oauth4webapi for a person", func(t *testing.T) { app.visited(t, alice, node(t), "oauth4webapi-people.mjs") })
+	// They wait for people, and so all at once.
+	t.Run("oauth4webapi for a person", func(t *testing.T) {
+		alice := newVisitor(t, d, "alice")
+		t.Parallel()
+		app.visited(t, alice, node(t), "oauth4webapi-people.mjs")
+	})
 	t.Run("oauth4webapi for a person, without credentials", func(t *testing.T) {
 		spec := strings.NewReplacer("name: app", "name: public", "agent: app", "agent: public", "  client:\n", "  client:\n    token_endpoint_auth_methods: [none]\n",
 			`, "urn:openid:params:grant-type:ciba"`, "").Replace(yaml[0])
 		public := newOAuthClient(t, d, "public", spec)
 		public.env = append(public.env, "CLIENT_KEY=", "CLIENT_SECRET=")
-		public.visited(t, alice, node(t), "oauth4webapi-people.mjs")
+		bob := newVisitor(t, d, "bob")
+		t.Parallel()
+		public.visited(t, bob, node(t), "oauth4webapi-people.mjs")
 	})
 	t.Run("openid-client", func(t *testing.T) { c.runs(t, node(t), "openid-client.mjs") })
-	t.Run("openid-client for a person", func(t *testing.T) { app.visited(t, alice, node(t), "openid-client-people.mjs") })
+	t.Run("openid-client for a person", func(t *testing.T) {
+		carol := newVisitor(t, d, "carol")
+		t.Parallel()
+		app.visited(t, carol, node(t), "openid-client-people.mjs")
+	})
 	t.Run("openid-client for another agent", func(t *testing.T) {
 		spec := strings.Replace(e2etest.Agent("helper", "support"), "spec: {", `spec: {client: {grant_types: ["urn:ietf:params:oauth:grant-type:token-exchange"], introspect: ["`+d.site.URL+`"]}, `, 1)
 		helper := newOAuthClient(t, d, "helper", spec, reads("helper"))
 		both := oauthClient{env: append(slices.Clone(c.env), "HELPER_ID="+helper.id, "HELPER_SECRET="+helper.secret)}
 		both.runs(t, node(t), "openid-client-exchange.mjs")
+	})
+	t.Run("@modelcontextprotocol/sdk", func(t *testing.T) { c.runs(t, node(t), "mcp-sdk.mjs") })
+	t.Run("@modelcontextprotocol/sdk for a person", func(t *testing.T) {
+		app.visited(t, newVisitor(t, d, "dave"), node(t), "mcp-sdk-people.mjs")
 	})
 	t.Run("jose", func(t *testing.T) { c.runs(t, node(t), "jose.mjs") })
 	t.Run("python3-authlib", func(t *testing.T) {

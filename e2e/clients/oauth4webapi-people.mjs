@@ -6,7 +6,7 @@ import { readFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import * as oauth from 'oauth4webapi'
 
-const { ISSUER, CLIENT_ID, CLIENT_KEY, RESOURCE, API } = process.env
+const { ISSUER, CLIENT_ID, CLIENT_KEY, RESOURCE, API, PERSON } = process.env
 
 const issuer = new URL(ISSUER)
 const as = await oauth.processDiscoveryResponse(issuer, await oauth.discoveryRequest(issuer))
@@ -89,7 +89,7 @@ await assert.rejects(call(second.access_token), (error) => error.status === 401)
 const signed = await code({ scope: 'openid email', nonce: oauth.generateRandomNonce() })
 const claims = oauth.getValidatedIdTokenClaims(signed)
 const info = await oauth.processUserInfoResponse(as, client, claims.sub, await oauth.userInfoRequest(as, client, signed.access_token))
-assert.equal(info.email, 'alice@example.com')
+assert.equal(info.email, `${PERSON}@example.com`)
 
 // A person types a code, for an agent that has no browser.
 const device = await oauth.processDeviceAuthorizationResponse(as, client,
@@ -106,7 +106,7 @@ await once(process.stdin, 'data')
 async function named() {
   const asked = await oauth.processBackchannelAuthenticationResponse(as, client,
     await oauth.backchannelAuthenticationRequest(as, client, auth, {
-      scope: 'openid customer.read', resource: RESOURCE, login_hint: 'alice', binding_message: 'Report for March, 5 of 7',
+      scope: 'openid customer.read', resource: RESOURCE, login_hint: PERSON, binding_message: 'Report for March, 5 of 7',
     }))
   const ask = () => again(async () => {
     const response = await oauth.backchannelAuthenticationGrantRequest(as, client, auth, asked.auth_req_id, { DPoP })

@@ -5,7 +5,7 @@ import { once } from 'node:events'
 import { createServer } from 'node:http'
 import * as client from 'openid-client'
 
-const { ISSUER, CLIENT_ID, CLIENT_SECRET, RESOURCE, API } = process.env
+const { ISSUER, CLIENT_ID, CLIENT_SECRET, RESOURCE, API, PERSON } = process.env
 
 const config = await client.discovery(new URL(ISSUER), CLIENT_ID, CLIENT_SECRET)
 client.enableNonRepudiationChecks(config) // signatures of ID tokens are checked too
@@ -41,7 +41,7 @@ assert.equal((await client.fetchProtectedResource(config, fresh.access_token, ne
 // A person signs in, and the agent asks who it is.
 const signed = await code({ scope: 'openid email' })
 const info = await client.fetchUserInfo(config, signed.access_token, signed.claims().sub)
-assert.equal(info.email, 'alice@example.com')
+assert.equal(info.email, `${PERSON}@example.com`)
 
 // A person types a code.
 const device = await client.initiateDeviceAuthorization(config, { resource: RESOURCE, scope: 'customer.read' })
@@ -50,7 +50,7 @@ const typed = client.pollDeviceAuthorizationGrant(config, device)
 
 // A person whom the agent names finds what waits for them.
 const asked = await client.initiateBackchannelAuthentication(config, {
-  scope: 'openid customer.read', resource: RESOURCE, login_hint: 'alice', binding_message: 'Report for March, 6 of 7',
+  scope: 'openid customer.read', resource: RESOURCE, login_hint: PERSON, binding_message: 'Report for March, 6 of 7',
 })
 console.log('Decide', 'Report for March, 6 of 7')
 const named = client.pollBackchannelAuthenticationGrant(config, asked)
