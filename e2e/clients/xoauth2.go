@@ -1,5 +1,5 @@
-// Clients are an agent by itself, with golang.org/x/oauth2. Beside it in this
-// directory are others that do the same, each with a library of its own.
+// Clients is an agent by itself, with golang.org/x/oauth2. The scripts beside it
+// in this directory do the same, each with a library of its own.
 package main
 
 import (
