@@ -34,14 +34,14 @@ func (b *Bench) crowd(ctx context.Context, database string) (Row, error) {
 		return Row{}, err
 	}
 	defer in.stop()
-	if err := in.apply(ctx, company(1)); err != nil {
+	if err := in.apply(ctx, company(1, "")); err != nil {
 		return Row{}, err
 	}
 	secret, err := in.secret(ctx, "bot-0")
 	if err != nil {
 		return Row{}, err
 	}
-	next := always(bySecret(in.addr, secret))
+	next := always(bySecret(tokenPath, in.addr, secret, forOwn...))
 	var ratios, rates []float64
 	for round := range b.Rounds + 1 {
 		few, err := drive(ctx, in.process, 16, b.For, next)

@@ -16,7 +16,6 @@ import (
 	"math/big"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"time"
@@ -160,11 +159,11 @@ func gateways(ctx context.Context, b *Bench) ([]Row, error) {
 	}
 	for i, limit := range []float64{2, 3} {
 		t := targets[i]
-		token, err := in.accessToken(ctx, secret, t.url())
+		token, err := in.ask(ctx, secret, "grant_type", "client_credentials", "resource", t.url())
 		if err != nil {
 			return nil, err
 		}
-		mine := always(request("POST", "/u/"+t.name+path, in.addr, head("Authorization", "Bearer "+token), body))
+		mine := always(request("POST", "/u/"+t.name+path, in.addr, head("Authorization", "Bearer "+token.Access), body))
 		if err := row("gateway-"+t.name, limit, in.process, bare, mine, theirs, "a bare httputil.ReverseProxy, 1 KiB each way"); err != nil {
 			return nil, err
 		}
@@ -178,21 +177,6 @@ func gateways(ctx context.Context, b *Bench) ([]Row, error) {
 		return nil, err
 	}
 	return rows, nil
-}
-
-// accessToken gets a token for a resource.
-func (in *installation) accessToken(ctx context.Context, c credential, resource string) (string, error) {
-	form := url.Values{"grant_type": {"client_credentials"}, "resource": {resource}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+in.addr+tokenPath, bytes.NewBufferString(form.Encode()))
-	if err != nil {
-		return "", err
-	}
-	req.Header.Set("Content-Type", formType["Content-Type"])
-	req.SetBasicAuth(c.ID, c.Secret)
-	var token struct {
-		AccessToken string `json:"access_token"`
-	}
-	return token.AccessToken, in.answer(req, &token)
 }
 
 // tunnel opens a session for the forward proxy, as `estover run` does, and says

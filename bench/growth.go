@@ -58,7 +58,7 @@ func (b *Bench) populated(ctx context.Context, agents, active int) (*installatio
 	if err != nil {
 		return nil, nil, err
 	}
-	err = in.apply(ctx, company(0))
+	err = in.apply(ctx, company(0, ""))
 	in.stop()
 	if err != nil {
 		return nil, nil, err
@@ -85,7 +85,7 @@ func (b *Bench) populated(ctx context.Context, agents, active int) (*installatio
 	requests := make([][]byte, active)
 	for i := range requests {
 		id, secret, _ := strings.Cut(lines[i*len(lines)/active], "\t")
-		requests[i] = bySecret(in.addr, credential{ID: id, Secret: secret})
+		requests[i] = bySecret(tokenPath, in.addr, credential{ID: id, Secret: secret}, forOwn...)
 	}
 	var turn atomic.Int64
 	return in, func() []byte { return requests[int(turn.Add(1))%active] }, nil

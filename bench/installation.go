@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -191,4 +192,21 @@ func (in *installation) secret(ctx context.Context, agent string) (c credential,
 // keySet lets an agent authenticate by signatures of a key.
 func (in *installation) keySet(ctx context.Context, agent string, jwks json.RawMessage) (c credential, err error) {
 	return c, in.call(ctx, http.MethodPost, "/v1/agents/"+agent+"/credentials", map[string]any{"kind": "jwks", "jwks": jwks}, &c)
+}
+
+// A granted is what the token endpoint answers.
+type granted struct {
+	Access  string `json:"access_token"`
+	Refresh string `json:"refresh_token"`
+}
+
+// ask sends a token request of an agent that has a client secret.
+func (in *installation) ask(ctx context.Context, c credential, pairs ...string) (g granted, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+in.addr+tokenPath, strings.NewReader(form(pairs...).Encode()))
+	if err != nil {
+		return g, err
+	}
+	req.Header.Set("Content-Type", formType["Content-Type"])
+	req.SetBasicAuth(c.ID, c.Secret)
+	return g, in.answer(req, &g)
 }

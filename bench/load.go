@@ -83,6 +83,12 @@ func drive(ctx context.Context, p *process, connections int, lasting time.Durati
 					fail(fmt.Errorf("the server answered %d: %s", status, body))
 					return
 				}
+				if p.heard != nil {
+					if err := p.heard(body); err != nil {
+						fail(err)
+						return
+					}
+				}
 				requests.Add(1)
 			}
 		})

@@ -16,6 +16,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -29,14 +30,11 @@ func peer(name string, args []string) error {
 	var err error
 	switch name {
 	case "sign":
-		h, err = signer(args[0], nil)
-		args = nil
-	case "sign-and-check":
-		key, genErr := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if genErr != nil {
-			return genErr
+		checks, parseErr := strconv.Atoi(args[1])
+		if parseErr != nil {
+			return parseErr
 		}
-		h, err = signer(args[0], key)
+		h, err = signer(args[0], checks)
 		args = nil
 	case "proxy":
 		target, parseErr := url.Parse(args[0])
@@ -76,9 +74,9 @@ func peer(name string, args []string) error {
 var row = &db.Table{Name: "bench_row", Columns: []db.Column{{Name: "id", Type: "text"}, {Name: "at", Type: "bigint"}, {Name: "body", Type: "bytes"}}}
 
 // signer answers a JWT of ten claims, signed with ES256 by the standard
-// library alone, once a row about it is durable. With a key it first checks a
-// signature, as a client that authenticates by private_key_jwt has it checked.
-func signer(file string, client *ecdsa.PrivateKey) (http.Handler, error) {
+// library alone, once a row about it is durable. Before that it makes so many
+// checks of a signature, as of an assertion or a proof.
+func signer(file string, checks int) (http.Handler, error) {
 	ctx := context.Background()
 	d, err := db.Open(ctx, "sqlite:"+file, db.Options{})
 	if err != nil {
@@ -94,13 +92,14 @@ func signer(file string, client *ecdsa.PrivateKey) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	var assertion [32]byte
-	var signature []byte
-	if client != nil {
-		assertion = sha256.Sum256([]byte("an assertion"))
-		if signature, err = ecdsa.SignASN1(rand.Reader, client, assertion[:]); err != nil {
-			return nil, err
-		}
+	client, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	assertion := sha256.Sum256([]byte("an assertion"))
+	signature, err := ecdsa.SignASN1(rand.Reader, client, assertion[:])
+	if err != nil {
+		return nil, err
 	}
 	header := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"ES256","typ":"at+jwt","kid":"bench"}`))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -108,9 +107,11 @@ func signer(file string, client *ecdsa.PrivateKey) (http.Handler, error) {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		if client != nil && !ecdsa.VerifyASN1(&client.PublicKey, assertion[:], signature) {
-			http.Error(w, "bad signature", http.StatusUnauthorized)
-			return
+		for range checks {
+			if !ecdsa.VerifyASN1(&client.PublicKey, assertion[:], signature) {
+				http.Error(w, "bad signature", http.StatusUnauthorized)
+				return
+			}
 		}
 		now, id := time.Now(), rand.Text()
 		claims, err := json.Marshal(map[string]any{

@@ -22,6 +22,9 @@ type process struct {
 	log  *os.File
 	// dial connects to it; nil is by TCP to addr.
 	dial func(ctx context.Context) (net.Conn, error)
+	// heard is told what it answers, where the next request depends on that; an
+	// error ends the turn. Many connections call it at once.
+	heard func(answer []byte) error
 }
 
 // connect makes a connection to the process.
