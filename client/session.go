@@ -1,0 +1,97 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"time"
+)
+
+// A Task is what a session is opened for.
+type Task struct {
+	// Purpose is one that the agent has declared. An agent with one purpose need
+	// not say it.
+	Purpose string
+
+	// About is the task in a sentence, for the record.
+	About string
+
+	// Life is the longest that the session may live, in whole seconds, up to a
+	// day; 0 is the server's 8 hours.
+	Life time.Duration
+}
+
+// A Session is one task of the agent. What belongs to it, tokens foremost, ends
+// with it.
+type Session struct {
+	ID      string    `json:"id"`
+	Agent   string    `json:"agent"`
+	Purpose string    `json:"purpose"`
+	About   string    `json:"task,omitempty"`
+	Opened  time.Time `json:"opened_at"`
+	Expires time.Time `json:"expires_at"`
+}
+
+// OpenSession opens a session of the agent, which must have no resource that it
+// usually asks for (client.default_resource): that would be what the token for
+// this is for. Name the session's id in [Want.Session] to get
+// tokens that belong to it, and end it when the task is done.
+func (c *Client) OpenSession(ctx context.Context, t Task) (Session, error) {
+	in := map[string]any{"purpose": t.Purpose, "task": t.About, "ttl_seconds": int64(t.Life / time.Second)}
+	var out struct{ Session Session }
+	if err := c.manage(ctx, t.Purpose, "/v1/sessions", in, &out); err != nil {
+		return Session{}, fmt.Errorf("opening a session: %w", err)
+	}
+	return out.Session, nil
+}
+
+// EndSession ends a session of the agent, and with it everything that belongs to
+// it, everywhere. The cause is for the record.
+func (c *Client) EndSession(ctx context.Context, s Session, cause string) error {
+	if err := c.manage(ctx, s.Purpose, "/v1/sessions/"+url.PathEscape(s.ID)+"/end", map[string]any{"cause": cause}, nil); err != nil {
+		return fmt.Errorf("ending the session: %w", err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key, e := range c.tokens {
+		if e.token.Session == s.ID {
+			delete(c.tokens, key)
+		}
+	}
+	return nil
+}
+
+// manage does something by the management API, as the agent. The API is at the
+// issuer's host, and at that for clients with a certificate. A token that was
+// asked for without a resource is for the server itself.
+func (c *Client) manage(ctx context.Context, purpose, path string, in, out any) error {
+	_, host, err := c.tokenEndpoint(ctx)
+	if err != nil {
+		return err
+	}
+	at := host + path
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, at, bytes.NewReader(asJSON(in)))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	// Sent again, because the answer was lost, it is done once.
+	req.Header.Set("Idempotency-Key", rand.Text())
+	res, err := plain(&Transport{Client: c, Want: Want{Purpose: purpose}, To: at}).Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if err := ErrorOf(res); err != nil || out == nil {
+		return err
+	}
+	b, err := readAll(res)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(b, out)
+}
