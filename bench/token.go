@@ -281,7 +281,7 @@ func (b *Bench) againstSigner(ctx context.Context, row Row, checks int, subject 
 	theirs := always(request("POST", "/", peer.addr, formType, []byte(form(forOwn...).Encode())))
 	row.Better, row.Against = "lower", "a handler that signs one ES256 JWT and commits one row, many in a commit"
 	if checks > 0 {
-		row.Against += fmt.Sprintf(", and checks %d ES256 signatures", checks)
+		row.Against += fmt.Sprintf("; checks of a signature before that: %d", checks)
 	}
 	row.Ratio, row.Value, err = b.versus(ctx, subject, peer, callers, next, theirs)
 	if err != nil {
