@@ -1,0 +1,140 @@
+package e2e
+
+import (
+	"bufio"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"estover.dev/demo/web"
+	"estover.dev/e2e/e2etest"
+)
+
+// mcpKey is what the MCP server wants, and nobody but the gateway has.
+const mcpKey = "mcp_live_t3st0nly8j3g1r5y9w2d6u"
+
+// An mcpServer is a program with the SDK, which a gate before it keeps for those
+// who have its key.
+type mcpServer struct {
+	*web.Site
+	mu       sync.Mutex
+	answered []string    // the methods that were answered well
+	wrong    http.Header // what came in place of the key, or beside it
+}
+
+func newMCPServer(t *testing.T, world *e2etest.World) *mcpServer {
+	t.Helper()
+	cmd := exec.Command(node(t), "mcp/server.mjs")
+	cmd.Dir, cmd.Env, cmd.Stderr = "clients", []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	line, err := bufio.NewReader(out).ReadString('\n')
+	must(t, err)
+	to, err := url.Parse(strings.TrimSpace(line))
+	must(t, err)
+
+	s := &mcpServer{}
+	behind := &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(to) },
+		ModifyResponse: func(r *http.Response) error {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if r.StatusCode < 300 {
+				s.answered = append(s.answered, r.Request.Method)
+			}
+			return nil
+		},
+	}
+	s.Site = world.Site(t, "mcp", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !slices.Equal(r.Header["Authorization"], []string{"Bearer " + mcpKey}) {
+			s.mu.Lock()
+			s.wrong = r.Header
+			s.mu.Unlock()
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		behind.ServeHTTP(w, r)
+	}))
+	return s
+}
+
+// TestMCP are agents with the TypeScript SDK of MCP, and a server with it. They know the URL of a server behind the gateway and their
+// own credentials; the rest they find out, beginning with a 401. The guide has
+// the documents and the code as they are here.
+func TestMCP(t *testing.T) {
+	t.Parallel()
+	guide, err := os.ReadFile("../docs/guides/mcp-clients.md")
+	must(t, err)
+	scripts, err := filepath.Glob("clients/mcp/*.mjs")
+	must(t, err)
+	var source string
+	for _, file := range scripts {
+		text, err := os.ReadFile(file)
+		must(t, err)
+		source += flush(text) + "\n"
+	}
+	var documents string
+	for _, block := range fence.FindAllSubmatch(guide, -1) {
+		if string(block[1]) == "yaml" {
+			documents = string(block[2])
+		} else if !strings.Contains(source, flush(block[2])) {
+			t.Errorf("the guide has code that is in none of %q:\n%s", scripts, block[2])
+		}
+	}
+
+	d := newDesk(t, e2etest.Start(t))
+	s := newMCPServer(t, d.world)
+	ca, err := os.ReadFile(d.world.CAFile())
+	must(t, err)
+	here := strings.NewReplacer(
+		"base_url: https://mcp.example.com", "base_url: "+s.URL+"\n  address: "+s.Address+"\n  allow_private: [127.0.0.0/8]\n  ca: |\n"+
+			regexp.MustCompile(`(?m)^`).ReplaceAllString(strings.TrimSpace(string(ca)), "    "),
+		"[mcp.example.com]", `["`+strings.TrimPrefix(s.URL, "https://")+`"]`,
+	)
+	d.admin.Apply(t, here.Replace(documents))
+	d.admin.Put(t, "customers/mcp-key", mcpKey)
+	client := func(name string, documents ...string) *oauthClient {
+		c := newOAuthClient(t, d, name, documents...)
+		c.env = append(c.env, "RESOURCE="+s.URL, "MCP_URL="+d.URL+"/u/customers/mcp")
+		return c
+	}
+
+	nightly := client("nightly")
+	for _, by := range []string{"secret", "key"} {
+		t.Run("by its "+by, func(t *testing.T) { nightly.runs(t, node(t), "mcp/unattended.mjs", by) })
+	}
+	alice := newVisitor(t, d, "alice")
+	assistant := client("assistant")
+	t.Run("for a person", func(t *testing.T) { assistant.visited(t, alice, node(t), "mcp/people.mjs") })
+	t.Run("for a person, without credentials", func(t *testing.T) {
+		public := client("public", strings.Replace(e2etest.Agent("public", "support"), "spec: {", `spec: {client: {
+  token_endpoint_auth_methods: [none], grant_types: [authorization_code, refresh_token], redirect_uris: ["http://127.0.0.1/callback"]}, `, 1),
+			e2etest.Grant("public-uses-customers", "public", "customers", "customers.use", "support"))
+		public.env = append(public.env, "CLIENT_SECRET=")
+		public.visited(t, alice, node(t), "mcp/people.mjs")
+	})
+
+	// The server was called with its key only, also to listen and to end sessions.
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.wrong != nil {
+		t.Errorf("the server was called with %v", s.wrong)
+	}
+	for _, method := range []string{http.MethodPost, http.MethodGet, http.MethodDelete} {
+		if !slices.Contains(s.answered, method) {
+			t.Errorf("the server has answered no %s", method)
+		}
+	}
+}
