@@ -1,9 +1,11 @@
 package client_test
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ed25519"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -11,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -67,7 +70,9 @@ func newWorld(t *testing.T) *world {
 // reaching is a way to a server that answers to every name.
 func reaching(t *testing.T, h http.Handler) *http.Transport {
 	t.Helper()
-	srv := httptest.NewTLSServer(h)
+	srv := httptest.NewUnstartedServer(h)
+	srv.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
+	srv.StartTLS()
 	t.Cleanup(srv.Close)
 	pool := x509.NewCertPool()
 	pool.AddCert(srv.Certificate())
@@ -473,5 +478,112 @@ func TestNothingIsPrinted(t *testing.T) {
 	}
 	if !strings.Contains(out.String(), tok.Session) {
 		t.Error("what is no secret is not printed either")
+	}
+}
+
+// A certificate is shown where the server asks for one, which may be an address
+// of its own (RFC 8705, section 5).
+func TestCertificate(t *testing.T) {
+	key := oauthtest.NewKey(t, "P-256")
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	must(t, err)
+	var shown []string // host and path of the requests that came with the certificate
+	web := reaching(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/.well-known/oauth-authorization-server":
+			fmt.Fprint(rw, `{"issuer":"https://est.example","token_endpoint":"https://est.example/token","jwks_uri":"https://est.example/jwks",`+
+				`"mtls_endpoint_aliases":{"token_endpoint":"https://mtls.est.example:8445/token"}}`)
+			return
+		case "/token":
+			fmt.Fprintf(rw, `{"access_token":"x","token_type":"bearer","expires_in":900,"session":%q}`, r.FormValue("client_id"))
+		default:
+			fmt.Fprint(rw, `{"session":{"id":"ses_1"}}`)
+		}
+		if len(r.TLS.PeerCertificates) == 1 && bytes.Equal(r.TLS.PeerCertificates[0].Raw, der) {
+			shown = append(shown, r.Host+r.URL.Path)
+		}
+	}))
+	c, err := client.New("https://est.example", client.Options{ID: "agt_1", Credential: client.Certificate(tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}), Transport: web})
+	must(t, err)
+	tok, err := c.Token(t.Context(), client.Want{})
+	must(t, err)
+	if s, err := c.OpenSession(t.Context(), client.Task{}); err != nil || s.ID != "ses_1" || tok.Session != "agt_1" {
+		t.Errorf("the session is %v (%v), the client_id %s", s, err, tok.Session)
+	}
+	if want := []string{"mtls.est.example:8445/token", "mtls.est.example:8445/v1/sessions"}; !slices.Equal(shown, want) {
+		t.Errorf("the certificate is shown to %q, want %q", shown, want)
+	}
+	if len(web.TLSClientConfig.Certificates) != 0 {
+		t.Error("the caller's own transport is changed")
+	}
+}
+
+// An answer that is not what was asked for is none.
+func TestStrangeAnswers(t *testing.T) {
+	answer := ""
+	web := reaching(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/token" {
+			fmt.Fprint(rw, answer)
+			return
+		}
+		fmt.Fprint(rw, `{"issuer":"https://est.example","token_endpoint":"https://est.example/token","jwks_uri":"https://est.example/jwks"}`)
+	}))
+	ask := func(key crypto.Signer) error {
+		c, err := client.New("https://est.example", client.Options{ID: "agt_1", Credential: client.Secret("s3cret"), DPoP: key, Transport: web})
+		must(t, err)
+		_, err = c.Token(t.Context(), client.Want{})
+		return err
+	}
+	const good = `{"access_token":"est_good","token_type":"bearer","expires_in":900}`
+	if answer = good; ask(nil) != nil {
+		t.Errorf("a good answer: %v", ask(nil))
+	}
+	if err := ask(newKey(t)); err == nil || strings.Contains(err.Error(), "est_good") {
+		t.Errorf("a token that is not bound, with a DPoP key: %v", err)
+	}
+	for name, s := range map[string]string{
+		"no token": `{"token_type":"bearer","expires_in":900}`, "no end": `{"access_token":"x","token_type":"bearer"}`,
+		"a bound one": strings.Replace(good, "bearer", "DPoP", 1), "another type": strings.Replace(good, "bearer", "N_A", 1),
+		"no time left": strings.Replace(good, "900", "0", 1), "for ever": strings.Replace(good, "900", "99999999999", 1),
+		"two tokens": strings.Replace(good, "{", `{"access_token":"y",`, 1), "no JSON": "<html>", "too long": good + strings.Repeat(" ", 2<<20),
+	} {
+		if answer = s; ask(nil) == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+// Errors are read in each form in which they come.
+func TestErrorOf(t *testing.T) {
+	for name, c := range map[string]struct {
+		status     int
+		head, body string
+		want       client.Error
+	}{
+		"OAuth":     {400, "", `{"error":"invalid_scope","error_description":"No.","decision":"evt_1"}`, client.Error{Status: 400, Code: "invalid_scope", Description: "No.", Decision: "evt_1"}},
+		"a problem": {403, "", `{"code":"not_granted","title":"Forbidden","detail":"No.","decision":"evt_1"}`, client.Error{Status: 403, Code: "not_granted", Description: "No.", Decision: "evt_1"}},
+		"a challenge": {
+			401, `Bearer realm="x", error_description="error=nothing", error="invalid_token"`, "<html>",
+			client.Error{Status: 401, Code: "invalid_token"},
+		},
+		"nothing": {502, "", "", client.Error{Status: 502}},
+	} {
+		res := &http.Response{StatusCode: c.status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(c.body))}
+		if c.head != "" {
+			res.Header.Set("WWW-Authenticate", c.head)
+		}
+		var e *client.Error
+		if err := client.ErrorOf(res); !errors.As(err, &e) || *e != c.want || err.Error() == "" {
+			t.Errorf("%s: %+v, want %+v", name, err, c.want)
+		}
+	}
+	busy := &http.Response{StatusCode: http.StatusServiceUnavailable, Header: http.Header{"Retry-After": {"2"}}, Body: http.NoBody}
+	var e *client.Error
+	if !errors.As(client.ErrorOf(busy), &e) || !e.Temporary() || e.RetryAfter != 2*time.Second {
+		t.Errorf("a server that is busy: %+v", e)
+	}
+	if err := client.ErrorOf(&http.Response{StatusCode: http.StatusNoContent}); err != nil {
+		t.Errorf("a good answer is an error: %v", err)
 	}
 }

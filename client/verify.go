@@ -277,6 +277,7 @@ func (v *Verifier) key(ctx context.Context, id string) (*publicKey, error) {
 	}
 	f, failed := s.flight, s.failed
 	s.mu.Unlock()
+	var answer *Error
 	var keys map[string]*publicKey
 	if f != nil {
 		if keys, failed = f.wait(ctx); failed == nil {
@@ -286,6 +287,8 @@ func (v *Verifier) key(ctx context.Context, id string) (*publicKey, error) {
 	switch {
 	case failed != nil && known != nil && age < keysStale:
 		return known, nil
+	case errors.As(failed, &answer): // about the issuer, and not about the token
+		return nil, fmt.Errorf("fetching the keys of %s: %s", v.Issuer, answer)
 	case failed != nil:
 		return nil, fmt.Errorf("fetching the keys of %s: %w", v.Issuer, failed)
 	case known == nil:

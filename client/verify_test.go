@@ -12,6 +12,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"math/big"
@@ -274,11 +275,9 @@ func TestVerifyKeys(t *testing.T) {
 	check("at once again", true, 5)
 	pass(50 * time.Minute)
 	check("too old, and no answer", false, 6)
-	if head, claims := k.good(); true {
-		_, err := k.Verify(t.Context(), sign(t, k.key, head, claims))
-		if code(err) == "invalid_token" {
-			t.Errorf("that the keys cannot be had is told as if the token were bad: %v", err)
-		}
+	var refusal *client.Error
+	if _, err := k.Verify(t.Context(), sign(t, k.key, head, claims)); err == nil || errors.As(err, &refusal) {
+		t.Errorf("that the keys cannot be had is told as if the token were bad: %v", err)
 	}
 	k.broken.Store(false)
 	pass(31 * time.Second)
