@@ -70,9 +70,58 @@ func newMCPServer(t *testing.T, world *e2etest.World) *mcpServer {
 	return s
 }
 
-// TestMCP are agents with the TypeScript SDK of MCP, and a server with it. They know the URL of a server behind the gateway and their
-// own credentials; the rest they find out, beginning with a 401. The guide has
-// the documents and the code as they are here.
+// wellUsed demands that the server was called with its key only, also to listen
+// and to end sessions.
+func (s *mcpServer) wellUsed(t *testing.T) {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.wrong != nil {
+		t.Errorf("the server was called with %v", s.wrong)
+	}
+	for _, method := range []string{http.MethodPost, http.MethodGet, http.MethodDelete} {
+		if !slices.Contains(s.answered, method) {
+			t.Errorf("the server has answered no %s", method)
+		}
+	}
+}
+
+// An mcpDesk is a desk with the MCP server behind it, too.
+type mcpDesk struct {
+	*desk
+	server *mcpServer
+}
+
+// newMCPDesk registers the MCP server as the documents say, which know it under
+// another address.
+func newMCPDesk(t *testing.T, srv *e2etest.Server, documents string) *mcpDesk {
+	t.Helper()
+	d := newDesk(t, srv)
+	s := newMCPServer(t, d.world)
+	ca, err := os.ReadFile(d.world.CAFile())
+	must(t, err)
+	here := strings.NewReplacer(
+		"base_url: https://mcp.example.com", "base_url: "+s.URL+"\n  address: "+s.Address+"\n  allow_private: [127.0.0.0/8]\n  ca: |\n"+
+			regexp.MustCompile(`(?m)^`).ReplaceAllString(strings.TrimSpace(string(ca)), "    "),
+		"[mcp.example.com]", `["`+strings.TrimPrefix(s.URL, "https://")+`"]`,
+	)
+	d.admin.Apply(t, here.Replace(documents))
+	d.admin.Put(t, "customers/mcp-key", mcpKey)
+	return &mcpDesk{d, s}
+}
+
+// client is the agent of this name, who knows the URL of the MCP server.
+func (d *mcpDesk) client(t *testing.T, name string, documents ...string) *oauthClient {
+	t.Helper()
+	c := newOAuthClient(t, d.desk, name, documents...)
+	c.env = append(c.env, "RESOURCE="+d.server.URL, "MCP_URL="+d.URL+"/u/customers/mcp")
+	return c
+}
+
+// TestMCP are agents with the TypeScript SDK of MCP, and a server with it. They
+// know the URL of the server behind the gateway and their own credentials; the
+// rest they find out, beginning with a 401. The guide has the documents and the
+// code as they are here.
 func TestMCP(t *testing.T) {
 	t.Parallel()
 	guide, err := os.ReadFile("../docs/guides/mcp-clients.md")
@@ -94,47 +143,28 @@ func TestMCP(t *testing.T) {
 		}
 	}
 
-	d := newDesk(t, e2etest.Start(t))
-	s := newMCPServer(t, d.world)
-	ca, err := os.ReadFile(d.world.CAFile())
-	must(t, err)
-	here := strings.NewReplacer(
-		"base_url: https://mcp.example.com", "base_url: "+s.URL+"\n  address: "+s.Address+"\n  allow_private: [127.0.0.0/8]\n  ca: |\n"+
-			regexp.MustCompile(`(?m)^`).ReplaceAllString(strings.TrimSpace(string(ca)), "    "),
-		"[mcp.example.com]", `["`+strings.TrimPrefix(s.URL, "https://")+`"]`,
-	)
-	d.admin.Apply(t, here.Replace(documents))
-	d.admin.Put(t, "customers/mcp-key", mcpKey)
-	client := func(name string, documents ...string) *oauthClient {
-		c := newOAuthClient(t, d, name, documents...)
-		c.env = append(c.env, "RESOURCE="+s.URL, "MCP_URL="+d.URL+"/u/customers/mcp")
-		return c
-	}
-
-	nightly := client("nightly")
+	d := newMCPDesk(t, e2etest.Start(t), documents)
+	nightly := d.client(t, "nightly")
 	for _, by := range []string{"secret", "key"} {
 		t.Run("by its "+by, func(t *testing.T) { nightly.runs(t, node(t), "mcp/unattended.mjs", by) })
 	}
-	alice := newVisitor(t, d, "alice")
-	assistant := client("assistant")
+	alice := newVisitor(t, d.desk, "alice")
+	assistant := d.client(t, "assistant")
 	t.Run("for a person", func(t *testing.T) { assistant.visited(t, alice, node(t), "mcp/people.mjs") })
 	t.Run("for a person, without credentials", func(t *testing.T) {
-		public := client("public", strings.Replace(e2etest.Agent("public", "support"), "spec: {", `spec: {client: {
+		public := d.client(t, "public", strings.Replace(e2etest.Agent("public", "support"), "spec: {", `spec: {client: {
   token_endpoint_auth_methods: [none], grant_types: [authorization_code, refresh_token], redirect_uris: ["http://127.0.0.1/callback"]}, `, 1),
 			e2etest.Grant("public-uses-customers", "public", "customers", "customers.use", "support"))
 		public.env = append(public.env, "CLIENT_SECRET=")
 		public.visited(t, alice, node(t), "mcp/people.mjs")
 	})
+	d.server.wellUsed(t)
 
-	// The server was called with its key only, also to listen and to end sessions.
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.wrong != nil {
-		t.Errorf("the server was called with %v", s.wrong)
-	}
-	for _, method := range []string{http.MethodPost, http.MethodGet, http.MethodDelete} {
-		if !slices.Contains(s.answered, method) {
-			t.Errorf("the server has answered no %s", method)
-		}
-	}
+	t.Run("below a path", func(t *testing.T) {
+		d := newMCPDesk(t, e2etest.Start(t, "--issuer", "https://localhost:{port}/id"), documents)
+		nightly := d.client(t, "nightly")
+		nightly.env = append(nightly.env, "ISSUER="+d.URL+"/id")
+		nightly.runs(t, node(t), "mcp/unattended.mjs", "key")
+		d.server.wellUsed(t)
+	})
 }

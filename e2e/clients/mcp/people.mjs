@@ -7,7 +7,7 @@ import { createServer } from 'node:http'
 import { UnauthorizedError } from '@modelcontextprotocol/sdk/client/auth.js'
 import { Client } from '@modelcontextprotocol/sdk/client/index.js'
 import { StreamableHTTPClientTransport } from '@modelcontextprotocol/sdk/client/streamableHttp.js'
-import { call, issued, use, went } from './use.mjs'
+import { call, found, issued, use, went } from './use.mjs'
 
 const { ISSUER, CLIENT_ID, CLIENT_SECRET, MCP_URL } = process.env
 
@@ -57,9 +57,6 @@ async function connect() {
 let client = await connect()
 const { tools } = await client.listTools()
 
-const found = [
-  'POST /u/customers/mcp 401', 'GET /.well-known/oauth-protected-resource/u/customers/mcp 200', 'GET /.well-known/oauth-authorization-server 200',
-]
 went(...found, ...found.slice(1), 'POST /oauth/token 200', 'POST /u/customers/mcp 200', 'POST /u/customers/mcp 200')
 const first = authProvider.tokens()
 assert.match(issued(first).sub, /^user:usr_/)

@@ -15,7 +15,8 @@ const listening = once(arrivals, 'stream')
 const real = globalThis.fetch
 globalThis.fetch = async (url, init) => {
   const response = await real(url, init)
-  requests.push(`${init?.method ?? 'GET'} ${new URL(url).href.replace(ISSUER, '')} ${response.status}`)
+  const path = new URL(url).href.replace(ISSUER, '').replace(new URL(ISSUER).origin, '')
+  requests.push(`${init?.method ?? 'GET'} ${path} ${response.status}`)
   if (requests.at(-1) === stream) arrivals.dispatchEvent(new Event('stream'))
   return response
 }
@@ -26,6 +27,12 @@ export function went(...want) {
   const other = [stream, 'POST /u/customers/mcp 202']
   assert.deepEqual(requests.splice(0).filter((request) => !other.includes(request)), want)
 }
+
+// found is how an agent that is refused finds out where tokens come from.
+export const found = [
+  'POST /u/customers/mcp 401', 'GET /.well-known/oauth-protected-resource/u/customers/mcp 200',
+  `GET /.well-known/oauth-authorization-server${new URL(ISSUER).pathname.replace(/\/$/, '')} 200`,
+]
 
 export const call = async (client, name, args) => {
   const { content, isError } = await client.callTool({ name, arguments: args })
