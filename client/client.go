@@ -52,13 +52,17 @@ type Options struct {
 	// DPoP is a key to which every token is bound (RFC 9449): ECDSA on P-256 or
 	// Ed25519. Make one with [NewKey] when the program starts. Nil asks for
 	// tokens that are bound to no key, or to the agent's [Certificate].
-	DPoP crypto.Signer
+	DPoP crypto.Signer `json:"-"`
 
 	// Transport is how requests are sent; nil is like http.DefaultTransport. It
 	// is an *http.Transport where the credential is a [Certificate]: a copy of it
 	// shows the certificate.
-	Transport http.RoundTripper
+	Transport http.RoundTripper `json:"-"`
 }
+
+// Format writes whose options they are, whatever the verb: a key may be one that
+// package fmt would print.
+func (o Options) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "options of agent "+o.ID) }
 
 // A Client is one agent at one issuer. It may be used by many goroutines at
 // once.
@@ -114,7 +118,7 @@ func New(issuer string, o Options) (*Client, error) {
 		if t.TLSClientConfig == nil {
 			t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 		}
-		t.TLSClientConfig.Certificates = []tls.Certificate{*cert}
+		t.TLSClientConfig.Certificates, t.TLSClientConfig.GetClientCertificate = []tls.Certificate{*cert}, nil
 		c.transport = t
 	}
 	c.http = plain(c.transport)

@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -455,21 +456,23 @@ func TestNothingIsPrinted(t *testing.T) {
 	client.SetClock(c, w.clock.Now)
 	tok, err := c.Token(t.Context(), support)
 	must(t, err)
-	byKey, err := client.New(issuer, client.Options{ID: bot.ID, Credential: client.PrivateKey(key, ""), DPoP: bindingKey})
+	keyed := client.Options{ID: bot.ID, Credential: client.PrivateKey(key, ""), DPoP: bindingKey}
+	byKey, err := client.New(issuer, keyed)
 	must(t, err)
 	var out strings.Builder
-	logger := slog.New(slog.NewTextHandler(&out, nil))
-	for _, v := range []any{o, o.Credential, c, tok, &tok, &client.Transport{Client: c, Want: support}, byKey, client.PrivateKey(key, "")} {
+	logger, inJSON := slog.New(slog.NewTextHandler(&out, nil)), slog.New(slog.NewJSONHandler(&out, nil))
+	for _, v := range []any{o, keyed, &keyed, []client.Options{keyed}, o.Credential, c, tok, &tok, &client.Transport{Client: c, Want: support}, byKey, client.PrivateKey(key, "")} {
 		fmt.Fprintf(&out, "%v %+v %#v %s %d %x\n", v, v, v, v, v, v)
 		if b, err := json.Marshal(v); err == nil {
 			out.Write(b)
 		}
 		logger.Info("", "v", v)
+		inJSON.Info("", "v", v)
 	}
 	half := func(s string) string { return s[len(s)/2:] } // no part of it either
 	for _, secret := range []string{
 		bot.Secret, half(bot.Secret), tok.Reveal(), half(tok.Reveal()), fmt.Sprintf("%x", []byte(bot.Secret)), fmt.Sprintf("%x", tok.Reveal()),
-		fmt.Sprintf("%x", key.Seed()), fmt.Sprintf("%x", bindingKey.Seed()),
+		fmt.Sprintf("%x", key.Seed()), base64.StdEncoding.EncodeToString(bindingKey.Seed()[:30]), fmt.Sprintf("%x", bindingKey.Seed()),
 		strings.Trim(fmt.Sprint(key.Seed()), "[]"), strings.Trim(fmt.Sprint(bindingKey.Seed()), "[]"), strings.Trim(fmt.Sprint([]byte(bot.Secret)), "[]"),
 	} {
 		if strings.Contains(out.String(), secret) {

@@ -28,18 +28,20 @@ func newBinding(key crypto.Signer) (*binding, error) {
 }
 
 // proof is a proof for one request (RFC 9449, section 4.2), and for the access
-// token that it carries, if it does.
-func (b *binding) proof(method string, at *url.URL, token string, now time.Time) (string, error) {
+// token that it carries, if it does; and the nonce in it, or "".
+func (b *binding) proof(method string, at *url.URL, token string, now time.Time) (proof, nonce string, err error) {
 	claims := map[string]any{"jti": rand.Text(), "htm": method, "htu": target(at), "iat": now.Unix()}
 	b.mu.Lock()
-	if nonce := b.nonces[origin(at)]; nonce != "" {
+	nonce = b.nonces[origin(at)]
+	b.mu.Unlock()
+	if nonce != "" {
 		claims["nonce"] = nonce
 	}
-	b.mu.Unlock()
 	if token != "" {
 		claims["ath"] = hash(token)
 	}
-	return b.key.jwt(map[string]any{"typ": "dpop+jwt", "jwk": b.key.jwk}, claims)
+	proof, err = b.key.jwt(map[string]any{"typ": "dpop+jwt", "jwk": b.key.jwk}, claims)
+	return proof, nonce, err
 }
 
 // target is a URL without query and fragment.
@@ -63,20 +65,18 @@ func hash[T string | []byte](v T) string {
 const maxNonces = 100
 
 // told keeps the nonce of an answer (RFC 9449, section 8.2), and reports whether
-// it is another than the one before. Nothing tells a nil binding anything.
-func (b *binding) told(at *url.URL, res *http.Response) bool {
+// it is another than the one that the request was sent with. Nothing tells a nil
+// binding anything.
+func (b *binding) told(at *url.URL, res *http.Response, sent string) bool {
 	next := res.Header.Get("DPoP-Nonce")
 	if b == nil || next == "" {
 		return false
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.nonces[origin(at)] == next {
-		return false
-	}
-	if len(b.nonces) >= maxNonces {
+	if _, known := b.nonces[origin(at)]; !known && len(b.nonces) >= maxNonces {
 		clear(b.nonces)
 	}
 	b.nonces[origin(at)] = next
-	return true
+	return next != sent
 }

@@ -213,7 +213,7 @@ func (c *Client) request(ctx context.Context, grantType string, form url.Values)
 }
 
 // ask sends one request for a token, and reports whether the answer has a nonce
-// that was not known.
+// other than the one it was sent with.
 func (c *Client) ask(ctx context.Context, at *url.URL, grantType string, form url.Values) (t Token, told bool, err error) {
 	f := url.Values{}
 	for k, v := range form {
@@ -229,9 +229,10 @@ func (c *Client) ask(ctx context.Context, at *url.URL, grantType string, form ur
 		return t, false, err
 	}
 	req.Header = head
+	nonce := ""
 	if c.bound != nil {
-		proof, err := c.bound.proof(req.Method, at, "", c.now())
-		if err != nil {
+		var proof string
+		if proof, nonce, err = c.bound.proof(req.Method, at, "", c.now()); err != nil {
 			return t, false, err
 		}
 		head.Set("DPoP", proof)
@@ -242,7 +243,7 @@ func (c *Client) ask(ctx context.Context, at *url.URL, grantType string, form ur
 		return t, false, err
 	}
 	defer res.Body.Close()
-	told = c.bound.told(at, res)
+	told = c.bound.told(at, res, nonce)
 	if res.StatusCode != http.StatusOK {
 		return t, told, ErrorOf(res)
 	}

@@ -60,8 +60,9 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	for again := false; ; again = true {
 		token, err := t.token(r.Context())
 		var req *http.Request
+		nonce := ""
 		if err == nil {
-			req, err = t.prepare(r, token, again)
+			req, nonce, err = t.prepare(r, token, again)
 		}
 		if err != nil {
 			if r.Body != nil && !again {
@@ -73,7 +74,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		if err != nil {
 			return nil, err
 		}
-		told := t.Client.bound.told(r.URL, res)
+		told := t.Client.bound.told(r.URL, res, nonce)
 		if res.StatusCode != http.StatusUnauthorized || !replayable {
 			return res, nil
 		}
@@ -98,30 +99,27 @@ func (t *Transport) token(ctx context.Context) (Token, error) {
 	return t.Client.Token(ctx, t.Want)
 }
 
-// prepare is the request with a token. The caller's own is left as it is.
-func (t *Transport) prepare(r *http.Request, token Token, again bool) (*http.Request, error) {
-	if token.Type == "DPoP" && t.Client.bound == nil {
-		return nil, errors.New("client: the token is bound to a key, and this client has none")
-	}
-	proof := ""
-	if token.Type == "DPoP" {
-		var err error
-		if proof, err = t.Client.bound.proof(method(r), r.URL, token.Reveal(), t.Client.now()); err != nil {
-			return nil, err
-		}
-	}
-	req := r.Clone(r.Context())
-	if again && r.GetBody != nil {
-		var err error
-		if req.Body, err = r.GetBody(); err != nil {
-			return nil, err
-		}
-	}
+// prepare is the request with a token, and the nonce of its proof. The caller's
+// own request is left as it is.
+func (t *Transport) prepare(r *http.Request, token Token, again bool) (req *http.Request, nonce string, err error) {
+	req = r.Clone(r.Context())
 	req.Header.Set("Authorization", token.Type+" "+token.Reveal())
-	if proof != "" {
+	if token.Type == "DPoP" {
+		if t.Client.bound == nil {
+			return nil, "", errors.New("client: the token is bound to a key, and this client has none")
+		}
+		var proof string
+		if proof, nonce, err = t.Client.bound.proof(method(r), r.URL, token.Reveal(), t.Client.now()); err != nil {
+			return nil, "", err
+		}
 		req.Header.Set("DPoP", proof)
 	}
-	return req, nil
+	if again && r.GetBody != nil {
+		if req.Body, err = r.GetBody(); err != nil {
+			return nil, "", err
+		}
+	}
+	return req, nonce, nil
 }
 
 // method is that of a request, for which "" is GET.

@@ -3,11 +3,13 @@ package client_test
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"io"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -47,6 +49,45 @@ func TestTransport(t *testing.T) {
 		t.Errorf("%d requests with a nonce that is too old, want 2", n)
 	}
 }
+
+// Many that come at once without the nonce are all sent again with it.
+func TestTransportAtOnce(t *testing.T) {
+	w := newWorld(t)
+	bot := w.Agent("bot")
+	c := w.client(t, bot.ID, client.Secret(bot.Secret), newKey(t))
+	tok, err := c.Token(t.Context(), support)
+	must(t, err)
+	// At a host of its own, which has told of no nonce yet.
+	var start sync.WaitGroup
+	start.Add(16)
+	rec := roundTrip(func(r *http.Request) (*http.Response, error) {
+		res := &http.Response{StatusCode: http.StatusOK, Header: http.Header{"Dpop-Nonce": {"n1"}}, Body: http.NoBody, Request: r}
+		proof := strings.Split(r.Header.Get("DPoP"), ".")
+		claims, err := base64.RawURLEncoding.DecodeString(proof[1])
+		if err != nil || !bytes.Contains(claims, []byte(`"nonce":"n1"`)) {
+			start.Done()
+			start.Wait()
+			res.StatusCode = http.StatusUnauthorized
+			res.Header.Set("WWW-Authenticate", `DPoP error="use_dpop_nonce"`)
+		}
+		return res, nil
+	})
+	hc := http.Client{Transport: &client.Transport{Client: c, Source: func(context.Context) (client.Token, error) { return tok, nil }, To: oauthtest.CRM, Base: rec}}
+	var all sync.WaitGroup
+	for range 16 {
+		all.Go(func() {
+			res, err := hc.Get(oauthtest.CRM + "/v1")
+			if err != nil || res.StatusCode != http.StatusOK {
+				t.Errorf("%v %v", res, err)
+			}
+		})
+	}
+	all.Wait()
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 // A body is sent again where it can be had again, whole, and never otherwise.
 func TestTransportBody(t *testing.T) {
