@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -96,9 +97,16 @@ func introspections(ctx context.Context, b *Bench) ([]Row, error) {
 		return nil, err
 	}
 	next := bySecret("/oauth/introspect", in.addr, serving, "token", token.Access)
+	asked := *in.process
+	asked.heard = func(answer []byte) error {
+		if !bytes.HasPrefix(answer, []byte(`{"active":true,`)) {
+			return fmt.Errorf("the token is not alive: %s", answer)
+		}
+		return nil
+	}
 	var ratios, own []float64
 	for round := range b.Rounds + 1 { // the first one warms up
-		l, err := drive(ctx, in.process, callers, b.For, always(next))
+		l, err := drive(ctx, &asked, callers, b.For, always(next))
 		if err != nil {
 			return nil, err
 		}
