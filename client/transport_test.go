@@ -262,7 +262,7 @@ func TestTransportNonceOnce(t *testing.T) {
 	rec := &recorder{answer: func(*http.Request) *http.Response {
 		n++
 		return &http.Response{StatusCode: http.StatusUnauthorized, Header: http.Header{
-			"Www-Authenticate": {`Bearer realm="x"`, `DPoP realm="x", error="use_dpop_nonce", algs="ES256"`}, "Dpop-Nonce": {strings.Repeat("n", n)},
+			"Www-Authenticate": {`Bearer realm="x"`, `DPoP realm="x", error="use_dpop_nonce", algs="ES256"`}, "Dpop-Nonce": {strings.Repeat("n", min(n, 2))},
 		}}
 	}}
 	hc := http.Client{Transport: &client.Transport{Client: w.client(t, bot.ID, client.Secret(bot.Secret), newKey(t)), Want: support, To: route, Base: rec}}
@@ -275,6 +275,12 @@ func TestTransportNonceOnce(t *testing.T) {
 	proofs := []string{rec.requests[0].Header.Get("DPoP"), rec.requests[1].Header.Get("DPoP")}
 	if slices.Contains(proofs, "") || proofs[0] == proofs[1] {
 		t.Errorf("the proofs are %q", proofs)
+	}
+	res, err = hc.Get(route + "/v1") // with the nonce that the server wants, which is refused all the same
+	must(t, err)
+	_ = res.Body.Close()
+	if len(rec.requests) != 3 {
+		t.Errorf("the same is sent again: %d requests", len(rec.requests)-2)
 	}
 }
 

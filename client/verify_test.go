@@ -99,8 +99,11 @@ func newKeyed(t *testing.T) *keyed {
 			return
 		}
 		point, _ := k.key.PublicKey.Bytes()
-		rsa := `{"kty":"RSA","kid":"id-token","alg":"RS256","n":"AQAB","e":"AQAB"}`
-		fmt.Fprintf(rw, `{"keys":[%s,{"kty":"EC","crv":"P-256","kid":%q,"use":"sig","alg":"ES256","x":%q,"y":%q}]}`, rsa, k.id, b64(point[1:33]), b64(point[33:]))
+		all := []string{`{"kty":"RSA","kid":"id-token","alg":"RS256","n":"AQAB","e":"AQAB"}`}
+		for id, more := range map[string]string{k.id: `"use":"sig","alg":"ES256"`, "for-encryption": `"use":"enc"`, "for-another": `"alg":"ES384"`, "private": `"d":"AQAB"`} {
+			all = append(all, fmt.Sprintf(`{"kty":"EC","crv":"P-256","kid":%q,%s,"x":%q,"y":%q}`, id, more, b64(point[1:33]), b64(point[33:])))
+		}
+		fmt.Fprintf(rw, `{"keys":[%s]}`, strings.Join(all, ","))
 	})
 	k.Verifier = &client.Verifier{Issuer: its, Audience: oauthtest.CRM, URL: "https://crm.example", Transport: reaching(t, mux)}
 	client.SetVerifierClock(k.Verifier, k.clock)
@@ -183,47 +186,50 @@ func TestVerifyRefuses(t *testing.T) {
 	twice, err := json.Marshal(claims)
 	must(t, err)
 	for name, raw := range map[string]string{
-		"nothing":                 "",
-		"two parts":               parts[0] + "." + parts[1],
-		"four parts":              good + ".",
-		"padding":                 good + "=",
-		"a line break":            parts[0] + "." + parts[1] + ".\n" + parts[2],
-		"too long":                good + strings.Repeat("A", 16<<10),
-		"no signature":            parts[0] + "." + parts[1] + ".",
-		"another's signature":     sign(t, other, head, claims),
-		"an ID token":             sign(t, k.key, with(head, "typ", "JWT"), claims),
-		"no type":                 sign(t, k.key, with(head, "typ", nil), claims),
-		"a proof":                 sign(t, k.key, with(head, "typ", "dpop+jwt"), claims),
-		"alg none":                sign(t, k.key, with(head, "alg", "none"), claims),
-		"alg HS256":               shared(with(head, "alg", "HS256")),
-		"alg ES384":               sign(t, k.key, with(head, "alg", "ES384"), claims),
-		"alg of another kind":     sign(t, k.key, with(head, "alg", "EdDSA"), claims),
-		"no kid":                  sign(t, k.key, with(head, "kid", nil), claims),
-		"the kid of an RSA key":   sign(t, k.key, with(head, "kid", "id-token"), claims),
-		"a key of its own":        sign(t, other, with(head, "jwk", members{"kty": "EC"}), claims),
-		"a key from elsewhere":    sign(t, k.key, with(head, "jku", "https://evil.example"), claims),
-		"a critical extension":    sign(t, k.key, with(head, "crit", []string{"b64"}), claims),
-		"a claim twice":           sign(t, k.key, head, append([]byte(`{"sub":"user:usr_1",`), twice[1:]...)),
-		"claims that are a list":  sign(t, k.key, head, []byte(`[]`)),
-		"more than one object":    sign(t, k.key, head, append(slices.Clone(twice), '{', '}')),
-		"another issuer":          sign(t, k.key, head, with(claims, "iss", its+"/")),
-		"another audience":        sign(t, k.key, head, with(claims, "aud", oauthtest.CRM+"/")),
-		"no audience":             sign(t, k.key, head, with(claims, "aud", nil)),
-		"an empty audience":       sign(t, k.key, head, with(claims, "aud", []string{})),
-		"the end passed":          sign(t, k.key, head, with(claims, "exp", now-1)),
-		"no end":                  sign(t, k.key, head, with(claims, "exp", nil)),
-		"an end that is text":     sign(t, k.key, head, with(claims, "exp", "9999999999")),
-		"an end beyond all":       sign(t, k.key, head, with(claims, "exp", 1e300)),
-		"not before":              sign(t, k.key, head, with(claims, "nbf", now+60)),
-		"from the future":         sign(t, k.key, head, with(claims, "iat", now+60)),
-		"no subject":              sign(t, k.key, head, with(claims, "sub", nil)),
-		"a subject in capitals":   sign(t, k.key, head, with(with(claims, "sub", nil), "SUB", "agent:agt_1")),
-		"no client":               sign(t, k.key, head, with(claims, "client_id", nil)),
-		"an actor without a name": sign(t, k.key, head, with(claims, "act", members{"act": members{"sub": "x"}})),
-		"bound to a key":          sign(t, k.key, head, with(claims, "cnf", members{"jkt": "x"})),
-		"bound to a certificate":  sign(t, k.key, head, with(claims, "cnf", members{"x5t#S256": "x"})),
-		"bound in another way":    sign(t, k.key, head, with(claims, "cnf", members{"kid": "x"})),
-		"bound to nothing":        sign(t, k.key, head, with(claims, "cnf", members{})),
+		"nothing":                  "",
+		"two parts":                parts[0] + "." + parts[1],
+		"four parts":               good + ".",
+		"padding":                  good + "=",
+		"a line break":             parts[0] + "." + parts[1] + ".\n" + parts[2],
+		"too long":                 sign(t, k.key, head, with(claims, "more", strings.Repeat("A", 16<<10))),
+		"no signature":             parts[0] + "." + parts[1] + ".",
+		"another's signature":      sign(t, other, head, claims),
+		"an ID token":              sign(t, k.key, with(head, "typ", "JWT"), claims),
+		"no type":                  sign(t, k.key, with(head, "typ", nil), claims),
+		"a proof":                  sign(t, k.key, with(head, "typ", "dpop+jwt"), claims),
+		"alg none":                 sign(t, k.key, with(head, "alg", "none"), claims),
+		"alg HS256":                shared(with(head, "alg", "HS256")),
+		"alg ES384":                sign(t, k.key, with(head, "alg", "ES384"), claims),
+		"alg of another kind":      sign(t, k.key, with(head, "alg", "EdDSA"), claims),
+		"no kid":                   sign(t, k.key, with(head, "kid", nil), claims),
+		"the kid of an RSA key":    sign(t, k.key, with(head, "kid", "id-token"), claims),
+		"a key for encryption":     sign(t, k.key, with(head, "kid", "for-encryption"), claims),
+		"a key for another alg":    sign(t, k.key, with(head, "kid", "for-another"), claims),
+		"a key that is not public": sign(t, k.key, with(head, "kid", "private"), claims),
+		"a key of its own":         sign(t, other, with(head, "jwk", members{"kty": "EC"}), claims),
+		"a key from elsewhere":     sign(t, k.key, with(head, "jku", "https://evil.example"), claims),
+		"a critical extension":     sign(t, k.key, with(head, "crit", []string{"b64"}), claims),
+		"a claim twice":            sign(t, k.key, head, append([]byte(`{"sub":"user:usr_1",`), twice[1:]...)),
+		"claims that are a list":   sign(t, k.key, head, []byte(`[]`)),
+		"more than one object":     sign(t, k.key, head, append(slices.Clone(twice), '{', '}')),
+		"another issuer":           sign(t, k.key, head, with(claims, "iss", its+"/")),
+		"another audience":         sign(t, k.key, head, with(claims, "aud", oauthtest.CRM+"/")),
+		"no audience":              sign(t, k.key, head, with(claims, "aud", nil)),
+		"an empty audience":        sign(t, k.key, head, with(claims, "aud", []string{})),
+		"the end passed":           sign(t, k.key, head, with(claims, "exp", now-1)),
+		"no end":                   sign(t, k.key, head, with(claims, "exp", nil)),
+		"an end that is text":      sign(t, k.key, head, with(claims, "exp", "9999999999")),
+		"an end beyond all":        sign(t, k.key, head, with(claims, "exp", 1e300)),
+		"not before":               sign(t, k.key, head, with(claims, "nbf", now+60)),
+		"from the future":          sign(t, k.key, head, with(claims, "iat", now+60)),
+		"no subject":               sign(t, k.key, head, with(claims, "sub", nil)),
+		"a subject in capitals":    sign(t, k.key, head, with(with(claims, "sub", nil), "SUB", "agent:agt_1")),
+		"no client":                sign(t, k.key, head, with(claims, "client_id", nil)),
+		"an actor without a name":  sign(t, k.key, head, with(claims, "act", members{"act": members{"sub": "x"}})),
+		"bound to a key":           sign(t, k.key, head, with(claims, "cnf", members{"jkt": "x"})),
+		"bound to a certificate":   sign(t, k.key, head, with(claims, "cnf", members{"x5t#S256": "x"})),
+		"bound in another way":     sign(t, k.key, head, with(claims, "cnf", members{"kid": "x"})),
+		"bound to nothing":         sign(t, k.key, head, with(claims, "cnf", members{})),
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, err := k.Verify(t.Context(), raw)
@@ -298,7 +304,8 @@ func TestVerifyRequest(t *testing.T) {
 	for _, kind := range []string{"P-256", "Ed25519"} {
 		t.Run(kind, func(t *testing.T) {
 			rec := &recorder{}
-			c := w.client(t, bot.ID, client.Secret(bot.Secret), oauthtest.NewKey(t, kind))
+			key := oauthtest.NewKey(t, kind)
+			c := w.client(t, bot.ID, client.Secret(bot.Secret), key)
 			tr := &client.Transport{Client: c, Want: support, Base: rec}
 			made := func() *http.Request {
 				r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://crm.example/v1/customers?limit=3", nil)
@@ -333,13 +340,24 @@ func TestVerifyRequest(t *testing.T) {
 				"another key": func(r *http.Request) {
 					k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 					must(t, err)
-					r.Header.Set("DPoP", proofBy(t, k, w.clock.Now(), strings.TrimPrefix(r.Header.Get("Authorization"), "DPoP ")))
+					r.Header.Set("DPoP", proofBy(t, k, "dpop+jwt", r, w.clock.Now()))
 				},
 			} {
 				r := made()
 				change(r)
 				if _, err := v.Request(r); err == nil {
 					t.Errorf("%s: accepted", name)
+				}
+			}
+			if key, ok := key.(*ecdsa.PrivateKey); ok {
+				r := made()
+				r.Header.Set("DPoP", proofBy(t, key, "dpop+jwt", r, w.clock.Now()))
+				if _, err := v.Request(r); err != nil {
+					t.Errorf("a proof of the test's own making: %v", err)
+				}
+				r.Header.Set("DPoP", proofBy(t, key, "JWT", r, w.clock.Now()))
+				if _, err := v.Request(r); code(err) != "invalid_dpop_proof" {
+					t.Errorf("a signature that is no proof: %v", err)
 				}
 			}
 			elsewhere := w.verifier(oauthtest.CRM)
@@ -354,13 +372,13 @@ func TestVerifyRequest(t *testing.T) {
 	}
 }
 
-// proofBy is a proof for the request of the test that is good but for its key.
-func proofBy(t *testing.T, key *ecdsa.PrivateKey, now time.Time, tok string) string {
+// proofBy is a proof by a key for the request of the test.
+func proofBy(t *testing.T, key *ecdsa.PrivateKey, typ string, r *http.Request, now time.Time) string {
 	t.Helper()
 	point, err := key.PublicKey.Bytes()
 	must(t, err)
-	sum := sha256.Sum256([]byte(tok))
-	return sign(t, key, members{"typ": "dpop+jwt", "alg": "ES256", "jwk": members{"kty": "EC", "crv": "P-256", "x": b64(point[1:33]), "y": b64(point[33:])}}, members{
+	sum := sha256.Sum256([]byte(strings.TrimPrefix(r.Header.Get("Authorization"), "DPoP ")))
+	return sign(t, key, members{"typ": typ, "alg": "ES256", "jwk": members{"kty": "EC", "crv": "P-256", "x": b64(point[1:33]), "y": b64(point[33:])}}, members{
 		"jti": rand.Text(), "htm": "GET", "htu": "https://crm.example/v1/customers", "iat": now.Unix(), "ath": b64(sum[:]),
 	})
 }
