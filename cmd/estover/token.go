@@ -209,6 +209,8 @@ func (c *client) explain(ctx context.Context, t *table, e *token.Explanation) {
 
 func (c *client) explainForeign(ctx context.Context, t *table, e *federation.Explanation) {
 	switch {
+	case e.Accepted && e.Person != "":
+		t.row("A token of a trusted issuer. It counts: " + c.nameOf(ctx, estover.User(e.Person)) + " lets " + c.nameOf(ctx, estover.Agent(e.Agent)) + " act.")
 	case e.Accepted:
 		t.row("A token of a trusted issuer. It counts, as that of " + c.nameOf(ctx, estover.Agent(e.Agent)) + ".")
 	default:

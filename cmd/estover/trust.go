@@ -65,12 +65,15 @@ func trustShow(s *settings) *cobra.Command {
 			return s.show(cmd.OutOrStdout(), one, func(t *table) {
 				keys := first(one.JWKSURL, "in the trust")
 				t.pairs("Name", one.Name, "Id", one.ID, "Issuer", one.Issuer, "Audience", one.Audience, "Keys", keys, "Algorithms", one.Algorithms,
-					"Types", one.Types, "Changed", one.ChangedAt, "Kept by", one.ManagedBy)
+					"Types", one.Types, "About", map[bool]string{true: "people of the provider " + one.Provider}[one.Kind == federation.IDJAG], "Changed", one.ChangedAt, "Kept by", one.ManagedBy)
 				if one.SingleUse {
 					t.row("Single use:", "each token counts once")
 				}
 				if one.AllowPrivate {
 					t.row("Private:", "the host of the keys may be on a private network")
+				}
+				if len(one.Rules) == 0 {
+					return
 				}
 				t.row()
 				t.row("AGENT", "CLAIM", "IS")

@@ -365,6 +365,26 @@ func (d *Directory) Federated(ctx context.Context, b Browser, name string, i Ide
 	})
 }
 
+// Vouched is the person whom a provider's subject was linked to when they
+// signed in, and whether to sign in there is as good as a passkey. Nobody is
+// linked by it, however much else about them agrees. [ErrNotFound],
+// [ErrProviderNotFound] or [ErrStranger] if it is nobody.
+func (d *Directory) Vouched(ctx context.Context, tenant estover.TenantID, provider, issuer string, i Identity) (person string, strong bool, err error) {
+	err = d.guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
+		p, err := findProvider(ctx, tx, "name", provider, "")
+		switch {
+		case err != nil:
+			return err
+		case p.Issuer != issuer, !p.admits(i):
+			return ErrStranger
+		}
+		strong = p.Strong
+		person, err = linked(ctx, tx, p.ID, i.Subject)
+		return err
+	})
+	return person, strong, err
+}
+
 // whois is the person that somebody at a provider is here, or [ErrNotFound].
 func (d *Directory) whois(ctx context.Context, tx *db.Tx, p Provider, i Identity) (Person, error) {
 	id, err := linked(ctx, tx, p.ID, i.Subject)

@@ -22,7 +22,8 @@ type Explanation struct {
 	Audience []string   `json:"aud,omitempty"` // likewise
 	Trust    string     `json:"trust,omitempty"`
 	Agent    string     `json:"agent,omitempty"`
-	Rules    []RuleLook `json:"rules,omitempty"` // of the trust, once it is known that the issuer made the token
+	Person   string     `json:"person,omitempty"` // for whom the agent acts; "" for itself
+	Rules    []RuleLook `json:"rules,omitempty"`  // of the trust, once it is known that the issuer made the token
 }
 
 // A RuleLook is how a rule looks at a token.
@@ -41,12 +42,19 @@ func (t *Trusts) Explain(ctx context.Context, caller estover.Caller, raw string)
 	if u, err := jose.Peek(raw); err == nil {
 		e.Issuer, e.Subject, e.Audience = u.Issuer, u.Subject, u.Audience
 	}
-	r, claims, err := t.verified(ctx, caller.Tenant, raw)
+	r, claims, err := t.verified(ctx, caller.Tenant, raw, anyKind)
 	if r != nil {
 		e.Trust = r.Name
 	}
 	var w *Workload
-	if err == nil {
+	switch {
+	case err != nil:
+	case r.Kind == IDJAG:
+		var g *Granted
+		if g, err = t.granted(ctx, caller.Tenant, r, claims); err == nil {
+			w, e.Person = &Workload{Agent: g.Agent}, g.Person
+		}
+	default:
 		d, broken := readClaims(claims)
 		for i := 0; broken == nil && i < len(r.Rules); i++ {
 			e.Rules = append(e.Rules, r.Rules[i].look(d))

@@ -13,6 +13,13 @@
 // two rules that fit are a mistake in the trust, and whose authority it would
 // be is not for us to guess.
 //
+// A trust of the kind [IDJAG] is about people instead, who let an agent act for
+// them at their organisation's identity provider ([Trusts.Granted],
+// draft-ietf-oauth-identity-assertion-authz-grant-03). It has no rules: its
+// tokens name the agent, and the person is the one whom the provider that the
+// trust names has signed in here before. Neither kind of trust lets the tokens
+// of the other count.
+//
 // # States
 //
 //	live ──put──▶ live      the same name, another specification, a higher epoch
@@ -59,8 +66,13 @@ type Spec struct {
 	Audience     string   `json:"audience" minLength:"1" maxLength:"2048" doc:"The claim aud of tokens that are for us, and for nobody else. Use the issuer of this server if the platform lets you choose."`
 	Types        []string `json:"types,omitempty" doc:"The types (typ) that its tokens may have in their header; JWT or none if none is named."`
 	SingleUse    bool     `json:"single_use,omitempty" doc:"Whether each token counts once, by its jti. Do this where the platform makes one for each request."`
-	Rules        []Rule   `json:"rules" minItems:"1" doc:"Which tokens are whose. Exactly one must fit."`
+	Rules        []Rule   `json:"rules,omitempty" doc:"Which tokens are whose. Exactly one must fit. A trust has at least one, unless it is about people."`
+	Kind         string   `json:"kind,omitempty" enum:"id-jag" doc:"id-jag: its tokens say which person lets which agent act (typ oauth-id-jag+jwt). None: which workload they are of."`
+	Provider     string   `json:"provider,omitempty" maxLength:"63" doc:"With id-jag, the identity provider of the same issuer with which those people sign in here: who has done so is known by it."`
 }
+
+// IDJAG is the kind of a trust whose tokens are identity assertion grants.
+const IDJAG = "id-jag"
 
 // A Rule says of which agent a token is. All of its claims and globs must fit.
 type Rule struct {
@@ -110,6 +122,11 @@ type Options struct {
 
 	// Agent checks inside a transaction that there is such an agent.
 	Agent func(ctx context.Context, tx *db.Tx, id string) error
+
+	// Person finds whom somebody at a provider is here, given the provider's name
+	// and issuer: an error of kind NotFound or Denied if they are nobody. strong
+	// says that to sign in there is as good as a passkey here. Nil knows nobody.
+	Person func(ctx context.Context, tenant estover.TenantID, provider, issuer, subject string, claims map[string]any) (person string, strong bool, err error)
 }
 
 // Trusts are the trusts of all tenants. They are safe for use by many at once.
@@ -159,15 +176,31 @@ func Check(s Spec) (Spec, error) {
 			wrong(fmt.Sprintf("types[%d]", i), "Tokens of the type %q are something else than the identity of a workload.", typ)
 		}
 	}
-	if len(s.Rules) == 0 || len(s.Rules) > maxRules {
-		wrong("rules", "A trust has between 1 and %d rules, which say whose a token is.", maxRules)
-	}
+	s.checkKind(wrong)
 	s.Rules = slices.Clone(s.Rules)
 	for i := range s.Rules {
 		s.Rules[i].check(fmt.Sprintf("rules[%d]", i), wrong)
 	}
 	s.Algorithms, s.Types = sorted(s.Algorithms), sorted(s.Types)
 	return s, errors.Join(bad...)
+}
+
+// checkKind says what is wrong with what the trust is about.
+func (s *Spec) checkKind(wrong func(field, format string, args ...any)) {
+	switch {
+	case s.Kind != "" && s.Kind != IDJAG:
+		wrong("kind", "A trust is about people (id-jag) or, without a kind, about workloads; there is no %q.", s.Kind)
+	case s.Kind == "" && (len(s.Rules) == 0 || len(s.Rules) > maxRules):
+		wrong("rules", "A trust has between 1 and %d rules, which say whose a token is.", maxRules)
+	case s.Kind == "" && s.Provider != "":
+		wrong("provider", "People are known by a provider under a trust of the kind id-jag.")
+	case s.Kind == IDJAG && len(s.Rules) > 0:
+		wrong("rules", "Tokens of a trust of the kind id-jag name the agent themselves: it has no rules.")
+	case s.Kind == IDJAG && len(s.Types) > 0:
+		wrong("types", "Tokens of a trust of the kind id-jag have one type, which need not be said.")
+	case s.Kind == IDJAG && !estover.ValidName(s.Provider):
+		wrong("provider", "A trust of the kind id-jag names the identity provider by which people are known here.")
+	}
 }
 
 // checkKeys says what is wrong with where the keys are.
@@ -248,8 +281,12 @@ func (s *Spec) missing() string {
 		return "algorithms"
 	case s.Audience == "":
 		return "audience"
-	case len(s.Rules) == 0:
+	case s.Kind == IDJAG && s.Provider == "":
+		return "provider"
+	case s.Kind == "" && len(s.Rules) == 0:
 		return "rules"
+	case s.Kind != "" && s.Kind != IDJAG:
+		return "kind"
 	}
 	for _, r := range s.Rules {
 		if r.Agent == "" || !r.tells() {
@@ -312,6 +349,9 @@ func (t *Trusts) Put(ctx context.Context, caller estover.Caller, spec Spec, mana
 	}
 	if spec.Issuer == t.Own(caller.Tenant) {
 		return out, ErrInvalid.With("This is the issuer of this server itself, whose tokens are taken up by token exchange.").At("issuer")
+	}
+	if spec.Kind == IDJAG && spec.Audience != t.Own(caller.Tenant) {
+		return out, ErrInvalid.With("Such tokens are for the issuer of this server, %s, and for nobody else.", t.Own(caller.Tenant)).At("audience")
 	}
 	id := estover.NewID("tru")
 	err = t.guard.Do(ctx, caller, guard.Op{Action: "trust.put"}, func(tx *guard.Tx) error {

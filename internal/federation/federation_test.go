@@ -410,6 +410,8 @@ func TestTrustWithAMissingSettingRefusesEverything(t *testing.T) {
 			"algorithms": func(s *federation.Spec) { s.Algorithms = nil },
 			"rules":      func(s *federation.Spec) { s.Rules = nil },
 			"jwks":       func(s *federation.Spec) { s.JWKS = "" },
+			"provider":   func(s *federation.Spec) { s.Kind, s.Rules = federation.IDJAG, nil },
+			"kind":       func(s *federation.Spec) { s.Kind = "another" },
 		} {
 			w := open(t, d)
 			s := actions(jwks(t, p))

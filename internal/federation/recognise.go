@@ -57,7 +57,7 @@ var refused = []string{"nonce", "at_hash", "c_hash", "s_hash", "act"}
 // the reason if it says nothing here; any other error means that the question
 // could not be answered. Along with an error there is at most the trust.
 func (t *Trusts) Recognise(ctx context.Context, tenant estover.TenantID, raw string) (*Workload, error) {
-	r, claims, err := t.verified(ctx, tenant, raw)
+	r, claims, err := t.verified(ctx, tenant, raw, workloads)
 	if r == nil {
 		return &Workload{}, err
 	}
@@ -111,9 +111,15 @@ func (r *ready) about(claims *jose.Claims) (*Workload, error) {
 	return w, nil
 }
 
+// workloads is the kind of a trust that is about workloads, and anyKind either.
+const (
+	workloads = ""
+	anyKind   = "any"
+)
+
 // verified is the trust of a token, and what the token says, once it is known
-// that the issuer said it.
-func (t *Trusts) verified(ctx context.Context, tenant estover.TenantID, raw string) (*ready, *jose.Claims, error) {
+// that the issuer said it. The trust is of the kind that is wanted.
+func (t *Trusts) verified(ctx context.Context, tenant estover.TenantID, raw, kind string) (*ready, *jose.Claims, error) {
 	u, err := jose.Peek(raw)
 	if err != nil {
 		return nil, nil, ErrUntrusted.With("The token cannot be read: %s", sentence(err)).Because(err)
@@ -131,7 +137,10 @@ func (t *Trusts) verified(ctx context.Context, tenant estover.TenantID, raw stri
 	if lacks := r.missing(); lacks != "" {
 		return r, nil, ErrUntrusted.With("The trust %s says nothing of %s, and so it lets nothing count.", r.Name, lacks)
 	}
-	claims, err := t.check(ctx, r, raw)
+	if kind != anyKind && r.Kind != kind {
+		return r, nil, ErrUntrusted.With("The trust %s is not about such tokens.", r.Name)
+	}
+	claims, err := t.check(ctx, tenant, r, raw)
 	switch estover.KindOf(err) {
 	case estover.Fault, estover.Unavailable:
 		if err != nil {
@@ -140,9 +149,13 @@ func (t *Trusts) verified(ctx context.Context, tenant estover.TenantID, raw stri
 	default:
 		return r, nil, ErrUntrusted.With("The token is not accepted under the trust %s: %s", r.Name, sentence(err)).Because(err)
 	}
-	for _, name := range refused {
+	not := refused
+	if r.Kind == IDJAG {
+		not = refusedGrants
+	}
+	for _, name := range not {
 		if _, ok := claims.Claim(name); ok {
-			return r, nil, ErrUntrusted.With("The token has a claim %q: it was not made to say who a workload is.", name)
+			return r, nil, ErrUntrusted.With("The token has a claim %q, which says more than what it may be used for here.", name)
 		}
 	}
 	return r, claims, nil
@@ -150,18 +163,25 @@ func (t *Trusts) verified(ctx context.Context, tenant estover.TenantID, raw stri
 
 // check verifies a token with the keys of its issuer, and once more with those
 // that are there by now if its key is not among them.
-func (t *Trusts) check(ctx context.Context, r *ready, raw string) (*jose.Claims, error) {
+func (t *Trusts) check(ctx context.Context, tenant estover.TenantID, r *ready, raw string) (*jose.Claims, error) {
 	want := jose.Expected{
 		Now: t.guard.DB().Now(), Issuer: r.Issuer, Audiences: []string{r.Audience}, Algorithms: r.Algorithms, Types: r.Types,
 	}
+	purpose := jose.JWTBearer
+	if r.Kind == IDJAG {
+		purpose = jose.IDJAG
+		if r.Audience != t.Own(tenant) {
+			return nil, jose.ErrInvalid.With("The audience that the trust names is not this server.")
+		}
+	}
 	if r.keys != nil {
-		return jose.Verify(jose.JWTBearer, r.keys, raw, want)
+		return jose.Verify(purpose, r.keys, raw, want)
 	}
 	keys, at, err := t.sets.of(ctx, r.source, time.Time{})
 	if err != nil {
 		return nil, err
 	}
-	claims, err := jose.Verify(jose.JWTBearer, keys, raw, want)
+	claims, err := jose.Verify(purpose, keys, raw, want)
 	if !errors.Is(err, jose.ErrUnknownKey) {
 		return claims, err
 	}
@@ -172,7 +192,7 @@ func (t *Trusts) check(ctx context.Context, r *ready, raw string) (*jose.Claims,
 	if newer == keys {
 		return nil, err
 	}
-	return jose.Verify(jose.JWTBearer, newer, raw, want)
+	return jose.Verify(purpose, newer, raw, want)
 }
 
 // Unreachable lists the trusts of a tenant whose keys cannot be had at the

@@ -130,6 +130,7 @@ var kinds = map[Purpose]*kind{
 	IDJAG: {
 		typ: "oauth-id-jag+jwt", signs: []string{es256}, listed: []string{rs256, es256, es384, edDSA, ed25519},
 		needs: []string{"iss", "sub", "aud", "client_id", "jti", "exp", "iat"}, audience: exactlyOne,
+		ahead: 5 * time.Minute,
 	},
 	JWTBearer: {
 		listed: []string{rs256, es256, es384, edDSA, ed25519},

@@ -274,7 +274,7 @@ var _ jose.OpaqueVerifier = ed25519Verifier(nil)
 
 // claimMembers are the claims whose names nobody may write in another case.
 var claimMembers = []string{
-	"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "azp", "scope", "cnf", "act", "may_act",
+	"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "azp", "scope", "resource", "cnf", "act", "may_act",
 	"htm", "htu", "ath", "nonce", "events", "sid", "txn", "authorization_details", "grant_id", "grant_epoch", "token_introspection",
 }
 

@@ -31,9 +31,12 @@ func parseAssertion(f form) (any, error) {
 }
 
 // asserted says what an assertion is good for: the authority of the agent that
-// it is about, in the hands of that agent alone.
+// it is about, in the hands of that agent alone, or what a person lets it do.
 func asserted(ctx context.Context, d *Door, a authenticated, parsed any) (token.Proof, error) {
 	x := parsed.(*assertion)
+	if x.workload == nil && federation.IsGrant(x.raw) {
+		return d.granted(ctx, a, x.raw)
+	}
 	if x.workload == nil {
 		var err error
 		if x.workload, err = d.workload(ctx, a.caller.Tenant, x.raw); err != nil {

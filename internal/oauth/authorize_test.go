@@ -691,6 +691,12 @@ var personWays = []way{
 		value := granted(t, "a code", c.Redeem(c.client, c.Person("person-of-"+c.client.Name).Code(c.client))).Text("refresh_token")
 		return func() oauthtest.Answer { return c.Refresh(c.client, value) }
 	}},
+	{grantType: assertionGrant, by: "secret", life: 5 * time.Minute, begins: true, ready: func(t *testing.T, c cast) func() oauthtest.Answer {
+		o := trusted(t, c.World, c.client.Name, nil, nil)
+		o.signIn(t, "u-"+c.client.Name)
+		raw := o.sign(t, o.claims("u-"+c.client.Name, c.client))
+		return func() oauthtest.Answer { return present(c.World, c.client, raw, "resource", oauthtest.CRM) }
+	}},
 }
 
 // TestMatrixOfPeople tries every reason to get no token where a person stands at
@@ -701,10 +707,15 @@ func TestMatrixOfPeople(t *testing.T) {
 		for i, one := range personWays {
 			for j, row := range matrix {
 				what := fmt.Sprintf("%s by %s: %s", one.grantType, one.by, row.name)
-				c := cast{World: w, client: w.CodeAgent(fmt.Sprintf("client-%d-%d", i, j))}
+				if one.begins && strings.HasPrefix(row.name, "the session") {
+					continue // it begins with the token
+				}
+				c := cast{World: w, client: w.CodeAgent(fmt.Sprintf("client-%d-%d", i, j), func(c *agent.Client) { c.GrantTypes = append(c.GrantTypes, assertionGrant) })}
 				c.subject = c.client
 				send := one.ready(t, c)
-				if err := d.View(t.Context(), estover.DefaultTenant, func(tx *db.Tx) error {
+				if one.begins {
+					granted(t, what+", before", one.ready(t, cast{World: w, client: w.CodeAgent(fmt.Sprintf("other-%d-%d", i, j), func(c *agent.Client) { c.GrantTypes = append(c.GrantTypes, assertionGrant) })})())
+				} else if err := d.View(t.Context(), estover.DefaultTenant, func(tx *db.Tx) error {
 					return tx.QueryRow(t.Context(), "select session_id from oauth_grant where client_id = $1", c.client.ID).Scan(&c.session.ID)
 				}); err != nil {
 					t.Fatal(err)

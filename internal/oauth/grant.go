@@ -60,8 +60,8 @@ var grantTypes = map[string]grantType{
 	// authenticate shows a key.
 	token.Exchange: {parse: parseExchange, prove: exchanged, audience: true, public: true},
 
-	// RFC 7523, section 2.1, for workloads: a trusted issuer says which agent it
-	// is. There is no refresh token.
+	// RFC 7523, section 2.1: a trusted issuer says which agent a workload is, or
+	// which person lets the client act. There is no refresh token.
 	token.Assertion: {parse: parseAssertion, prove: asserted, identifies: true},
 }
 

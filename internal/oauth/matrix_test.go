@@ -32,6 +32,9 @@ type way struct {
 	// another says that the subject is not the client.
 	another bool
 
+	// begins says that the session begins with the token.
+	begins bool
+
 	// life is how long what a request proves with is good; 0 for always.
 	life time.Duration
 

@@ -35,6 +35,7 @@ type Metadata struct {
 	IntrospectionEndpoint      string   `json:"introspection_endpoint"`
 	RevocationEndpoint         string   `json:"revocation_endpoint"`
 	GrantTypes                 []string `json:"grant_types_supported"`
+	GrantProfiles              []string `json:"authorization_grant_profiles_supported,omitempty"` // draft-ietf-oauth-identity-assertion-authz-grant-03, section 7.2
 	ResponseTypes              []string `json:"response_types_supported"` // required, and none where there is no authorization endpoint
 	ResponseModes              []string `json:"response_modes_supported,omitempty"`
 	ChallengeMethods           []string `json:"code_challenge_methods_supported,omitempty"`               // RFC 7636
@@ -97,6 +98,9 @@ func (d *Door) Metadata(tenant estover.TenantID) Metadata {
 		RevocationMethods: methods, RevocationAlgorithms: assertions,
 		IntrospectionAnswerSigning: jose.Algorithms(jose.Introspection), DPoPAlgorithms: jose.Algorithms(jose.DPoPProof), SubjectTypes: []string{"public"},
 		CertificateBound: true, Aliases: aliases,
+	}
+	if d.Trusts != nil {
+		m.GrantProfiles = []string{grantProfile}
 	}
 	if d.Pages != nil {
 		m.AuthorizationEndpoint, m.PAREndpoint = issuer+authorizePath, issuer+parPath

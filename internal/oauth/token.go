@@ -151,6 +151,12 @@ func (d *Door) session(ctx context.Context, a authenticated, asked request, proo
 		}
 		return s, err
 	}
+	if proof.Begins {
+		if asked.session != "" {
+			return token.Session{}, errRequest.With("A session of its own begins with the token.")
+		}
+		return d.Sessions.Fresh(a.client, asked.purpose)
+	}
 	if asked.session == "" {
 		// Opening a session is an effect, and an assertion that was presented
 		// before has none.

@@ -194,6 +194,11 @@ func (f *facts) acting(ctx context.Context, tenant estover.TenantID, person stri
 	return err
 }
 
+// vouched is whom somebody at an identity provider is here.
+func (f *facts) vouched(ctx context.Context, tenant estover.TenantID, provider, issuer, subject string, claims map[string]any) (person string, strong bool, err error) {
+	return f.people.Vouched(ctx, tenant, provider, issuer, directory.Identity{Subject: subject, Claims: claims})
+}
+
 // requester is what people are told of an agent that asks to act for them. Its
 // digest changes with that, and with what the agent is registered for.
 func (f *facts) requester(ctx context.Context, tenant estover.TenantID, id string) (oauth.Requester, error) {

@@ -284,7 +284,8 @@ func (s *Server) wire() error {
 	s.tokens = token.New(s.guard, token.Config{Issuer: token.Issuer(s.config.Issuer), Keys: s.keys, Clients: f, Sessions: f.sessions, Access: f, People: f.acting})
 	s.trusts = federation.New(s.guard, federation.Options{
 		Own: s.tokens.Issuer.Of, Fetch: s.fetchKeys,
-		Agent: func(ctx context.Context, tx *db.Tx, id string) error { return f.registry.Grantable(ctx, tx, id, nil) },
+		Agent:  func(ctx context.Context, tx *db.Tx, id string) error { return f.registry.Grantable(ctx, tx, id, nil) },
+		Person: f.vouched,
 	})
 	s.callers = &edge.Callers{Tokens: s.tokens, People: f.people.Authenticate, Proofs: &edge.Proofs{
 		Origins: s.origins(), Now: s.db.Now,

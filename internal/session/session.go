@@ -273,18 +273,33 @@ func (s *Sessions) open(ctx context.Context, caller estover.Caller, made *Sessio
 	})
 }
 
+// Fresh is a session that there is not yet, for [Sessions.Begin]: for the named
+// purpose of a client or its usual one, and as long as a token may live.
+func (s *Sessions) Fresh(client *token.Client, purpose string) (token.Session, error) {
+	purpose, err := Purpose(client, purpose)
+	return token.Session{
+		ID: estover.NewID("ses"), Agent: client.ID, Purpose: purpose, Expires: s.guard.DB().Now().Add(token.LongestLife),
+	}, err
+}
+
 // Begin opens a session for an agent on behalf of a person, in a transaction
 // that does more: that is what the person was asked, and what its event tells.
-// It lives as long as a session may.
-func (s *Sessions) Begin(ctx context.Context, tx *guard.Tx, agent, purpose string, person estover.Subject) (token.Session, error) {
+// It lives as long as a session may, unless it says how long.
+func (s *Sessions) Begin(ctx context.Context, tx *guard.Tx, as token.Session, person estover.Subject) (token.Session, error) {
 	if s.Acting != nil {
-		if err := s.Acting(ctx, tx.Tx, agent); err != nil {
+		if err := s.Acting(ctx, tx.Tx, as.Agent); err != nil {
 			return token.Session{}, err
 		}
 	}
 	made := Session{
-		ID: estover.NewID("ses"), Agent: agent, Purpose: purpose, State: Open, OpenedBy: person, Strength: estover.BySecret, Epoch: 1,
-		OpenedAt: tx.Now(), ExpiresAt: tx.Now().Add(LongestLife),
+		ID: as.ID, Agent: as.Agent, Purpose: as.Purpose, State: Open, OpenedBy: person, Strength: estover.BySecret, Epoch: 1,
+		OpenedAt: tx.Now(), ExpiresAt: as.Expires,
+	}
+	if made.ID == "" {
+		made.ID = estover.NewID("ses")
+	}
+	if made.ExpiresAt.IsZero() {
+		made.ExpiresAt = tx.Now().Add(LongestLife)
 	}
 	tx.SetSession(made.ID)
 	tx.Note("expires_at", made.ExpiresAt)

@@ -170,7 +170,7 @@ func (t *Tokens) authorize(ctx context.Context, a Authorization, kind string, ke
 		if err := t.consent(ctx, tx, a, consent); err != nil {
 			return err
 		}
-		s, err := t.Sessions.Begin(ctx, tx, a.Client.ID, a.Purpose, person)
+		s, err := t.Sessions.Begin(ctx, tx, Session{Agent: a.Client.ID, Purpose: a.Purpose}, person)
 		if err != nil {
 			return err
 		}

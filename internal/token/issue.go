@@ -39,6 +39,8 @@ type Proof struct {
 	Parent    *Grant            // what is handed on; nil for a root
 	Handover  Handover          // how it was handed on; zero for a root
 	Session   string            // that the token belongs to; "" for one of the client's own
+	Begins    bool              // whether that is one that begins with the token, for the subject
+	Auth      Auth              // of the person at a root that is made; zero if none stands there
 	Foreign   Foreign           // whose word it rests on, if not ours
 	Confirm   Confirm           // that what was proven with is bound to, and that the request shows; the token is bound to no less
 	Strength  estover.Strength  // of what was proven with, if the token is worth no more; "" if it is
@@ -382,8 +384,12 @@ func operation(r Request) (guard.Op, *record) {
 	if r.Proof.Handover.How == "" { // nothing was proven, or the token is made for the client
 		subject = r.Client.Subject
 	}
+	session := r.Session.ID
+	if r.Proof.Begins { // it is not there yet for policy to look at
+		session = ""
+	}
 	return guard.Op{
-		Action: "token.issue", Target: string(subject), Effect: guard.Manages, Session: r.Session.ID, Purpose: r.Session.Purpose,
+		Action: "token.issue", Target: string(subject), Effect: guard.Manages, Session: session, Purpose: r.Session.Purpose,
 		Detail: map[string]any{"token": told},
 	}, told
 }
@@ -652,7 +658,7 @@ func (t *Tokens) grantFor(ctx context.Context, r Request, now time.Time) (*Grant
 	g := &Grant{
 		ID: estover.NewID("gnt"), Kind: r.Proof.GrantType, Session: r.Session.ID, Client: r.Client.ID, Subject: r.Proof.Subject,
 		Actors: r.Proof.Actors, Scopes: r.Proof.Scopes, Resources: r.Proof.Resources, Confirm: r.Confirm,
-		Epoch: 1, Expires: r.bound(),
+		Epoch: 1, Expires: r.bound(), Auth: r.Proof.Auth,
 	}
 	g.Root = g.ID
 	if p := r.Proof.Parent; p != nil {
@@ -673,7 +679,11 @@ func (t *Tokens) record(ctx context.Context, r Request, op guard.Op, d guard.Dec
 // them and the commit.
 func (t *Tokens) found(ctx context.Context, r Request, op guard.Op, d guard.Decision, g *Grant, exists bool) error {
 	return t.guard.Act(ctx, r.caller(), op, d, func(tx *guard.Tx) error {
-		if err := t.Sessions.Hold(ctx, tx, r.Session.ID); err != nil {
+		if r.Proof.Begins {
+			if _, err := t.Sessions.Begin(ctx, tx, r.Session, r.Proof.Subject); err != nil {
+				return err
+			}
+		} else if err := t.Sessions.Hold(ctx, tx, r.Session.ID); err != nil {
 			return err
 		}
 		held := r.Proof.Parent

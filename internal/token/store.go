@@ -337,8 +337,8 @@ func endConsents(ctx context.Context, tx *db.Tx, person string) error {
 // "" for all clients.
 func consentedSessions(ctx context.Context, tx *db.Tx, person estover.Subject, client string) (ids []string, err error) {
 	rows, err := tx.Query(ctx, `select session_id from oauth_grant
-		where tenant_id = $1 and subject = $2 and kind in ($3, $4, $5) and ended_at is null and ($6 = '' or client_id = $6)`,
-		tx.Tenant(), person, Consented, Device, Backchannel, client)
+		where tenant_id = $1 and subject = $2 and kind in ($3, $4, $5, $6) and ended_at is null and ($7 = '' or client_id = $7)`,
+		tx.Tenant(), person, Consented, Device, Backchannel, Assertion, client)
 	if err != nil {
 		return nil, err
 	}

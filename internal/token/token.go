@@ -93,8 +93,9 @@ type Sessions interface {
 	Hold(ctx context.Context, tx *guard.Tx, id string) error
 
 	// Begin opens a session for an agent on behalf of a person, in a transaction
-	// that does more. It lives as long as a session may.
-	Begin(ctx context.Context, tx *guard.Tx, agent, purpose string, person estover.Subject) (Session, error)
+	// that does more. Without an id it gets one, and without an end it lives as
+	// long as a session may.
+	Begin(ctx context.Context, tx *guard.Tx, s Session, person estover.Subject) (Session, error)
 
 	// EndWithin ends a session with all that belongs to it, in a transaction
 	// that does more. It does nothing to one that has ended.

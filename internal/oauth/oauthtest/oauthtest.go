@@ -157,6 +157,9 @@ func Node(t testing.TB, d *db.DB, rootKey string) *World {
 		Agent: func(ctx context.Context, tx *db.Tx, id string) error {
 			return w.Agents.Grantable(ctx, tx, id, nil)
 		},
+		Person: func(ctx context.Context, tenant estover.TenantID, provider, issuer, subject string, claims map[string]any) (string, bool, error) {
+			return w.People.Vouched(ctx, tenant, provider, issuer, directory.Identity{Subject: subject, Claims: claims})
+		},
 	})
 	w.Pages, err = page.New(page.Config{
 		Issuer: Issuer, People: w.People, Now: d.Now, Logger: slog.New(slog.DiscardHandler),

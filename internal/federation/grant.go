@@ -1,0 +1,114 @@
+package federation
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/jose"
+)
+
+// Granted is what an identity assertion grant says: a person lets an agent act
+// for them here, as far as their organisation's provider lets it
+// (draft-ietf-oauth-identity-assertion-authz-grant-03, section 3.1).
+type Granted struct {
+	Trust   Trust
+	Agent   string // of ours, as the claim client_id names it
+	Person  string // of ours
+	Subject string // the person, as the issuer calls them
+	ID      string // jti
+	Expires time.Time
+
+	// Key and Certificate are the key that the token is bound to (cnf: jkt and
+	// x5t#S256), which whoever presents it has to show; "" if it is not.
+	Key, Certificate string
+
+	// Scopes and Resources are the most that it is good for, nil for no limit.
+	Scopes, Resources []string
+
+	// SignedIn is when the person proved at the provider who they are, zero if it
+	// does not say, and Strong that this was as good as a passkey here.
+	SignedIn time.Time
+	Strong   bool
+}
+
+// The claims of which a grant must have none: those of somebody who acts for
+// another, whose chain we do not know, and limits that we would not keep.
+var refusedGrants = []string{"act", "may_act", "authorization_details"}
+
+// IsGrant reports whether a token says of itself that it is an identity
+// assertion grant. Nothing is known by that but how it is to be looked at.
+func IsGrant(raw string) bool {
+	u, err := jose.Peek(raw)
+	typ := strings.TrimPrefix(strings.ToLower(u.Header.Type), "application/")
+	return err == nil && typ == "oauth-id-jag+jwt"
+}
+
+// Granted says what an identity assertion grant of a trusted issuer lets whom
+// do. [ErrUntrusted] with the reason if it says nothing here; any other error
+// means that the question could not be answered.
+func (t *Trusts) Granted(ctx context.Context, tenant estover.TenantID, raw string) (*Granted, error) {
+	r, claims, err := t.verified(ctx, tenant, raw, IDJAG)
+	if err != nil {
+		return nil, err
+	}
+	return t.granted(ctx, tenant, r, claims)
+}
+
+// granted is what a verified token lets whom do.
+func (t *Trusts) granted(ctx context.Context, tenant estover.TenantID, r *ready, claims *jose.Claims) (*Granted, error) {
+	var says struct {
+		Client  string  `json:"client_id"`
+		Scope   *string `json:"scope"`
+		Time    int64   `json:"auth_time"`
+		Confirm *struct {
+			Key         string `json:"jkt"`
+			Certificate string `json:"x5t#S256"`
+		} `json:"cnf"`
+	}
+	if err := claims.Into(&says); err != nil {
+		return nil, ErrUntrusted.With("%s", sentence(err))
+	}
+	g := &Granted{Trust: r.Trust, Agent: says.Client, Subject: claims.Subject, ID: claims.ID, Expires: claims.Expires}
+	if says.Scope != nil {
+		g.Scopes = append([]string{}, strings.Fields(*says.Scope)...)
+	}
+	if c := says.Confirm; c != nil {
+		if g.Key, g.Certificate = c.Key, c.Certificate; g.Key == "" && g.Certificate == "" {
+			return nil, ErrUntrusted.With("The token is bound to a key in a way that is not known here (cnf).")
+		}
+	}
+	if says.Time > 0 {
+		g.SignedIn = time.Unix(says.Time, 0)
+	}
+	d, err := readClaims(claims)
+	if err != nil {
+		return nil, err
+	}
+	switch v := d["resource"].(type) {
+	case nil:
+	case string:
+		g.Resources = []string{v}
+	case []any:
+		g.Resources = []string{}
+		for _, one := range v {
+			s, ok := one.(string)
+			if !ok {
+				return nil, ErrUntrusted.With("The token names a resource that is no URI.")
+			}
+			g.Resources = append(g.Resources, s)
+		}
+	default:
+		return nil, ErrUntrusted.With("The token names a resource that is no URI.")
+	}
+	if t.Person == nil {
+		return nil, ErrUntrusted.With("Nobody is known here by the provider %s.", r.Provider)
+	}
+	g.Person, g.Strong, err = t.Person(ctx, tenant, r.Provider, r.Issuer, claims.Subject, d)
+	switch estover.KindOf(err) {
+	case estover.NotFound, estover.Denied:
+		return nil, ErrUntrusted.With("The person is not known here: nobody has signed in with the provider %s as the one whom the token is about.", r.Provider).Because(err)
+	}
+	return g, err
+}

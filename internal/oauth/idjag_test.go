@@ -1,0 +1,360 @@
+package oauth_test
+
+import (
+	"crypto"
+	"crypto/rand"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/agent"
+	"estover.dev/internal/db"
+	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/directory"
+	"estover.dev/internal/federation"
+	"estover.dev/internal/oauth/oauthtest"
+)
+
+// An organisation is an identity provider with which people sign in, and that
+// says by identity assertion grants which agents act for them.
+type organisation struct {
+	*oauthtest.World
+	provider directory.Provider
+	trust    federation.Trust
+	key      crypto.Signer
+}
+
+// trusted is an organisation, as it is known here. The changes, if any, are made
+// to the trust and to the provider before they are put.
+func trusted(t *testing.T, w *oauthtest.World, name string, change func(*federation.Spec), provide func(*directory.ProviderSpec)) *organisation {
+	t.Helper()
+	o := &organisation{World: w, key: oauthtest.NewKey(t, "P-256")}
+	p := directory.ProviderSpec{Name: name, Issuer: "https://" + name + ".example", ClientID: "estover", Create: true}
+	if provide != nil {
+		provide(&p)
+	}
+	var err error
+	if o.provider, err = w.People.PutProvider(t.Context(), oauthtest.Admin, p, ""); err != nil {
+		t.Fatal(err)
+	}
+	s := federation.Spec{
+		Name: name, Kind: federation.IDJAG, Provider: name, Issuer: p.Issuer, Audience: string(oauthtest.Issuer), Algorithms: []string{"ES256"},
+		JWKS: string(oauthtest.JWKS(t, "platform-1", o.key.Public())),
+	}
+	if change != nil {
+		change(&s)
+	}
+	if o.trust, err = w.Trusts.Put(t.Context(), oauthtest.Admin, s, ""); err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+// signIn lets somebody sign in here with the organisation, so that they are
+// known, and gives who they are here.
+func (o *organisation) signIn(t *testing.T, subject string) string {
+	t.Helper()
+	value, err := o.People.Federated(t.Context(), directory.Browser{From: estover.Caller{Tenant: estover.DefaultTenant}}, o.provider.Name,
+		directory.Identity{Subject: subject, Claims: map[string]any{"name": subject, "hd": "acme.example"}},
+		directory.Answer{Challenge: rand.Text(), Expires: o.DB.Now().Add(time.Minute)}, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := o.People.Visit(t.Context(), estover.DefaultTenant, string(value.Reveal()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v.Person.ID
+}
+
+// claims are those of a good grant, fresh each time.
+func (o *organisation) claims(subject string, a *oauthtest.Agent) oauthtest.Claims {
+	now := o.DB.Now().Unix()
+	return oauthtest.Claims{
+		"iss": o.trust.Issuer, "sub": subject, "aud": string(oauthtest.Issuer), "client_id": a.ID, "iat": now, "exp": now + 300, "jti": rand.Text(),
+	}
+}
+
+// sign is a grant with these claims.
+func (o *organisation) sign(t *testing.T, c oauthtest.Claims) string {
+	t.Helper()
+	return craft(t, map[string]any{"alg": "ES256", "kid": "platform-1", "typ": "oauth-id-jag+jwt"}, c, es256(t, o.key))
+}
+
+// present presents a grant as the agent, by its secret.
+func present(w *oauthtest.World, a *oauthtest.Agent, raw string, pairs ...string) oauthtest.Answer {
+	return presentWith(w, a, raw, func(*http.Request) {}, pairs...)
+}
+
+// presentWith presents it with more about the request.
+func presentWith(w *oauthtest.World, a *oauthtest.Agent, raw string, more func(*http.Request), pairs ...string) oauthtest.Answer {
+	f := oauthtest.Form(append(pairs, "grant_type", assertionGrant, "assertion", raw)...)
+	return w.Do(oauthtest.Request("/oauth/token", f, oauthtest.Basic(a.ID, a.Secret), more))
+}
+
+// A grant of an organisation's identity provider lets the agent act for the
+// person whom it is about, in a session of its own, and there is no refresh
+// token.
+func TestIdentityAssertionGrants(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot := workload(w, "bot")
+		acme := trusted(t, w, "acme", nil, nil)
+		alice := acme.signIn(t, "u-alice")
+		since := d.Now().Add(-time.Minute).Unix()
+		c := with(acme.claims("u-alice", bot), map[string]any{"auth_time": since, "acr": "phr", "amr": []string{"hwk"}})
+		a := granted(t, "a grant", present(w, bot, acme.sign(t, c), "resource", oauthtest.CRM))
+		says := claimsOf(t, w, a.Token(), oauthtest.CRM)
+		act, _ := says["act"].(map[string]any)
+		if says["sub"] != string(estover.User(alice)) || act["sub"] != names(bot)[0] || act["act"] != nil || says["client_id"] != bot.ID {
+			t.Errorf("the token says %v", says)
+		}
+		if says["auth_time"] != float64(since) || says["acr"] != nil || says["amr"] != nil {
+			t.Errorf("of how the person signed in it says %v %v %v: a class is what we vouch for", says["auth_time"], says["acr"], says["amr"])
+		}
+		if a.Text("refresh_token") != "" || a.Text("id_token") != "" || a.Text("issued_token_type") != "" {
+			t.Errorf("the answer is %s", a.Body)
+		}
+		if !w.Live(bot, a.Token()) {
+			t.Error("the token is not alive")
+		}
+		b := granted(t, "another, in an array of one audience", present(w, bot, acme.sign(t, with(acme.claims("u-alice", bot), map[string]any{"aud": []string{string(oauthtest.Issuer)}}))))
+		if one, two := a.Text("session"), b.Text("session"); one == "" || one == two || one == w.Ask(bot).Text("session") {
+			t.Errorf("the sessions are %q and %q, each of its own", one, two)
+		}
+		refused(t, "in a session that is there", present(w, bot, acme.sign(t, acme.claims("u-alice", bot)), "session", w.Ask(bot).Text("session")), 400, "invalid_request")
+		if n := count(t, d, `select count(*) from audit where action = 'token.issue' and outcome = 'done' and session_id = $1`, a.Text("session")); n != 1 {
+			t.Errorf("%d events of the session, want 1", n)
+		}
+
+		// Where to sign in is as good as a passkey, a class follows.
+		strong := trusted(t, w, "strong", nil, func(p *directory.ProviderSpec) { p.Strong = true })
+		strong.signIn(t, "u-bea")
+		c = with(strong.claims("u-bea", bot), map[string]any{"auth_time": since})
+		if says := said(t, granted(t, "of a strong provider", present(w, bot, strong.sign(t, c))).Token()); says["acr"] != "phr" {
+			t.Errorf("the class is %v", says["acr"])
+		}
+
+		// What the agent holds for a person ends when they leave.
+		if _, err := w.People.Disable(t.Context(), oauthtest.Admin, alice, "left"); err != nil {
+			t.Fatal(err)
+		}
+		if w.Live(bot, a.Token()) || w.Live(bot, b.Token()) {
+			t.Error("the tokens are alive although the person has left")
+		}
+		if got := present(w, bot, acme.sign(t, acme.claims("u-alice", bot))); got.Token() != "" || got.Status != 400 {
+			t.Errorf("for somebody who has left: %d %s", got.Status, got.Body)
+		}
+		// The grant type is the agent's to have.
+		other := w.Agent("other")
+		acme.signIn(t, "u-carl")
+		refused(t, "an agent without the grant type", present(w, other, acme.sign(t, acme.claims("u-carl", other))), 400, "unauthorized_client")
+	})
+}
+
+// A9 for identity assertion grants: whatever is missing, meant for others, of
+// another kind, about another client or about nobody who is known buys nothing.
+func TestA9IdentityAssertionGrantsFailClosed(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot, other := workload(w, "bot"), workload(w, "other")
+		acme := trusted(t, w, "acme", nil, nil)
+		acme.signIn(t, "u-alice")
+		now := d.Now().Unix()
+		for what, change := range map[string]map[string]any{
+			"no exp": {"exp": nil}, "no iat": {"iat": nil}, "no aud": {"aud": nil}, "an empty aud": {"aud": ""}, "no aud in the list": {"aud": []string{}},
+			"an aud of two": {"aud": []string{string(oauthtest.Issuer), "https://other.example"}}, "the token endpoint": {"aud": string(oauthtest.Issuer) + "/oauth/token"},
+			"another tenant": {"aud": string(oauthtest.Issuer) + "/t/other"}, "no sub": {"sub": nil}, "no iss": {"iss": nil}, "no jti": {"jti": nil},
+			"no client_id": {"client_id": nil}, "another's client_id": {"client_id": other.ID}, "expired": {"exp": now - 1}, "for an hour": {"exp": now + 3600},
+			"from the future": {"iat": now + 60}, "not yet": {"nbf": now + 60}, "another issuer": {"iss": "https://evil.example"}, "ourselves": {"iss": string(oauthtest.Issuer)},
+			"nobody who is known": {"sub": "u-nobody"}, "bound to a key that is not shown": {"cnf": map[string]any{"jkt": "x"}},
+			"bound to a certificate that is not shown": {"cnf": map[string]any{"x5t#S256": "x"}}, "bound in another way": {"cnf": map[string]any{"kid": "x"}},
+			"of somebody who acts for another": {"act": map[string]any{"sub": "x"}}, "for somebody else to take up": {"may_act": map[string]any{"sub": "x"}},
+			"limits that are not known": {"authorization_details": []any{map[string]any{"type": "x"}}}, "a resource that is none": {"resource": 1},
+			"a resource among others that is none": {"resource": []any{oauthtest.CRM, 1}}, "a resource that is no URI": {"resource": "crm"}, "a scope that is a list": {"scope": []string{"customer.read"}},
+		} {
+			refused(t, what, present(w, bot, acme.sign(t, with(acme.claims("u-alice", bot), change))), 400, "invalid_grant")
+		}
+		for _, typ := range []string{"JWT", "", "at+jwt", "dpop+jwt", "secevent+jwt", "token-introspection+jwt", "logout+jwt", "txntoken+jwt", "other"} {
+			raw := craft(t, map[string]any{"alg": "ES256", "kid": "platform-1", "typ": typ}, acme.claims("u-alice", bot), es256(t, acme.key))
+			refused(t, "the type "+typ, present(w, bot, raw), 400, "invalid_grant")
+		}
+		idToken := with(acme.claims("u-alice", bot), map[string]any{"nonce": "n", "client_id": nil, "aud": bot.ID})
+		refused(t, "an ID token", present(w, bot, craft(t, map[string]any{"alg": "ES256", "kid": "platform-1", "typ": "JWT"}, idToken, es256(t, acme.key))), 400, "invalid_grant")
+		refused(t, "a stranger's key", present(w, bot, craft(t, map[string]any{"alg": "ES256", "kid": "platform-1", "typ": "oauth-id-jag+jwt"}, acme.claims("u-alice", bot), es256(t, oauthtest.NewKey(t, "P-256")))), 400, "invalid_grant")
+		refused(t, "instead of the client's authentication", w.AskByAssertion(acme.sign(t, acme.claims("u-alice", bot))), 400, "invalid_grant")
+
+		// Neither kind of trust lets the tokens of the other count.
+		p := w.Platform("ci", nil, bot)
+		asGrant := with(p.Claims(bot), map[string]any{"client_id": bot.ID})
+		refused(t, "a grant of an issuer of workloads", present(w, bot, craft(t, map[string]any{"alg": "ES256", "kid": "platform-1", "typ": "oauth-id-jag+jwt"}, asGrant, es256(t, p.Key))), 400, "invalid_grant")
+		// Nor is a grant anything else.
+		w.Set(bot, agent.Client{GrantTypes: []string{assertionGrant, exchangeType}, Exchanges: []string{jwtType}})
+		refused(t, "a grant as a subject token", exchange(w, bot, acme.sign(t, acme.claims("u-alice", bot)), "subject_token_type", jwtType), 400, "invalid_grant")
+		refused(t, "a grant as a client assertion", w.AskWith(acme.sign(t, acme.claims("u-alice", bot))), 401, "invalid_client")
+		raw := acme.sign(t, acme.claims("u-alice", bot))
+		refused(t, "a grant as an access token", exchange(w, bot, raw), 400, "invalid_grant")
+		if w.Live(bot, raw) {
+			t.Error("a grant is alive as an access token")
+		}
+
+		// Bound to a key, and the key is shown: so is the token. Who has not got the
+		// key, and another client, use nothing up.
+		prover := w.Prover("P-256")
+		bound := acme.sign(t, with(acme.claims("u-alice", bot), map[string]any{"cnf": map[string]any{"jkt": prover.Thumbprint()}}))
+		refused(t, "bound, with another key", presentWith(w, bot, bound, w.Prover("P-256").Prove("")), 400, "invalid_grant")
+		refused(t, "bound, without a proof", present(w, bot, bound), 400, "invalid_grant")
+		refused(t, "bound, by another client", presentWith(w, other, bound, prover.Prove("")), 400, "invalid_grant")
+		a := granted(t, "bound, with its key", presentWith(w, bot, bound, prover.Prove("")))
+		if cnf, _ := said(t, a.Token())["cnf"].(map[string]any); cnf["jkt"] != prover.Thumbprint() || a.Text("token_type") != "DPoP" {
+			t.Errorf("the token is bound to %v", cnf)
+		}
+
+		// A trust or a provider that does not say enough.
+		for what, o := range map[string]*organisation{
+			"another issuer than the provider's": trusted(t, w, "one", func(s *federation.Spec) { s.Issuer = "https://elsewhere.example" }, nil),
+			"a provider that there is not":       trusted(t, w, "two", func(s *federation.Spec) { s.Provider = "nobody" }, nil),
+			"a claim that people must have":      trusted(t, w, "three", nil, func(p *directory.ProviderSpec) { p.Claims = map[string]string{"hd": "acme.example"} }),
+			"an algorithm that is not listed":    trusted(t, w, "four", func(s *federation.Spec) { s.Algorithms = []string{"EdDSA"} }, nil),
+		} {
+			o.signIn(t, "u-alice")
+			refused(t, what, present(w, bot, o.sign(t, o.claims("u-alice", bot))), 400, "invalid_grant")
+			if what == "a claim that people must have" {
+				granted(t, what+", and has", present(w, bot, o.sign(t, with(o.claims("u-alice", bot), map[string]any{"hd": "acme.example"}))))
+			}
+		}
+		for what, change := range map[string]func(*federation.Spec){
+			"another audience": func(s *federation.Spec) { s.Audience = "https://other.example" }, "no audience": func(s *federation.Spec) { s.Audience = "" },
+			"no provider": func(s *federation.Spec) { s.Provider = "" }, "another kind": func(s *federation.Spec) { s.Kind = "people" },
+			"rules": func(s *federation.Spec) {
+				s.Rules = []federation.Rule{{Agent: bot.ID, Claims: map[string]string{"sub": "x"}}}
+			},
+		} {
+			s := acme.trust.Spec
+			s.Name, s.Issuer = "five", "https://five.example"
+			change(&s)
+			if _, err := w.Trusts.Put(t.Context(), oauthtest.Admin, s, ""); estover.KindOf(err) != estover.Invalid {
+				t.Errorf("a trust with %s: %v, want that it is refused", what, err)
+			}
+		}
+		if err := w.Trusts.Retire(t.Context(), oauthtest.Admin, acme.trust.ID); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, "a trust that is no more", present(w, bot, acme.sign(t, acme.claims("u-alice", bot))), 400, "invalid_grant")
+	})
+}
+
+// A19 for identity assertion grants: scope and resource are those of the grant or
+// fewer, and never more than the agent has.
+func TestA19IdentityAssertionGrantsDoNotWiden(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot := workload(w, "bot")
+		acme := trusted(t, w, "acme", nil, nil)
+		acme.signIn(t, "u-alice")
+		ask := func(change map[string]any, pairs ...string) oauthtest.Answer {
+			return present(w, bot, acme.sign(t, with(acme.claims("u-alice", bot), change)), pairs...)
+		}
+		for _, c := range []struct {
+			what   string
+			change map[string]any
+			pairs  []string
+			want   string
+		}{
+			{"all that the agent has", nil, []string{"resource", oauthtest.CRM}, "customer.read customer.update"},
+			{"the scope of the grant", map[string]any{"scope": "customer.read customer.delete"}, []string{"resource", oauthtest.CRM}, "customer.read"},
+			{"less than the grant", map[string]any{"scope": "customer.read customer.update"}, []string{"resource", oauthtest.CRM, "scope", "customer.update"}, "customer.update"},
+			{"the resource of the grant", map[string]any{"resource": oauthtest.CRM}, nil, "customer.read customer.update"},
+			{"one of its resources", map[string]any{"resource": []string{oauthtest.CRM, oauthtest.Tickets}}, []string{"resource", oauthtest.Tickets}, "ticket.read"},
+		} {
+			if a := granted(t, c.what, ask(c.change, c.pairs...)); a.Text("scope") != c.want {
+				t.Errorf("%s: the scope is %q, want %q", c.what, a.Text("scope"), c.want)
+			}
+		}
+		refused(t, "a resource that the grant does not name", ask(map[string]any{"resource": oauthtest.CRM}, "resource", oauthtest.Tickets), 400, "invalid_target")
+		refused(t, "none of its resources", ask(map[string]any{"resource": []string{}}, "resource", oauthtest.CRM), 400, "invalid_target")
+		refused(t, "a scope that the grant does not name", ask(map[string]any{"scope": "customer.read"}, "resource", oauthtest.CRM, "scope", "customer.update"), 400, "invalid_scope")
+		refused(t, "a grant without scope", ask(map[string]any{"scope": ""}, "resource", oauthtest.CRM), 400, "invalid_scope")
+		refused(t, "what the agent does not have", ask(map[string]any{"scope": "customer.delete"}, "resource", oauthtest.CRM), 400, "invalid_scope")
+		// What is handed on of it is bounded in the same way.
+		a := granted(t, "a narrow one", ask(map[string]any{"scope": "customer.read"}, "resource", oauthtest.CRM))
+		w.Set(bot, agent.Client{GrantTypes: []string{assertionGrant, exchangeType}})
+		refused(t, "exchanged for more", exchange(w, bot, a.Token(), "scope", "customer.update"), 400, "invalid_scope")
+		says := said(t, granted(t, "exchanged for the same", exchange(w, bot, a.Token())).Token())
+		if says["scope"] != "customer.read" || says["sub"] != said(t, a.Token())["sub"] {
+			t.Errorf("what was exchanged says %v", says)
+		}
+		w.Decider.Set(oauthtest.Deny("token.issue"))
+		refused(t, "what policy denies", ask(nil), 400, "access_denied")
+	})
+}
+
+// However many present one identity assertion grant at once, on one node or two,
+// exactly one gets a token and there is one session; a refusal uses it up. No
+// setting of a trust has it otherwise.
+func TestIdentityAssertionGrantsAreGoodOnce(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		key := t.TempDir() + "/root.key"
+		one, two := oauthtest.Node(t, d, key), oauthtest.Node(t, d, key)
+		bot := workload(one, "bot")
+		two.Access.Grant(bot.ID, oauthtest.CRM, "customer.read")
+		acme := trusted(t, one, "acme", nil, nil)
+		acme.signIn(t, "u-alice")
+		raw := acme.sign(t, acme.claims("u-alice", bot))
+		var won []oauthtest.Answer
+		var mu sync.Mutex
+		atOnce(64, func(i int) struct{} {
+			a := present([]*oauthtest.World{one, two}[i%2], bot, raw, "resource", oauthtest.CRM)
+			mu.Lock()
+			defer mu.Unlock()
+			if a.Token() != "" {
+				won = append(won, a)
+			} else {
+				refused(t, "a replay", a, 400, "invalid_grant")
+			}
+			return struct{}{}
+		})
+		if len(won) != 1 {
+			t.Fatalf("%d of 64 presentations of one grant got a token, want 1", len(won))
+		}
+		if !one.Live(bot, won[0].Token()) {
+			t.Error("the token of the one is not alive")
+		}
+		if n := count(t, d, "select count(*) from session where agent_id = $1", bot.ID); n != 1 {
+			t.Errorf("%d sessions, want 1", n)
+		}
+		if n := count(t, d, "select count(*) from oauth_grant where client_id = $1", bot.ID); n != 1 {
+			t.Errorf("%d grants, want 1", n)
+		}
+		spent := acme.sign(t, acme.claims("u-alice", bot))
+		refused(t, "for a resource that there is not", present(one, bot, spent, "resource", "https://none.example"), 400, "invalid_target")
+		refused(t, "again, after a refusal", present(one, bot, spent), 400, "invalid_grant")
+		// The same jti of another issuer is another grant.
+		other := trusted(t, one, "other", nil, nil)
+		other.signIn(t, "u-alice")
+		c := acme.claims("u-alice", bot)
+		granted(t, "of one issuer", present(one, bot, acme.sign(t, c)))
+		granted(t, "of another", present(one, bot, other.sign(t, with(c, map[string]any{"iss": other.trust.Issuer}))))
+	})
+}
+
+// Who looks at trusts learns whom a grant is about, and why it says nothing.
+func TestIdentityAssertionGrantsAreExplained(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot := workload(w, "bot")
+		acme := trusted(t, w, "acme", nil, nil)
+		alice := acme.signIn(t, "u-alice")
+		e, err := w.Trusts.Explain(t.Context(), oauthtest.Admin, acme.sign(t, acme.claims("u-alice", bot)))
+		if err != nil || !e.Accepted || e.Agent != bot.ID || e.Person != alice || e.Trust != "acme" {
+			t.Errorf("a good grant is explained as %+v (%v)", e, err)
+		}
+		e, err = w.Trusts.Explain(t.Context(), oauthtest.Admin, acme.sign(t, acme.claims("u-nobody", bot)))
+		if err != nil || e.Accepted || !strings.Contains(e.Why, "not known here") {
+			t.Errorf("a grant about nobody is explained as %+v (%v)", e, err)
+		}
+	})
+}
