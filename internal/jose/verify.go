@@ -165,6 +165,9 @@ type Unverified struct {
 	Issuer   string
 	Subject  string
 	Audience []string
+
+	parsed *parsed
+	claims *Claims
 }
 
 // Peek reads a token without verifying it.
@@ -177,7 +180,12 @@ func Peek(token string) (Unverified, error) {
 	if err != nil {
 		return Unverified{}, err
 	}
-	return Unverified{p.header, c.Issuer, c.Subject, c.Audience}, nil
+	return Unverified{p.header, c.Issuer, c.Subject, c.Audience, p, c}, nil
+}
+
+// Verify checks the token that was read, without reading it again ([Verify]).
+func (u Unverified) Verify(purpose Purpose, keys *Keys, want Expected) (*Claims, error) {
+	return u.parsed.verify(purpose, u.claims, keys, want)
 }
 
 // Verify checks a token and returns what it says. The keys are those of
@@ -186,13 +194,18 @@ func Peek(token string) (Unverified, error) {
 // Whether a token was presented before, and whether what it stands for is
 // still alive, is for the caller to ask.
 func Verify(purpose Purpose, keys *Keys, token string, want Expected) (*Claims, error) {
-	k := kinds[purpose]
-	if k == nil {
-		return nil, ErrInvalid.With("There are no tokens for %q.", purpose)
-	}
 	p, err := parse(token)
 	if err != nil {
 		return nil, err
+	}
+	return p.verify(purpose, nil, keys, want)
+}
+
+// verify checks the token. Its claims are nil if they were not read yet.
+func (p *parsed) verify(purpose Purpose, claims *Claims, keys *Keys, want Expected) (*Claims, error) {
+	k := kinds[purpose]
+	if k == nil {
+		return nil, ErrInvalid.With("There are no tokens for %q.", purpose)
 	}
 	if !k.typed(p.header.Type, want.Types) {
 		return nil, ErrInvalid.With("The token is of another type.")
@@ -204,12 +217,14 @@ func Verify(purpose Purpose, keys *Keys, token string, want Expected) (*Claims, 
 	if err != nil {
 		return nil, err
 	}
-	c, err := p.read()
-	if err != nil {
-		return nil, err
+	if claims == nil {
+		if claims, err = p.read(); err != nil {
+			return nil, err
+		}
 	}
+	c := *claims
 	c.Key = key
-	return c, k.check(c, want)
+	return &c, k.check(&c, want)
 }
 
 // signer finds the key that signed the token.

@@ -32,6 +32,8 @@ type presented struct {
 	id        string
 	secret    string
 	assertion string
+
+	unverified jose.Unverified // the assertion, as it was read
 }
 
 // assertionType is the one type of client assertion (RFC 7523, section 2.2).
@@ -134,7 +136,7 @@ func (p *presented) peek() error {
 	if p.id != "" && p.id != unverified.Subject {
 		return errClient.With("The parameter client_id is not the subject of the assertion.")
 	}
-	p.id = unverified.Subject
+	p.id, p.unverified = unverified.Subject, unverified
 	return nil
 }
 
@@ -166,7 +168,7 @@ func (d *Door) prove(r *http.Request, a *authenticated, p presented) error {
 	}
 	switch p.method {
 	case token.PrivateKeyJWT:
-		err = d.proveByKey(a, p.assertion)
+		err = d.proveByKey(a, p.unverified)
 	case token.TLSClientAuth, token.SelfSignedTLS:
 		err = d.proveByCertificate(r, a)
 	default:
@@ -190,7 +192,7 @@ func (d *Door) prove(r *http.Request, a *authenticated, p presented) error {
 // draft-ietf-oauth-rfc7523bis-10: the audience is the issuer as one string).
 // That it was not presented before is made sure of by the transaction that it
 // buys something in.
-func (d *Door) proveByKey(a *authenticated, assertion string) error {
+func (d *Door) proveByKey(a *authenticated, assertion jose.Unverified) error {
 	issuer := d.Tokens.Issuer.Of(a.caller.Tenant)
 	want := jose.Expected{
 		Now: d.now(), Issuer: a.client.ID, Subject: a.client.ID, Audiences: []string{issuer}, Algorithms: a.client.Algorithms,
@@ -203,7 +205,7 @@ func (d *Door) proveByKey(a *authenticated, assertion string) error {
 		if !set.Expires.IsZero() && !want.Now.Before(set.Expires) {
 			continue
 		}
-		claims, err := jose.Verify(jose.ClientAssertion, set.Keys, assertion, want)
+		claims, err := assertion.Verify(jose.ClientAssertion, set.Keys, want)
 		if err != nil {
 			if errors.Is(why, jose.ErrUnknownKey) {
 				why = err
