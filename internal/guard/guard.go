@@ -89,11 +89,20 @@ type Decision struct {
 	Facts       map[string]any
 	InputDigest string // SHA-256 of the input, in hex
 	Obligations []Obligation
+	Encoded     json.RawMessage `json:"-"` // [Encoded] of them; nil if that is to be done for each event
 
 	// Told is shared by the decisions whose facts are the same, so that one
 	// event has them and the others name it. Nil if every event is to have its
 	// own.
 	Told *Told `json:"-"`
+}
+
+// Encoded is the obligations as JSON, for answers that are given many times.
+func Encoded(list []Obligation) json.RawMessage {
+	if len(list) == 0 {
+		return nil
+	}
+	return appendAny(nil, list)
 }
 
 // A Told is in which event facts stand. The zero value is in none. It is safe
@@ -450,12 +459,14 @@ type DecisionRecord struct {
 	FactsIn     string         `json:"facts_in,omitempty"` // the event, of the last minute before, that has the facts
 	InputDigest string         `json:"input_digest,omitempty"`
 	Obligations []Obligation   `json:"obligations,omitempty"`
+
+	encoded json.RawMessage
 }
 
 func record(d Decision) DecisionRecord {
 	return DecisionRecord{
 		Allow: d.Allow, Reasons: d.Reasons, Rule: d.Rule, Message: d.Message, Next: d.Next, Engine: d.Engine, Revision: d.Revision,
-		Facts: d.Facts, InputDigest: d.InputDigest, Obligations: d.Obligations,
+		Facts: d.Facts, InputDigest: d.InputDigest, Obligations: d.Obligations, encoded: d.Encoded,
 	}
 }
 
@@ -486,7 +497,10 @@ func (r DecisionRecord) AppendJSON(b []byte) []byte {
 	}
 	member("facts_in", r.FactsIn)
 	member("input_digest", r.InputDigest)
-	if len(r.Obligations) > 0 {
+	switch {
+	case r.encoded != nil:
+		b = append(append(b, `,"obligations":`...), r.encoded...)
+	case len(r.Obligations) > 0:
 		b = appendAny(append(b, `,"obligations":`...), r.Obligations)
 	}
 	return append(b, '}')

@@ -45,6 +45,7 @@ type answer struct {
 	digest      string
 	facts       map[string]any
 	obligations []guard.Obligation
+	encoded     json.RawMessage
 	told        guard.Told
 }
 
@@ -162,6 +163,7 @@ func (d *Decider) evaluate(ctx context.Context, r *revision, k *known, op guard.
 	if a.obligations, err = d.duty(ctx, r, k, facts, input, now); err != nil {
 		return d.fail(ctx, op, r, err)
 	}
+	a.encoded = guard.Encoded(a.obligations)
 	text := k.appendJSON(make([]byte, 0, 1536), facts)
 	a.digest, a.facts = digest(text), map[string]any{"input": json.RawMessage(text)}
 	if keep {
@@ -175,7 +177,7 @@ func (d *Decider) evaluate(ctx context.Context, r *revision, k *known, op guard.
 func (a *answer) decision(r *revision, engine string) guard.Decision {
 	return guard.Decision{
 		Allow: true, Rule: a.rule, Engine: engine, Revision: r.digest,
-		Facts: a.facts, InputDigest: a.digest, Obligations: a.obligations, Told: &a.told,
+		Facts: a.facts, InputDigest: a.digest, Obligations: a.obligations, Encoded: a.encoded, Told: &a.told,
 	}
 }
 
