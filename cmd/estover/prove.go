@@ -34,15 +34,17 @@ func newProver(first string) (*prover, error) {
 }
 
 // sign adds a proof to a request, for the access token in it, if there is one.
-func (p *prover) sign(req *http.Request, token string) error {
+// It gives the nonce in the proof.
+func (p *prover) sign(req *http.Request, token string) (nonce string, err error) {
 	at := *req.URL
 	at.RawQuery, at.Fragment = "", ""
 	claims := map[string]any{"jti": rand.Text(), "htm": req.Method, "htu": at.String(), "iat": time.Now().Unix()}
 	p.mu.Lock()
-	if p.nonce != "" {
-		claims["nonce"] = p.nonce
-	}
+	nonce = p.nonce
 	p.mu.Unlock()
+	if nonce != "" {
+		claims["nonce"] = nonce
+	}
 	if token != "" {
 		sum := sha256.Sum256([]byte(token))
 		claims["ath"] = base64.RawURLEncoding.EncodeToString(sum[:])
@@ -51,19 +53,20 @@ func (p *prover) sign(req *http.Request, token string) error {
 	if err == nil {
 		req.Header.Set("DPoP", proof)
 	}
-	return err
+	return nonce, err
 }
 
 // told takes the nonce of an answer, and reports whether the request is to be
-// sent again with it.
-func (p *prover) told(res *http.Response) bool {
+// sent again with it: it was sent with another one, whatever others have heard
+// meanwhile.
+func (p *prover) told(res *http.Response, sent string) bool {
 	next := res.Header.Get("DPoP-Nonce")
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if next == "" || next == p.nonce {
+	if next == "" || next == sent {
 		return false
 	}
+	p.mu.Lock()
 	p.nonce = next
+	p.mu.Unlock()
 	// At the token endpoint the body says so; there any refusal with another
 	// nonce is worth a second try.
 	return res.StatusCode == http.StatusBadRequest ||
@@ -78,10 +81,10 @@ func (c *client) exchange(token string, build func() (*http.Request, error)) (*h
 		if err != nil {
 			return nil, err
 		}
-		scheme := "Bearer "
+		scheme, nonce := "Bearer ", ""
 		if c.prover != nil {
 			scheme = "DPoP "
-			if err := c.prover.sign(req, token); err != nil {
+			if nonce, err = c.prover.sign(req, token); err != nil {
 				return nil, err
 			}
 		}
@@ -89,7 +92,7 @@ func (c *client) exchange(token string, build func() (*http.Request, error)) (*h
 			req.Header.Set("Authorization", scheme+token)
 		}
 		res, err := c.http.Do(req)
-		if err != nil || c.prover == nil || !c.prover.told(res) || again {
+		if err != nil || c.prover == nil || !c.prover.told(res, nonce) || again {
 			return res, err
 		}
 		_ = res.Body.Close()
