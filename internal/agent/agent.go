@@ -125,6 +125,9 @@ var (
 	ErrInvalid = &estover.Error{Kind: estover.Invalid, Code: "agent_invalid", Detail: "This cannot be said of an agent."}
 	// ErrNameTaken is returned when another agent has the name, or had it.
 	ErrNameTaken = &estover.Error{Kind: estover.Conflict, Code: "agent_name_taken", Detail: "Another agent has this name or had it until it was retired. Choose another one; names are never used twice."}
+	// ErrMetadataTaken is returned when another agent is the registration of a
+	// metadata URL.
+	ErrMetadataTaken = &estover.Error{Kind: estover.Conflict, Code: "agent_metadata_url_taken", Detail: "Another agent has this metadata URL. One URL is one agent's."}
 	// ErrSponsor is returned when nobody who is there would answer for the agent.
 	ErrSponsor = &estover.Error{Kind: estover.Invalid, Code: "sponsor_invalid", Detail: "The sponsor must be an active person. `estover person list` shows who there is."}
 	// ErrRetired is returned when something is to be done with an agent that is retired.
@@ -350,6 +353,16 @@ type Filter struct {
 // MaxPage is the most that one page of a list holds, and what it holds if
 // nothing is asked.
 const MaxPage = 200
+
+// ByMetadataURL is the id of the agent that is the registration of a metadata
+// URL, or [ErrNotFound].
+func (r *Registry) ByMetadataURL(ctx context.Context, tenant estover.TenantID, url string) (id string, err error) {
+	err = r.guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
+		id, err = findMetadata(ctx, tx, url)
+		return err
+	})
+	return id, err
+}
 
 // List shows agents by name. next is where the following page begins (pass it
 // as after), or "" at the end.

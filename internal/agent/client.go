@@ -15,7 +15,13 @@ import (
 // 3.4, RFC 9449, section 5.2, RFC 9126, section 6), where there is one. The
 // zero value is an agent that asks for tokens by its own credentials and is
 // bound by no further rule.
+//
+// An agent with a metadata URL is the registration of that URL, and of no other
+// client: the document there says what its keys and redirect URIs are, and the
+// settings here how far it may go. Its grant types are those that both name; of
+// redirect URIs and methods, none named here means whichever it names.
 type Client struct {
+	MetadataURL      string   `json:"metadata_url,omitempty" maxLength:"1024" doc:"The https URL of a document in which it says itself what it is: a Client ID Metadata Document. The URL is then its one client_id."`
 	GrantTypes       []string `json:"grant_types,omitempty" enum:"client_credentials,authorization_code,refresh_token,urn:ietf:params:oauth:grant-type:token-exchange,urn:ietf:params:oauth:grant-type:jwt-bearer,urn:ietf:params:oauth:grant-type:device_code,urn:openid:params:grant-type:ciba" doc:"The grant types that it may use. Every agent has client_credentials, named or not."`
 	RedirectURIs     []string `json:"redirect_uris,omitempty" doc:"Where a browser may be sent back to with a code. They are compared exactly, except for the port of a loopback address."`
 	DefaultResource  string   `json:"default_resource,omitempty" maxLength:"2048" doc:"The identifier of the resource that it means when it names none."`
@@ -35,6 +41,7 @@ type Client struct {
 const (
 	maxURI       = 2048             // bytes
 	maxURIs      = 20               // of one kind
+	maxMetadata  = 1024             // bytes of a metadata URL
 	longestToken = 30 * time.Minute // an access token never lives longer
 )
 
@@ -63,6 +70,9 @@ func checkClient(c Client, wrong func(field, format string, args ...any)) *Clien
 	// Every client has this one, so that naming it says nothing.
 	c.GrantTypes = sorted(slices.DeleteFunc(c.GrantTypes, func(g string) bool { return g == "client_credentials" }))
 	c.Methods = set("token_endpoint_auth_methods", c.Methods, words("Methods"))
+	if c.MetadataURL != "" {
+		c.checkMetadata(wrong)
+	}
 	if len(c.Methods) > 1 && slices.Contains(c.Methods, "none") {
 		wrong("token_endpoint_auth_methods", "A client that need not authenticate (none) has no other method beside.")
 	}
@@ -76,11 +86,11 @@ func checkClient(c Client, wrong func(field, format string, args ...any)) *Clien
 		wrong("redirect_uris", "A client has at most %d of them.", maxURIs)
 	}
 	for i, uri := range c.RedirectURIs {
-		if why := redirect(uri); why != "" {
+		if why := RedirectURI(uri); why != "" {
 			wrong(fmt.Sprintf("redirect_uris[%d]", i), "%s", why)
 		}
 	}
-	if slices.Contains(c.GrantTypes, "authorization_code") && len(c.RedirectURIs) == 0 {
+	if slices.Contains(c.GrantTypes, "authorization_code") && len(c.RedirectURIs) == 0 && c.MetadataURL == "" {
 		wrong("redirect_uris", "A client that uses authorization_code names where a browser may be sent back to.")
 	}
 	if c.DefaultResource != "" {
@@ -113,6 +123,50 @@ func checkClient(c Client, wrong func(field, format string, args ...any)) *Clien
 	return &c
 }
 
+// MetadataMethods are the ways in which a client may authenticate that is known
+// by its document: what is there is public, so that there are no secrets.
+var MetadataMethods = []string{"none", "private_key_jwt"}
+
+// checkMetadata says what is wrong about a client that is known by its document.
+func (c *Client) checkMetadata(wrong func(field, format string, args ...any)) {
+	if why := MetadataURL(c.MetadataURL); why != "" {
+		wrong("metadata_url", "%s", why)
+	}
+	for i, m := range c.Methods {
+		if !slices.Contains(MetadataMethods, m) {
+			wrong(fmt.Sprintf("token_endpoint_auth_methods[%d]", i), "A client with a metadata_url authenticates by %s, not by %s.", strings.Join(MetadataMethods, " or "), m)
+		}
+	}
+}
+
+// MetadataURL says why a URL is none by which a client may be known, "" if it is
+// one (draft-ietf-oauth-client-id-metadata-document-01, section 3). It is
+// compared as a string, so whatever two parsers could read differently is
+// refused.
+func MetadataURL(s string) string {
+	u, err := url.Parse(s)
+	switch {
+	case len(s) > maxMetadata, err != nil, !plainURI(s), u.Scheme != "https", u.Host == "":
+		return "A metadata URL is a plain URL that begins with https://."
+	case strings.Contains(s, "#"):
+		return "A metadata URL has no fragment."
+	case u.User != nil:
+		return "A metadata URL has no user in it."
+	case !plainHost(u):
+		return "The host of a metadata URL is one name in small letters, without a dot at its end."
+	case u.EscapedPath() == "" || u.EscapedPath() == "/":
+		return "A metadata URL has a path, as https://app.example/client.json."
+	case hasDotSegment(u.EscapedPath()):
+		return "The path of a metadata URL has no segments of dots."
+	}
+	return ""
+}
+
+// plainHost reports whether the host of a URL has one spelling.
+func plainHost(u *url.URL) bool {
+	return strings.Trim(u.Host, "abcdefghijklmnopqrstuvwxyz0123456789.-:[]") == "" && !strings.HasSuffix(u.Hostname(), ".")
+}
+
 // sorted is a list without what it has twice; nil if nothing is in it.
 func sorted(list []string) []string {
 	if len(list) == 0 {
@@ -136,10 +190,10 @@ func identifier(uri, field string, wrong func(field, format string, args ...any)
 	return strings.TrimSuffix(u.String(), "/")
 }
 
-// redirect says why a URI is none that a browser may be sent back to, "" if it
+// RedirectURI says why a URI is none that a browser may be sent back to, "" if it
 // is one. It must be written so that every parser reads the same (RFC 9700,
 // section 4.1): whatever is not plain is refused, not repaired.
-func redirect(uri string) string {
+func RedirectURI(uri string) string {
 	u, err := url.Parse(uri)
 	switch {
 	case err != nil, u.Host == "", len(uri) > maxURI, !plainURI(uri):
@@ -148,7 +202,7 @@ func redirect(uri string) string {
 		return "A redirect URI has no fragment."
 	case u.User != nil:
 		return "A redirect URI has no user in it."
-	case strings.Trim(u.Host, "abcdefghijklmnopqrstuvwxyz0123456789.-:[]") != "" || strings.HasSuffix(u.Hostname(), "."):
+	case !plainHost(u):
 		return "The host of a redirect URI is one name in small letters, without a dot at its end."
 	case hasDotSegment(u.EscapedPath()):
 		return "The path of a redirect URI has no segments of dots."

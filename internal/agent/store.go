@@ -47,6 +47,40 @@ func (c *Client) stored() any {
 	return string(b)
 }
 
+// metadata is the metadata URL of an agent, nil without one. It is a column of
+// its own, so that there is one agent for each.
+func (a *Agent) metadata() any {
+	if a.Client == nil || a.Client.MetadataURL == "" {
+		return nil
+	}
+	return a.Client.MetadataURL
+}
+
+// findMetadata is the id of the agent with a metadata URL. One that is retired
+// has given it up.
+func findMetadata(ctx context.Context, tx *db.Tx, url string) (id string, err error) {
+	err = tx.QueryRow(ctx, `select id from agent where tenant_id = $1 and metadata_url = $2 and ended_at is null`, tx.Tenant(), url).Scan(&id)
+	if errors.Is(err, db.ErrNoRows) {
+		err = ErrNotFound
+	}
+	return id, err
+}
+
+// freeMetadata makes sure that the metadata URL of an agent is no other agent's.
+// Two that take it at once are told apart by an index.
+func freeMetadata(ctx context.Context, tx *db.Tx, a Agent) error {
+	if a.metadata() == nil || !a.EndedAt.IsZero() {
+		return nil
+	}
+	switch id, err := findMetadata(ctx, tx, a.Client.MetadataURL); {
+	case errors.Is(err, ErrNotFound), err == nil && id == a.ID:
+		return nil
+	case err != nil:
+		return err
+	}
+	return ErrMetadataTaken.At("client.metadata_url")
+}
+
 func find(ctx context.Context, tx *db.Tx, id string) (Agent, error) {
 	return withHolds(ctx, tx, "select "+agentColumns+" from agent where tenant_id = $1 and id = $2", id)
 }
@@ -123,25 +157,38 @@ func list(ctx context.Context, tx *db.Tx, f Filter, after string, limit int) (ag
 	return agents, err
 }
 
-// insert adds an agent, unless the name is taken.
+// insert adds an agent, unless its name or its metadata URL is taken.
 func insert(ctx context.Context, tx *db.Tx, a Agent) error {
+	if err := freeMetadata(ctx, tx, a); err != nil {
+		return err
+	}
 	n, err := tx.Exec(ctx, `insert into agent (tenant_id, id, name, blueprint, sponsor, team, environment, purposes, clearance, tier, segments,
-			expires_at, managed_by, created_at, epoch, client)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) on conflict do nothing`,
+			expires_at, managed_by, created_at, epoch, client, metadata_url)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+		on conflict (tenant_id, name) do nothing`,
 		tx.Tenant(), a.ID, a.Name, a.Blueprint, a.Sponsor, a.Team, a.Environment, a.Purposes, a.Clearance, a.Tier, a.Segments,
-		a.ExpiresAt, a.ManagedBy, a.CreatedAt, a.Epoch, a.Client.stored())
-	if err == nil && n == 0 {
+		a.ExpiresAt, a.ManagedBy, a.CreatedAt, a.Epoch, a.Client.stored(), a.metadata())
+	switch {
+	case err == nil && n == 0:
 		return ErrNameTaken.At("name")
+	case db.Taken(err):
+		return ErrMetadataTaken.At("client.metadata_url")
 	}
 	return err
 }
 
 func update(ctx context.Context, tx *db.Tx, a Agent) error {
+	if err := freeMetadata(ctx, tx, a); err != nil {
+		return err
+	}
 	_, err := tx.Exec(ctx, `update agent set blueprint = $3, sponsor = $4, team = $5, environment = $6, purposes = $7, clearance = $8,
-			tier = $9, segments = $10, expires_at = $11, ended_at = $12, epoch = $13, client = $14
+			tier = $9, segments = $10, expires_at = $11, ended_at = $12, epoch = $13, client = $14, metadata_url = $15
 		where tenant_id = $1 and id = $2`,
 		tx.Tenant(), a.ID, a.Blueprint, a.Sponsor, a.Team, a.Environment, a.Purposes, a.Clearance,
-		a.Tier, a.Segments, a.ExpiresAt, a.EndedAt, a.Epoch, a.Client.stored())
+		a.Tier, a.Segments, a.ExpiresAt, a.EndedAt, a.Epoch, a.Client.stored(), a.metadata())
+	if db.Taken(err) {
+		err = ErrMetadataTaken.At("client.metadata_url")
+	}
 	return err
 }
 

@@ -11,13 +11,22 @@ import (
 	"estover.dev/internal/token"
 )
 
-// ClientOf is an agent as an OAuth client, the one whose id is the agent's.
+// ClientOf is an agent as an OAuth client: the one whose id is the agent's, or
+// that is known by a URL. That one has no credentials here, since its document
+// says what its keys are, and [Documents.Client] makes the most of it.
 // alive says why it may not act, if it may not; it is asked at each use.
 func ClientOf(s *agent.Snapshot, alive func(ctx context.Context, now time.Time) error) (*token.Client, error) {
 	c := &token.Client{
 		ID: s.ID, Subject: estover.Agent(s.ID), Purposes: s.Purposes, GrantTypes: []string{token.Own}, Alive: alive,
 	}
+	settings := s.Client
+	if settings != nil {
+		c.URL = settings.MetadataURL
+	}
 	for _, one := range s.Credentials {
+		if c.URL != "" {
+			break
+		}
 		if one.Backup {
 			c.Backup = append(c.Backup, one.ID)
 		}
@@ -40,11 +49,13 @@ func ClientOf(s *agent.Snapshot, alive func(ctx context.Context, now time.Time) 
 			c.Certified = append(c.Certified, token.Certified{Credential: one.ID, Names: one.Certificate.Names, Roots: roots, Expires: one.ExpiresAt})
 		}
 	}
-	settings := s.Client
 	if settings == nil {
 		return c, nil
 	}
 	c.GrantTypes = append(c.GrantTypes, settings.GrantTypes...)
+	if c.URL != "" {
+		c.Methods = agent.MetadataMethods
+	}
 	if len(settings.Methods) > 0 {
 		allowed := append(c.Methods, token.Public)
 		c.Methods = slices.DeleteFunc(slices.Clone(settings.Methods), func(m string) bool { return !slices.Contains(allowed, m) })

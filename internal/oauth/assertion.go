@@ -115,7 +115,7 @@ func (d *Door) identify(r *http.Request, tenant estover.TenantID, f form, x *ass
 	default:
 		return a, err
 	}
-	if id := f.get("client_id"); id != "" && id != w.Agent {
+	if id := f.get("client_id"); id != "" && id != a.client.Name() {
 		err = errGrant.With("The parameter client_id is not the agent that the assertion is about.")
 		d.mistrust(r, a, w, err)
 		return a, err

@@ -160,10 +160,10 @@ func (d *Door) asked(ctx context.Context, tenant estover.TenantID, query string)
 	if !token.ClientID(id) {
 		return a, errAsking
 	}
-	a.client, err = d.Tokens.Clients.Client(ctx, tenant, id)
+	a.client, err = d.client(ctx, tenant, id)
 	switch kind := estover.KindOf(err); {
 	case kind == estover.NotFound, kind == estover.Unknown:
-		return a, errAsking.Because(err)
+		return a, unknown(err)
 	case err != nil:
 		return a, err
 	}
@@ -345,7 +345,7 @@ func (d *Door) agreed(r *page.Request, a *ask) (bool, error) {
 	if slices.Contains(a.prompts, "consent") || slices.Contains(a.client.Methods, token.Public) && !strings.HasPrefix(a.registered, "https://") {
 		return false, nil
 	}
-	who, err := d.Requester(r.Context(), r.Tenant, a.client.ID)
+	who, err := d.who(r.Context(), r.Tenant, a.client)
 	if err != nil {
 		return false, err
 	}
@@ -355,7 +355,7 @@ func (d *Door) agreed(r *page.Request, a *ask) (bool, error) {
 // complete sends the browser back with a code. With an answer the person has
 // just agreed.
 func (d *Door) complete(r *page.Request, a *ask, answer *page.Posted) error {
-	who, err := d.Requester(r.Context(), r.Tenant, a.client.ID)
+	who, err := d.who(r.Context(), r.Tenant, a.client)
 	if err != nil {
 		return d.refuse(r, a, err)
 	}

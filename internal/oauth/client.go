@@ -143,9 +143,12 @@ func (p *presented) peek() error {
 // prove holds what was presented against what is registered.
 func (d *Door) prove(r *http.Request, a *authenticated, p presented) error {
 	ctx := r.Context()
-	client, err := d.Tokens.Clients.Client(ctx, a.caller.Tenant, p.id)
+	client, err := d.client(ctx, a.caller.Tenant, p.id)
 	if err != nil {
 		if kind := estover.KindOf(err); kind == estover.NotFound || kind == estover.Unknown {
+			if errors.Is(err, errDocument) {
+				return err
+			}
 			return errClient.Because(err)
 		}
 		return err
@@ -195,7 +198,7 @@ func (d *Door) prove(r *http.Request, a *authenticated, p presented) error {
 func (d *Door) proveByKey(a *authenticated, assertion jose.Unverified) error {
 	issuer := d.Tokens.Issuer.Of(a.caller.Tenant)
 	want := jose.Expected{
-		Now: d.now(), Issuer: a.client.ID, Subject: a.client.ID, Audiences: []string{issuer}, Algorithms: a.client.Algorithms,
+		Now: d.now(), Issuer: a.client.Name(), Subject: a.client.Name(), Audiences: []string{issuer}, Algorithms: a.client.Algorithms,
 	}
 	if a.client.LegacyAudience {
 		want.Audiences = append(want.Audiences, issuer+tokenPath)

@@ -33,6 +33,11 @@ type Requester struct {
 	Team    string
 	Sponsor string // the name of the person who answers for it
 
+	// Of a client that is known by a URL: the host of that, by what name it calls
+	// itself, and whether it has people sent nowhere but to their own machine.
+	Host, Calls string
+	OnlyLocal   bool
+
 	// Digest changes with anything that a person would want to be asked about
 	// again: what is above, and where the agent has people sent.
 	Digest string
@@ -95,7 +100,7 @@ func tells(identity []string, p directory.Person) (all []told) {
 
 // ask shows the person who wants what, and for how long.
 func (d *Door) ask(r *page.Request, a *ask) error {
-	who, err := d.Requester(r.Context(), r.Tenant, a.client.ID)
+	who, err := d.who(r.Context(), r.Tenant, a.client)
 	if err != nil {
 		return d.refuse(r, a, err)
 	}

@@ -345,7 +345,7 @@ func (d *Door) understood(r *page.Request, w *token.Waiting) (*ask, Requester, e
 	if err != nil {
 		return nil, Requester{}, err
 	}
-	who, err := d.Requester(r.Context(), r.Tenant, client.ID)
+	who, err := d.who(r.Context(), r.Tenant, client)
 	return a, who, err
 }
 

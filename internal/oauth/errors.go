@@ -26,15 +26,16 @@ var (
 // codes says which error of the protocol an error of the domain is, where its
 // kind does not say it.
 var codes = map[string]string{
-	"client_unknown":     "invalid_client",
-	"assertion_replayed": "invalid_client",
-	"login_required":     "login_required", // OpenID Connect Core, section 3.1.2.6
-	"consent_required":   "consent_required",
-	"session_not_found":  "invalid_grant",
-	"session_ended":      "invalid_grant",
-	"session_of_another": "invalid_grant",
-	"grant_ended":        "invalid_grant",
-	"purpose_unknown":    "invalid_request",
+	"client_unknown":          "invalid_client",
+	"client_document_invalid": "invalid_client",
+	"assertion_replayed":      "invalid_client",
+	"login_required":          "login_required", // OpenID Connect Core, section 3.1.2.6
+	"consent_required":        "consent_required",
+	"session_not_found":       "invalid_grant",
+	"session_ended":           "invalid_grant",
+	"session_of_another":      "invalid_grant",
+	"grant_ended":             "invalid_grant",
+	"purpose_unknown":         "invalid_request",
 }
 
 // protocol are the codes that are those of the protocol already.

@@ -1,14 +1,18 @@
 package oauth
 
 import (
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"unicode/utf8"
 
 	"estover.dev"
+	"estover.dev/internal/agent"
 	"estover.dev/internal/jose"
 	"estover.dev/internal/token"
 )
@@ -101,6 +105,50 @@ func FuzzClient(f *testing.F) {
 			if _, err := jose.Peek(p.assertion); err != nil && estover.KindOf(err) != estover.Unknown {
 				t.Fatalf("%q: %v", p.assertion, err)
 			}
+		}
+	})
+}
+
+// FuzzDocument: whatever a client says of itself, what is understood of it is
+// within what its agent may do, and can be shown.
+func FuzzDocument(f *testing.F) {
+	const at = "https://app.example/client.json"
+	for _, s := range []string{
+		"", "{}", `{"client_id":"` + at + `"}`, `{"client_id":"` + at + `","redirect_uris":["https://app.example/cb"],"token_endpoint_auth_method":"none"}`,
+		`{"client_id":"` + at + `","client_id":"` + at + `"}`, `{"client_id":"` + at + `","client_name":"\u202ex\n","redirect_uris":["app://x","http://127.0.0.1/cb"],"grant_types":["client_credentials","implicit"]}`,
+		`{"client_id":"` + at + `","redirect_uris":["https://app.example/cb"],"jwks":{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}}`,
+		`{"client_id":"` + at + `","client_secret":null}`, `{"client_id":"` + at + `","jwks":null,"redirect_uris":null}`,
+	} {
+		f.Add([]byte(s))
+	}
+	base := &token.Client{ID: "agt_x", URL: at, GrantTypes: []string{token.Own, token.Consented}, Methods: []string{token.Public, token.PrivateKeyJWT}}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		d, err := parseDocument(at, body)
+		var c *token.Client
+		if err == nil {
+			c, err = d.within(base)
+		}
+		if err != nil {
+			if !errors.Is(err, errDocument) {
+				t.Fatalf("%q: %v", body, err)
+			}
+			return
+		}
+		if len(c.Methods) != 1 || !slices.Contains(base.Methods, c.Methods[0]) || (c.Methods[0] == token.PrivateKeyJWT) != (len(c.KeySets) == 1) || c.ID != base.ID || c.URL != at {
+			t.Fatalf("%q is the client %+v", body, c)
+		}
+		for _, g := range c.GrantTypes {
+			if !base.May(g) {
+				t.Fatalf("%q may use %q", body, g)
+			}
+		}
+		for _, uri := range c.Redirects {
+			if why := agent.RedirectURI(uri); why != "" {
+				t.Fatalf("%q has browsers sent to %q: %s", body, uri, why)
+			}
+		}
+		if !utf8.ValidString(c.Said.Name) || strings.ContainsFunc(c.Said.Name, func(r rune) bool { return !strconv.IsPrint(r) }) || utf8.RuneCountInString(c.Said.Name) > maxClientName+1 {
+			t.Fatalf("%q is called %q", body, c.Said.Name)
 		}
 	})
 }

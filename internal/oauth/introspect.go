@@ -52,7 +52,7 @@ func (d *Door) introspect(w http.ResponseWriter, r *http.Request, tenant estover
 		answer(w, http.StatusOK, jsonType, body)
 		return
 	}
-	signed, err := d.signed(r, tenant, client.ID, body)
+	signed, err := d.signed(r, tenant, client.Name(), body)
 	if err != nil {
 		d.fail(w, r, err)
 		return
@@ -66,7 +66,7 @@ func (d *Door) signed(r *http.Request, tenant estover.TenantID, audience string,
 	if err != nil {
 		return "", err
 	}
-	// Neither the issuer nor the id of a client has a character to be escaped.
+	// Neither the issuer nor a client_id has a character to be escaped.
 	b := append(make([]byte, 0, len(body)+128), `{"iss":"`...)
 	b = append(b, d.Tokens.Issuer.Of(tenant)...)
 	b = append(b, `","aud":"`...)

@@ -36,7 +36,7 @@ type Metadata struct {
 	RevocationEndpoint         string   `json:"revocation_endpoint"`
 	GrantTypes                 []string `json:"grant_types_supported"`
 	GrantProfiles              []string `json:"authorization_grant_profiles_supported,omitempty"` // draft-ietf-oauth-identity-assertion-authz-grant-03, section 7.2
-	ResponseTypes              []string `json:"response_types_supported"` // required, and none where there is no authorization endpoint
+	ResponseTypes              []string `json:"response_types_supported"`                         // required, and none where there is no authorization endpoint
 	ResponseModes              []string `json:"response_modes_supported,omitempty"`
 	ChallengeMethods           []string `json:"code_challenge_methods_supported,omitempty"`               // RFC 7636
 	ResponseIssuer             bool     `json:"authorization_response_iss_parameter_supported,omitempty"` // RFC 9207
@@ -56,6 +56,7 @@ type Metadata struct {
 	Scopes                     []string `json:"scopes_supported,omitempty"`                      // beside those of resources, which say theirs
 	Claims                     []string `json:"claims_supported,omitempty"`
 	Classes                    []string `json:"acr_values_supported,omitempty"`
+	ClientDocuments            bool     `json:"client_id_metadata_document_supported,omitempty"`
 	RequestParameter           bool     `json:"request_parameter_supported"`
 	RequestURIParameter        bool     `json:"request_uri_parameter_supported"` // written out: the default is true
 }
@@ -109,6 +110,7 @@ func (d *Door) Metadata(tenant estover.TenantID) Metadata {
 		m.ResponseTypes, m.ResponseModes, m.ChallengeMethods, m.ResponseIssuer = []string{"code"}, []string{"query"}, []string{"S256"}, true
 		m.TokenMethods = append(slices.Clone(methods), token.Public) // for what a person has agreed to
 		m.RevocationMethods = m.TokenMethods
+		m.ClientDocuments = d.Documents != nil
 		m.UserInfoEndpoint, m.IDTokenAlgorithms = issuer+userinfoPath, jose.Algorithms(jose.IDToken)
 		m.Scopes, m.Claims, m.Classes = []string{token.OpenID, token.Profile, token.Email}, claims, []string{token.Phishproof}
 	}

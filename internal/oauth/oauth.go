@@ -16,6 +16,15 @@
 // are the actions that it is granted on a resource, and a resource is named by
 // its identifier.
 //
+// An agent may be the registration of a client that says itself what it is
+// ([Documents]). Then the URL of the document is the client_id, and the agent's id
+// is none: the client has one identifier, as RFC 6749, section 2.2, has it, and it
+// is what assertions, ID tokens (aud), access tokens and introspection (client_id;
+// RFC 9068, section 2.2, RFC 7662, section 2.2) say, since a client compares it
+// with the one that it knows. But a URL can be given to another agent, and an id
+// never is. So whatever is kept (grants, codes, consents, the record) names the
+// agent, sub and act do too, and an access token says in client_agent whose it is.
+//
 // # The pipeline
 //
 // A token request takes these steps, in this order, whatever its grant type:
@@ -97,6 +106,10 @@ type Config struct {
 	// Pages are where people are asked. Nil asks nobody, and there is no
 	// authorization endpoint.
 	Pages *page.Pages
+
+	// Documents are what clients say of themselves that are known by a URL. Nil
+	// knows no such client.
+	Documents *Documents
 
 	// Requester is what people are told of an agent that asks them.
 	Requester func(ctx context.Context, tenant estover.TenantID, client string) (Requester, error)

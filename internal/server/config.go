@@ -27,6 +27,7 @@ type Config struct {
 	Plain      bool     `flag:"plain-http" env:"ESTOVER_PLAIN_HTTP" help:"Serve the API without TLS; only on a loopback address"`
 	Proxies    []string `flag:"trusted-proxy" env:"ESTOVER_TRUSTED_PROXIES" help:"Network whose X-Forwarded-For is believed, as 10.0.0.0/8; may be repeated"`
 	ProxyCerts bool     `flag:"proxy-certificates" env:"ESTOVER_PROXY_CERTIFICATES" help:"Believe trusted proxies about the certificates of clients too (Client-Cert, RFC 9440); they must take out what a client itself sends under that name"`
+	Loopback   string   `flag:"development-client-roots" env:"ESTOVER_DEVELOPMENT_CLIENT_ROOTS" help:"For development: PEM file of authorities; documents of clients (metadata_url) may then be on this machine itself, under certificates of theirs. Only where the server listens on a loopback address"`
 	LogLevel   string   `flag:"log-level" env:"ESTOVER_LOG_LEVEL" default:"info" help:"debug, info, warn or error"`
 	Pprof      string   `flag:"pprof" env:"ESTOVER_PPROF" help:"Loopback address that answers profilers (go tool pprof), without asking who they are; off if empty"`
 	LogJSON    bool     `flag:"log-json" env:"ESTOVER_LOG_JSON" help:"Write the log as JSON"`
@@ -76,6 +77,9 @@ func (c *Config) check() error {
 	if err != nil || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil || strings.HasSuffix(c.Issuer, "/") ||
 		(u.Scheme != "https" && (u.Scheme != "http" || !loopback(u.Hostname()))) {
 		return fmt.Errorf("--issuer %q must be an https address without a slash at the end", c.Issuer)
+	}
+	if c.Loopback != "" && !loopback(host) {
+		return fmt.Errorf("--development-client-roots is for development, where the server listens on a loopback address, and %s is none", host)
 	}
 	if c.ProxyCerts && len(c.Proxies) == 0 {
 		return fmt.Errorf("--proxy-certificates is about the proxies that --trusted-proxy names, and there is none")

@@ -178,7 +178,14 @@ func (f *facts) loadClient(ctx context.Context, tx *db.Tx, id string) (*token.Cl
 
 // Client is an agent as a client of the token service ([token.Clients]).
 func (f *facts) Client(ctx context.Context, tenant estover.TenantID, id string) (*token.Client, error) {
-	c, err := f.clients.Get(ctx, tenant, id)
+	var err error
+	if token.IsURL(id) {
+		id, err = f.registry.ByMetadataURL(ctx, tenant, id)
+	}
+	var c *token.Client
+	if err == nil {
+		c, err = f.clients.Get(ctx, tenant, id)
+	}
 	if estover.KindOf(err) == estover.NotFound {
 		err = token.ErrNoClient
 	}

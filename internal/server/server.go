@@ -102,6 +102,7 @@ type Server struct {
 	api        *api.Server
 	apiHandler http.Handler
 	own        *edge.Own
+	clients    *edge.Fetcher // to the documents of clients
 
 	listener, gatewayListener net.Listener
 	mutualListener            net.Listener // nil if clients with certificates have no address of their own
@@ -125,6 +126,9 @@ func Open(ctx context.Context, c Config, logger *slog.Logger, version string) (_
 			s.close()
 		}
 	}()
+	if s.clients, err = documentFetcher(s.own, c.Loopback); err != nil {
+		return nil, err
+	}
 	if err := s.openGround(ctx); err != nil {
 		return nil, err
 	}
@@ -297,7 +301,7 @@ func (s *Server) wire() error {
 	}); err != nil {
 		return err
 	}
-	s.oauth = oauth.New(oauth.Config{Tokens: s.tokens, Sessions: f.sessions, Callers: s.callers, Trusts: s.trusts, Mutual: token.Issuer(s.config.mutual()), Pages: s.pages, Requester: f.requester, Named: f.people.Named, Identity: f.identity, Logger: s.logger})
+	s.oauth = oauth.New(oauth.Config{Tokens: s.tokens, Sessions: f.sessions, Callers: s.callers, Trusts: s.trusts, Mutual: token.Issuer(s.config.mutual()), Pages: s.pages, Requester: f.requester, Named: f.people.Named, Identity: f.identity, Documents: oauth.NewDocuments(s.fetchDocument, s.db.Now), Logger: s.logger})
 	if s.login, err = login.New(login.Config{
 		Issuer: token.Issuer(s.config.Issuer), People: f.people, Pages: s.pages, Agents: oauth.ConsentsPath,
 		Fetcher: s.providerFetcher, Secret: s.providerSecret, Entered: s.entered, Logger: s.logger,

@@ -18,7 +18,8 @@ type Token struct {
 	ID          string // jti
 	Subject     estover.Subject
 	Actors      []estover.Subject // the nearest first (RFC 8693, section 4.1)
-	Client      string
+	Client      string            // the agent's id
+	URL         string            // the client_id, where that is a URL and not the agent's id
 	Audience    []string
 	Scopes      []string
 	Session     string // sid
@@ -69,7 +70,12 @@ func (t *Token) claims(issuer string) []byte {
 		}
 		b = append(b, ']')
 	}
-	b = member(b, ',', "client_id", t.Client)
+	if t.URL == "" {
+		b = member(b, ',', "client_id", t.Client)
+	} else {
+		b = member(b, ',', "client_id", t.URL)
+		b = member(b, ',', "client_agent", t.Client)
+	}
 	b = number(b, "iat", t.Issued.Unix())
 	b = number(b, "exp", t.Expires.Unix())
 	b = member(b, ',', "jti", t.ID)
@@ -180,6 +186,7 @@ const MaxActors = 4
 func read(tenant estover.TenantID, c *jose.Claims) (*Token, error) {
 	var w struct {
 		Client   string           `json:"client_id"`
+		Agent    string           `json:"client_agent"`
 		Scope    string           `json:"scope"`
 		Session  string           `json:"sid"`
 		Purpose  string           `json:"purpose"`
@@ -200,6 +207,9 @@ func read(tenant estover.TenantID, c *jose.Claims) (*Token, error) {
 		Scopes: strings.Fields(w.Scope), Session: w.Session, Purpose: w.Purpose, Grant: w.Grant, Epoch: w.Epoch,
 		Issued: c.IssuedAt, Expires: c.Expires, Transaction: w.Txn, Strength: w.Strength, Confirm: w.Confirm, MayAct: w.MayAct,
 		Auth: w.Auth,
+	}
+	if w.Agent != "" {
+		t.Client, t.URL = w.Agent, w.Client
 	}
 	for a := w.Actor; a != nil; a = a.Actor {
 		t.Actors = append(t.Actors, a.Subject)

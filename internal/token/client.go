@@ -25,10 +25,14 @@ const (
 // ErrNoClient is returned when there is no client of this id.
 var ErrNoClient = &estover.Error{Kind: estover.Unknown, Code: "client_unknown", Detail: "The client is not known, or what it presented does not prove that it is the one."}
 
+// maxURL bounds a client_id that is a URL, in bytes.
+const maxURL = 1024
+
 // Clients are the OAuth clients of a tenant.
 type Clients interface {
 	// Client is the client with this id, or [ErrNoClient]. It reads a copy, and
-	// what it returns is shared and never changed.
+	// what it returns is shared and never changed. A client that is known by a URL
+	// is found by that too, without what its document says.
 	Client(ctx context.Context, tenant estover.TenantID, id string) (*Client, error)
 
 	// Secret finds the live credential of the client that a presented value
@@ -42,10 +46,16 @@ type Clients interface {
 }
 
 // A Client is what the token service knows of an OAuth client. An agent is the
-// client whose id is the agent's.
+// client whose id is the agent's, or that is known by its URL.
 type Client struct {
-	ID      string
+	ID      string          // the agent's
 	Subject estover.Subject // who it is when it acts for itself
+
+	// URL is the client_id of a client that says itself what it is, in the
+	// document there; "" for one whose client_id is its ID. Said is what was read
+	// there, nil where nothing was: to go on with what was granted, nobody fetches.
+	URL  string
+	Said *Said
 
 	Purposes   []string      // that its sessions may have, the usual one first
 	GrantTypes []string      // that it may use
@@ -86,6 +96,22 @@ type Client struct {
 	Alive func(ctx context.Context, now time.Time) error
 }
 
+// Said is what a client says of itself that a person is told, or would want to be
+// asked about again.
+type Said struct {
+	Name   string // client_name; "" for none
+	Digest string // changes with the name, keys, redirect URIs and everything else that counts
+}
+
+// Name is what the client is called where it is spoken of in OAuth: the
+// client_id that it sends and that its tokens carry.
+func (c *Client) Name() string {
+	if c.URL != "" {
+		return c.URL
+	}
+	return c.ID
+}
+
 // A KeySet is a credential that is a set of public keys, parsed once.
 type KeySet struct {
 	Credential string
@@ -105,10 +131,17 @@ type Certified struct {
 // May reports whether the client may use a grant type.
 func (c *Client) May(grantType string) bool { return slices.Contains(c.GrantTypes, grantType) }
 
+// IsURL reports whether a client_id is a URL. Ids that are made here never are.
+func IsURL(s string) bool { return strings.HasPrefix(s, "https://") }
+
 // ClientID reports whether a string has the form of a client id. A subject,
 // which has a colon, never has (RFC 9700, section 4.15), and neither has
-// anything that would have to be escaped somewhere.
+// anything that would have to be escaped in JSON. A URL is looked at by whoever
+// registers one.
 func ClientID(s string) bool {
+	if IsURL(s) {
+		return len(s) <= maxURL && strings.IndexFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '"' || r == '\\' }) < 0
+	}
 	if s == "" || len(s) > 64 {
 		return false
 	}

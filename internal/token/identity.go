@@ -79,7 +79,7 @@ func (t *Tokens) identify(ctx context.Context, r Request, g *Grant, accessToken 
 	b := make([]byte, 0, 512)
 	b = member(b, '{', "iss", t.Issuer.Of(r.Caller.Tenant))
 	b = member(b, ',', "sub", string(g.Subject))
-	b = member(b, ',', "aud", r.Client.ID)
+	b = member(b, ',', "aud", r.Client.Name())
 	b = number(b, "iat", now.Unix())
 	b = number(b, "exp", now.Add(IDTokenLife).Unix())
 	b = g.Auth.append(b)

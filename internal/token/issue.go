@@ -199,7 +199,7 @@ func (t *Tokens) Issue(ctx context.Context, r Request) (Issued, error) {
 			return Issued{}, t.Refuse(ctx, r, err)
 		}
 		tok := Token{
-			Tenant: r.Caller.Tenant, ID: estover.NewID("tok"), Subject: r.Proof.Subject, Actors: r.Proof.Actors, Client: r.Client.ID,
+			Tenant: r.Caller.Tenant, ID: estover.NewID("tok"), Subject: r.Proof.Subject, Actors: r.Proof.Actors, Client: r.Client.ID, URL: r.Client.URL,
 			Audience: audiences(targets, t.Issuer.Of(r.Caller.Tenant)), Scopes: scopes, Session: r.Session.ID, Purpose: r.Session.Purpose,
 			Grant: grant.ID, Epoch: grant.Epoch, Issued: now, Expires: expires, Transaction: decision.ID,
 			Strength: r.caller().Strength, Confirm: r.Confirm, Auth: grant.Auth,

@@ -73,6 +73,7 @@ type World struct {
 	Access   *Access
 	Decider  *Decider
 	Trusts   *federation.Trusts
+	Fetcher  *edge.Fetcher // of the documents of clients; as it is, it reaches nothing on this machine
 
 	clients *clients
 }
@@ -125,7 +126,7 @@ func Node(t testing.TB, d *db.DB, rootKey string) *World {
 	keys, err := seal.OpenKeyring(ctx, d, sealer)
 	must(t, err)
 
-	w := &World{T: t, DB: d, Keys: keys, Decider: &Decider{}, Access: &Access{granted: map[string]map[string][]string{}}}
+	w := &World{T: t, DB: d, Keys: keys, Decider: &Decider{}, Fetcher: &edge.Fetcher{Dialer: &edge.Dialer{}}, Access: &Access{granted: map[string]map[string][]string{}}}
 	w.Guard = guardtest.New(t, d, w.Decider)
 	w.People = directory.New(w.Guard, directory.Options{Left: func(ctx context.Context, tx *guard.Tx, person string) error {
 		return w.Tokens.EndPerson(ctx, tx, person)
@@ -169,6 +170,9 @@ func Node(t testing.TB, d *db.DB, rootKey string) *World {
 	w.Door = oauth.New(oauth.Config{
 		Tokens: w.Tokens, Sessions: w.Sessions, Callers: w.Callers, Trusts: w.Trusts, Logger: slog.New(slog.DiscardHandler),
 		Pages: w.Pages, Requester: w.requester, Named: w.People.Named, Identity: w.identity,
+		Documents: oauth.NewDocuments(func(ctx context.Context, url string) (edge.Document, error) {
+			return w.Fetcher.Get(ctx, url, edge.MaxDocument)
+		}, d.Now),
 	})
 	mux := http.NewServeMux()
 	must(t, w.Door.Mount(mux))
@@ -249,7 +253,14 @@ func (c *clients) load(ctx context.Context, tx *db.Tx, id string) (*token.Client
 }
 
 func (c *clients) Client(ctx context.Context, tenant estover.TenantID, id string) (*token.Client, error) {
-	client, err := c.copies.Get(ctx, tenant, id)
+	var err error
+	if token.IsURL(id) {
+		id, err = c.world.Agents.ByMetadataURL(ctx, tenant, id)
+	}
+	var client *token.Client
+	if err == nil {
+		client, err = c.copies.Get(ctx, tenant, id)
+	}
 	if estover.KindOf(err) == estover.NotFound {
 		return nil, token.ErrNoClient
 	}
