@@ -2,7 +2,10 @@ package e2e
 
 import (
 	"bufio"
+	"encoding/pem"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"os"
@@ -134,10 +137,12 @@ func TestMCP(t *testing.T) {
 		must(t, err)
 		source += flush(text) + "\n"
 	}
-	var documents string
+	var documents, own string
 	for _, block := range fence.FindAllSubmatch(guide, -1) {
 		if string(block[1]) == "yaml" {
-			documents = string(block[2])
+			documents += "---\n" + string(block[2])
+		} else if string(block[1]) == "json" {
+			own = string(block[2]) // what a client says of itself
 		} else if !strings.Contains(source, flush(block[2])) {
 			t.Errorf("the guide has code that is in none of %q:\n%s", scripts, block[2])
 		}
@@ -160,6 +165,25 @@ func TestMCP(t *testing.T) {
 	})
 	d.server.wellUsed(t)
 
+	t.Run("known by a URL", func(t *testing.T) {
+		const named = "https://desk.example/oauth/client.json"
+		var at string
+		site := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			_, err := io.WriteString(w, strings.Replace(own, named, at, 1))
+			if err != nil {
+				t.Error(err)
+			}
+		}))
+		defer site.Close()
+		at = site.URL + "/oauth/client.json"
+		roots := filepath.Join(t.TempDir(), "roots.pem")
+		must(t, os.WriteFile(roots, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: site.Certificate().Raw}), 0o600))
+		d := newMCPDesk(t, e2etest.Start(t, "--development-client-roots", roots), strings.Replace(documents, named, at, 1))
+		known := d.client(t, "desk", e2etest.Grant("desk-uses-customers", "desk", "customers", "customers.use", "support"))
+		known.env = append(known.env, "CLIENT_ID="+at, "CLIENT_SECRET=")
+		known.visited(t, newVisitor(t, d.desk, "alice"), node(t), "mcp/known.mjs")
+	})
 	t.Run("below a path", func(t *testing.T) {
 		d := newMCPDesk(t, e2etest.Start(t, "--issuer", "https://localhost:{port}/id"), documents)
 		nightly := d.client(t, "nightly")
