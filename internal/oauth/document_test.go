@@ -262,6 +262,28 @@ func TestMetadataURL(t *testing.T) {
 		if _, err := w.Agents.Create(t.Context(), oauthtest.Admin, spec, agent.Origin{}); !errors.Is(err, agent.ErrInvalid) {
 			t.Errorf("a method that rests on a secret: %v", err)
 		}
+		// Of many that take one URL at once, one gets it.
+		var all sync.WaitGroup
+		var mu sync.Mutex
+		got := 0
+		for i := range 8 {
+			one := w.Agent(fmt.Sprintf("racer-%d", i))
+			all.Go(func() {
+				err := set(one, "https://app.example/race")
+				if err != nil && !errors.Is(err, agent.ErrMetadataTaken) {
+					t.Errorf("one of eight at once: %v", err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				if err == nil {
+					got++
+				}
+			})
+		}
+		all.Wait()
+		if got != 1 {
+			t.Errorf("%d of eight got the same URL", got)
+		}
 		// Generated client ids never begin with https://.
 		if token.IsURL(bot.ID) || !strings.HasPrefix(bot.ID, "agt_") {
 			t.Errorf("an agent has the id %q", bot.ID)
