@@ -35,6 +35,15 @@ type Client struct {
 	Runs             []string `json:"runs,omitempty" doc:"The ids of agents that it runs: whose token it may present as the actor of a token exchange."`
 	Exchanges        []string `json:"subject_token_types,omitempty" enum:"urn:ietf:params:oauth:token-type:jwt" doc:"The types of tokens that it may take up by token exchange, beside access tokens of this server: jwt is tokens of trusted issuers."`
 	Introspect       []string `json:"introspect,omitempty" doc:"The identifiers of the resources that it serves: it may ask about their tokens, beside its own, and take them up by token exchange."`
+	Chains           []Chain  `json:"identity_chaining,omitempty" maxItems:"20" doc:"The authorization servers of others to which it may take the people that it acts for: by token exchange it gets assertions for them."`
+}
+
+// A Chain is an authorization server of somebody else that takes our word for
+// who a person is.
+type Chain struct {
+	Issuer   string   `json:"issuer" minLength:"1" maxLength:"2048" doc:"The issuer of that server, as its metadata has it."`
+	ClientID string   `json:"client_id" minLength:"1" maxLength:"2048" doc:"What the agent is known as there."`
+	Scopes   []string `json:"scopes,omitempty" doc:"The most that it may ask for there; whatever policy lets it if none is named."`
 }
 
 // The bounds of a client.
@@ -104,6 +113,7 @@ func checkClient(c Client, wrong func(field, format string, args ...any)) *Clien
 		c.Introspect[i] = identifier(uri, fmt.Sprintf("introspect[%d]", i), wrong)
 	}
 	c.Introspect = sorted(c.Introspect)
+	c.Chains = checkChains(c.Chains, wrong)
 	c.Exchanges = set("subject_token_types", c.Exchanges, words("Exchanges"))
 	if len(c.Runs) > maxURIs {
 		wrong("runs", "A client runs at most %d agents.", maxURIs)
@@ -165,6 +175,36 @@ func MetadataURL(s string) string {
 // plainHost reports whether the host of a URL has one spelling.
 func plainHost(u *url.URL) bool {
 	return strings.Trim(u.Host, "abcdefghijklmnopqrstuvwxyz0123456789.-:[]") == "" && !strings.HasSuffix(u.Hostname(), ".")
+}
+
+// checkChains gives the servers in the one form in which they are kept.
+func checkChains(list []Chain, wrong func(field, format string, args ...any)) []Chain {
+	if len(list) == 0 {
+		return nil
+	}
+	if len(list) > maxURIs {
+		wrong("identity_chaining", "A client has at most %d of them.", maxURIs)
+	}
+	list = slices.Clone(list)
+	for i := range list {
+		c, field := &list[i], fmt.Sprintf("identity_chaining[%d]", i)
+		if u, err := url.Parse(c.Issuer); err != nil || !plainURI(c.Issuer) || u.Host == "" || u.User != nil || strings.ContainsAny(c.Issuer, "?#") || len(c.Issuer) > maxURI {
+			wrong(field+".issuer", "%q is not the URL of an issuer.", c.Issuer)
+		}
+		if c.ClientID == "" || len(c.ClientID) > maxURI {
+			wrong(field+".client_id", "The agent is known there by a client_id.")
+		}
+		if slices.ContainsFunc(list[:i], func(other Chain) bool { return other.Issuer == c.Issuer }) {
+			wrong(field+".issuer", "%s is named twice.", c.Issuer)
+		}
+		for _, s := range c.Scopes {
+			if s == "" || strings.ContainsAny(s, " \"\\") {
+				wrong(field+".scopes", "%q is no scope.", s)
+			}
+		}
+		c.Scopes = sorted(c.Scopes)
+	}
+	return list
 }
 
 // sorted is a list without what it has twice; nil if nothing is in it.

@@ -14,7 +14,7 @@ import (
 // (draft-ietf-oauth-identity-assertion-authz-grant-03, section 3.1).
 type Granted struct {
 	Trust   Trust
-	Agent   string // of ours, as the claim client_id names it
+	Agent   string // of ours: its client_id
 	Person  string // of ours
 	Subject string // the person, as the issuer calls them
 	ID      string // jti

@@ -62,6 +62,9 @@ func ClientOf(s *agent.Snapshot, alive func(ctx context.Context, now time.Time) 
 	}
 	c.Redirects, c.Resource, c.Introspect = settings.RedirectURIs, settings.DefaultResource, settings.Introspect
 	c.Runs, c.Exchanges = settings.Runs, settings.Exchanges
+	for _, one := range settings.Chains {
+		c.Chains = append(c.Chains, token.Chain{Issuer: one.Issuer, Client: one.ClientID, Scopes: one.Scopes})
+	}
 	c.Life = time.Duration(settings.TokenSeconds) * time.Second
 	c.DPoPBound, c.CertificateBound = settings.DPoPBound, settings.CertificateBound
 	c.RequirePAR, c.LegacyAudience, c.IDTokenAlgorithm = settings.RequirePAR, settings.LegacyAudience, settings.IDTokenAlgorithm

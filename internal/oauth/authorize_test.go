@@ -691,6 +691,11 @@ var personWays = []way{
 		value := granted(t, "a code", c.Redeem(c.client, c.Person("person-of-"+c.client.Name).Code(c.client))).Text("refresh_token")
 		return func() oauthtest.Answer { return c.Refresh(c.client, value) }
 	}},
+	{grantType: exchangeType, by: "secret", life: token.IDTokenLife, elsewhere: true, ready: func(t *testing.T, c cast) func() oauthtest.Answer {
+		c.Access.Grant(c.client.ID, oauthtest.CRM, "customer.read")
+		raw := granted(t, "a code", c.Redeem(c.client, c.Person("person-of-"+c.client.Name).Code(c.client, "scope", "openid customer.read"))).Text("id_token")
+		return func() oauthtest.Answer { return take(c.World, c.client, raw, idTokens) }
+	}},
 	{grantType: assertionGrant, by: "secret", life: 5 * time.Minute, begins: true, ready: func(t *testing.T, c cast) func() oauthtest.Answer {
 		o := trusted(t, c.World, c.client.Name, nil, nil)
 		o.signIn(t, "u-"+c.client.Name)
@@ -710,11 +715,15 @@ func TestMatrixOfPeople(t *testing.T) {
 				if one.begins && strings.HasPrefix(row.name, "the session") {
 					continue // it begins with the token
 				}
-				c := cast{World: w, client: w.CodeAgent(fmt.Sprintf("client-%d-%d", i, j), func(c *agent.Client) { c.GrantTypes = append(c.GrantTypes, assertionGrant) })}
+				more := func(c *agent.Client) {
+					c.GrantTypes = append(c.GrantTypes, assertionGrant, exchangeType)
+					c.Chains = []agent.Chain{{Issuer: chat, ClientID: "there"}}
+				}
+				c := cast{World: w, client: w.CodeAgent(fmt.Sprintf("client-%d-%d", i, j), more)}
 				c.subject = c.client
 				send := one.ready(t, c)
 				if one.begins {
-					granted(t, what+", before", one.ready(t, cast{World: w, client: w.CodeAgent(fmt.Sprintf("other-%d-%d", i, j), func(c *agent.Client) { c.GrantTypes = append(c.GrantTypes, assertionGrant) })})())
+					granted(t, what+", before", one.ready(t, cast{World: w, client: w.CodeAgent(fmt.Sprintf("other-%d-%d", i, j), more)})())
 				} else if err := d.View(t.Context(), estover.DefaultTenant, func(tx *db.Tx) error {
 					return tx.QueryRow(t.Context(), "select session_id from oauth_grant where client_id = $1", c.client.ID).Scan(&c.session.ID)
 				}); err != nil {

@@ -19,6 +19,7 @@ var errGrant = &estover.Error{Kind: estover.Conflict, Code: "invalid_grant", Det
 type exchange struct {
 	subject, subjectType string
 	actor, actorType     string // "" for the client itself
+	server               string // the issuer that an assertion is asked for; "" for an access token
 }
 
 // parseExchange reads them. There is always exactly one subject token: without
@@ -36,8 +37,16 @@ func parseExchange(f form) (any, error) {
 		return x, errRequest.With("The parameter subject_token_type is missing.")
 	case (x.actor == "") != (x.actorType == ""):
 		return x, errRequest.With("An actor token comes with actor_token and actor_token_type.")
+	case requested == token.IDJAGType && x.actor != "":
+		return x, errRequest.With("Whoever acts at another server is its client: there is no actor token.")
+	case requested == token.IDJAGType:
+		servers := f.all("audience")
+		if len(servers) != 1 {
+			return x, errRequest.With("The parameter audience names the one server that the assertion is for.")
+		}
+		x.server = servers[0]
 	case requested != "" && requested != accessTokenType:
-		return x, errRequest.With("Tokens are exchanged for access tokens (%s) alone.", accessTokenType)
+		return x, errRequest.With("Tokens are exchanged for access tokens (%s) and assertions (%s) alone.", accessTokenType, token.IDJAGType)
 	}
 	return x, nil
 }
@@ -66,6 +75,9 @@ func (p *party) acting() estover.Subject {
 // client (tokens.md, section 3.2).
 func exchanged(ctx context.Context, d *Door, a authenticated, parsed any) (token.Proof, error) {
 	x := parsed.(exchange)
+	if x.server != "" {
+		return d.chained(ctx, a, x)
+	}
 	if a.method == token.Public && a.confirm.Key == "" {
 		return token.Proof{}, errMayNot.With("A client that does not authenticate exchanges tokens with a DPoP proof alone.")
 	}

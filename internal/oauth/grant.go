@@ -27,7 +27,7 @@ type grantType struct {
 	public bool
 
 	// audience says that the parameter of this name names targets, as resource
-	// does (RFC 8693, section 2.1).
+	// does (RFC 8693, section 2.1), unless it names the server of somebody else.
 	audience bool
 }
 
@@ -93,7 +93,7 @@ func parse(f form) (request, error) {
 		return r, err
 	}
 	targets := f.all("resource")
-	if g.audience {
+	if g.audience && f.get("requested_token_type") != token.IDJAGType {
 		targets = append(targets, f.all("audience")...)
 	}
 	if r.resources, err = resources(targets); err != nil {

@@ -2,6 +2,8 @@ package oauth
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"time"
 
 	"estover.dev"
@@ -26,7 +28,7 @@ func (d *Door) granted(ctx context.Context, a authenticated, raw string) (token.
 	if err != nil {
 		return token.Proof{}, err
 	}
-	if g.Agent != a.client.ID {
+	if g.Agent != a.client.Name() {
 		return token.Proof{}, errGrant.With("The assertion is for another client than the one that presents it.")
 	}
 	confirm := token.Confirm{Key: g.Key, Certificate: g.Certificate}
@@ -54,4 +56,45 @@ func authOf(g *federation.Granted, now time.Time) token.Auth {
 		return token.AuthOf(g.SignedIn, nil)
 	}
 	return token.AuthOf(g.SignedIn, []string{directory.ByStrong})
+}
+
+// chained says what an ID token or a refresh token is good for at the server of
+// somebody else: an assertion that the person lets the client act there. The
+// token stays what it is, and a refresh token is not spent.
+func (d *Door) chained(ctx context.Context, a authenticated, x exchange) (proof token.Proof, err error) {
+	if a.method == token.Public {
+		return proof, errMayNot.With("A client that does not authenticate gets no assertions for other servers.")
+	}
+	var expires time.Time
+	switch {
+	case x.subjectType == token.IDTokenType:
+		var g *token.Grant
+		if g, expires, err = d.Tokens.IDToken(ctx, a.caller.Tenant, a.client, x.subject); err == nil {
+			proof = consentedBy(g)
+		} else if errors.Is(err, token.ErrInvalid) {
+			err = errGrant.With("The ID token is not valid, has expired, was made for another client or came of what has ended.").Because(err)
+		}
+	case x.subjectType == token.RefreshTokenType && a.client.May(token.Refresh):
+		proof, err = refreshed(ctx, d, a, x.subject)
+		proof.Renewal = nil
+	default:
+		err = errRequest.With("An assertion for another server is made for an ID token or, where the client has one, a refresh token.")
+	}
+	proof.GrantType, proof.Type = token.Exchange, token.IDJAGType
+	if err != nil {
+		return proof, err
+	}
+	i := slices.IndexFunc(a.client.Chains, func(c token.Chain) bool { return c.Issuer == x.server })
+	switch {
+	case i < 0:
+		return proof, errTarget.With("The client does not act for anybody at the server that audience names.")
+	case !slices.Contains(proof.Identity, token.OpenID):
+		return proof, errGrant.With("The person has not agreed to say who they are (the scope openid).")
+	}
+	proof.Chain = &a.client.Chains[i]
+	proof.Scopes, proof.Resources, proof.Identity = nil, nil, nil // those of that server are its own
+	if !expires.IsZero() {
+		proof.Expires = expires
+	}
+	return proof, nil
 }

@@ -3,7 +3,9 @@ package oauth_test
 import (
 	"crypto"
 	"crypto/rand"
+	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +17,9 @@ import (
 	"estover.dev/internal/db/dbtest"
 	"estover.dev/internal/directory"
 	"estover.dev/internal/federation"
+	"estover.dev/internal/guard"
+	"estover.dev/internal/guard/guardtest"
+	"estover.dev/internal/jose"
 	"estover.dev/internal/oauth/oauthtest"
 )
 
@@ -356,5 +361,165 @@ func TestIdentityAssertionGrantsAreExplained(t *testing.T) {
 		if err != nil || e.Accepted || !strings.Contains(e.Why, "not known here") {
 			t.Errorf("a grant about nobody is explained as %+v (%v)", e, err)
 		}
+	})
+}
+
+const (
+	chat     = "https://chat.example"
+	chatAPI  = "https://api.chat.example/v1"
+	idTokens = "urn:ietf:params:oauth:token-type:id_token"
+	refreshs = "urn:ietf:params:oauth:token-type:refresh_token"
+	idJAG    = "urn:ietf:params:oauth:token-type:id-jag"
+)
+
+// chained is an agent that people let act for them, and that may take them to
+// another server.
+func chained(w *oauthtest.World, name string) *oauthtest.Agent {
+	return w.CodeAgent(name, func(c *agent.Client) {
+		c.GrantTypes = append(c.GrantTypes, exchangeType)
+		c.Chains = []agent.Chain{{Issuer: chat, ClientID: "wiki-at-chat"}, {Issuer: "https://narrow.example", ClientID: "n", Scopes: []string{"chat.read"}}}
+	})
+}
+
+// take asks for an assertion for the other server, as the agent, by its secret.
+func take(w *oauthtest.World, a *oauthtest.Agent, raw, kind string, pairs ...string) oauthtest.Answer {
+	return takeWith(w, a, raw, kind, func(*http.Request) {}, pairs...)
+}
+
+func takeWith(w *oauthtest.World, a *oauthtest.Agent, raw, kind string, more func(*http.Request), pairs ...string) oauthtest.Answer {
+	f := oauthtest.Form("grant_type", exchangeType, "requested_token_type", idJAG, "audience", chat, "subject_token", raw, "subject_token_type", kind)
+	for i := 0; i+1 < len(pairs); i += 2 {
+		if f.Del(pairs[i]); pairs[i+1] != "" {
+			f.Set(pairs[i], pairs[i+1])
+		}
+	}
+	return w.Do(oauthtest.Request("/oauth/token", f, oauthtest.Basic(a.ID, a.Secret), more))
+}
+
+// A client that a person signed in to gets an assertion for another server for
+// its ID token or its refresh token, which is not spent.
+func TestAssertionsForOtherServers(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		wiki := chained(w, "wiki")
+		alice := w.Person("alice")
+		signed := granted(t, "signing in", w.Redeem(wiki, alice.Code(wiki, asked("scope", "openid")...)))
+		for _, c := range []struct{ raw, kind string }{{signed.Text("id_token"), idTokens}, {signed.Text("refresh_token"), refreshs}, {signed.Text("refresh_token"), refreshs}} {
+			a := granted(t, c.kind, take(w, wiki, c.raw, c.kind, "scope", "chat.read chat.write", "resource", chatAPI))
+			if a.Text("issued_token_type") != idJAG || a.Text("token_type") != "N_A" || a.Text("scope") != "chat.read chat.write" || a.Text("refresh_token") != "" || a.Text("id_token") != "" {
+				t.Errorf("the answer is %s", a.Body)
+			}
+			if n, _ := a.JSON["expires_in"].(float64); n <= 0 || n > 300 {
+				t.Errorf("it lives for %v seconds", a.JSON["expires_in"])
+			}
+			keys, err := jose.ParseKeys([]byte(w.Do(httpGet("/oauth/jwks")).Body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			is, err := jose.Verify(jose.IDJAG, keys, a.Token(), jose.Expected{Now: d.Now(), Issuer: string(oauthtest.Issuer), Audiences: []string{chat}, Algorithms: []string{"ES256"}})
+			if err != nil {
+				t.Fatalf("verifying it with the published keys: %v", err)
+			}
+			says := said(t, a.Token())
+			if is.Subject != "user:"+alice.ID || says["client_id"] != "wiki-at-chat" || says["scope"] != "chat.read chat.write" || fmt.Sprint(says["resource"]) != "["+chatAPI+"]" ||
+				says["auth_time"] == nil || says["acr"] != "phr" || says["cnf"] != nil || says["act"] != nil || says["jti"] == "" {
+				t.Errorf("it says %v", says)
+			}
+			if w.Live(wiki, a.Token()) {
+				t.Error("it is alive as an access token")
+			}
+			refused(t, "as an assertion here", present(w, workload(w, "bot-"+strings.ToLower(rand.Text())), a.Token()), 400, "invalid_grant")
+			refused(t, "as a subject token", exchange(w, wiki, a.Token()), 400, "invalid_grant")
+		}
+		if n := count(t, d, `select count(*) from audit where action = 'token.issue' and outcome = 'done' and target = $1`, names(wiki)[0]); n != 4 {
+			t.Errorf("%d tokens are on record, want one and three assertions", n)
+		}
+		granted(t, "the refresh token still refreshes", w.Refresh(wiki, signed.Text("refresh_token")))
+		// Bound to the key that the request shows.
+		fresh := granted(t, "signing in", w.Redeem(wiki, alice.Code(wiki, asked("scope", "openid")...)))
+		prover := w.Prover("P-256")
+		a := granted(t, "with a key", takeWith(w, wiki, fresh.Text("id_token"), idTokens, prover.Prove("")))
+		if cnf, _ := said(t, a.Token())["cnf"].(map[string]any); cnf["jkt"] != prover.Thumbprint() || a.Text("token_type") != "N_A" {
+			t.Errorf("bound to %v, %s", cnf, a.Text("token_type"))
+		}
+		m := w.Door.Metadata(estover.DefaultTenant)
+		if fmt.Sprint(m.Chaining, m.GrantProfiles) != "["+idJAG+"] [urn:ietf:params:oauth:grant-profile:id-jag]" {
+			t.Errorf("the metadata names %v and %v", m.Chaining, m.GrantProfiles)
+		}
+	})
+}
+
+// A5 and A19 for assertions for other servers: a token that is dead, another's or
+// of another kind buys none, nor does one go to a server, or for a scope, that
+// nobody has named.
+func TestA5AssertionsForOtherServersNeedALiveToken(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		wiki, other := chained(w, "wiki"), chained(w, "other")
+		alice := w.Person("alice")
+		signIn := func() oauthtest.Answer {
+			return granted(t, "signing in", w.Redeem(wiki, alice.Code(wiki, asked("scope", "openid")...)))
+		}
+		s := signIn()
+		id, again := s.Text("id_token"), s.Text("refresh_token")
+		refused(t, "another client's ID token", take(w, other, id, idTokens), 400, "invalid_grant")
+		refused(t, "another client's refresh token", take(w, other, again, refreshs), 400, "invalid_grant")
+		refused(t, "an access token as an ID token", take(w, wiki, s.Token(), idTokens), 400, "invalid_grant")
+		refused(t, "an ID token as a refresh token", take(w, wiki, id, refreshs), 400, "invalid_grant")
+		refused(t, "an access token", take(w, wiki, s.Token(), accessTokenType), 400, "invalid_request")
+		refused(t, "an ID token for an access token", take(w, wiki, id, idTokens, "requested_token_type", "", "audience", ""), 400, "invalid_request")
+		refused(t, "a server that is not named", take(w, wiki, id, idTokens, "audience", "https://evil.example"), 400, "invalid_target")
+		refused(t, "a server in another spelling", take(w, wiki, id, idTokens, "audience", chat+"/"), 400, "invalid_target")
+		refused(t, "no server", take(w, wiki, id, idTokens, "audience", ""), 400, "invalid_request")
+		refused(t, "no token", take(w, wiki, "", idTokens), 400, "invalid_request")
+		refused(t, "with an actor", take(w, wiki, id, idTokens, "actor_token", s.Token(), "actor_token_type", accessTokenType), 400, "invalid_request")
+		refused(t, "a scope beyond those that are named", take(w, wiki, id, idTokens, "audience", "https://narrow.example", "scope", "chat.write"), 400, "invalid_scope")
+		if a := granted(t, "those that are named", take(w, wiki, id, idTokens, "audience", "https://narrow.example", "scope", "chat.read chat.write")); a.Text("scope") != "chat.read" || said(t, a.Token())["scope"] != "chat.read" {
+			t.Errorf("the scope is %q", a.Text("scope"))
+		}
+		if a := granted(t, "without a word of scopes", take(w, wiki, id, idTokens, "audience", "https://narrow.example")); a.Text("scope") != "chat.read" {
+			t.Errorf("the scope is %q", a.Text("scope"))
+		}
+		w.Decider.Set(func(c estover.Caller, op guard.Op) guard.Decision {
+			if e, ok := op.Input.(interface{ Elsewhere() (string, []string) }); ok {
+				if issuer, scopes := e.Elsewhere(); issuer == chat && slices.Contains(scopes, "chat.admin") {
+					return guardtest.DenyAll(c, op)
+				}
+			}
+			return guardtest.AllowAll(c, op)
+		})
+		refused(t, "what policy denies", take(w, wiki, id, idTokens, "scope", "chat.admin"), 400, "access_denied")
+		granted(t, "what policy allows", take(w, wiki, id, idTokens, "scope", "chat.read"))
+		w.Decider.Set(nil)
+
+		plain := granted(t, "without openid", w.Redeem(wiki, alice.Code(wiki)))
+		refused(t, "what the person did not agree to", take(w, wiki, plain.Text("refresh_token"), refreshs), 400, "invalid_grant")
+
+		// A refresh token that was spent is one that was presented twice.
+		spent := signIn()
+		next := granted(t, "a refresh", w.Refresh(wiki, spent.Text("refresh_token")))
+		dbtest.NewClock(d).Advance(time.Minute)
+		refused(t, "a spent refresh token", take(w, wiki, spent.Text("refresh_token"), refreshs), 400, "invalid_grant")
+		refused(t, "its successor, after that", w.Refresh(wiki, next.Text("refresh_token")), 400, "invalid_grant")
+		refused(t, "the ID token of what has ended", take(w, wiki, next.Text("id_token"), idTokens), 400, "invalid_grant")
+
+		late := signIn()
+		dbtest.NewClock(d).Advance(4 * time.Minute)
+		if a := granted(t, "an ID token of its last minute", take(w, wiki, late.Text("id_token"), idTokens)); a.JSON["expires_in"].(float64) > 60 {
+			t.Errorf("it lives longer than what it comes from: %v", a.JSON["expires_in"])
+		}
+		dbtest.NewClock(d).Advance(2 * time.Minute)
+		refused(t, "an ID token that has expired", take(w, wiki, late.Text("id_token"), idTokens), 400, "invalid_grant")
+
+		gone := signIn()
+		w.Set(wiki, agent.Client{GrantTypes: []string{"authorization_code", "refresh_token"}, RedirectURIs: []string{oauthtest.Callback}, Chains: []agent.Chain{{Issuer: chat, ClientID: "w"}}})
+		refused(t, "a client without the grant type", take(w, wiki, gone.Text("id_token"), idTokens), 400, "unauthorized_client")
+		w.Set(wiki, agent.Client{GrantTypes: []string{"authorization_code", exchangeType}, RedirectURIs: []string{oauthtest.Callback}, Chains: []agent.Chain{{Issuer: chat, ClientID: "w"}}})
+		refused(t, "a refresh token of a client that may not refresh", take(w, wiki, gone.Text("refresh_token"), refreshs), 400, "invalid_request")
+		granted(t, "its ID token", take(w, wiki, gone.Text("id_token"), idTokens))
+		if _, err := w.People.Disable(t.Context(), oauthtest.Admin, alice.ID, "left"); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, "somebody who has left", take(w, wiki, gone.Text("id_token"), idTokens), 400, "invalid_grant")
 	})
 }

@@ -32,6 +32,10 @@ type way struct {
 	// another says that the subject is not the client.
 	another bool
 
+	// elsewhere says that what is issued is for the server of somebody else, where
+	// grants of ours say nothing.
+	elsewhere bool
+
 	// begins says that the session begins with the token.
 	begins bool
 
@@ -86,7 +90,7 @@ var matrix = []struct {
 	{name: "the client is contained", happen: func(t *testing.T, c cast) { contain(t, c, c.client) }},
 	{name: "the client has expired", happen: func(t *testing.T, c cast) { expire(t, c, c.client) }},
 	{name: "the client's sponsor is gone", happen: func(t *testing.T, c cast) { leave(t, c, c.client) }},
-	{name: "the client is granted nothing any more", happen: func(_ *testing.T, c cast) { c.Access.Grant(c.client.ID, oauthtest.CRM) }},
+	{name: "the client is granted nothing any more", spares: func(w way) bool { return w.elsewhere }, happen: func(_ *testing.T, c cast) { c.Access.Grant(c.client.ID, oauthtest.CRM) }},
 
 	{name: "the subject is suspended", happen: func(t *testing.T, c cast) { hold(t, c.World, c.subject, agent.Suspension) }},
 	{name: "the subject is quarantined", happen: func(t *testing.T, c cast) { hold(t, c.World, c.subject, agent.Quarantine) }},

@@ -35,8 +35,9 @@ type Metadata struct {
 	IntrospectionEndpoint      string   `json:"introspection_endpoint"`
 	RevocationEndpoint         string   `json:"revocation_endpoint"`
 	GrantTypes                 []string `json:"grant_types_supported"`
-	GrantProfiles              []string `json:"authorization_grant_profiles_supported,omitempty"` // draft-ietf-oauth-identity-assertion-authz-grant-03, section 7.2
-	ResponseTypes              []string `json:"response_types_supported"`                         // required, and none where there is no authorization endpoint
+	GrantProfiles              []string `json:"authorization_grant_profiles_supported,omitempty"`
+	Chaining                   []string `json:"identity_chaining_requested_token_types_supported,omitempty"`
+	ResponseTypes              []string `json:"response_types_supported"` // required, and none where there is no authorization endpoint
 	ResponseModes              []string `json:"response_modes_supported,omitempty"`
 	ChallengeMethods           []string `json:"code_challenge_methods_supported,omitempty"`               // RFC 7636
 	ResponseIssuer             bool     `json:"authorization_response_iss_parameter_supported,omitempty"` // RFC 9207
@@ -106,7 +107,7 @@ func (d *Door) Metadata(tenant estover.TenantID) Metadata {
 	if d.Pages != nil {
 		m.AuthorizationEndpoint, m.PAREndpoint = issuer+authorizePath, issuer+parPath
 		m.DeviceEndpoint, m.BackchannelEndpoint = issuer+devicePath, issuer+backchannelPath
-		m.BackchannelModes = []string{"poll"}
+		m.BackchannelModes, m.Chaining = []string{"poll"}, []string{token.IDJAGType}
 		m.ResponseTypes, m.ResponseModes, m.ChallengeMethods, m.ResponseIssuer = []string{"code"}, []string{"query"}, []string{"S256"}, true
 		m.TokenMethods = append(slices.Clone(methods), token.Public) // for what a person has agreed to
 		m.RevocationMethods = m.TokenMethods

@@ -101,7 +101,7 @@ func TestIDToken(t *testing.T) {
 			if amr, _ := claims["amr"].([]any); len(amr) != 2 || amr[0] != "hwk" {
 				t.Errorf("the claim amr is %v", claims["amr"])
 			}
-			if got := slices.Sorted(maps.Keys(claims)); !slices.Equal(got, []string{"acr", "amr", "at_hash", "aud", "auth_time", "exp", "iat", "iss", "nonce", "sub"}) {
+			if got := slices.Sorted(maps.Keys(claims)); !slices.Equal(got, []string{"acr", "amr", "at_hash", "aud", "auth_time", "exp", "grant_id", "iat", "iss", "nonce", "sub"}) {
 				t.Errorf("the claims are %v", got)
 			}
 			if a.Text("scope") != "email openid profile" || said(t, a.Token())["aud"] != string(oauthtest.Issuer) {

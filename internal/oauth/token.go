@@ -31,6 +31,9 @@ func (d *Door) token(w http.ResponseWriter, r *http.Request, tenant estover.Tena
 	if issued.Confirm.Key != "" {
 		kind = "DPoP" // RFC 9449, section 5
 	}
+	if issued.Type == token.IDJAGType {
+		kind = "N_A" // RFC 8693, section 2.2.1: it is no access token
+	}
 	b = append(b, `","token_type":"`...)
 	b = append(b, kind...)
 	b = append(b, `","expires_in":`...)

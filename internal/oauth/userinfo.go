@@ -31,7 +31,7 @@ type userinfo struct {
 
 // claims are the claims that there are, at this endpoint and in ID tokens.
 var claims = []string{
-	"iss", "sub", "aud", "exp", "iat", "auth_time", "nonce", "acr", "amr", "at_hash", "name", "preferred_username", "email",
+	"iss", "sub", "aud", "exp", "iat", "auth_time", "nonce", "acr", "amr", "at_hash", "grant_id", "name", "preferred_username", "email",
 }
 
 // errToken is what is said of whoever comes without an access token that counts.

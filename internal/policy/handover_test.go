@@ -116,3 +116,46 @@ func TestIdentityNeedsNoGrant(t *testing.T) {
 		}
 	}
 }
+
+// chaining is the input of an assertion for the server of somebody else.
+type chaining struct {
+	issuer string
+	scopes []string
+}
+
+func (chaining) Identifies() bool                { return true }
+func (c chaining) Elsewhere() (string, []string) { return c.issuer, c.scopes }
+
+// A rule sees for which server of somebody else an assertion is asked, and for
+// what there.
+func TestAssertionsForOtherServers(t *testing.T) {
+	w := shop()
+	forSomebody := sue
+	forSomebody.Subject, forSomebody.Actors = estover.User("usr_ann"), []estover.Subject{estover.Agent("agt_sue")}
+	rules := append(Bundle{{"a.rego", head + `# METADATA
+# title: Not there
+# description: Nobody administers chat by an agent.
+deny contains "not_there" if {
+	input.resource.type == "authorization_server"
+	input.resource.id == "https://chat.example"
+	"chat.admin" in input.params.scope
+}
+`}}, Starter()...)
+	for _, c := range []struct {
+		what    string
+		input   any
+		allowed bool
+	}{
+		{"what a rule denies", chaining{"https://chat.example", []string{"chat.read", "chat.admin"}}, false},
+		{"another scope", chaining{"https://chat.example", []string{"chat.read"}}, true},
+		{"another server", chaining{"https://other.example", []string{"chat.admin"}}, true},
+		{"no scope", chaining{"https://chat.example", nil}, true},
+	} {
+		d := decide(t, deciderOf(t, w, rules), forSomebody, guard.Op{
+			Action: "token.issue", Target: "agent:agt_sue", Effect: guard.Manages, Session: "ses_sue", Purpose: "support", Input: c.input,
+		})
+		if d.Allow != c.allowed || !d.Allow && d.Reasons[0] != "not_there" {
+			t.Errorf("%s: allowed: %v, %v", c.what, d.Allow, d.Reasons)
+		}
+	}
+}

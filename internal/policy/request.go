@@ -88,6 +88,15 @@ type identifying interface {
 	Identifies() bool
 }
 
+// An elsewhere is the [guard.Op.Input] of token.issue when what is issued is for
+// the authorization server of somebody else.
+type elsewhere interface {
+	// Elsewhere is that server's issuer, "" for none, and the scopes that are
+	// asked for there. A rule finds them as input.resource, of the type
+	// authorization_server, and input.params.scope.
+	Elsewhere() (issuer string, scopes []string)
+}
+
 // A Grant lets an agent do something.
 type Grant struct {
 	ID       string
@@ -291,6 +300,17 @@ func (s *Sources) resource(ctx context.Context, k *known, op guard.Op) error {
 		k.Resource = unknown
 	case noun == "token":
 		k.Resource = tokens
+		if e, ok := op.Input.(elsewhere); ok {
+			if issuer, scopes := e.Elsewhere(); issuer != "" {
+				k.Resource = &Resource{ID: clean(issuer), Type: "authorization_server", Class: estover.Internal}
+				asked := make([]any, len(scopes))
+				for i, s := range scopes {
+					asked[i] = s
+				}
+				k.Params = map[string]any{"scope": asked}
+				k.unique = true
+			}
+		}
 	default:
 		k.Resource = &Resource{ID: clean(op.Target), Type: noun, Class: estover.Internal}
 		k.unique = true

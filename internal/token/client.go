@@ -87,6 +87,9 @@ type Client struct {
 	// tokens of ours.
 	Exchanges []string
 
+	// Chains are the authorization servers of others for which it gets assertions.
+	Chains []Chain
+
 	// LegacyAudience lets the audience of its assertions be the token endpoint,
 	// as some libraries do.
 	LegacyAudience bool

@@ -83,6 +83,7 @@ func (t *Tokens) identify(ctx context.Context, r Request, g *Grant, accessToken 
 	b = number(b, "iat", now.Unix())
 	b = number(b, "exp", now.Add(IDTokenLife).Unix())
 	b = g.Auth.append(b)
+	b = member(b, ',', "grant_id", g.ID) // so that it is dead with what it came of
 	if r.Proof.Nonce != "" {
 		b = member(b, ',', "nonce", r.Proof.Nonce)
 	}

@@ -72,6 +72,10 @@ type Proof struct {
 	// Connect, nil for nothing, and Nonce what it wants to read in the ID token.
 	Identity []string
 	Nonce    string
+
+	// Chain is the server of somebody else that an assertion is made for, in place
+	// of an access token; nil for none.
+	Chain *Chain
 }
 
 // A Handover is a token that is handed on to another agent, or back to its own
@@ -154,12 +158,22 @@ type Wanted struct {
 	Scopes   []string
 	handover Handover
 	identity bool
+	chain    bool
 }
 
 // Identifies reports whether the token would be for nothing but learning who
 // the person at the root is. That rests on what the person agreed to, and on no
 // grant of the agent's.
-func (w Wanted) Identifies() bool { return w.identity }
+func (w Wanted) Identifies() bool { return w.identity || w.chain }
+
+// Elsewhere is the issuer of the server that an assertion is for, and the scopes
+// that are asked for there; "" for a token of ours.
+func (w Wanted) Elsewhere() (issuer string, scopes []string) {
+	if !w.chain {
+		return "", nil
+	}
+	return w.Audience, w.Scopes
+}
 
 // Handover is the agent whose token is handed on, and how it came to the one
 // who presents it; "" if none is.
@@ -189,7 +203,11 @@ func (t *Tokens) Issue(ctx context.Context, r Request) (Issued, error) {
 	if err != nil {
 		return Issued{}, t.Refuse(ctx, r, err)
 	}
-	key, err := t.Keys.Active(ctx, r.Caller.Tenant, jose.AccessToken)
+	purpose := jose.AccessToken
+	if r.Proof.Chain != nil {
+		purpose = jose.IDJAG
+	}
+	key, err := t.Keys.Active(ctx, r.Caller.Tenant, purpose)
 	if err != nil {
 		return Issued{}, err
 	}
@@ -204,7 +222,11 @@ func (t *Tokens) Issue(ctx context.Context, r Request) (Issued, error) {
 			Grant: grant.ID, Epoch: grant.Epoch, Issued: now, Expires: expires, Transaction: decision.ID,
 			Strength: r.caller().Strength, Confirm: r.Confirm, Auth: grant.Auth,
 		}
-		signed, err := jose.Sign(jose.AccessToken, key.Token, tok.claims(t.Issuer.Of(r.Caller.Tenant)))
+		claims := tok.claims(t.Issuer.Of(r.Caller.Tenant))
+		if r.Proof.Chain != nil {
+			claims = tok.assertion(t.Issuer.Of(r.Caller.Tenant), r.Proof.Chain, r.Resources)
+		}
+		signed, err := jose.Sign(purpose, key.Token, claims)
 		if err != nil {
 			return Issued{}, err
 		}
@@ -316,6 +338,7 @@ type record struct {
 	Method     string    `json:"auth_method,omitempty"`
 	Credential string    `json:"credential,omitempty"`
 	Audience   []string  `json:"resource,omitempty"` // as it was asked for
+	Server     string    `json:"audience,omitempty"` // of somebody else, that an assertion was made for
 	Scopes     []string  `json:"scope,omitempty"`
 	Grant      string    `json:"grant,omitempty"`
 	Key        string    `json:"jkt,omitempty"` // what it was to be bound to
@@ -351,6 +374,7 @@ func (r *record) AppendJSON(b []byte) []byte {
 	member("auth_method", r.Method)
 	member("credential", r.Credential)
 	list("resource", r.Audience)
+	member("audience", r.Server)
 	list("scope", r.Scopes)
 	member("grant", r.Grant)
 	member("jkt", r.Key)
@@ -379,6 +403,9 @@ func operation(r Request) (guard.Op, *record) {
 		Audience: r.Resources, Scopes: r.Scopes, Key: r.Confirm.Key, Cert: r.Confirm.Certificate,
 		Handed: r.Proof.Handover.Token, From: string(r.Proof.Handover.From), How: r.Proof.Handover.How,
 		Trust: r.Proof.Foreign.Trust, Issuer: r.Proof.Foreign.Issuer, Subject: r.Proof.Foreign.Subject, Assertion: r.Proof.Foreign.ID,
+	}
+	if r.Proof.Chain != nil {
+		told.Server = r.Proof.Chain.Issuer
 	}
 	subject := r.Proof.Subject
 	if r.Proof.Handover.How == "" { // nothing was proven, or the token is made for the client
@@ -430,6 +457,9 @@ func (t *Tokens) subject(ctx context.Context, tenant estover.TenantID, c *Client
 // narrow finds what the token will be good for: asked ∩ proven ∩ what the
 // client may have ∩ what the parent has.
 func (t *Tokens) narrow(ctx context.Context, r Request) ([]Allowed, []string, error) {
+	if r.Proof.Chain != nil {
+		return r.Proof.Chain.narrow(r.Scopes)
+	}
 	ourselves := t.Issuer.Of(r.Caller.Tenant)
 	asked := r.asked(ourselves)
 	limits := [][]string{r.Proof.Scopes}
@@ -552,6 +582,9 @@ func (t *Tokens) expiry(r Request, now time.Time) time.Time {
 	if r.Client.Life > 0 {
 		life = min(r.Client.Life, LongestLife)
 	}
+	if r.Proof.Chain != nil {
+		life = ChainLife
+	}
 	return sooner(now.Add(life), r.bound()).Truncate(time.Second)
 }
 
@@ -577,7 +610,7 @@ func sooner(a, b time.Time) time.Time {
 // in its detail.
 func (t *Tokens) admit(ctx context.Context, r Request, op *guard.Op, targets []Allowed, scopes []string) (guard.Decision, error) {
 	if len(targets) == 0 {
-		op.Input = Wanted{t.Issuer.Of(r.Caller.Tenant), scopes, r.Proof.Handover, false}
+		op.Input = Wanted{Audience: t.Issuer.Of(r.Caller.Tenant), Scopes: scopes, handover: r.Proof.Handover}
 		first, others, err := t.admitOne(ctx, r, *op)
 		if others != nil {
 			op.Detail["decisions"] = others
@@ -588,7 +621,9 @@ func (t *Tokens) admit(ctx context.Context, r Request, op *guard.Op, targets []A
 	var others []guard.Decision
 	for i, a := range targets {
 		one := *op
-		one.Resource, one.Input = a.Resource, Wanted{a.Audience, a.Scopes, r.Proof.Handover, a.Audience == t.Issuer.Of(r.Caller.Tenant)}
+		one.Resource, one.Input = a.Resource, Wanted{
+			a.Audience, a.Scopes, r.Proof.Handover, a.Audience == t.Issuer.Of(r.Caller.Tenant), r.Proof.Chain != nil,
+		}
 		d, more, err := t.admitOne(ctx, r, one)
 		if err != nil {
 			return d, err
