@@ -37,6 +37,9 @@ type Granted struct {
 // another, whose chain we do not know, and limits that we would not keep.
 var refusedGrants = []string{"act", "may_act", "authorization_details"}
 
+// maxID bounds the jti of a grant, in bytes: it is kept with what it bought.
+const maxID = 255
+
 // IsGrant reports whether a token says of itself that it is an identity
 // assertion grant. Nothing is known by that but how it is to be looked at.
 func IsGrant(raw string) bool {
@@ -58,6 +61,24 @@ func (t *Trusts) Granted(ctx context.Context, tenant estover.TenantID, raw strin
 
 // granted is what a verified token lets whom do.
 func (t *Trusts) granted(ctx context.Context, tenant estover.TenantID, r *ready, claims *jose.Claims) (*Granted, error) {
+	g, d, err := readGrant(claims)
+	if err != nil {
+		return nil, err
+	}
+	g.Trust = r.Trust
+	if t.Person == nil {
+		return nil, ErrUntrusted.With("Nobody is known here by the provider %s.", r.Provider)
+	}
+	g.Person, g.Strong, err = t.Person(ctx, tenant, r.Provider, r.Issuer, claims.Subject, d)
+	switch estover.KindOf(err) {
+	case estover.NotFound, estover.Denied:
+		return nil, ErrUntrusted.With("The person is not known here: nobody has signed in with the provider %s as the one whom the token is about.", r.Provider).Because(err)
+	}
+	return g, err
+}
+
+// readGrant reads the claims of a grant, all but who it is about.
+func readGrant(claims *jose.Claims) (*Granted, document, error) {
 	var says struct {
 		Client  string  `json:"client_id"`
 		Scope   *string `json:"scope"`
@@ -68,15 +89,18 @@ func (t *Trusts) granted(ctx context.Context, tenant estover.TenantID, r *ready,
 		} `json:"cnf"`
 	}
 	if err := claims.Into(&says); err != nil {
-		return nil, ErrUntrusted.With("%s", sentence(err))
+		return nil, nil, ErrUntrusted.With("%s", sentence(err))
 	}
-	g := &Granted{Trust: r.Trust, Agent: says.Client, Subject: claims.Subject, ID: claims.ID, Expires: claims.Expires}
+	g := &Granted{Agent: says.Client, Subject: claims.Subject, ID: claims.ID, Expires: claims.Expires}
+	if len(claims.ID) > maxID {
+		return nil, nil, ErrUntrusted.With("The token has a jti of more than %d bytes.", maxID)
+	}
 	if says.Scope != nil {
 		g.Scopes = append([]string{}, strings.Fields(*says.Scope)...)
 	}
 	if c := says.Confirm; c != nil {
 		if g.Key, g.Certificate = c.Key, c.Certificate; g.Key == "" && g.Certificate == "" {
-			return nil, ErrUntrusted.With("The token is bound to a key in a way that is not known here (cnf).")
+			return nil, nil, ErrUntrusted.With("The token is bound to a key in a way that is not known here (cnf).")
 		}
 	}
 	if says.Time > 0 {
@@ -84,10 +108,9 @@ func (t *Trusts) granted(ctx context.Context, tenant estover.TenantID, r *ready,
 	}
 	d, err := readClaims(claims)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	switch v := d["resource"].(type) {
-	case nil:
 	case string:
 		g.Resources = []string{v}
 	case []any:
@@ -95,20 +118,20 @@ func (t *Trusts) granted(ctx context.Context, tenant estover.TenantID, r *ready,
 		for _, one := range v {
 			s, ok := one.(string)
 			if !ok {
-				return nil, ErrUntrusted.With("The token names a resource that is no URI.")
+				return nil, nil, ErrUntrusted.With("The token names a resource that is no URI.")
 			}
 			g.Resources = append(g.Resources, s)
 		}
 	default:
-		return nil, ErrUntrusted.With("The token names a resource that is no URI.")
+		if _, there := d["resource"]; there {
+			return nil, nil, ErrUntrusted.With("The token names a resource that is no URI.")
+		}
 	}
-	if t.Person == nil {
-		return nil, ErrUntrusted.With("Nobody is known here by the provider %s.", r.Provider)
+	if _, there := d["scope"]; there && g.Scopes == nil {
+		return nil, nil, ErrUntrusted.With("The token names a scope that is none.")
 	}
-	g.Person, g.Strong, err = t.Person(ctx, tenant, r.Provider, r.Issuer, claims.Subject, d)
-	switch estover.KindOf(err) {
-	case estover.NotFound, estover.Denied:
-		return nil, ErrUntrusted.With("The person is not known here: nobody has signed in with the provider %s as the one whom the token is about.", r.Provider).Because(err)
+	if _, there := d["cnf"]; there && g.Key == "" && g.Certificate == "" {
+		return nil, nil, ErrUntrusted.With("The token is bound to a key in a way that is not known here (cnf).")
 	}
-	return g, err
+	return g, d, nil
 }

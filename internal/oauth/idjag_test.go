@@ -3,6 +3,7 @@ package oauth_test
 import (
 	"crypto"
 	"crypto/rand"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
@@ -120,6 +121,10 @@ func TestIdentityAssertionGrants(t *testing.T) {
 		if says["auth_time"] != float64(since) || says["acr"] != nil || says["amr"] != nil {
 			t.Errorf("of how the person signed in it says %v %v %v: a class is what we vouch for", says["auth_time"], says["acr"], says["amr"])
 		}
+		g, err := w.Tokens.Grant(t.Context(), estover.DefaultTenant, says["grant_id"].(string))
+		if err != nil || g.Kind != assertionGrant || g.Parent != "" || g.From != acme.trust.Issuer+" "+c["jti"].(string) {
+			t.Errorf("the grant is %+v (%v)", g, err)
+		}
 		if a.Text("refresh_token") != "" || a.Text("id_token") != "" || a.Text("issued_token_type") != "" {
 			t.Errorf("the answer is %s", a.Body)
 		}
@@ -172,7 +177,8 @@ func TestA9IdentityAssertionGrantsFailClosed(t *testing.T) {
 		for what, change := range map[string]map[string]any{
 			"no exp": {"exp": nil}, "no iat": {"iat": nil}, "no aud": {"aud": nil}, "an empty aud": {"aud": ""}, "no aud in the list": {"aud": []string{}},
 			"an aud of two": {"aud": []string{string(oauthtest.Issuer), "https://other.example"}}, "the token endpoint": {"aud": string(oauthtest.Issuer) + "/oauth/token"},
-			"another tenant": {"aud": string(oauthtest.Issuer) + "/t/other"}, "no sub": {"sub": nil}, "no iss": {"iss": nil}, "no jti": {"jti": nil},
+			"another tenant": {"aud": string(oauthtest.Issuer) + "/t/other"}, "no sub": {"sub": nil}, "no iss": {"iss": nil}, "no jti": {"jti": nil}, "a jti without end": {"jti": strings.Repeat("j", 256)},
+			"a scope that is null": {"scope": json.RawMessage("null")}, "a resource that is null": {"resource": json.RawMessage("null")}, "a key that is null": {"cnf": json.RawMessage("null")},
 			"no client_id": {"client_id": nil}, "another's client_id": {"client_id": other.ID}, "expired": {"exp": now - 1}, "for an hour": {"exp": now + 3600},
 			"from the future": {"iat": now + 60}, "not yet": {"nbf": now + 60}, "another issuer": {"iss": "https://evil.example"}, "ourselves": {"iss": string(oauthtest.Issuer)},
 			"nobody who is known": {"sub": "u-nobody"}, "bound to a key that is not shown": {"cnf": map[string]any{"jkt": "x"}},

@@ -37,7 +37,7 @@ type Grant struct {
 	ID      string
 	Kind    string // the grant type that made it
 	Parent  string // the grant that it was handed on from; "" for a root
-	From    string // jti of the parent's token that was handed on
+	From    string // jti of the parent's token that was handed on; issuer and jti of a grant of somebody else
 	Root    string
 	Session string
 	Client  string

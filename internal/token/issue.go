@@ -696,6 +696,9 @@ func (t *Tokens) grantFor(ctx context.Context, r Request, now time.Time) (*Grant
 		Epoch: 1, Expires: r.bound(), Auth: r.Proof.Auth,
 	}
 	g.Root = g.ID
+	if r.Proof.Begins { // with a token of somebody else, which is what it comes from
+		g.From = r.Proof.Foreign.Issuer + " " + r.Proof.Foreign.ID
+	}
 	if p := r.Proof.Parent; p != nil {
 		g.Parent, g.Root, g.From, g.Auth = p.ID, p.Root, r.Proof.Handover.Token, p.Auth
 	}
