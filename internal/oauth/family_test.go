@@ -41,21 +41,22 @@ func TestFamilies(t *testing.T) {
 		rapid.Check(t, func(rt *rapid.T) {
 			alice := w.Person("p" + rapid.StringMatching(`[a-z]{12}`).Draw(rt, "person"))
 			var families []*modelledFamily
+			authorize := func(rt *rapid.T) {
+				c := rapid.SampledFrom(clients).Draw(rt, "client")
+				a := w.Redeem(c, alice.Code(c))
+				families = append(families, &modelledFamily{
+					client: c, values: []string{a.Text("refresh_token")}, access: []string{a.Token()}, issued: []time.Time{d.Now()},
+				})
+			}
 			pick := func(rt *rapid.T) (*modelledFamily, int) {
 				if len(families) == 0 {
-					rt.Skip("there is no family yet")
+					authorize(rt)
 				}
 				f := rapid.SampledFrom(families).Draw(rt, "family")
 				return f, rapid.IntRange(max(0, len(f.values)-3), len(f.values)-1).Draw(rt, "generation")
 			}
 			rt.Repeat(map[string]func(*rapid.T){
-				"authorize": func(rt *rapid.T) {
-					c := rapid.SampledFrom(clients).Draw(rt, "client")
-					a := w.Redeem(c, alice.Code(c))
-					families = append(families, &modelledFamily{
-						client: c, values: []string{a.Text("refresh_token")}, access: []string{a.Token()}, issued: []time.Time{d.Now()},
-					})
-				},
+				"authorize": authorize,
 				"refresh": func(rt *rapid.T) {
 					f, i := pick(rt)
 					by := rapid.SampledFrom(clients).Draw(rt, "by")

@@ -110,7 +110,7 @@ func TestModel(t *testing.T) {
 			anyAgent := func() *modelled { return rapid.SampledFrom(agents).Draw(rt, "agent") }
 			anySession := func() *modelledSession {
 				if len(sessions) == 0 {
-					rt.Skip("no session")
+					return nil
 				}
 				return rapid.SampledFrom(sessions).Draw(rt, "session")
 			}
@@ -128,6 +128,9 @@ func TestModel(t *testing.T) {
 				},
 				"end": func(rt *rapid.T) {
 					s := anySession()
+					if s == nil {
+						return
+					}
 					err := w.Sessions.End(rt.Context(), oauthtest.Admin, s.id, "a test")
 					if err != nil && s.live(d.Now()) {
 						rt.Fatalf("ending a session that is open: %v", err)
@@ -163,11 +166,11 @@ func TestModel(t *testing.T) {
 				},
 				"exchange": func(rt *rapid.T) {
 					if len(tokens) == 0 {
-						rt.Skip("no token")
+						return
 					}
 					k, by, now := rapid.SampledFrom(tokens).Draw(rt, "token"), anyAgent(), d.Now()
 					if k.expires.Sub(now).Abs() < 2*time.Second || k.session.expires.Sub(now).Abs() < 2*time.Second {
-						rt.Skip("time goes on while this is asked")
+						return // time goes on while this is asked
 					}
 					chain := k.takenUp(by)
 					may := by.hold == "" && k.live(now) && chain != nil
@@ -186,7 +189,7 @@ func TestModel(t *testing.T) {
 				},
 				"revoke": func(rt *rapid.T) {
 					if len(tokens) == 0 {
-						rt.Skip("no token")
+						return
 					}
 					k := rapid.SampledFrom(tokens).Draw(rt, "token")
 					by := anyAgent()
