@@ -1,0 +1,132 @@
+package token
+
+import (
+	"context"
+	"errors"
+
+	"estover.dev"
+	"estover.dev/internal/audit"
+	"estover.dev/internal/db"
+	"estover.dev/internal/guard"
+)
+
+// Refuse records that an authenticated client got no token, and why, and
+// consumes what its request presents once. It returns the error for the client,
+// which is another one if that had been presented before.
+func (t *Tokens) Refuse(ctx context.Context, r Request, why error) error {
+	if kind := estover.KindOf(why); kind == estover.Fault || kind == estover.Unavailable || ctx.Err() != nil {
+		return why // nothing was decided: the same request may succeed later
+	}
+	rows := r.rows()
+	if errors.Is(why, ErrPresentedTwice) && r.Proof.Grant != nil {
+		return t.ended(ctx, r, why)
+	}
+	if errors.Is(why, ErrPending) && r.Proof.Waiting != nil {
+		return t.polled(ctx, r)
+	}
+	var refusal *guard.Refusal
+	if errors.As(why, &refusal) { // recorded already
+		if len(rows) == 0 {
+			return why
+		}
+		if err := t.guard.DB().Append(ctx, db.Append{Tenant: r.Caller.Tenant, Rows: rows}); err != nil {
+			return t.replayed(ctx, r, err)
+		}
+		return why
+	}
+	op, _ := operation(r)
+	for {
+		err := t.guard.Record(ctx, r.caller(), op, refused(why), guard.Hot{Outcome: audit.Refused, Rows: rows})
+		switch {
+		case err == nil:
+			return why
+		case len(rows) == 0 || !db.Taken(err):
+			return err
+		}
+		// Something was presented before, and that is why it is refused. The
+		// rest is used up all the same.
+		why = t.replayed(ctx, r, err)
+		rows = t.fresh(ctx, r, len(rows))
+	}
+}
+
+// fresh are the rows of what was not presented before, if those are fewer.
+func (t *Tokens) fresh(ctx context.Context, r Request, fewer int) (rows []db.Row) {
+	err := t.guard.DB().View(ctx, r.Caller.Tenant, func(tx *db.Tx) error {
+		rows = nil
+		for _, u := range r.once() {
+			switch used, err := isUsed(ctx, tx, u); {
+			case err != nil:
+				return err
+			case !used:
+				rows = append(rows, u.row(r.Caller.Tenant))
+			}
+		}
+		return nil
+	})
+	if err != nil || len(rows) >= fewer {
+		return nil
+	}
+	return rows
+}
+
+// Unproven records that somebody asked for a token as a client and did not
+// prove to be it. Nobody knows who it was, so the event is our own.
+func (t *Tokens) Unproven(ctx context.Context, caller estover.Caller, client *Client, method string, why error) error {
+	caller.Subject, caller.Client = estover.System("oauth"), ""
+	op := guard.Op{
+		Action: "token.issue", Target: string(client.Subject), Effect: guard.Manages,
+		Detail: map[string]any{"token": record{Client: client.ID, Method: method}},
+	}
+	return t.guard.Record(ctx, caller, op, refused(why), guard.Hot{Outcome: audit.Refused})
+}
+
+// refused is a decision that was not policy's: a rule that holds whatever the
+// policy says.
+func refused(why error) guard.Decision {
+	d := guard.Decision{ID: audit.NewID(), Engine: "kernel", Reasons: []string{"refused"}, Message: why.Error()}
+	var e *estover.Error
+	if errors.As(why, &e) {
+		d.Reasons[0], d.Message = e.Code, e.Detail
+	}
+	return d
+}
+
+// IsUsed returns the error of the first that was presented before, nil if none
+// was, for requests that would change something before they come to
+// [Tokens.Issue]. Only Issue makes sure.
+func (t *Tokens) IsUsed(ctx context.Context, tenant estover.TenantID, use []Used) error {
+	if len(use) == 0 {
+		return nil
+	}
+	return t.guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
+		for _, u := range use {
+			if used, err := isUsed(ctx, tx, u); err != nil {
+				return err
+			} else if used {
+				return u.again()
+			}
+		}
+		return nil
+	})
+}
+
+// Consume marks as presented what a request presents once, when the request
+// writes nothing else. [ErrReplayed] if it was presented before.
+func (t *Tokens) Consume(ctx context.Context, tenant estover.TenantID, use []Used) error {
+	if len(use) == 0 {
+		return nil
+	}
+	r := Request{Caller: estover.Caller{Tenant: tenant}, Use: use}
+	return t.replayed(ctx, r, t.guard.DB().Append(ctx, db.Append{Tenant: tenant, Rows: r.rows()}))
+}
+
+// Sweep forgets what has expired: the names of assertions and the revocations
+// of tokens that nobody could present any more. There is nothing to record.
+func (t *Tokens) Sweep(ctx context.Context) (n int64, err error) {
+	err = t.guard.DB().Do(ctx, "", func(tx *db.Tx) error {
+		n, err = sweep(ctx, tx)
+		return err
+	})
+	return n, err
+}
