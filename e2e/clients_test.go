@@ -97,6 +97,7 @@ func (c *oauthClient) command(t *testing.T, name string, args ...string) *exec.C
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir, cmd.Env = "clients", c.env
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.WaitDelay = 5 * time.Second
 	return cmd
 }
 

@@ -309,8 +309,8 @@ spec:
 	file := filepath.Join(t.TempDir(), "token")
 	must(t, os.WriteFile(file, []byte(pod), 0o600))
 	curl := exec.Command("curl", "-sS", "--cacert", d.CAFile, d.Token, "-d", "grant_type="+bearer, "--data-urlencode", "assertion@"+file, "-d", "resource="+d.site.URL)
-	if out, err := curl.CombinedOutput(); err != nil || !strings.Contains(string(out), `"access_token"`) {
-		t.Errorf("curl with the token in a file: %v\n%s", err, out)
+	if r := e2etest.Run(t, curl); r.Code != 0 || !strings.Contains(r.Stdout, `"access_token"`) {
+		t.Errorf("curl with the token in a file: exit code %d\n%s%s", r.Code, r.Stdout, r.Stderr)
 	}
 	other := cluster.token(t, pods, "https://other.example", "system:serviceaccount:billing:billing-bot", map[string]any{"kubernetes.io": map[string]any{"namespace": "billing"}})
 	if _, answer := d.ask(t, "", "", "grant_type", bearer, "assertion", other); answer["error"] != "invalid_grant" {

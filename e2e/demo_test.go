@@ -113,7 +113,7 @@ func TestDemoRunsThrough(t *testing.T) {
 	t.Parallel()
 	p := perform(t)
 	begun := time.Now()
-	err := p.cmd.Run()
+	err := e2etest.Finish(p.cmd)
 	if took := time.Since(begun); took > time.Minute {
 		t.Errorf("it took %v, want less than a minute", took)
 	}
@@ -164,7 +164,7 @@ func TestDemoCleansUp(t *testing.T) {
 		if err := os.Remove(filepath.Join(filepath.Dir(p.cmd.Path), "estover")); err != nil {
 			t.Fatal(err)
 		}
-		_ = p.cmd.Run() // looked at below
+		_ = e2etest.Finish(p.cmd) // looked at below
 		if code := p.cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(p.out.String(), "setting the stage") {
 			t.Errorf("exit code %d, want 1 and a reason:\n%s", code, p.out)
 		}

@@ -52,11 +52,11 @@ func git(t *testing.T, dir string, args ...string) string {
 	c.Dir = dir
 	c.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null",
 		"GIT_AUTHOR_NAME=Ada", "GIT_AUTHOR_EMAIL=ada@example.com", "GIT_COMMITTER_NAME=Ada", "GIT_COMMITTER_EMAIL=ada@example.com")
-	out, err := c.CombinedOutput()
-	if err != nil {
-		t.Fatalf("git %s: %v\n%s", strings.Join(args, " "), err, out)
+	r := e2etest.Run(t, c)
+	if r.Code != 0 {
+		t.Fatalf("git %s: exit code %d\n%s%s", strings.Join(args, " "), r.Code, r.Stdout, r.Stderr)
 	}
-	return strings.TrimSpace(string(out))
+	return strings.TrimSpace(r.Stdout)
 }
 
 // git clones over HTTPS from a forge whose password it does not know, and
@@ -78,12 +78,8 @@ func TestRunGit(t *testing.T) {
 	git(t, seed, "add", ".")
 	git(t, seed, "commit", "-q", "-m", "the first")
 	git(t, seed, "push", "-q", "origin", "main")
-	backend, err := exec.Command("git", "--exec-path").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
 	f := &forge{cgi: &cgi.Handler{
-		Path: filepath.Join(strings.TrimSpace(string(backend)), "git-http-backend"),
+		Path: filepath.Join(git(t, seed, "--exec-path"), "git-http-backend"),
 		Env:  []string{"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"},
 	}}
 

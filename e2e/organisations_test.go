@@ -115,12 +115,10 @@ spec:
 		c := exec.Command("/bin/sh", "-c", scripts[0])
 		c.Env = append(os.Environ(), "CA="+both, "HOME_ISSUER="+home.URL, "AWAY_ISSUER="+away.URL, "HOME_ID="+assistant.ID, "HOME_SECRET="+assistant.Secret,
 			"AWAY_ID="+there.ID, "AWAY_SECRET="+there.Secret, "ID_TOKEN="+idToken, "RESOURCE="+away.site.URL)
-		c.Stderr = os.Stderr
-		out, err := c.Output()
-		must(t, err)
+		r := e2etest.Run(t, c)
 		var answer map[string]any
-		if err := json.Unmarshal(out, &answer); err != nil {
-			t.Fatalf("%v: %s", err, out)
+		if err := json.Unmarshal([]byte(r.Stdout), &answer); err != nil {
+			t.Fatalf("%v: exit code %d\n%s%s", err, r.Code, r.Stdout, r.Stderr)
 		}
 		return answer
 	}

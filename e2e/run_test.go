@@ -426,8 +426,8 @@ func TestRunRefusesStrangers(t *testing.T) {
 	// With all that the program has, from outside of its tree.
 	stranger := exec.Command("curl", "-sS", "--max-time", "20", "-x", proxy, "--cacert", bundle, d.site.URL+"/v1/customers")
 	stranger.Env = []string{"PATH=" + os.Getenv("PATH")}
-	if out, err := stranger.CombinedOutput(); err == nil {
-		t.Errorf("a stranger got an answer: %s", out)
+	if r := e2etest.Run(t, stranger); r.Code == 0 {
+		t.Errorf("a stranger got an answer: %s", r.Stdout)
 	}
 	if n := len(d.crm.Calls()); n != 0 {
 		t.Errorf("%d calls of a stranger reached the customer system", n)

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // A Browser is Chromium, as a person has it, with an authenticator that looks
@@ -21,6 +22,7 @@ type Browser struct {
 	t   testing.TB
 	in  io.Writer
 	out *bufio.Reader
+	end func() error // kills it
 }
 
 // Browser starts a browser that trusts the certificates of the server and of
@@ -65,10 +67,11 @@ func (s *Server) Browser(t testing.TB, others ...*Server) *Browser {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		defer time.AfterFunc(10*time.Second, func() { _ = c.Process.Kill() }).Stop()
 		_ = in.Close()
 		_ = c.Wait()
 	})
-	b := &Browser{t, in, bufio.NewReader(out)}
+	b := &Browser{t, in, bufio.NewReader(out), c.Process.Kill}
 	b.do(map[string]string{"do": "authenticator"}, nil)
 	return b
 }
@@ -82,7 +85,9 @@ func (b *Browser) do(command map[string]string, into any) {
 	if _, err := b.in.Write(append(text, '\n')); err != nil {
 		b.t.Fatal(err)
 	}
+	limit := time.AfterFunc(patience, func() { _ = b.end() })
 	line, err := b.out.ReadBytes('\n')
+	limit.Stop()
 	if err != nil {
 		b.t.Fatalf("the browser does not answer %s: %v", text, err)
 	}

@@ -63,7 +63,7 @@ func (c *CLI) Command(args ...string) *exec.Cmd {
 // Run runs a command to its end.
 func (c *CLI) Run(t testing.TB, args ...string) Result {
 	t.Helper()
-	return finish(t, c.Command(args...))
+	return Run(t, c.Command(args...))
 }
 
 // Input runs a command with this on its standard input.
@@ -71,7 +71,7 @@ func (c *CLI) Input(t testing.TB, input string, args ...string) Result {
 	t.Helper()
 	cmd := c.Command(args...)
 	cmd.Stdin = strings.NewReader(input)
-	return finish(t, cmd)
+	return Run(t, cmd)
 }
 
 // Must runs a command that succeeds, and gives its standard output.

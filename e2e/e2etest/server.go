@@ -27,6 +27,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -292,17 +293,47 @@ type Result struct {
 	Code           int // -1 if it was ended by a signal
 }
 
-// finish runs a command to its end.
-func finish(t testing.TB, c *exec.Cmd) Result {
+// Run runs a command to its end.
+func Run(t testing.TB, c *exec.Cmd) Result {
 	t.Helper()
 	var out, errs bytes.Buffer
 	c.Stdout, c.Stderr = &out, &errs
-	err := c.Run()
+	err := Finish(c)
 	var ended *exec.ExitError
-	if err != nil && !errors.As(err, &ended) {
-		t.Fatalf("running %s: %v", strings.Join(c.Args, " "), err)
+	if errors.Is(err, errPatience) || err != nil && !errors.As(err, &ended) {
+		t.Fatalf("running %s: %v\n%s%s", strings.Join(c.Args, " "), err, &out, &errs)
 	}
 	return Result{out.String(), errs.String(), c.ProcessState.ExitCode()}
+}
+
+// patience is how long a command may take. A test that waits for one forever
+// takes the others with it, and says less.
+const patience = 3 * time.Minute
+
+var errPatience = errors.New("it does not end; what it printed last says where it stands")
+
+// Finish runs a command to its end. One that takes too long is asked, as a
+// program of Go is, to print what all its goroutines do and to end.
+func Finish(c *exec.Cmd) error {
+	if c.WaitDelay == 0 {
+		c.WaitDelay = 5 * time.Second // what it started may live on with its output
+	}
+	if err := c.Start(); err != nil {
+		return err
+	}
+	var late atomic.Bool
+	limit := time.AfterFunc(patience, func() {
+		late.Store(true)
+		_ = c.Process.Signal(syscall.SIGQUIT)
+		time.Sleep(5 * time.Second)
+		_ = c.Process.Kill()
+	})
+	err := c.Wait()
+	limit.Stop()
+	if late.Load() {
+		return fmt.Errorf("%w: %w", errPatience, err)
+	}
+	return err
 }
 
 // Eventually asks again and again until the answer is yes, and fails the test
