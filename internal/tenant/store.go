@@ -1,0 +1,86 @@
+package tenant
+
+import (
+	"context"
+	"errors"
+
+	"estover.dev"
+	"estover.dev/internal/db"
+)
+
+const columns = "id, title, status, reason, private_networks, created_at, created_by, changed_at"
+
+// scanner is a row of a query, or the only one.
+type scanner interface{ Scan(dest ...any) error }
+
+func scan(row scanner) (t Tenant, err error) {
+	err = row.Scan(&t.Name, &t.Title, &t.Status, &t.Reason, &t.PrivateNetworks, &t.CreatedAt, &t.CreatedBy, &t.ChangedAt)
+	if errors.Is(err, db.ErrNoRows) {
+		err = ErrNotFound
+	}
+	return t, err
+}
+
+func find(ctx context.Context, tx *db.Tx, name estover.TenantID, lock string) (Tenant, error) {
+	return scan(tx.QueryRow(ctx, "select "+columns+" from tenant where tenant_id = $1 and id = $2"+lock, tx.Tenant(), name))
+}
+
+func list(ctx context.Context, tx *db.Tx, after string, limit int) (tenants []Tenant, err error) {
+	rows, err := tx.Query(ctx, "select "+columns+" from tenant where tenant_id = $1 and id > $2 order by id limit $3", tx.Tenant(), after, limit)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		t, err := scan(rows)
+		if err != nil {
+			return nil, err
+		}
+		tenants = append(tenants, t)
+	}
+	return tenants, rows.Err()
+}
+
+func allNames(ctx context.Context, tx *db.Tx) (names []estover.TenantID, err error) {
+	rows, err := tx.Query(ctx, "select id from tenant where tenant_id = $1 order by id", tx.Tenant())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var name estover.TenantID
+		if err := rows.Scan(&name); err != nil {
+			return nil, err
+		}
+		names = append(names, name)
+	}
+	return names, rows.Err()
+}
+
+// insert adds a tenant, unless there is one of the name or there are too many.
+// The default one's row is locked, so that of many that are added at once none
+// goes beyond the bound.
+func insert(ctx context.Context, tx *db.Tx, t Tenant) error {
+	if _, err := find(ctx, tx, estover.DefaultTenant, tx.ForUpdate()); err != nil {
+		return err
+	}
+	var n int
+	if err := tx.QueryRow(ctx, "select count(*) from tenant where tenant_id = $1", tx.Tenant()).Scan(&n); err != nil {
+		return err
+	}
+	if n >= MaxTenants {
+		return ErrTooMany
+	}
+	added, err := tx.Exec(ctx, `insert into tenant (tenant_id, `+columns+`) values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict do nothing`,
+		tx.Tenant(), t.Name, t.Title, t.Status, t.Reason, t.PrivateNetworks, t.CreatedAt, t.CreatedBy, t.ChangedAt)
+	if err == nil && added == 0 {
+		err = ErrTaken
+	}
+	return err
+}
+
+func update(ctx context.Context, tx *db.Tx, t Tenant) error {
+	_, err := tx.Exec(ctx, "update tenant set title = $3, status = $4, reason = $5, private_networks = $6, changed_at = $7 where tenant_id = $1 and id = $2",
+		tx.Tenant(), t.Name, t.Title, t.Status, t.Reason, t.PrivateNetworks, t.ChangedAt)
+	return err
+}
