@@ -82,8 +82,9 @@ type DB struct {
 	engine   Engine
 	now      func() time.Time
 	log      *slog.Logger
-	pool     *sql.DB // SQLite: readers. PostgreSQL: everybody.
-	writer   *writer // SQLite only
+	pool     *sql.DB  // SQLite: the connections of readers. PostgreSQL: all.
+	readers  *readers // SQLite only
+	writer   *writer  // SQLite only
 	appender *appender
 }
 
@@ -155,8 +156,7 @@ func (d *DB) openSQLite(ctx context.Context, file string) error {
 		_, _ = conn.Close(), w.Close()
 		return err
 	}
-	d.pool.SetMaxOpenConns(connections())
-	d.pool.SetMaxIdleConns(connections())
+	d.readers = newReaders(d.pool)
 	d.writer = startWriter(d, w, conn)
 	return nil
 }
@@ -203,6 +203,9 @@ func (d *DB) Close() error {
 	if d.appender != nil {
 		d.appender.stop()
 	}
+	if d.readers != nil {
+		d.readers.close()
+	}
 	return d.pool.Close()
 }
 
@@ -216,16 +219,17 @@ func (d *DB) Ping(ctx context.Context) error {
 
 // View runs fn on a snapshot of one tenant that does not change under it.
 func (d *DB) View(ctx context.Context, tenant estover.TenantID, fn func(*Tx) error) error {
-	level := sql.LevelDefault
-	if d.engine == Postgres {
-		level = sql.LevelRepeatableRead
+	if d.readers != nil {
+		return d.readers.view(ctx, func(run runner) error {
+			return diagnose(fn(&Tx{tenant: tenant, now: d.Now(), engine: SQLite, run: run}))
+		})
 	}
-	t, err := d.pool.BeginTx(ctx, &sql.TxOptions{Isolation: level, ReadOnly: d.engine == Postgres})
+	t, err := d.pool.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
 	if err != nil {
 		return unavailable(ctx, err)
 	}
 	defer func() { _ = t.Rollback() }()
-	return diagnose(fn(&Tx{tenant: tenant, now: d.Now(), engine: d.engine, run: t}))
+	return diagnose(fn(&Tx{tenant: tenant, now: d.Now(), engine: Postgres, run: plain{t}}))
 }
 
 // Do runs fn in a transaction of one tenant and commits it. When fn returns an
@@ -260,7 +264,7 @@ func (d *DB) doPostgres(ctx context.Context, tenant estover.TenantID, fn func(*T
 		return unavailable(ctx, err)
 	}
 	defer func() { _ = t.Rollback() }()
-	if err := fn(&Tx{tenant: tenant, now: d.Now(), engine: d.engine, run: t}); err != nil {
+	if err := fn(&Tx{tenant: tenant, now: d.Now(), engine: d.engine, run: plain{t}}); err != nil {
 		return diagnose(err)
 	}
 	if err := t.Commit(); err != nil {

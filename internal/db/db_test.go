@@ -413,6 +413,109 @@ func TestTheFileIsPrivate(t *testing.T) {
 	}
 }
 
+// A text is prepared once and used again and again, also while an earlier use
+// of it goes on, in what reads and in what writes; and whoever gives up or
+// falls over while reading leaves nothing behind for the next one.
+func TestRowsWithinRows(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		makeNotes(t, d)
+		const all = "select id from note where tenant_id = $1 order by id"
+		must := func(err error) {
+			t.Helper()
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		must(d.Do(t.Context(), "acme", func(tx *db.Tx) error {
+			for _, id := range []string{"a", "b", "c"} {
+				if err := insert(t.Context(), tx, id); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+		var pairs string
+		inside := func(tx *db.Tx) error {
+			pairs = ""
+			outer, err := tx.Query(t.Context(), all, tx.Tenant())
+			if err != nil {
+				return err
+			}
+			defer func() { _ = outer.Close() }()
+			for outer.Next() {
+				var o, i string
+				if err := outer.Scan(&o); err != nil {
+					return err
+				}
+				inner, err := tx.Query(t.Context(), all, tx.Tenant())
+				if err != nil {
+					return err
+				}
+				for inner.Next() {
+					if err := inner.Scan(&i); err != nil {
+						return err
+					}
+					pairs += o + i + " "
+				}
+				if err := inner.Err(); err != nil {
+					return err
+				}
+			}
+			return outer.Err()
+		}
+		const want = "aa ab ac ba bb bc ca cb cc "
+		for range 3 {
+			if d.Engine() == db.SQLite { // PostgreSQL's driver has one answer open at a time
+				must(d.View(t.Context(), "acme", inside))
+				if pairs != want {
+					t.Errorf("reading found %q, want %q", pairs, want)
+				}
+				must(d.Do(t.Context(), "acme", inside))
+				if pairs != want {
+					t.Errorf("writing found %q, want %q", pairs, want)
+				}
+			}
+			for range 20 { // more than there are connections
+				ctx, cancel := context.WithCancel(t.Context())
+				err := d.View(ctx, "acme", func(tx *db.Tx) error {
+					rows, err := tx.Query(ctx, all, tx.Tenant())
+					if err != nil {
+						return err
+					}
+					n := 0
+					for rows.Next() {
+						n++
+						cancel()
+					}
+					if n != 1 {
+						t.Errorf("%d rows came after the caller had gone", n-1)
+					}
+					return rows.Err()
+				})
+				if !errors.Is(err, context.Canceled) {
+					t.Errorf("a caller who gives up gets %v", err)
+				}
+				func() {
+					defer func() {
+						if recover() == nil {
+							t.Error("a panic was swallowed")
+						}
+					}()
+					_ = d.View(t.Context(), "acme", func(tx *db.Tx) error {
+						if _, err := tx.Query(t.Context(), all, tx.Tenant()); err != nil {
+							return err
+						}
+						panic("a fault of the caller's")
+					})
+				}()
+			}
+			if n := count(t, d); n != 3 {
+				t.Errorf("%d notes, want 3", n)
+			}
+		}
+	})
+}
+
 // After the database is closed, work is refused and not lost in a queue.
 func TestClosed(t *testing.T) {
 	dbtest.EachURL(t, func(t *testing.T, url string) {

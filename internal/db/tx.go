@@ -11,10 +11,25 @@ import (
 	"estover.dev"
 )
 
-// runner is what *sql.Tx and the writer's connection have in common.
+// A runner runs the statements of a transaction: [prepared] on SQLite, [plain]
+// on PostgreSQL, whose driver keeps what it has prepared.
 type runner interface {
-	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
-	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	exec(ctx context.Context, query string, args ...any) (sql.Result, error)
+	query(ctx context.Context, query string, args ...any) (*Rows, error)
+}
+
+type plain struct{ *sql.Tx }
+
+func (p plain) exec(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	return p.ExecContext(ctx, query, args...)
+}
+
+func (p plain) query(ctx context.Context, query string, args ...any) (*Rows, error) {
+	rows, err := p.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	return &Rows{rows: rows, ctx: ctx}, nil
 }
 
 // A Tx is a transaction of one tenant at one instant. It belongs to the
@@ -47,7 +62,7 @@ func (t *Tx) ForUpdate() string {
 
 // Exec runs a statement and says how many rows it changed.
 func (t *Tx) Exec(ctx context.Context, query string, args ...any) (int64, error) {
-	res, err := t.run.ExecContext(ctx, query, convert(args)...)
+	res, err := t.run.exec(ctx, query, convert(args)...)
 	if err != nil {
 		return 0, err
 	}
@@ -56,11 +71,7 @@ func (t *Tx) Exec(ctx context.Context, query string, args ...any) (int64, error)
 
 // Query runs a statement that answers rows. The caller closes them.
 func (t *Tx) Query(ctx context.Context, query string, args ...any) (*Rows, error) {
-	rows, err := t.run.QueryContext(ctx, query, convert(args)...)
-	if err != nil {
-		return nil, err
-	}
-	return &Rows{rows}, nil
+	return t.run.query(ctx, query, convert(args)...)
 }
 
 // QueryRow runs a statement that answers at most one row.
@@ -70,16 +81,42 @@ func (t *Tx) QueryRow(ctx context.Context, query string, args ...any) Single {
 }
 
 // Rows are the answer of a query.
-type Rows struct{ rows *sql.Rows }
+type Rows struct {
+	rows *sql.Rows
+	ctx  context.Context // of whoever asked, who may give up between two rows
+	from *statement      // to which they belong, if there is one
+	err  error
+}
 
 // Next goes on to the next row; false at the end or on an error.
-func (r *Rows) Next() bool { return r.rows.Next() }
+func (r *Rows) Next() bool {
+	if r.err == nil {
+		r.err = r.ctx.Err()
+	}
+	if r.err == nil && r.rows.Next() {
+		return true
+	}
+	_ = r.Close() // what is left of them is nobody's
+	return false
+}
 
 // Err is what ended the rows early, if anything did.
-func (r *Rows) Err() error { return r.rows.Err() }
+func (r *Rows) Err() error {
+	if r.err != nil {
+		return r.err
+	}
+	return r.rows.Err()
+}
 
 // Close lets the rows go. It may be called again.
-func (r *Rows) Close() error { return r.rows.Close() }
+func (r *Rows) Close() error {
+	err := r.rows.Close()
+	if r.from != nil {
+		r.from.done()
+		r.from = nil
+	}
+	return err
+}
 
 // Scan copies the columns of the row. A *time.Time takes microseconds, a
 // *[]string takes a JSON list; NULL gives a zero time or an empty list.

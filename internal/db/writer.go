@@ -20,9 +20,8 @@ const maxBatch = 512
 type writer struct {
 	db    *DB
 	pool  *sql.DB
-	conn  *sql.Conn
+	run   *prepared
 	queue chan *job
-	stmts map[string]*sql.Stmt
 
 	closing sync.RWMutex // held for reading while a job is handed in
 	closed  bool
@@ -42,8 +41,8 @@ type job struct {
 
 func startWriter(d *DB, pool *sql.DB, conn *sql.Conn) *writer {
 	w := &writer{
-		db: d, pool: pool, conn: conn,
-		queue: make(chan *job, 2*maxBatch), stmts: map[string]*sql.Stmt{}, done: make(chan struct{}),
+		db: d, pool: pool, run: newPrepared(conn),
+		queue: make(chan *job, 2*maxBatch), done: make(chan struct{}),
 	}
 	go w.loop()
 	return w
@@ -114,10 +113,7 @@ func (w *writer) loop() {
 			close(j.done)
 		}
 	}
-	for _, s := range w.stmts {
-		_ = s.Close()
-	}
-	_ = w.conn.Close()
+	w.run.close()
 	_ = w.pool.Close()
 }
 
@@ -183,6 +179,7 @@ func (w *writer) transaction(batch []*job, apart bool) (err error) {
 			return err
 		}
 		w.work(j)
+		w.run.finish()
 		if j.err != nil || j.panic != nil {
 			if err := w.exec(ctx, "rollback to caller"); err != nil {
 				return fmt.Errorf("%w: %w", errAborted, err)
@@ -210,7 +207,7 @@ func (w *writer) insert(appends []*job) error {
 	var packs packing
 append:
 	for _, j := range appends {
-		tx := &Tx{tenant: j.tenant, now: w.db.Now(), engine: SQLite, run: w}
+		tx := &Tx{tenant: j.tenant, now: w.db.Now(), engine: SQLite, run: w.run}
 		for _, e := range j.append.Live {
 			if alive[epoch{j.tenant, e}] {
 				continue
@@ -237,7 +234,7 @@ append:
 			}
 		}
 	}
-	tx := &Tx{now: w.db.Now(), engine: SQLite, run: w}
+	tx := &Tx{now: w.db.Now(), engine: SQLite, run: w.run}
 	for _, r := range packs.rows() {
 		if tx.Insert(context.Background(), r) != nil {
 			return errTangled
@@ -254,7 +251,7 @@ func (w *writer) work(j *job) {
 			j.panic = fmt.Sprintf("%v\n%s", p, debug.Stack())
 		}
 	}()
-	tx := &Tx{tenant: j.tenant, now: w.db.Now(), engine: SQLite, run: w}
+	tx := &Tx{tenant: j.tenant, now: w.db.Now(), engine: SQLite, run: w.run}
 	if j.append != nil {
 		j.err = diagnose(appendOne(j.ctx, tx, *j.append))
 	} else {
@@ -263,47 +260,6 @@ func (w *writer) work(j *job) {
 }
 
 func (w *writer) exec(ctx context.Context, query string) error {
-	_, err := w.ExecContext(ctx, query)
+	_, err := w.run.exec(ctx, query)
 	return err
-}
-
-// ExecContext runs a statement, prepared once. The caller's context is left
-// out: interrupting one statement would undo the whole batch.
-func (w *writer) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	s, err := w.prepare(query)
-	if err != nil {
-		return nil, err
-	}
-	return s.ExecContext(context.WithoutCancel(ctx), args...)
-}
-
-// QueryContext is ExecContext for statements that answer rows.
-func (w *writer) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	s, err := w.prepare(query)
-	if err != nil {
-		return nil, err
-	}
-	return s.QueryContext(context.WithoutCancel(ctx), args...)
-}
-
-// maxStatements bounds the prepared statements that are kept. The program has
-// fewer texts than that; a test that makes its own must not grow without end.
-const maxStatements = 1024
-
-func (w *writer) prepare(query string) (*sql.Stmt, error) {
-	if s, ok := w.stmts[query]; ok {
-		return s, nil
-	}
-	if len(w.stmts) >= maxStatements {
-		for q, s := range w.stmts {
-			_ = s.Close()
-			delete(w.stmts, q)
-			break
-		}
-	}
-	s, err := w.conn.PrepareContext(context.Background(), query)
-	if err == nil {
-		w.stmts[query] = s
-	}
-	return s, err
 }
