@@ -30,7 +30,7 @@ type Client struct {
 	CertificateBound bool     `json:"tls_client_certificate_bound_access_tokens,omitempty" doc:"It gets no token without a certificate, to which the token is bound, whatever the grant type."`
 	RequirePAR       bool     `json:"require_pushed_authorization_requests,omitempty" doc:"It must push its authorization requests."`
 	LegacyAudience   bool     `json:"legacy_assertion_audience,omitempty" doc:"Its assertions may have the token endpoint as their audience, as those of some libraries do. Each use is logged."`
-	Methods          []string `json:"token_endpoint_auth_methods,omitempty" enum:"client_secret_basic,client_secret_post,private_key_jwt,tls_client_auth,self_signed_tls_client_auth,none" doc:"How it may authenticate; whatever its credentials allow if none is named."`
+	Methods          []string `json:"token_endpoint_auth_methods,omitempty" enum:"client_secret_basic,client_secret_post,private_key_jwt,tls_client_auth,self_signed_tls_client_auth,none" doc:"How it may authenticate; whatever its credentials allow, or the token of a trusted issuer alone, if none is named."`
 	IDTokenAlgorithm string   `json:"id_token_signed_response_alg,omitempty" enum:"RS256,ES256" doc:"The algorithm that its ID tokens are signed with; RS256 if left out."`
 	Runs             []string `json:"runs,omitempty" doc:"The ids of agents that it runs: whose token it may present as the actor of a token exchange."`
 	Exchanges        []string `json:"subject_token_types,omitempty" enum:"urn:ietf:params:oauth:token-type:jwt" doc:"The types of tokens that it may take up by token exchange, beside access tokens of this server: jwt is tokens of trusted issuers."`

@@ -99,14 +99,18 @@ func (r *ready) about(claims *jose.Claims) (*Workload, error) {
 		return nil, ErrUntrusted.With("%s", sentence(err))
 	}
 	if c := bound.Confirm; c != nil {
-		if w.Key, w.Certificate = c.Key, c.Certificate; w.Key == "" && w.Certificate == "" {
-			return nil, ErrUntrusted.With("The token is bound to a key in a way that is not known here (cnf).")
-		}
+		w.Key, w.Certificate = c.Key, c.Certificate
 	}
 	if m := bound.MayAct; m != nil {
-		if w.MayActIssuer, w.MayActSubject = m.Issuer, m.Subject; m.Issuer == "" || m.Subject == "" {
-			return nil, ErrUntrusted.With("The token does not say by iss and sub who may take it up (may_act).")
-		}
+		w.MayActIssuer, w.MayActSubject = m.Issuer, m.Subject
+	}
+	// A bound that is there and says nothing, a null for one, is not as good as
+	// none.
+	if _, there := claims.Claim("cnf"); there && w.Key == "" && w.Certificate == "" {
+		return nil, ErrUntrusted.With("The token is bound to a key in a way that is not known here (cnf).")
+	}
+	if _, there := claims.Claim("may_act"); there && (w.MayActIssuer == "" || w.MayActSubject == "") {
+		return nil, ErrUntrusted.With("The token does not say by iss and sub who may take it up (may_act).")
 	}
 	return w, nil
 }

@@ -59,6 +59,7 @@ func ClientOf(s *agent.Snapshot, alive func(ctx context.Context, now time.Time) 
 	if len(settings.Methods) > 0 {
 		allowed := append(c.Methods, token.Public)
 		c.Methods = slices.DeleteFunc(slices.Clone(settings.Methods), func(m string) bool { return !slices.Contains(allowed, m) })
+		c.Named = true
 	}
 	c.Redirects, c.Resource, c.Introspect = settings.RedirectURIs, settings.DefaultResource, settings.Introspect
 	c.Runs, c.Exchanges = settings.Runs, settings.Exchanges

@@ -3,6 +3,7 @@ package oauth
 import (
 	"context"
 	"net/http"
+	"strings"
 
 	"estover.dev"
 	"estover.dev/internal/edge"
@@ -120,6 +121,11 @@ func (d *Door) identify(r *http.Request, tenant estover.TenantID, f form, x *ass
 		d.mistrust(r, a, w, err)
 		return a, err
 	}
+	if a.client.Named { // RFC 7591, section 2: the method used is a registered one, and this is none
+		err = errClient.With("The client is registered for %s, and an assertion as the grant does not authenticate it.", registered(a.client))
+		d.mistrust(r, a, w, err)
+		return a, err
+	}
 	if w.Trust.SingleUse {
 		a.caller.Strength = estover.ByKey // whoever copies it comes too late
 	}
@@ -129,6 +135,14 @@ func (d *Door) identify(r *http.Request, tenant estover.TenantID, f form, x *ass
 	}
 	a.method, a.caller.Subject, a.caller.Client = token.ByAssertion, a.client.Subject, a.client.ID
 	return a, nil
+}
+
+// registered lists the methods of a client for which they were named.
+func registered(c *token.Client) string {
+	if len(c.Methods) == 0 {
+		return "methods that none of its credentials allows"
+	}
+	return strings.Join(c.Methods, " and ")
 }
 
 // mistrust records that somebody presented an assertion which says nothing here,

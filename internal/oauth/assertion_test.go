@@ -67,6 +67,13 @@ func TestWorkloadsAreRecognised(t *testing.T) {
 		if n := count(t, d, `select count(*) from audit where action = 'token.issue' and outcome = 'done' and target = $1`, names(bot)[0]); n < 5 {
 			t.Errorf("%d tokens are on record", n)
 		}
+		// The method used must be a registered one, and an assertion alone is none.
+		w.Set(bot, agent.Client{GrantTypes: []string{assertionGrant}, Methods: []string{"client_secret_basic"}})
+		refused(t, "an assertion alone, of an agent whose methods are named", w.AskByAssertion(p.Token(bot)), 401, "invalid_client")
+		refused(t, "with the client_id beside", w.AskByAssertion(p.Token(bot), "client_id", bot.ID), 401, "invalid_client")
+		f.Set("assertion", p.Token(bot))
+		granted(t, "by the method that is named", w.Do(oauthtest.Request("/oauth/token", f, oauthtest.Basic(bot.ID, bot.Secret))))
+
 		// The grant type is the agent's to have.
 		w.Set(bot, agent.Client{})
 		refused(t, "an agent without the grant type", w.AskByAssertion(p.Token(bot)), 400, "unauthorized_client")

@@ -60,6 +60,7 @@ type Client struct {
 	Purposes   []string      // that its sessions may have, the usual one first
 	GrantTypes []string      // that it may use
 	Methods    []string      // by which it may authenticate
+	Named      bool          // whether those were named for it, so that nothing else says who it is
 	Algorithms []string      // that it may sign assertions with; empty for those that everybody may
 	KeySets    []KeySet      // that its assertions, and certificates that vouch for themselves, are checked with
 	Certified  []Certified   // names that its certificates may have
