@@ -84,7 +84,7 @@ func providerRetire(s *settings) *cobra.Command {
 			if err := c.do(cmd.Context(), http.MethodDelete, "/v1/identity-providers/"+url.PathEscape(args[0]), nil, nil); err != nil {
 				return err
 			}
-			fmt.Fprintln(cmd.OutOrStdout(), "Retired. Nobody signs in with it any more; those who are signed in stay so until their time is over.")
+			fmt.Fprintln(cmd.OutOrStdout(), "Retired. Nobody signs in with it any more; those who had are signed out.")
 			return nil
 		},
 	}

@@ -171,11 +171,18 @@ func (d *Directory) PutProvider(ctx context.Context, caller estover.Caller, spec
 	return p, err
 }
 
-// RetireProvider ends a provider: nobody comes in by it any more. Those who are
-// signed in stay so until their time is over.
+// RetireProvider ends a provider: nobody comes in by it any more, and those who
+// have are signed out.
 func (d *Directory) RetireProvider(ctx context.Context, caller estover.Caller, name string) error {
 	return d.guard.Do(ctx, caller, guard.Op{Action: "provider.retire", Target: "provider:" + name}, func(tx *guard.Tx) error {
-		return endProvider(ctx, tx.Tx, name)
+		id, err := endProvider(ctx, tx.Tx, name)
+		if err != nil {
+			return err
+		}
+		ended, err := endVisits(ctx, tx.Tx, id)
+		tx.Note("provider", id)
+		tx.Note("signed_out", ended)
+		return err
 	})
 }
 
@@ -321,15 +328,15 @@ func (i Identity) name() string {
 	return name
 }
 
-// Federated lets somebody in for whom a provider vouches. They are whom the
-// provider's subject was linked to before; else, as the provider's settings
-// have it, the person with the same verified address, or somebody new.
+// Federated lets somebody in for whom the provider with this id vouches. They
+// are whom the provider's subject was linked to before; else, as the provider's
+// settings have it, the person with the same verified address, or somebody new.
 // since is when they proved there who they are; zero for now.
-func (d *Directory) Federated(ctx context.Context, b Browser, name string, i Identity, a Answer, since time.Time) (estover.Secret, error) {
+func (d *Directory) Federated(ctx context.Context, b Browser, provider string, i Identity, a Answer, since time.Time) (estover.Secret, error) {
 	var p Provider
 	var person Person
 	err := d.guard.DB().View(ctx, b.From.Tenant, func(tx *db.Tx) (err error) {
-		if p, err = findProvider(ctx, tx, "name", name, ""); err != nil {
+		if p, err = findProvider(ctx, tx, "id", provider, ""); err != nil {
 			return err
 		}
 		person, err = d.whois(ctx, tx, p, i)
@@ -353,8 +360,17 @@ func (d *Directory) Federated(ctx context.Context, b Browser, name string, i Ide
 	if p.Strong {
 		methods = []string{ByStrong}
 	}
-	return d.enter(ctx, b, person, since, methods, func(tx *guard.Tx) error {
+	t := Token{Methods: methods, Since: since, provider: p.ID}
+	return d.enter(ctx, b, person, t, func(tx *guard.Tx) error {
 		if err := answered(ctx, tx.Tx, a); err != nil {
+			return err
+		}
+		// What was decided about them rests on the provider as it was read.
+		now, err := findProvider(ctx, tx.Tx, "id", p.ID, tx.ForUpdate())
+		if err == nil && now.Epoch != p.Epoch {
+			err = db.ErrStale
+		}
+		if err != nil {
 			return err
 		}
 		tx.Note("provider", p.ID)

@@ -161,9 +161,9 @@ func consume(ctx context.Context, tx *db.Tx, hash []byte) (id string, err error)
 }
 
 func insertToken(ctx context.Context, tx *db.Tx, t Token) error {
-	_, err := tx.Exec(ctx, `insert into person_token (tenant_id, id, person_id, hash, label, created_at, expires_at, kind, methods, seen_at, authenticated_at)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
-		tx.Tenant(), t.ID, t.Person, t.hash[:], t.Label, t.CreatedAt, t.ExpiresAt, t.Kind, t.Methods, t.SeenAt, t.Since)
+	_, err := tx.Exec(ctx, `insert into person_token (tenant_id, id, person_id, hash, label, created_at, expires_at, kind, methods, seen_at, authenticated_at, provider_id)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, nullif($12, ''))`,
+		tx.Tenant(), t.ID, t.Person, t.hash[:], t.Label, t.CreatedAt, t.ExpiresAt, t.Kind, t.Methods, t.SeenAt, t.Since, t.provider)
 	return err
 }
 
@@ -444,13 +444,20 @@ func updateProvider(ctx context.Context, tx *db.Tx, p Provider) error {
 	return err
 }
 
-func endProvider(ctx context.Context, tx *db.Tx, name string) error {
-	n, err := tx.Exec(ctx, "update identity_provider set ended_at = $3, epoch = epoch + 1 where tenant_id = $1 and name = $2 and ended_at is null",
-		tx.Tenant(), name, tx.Now())
-	if err == nil && n == 0 {
-		return ErrProviderNotFound
+func endProvider(ctx context.Context, tx *db.Tx, name string) (id string, err error) {
+	err = tx.QueryRow(ctx, `update identity_provider set ended_at = $3, epoch = epoch + 1
+		where tenant_id = $1 and name = $2 and ended_at is null returning id`, tx.Tenant(), name, tx.Now()).Scan(&id)
+	if errors.Is(err, db.ErrNoRows) {
+		return "", ErrProviderNotFound
 	}
-	return err
+	return id, err
+}
+
+// endVisits signs out everybody who came in by a provider, and says how many
+// browsers that were.
+func endVisits(ctx context.Context, tx *db.Tx, provider string) (int64, error) {
+	return tx.Exec(ctx, "update person_token set ended_at = $3 where tenant_id = $1 and provider_id = $2 and ended_at is null",
+		tx.Tenant(), provider, tx.Now())
 }
 
 // linked is whom a provider's subject was linked to, or [ErrNotFound].

@@ -41,7 +41,8 @@ type Token struct {
 	SeenAt  time.Time `json:"seen_at,omitzero"`
 	Since   time.Time `json:"authenticated_at,omitzero"`
 
-	hash [32]byte
+	hash     [32]byte
+	provider string // by which its person came in; "" for none
 }
 
 // The kinds of tokens. Their values differ too, so that neither is taken for

@@ -135,7 +135,7 @@ func (d *Directory) Enrol(ctx context.Context, b Browser, invitation string, k P
 	hash := opaque.Hash(invitation)
 	codes, hashes := newCodes()
 	k.ID, k.Person, k.Label = estover.NewID("psk"), p.ID, label(k.Label)
-	value, err = d.enter(ctx, b, p, time.Time{}, methods, func(tx *guard.Tx) error {
+	value, err = d.enter(ctx, b, p, Token{Methods: methods}, func(tx *guard.Tx) error {
 		if err := answered(ctx, tx.Tx, a); err != nil {
 			return err
 		}
@@ -162,7 +162,7 @@ func (d *Directory) SignIn(ctx context.Context, b Browser, k Passkey, a Answer, 
 	if err != nil {
 		return estover.Secret{}, err
 	}
-	return d.enter(ctx, b, p, time.Time{}, methods, func(tx *guard.Tx) error {
+	return d.enter(ctx, b, p, Token{Methods: methods}, func(tx *guard.Tx) error {
 		if err := answered(ctx, tx.Tx, a); err != nil {
 			return err
 		}
@@ -191,7 +191,7 @@ func (d *Directory) Recover(ctx context.Context, b Browser, typed string) (value
 	if err != nil {
 		return value, 0, err
 	}
-	value, err = d.enter(ctx, b, p, time.Time{}, []string{ByCode}, func(tx *guard.Tx) error {
+	value, err = d.enter(ctx, b, p, Token{Methods: []string{ByCode}}, func(tx *guard.Tx) error {
 		if err := useCode(ctx, tx.Tx, hash[:]); err != nil {
 			return err
 		}
@@ -202,14 +202,15 @@ func (d *Directory) Recover(ctx context.Context, b Browser, typed string) (value
 	return value, left, err
 }
 
-// enter signs a person in who proved at a time that it is the one, zero for now,
-// given what proves it. What is presented a second time, or by somebody who is disabled, is on record.
-func (d *Directory) enter(ctx context.Context, b Browser, p Person, since time.Time, methods []string, prove func(tx *guard.Tx) error) (estover.Secret, error) {
+// enter signs a person in, given what proves that it is the one. t says how they
+// have proved it, and when: zero for now. What is presented a second time, or by
+// somebody who is disabled, is on record.
+func (d *Directory) enter(ctx context.Context, b Browser, p Person, t Token, prove func(tx *guard.Tx) error) (estover.Secret, error) {
 	caller := b.From
 	caller.Subject, caller.Roles, caller.Strength = estover.User(p.ID), p.Roles, estover.BySecret
 	value := opaque.New(opaque.Visit)
-	t := Token{ID: estover.NewID(tokenPrefix), Person: p.ID, Kind: browserToken, Methods: methods, hash: opaque.Hash(value)}
-	op := guard.Op{Action: "login.create", Target: string(caller.Subject), Detail: map[string]any{"methods": methods}}
+	t.ID, t.Person, t.Kind, t.hash = estover.NewID(tokenPrefix), p.ID, browserToken, opaque.Hash(value)
+	op := guard.Op{Action: "login.create", Target: string(caller.Subject), Detail: map[string]any{"methods": t.Methods}}
 	err := d.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
 		now, err := lock(ctx, tx.Tx, p.ID)
 		if err != nil {
@@ -236,13 +237,20 @@ func (d *Directory) enter(ctx context.Context, b Browser, p Person, since time.T
 		if err := makeRoom(ctx, tx.Tx, p.ID, maxVisits-1); err != nil {
 			return err
 		}
+		t := t
 		t.CreatedAt, t.ExpiresAt, t.SeenAt = tx.Now(), tx.Now().Add(VisitLife), tx.Now()
-		if t.Since = since; since.IsZero() || since.After(tx.Now()) {
+		if t.Since.IsZero() || t.Since.After(tx.Now()) {
 			t.Since = tx.Now()
 		}
 		tx.Note("token", t.ID)
 		return insertToken(ctx, tx.Tx, t)
 	})
+	if errors.Is(err, ErrToken) { // they are disabled, and the door lets them do nothing
+		if err := d.Unproven(ctx, b.From, p.ID, err); err != nil {
+			return estover.Secret{}, err
+		}
+		return estover.Secret{}, ErrSignIn
+	}
 	if err != nil {
 		return estover.Secret{}, err
 	}

@@ -211,7 +211,7 @@ func (d *Door) returned(r *page.Request) error {
 		return d.failed(r, err)
 	}
 	browser := directory.Browser{From: r.From, Previous: r.Visit}
-	value, err := d.People.Federated(r.Context(), browser, p.Name, identity, directory.Answer{Challenge: state, Expires: expires}, since)
+	value, err := d.People.Federated(r.Context(), browser, p.ID, identity, directory.Answer{Challenge: state, Expires: expires}, since)
 	if err != nil {
 		return d.failed(r, err)
 	}

@@ -63,7 +63,7 @@ func trusted(t *testing.T, w *oauthtest.World, name string, change func(*federat
 // known, and gives who they are here.
 func (o *organisation) signIn(t *testing.T, subject string) string {
 	t.Helper()
-	value, err := o.People.Federated(t.Context(), directory.Browser{From: estover.Caller{Tenant: estover.DefaultTenant}}, o.provider.Name,
+	value, err := o.People.Federated(t.Context(), directory.Browser{From: estover.Caller{Tenant: estover.DefaultTenant}}, o.provider.ID,
 		directory.Identity{Subject: subject, Claims: map[string]any{"name": subject, "hd": "acme.example"}},
 		directory.Answer{Challenge: rand.Text(), Expires: o.DB.Now().Add(time.Minute)}, time.Time{})
 	if err != nil {

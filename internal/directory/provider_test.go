@@ -1,0 +1,163 @@
+package directory_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/db"
+	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/directory"
+	"estover.dev/internal/guard"
+	"estover.dev/internal/guard/guardtest"
+)
+
+// provider is one that people are recognised at by their address.
+func provider(t *testing.T, dir *directory.Directory, name string) directory.Provider {
+	t.Helper()
+	p, err := dir.PutProvider(t.Context(), root, directory.ProviderSpec{
+		Name: name, Issuer: "https://" + name + ".example", ClientID: "estover", Match: "email",
+	}, "")
+	if err != nil {
+		t.Fatalf("adding the provider %s: %v", name, err)
+	}
+	return p
+}
+
+// vouched is somebody whose address a provider has verified.
+func vouched(subject, email string) directory.Identity {
+	return directory.Identity{Subject: subject, Claims: map[string]any{"email": email, "email_verified": true}}
+}
+
+func federate(t *testing.T, d *db.DB, dir *directory.Directory, p directory.Provider, i directory.Identity) (string, error) {
+	t.Helper()
+	value, err := dir.Federated(t.Context(), browser, p.ID, i, answer(d), time.Time{})
+	return string(value.Reveal()), err
+}
+
+// count is how many events there are of an action with this outcome.
+func count(t *testing.T, d *db.DB, action, outcome string) (n int) {
+	t.Helper()
+	err := d.View(t.Context(), estover.DefaultTenant, func(tx *db.Tx) error {
+		return tx.QueryRow(t.Context(), "select count(*) from audit where action = $1 and outcome = $2", action, outcome).Scan(&n)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// TestRetireProvider: with a provider end the sign-ins that rest on it, and no
+// others.
+func TestRetireProvider(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		dir := open(t, d)
+		alice := create(t, dir, "alice")
+		corp, other := provider(t, dir, "corp"), provider(t, dir, "other")
+		in := func(p directory.Provider) string {
+			t.Helper()
+			value, err := federate(t, d, dir, p, vouched("sub-1", "alice@example.com"))
+			if err != nil {
+				t.Fatalf("alice signs in at %s: %v", p.Name, err)
+			}
+			return value
+		}
+		byCorp, byOther := in(corp), in(other)
+		byPasskey, _ := enrol(t, d, dir, create(t, dir, "bob"))
+		if err := dir.RetireProvider(t.Context(), root, "corp"); err != nil {
+			t.Fatal(err)
+		}
+		signedOut(t, dir, "after its provider was retired", byCorp)
+		visit(t, dir, byOther)
+		visit(t, dir, byPasskey)
+		if _, err := federate(t, d, dir, corp, vouched("sub-1", "alice@example.com")); !errors.Is(err, directory.ErrProviderNotFound) {
+			t.Errorf("signing in by what was retired: %v, want ErrProviderNotFound", err)
+		}
+		// One of the same name is another provider: what the old one has said is
+		// nothing there.
+		again := provider(t, dir, "corp")
+		if again.ID == corp.ID {
+			t.Fatal("the provider has come back")
+		}
+		if _, err := federate(t, d, dir, corp, vouched("sub-1", "alice@example.com")); !errors.Is(err, directory.ErrProviderNotFound) {
+			t.Errorf("what the old provider says, at the one of its name: %v, want ErrProviderNotFound", err)
+		}
+		if v := visit(t, dir, in(again)); v.Person.ID != alice.ID {
+			t.Errorf("at the one of its name alice is %+v", v.Person)
+		}
+	})
+}
+
+// TestRetireProviderAtOnce: whoever signs in while a provider is retired is
+// either refused or signed out.
+func TestRetireProviderAtOnce(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		dir := open(t, d)
+		corp := provider(t, dir, "corp")
+		const people = 32
+		for i := range people {
+			create(t, dir, fmt.Sprintf("person%d", i))
+		}
+		values := make([]string, people)
+		var wg sync.WaitGroup
+		for i := range people {
+			wg.Go(func() {
+				value, err := federate(t, d, dir, corp, vouched(fmt.Sprint(i), fmt.Sprintf("person%d@example.com", i)))
+				if err != nil && estover.KindOf(err) == estover.Fault {
+					t.Errorf("signing in while the provider is retired: %v", err)
+				}
+				values[i] = value
+			})
+		}
+		wg.Go(func() {
+			if err := dir.RetireProvider(t.Context(), root, "corp"); err != nil {
+				t.Error(err)
+			}
+		})
+		wg.Wait()
+		for i, value := range values {
+			if value != "" {
+				signedOut(t, dir, fmt.Sprintf("person%d", i), value)
+			}
+		}
+	})
+}
+
+// TestDisabledIsOnRecord: somebody who has left and tries to come in is told
+// nothing, and is noticed.
+func TestDisabledIsOnRecord(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		var dir *directory.Directory
+		dir = directory.New(guard.New(d, guardtest.Log(t, d), guardtest.AllowAll, guard.Options{
+			Alive: func(ctx context.Context, tx *db.Tx, c estover.Caller) error {
+				if c.Subject.Kind() != estover.UserKind {
+					return nil
+				}
+				return dir.Alive(ctx, tx, c)
+			},
+		}), directory.Options{})
+		alice := create(t, dir, "alice")
+		corp := provider(t, dir, "corp")
+		_, codes := enrol(t, d, dir, alice)
+		if _, err := federate(t, d, dir, corp, vouched("sub-1", "alice@example.com")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := dir.Disable(t.Context(), root, alice.ID, "left"); err != nil {
+			t.Fatal(err)
+		}
+		before := count(t, d, "login.create", "refused")
+		if _, err := federate(t, d, dir, corp, vouched("sub-1", "alice@example.com")); !errors.Is(err, directory.ErrSignIn) || errors.Is(err, directory.ErrToken) {
+			t.Errorf("somebody who has left, by their provider: %v, want ErrSignIn", err)
+		}
+		if _, _, err := dir.Recover(t.Context(), browser, codes[0]); !errors.Is(err, directory.ErrSignIn) {
+			t.Errorf("somebody who has left, by a recovery code: %v, want ErrSignIn", err)
+		}
+		if n := count(t, d, "login.create", "refused") - before; n != 2 {
+			t.Errorf("%d of their two attempts are on record", n)
+		}
+	})
+}
