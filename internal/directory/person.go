@@ -67,7 +67,7 @@ func Check(s Spec) (Spec, error) {
 		wrong("name", "The name of a person has up to 63 small letters, digits, dots, dashes and underscores, not %q.", s.Name)
 	}
 	if s.Email != "" {
-		s.Email = strings.ToLower(s.Email)
+		s.Email = fold(s.Email)
 		if a, err := mail.ParseAddress(s.Email); err != nil || a.Address != s.Email || len(s.Email) > 254 {
 			wrong("email", "%q is not an email address.", s.Email)
 		}
@@ -81,6 +81,18 @@ func Check(s Spec) (Spec, error) {
 	slices.Sort(s.Roles)
 	s.Roles = slices.Compact(s.Roles)
 	return s, errors.Join(bad...)
+}
+
+// fold is an address in the one spelling in which it is compared. Letters of
+// other alphabets stay as they are: some become, as small ones, letters of an
+// address that is somebody else's.
+func fold(address string) string {
+	return strings.Map(func(r rune) rune {
+		if 'A' <= r && r <= 'Z' {
+			return r - 'A' + 'a'
+		}
+		return r
+	}, address)
 }
 
 // Create adds a person. managedBy says who keeps it, if not a person by hand.

@@ -93,6 +93,8 @@ func CheckProvider(s ProviderSpec) (ProviderSpec, error) {
 		wrong("issuer", "%q is not the URL of an issuer.", s.Issuer)
 	case u.Scheme != "https" && (u.Scheme != "http" || !s.AllowPrivate):
 		wrong("issuer", "An issuer begins with https://. On a private network http:// will do, with allow_private.")
+	case s.Create && (s.Preset == "google" || u.Hostname() == "accounts.google.com") && s.Claims["hd"] == "":
+		wrong("claims.hd", "Name the domain of your organisation. Anybody with an account at Google could come in otherwise.")
 	case s.Preset == "entra" && (strings.Contains(u.Path, "/common") || strings.Contains(u.Path, "/organizations") || strings.Contains(u.Path, "/consumers")):
 		wrong("issuer", "Name your own directory: https://login.microsoftonline.com/TENANT/v2.0. Anybody at all could come in by this one.")
 	}
@@ -101,9 +103,6 @@ func CheckProvider(s ProviderSpec) (ProviderSpec, error) {
 	}
 	if s.Match != "" && s.Match != "email" {
 		wrong("match", "People are matched by email or not at all, not by %q.", s.Match)
-	}
-	if s.Preset == "google" && s.Create && s.Claims["hd"] == "" {
-		wrong("claims.hd", "Name the domain of your organisation. Anybody with an account at Google could come in otherwise.")
 	}
 	for role, values := range s.Roles {
 		if r := estover.Role(role); r != estover.Admin && r != estover.Operator && r != estover.Auditor {
@@ -125,6 +124,11 @@ func CheckProvider(s ProviderSpec) (ProviderSpec, error) {
 	}
 	if len(s.Claims) > 20 {
 		wrong("claims", "At most 20 claims are asked for.")
+	}
+	for name, value := range s.Claims {
+		if name == "" || value == "" { // which whoever has no such claim would have
+			wrong("claims", "A claim that is asked for has a name and a value.")
+		}
 	}
 	if len(s.Claims) == 0 {
 		s.Claims = nil
@@ -245,18 +249,20 @@ func (i Identity) claim(name string) any {
 
 // email is an address that the provider has verified, or "".
 func (i Identity) email() string {
-	verified := false
-	for _, name := range []string{"email_verified", "xms_edov"} { // the second is Entra's
-		switch v := i.Claims[name].(type) {
-		case bool:
-			verified = verified || v
-		case string:
-			verified = verified || v == "true" || v == "1"
-		case float64:
-			verified = verified || v == 1
-		}
+	said, ok := i.Claims["email_verified"]
+	if !ok {
+		said = i.Claims["xms_edov"] // what Entra says in its place
 	}
-	address := strings.ToLower(i.text("email"))
+	verified := false
+	switch v := said.(type) {
+	case bool:
+		verified = v
+	case string:
+		verified = v == "true" || v == "1"
+	case float64:
+		verified = v == 1
+	}
+	address := fold(i.text("email"))
 	if a, err := mail.ParseAddress(address); !verified || err != nil || a.Address != address || len(address) > 254 {
 		return ""
 	}
@@ -342,19 +348,19 @@ func (d *Directory) Federated(ctx context.Context, b Browser, provider string, i
 		person, err = d.whois(ctx, tx, p, i)
 		return err
 	})
-	if err != nil && !errors.Is(err, ErrNotFound) {
-		return estover.Secret{}, err
+	switch unknown := errors.Is(err, ErrNotFound); {
+	case (err == nil || unknown) && !p.admits(i), unknown && !p.Create:
+		err = ErrStranger
+	case unknown:
+		person, err = d.welcome(ctx, b, p, i)
 	}
-	switch {
-	case !p.admits(i), err != nil && !p.Create:
-		if err := d.unproven(ctx, b.From, "provider:"+p.ID, ErrStranger); err != nil {
+	if errors.Is(err, ErrStranger) {
+		if err := d.Unvouched(ctx, b.From, p.ID, err); err != nil {
 			return estover.Secret{}, err
 		}
-		return estover.Secret{}, ErrStranger
-	case err != nil:
-		if person, err = d.welcome(ctx, b, p, i); err != nil {
-			return estover.Secret{}, err
-		}
+	}
+	if err != nil {
+		return estover.Secret{}, err
 	}
 	var methods []string
 	if p.Strong {
@@ -410,7 +416,16 @@ func (d *Directory) whois(ctx context.Context, tx *db.Tx, p Provider, i Identity
 	case !errors.Is(err, ErrNotFound) || p.Match != "email" || i.email() == "":
 		return Person{}, err
 	}
-	return findEmail(ctx, tx, i.email())
+	known, err := findEmail(ctx, tx, i.email())
+	if err != nil {
+		return Person{}, err
+	}
+	// Addresses are given to others when somebody leaves.
+	taken, err := identified(ctx, tx, p.ID, known.ID)
+	if err == nil && taken {
+		err = ErrStranger.With("Somebody else has come in here with your email address. Ask an administrator.")
+	}
+	return known, err
 }
 
 // welcome adds somebody for whom a provider vouches.

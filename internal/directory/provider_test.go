@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -160,4 +161,89 @@ func TestDisabledIsOnRecord(t *testing.T) {
 			t.Errorf("%d of their two attempts are on record", n)
 		}
 	})
+}
+
+// TestAddressOfAnother: an address is somebody's as it was verified and written.
+// One that only looks like it, or that was given to somebody else, is another's.
+func TestAddressOfAnother(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		dir := open(t, d)
+		mike := create(t, dir, "mike")
+		corp := provider(t, dir, "corp")
+		refused := func(why string, i directory.Identity) {
+			t.Helper()
+			before := count(t, d, "login.create", "refused")
+			value, err := federate(t, d, dir, corp, i)
+			if !errors.Is(err, directory.ErrStranger) || value != "" {
+				t.Errorf("%s: %v, want ErrStranger", why, err)
+			}
+			if n := count(t, d, "login.create", "refused") - before; n != 1 {
+				t.Errorf("%s: %d events, want 1", why, n)
+			}
+		}
+		refused("a letter that becomes another one as a small one", vouched("eve", "mi\u212ae@example.com"))
+		with := func(claims map[string]any) directory.Identity {
+			claims["email"] = "mike@example.com"
+			return directory.Identity{Subject: "eve", Claims: claims}
+		}
+		refused("an address that one claim has not verified", with(map[string]any{"email_verified": false, "xms_edov": true}))
+		if v, err := federate(t, d, dir, corp, vouched("mike", "MIKE@example.com")); err != nil || visit(t, dir, v).Person.ID != mike.ID {
+			t.Errorf("mike in capitals: %v", err)
+		}
+		refused("an address that somebody has come in with", vouched("mike-the-second", "mike@example.com"))
+		if v, err := federate(t, d, dir, corp, vouched("mike", "other@example.com")); err != nil || visit(t, dir, v).Person.ID != mike.ID {
+			t.Errorf("mike, who is linked: %v", err)
+		}
+		// A person's own address is kept as it was written, but for capitals.
+		if p, err := dir.Create(t.Context(), root, directory.Spec{Name: "other", Email: "MI\u212aE@Example.com"}, ""); err != nil || p.Email != "mi\u212ae@example.com" {
+			t.Errorf("an address with a letter that looks like another: %q, %v", p.Email, err)
+		}
+	})
+}
+
+// TestLinkAtOnce: of many who come with one address, one is the person.
+func TestLinkAtOnce(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		dir := open(t, d)
+		create(t, dir, "alice")
+		corp := provider(t, dir, "corp")
+		var in atomic.Int64
+		var wg sync.WaitGroup
+		for i := range 64 {
+			wg.Go(func() {
+				switch _, err := federate(t, d, dir, corp, vouched(fmt.Sprint(i), "alice@example.com")); {
+				case err == nil:
+					in.Add(1)
+				case !errors.Is(err, directory.ErrSignIn) && !errors.Is(err, directory.ErrStranger):
+					t.Errorf("coming with the address of alice at once: %v", err)
+				}
+			})
+		}
+		wg.Wait()
+		if in.Load() != 1 {
+			t.Errorf("%d subjects have become alice, want 1", in.Load())
+		}
+	})
+}
+
+// TestProviderIsChecked: what would let in anybody is refused.
+func TestProviderIsChecked(t *testing.T) {
+	for name, change := range map[string]func(*directory.ProviderSpec){
+		"a claim without a value": func(s *directory.ProviderSpec) { s.Claims = map[string]string{"hd": ""} },
+		"Google without its preset, for everybody": func(s *directory.ProviderSpec) {
+			s.Issuer, s.Create = "https://accounts.google.com", true
+		},
+		"Google for everybody": func(s *directory.ProviderSpec) {
+			s.Issuer, s.Preset, s.Create = "https://accounts.google.com", "google", true
+		},
+	} {
+		spec := directory.ProviderSpec{Name: "corp", Issuer: "https://corp.example", ClientID: "estover"}
+		if _, err := directory.CheckProvider(spec); err != nil {
+			t.Fatal(err)
+		}
+		change(&spec)
+		if _, err := directory.CheckProvider(spec); !errors.Is(err, directory.ErrProviderInvalid) {
+			t.Errorf("%s: %v, want ErrProviderInvalid", name, err)
+		}
+	}
 }

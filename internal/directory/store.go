@@ -470,16 +470,38 @@ func linked(ctx context.Context, tx *db.Tx, provider, subject string) (person st
 	return person, err
 }
 
-// linkIdentity links a provider's subject to a person, for good.
+// identified reports whether a person is somebody at a provider.
+func identified(ctx context.Context, tx *db.Tx, provider, person string) (bool, error) {
+	var one int
+	err := tx.QueryRow(ctx, "select 1 from person_identity where tenant_id = $1 and provider_id = $2 and person_id = $3 limit 1",
+		tx.Tenant(), provider, person).Scan(&one)
+	if errors.Is(err, db.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// linkIdentity links a provider's subject to a person whose row is locked, for
+// good. Nobody is two there.
 func linkIdentity(ctx context.Context, tx *db.Tx, provider, subject, person string) error {
-	_, err := tx.Exec(ctx, `insert into person_identity (tenant_id, provider_id, subject, person_id, created_at)
-		values ($1, $2, $3, $4, $5) on conflict do nothing`, tx.Tenant(), provider, subject, person, tx.Now())
+	known, err := linked(ctx, tx, provider, subject)
+	switch {
+	case err == nil && known != person:
+		return ErrSignIn // somebody else was linked in this very moment
+	case !errors.Is(err, ErrNotFound):
+		return err
+	}
+	taken, err := identified(ctx, tx, provider, person)
 	if err != nil {
 		return err
 	}
-	known, err := linked(ctx, tx, provider, subject)
-	if err == nil && known != person {
-		return ErrSignIn // somebody else was linked in this very moment
+	if taken {
+		return ErrSignIn
+	}
+	n, err := tx.Exec(ctx, `insert into person_identity (tenant_id, provider_id, subject, person_id, created_at)
+		values ($1, $2, $3, $4, $5) on conflict do nothing`, tx.Tenant(), provider, subject, person, tx.Now())
+	if err == nil && n == 0 {
+		return ErrSignIn
 	}
 	return err
 }

@@ -143,7 +143,7 @@ func (d *Directory) Redeem(ctx context.Context, from estover.Caller, enrolment, 
 	value, t := newToken(p.ID, label)
 	op := guard.Op{Action: "login.create", Target: string(caller.Subject)}
 	err = d.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
-		now, err := find(ctx, tx.Tx, p.ID)
+		now, err := lock(ctx, tx.Tx, p.ID) // what a person is disabled with must see the token
 		if err != nil {
 			return err
 		}

@@ -125,8 +125,9 @@ func (d *Directory) Invited(ctx context.Context, tenant estover.TenantID, invita
 
 // Enrol exchanges an invitation, once, for a first passkey, and signs its
 // person in. It gives the value for the browser and the person's recovery
-// codes, which are shown once. Codes and passkeys of before are void: whoever
-// needs an invitation has lost them, or never had any.
+// codes, which are shown once. Codes and passkeys of before are void, and other
+// browsers are signed out: whoever needs an invitation has lost them, or never
+// had any.
 func (d *Directory) Enrol(ctx context.Context, b Browser, invitation string, k Passkey, a Answer, methods []string) (value estover.Secret, codes []string, err error) {
 	p, err := d.Invited(ctx, b.From.Tenant, invitation)
 	if err != nil {
@@ -145,6 +146,9 @@ func (d *Directory) Enrol(ctx context.Context, b Browser, invitation string, k P
 		}
 		tx.Note("enrolment", e)
 		if err := endKeys(ctx, tx.Tx, p.ID); err != nil {
+			return err
+		}
+		if err := makeRoom(ctx, tx.Tx, p.ID, 0); err != nil {
 			return err
 		}
 		if err := add(ctx, tx, &k); err != nil {
@@ -262,6 +266,13 @@ func (d *Directory) enter(ctx context.Context, b Browser, p Person, t Token, pro
 // knows who it was, so the event is our own.
 func (d *Directory) Unproven(ctx context.Context, from estover.Caller, person string, why error) error {
 	return d.unproven(ctx, from, string(estover.User(person)), why)
+}
+
+// Unvouched records that nobody was let in by what a provider has said: it does
+// not belong to a sign-in that was begun here, or is about somebody who is not
+// known.
+func (d *Directory) Unvouched(ctx context.Context, from estover.Caller, provider string, why error) error {
+	return d.unproven(ctx, from, "provider:"+provider, why)
 }
 
 func (d *Directory) unproven(ctx context.Context, from estover.Caller, target string, why error) error {

@@ -119,7 +119,7 @@ func TestEnrol(t *testing.T) {
 		if _, _, err := dir.Recover(t.Context(), browser, codes[0]); !errors.Is(err, directory.ErrSignIn) {
 			t.Errorf("a recovery code of before: %v, want ErrSignIn", err)
 		}
-		_ = visit(t, dir, old) // where alice is signed in she stays so
+		signedOut(t, dir, "after a second enrolment", old)
 	})
 }
 
