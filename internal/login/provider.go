@@ -34,6 +34,7 @@ const (
 var (
 	errUpstream = &estover.Error{Kind: estover.Unavailable, Code: "provider_unavailable", Detail: "The identity provider does not answer as it should. Try again, and tell your administrator if it goes on."}
 	errRefused  = &estover.Error{Kind: estover.Denied, Code: "provider_refused", Detail: "The identity provider did not let you in."}
+	errWhen     = &estover.Error{Kind: estover.Denied, Code: "provider_says_no_time", Detail: "The identity provider does not say when you have shown it who you are (auth_time), so that it cannot be asked once more. Use a passkey, or tell your administrator."}
 	errAnswer   = &estover.Error{Kind: estover.Denied, Code: "provider_answer_refused", Detail: "What the identity provider answered does not belong to a sign-in that this browser has begun. Start again."}
 )
 
@@ -201,23 +202,44 @@ func (d *Door) returned(r *page.Request) error {
 	}
 	// RFC 9207, section 2.4: an answer of another server is none.
 	if iss := q.Get("iss"); iss != "" && iss != p.Issuer || iss == "" && u.saysWho {
-		return errAnswer.With("The answer is not from the identity provider that this browser was sent to.")
+		return d.unvouched(r, p, errAnswer.With("The answer is not from the identity provider that this browser was sent to."))
 	}
 	if code := q.Get("error"); code != "" {
 		return errRefused.With("The identity provider did not let you in (%.60s).", printable(code))
 	}
 	identity, since, err := d.identity(r, p, u, c, q.Get("code"), state)
+	if err == nil && b.Again && since.IsZero() { // OpenID Connect Core, section 3.1.2.1: with max_age there must be one
+		err = errWhen
+	}
 	if err != nil {
-		return d.failed(r, err)
+		return d.unvouched(r, p, err)
 	}
 	browser := directory.Browser{From: r.From, Previous: r.Visit}
 	value, err := d.People.Federated(r.Context(), browser, p.ID, identity, directory.Answer{Challenge: state, Expires: expires}, since)
 	if err != nil {
+		if errors.Is(err, directory.ErrStranger) && !d.failures.Allow(edge.AddressKey(r.From.Address)) {
+			return errTooOften
+		}
 		return d.failed(r, err)
 	}
 	r.Enter(value)
 	r.Go(b.To)
 	return nil
+}
+
+// unvouched records that a provider's answer let nobody in, now and then, and
+// logs each with its reason: what is wrong with a token may be an attack.
+func (d *Door) unvouched(r *page.Request, p directory.Provider, why error) error {
+	if estover.KindOf(why) != estover.Denied {
+		return why
+	}
+	d.Logger.Warn("an identity provider's answer was refused", "provider", p.Name, "tenant", r.Tenant, "address", r.From.Address, "request", r.From.Request, "error", why)
+	if d.suspects.Allow(string(r.Tenant) + "/" + p.ID) {
+		if err := d.People.Unvouched(r.Context(), r.From, p.ID, why); err != nil {
+			d.Logger.Error("a refused answer could not be recorded", "provider", p.ID, "error", err)
+		}
+	}
+	return why
 }
 
 // identity exchanges the code and checks what comes: whom the provider vouches
@@ -276,6 +298,9 @@ func (u *upstream) complete(ctx context.Context, tok *oauth2.Token, i *directory
 	var more map[string]any
 	if err := info.Claims(&more); err != nil || info.Subject != i.Subject { // section 5.3.2: of somebody else
 		return errAnswer.Because(err)
+	}
+	for _, name := range []string{"email_verified", "xms_edov"} { // about another address
+		delete(i.Claims, name)
 	}
 	for name, value := range more {
 		if _, ok := i.Claims[name]; !ok {

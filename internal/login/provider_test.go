@@ -403,6 +403,66 @@ func TestProviderStepUp(t *testing.T) {
 	}
 }
 
+// A provider that does not say when it was shown who somebody is cannot confirm
+// that it was now, and the visit stays what it was.
+func TestProviderWithoutTime(t *testing.T) {
+	d := dbtest.Open(t)
+	w, p := federated(t, d, func(s *directory.ProviderSpec) { s.Create, s.Strong = true, true })
+	clock := dbtest.NewClock(d)
+	b := w.browser()
+	come(b, p.begin(b, nil, ""))
+	clock.Advance(time.Hour)
+	before := w.whoami(b)
+	if page := come(b, p.begin(b, nil, "?again=1&to=/login/you")); page.Status != http.StatusForbidden || !strings.Contains(page.Body, "auth_time") {
+		t.Errorf("to be asked once more, without auth_time: %d to %q", page.Status, page.Header.Get("Location"))
+	}
+	if v := w.whoami(b); !v.Since.Equal(before.Since) || v.Caller.Grant != before.Caller.Grant {
+		t.Errorf("the visit has become %+v", v)
+	}
+	if you := b.Load("/login/you"); you.Has("/login/you/codes") {
+		t.Error("a sign-in that nobody has asked for is enough to change something")
+	}
+}
+
+// What a provider says that belongs to no sign-in here is on record, though not
+// as often as somebody likes.
+func TestProviderAnswersAreOnRecord(t *testing.T) {
+	d := dbtest.Open(t)
+	w, p := federated(t, d, func(s *directory.ProviderSpec) { s.Create = true })
+	for range 30 {
+		b := w.browser()
+		if page := come(b, p.begin(b, map[string]any{"nonce": "stolen"}, "")); page.Status != http.StatusForbidden {
+			t.Fatalf("a token of another sign-in: %d", page.Status)
+		}
+	}
+	if n := refusals(t, d); n != 5 {
+		t.Errorf("%d of 30 forged answers are on record, want 5", n)
+	}
+	b := w.browser()
+	answer := p.begin(b, nil, "")
+	answer.Set("iss", "https://evil.example")
+	dbtest.NewClock(d).Advance(time.Minute)
+	if come(b, answer); refusals(t, d) != 6 {
+		t.Errorf("%d refusals are on record after an answer of another server, want 6", refusals(t, d))
+	}
+}
+
+// Strangers are turned away no more often than others who fail.
+func TestStrangersAreLimited(t *testing.T) {
+	d := dbtest.Open(t)
+	w, p := federated(t, d, nil)
+	for range 20 {
+		b := w.browser()
+		if page := come(b, p.begin(b, nil, "")); page.Status != http.StatusForbidden {
+			t.Fatalf("a stranger: %d", page.Status)
+		}
+	}
+	b := w.browser()
+	if page := come(b, p.begin(b, nil, "")); page.Status != http.StatusTooManyRequests {
+		t.Errorf("a stranger for the 21st time: %d, want 429", page.Status)
+	}
+}
+
 // A provider whose ID tokens say little is asked for the rest, and only about the
 // same person.
 func TestProviderUserInfo(t *testing.T) {
@@ -415,9 +475,17 @@ func TestProviderUserInfo(t *testing.T) {
 	if page := come(b, p.begin(b, little, "")); page.Status != http.StatusForbidden || w.whoami(b).Person.ID != "" {
 		t.Errorf("what is said of somebody else: %d", page.Status)
 	}
-	p.info = map[string]any{"sub": "sub-1", "email": "alice@example.com", "email_verified": true, "preferred_username": "alice", "iss": "https://evil.example"}
+	// That an address is verified is said beside the address, and not of another.
+	p.info = map[string]any{"sub": "sub-1", "email": "root@example.com", "preferred_username": "alice"}
+	half := w.browser()
+	come(half, p.begin(half, map[string]any{"email": nil, "email_verified": true, "preferred_username": nil}, ""))
+	if v := w.whoami(half); v.Person.ID == "" || v.Person.Email != "" {
+		t.Errorf("with an address that is not verified: %+v", v.Person)
+	}
+	little["sub"] = "sub-2"
+	p.info = map[string]any{"sub": "sub-2", "email": "alice@example.com", "email_verified": true, "preferred_username": "alice", "iss": "https://evil.example"}
 	come(b, p.begin(b, little, ""))
-	if v := w.whoami(b); v.Person.Name != "alice" || v.Person.Email != "alice@example.com" {
+	if v := w.whoami(b); v.Person.Name != "alice-2" || v.Person.Email != "alice@example.com" {
 		t.Errorf("who comes in is %+v", v.Person)
 	}
 }

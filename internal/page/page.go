@@ -276,7 +276,7 @@ func (r *Request) Demand(d Demand, to string) bool {
 		return true
 	}
 	q := url.Values{"to": {to}}
-	if r.Visit != nil {
+	if r.Visit != nil || !d.After.IsZero() { // a provider would else vouch for who has been signed in there all along
 		q.Set("again", "1")
 	}
 	r.Go(r.Path(SignInPath) + "?" + q.Encode())
