@@ -12,6 +12,9 @@
 // an Idempotency-Key: sent again within a day, with the same body, it is
 // answered as the first time and not done again.
 //
+// It stands below the issuer of each tenant: {issuer}/v1. A caller of one tenant
+// is nobody at another's.
+//
 // Each file is what the API says of one package of the domain.
 package api
 
@@ -34,6 +37,7 @@ import (
 	"estover.dev/internal/db"
 	"estover.dev/internal/edge"
 	"estover.dev/internal/guard"
+	"estover.dev/internal/token"
 )
 
 // open are the paths that need no caller: what says how to call, and what
@@ -45,18 +49,23 @@ type Server struct {
 	Parts
 	guard  *guard.Guard
 	logger *slog.Logger
-	auth   func(*http.Request) (estover.Caller, error)
+	known  func(context.Context, estover.TenantID) error
+	auth   func(*http.Request, estover.TenantID) (estover.Caller, error)
 	once   idempotency
-	issuer string
+	issuer token.Issuer
+	mux    *http.ServeMux // of the operations
 	huma   huma.API
 }
 
 // Options are what the API needs beside the domain.
 type Options struct {
 	Version string
-	Issuer  string
-	// Authenticate makes the caller of a request, or says why there is none.
-	Authenticate func(*http.Request) (estover.Caller, error)
+	Issuer  token.Issuer
+	// Known says why there is no such tenant, or why it may do nothing.
+	Known func(ctx context.Context, tenant estover.TenantID) error
+	// Authenticate makes the caller of a request to a tenant, or says why there is
+	// none.
+	Authenticate func(*http.Request, estover.TenantID) (estover.Caller, error)
 	// Seal and Open encrypt kept answers under the tenant's key.
 	Seal func(tenant estover.TenantID, id string, plain []byte) ([]byte, error)
 	Open func(tenant estover.TenantID, id string, sealed []byte) ([]byte, error)
@@ -69,15 +78,20 @@ type Options struct {
 const maxBody = 8 << 20
 
 // New is the API over the parts of the domain.
-func New(g *guard.Guard, parts Parts, o Options) (*Server, http.Handler) {
-	s := &Server{Parts: parts, guard: g, logger: o.Logger, auth: o.Authenticate, once: idempotency{g.DB(), o.MAC, o.Seal, o.Open}, issuer: o.Issuer}
-	mux := http.NewServeMux()
+func New(g *guard.Guard, parts Parts, o Options) *Server {
+	s := &Server{
+		Parts: parts, guard: g, logger: o.Logger, auth: o.Authenticate, known: o.Known, once: idempotency{g.DB(), o.MAC, o.Seal, o.Open},
+		issuer: o.Issuer, mux: http.NewServeMux(),
+	}
 	config := huma.DefaultConfig("Estover", o.Version)
 	config.OpenAPIPath, config.DocsPath, config.SchemasPath = "/v1/openapi", "", ""
 	config.CreateHooks = nil // no $schema member in answers: they are the domain's own words
 	config.Info.Description = "Identity, secrets and least privilege for AI agents. Every answer that is not 2xx is a problem of RFC 9457 with a code."
 	config.Info.License = &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"}
-	config.Servers = []*huma.Server{{URL: o.Issuer}}
+	config.Servers = []*huma.Server{{URL: string(o.Issuer)}, {
+		URL: string(o.Issuer) + "/t/{tenant}", Description: "Of a tenant beside the default one",
+		Variables: map[string]*huma.ServerVariable{"tenant": {Default: "NAME", Description: "Its name"}},
+	}}
 	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
 		"bearer": {Type: "http", Scheme: "bearer"},
 		"dpop":   {Type: "http", Scheme: "dpop", Description: "An access token that is bound to a key, with a proof in the header DPoP (RFC 9449)."},
@@ -86,9 +100,35 @@ func New(g *guard.Guard, parts Parts, o Options) (*Server, http.Handler) {
 	config.RejectUnknownQueryParameters = true
 	config.Transformers = []huma.Transformer{s.asProblem}
 	config.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
-	s.huma = humago.New(mux, config)
+	s.huma = humago.New(s.mux, config)
 	s.routes()
-	return s, s.handler(mux)
+	return s
+}
+
+// Mount adds the API of all tenants to mux. That of the default one is at the root
+// too, where the issuer has a path.
+func (s *Server) Mount(mux *http.ServeMux) error {
+	u, err := url.Parse(string(s.issuer))
+	if err != nil {
+		return err
+	}
+	mux.Handle("/v1/", s.handler(estover.DefaultTenant))
+	if u.Path != "" {
+		mux.Handle(u.Path+"/v1/", http.StripPrefix(u.Path, s.handler(estover.DefaultTenant)))
+	}
+	mux.HandleFunc(u.Path+"/t/{tenant}/v1/", func(w http.ResponseWriter, r *http.Request) {
+		tenant := estover.TenantID(r.PathValue("tenant"))
+		err := error(token.ErrNoTenant)
+		if tenant != estover.DefaultTenant { // which has one name, and that is none
+			err = s.known(r.Context(), tenant)
+		}
+		if err != nil {
+			edge.WriteProblem(w, s.problemOf(r.Context(), err))
+			return
+		}
+		http.StripPrefix(u.Path+"/t/"+string(tenant), s.handler(tenant)).ServeHTTP(w, r)
+	})
+	return nil
 }
 
 // schemaName is the name of a type in the document: its package's and its own,
@@ -120,12 +160,12 @@ func callerOf(ctx context.Context) estover.Caller {
 	return c
 }
 
-// handler is what stands before every operation.
-func (s *Server) handler(mux *http.ServeMux) http.Handler {
+// handler is what stands before every operation of a tenant.
+func (s *Server) handler(tenant estover.TenantID) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-		if _, pattern := mux.Handler(r); pattern == "" {
+		if _, pattern := s.mux.Handler(r); pattern == "" {
 			edge.WriteProblem(w, edge.ProblemOf(errNoSuchPath.With("There is no %s %s in this API; /v1/openapi.json says what there is.", r.Method, r.URL.Path), ""))
 			return
 		}
@@ -135,21 +175,21 @@ func (s *Server) handler(mux *http.ServeMux) http.Handler {
 		}
 		if open[r.URL.Path] {
 			o := edge.OriginOf(r)
-			nobody := estover.Caller{Tenant: estover.DefaultTenant, Address: o.Address, Request: o.Request}
-			mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, nobody)))
+			nobody := estover.Caller{Tenant: tenant, Address: o.Address, Request: o.Request}
+			s.mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, nobody)))
 			return
 		}
-		caller, err := s.auth(r)
+		caller, err := s.auth(r, tenant)
 		if err != nil {
 			edge.WriteProblem(w, s.problemOf(r.Context(), err))
 			return
 		}
 		r = r.WithContext(context.WithValue(r.Context(), callerKey{}, caller))
 		if key := r.Header.Get("Idempotency-Key"); key != "" && r.Method == http.MethodPost && !readings[r.URL.Path] {
-			s.once.serve(w, r, caller, key, mux)
+			s.once.serve(w, r, caller, key, s.mux)
 			return
 		}
-		mux.ServeHTTP(w, r)
+		s.mux.ServeHTTP(w, r)
 	})
 }
 

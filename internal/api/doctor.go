@@ -26,5 +26,5 @@ func (s *Server) doctor(ctx context.Context, _ *struct{}) (*many[Check], error) 
 	if err := s.guard.Read(ctx, callerOf(ctx), guard.Op{Action: "server.read"}, func(*db.Tx) error { return nil }); err != nil {
 		return nil, s.problem(ctx, err)
 	}
-	return pageOf(s.Doctor(ctx), ""), nil
+	return pageOf(s.Doctor(ctx, callerOf(ctx).Tenant), ""), nil
 }

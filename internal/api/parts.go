@@ -16,11 +16,13 @@ import (
 	"estover.dev/internal/resource"
 	"estover.dev/internal/secret"
 	"estover.dev/internal/session"
+	"estover.dev/internal/tenant"
 	"estover.dev/internal/token"
 )
 
 // Parts are the packages that the API speaks for.
 type Parts struct {
+	Tenants    *tenant.Register
 	Agents     *agent.Registry
 	People     *directory.Directory
 	Resources  *resource.Catalogue
@@ -43,11 +45,11 @@ type Parts struct {
 	}
 	GatewayAddress string
 
-	// Entered is told that somebody has come in with a one-time token.
-	Entered func()
+	// Entered is told that somebody of a tenant has come in with a one-time token.
+	Entered func(tenant estover.TenantID)
 
-	// Doctor looks at every part of the server.
-	Doctor func(ctx context.Context) []Check
+	// Doctor looks at every part of the server that a tenant stands on.
+	Doctor func(ctx context.Context, tenant estover.TenantID) []Check
 }
 
 // routes registers every operation.
@@ -66,4 +68,5 @@ func (s *Server) routes() {
 	s.incidents()
 	s.applying()
 	s.doctors()
+	s.tenants()
 }

@@ -57,7 +57,7 @@ func (s *Server) login(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, s.problem(ctx, err)
 	}
-	s.Entered()
+	s.Entered(from.Tenant)
 	value := string(secret.Reveal())
 	self, err := s.People.Authenticate(ctx, from.Tenant, value)
 	if err != nil {
@@ -111,6 +111,11 @@ type invitation struct {
 	Link  string `json:"link" doc:"Where the person makes a passkey with it in a browser; the token stands behind the #"`
 }
 
+// invitationLink is where somebody makes a passkey with a one-time token.
+func (s *Server) invitationLink(tenant estover.TenantID, value string) string {
+	return s.issuer.Of(tenant) + "/login/invitation#" + value
+}
+
 func (s *Server) invitePerson(ctx context.Context, in *struct {
 	Named
 	Body struct {
@@ -124,7 +129,7 @@ func (s *Server) invitePerson(ctx context.Context, in *struct {
 	}
 	secret, e, err := s.People.Invite(ctx, callerOf(ctx), id, seconds(in.Body.TTLSeconds))
 	value := string(secret.Reveal())
-	return &one[invitation]{invitation{e, value, s.issuer + "/login/invitation#" + value}}, s.problem(ctx, err)
+	return &one[invitation]{invitation{e, value, s.invitationLink(callerOf(ctx).Tenant, value)}}, s.problem(ctx, err)
 }
 
 func (s *Server) disablePerson(ctx context.Context, in *struct {

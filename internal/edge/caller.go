@@ -44,19 +44,25 @@ type Callers struct {
 // personPrefix begins the tokens of people.
 const personPrefix = "est_pt_"
 
-// Authenticate says who sends a request to our own API, whose audience is the
-// issuer. It is called once for a request, whose proof it uses up.
-func (c *Callers) Authenticate(r *http.Request) (estover.Caller, error) { return c.For(r, "") }
+// Authenticate says who sends a request to the API of a tenant, whose audience is
+// the tenant's issuer. It is called once for a request, whose proof it uses up.
+//
+// The tenant is that of the address to which the request was sent, and says only
+// where somebody wants in. Whose caller it is, the token says: one of another
+// tenant is none here.
+func (c *Callers) Authenticate(r *http.Request, tenant estover.TenantID) (estover.Caller, error) {
+	return c.For(r, tenant, "")
+}
 
-// For says who sends a request to the resource with this identifier. "" is our
-// own API; people have tokens for that alone.
-func (c *Callers) For(r *http.Request, audience string) (estover.Caller, error) {
-	return c.At(r, audience, nil)
+// For says who sends a request to the resource of a tenant with this identifier.
+// "" is the tenant's API; people have tokens for that alone.
+func (c *Callers) For(r *http.Request, tenant estover.TenantID, audience string) (estover.Caller, error) {
+	return c.At(r, tenant, audience, nil)
 }
 
 // At is For at a resource that tells whoever is refused what they need. It is
 // asked for only then; nil says nothing.
-func (c *Callers) At(r *http.Request, audience string, need func() Need) (estover.Caller, error) {
+func (c *Callers) At(r *http.Request, tenant estover.TenantID, audience string, need func() Need) (estover.Caller, error) {
 	o := OriginOf(r)
 	scheme, raw, err := authorization(r)
 	var caller estover.Caller
@@ -67,9 +73,9 @@ func (c *Callers) At(r *http.Request, audience string, need func() Need) (estove
 			err = tokens.ErrInvalid
 			break
 		}
-		caller, err = c.People(r.Context(), estover.DefaultTenant, raw)
+		caller, err = c.People(r.Context(), tenant, raw)
 	default:
-		caller, err = c.token(r, scheme, raw, audience, o)
+		caller, err = c.token(r, tenant, scheme, raw, audience, o)
 	}
 	if err != nil {
 		if need == nil {
@@ -82,15 +88,15 @@ func (c *Callers) At(r *http.Request, audience string, need func() Need) (estove
 	return caller, nil
 }
 
-func (c *Callers) token(r *http.Request, scheme, raw, audience string, o Origin) (estover.Caller, error) {
+func (c *Callers) token(r *http.Request, tenant estover.TenantID, scheme, raw, audience string, o Origin) (estover.Caller, error) {
 	t, err := c.Tokens.Verify(r.Context(), raw)
 	if err != nil {
 		return estover.Caller{}, err
 	}
 	if audience == "" {
-		audience = c.Tokens.Issuer.Of(t.Tenant)
+		audience = c.Tokens.Issuer.Of(tenant)
 	}
-	if !t.For(audience) {
+	if t.Tenant != tenant || !t.For(audience) {
 		return estover.Caller{}, ErrAudience
 	}
 	caller := t.Caller()

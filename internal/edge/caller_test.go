@@ -63,7 +63,7 @@ func TestCallers(t *testing.T) {
 		w := oauthtest.New(t, d)
 		bot := w.Agent("bot")
 		answer := w.AskByKey(bot, "purpose", "support")
-		caller, err := w.Callers.Authenticate(request("Bearer " + answer.Token()))
+		caller, err := w.Callers.Authenticate(request("Bearer "+answer.Token()), estover.DefaultTenant)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -77,13 +77,13 @@ func TestCallers(t *testing.T) {
 			t.Errorf("the caller is %+v", caller)
 		}
 		atCRM := w.Ask(bot, "resource", oauthtest.CRM, "scope", "customer.read").Token()
-		if _, err := w.Callers.Authenticate(request("Bearer " + atCRM)); !errors.Is(err, edge.ErrAudience) {
+		if _, err := w.Callers.Authenticate(request("Bearer "+atCRM), estover.DefaultTenant); !errors.Is(err, edge.ErrAudience) {
 			t.Errorf("a token for a resource at our own API: %v, want ErrAudience", err)
 		}
-		if c, err := w.Callers.For(request("Bearer "+atCRM), oauthtest.CRM); err != nil || len(c.Scopes) != 1 || c.Strength != estover.BySecret {
+		if c, err := w.Callers.For(request("Bearer "+atCRM), estover.DefaultTenant, oauthtest.CRM); err != nil || len(c.Scopes) != 1 || c.Strength != estover.BySecret {
 			t.Errorf("a token at its resource: %+v, %v", c, err)
 		}
-		if _, err := w.Callers.For(request("Bearer "+answer.Token()), oauthtest.CRM); !errors.Is(err, edge.ErrAudience) {
+		if _, err := w.Callers.For(request("Bearer "+answer.Token()), estover.DefaultTenant, oauthtest.CRM); !errors.Is(err, edge.ErrAudience) {
 			t.Errorf("a token for us at a resource: %v, want ErrAudience", err)
 		}
 
@@ -96,13 +96,13 @@ func TestCallers(t *testing.T) {
 			t.Fatal(err)
 		}
 		asEve := "Bearer " + string(value.Reveal())
-		if c, err := w.Callers.Authenticate(request(asEve)); err != nil || c.Subject != estover.User(eve.ID) || !c.Has(estover.Operator) || c.Request == "" {
+		if c, err := w.Callers.Authenticate(request(asEve), estover.DefaultTenant); err != nil || c.Subject != estover.User(eve.ID) || !c.Has(estover.Operator) || c.Request == "" {
 			t.Errorf("a person: %+v, %v", c, err)
 		}
-		if _, err := w.Callers.For(request(asEve), oauthtest.CRM); !errors.Is(err, token.ErrInvalid) {
+		if _, err := w.Callers.For(request(asEve), estover.DefaultTenant, oauthtest.CRM); !errors.Is(err, token.ErrInvalid) {
 			t.Errorf("a person's token at a resource: %v, want ErrInvalid", err)
 		}
-		if _, err := w.Callers.Authenticate(request(asEve[:len(asEve)-1] + "x")); estover.KindOf(err) != estover.Unknown {
+		if _, err := w.Callers.Authenticate(request(asEve[:len(asEve)-1]+"x"), estover.DefaultTenant); estover.KindOf(err) != estover.Unknown {
 			t.Errorf("a person's token with a typing error: %v, want Unknown", err)
 		}
 
@@ -110,7 +110,7 @@ func TestCallers(t *testing.T) {
 		if err := w.Sessions.End(t.Context(), oauthtest.Admin, caller.Session, "done"); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := w.Callers.Authenticate(request("Bearer " + answer.Token())); !errors.Is(err, token.ErrInvalid) {
+		if _, err := w.Callers.Authenticate(request("Bearer "+answer.Token()), estover.DefaultTenant); !errors.Is(err, token.ErrInvalid) {
 			t.Errorf("a token of an ended session: %v, want ErrInvalid", err)
 		}
 	})
@@ -164,7 +164,7 @@ func TestBoundTokens(t *testing.T) {
 			if c.shown != nil {
 				r.TLS = tlsWith(c.shown)
 			}
-			caller, err := w.Callers.Authenticate(r)
+			caller, err := w.Callers.Authenticate(r, estover.DefaultTenant)
 			if c.ok != (err == nil) || !c.ok && !errors.Is(err, edge.ErrUnbound) {
 				t.Errorf("bound to %+v: %v, want it good: %v", c.confirm, err, c.ok)
 			}

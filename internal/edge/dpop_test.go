@@ -21,7 +21,7 @@ import (
 // A resource of the test, behind a front: it answers 204 to whom it recognises.
 func recognise(w *oauthtest.World, audience string) http.Handler {
 	return edge.Front{}.Handler(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		c, err := w.Callers.For(r, audience)
+		c, err := w.Callers.For(r, estover.DefaultTenant, audience)
 		if err != nil {
 			edge.WriteProblem(rw, edge.ProblemOf(err, c.Request))
 			return
@@ -198,7 +198,7 @@ func TestDPoPBelowAPrefix(t *testing.T) {
 	p := w.Prover("P-256")
 	mine := p.Ask(bot).Token()
 	at := edge.Front{}.Handler(http.StripPrefix("/log", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		if _, err := w.Callers.Authenticate(r); err != nil {
+		if _, err := w.Callers.Authenticate(r, estover.DefaultTenant); err != nil {
 			edge.WriteProblem(rw, edge.ProblemOf(err, ""))
 		}
 	})))

@@ -81,7 +81,7 @@ func (d *Door) enrol(r *page.Request) error {
 	if err != nil {
 		return d.failed(r, err)
 	}
-	d.Entered()
+	d.Entered(r.Tenant)
 	r.Enter(in)
 	return r.Show(codesPage, page.View{Title: "Keep these recovery codes", Data: codesData{Codes: codes, First: true, You: r.Path(page.SignInPath + "/you")}})
 }

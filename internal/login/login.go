@@ -79,7 +79,7 @@ type Config struct {
 
 	// Entered is told that somebody has come in by an invitation. Nil tells
 	// nobody.
-	Entered func()
+	Entered func(tenant estover.TenantID)
 	Logger  *slog.Logger // slog.Default if nil
 }
 
@@ -108,7 +108,7 @@ func New(c Config) (*Door, error) {
 		c.Logger = slog.Default()
 	}
 	if c.Entered == nil {
-		c.Entered = func() {}
+		c.Entered = func(estover.TenantID) {}
 	}
 	d := &Door{
 		Config: c, known: upstreams{byID: map[string]*upstream{}}, failures: edge.NewLimiter(failuresPerSecond, failuresAtOnce, c.Pages.Now),

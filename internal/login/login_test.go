@@ -49,7 +49,12 @@ func openAt(t *testing.T, d *db.DB, at token.Issuer) *world {
 	key := []byte(rand.Text())
 	pages, err := page.New(page.Config{
 		Issuer: at, People: w.people, Now: d.Now, Logger: slog.New(slog.DiscardHandler),
-		Known: func(tenant estover.TenantID) bool { return tenant == estover.DefaultTenant || tenant == "acme" },
+		Known: func(_ context.Context, tenant estover.TenantID) error {
+			if tenant != "acme" {
+				return token.ErrNoTenant
+			}
+			return nil
+		},
 		MAC: func(tenant estover.TenantID, value []byte) []byte {
 			m := hmac.New(sha256.New, append(key, tenant...))
 			m.Write(value)
@@ -60,7 +65,7 @@ func openAt(t *testing.T, d *db.DB, at token.Issuer) *world {
 		t.Fatal(err)
 	}
 	door, err := login.New(login.Config{
-		Issuer: at, People: w.people, Pages: pages, Entered: func() { w.entered++ }, Logger: slog.New(slog.DiscardHandler),
+		Issuer: at, People: w.people, Pages: pages, Entered: func(estover.TenantID) { w.entered++ }, Logger: slog.New(slog.DiscardHandler),
 		Fetcher: func(p directory.Provider) (*edge.Fetcher, error) { return w.fetcher(p) },
 		Secret: func(_ context.Context, _ estover.TenantID, path, host string) (estover.Secret, error) {
 			return estover.NewSecret([]byte("the secret at " + path + " for " + host)), nil

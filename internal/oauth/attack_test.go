@@ -150,13 +150,13 @@ func TestA5DeadOrForeignTokensBuyNothing(t *testing.T) {
 			if a := w.Introspect(bot, raw); a.Body != `{"active":false}` || a.Status != http.StatusOK {
 				t.Errorf("%s: introspection says %d %s, want exactly that it is not active", what, a.Status, a.Body)
 			}
-			if _, err := w.Callers.Authenticate(oauthtest.Request("/v1/sessions", nil, oauthtest.Bearer(raw))); estover.KindOf(err) != estover.Unknown {
+			if _, err := w.Callers.Authenticate(oauthtest.Request("/v1/sessions", nil, oauthtest.Bearer(raw)), estover.DefaultTenant); estover.KindOf(err) != estover.Unknown {
 				t.Errorf("%s: as a bearer token: %v, want Unknown", what, err)
 			}
 			refused(t, what+" as a client assertion", w.AskWith(raw), 401, "invalid_client")
 		}
 		good := granted(t, "a token", w.Ask(bot)).Token()
-		if _, err := w.Callers.Authenticate(oauthtest.Request("/v1/sessions", nil, oauthtest.Bearer(good))); err != nil {
+		if _, err := w.Callers.Authenticate(oauthtest.Request("/v1/sessions", nil, oauthtest.Bearer(good)), estover.DefaultTenant); err != nil {
 			t.Fatalf("a good token as a bearer token: %v", err)
 		}
 
@@ -573,7 +573,7 @@ func TestA18EveryKindOfJWTIsOnlyItself(t *testing.T) {
 		if w.Live(bot, assertion) {
 			t.Error("a client assertion is an access token")
 		}
-		if _, err := w.Callers.Authenticate(oauthtest.Request("/v1/x", nil, oauthtest.Bearer(assertion))); estover.KindOf(err) != estover.Unknown {
+		if _, err := w.Callers.Authenticate(oauthtest.Request("/v1/x", nil, oauthtest.Bearer(assertion)), estover.DefaultTenant); estover.KindOf(err) != estover.Unknown {
 			t.Errorf("a client assertion as a bearer token: %v, want Unknown", err)
 		}
 		granted(t, "the assertion, where it belongs", w.AskWith(assertion))
@@ -608,13 +608,13 @@ func TestA19NothingWidens(t *testing.T) {
 
 		// The resource is the token's, exactly.
 		only := scope("one resource", "ticket.read", "resource", oauthtest.Tickets)
-		if _, err := w.Callers.For(oauthtest.Request("/x", nil, oauthtest.Bearer(only.Token())), oauthtest.CRM); estover.KindOf(err) != estover.Unknown {
+		if _, err := w.Callers.For(oauthtest.Request("/x", nil, oauthtest.Bearer(only.Token())), estover.DefaultTenant, oauthtest.CRM); estover.KindOf(err) != estover.Unknown {
 			t.Errorf("a token for one resource at another: %v, want Unknown", err)
 		}
-		if _, err := w.Callers.Authenticate(oauthtest.Request("/x", nil, oauthtest.Bearer(only.Token()))); estover.KindOf(err) != estover.Unknown {
+		if _, err := w.Callers.Authenticate(oauthtest.Request("/x", nil, oauthtest.Bearer(only.Token())), estover.DefaultTenant); estover.KindOf(err) != estover.Unknown {
 			t.Errorf("a token for a resource at our own API: %v, want Unknown", err)
 		}
-		if _, err := w.Callers.For(oauthtest.Request("/x", nil, oauthtest.Bearer(only.Token())), oauthtest.Tickets); err != nil {
+		if _, err := w.Callers.For(oauthtest.Request("/x", nil, oauthtest.Bearer(only.Token())), estover.DefaultTenant, oauthtest.Tickets); err != nil {
 			t.Errorf("a token where it belongs: %v", err)
 		}
 

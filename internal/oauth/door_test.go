@@ -1,6 +1,7 @@
 package oauth_test
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -77,7 +78,12 @@ func TestMetadataOfIssuersWithPaths(t *testing.T) {
 	w := oauthtest.New(t, d)
 	c := w.Tokens.Config
 	c.Issuer = "https://estover.example/auth"
-	c.Known = func(tenant estover.TenantID) bool { return tenant == "default" || tenant == "acme" }
+	c.Known = func(_ context.Context, tenant estover.TenantID) error {
+		if tenant != "acme" {
+			return token.ErrNoTenant
+		}
+		return nil
+	}
 	door := oauth.New(oauth.Config{Tokens: token.New(w.Guard, c), Sessions: w.Sessions, Callers: w.Callers})
 	mux := http.NewServeMux()
 	if err := door.Mount(mux); err != nil {

@@ -99,15 +99,12 @@ func (d *Door) asker(r *http.Request, tenant estover.TenantID, f form) (estover.
 		if f.get("client_secret") != "" || f.get("client_assertion") != "" {
 			return estover.Caller{}, nil, errRequest.With("The request authenticates in more than one way.")
 		}
-		caller, err := d.Callers.Authenticate(r)
+		caller, err := d.Callers.Authenticate(r, tenant)
 		if estover.KindOf(err) == estover.Unknown {
 			err = notRecognised{err}
 		}
 		if err != nil {
 			return caller, nil, err
-		}
-		if caller.Tenant != tenant {
-			return caller, nil, errClient
 		}
 		if caller.Client == "" { // a person by themselves, and not an agent that acts for one
 			return caller, nil, nil

@@ -189,6 +189,15 @@ const (
 	anywhere  = "*"
 )
 
+// known says why a tenant that a path names is none. The default one has one
+// name, which is none.
+func (d *Door) known(ctx context.Context, tenant estover.TenantID) error {
+	if tenant == estover.DefaultTenant {
+		return token.ErrNoTenant
+	}
+	return d.Tokens.Known(ctx, tenant)
+}
+
 // at is an endpoint: of its methods, of a tenant that exists, open to scripts of
 // other origins or not.
 func (d *Door) at(methods, origins string, serve func(http.ResponseWriter, *http.Request, estover.TenantID)) http.Handler {
@@ -199,10 +208,13 @@ func (d *Door) at(methods, origins string, serve func(http.ResponseWriter, *http
 			h.Set("Access-Control-Expose-Headers", "WWW-Authenticate, DPoP-Nonce")
 		}
 		tenant := estover.TenantID(r.PathValue("tenant"))
-		switch {
-		case tenant == "":
+		if tenant == "" {
 			tenant = estover.DefaultTenant
-		case tenant == estover.DefaultTenant || !d.Tokens.Known(tenant): // the default tenant has one name
+		} else if err := d.known(r.Context(), tenant); err != nil {
+			if _, status := failureOf(err); status >= http.StatusInternalServerError {
+				d.fail(w, r, err)
+				return
+			}
 			answer(w, http.StatusNotFound, jsonType, []byte(`{"error":"not_found"}`))
 			return
 		}

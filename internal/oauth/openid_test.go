@@ -352,7 +352,7 @@ func TestA18IDTokensAreOnlyIDTokens(t *testing.T) {
 				t.Errorf("%s: an ID token at userinfo: %d %s", alg, u.Status, u.Body)
 			}
 			for _, audience := range []string{"", oauthtest.CRM, bot.ID} {
-				if _, err := w.Callers.For(oauthtest.Request("/x", nil, oauthtest.Bearer(id)), audience); estover.KindOf(err) != estover.Unknown {
+				if _, err := w.Callers.For(oauthtest.Request("/x", nil, oauthtest.Bearer(id)), estover.DefaultTenant, audience); estover.KindOf(err) != estover.Unknown {
 					t.Errorf("%s: an ID token as a bearer token for %q: %v, want Unknown", alg, audience, err)
 				}
 			}

@@ -43,10 +43,7 @@ var errOpenID = &estover.Error{Kind: estover.Denied, Code: "insufficient_scope",
 // userinfo tells a client who the person is that it acts for (OpenID Connect
 // Core, section 5.3), as far as that person agreed to it.
 func (d *Door) userinfo(w http.ResponseWriter, r *http.Request, tenant estover.TenantID) {
-	caller, err := d.Callers.Authenticate(r)
-	if err == nil && caller.Tenant != tenant {
-		err = errToken
-	}
+	caller, err := d.Callers.Authenticate(r, tenant)
 	if err != nil {
 		var e *estover.Error
 		if errors.As(err, &e) && e.Kind == estover.Unknown && !protocol[e.Code] {

@@ -29,6 +29,7 @@ package page
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
@@ -58,8 +59,9 @@ type Config struct {
 	// is known to have been made here.
 	MAC func(tenant estover.TenantID, value []byte) []byte
 
-	// Known says whether there is such a tenant. Nil knows the default one alone.
-	Known  func(tenant estover.TenantID) bool
+	// Known says why there is no such tenant, or why it may do nothing. Nil knows
+	// the default one alone.
+	Known  func(ctx context.Context, tenant estover.TenantID) error
 	Now    func() time.Time
 	Logger *slog.Logger // slog.Default if nil
 }
@@ -90,7 +92,7 @@ func New(c Config) (*Pages, error) {
 		c.Logger = slog.Default()
 	}
 	if c.Known == nil {
-		c.Known = func(tenant estover.TenantID) bool { return tenant == estover.DefaultTenant }
+		c.Known = func(context.Context, estover.TenantID) error { return errNoPage }
 	}
 	u, err := url.Parse(string(c.Issuer))
 	if err != nil {
@@ -144,14 +146,17 @@ func (p *Pages) Mount(mux *http.ServeMux) {
 // What serve returns is shown as an error page.
 func (p *Pages) Handle(mux *http.ServeMux, at string, serve func(*Request) error, methods ...string) {
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		q := &Request{Request: r, Writer: w, Tenant: estover.TenantID(r.PathValue("tenant")), pages: p}
-		switch {
-		case q.Tenant == "":
-			q.Tenant = estover.DefaultTenant
-		case q.Tenant == estover.DefaultTenant || !p.Known(q.Tenant): // the default tenant has one name
-			q.Tenant = estover.DefaultTenant
-			q.Fail(errNoPage)
-			return
+		q := &Request{Request: r, Writer: w, Tenant: estover.DefaultTenant, pages: p}
+		if name := estover.TenantID(r.PathValue("tenant")); name != "" {
+			err := error(errNoPage) // the default tenant has one name, which is none
+			if name != estover.DefaultTenant {
+				err = p.Known(r.Context(), name)
+			}
+			if err != nil {
+				q.Fail(err)
+				return
+			}
+			q.Tenant = name
 		}
 		o := edge.OriginOf(r)
 		q.From = estover.Caller{Tenant: q.Tenant, Address: o.Address, Request: o.Request}

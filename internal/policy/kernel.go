@@ -1,6 +1,10 @@
 package policy
 
-import "estover.dev"
+import (
+	"strings"
+
+	"estover.dev"
+)
 
 // errKernel is a refusal of the kernel, told by its code.
 type errKernel string
@@ -17,6 +21,8 @@ var kernelReasons = func() map[string]Reason {
 	all := map[string]Reason{}
 	for _, r := range []Reason{
 		{Code: "kernel_subject", Title: "Nobody", Sentence: "The caller is neither an agent nor a person.", Next: "Authenticate."},
+		{Code: "kernel_tenant", Title: "Organisation not active", Sentence: "The organisation is disabled, or there is no such organisation.", Next: "Ask whoever runs the server."},
+		{Code: "kernel_installation", Title: "For who runs the server", Sentence: "This concerns all organisations of the server, and is done by the default one's administrators alone.", Next: "Ask whoever runs the server."},
 		{Code: "kernel_agent_unknown", Title: "No such agent", Sentence: "There is no such agent.", Next: "Ask an operator whether the agent was removed."},
 		{Code: "kernel_agent_inactive", Title: "Agent not active", Sentence: "The agent is not active.", Next: "Have its sponsor or an operator activate it."},
 		{Code: "kernel_agent_held", Title: "Agent held", Sentence: "The agent is on hold.", Next: "Stop, and ask its sponsor. An operator can lift the hold."},
@@ -48,7 +54,7 @@ var kernelReasons = func() map[string]Reason {
 // they are asked: who acts, then the task, then what is reached. Each answers
 // with a code, or "" if it holds.
 var invariants = []func(*known) string{
-	chain, life, containment, task, scope, resourceHeld, segment, clearance, budget,
+	installation, chain, life, containment, task, scope, resourceHeld, segment, clearance, budget,
 }
 
 // kernel is the code of the first invariant that does not hold, or "".
@@ -57,6 +63,15 @@ func kernel(k *known) string {
 		if code := holds(k); code != "" {
 			return code
 		}
+	}
+	return ""
+}
+
+// installation: the register of tenants is for those who run the server, whatever a
+// tenant's own policy permits.
+func installation(k *known) string {
+	if strings.HasPrefix(k.Op, "tenant.") && k.caller.Tenant != estover.DefaultTenant {
+		return "kernel_installation"
 	}
 	return ""
 }

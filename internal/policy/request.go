@@ -33,6 +33,10 @@ type Sources struct {
 	// secrets, the secret in [guard.Op.Target] ("secret:…").
 	Resource func(ctx context.Context, tenant estover.TenantID, ref string) (*Resource, error)
 
+	// Tenant says why there is no such tenant, or why it may do nothing, by an error
+	// of kind NotFound or Denied. Nil knows every one.
+	Tenant func(ctx context.Context, tenant estover.TenantID) error
+
 	// Holds are the holds on all agents of the tenant, as codes. Nil is none.
 	Holds func(ctx context.Context, tenant estover.TenantID) ([]string, error)
 
@@ -186,6 +190,16 @@ func (s *Sources) gather(ctx context.Context, caller estover.Caller, op guard.Op
 		k.Facts.HumanRoot = caller.Subject.Kind() == estover.UserKind
 	}
 	k.Caller = acting.Kind()
+	if s.Tenant != nil && k.Caller != estover.SystemKind { // what Estover itself ends and sweeps goes on
+		switch err := s.Tenant(ctx, caller.Tenant); estover.KindOf(err) {
+		case estover.NotFound, estover.Denied:
+			return k, errKernel("kernel_tenant")
+		default:
+			if err != nil {
+				return k, ErrNoFacts.Because(err)
+			}
+		}
+	}
 	k.Facts.AuthStrength = among("auth_strength", string(caller.Strength), "secret")
 	switch k.Caller {
 	case estover.AgentKind:

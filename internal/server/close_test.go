@@ -23,7 +23,7 @@ func opened(t *testing.T) (*Server, estover.Caller, session.Session) {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.close)
-	by := estover.Caller{Tenant: tenant, Subject: estover.System("test")}
+	by := estover.Caller{Tenant: estover.DefaultTenant, Subject: estover.System("test")}
 	p, err := s.facts.people.Create(ctx, by, directory.Spec{Name: "ada"}, "")
 	if err != nil {
 		t.Fatal(err)
@@ -43,7 +43,7 @@ func opened(t *testing.T) (*Server, estover.Caller, session.Session) {
 func hold(t *testing.T, s *Server, id string) <-chan error {
 	t.Helper()
 	causes := make(chan error, 1)
-	leave, err := s.live.Hold(&gateway.Exchange{Conn: gateway.Conn{Caller: estover.Caller{Tenant: tenant, Session: id}}}, func(cause error) { causes <- cause })
+	leave, err := s.live.Hold(&gateway.Exchange{Conn: gateway.Conn{Caller: estover.Caller{Tenant: estover.DefaultTenant, Session: id}}}, func(cause error) { causes <- cause })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,13 +70,13 @@ func TestTheEndReachesTheFirstCall(t *testing.T) {
 // would say that there are no further calls.
 func TestOnlyWhatHasEndedIsClosed(t *testing.T) {
 	s, by, one := opened(t)
-	if _, err := s.duties.Authority(t.Context(), tenant, one.ID); err != nil { // the gateway knows of it
+	if _, err := s.duties.Authority(t.Context(), estover.DefaultTenant, one.ID); err != nil { // the gateway knows of it
 		t.Fatal(err)
 	}
 	causes := hold(t, s, one.ID)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	if err := s.duties.Close(ctx, tenant, one.ID); err != nil {
+	if err := s.duties.Close(ctx, estover.DefaultTenant, one.ID); err != nil {
 		t.Errorf("closing a session that goes on: %v, want nothing to happen", err)
 	}
 	select {

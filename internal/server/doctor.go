@@ -11,13 +11,25 @@ import (
 	"syscall"
 	"time"
 
+	"estover.dev"
 	"estover.dev/internal/api"
 	"estover.dev/internal/db"
 )
 
+// doctor says what is wrong with what a tenant stands on and what to do about it.
+// The machine, its disk and its database are of the default tenant, whose
+// administrators run it.
+func (s *Server) doctor(ctx context.Context, t estover.TenantID) []api.Check {
+	own := []api.Check{s.checkLog(ctx, t), s.checkPolicy(ctx, t), s.checkTrusts(ctx, t)}
+	if t != estover.DefaultTenant {
+		return own
+	}
+	return append([]api.Check{s.checkDatabase(ctx), s.checkSpool(), s.checkBlobs(ctx), s.checkDisk(), s.checkRootKey(), s.checkBootstrap()}, own...)
+}
+
 func (s *Server) checkDatabase(ctx context.Context) api.Check {
 	begun := time.Now()
-	if err := s.db.Do(ctx, tenant, func(*db.Tx) error { return nil }); err != nil {
+	if err := s.db.Do(ctx, estover.DefaultTenant, func(*db.Tx) error { return nil }); err != nil {
 		return wrong("database", "The database takes no transaction.", "Look at its disk and its connection; the server's log has the error.")
 	}
 	took := time.Since(begun)
@@ -31,7 +43,7 @@ func (s *Server) checkDatabase(ctx context.Context) api.Check {
 // is wrong with the sequencing.
 const late = 30 * time.Second
 
-func (s *Server) checkLog(ctx context.Context) api.Check {
+func (s *Server) checkLog(ctx context.Context, tenant estover.TenantID) api.Check {
 	oldest, waiting, err := s.log.Waiting(ctx, tenant)
 	switch {
 	case err != nil:
@@ -92,7 +104,7 @@ func (s *Server) checkRootKey() api.Check {
 	return fine("root key", path+"; keep a copy somewhere else")
 }
 
-func (s *Server) checkPolicy(ctx context.Context) api.Check {
+func (s *Server) checkPolicy(ctx context.Context, tenant estover.TenantID) api.Check {
 	if err := s.decider.Ready(ctx, tenant); err != nil {
 		return wrong("policy", "The active policy cannot be loaded, so everything is refused.", "estover policy list, and roll back to one that worked.")
 	}

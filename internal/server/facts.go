@@ -23,6 +23,7 @@ import (
 	"estover.dev/internal/resource"
 	"estover.dev/internal/secret"
 	"estover.dev/internal/session"
+	"estover.dev/internal/tenant"
 	"estover.dev/internal/token"
 )
 
@@ -30,6 +31,7 @@ import (
 // decides on, and what the token service knows of its clients. Everything is
 // answered from copies in memory, made once for each version of a row.
 type facts struct {
+	tenants   *tenant.Register
 	people    *directory.Directory
 	sessions  *session.Sessions
 	resources *resource.Catalogue

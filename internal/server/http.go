@@ -146,7 +146,7 @@ func (s *Server) flush(ctx context.Context) error {
 		wrap("the spool of evidence", s.spool.Flush(ctx)),
 		wrap("the uses of secrets", s.facts.secrets.Flush(ctx)),
 		wrap("the uses of credentials", s.facts.registry.SaveUses(ctx)),
-		wrap("the log", s.log.Sequence(ctx, tenant)),
+		wrap("the log", s.eachTenant(ctx, s.log.Sequence)),
 	)
 }
 
@@ -172,7 +172,9 @@ func (s *Server) handler() (http.Handler, error) {
 	}
 	s.pages.Mount(mux)
 	s.login.Mount(mux)
-	mux.Handle("/v1/", s.apiHandler)
+	if err := s.api.Mount(mux); err != nil {
+		return nil, err
+	}
 	mux.Handle("GET "+logPath+"/", http.StripPrefix(logPath, s.log.Handler(s.mayReadLog)))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	mux.HandleFunc("GET /readyz", s.ready)
@@ -203,9 +205,10 @@ func (s *Server) handler() (http.Handler, error) {
 // mayReadLog lets those read the entries of the log who may list events. The
 // log's checkpoint and hashes are for everybody.
 func (s *Server) mayReadLog(w http.ResponseWriter, r *http.Request, t estover.TenantID) bool {
-	c, err := s.callers.Authenticate(r)
-	if err == nil && c.Tenant != t {
-		err = errNoSuchPage
+	err := s.known(r.Context(), t)
+	var c estover.Caller
+	if err == nil {
+		c, err = s.callers.Authenticate(r, t)
 	}
 	if err == nil {
 		op := guard.Op{Action: "event.list", Target: "log:entries", Effect: guard.Searches}
@@ -239,7 +242,7 @@ func (s *Server) routeCaller(_ http.ResponseWriter, r *http.Request) (*gateway.C
 	name := rest.Named(path)
 	audience := "urn:estover:no-such-route"
 	var need func() edge.Need
-	u, err := s.facts.resources.UpstreamByName(r.Context(), tenant, name)
+	u, err := s.facts.resources.UpstreamByName(r.Context(), estover.DefaultTenant, name)
 	switch {
 	case err == nil:
 		audience = u.BaseURL
@@ -253,7 +256,7 @@ func (s *Server) routeCaller(_ http.ResponseWriter, r *http.Request) (*gateway.C
 	case estover.KindOf(err) != estover.NotFound:
 		return nil, false, err
 	}
-	c, err := s.callers.At(r, audience, need)
+	c, err := s.callers.At(r, estover.DefaultTenant, audience, need)
 	if err != nil {
 		return nil, false, err
 	}
@@ -262,7 +265,7 @@ func (s *Server) routeCaller(_ http.ResponseWriter, r *http.Request) (*gateway.C
 
 // routeScopes are the actions of the resource that a route leads to.
 func (s *Server) routeScopes(ctx context.Context, name string) (names []string, err error) {
-	u, err := s.facts.resources.UpstreamByName(ctx, tenant, name)
+	u, err := s.facts.resources.UpstreamByName(ctx, estover.DefaultTenant, name)
 	if err != nil {
 		return nil, err
 	}
@@ -283,13 +286,6 @@ func (s *Server) route(c *gateway.Conn, name string) (rest.Route, error) {
 		return rest.Route{}, err
 	}
 	return rest.Route{Name: name, Scheme: u.URL.Scheme, Host: host, Base: strings.TrimSuffix(u.URL.EscapedPath(), "/")}, nil
-}
-
-// doctor says what is wrong with this server and what to do about it.
-func (s *Server) doctor(ctx context.Context) []api.Check {
-	return []api.Check{
-		s.checkDatabase(ctx), s.checkLog(ctx), s.checkSpool(), s.checkBlobs(ctx), s.checkDisk(), s.checkRootKey(), s.checkPolicy(ctx), s.checkTrusts(ctx), s.checkBootstrap(),
-	}
 }
 
 func fine(name, detail string) api.Check { return api.Check{Name: name, OK: true, Detail: detail} }

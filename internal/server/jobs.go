@@ -26,10 +26,13 @@ func (s *Server) startJobs(ctx context.Context, wg *sync.WaitGroup) {
 	each("the spool", s.spool.Run)
 	each("secrets", s.facts.secrets.Run)
 	each("keys", s.every(10*time.Second, "the keys", func(ctx context.Context) error {
+		if err := s.prepareTenants(ctx); err != nil { // that another node has added
+			return err
+		}
 		if err := s.sealer.Sweep(ctx); err != nil {
 			return err
 		}
-		return s.keys.SweepTenant(ctx, tenant)
+		return s.keys.Sweep(ctx)
 	}))
 	each("credentials", s.every(time.Minute, "the uses of credentials", s.facts.registry.SaveUses))
 	each("heartbeat", s.every(time.Minute, "the heartbeat", s.heartbeat))
@@ -55,8 +58,10 @@ func (s *Server) startJobs(ctx context.Context, wg *sync.WaitGroup) {
 		return err
 	})
 	jobs.Every("seal.rewrap", time.Hour, func(ctx context.Context) error {
-		_, err := s.sealer.Rewrap(ctx, tenant)
-		return err
+		return s.eachTenant(ctx, func(ctx context.Context, t estover.TenantID) error {
+			_, err := s.sealer.Rewrap(ctx, t)
+			return err
+		})
 	})
 	each("jobs", jobs.Run)
 }
@@ -86,7 +91,7 @@ func (s *Server) heartbeat(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	system := estover.Caller{Tenant: tenant, Subject: estover.System("gateway")}
+	system := estover.Caller{Tenant: estover.DefaultTenant, Subject: estover.System("gateway")}
 	op := guard.Op{Action: e.Action, Target: e.Target, Detail: e.Detail}
 	decision, err := s.guard.Admit(ctx, system, op)
 	if err != nil {

@@ -25,7 +25,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
 	"net/url"
 	"os"
@@ -55,7 +54,6 @@ import (
 	"estover.dev/internal/gateway/rest"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/incident"
-	"estover.dev/internal/jose"
 	"estover.dev/internal/login"
 	"estover.dev/internal/oauth"
 	"estover.dev/internal/page"
@@ -65,6 +63,7 @@ import (
 	"estover.dev/internal/seal"
 	"estover.dev/internal/secret"
 	"estover.dev/internal/session"
+	"estover.dev/internal/tenant"
 	"estover.dev/internal/token"
 )
 
@@ -100,7 +99,6 @@ type Server struct {
 	pages      *page.Pages
 	login      *login.Door
 	api        *api.Server
-	apiHandler http.Handler
 	own        *edge.Own
 	clients    *edge.Fetcher // to the documents of clients
 
@@ -109,10 +107,6 @@ type Server struct {
 	lock                      *os.File
 	tracer                    trace.Tracer
 }
-
-// tenant is the organisation of an installation. There is one so far
-// (docs/LIMITATIONS.md); everything below is ready for more.
-const tenant = estover.DefaultTenant
 
 // Open makes the directories, opens the database and the keys, and takes the
 // addresses. What is wrong is said in words for whoever starts the server.
@@ -135,16 +129,16 @@ func Open(ctx context.Context, c Config, logger *slog.Logger, version string) (_
 	if err := s.wire(); err != nil {
 		return nil, err
 	}
-	if err := s.decider.Ready(ctx, tenant); err != nil {
+	if err := s.decider.Ready(ctx, estover.DefaultTenant); err != nil {
 		return nil, fmt.Errorf("loading the policy: %w", err)
 	}
-	// Whoever reads the key set before the first token is issued finds its key.
-	for _, purpose := range []jose.Purpose{jose.AccessToken, jose.Introspection} {
-		if _, err := s.keys.Active(ctx, tenant, purpose); err != nil {
-			return nil, fmt.Errorf("making the signing keys: %w", err)
-		}
+	if err := s.found(ctx, estover.DefaultTenant); err != nil {
+		return nil, err
 	}
 	if err := s.bootstrap(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.prepareTenants(ctx); err != nil {
 		return nil, err
 	}
 	return s, s.listen()
@@ -181,7 +175,7 @@ func (s *Server) openGround(ctx context.Context) (err error) {
 		return fmt.Errorf("opening the keys: %w", err)
 	}
 	s.sealer.Hold(secret.Holding, seal.SigningKeys)
-	if err := s.sealer.Prepare(ctx, tenant); err != nil {
+	if err := s.sealer.Prepare(ctx, estover.DefaultTenant); err != nil {
 		return fmt.Errorf("opening the keys: %w", err)
 	}
 	if s.keys, err = seal.OpenKeyring(ctx, s.db, s.sealer); err != nil {
@@ -262,6 +256,7 @@ func (s *Server) wire() error {
 			return f.sources().Grants(ctx, t, id)
 		},
 		Resource: f.resource,
+		Tenant:   func(ctx context.Context, t estover.TenantID) error { return f.tenants.Active(ctx, t) },
 	}, policy.Options{Logger: s.logger})
 	s.guard = guard.New(s.db, s.log, s.decider, guard.Options{Alive: s.alive, Logger: s.logger})
 	f.follow(s.guard)
@@ -274,6 +269,7 @@ func (s *Server) wire() error {
 		}
 		return f.registry.SponsorLeft(ctx, tx, person)
 	}})
+	f.tenants = tenant.New(s.guard, tenant.Options{Issuer: token.Issuer(s.config.Issuer).Of, Found: s.found, Bootstrap: f.people.Bootstrap})
 	f.registry = agent.New(s.guard, agent.Options{
 		Sponsor: f.people.Sponsor,
 		Pepper:  func(t estover.TenantID, value []byte) []byte { return s.sealer.MAC(t, "client secret", value) },
@@ -285,7 +281,7 @@ func (s *Server) wire() error {
 	f.sessions = session.New(s.guard, session.Config{
 		Clients: f, Acting: f.registry.Acting, Seal: s.sealAs(seal.Audit), Unseal: s.openAs(seal.Audit),
 	}, session.Part{Name: "grants", End: token.EndSessions})
-	s.tokens = token.New(s.guard, token.Config{Issuer: token.Issuer(s.config.Issuer), Keys: s.keys, Clients: f, Sessions: f.sessions, Access: f, People: f.acting})
+	s.tokens = token.New(s.guard, token.Config{Issuer: token.Issuer(s.config.Issuer), Keys: s.keys, Clients: f, Sessions: f.sessions, Access: f, Known: s.known, People: f.acting})
 	s.trusts = federation.New(s.guard, federation.Options{
 		Own: s.tokens.Issuer.Of, Fetch: s.fetchKeys,
 		Agent:  func(ctx context.Context, tx *db.Tx, id string) error { return f.registry.Grantable(ctx, tx, id, nil) },
@@ -296,7 +292,7 @@ func (s *Server) wire() error {
 		MAC: func(t estover.TenantID, msg []byte) []byte { return s.sealer.MAC(t, "dpop nonce", msg) },
 	}}
 	if s.pages, err = page.New(page.Config{
-		Issuer: token.Issuer(s.config.Issuer), People: f.people, Now: s.db.Now, Logger: s.logger,
+		Issuer: token.Issuer(s.config.Issuer), People: f.people, Known: s.known, Now: s.db.Now, Logger: s.logger,
 		MAC: func(t estover.TenantID, value []byte) []byte { return s.sealer.MAC(t, "page", value) },
 	}); err != nil {
 		return err
@@ -324,14 +320,14 @@ func (s *Server) wire() error {
 	if err != nil {
 		return err
 	}
-	s.api, s.apiHandler = api.New(s.guard, api.Parts{
-		Agents: f.registry, People: f.people, Resources: f.resources, Grants: f.access, Secrets: f.secrets, Sessions: f.sessions, Policy: s.policy, Trusts: s.trusts, Tokens: s.tokens,
+	s.api = api.New(s.guard, api.Parts{
+		Tenants: f.tenants, Agents: f.registry, People: f.people, Resources: f.resources, Grants: f.access, Secrets: f.secrets, Sessions: f.sessions, Policy: s.policy, Trusts: s.trusts, Tokens: s.tokens,
 		Recordings: s.recordings, Evidence: ev, Incidents: s.incidents, Gateway: s.duties, GatewayAddress: gatewayAddress, Doctor: s.doctor, Entered: s.entered,
 		Apply: apply.New(s.guard, apply.Parts{
 			People: f.people, Agents: f.registry, Resources: f.resources, Grants: f.access, Secrets: f.secrets, Policy: s.policy, Trusts: s.trusts,
 		}),
 	}, api.Options{
-		Version: s.version, Issuer: s.config.Issuer, Authenticate: s.callers.Authenticate,
+		Version: s.version, Issuer: token.Issuer(s.config.Issuer), Known: s.known, Authenticate: s.callers.Authenticate,
 		Seal: s.sealAs(seal.Token), Open: s.openAs(seal.Token), Logger: s.logger,
 		MAC: func(t estover.TenantID, value []byte) []byte { return s.sealer.MAC(t, "api request", value) },
 	})
@@ -529,12 +525,12 @@ const bootstrapFile = "bootstrap-token"
 
 // bootstrap lets the first administrator in.
 func (s *Server) bootstrap(ctx context.Context) error {
-	value, err := s.facts.people.Bootstrap(ctx, tenant)
+	value, err := s.facts.people.Bootstrap(ctx, estover.DefaultTenant)
 	if err != nil {
 		return fmt.Errorf("letting the first administrator in: %w", err)
 	}
 	if value.Empty() {
-		s.entered()
+		s.entered(estover.DefaultTenant)
 		return nil
 	}
 	file := s.bootstrapPath()
@@ -545,8 +541,12 @@ func (s *Server) bootstrap(ctx context.Context) error {
 	return nil
 }
 
-// entered takes away the first administrator's token, which is used up.
-func (s *Server) entered() {
+// entered takes away the first administrator's token, which is used up. Those of
+// other tenants are handed over, and never lie in a file of ours.
+func (s *Server) entered(t estover.TenantID) {
+	if t != estover.DefaultTenant {
+		return
+	}
 	if err := os.Remove(s.bootstrapPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		s.logger.Error("removing a one-time token that is used up", "error", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strings"
 
+	"estover.dev"
 	"estover.dev/internal/api"
 	"estover.dev/internal/edge"
 	"estover.dev/internal/federation"
@@ -43,7 +44,7 @@ func (s *Server) fetchKeys(ctx context.Context, from federation.Source) ([]byte,
 
 // checkTrusts looks whether the keys of the issuers can be had whose tokens
 // count here.
-func (s *Server) checkTrusts(ctx context.Context) api.Check {
+func (s *Server) checkTrusts(ctx context.Context, tenant estover.TenantID) api.Check {
 	all, unreachable, err := s.trusts.Unreachable(ctx, tenant)
 	switch {
 	case err != nil:

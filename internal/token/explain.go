@@ -111,7 +111,13 @@ func (t *Tokens) ours(ctx context.Context, raw string) (*Token, error) {
 		return nil, ErrNoToken.With("This is no token: it cannot be read.").Because(err)
 	}
 	tenant, ok := t.Issuer.Tenant(u.Issuer)
-	if !ok || !t.Known(tenant) {
+	if !ok {
+		return nil, ErrForeign
+	}
+	if err := t.Known(ctx, tenant); err != nil {
+		if kind := estover.KindOf(err); kind == estover.Fault || kind == estover.Unavailable {
+			return nil, err
+		}
 		return nil, ErrForeign
 	}
 	keys, err := t.Keys.Verifying(ctx, tenant, jose.AccessToken)

@@ -55,6 +55,9 @@ import (
 	"estover.dev/internal/seal"
 )
 
+// ErrNoTenant is returned for a tenant that is not there.
+var ErrNoTenant = &estover.Error{Kind: estover.NotFound, Code: "tenant_not_found", Detail: "There is no such tenant."}
+
 // The lives of tokens.
 const (
 	DefaultLife = 15 * time.Minute
@@ -75,8 +78,9 @@ type Config struct {
 	Sessions Sessions
 	Access   Access
 
-	// Known says whether there is such a tenant. Nil knows the default one alone.
-	Known func(tenant estover.TenantID) bool
+	// Known says why there is no such tenant, or why it may do nothing. It is asked
+	// for every token of one. Nil knows the default one alone.
+	Known func(ctx context.Context, tenant estover.TenantID) error
 
 	// People says whether the person of this subject may act. Nil if people are
 	// at the root of no grant.
@@ -170,7 +174,12 @@ type Tokens struct {
 // New is the token service behind the door g.
 func New(g *guard.Guard, c Config) *Tokens {
 	if c.Known == nil {
-		c.Known = func(tenant estover.TenantID) bool { return tenant == estover.DefaultTenant }
+		c.Known = func(_ context.Context, tenant estover.TenantID) error {
+			if tenant != estover.DefaultTenant {
+				return ErrNoTenant
+			}
+			return nil
+		}
 	}
 	return &Tokens{
 		Config: c, guard: g, verified: newVerified(),

@@ -103,6 +103,9 @@ func (t *Tokens) signed(ctx context.Context, raw string) (*Token, error) {
 	sum := sha256.Sum256([]byte(raw))
 	known := t.verified.get(sum)
 	if known.token != nil {
+		if err := t.Known(ctx, known.token.Tenant); err != nil {
+			return nil, invalid(err)
+		}
 		keys, err := t.Keys.Verifying(ctx, known.token.Tenant, jose.AccessToken)
 		if err != nil {
 			return nil, err
@@ -116,8 +119,11 @@ func (t *Tokens) signed(ctx context.Context, raw string) (*Token, error) {
 		return nil, ErrInvalid.Because(err)
 	}
 	tenant, ok := t.Issuer.Tenant(u.Issuer)
-	if !ok || !t.Known(tenant) {
+	if !ok {
 		return nil, ErrInvalid
+	}
+	if err := t.Known(ctx, tenant); err != nil {
+		return nil, invalid(err)
 	}
 	keys, err := t.Keys.Verifying(ctx, tenant, jose.AccessToken)
 	if err != nil {

@@ -1,0 +1,67 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"estover.dev"
+	"estover.dev/internal/jose"
+)
+
+// known says why there is no such tenant, or why it may do nothing. One that is
+// let in has its keys here: they are loaded when the tenant is first met, and it
+// costs a look at a map from then on. Of the default tenant there is nothing to
+// ask.
+func (s *Server) known(ctx context.Context, t estover.TenantID) error {
+	if t == estover.DefaultTenant {
+		return nil
+	}
+	if err := s.facts.tenants.Active(ctx, t); err != nil {
+		return err
+	}
+	return s.sealer.Prepare(ctx, t)
+}
+
+// found makes what a tenant rests on: its data keys, and the keys by which it
+// signs, so that whoever reads the key set before the first token is issued finds
+// its key. It does nothing to what is there.
+func (s *Server) found(ctx context.Context, t estover.TenantID) error {
+	if err := s.sealer.Prepare(ctx, t); err != nil {
+		return fmt.Errorf("making the keys: %w", err)
+	}
+	for _, purpose := range []jose.Purpose{jose.AccessToken, jose.Introspection} {
+		if _, err := s.keys.Active(ctx, t, purpose); err != nil {
+			return fmt.Errorf("making the signing keys: %w", err)
+		}
+	}
+	return nil
+}
+
+// prepareTenants has the keys of every tenant at hand, before something is done
+// with its rows that nobody has asked for: a sweep, or the sealing of its log.
+func (s *Server) prepareTenants(ctx context.Context) error {
+	if err := s.eachTenant(ctx, s.sealer.Prepare); err != nil {
+		return fmt.Errorf("opening the keys: %w", err)
+	}
+	return nil
+}
+
+// eachTenant does something for every tenant, disabled ones too, whose rows and
+// log go on. One tenant's trouble does not keep the others waiting.
+func (s *Server) eachTenant(ctx context.Context, fn func(context.Context, estover.TenantID) error) error {
+	names, err := s.facts.tenants.Names(ctx)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, t := range names {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err := fn(ctx, t); err != nil {
+			failed = append(failed, fmt.Errorf("the tenant %s: %w", t, err))
+		}
+	}
+	return errors.Join(failed...)
+}
