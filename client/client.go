@@ -72,6 +72,7 @@ type Client struct {
 	credential Credential
 	bound      *binding // nil without a DPoP key
 	transport  http.RoundTripper
+	outside    http.RoundTripper // the same without a certificate
 	http       *http.Client
 	now        func() time.Time
 	found      shared[metadata]
@@ -109,6 +110,7 @@ func New(issuer string, o Options) (*Client, error) {
 	if c.transport == nil {
 		c.transport = http.DefaultTransport
 	}
+	c.outside = c.transport
 	if cert := o.Credential.certificate; cert != nil {
 		t, ok := c.transport.(*http.Transport)
 		if !ok {
@@ -283,12 +285,18 @@ type flight[T any] struct {
 	err   error
 }
 
+// flightTime bounds how long a value is on its way, with all that it takes: what
+// hangs must not keep everybody from asking again.
+const flightTime = 2 * time.Minute
+
 // fly fetches a value. Whoever waits may leave without ending it for the
 // others.
 func fly[T any](ctx context.Context, fetch func(context.Context) (T, error), landed func(*flight[T])) *flight[T] {
 	f := &flight[T]{done: make(chan struct{})}
 	go func() {
-		f.value, f.err = fetch(context.WithoutCancel(ctx))
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flightTime)
+		defer cancel()
+		f.value, f.err = fetch(ctx)
 		landed(f)
 		close(f.done)
 	}()

@@ -324,6 +324,19 @@ func TestTokenWaitEnds(t *testing.T) {
 	}
 }
 
+// What hangs is given up some time, so that others may ask again.
+func TestTokenIsGivenUp(t *testing.T) {
+	w := newWorld(t)
+	bounded := false
+	c := w.client(t, "", client.WorkloadToken(func(ctx context.Context) (string, error) {
+		_, bounded = ctx.Deadline()
+		return "", errors.New("the platform has none")
+	}), nil)
+	if _, err := c.Token(t.Context(), support); err == nil || !bounded {
+		t.Errorf("asking for the platform's token: %v, within a bounded time: %v", err, bounded)
+	}
+}
+
 // The server is who was asked for, byte for byte, and tells of addresses that
 // nobody listens to.
 func TestDiscovery(t *testing.T) {
@@ -534,6 +547,10 @@ func TestCertificate(t *testing.T) {
 	if s, err := c.OpenSession(t.Context(), client.Task{}); err != nil || s.ID != "ses_1" || tok.Session != "agt_1" {
 		t.Errorf("the session is %v (%v), the client_id %s", s, err, tok.Session)
 	}
+	hc := http.Client{Transport: &client.Transport{Client: c, To: "https://crm.example"}}
+	res, err := hc.Get("https://evil.example/")
+	must(t, err)
+	must(t, res.Body.Close())
 	if want := []string{"mtls.est.example:8445/token", "mtls.est.example:8445/v1/sessions"}; !slices.Equal(shown, want) {
 		t.Errorf("the certificate is shown to %q, want %q", shown, want)
 	}
@@ -591,6 +608,10 @@ func TestErrorOf(t *testing.T) {
 			client.Error{Status: 401, Code: "invalid_token"},
 		},
 		"nothing": {502, "", "", client.Error{Status: 502}},
+		"a text that does something": {
+			400, "", `{"error":"x\n` + strings.Repeat("e", 200) + `","error_description":"\u001b[2J\nlevel=INFO\u202e` + strings.Repeat("é", 2000) + `"}`,
+			client.Error{Status: 400, Code: "x " + strings.Repeat("e", 98), Description: " [2J level=INFO " + strings.Repeat("é", 984)},
+		},
 	} {
 		res := &http.Response{StatusCode: c.status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(c.body))}
 		if c.head != "" {

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // An Error is the server's answer when it does not do what was asked, or what is
@@ -76,10 +77,27 @@ func ErrorOf(res *http.Response) error {
 		e.Code, e.Description = first(body.Error, body.Code), first(body.Description, body.Detail, body.Title)
 		e.Decision = first(body.Decision, e.Decision)
 	}
+	e.Code, e.Description, e.Decision = readable(e.Code, 100), readable(e.Description, 1000), readable(e.Decision, 100)
 	if e.Code == "" {
 		e.Code = challenged(res)
 	}
 	return e
+}
+
+// readable is a stranger's text as it may stand in a log and on a terminal: in
+// one line, without characters that do something, and not longer than so many.
+func readable(s string, most int) string {
+	var b strings.Builder
+	for _, r := range s {
+		if most--; most < 0 {
+			break
+		}
+		if !unicode.IsPrint(r) {
+			r = ' '
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
 }
 
 func first(values ...string) string {

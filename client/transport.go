@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 )
@@ -38,7 +39,8 @@ type Transport struct {
 	// [Client.Exchange].
 	Source func(context.Context) (Token, error)
 
-	// Base sends the requests; nil is how the client itself sends.
+	// Base sends the requests; nil is how the client itself sends. Its certificate,
+	// if it has one, is not shown elsewhere.
 	Base http.RoundTripper
 }
 
@@ -53,6 +55,9 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		send = t.Client.transport
 	}
 	if !t.covers(r.URL) {
+		if t.Base == nil {
+			send = t.Client.outside
+		}
 		return send.RoundTrip(r)
 	}
 	replayable := r.Body == nil || r.Body == http.NoBody || r.GetBody != nil
@@ -143,9 +148,24 @@ func (t *Transport) covers(to *url.URL) bool {
 			continue
 		}
 		rest, ok := strings.CutPrefix(to.EscapedPath(), strings.TrimSuffix(u.EscapedPath(), "/"))
-		if ok && (rest == "" || rest[0] == '/') {
+		if ok && (rest == "" || rest[0] == '/') && !leaves(rest) {
 			return true
 		}
 	}
 	return false
+}
+
+// leaves reports whether a path, for a server that resolves dots or takes a
+// backslash for a slash, may be one above where it begins.
+func leaves(path string) bool {
+	for {
+		plain, err := url.PathUnescape(path)
+		if err != nil || slices.Contains(strings.FieldsFunc(plain, func(r rune) bool { return r == '/' || r == '\\' }), "..") {
+			return true
+		}
+		if plain == path {
+			return false
+		}
+		path = plain
+	}
 }

@@ -193,6 +193,12 @@ func TestTransportElsewhere(t *testing.T) {
 		{route, issuer + "/u/crm2/v1", false},
 		{route, issuer + "/u/billing/v1", false},
 		{route + "/", route + "/v1", true},
+		{route, route + "/../billing/v1", false},
+		{route, route + "/%2e%2e/billing/v1", false},
+		{route, route + "/v1/..%2f..%2fbilling", false},
+		{route, route + "/v1/..%5c..%5cbilling", false},
+		{route, route + "/%252e%252e/billing", false},
+		{route, route + "/v1..2/a%2fb/...", true},
 		{"not a URL", "https://crm.example/v1", false},
 	} {
 		rec := &recorder{}

@@ -136,7 +136,7 @@ func logoutCommand(s *settings) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			c.token = l.Token
+			c.addr, c.token = first(strings.TrimSuffix(l.Addr, "/"), c.addr), l.Token // never to another server than it came from
 			remote := c.do(cmd.Context(), http.MethodPost, "/v1/logout", struct{}{}, nil)
 			file, err := loginFile()
 			if err == nil {
