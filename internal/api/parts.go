@@ -64,6 +64,7 @@ func (s *Server) routes() {
 	s.policies()
 	s.trusts()
 	s.accessTokens()
+	s.keys()
 	s.events()
 	s.incidents()
 	s.applying()

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"estover.dev"
@@ -48,16 +49,20 @@ const (
 	// use: what it signed last must end first, wherever it was signed.
 	keep = TokenLife + Lead
 
-	// period is how long a key signs before its successor takes over.
-	period = 30 * 24 * time.Hour
+	// Period is how long a key for tokens signs before its successor takes over,
+	// if nothing else is set.
+	Period = 30 * 24 * time.Hour
+
+	// readPause is how often the stored keys are read again at most because
+	// somebody asks for what is there by now.
+	readPause = 20 * time.Millisecond
 )
 
 // A plan is how the keys of a purpose are made.
 type plan struct {
 	make   func() (crypto.Signer, error)
-	every  time.Duration // between rotations; 0 for only when asked
-	token  bool          // signs tokens, so its public half is in the key set
-	demand bool          // made when it is first asked for, not by the sweep
+	token  bool // signs tokens, so its public half is in the key set and it rotates by schedule
+	demand bool // made when it is first asked for, not by the sweep
 
 	// tokens is the purpose of the tokens that it signs, if the keys are not
 	// named after it.
@@ -74,12 +79,12 @@ func signs(purpose jose.Purpose) jose.Purpose {
 
 // plans is the table of purposes.
 var plans = map[jose.Purpose]plan{
-	jose.AccessToken:   {make: makeP256, every: period, token: true},
-	jose.IDToken:       {make: makeRSA, every: period, token: true},
-	IDTokenES256:       {make: makeP256, every: period, token: true, tokens: jose.IDToken},
-	jose.Introspection: {make: makeP256, every: period, token: true},
-	jose.IDJAG:         {make: makeP256, every: period, token: true, demand: true},
-	jose.SecurityEvent: {make: makeRSA, every: period, token: true, demand: true},
+	jose.AccessToken:   {make: makeP256, token: true},
+	jose.IDToken:       {make: makeRSA, token: true},
+	IDTokenES256:       {make: makeP256, token: true, tokens: jose.IDToken},
+	jose.Introspection: {make: makeP256, token: true},
+	jose.IDJAG:         {make: makeP256, token: true, demand: true},
+	jose.SecurityEvent: {make: makeRSA, token: true, demand: true},
 	LogKey:             {make: makeEd25519},
 	GatewayKey:         {make: makeEd25519},
 	ContainmentKey:     {make: makeEd25519},
@@ -102,6 +107,10 @@ type SigningKey struct {
 	Signer crypto.Signer
 	Token  *jose.Signer // ready to sign tokens of its purpose; nil for a purpose that has none
 }
+
+// Epoch is for a write that rests on the key: it is refused with [db.ErrStale]
+// once the key was revoked, also by another node a moment ago.
+func (k *SigningKey) Epoch() db.Epoch { return db.Epoch{Table: "signing_key", ID: k.KID, Epoch: 1} }
 
 // A KeyState is where a key is in its life.
 type KeyState string
@@ -141,9 +150,9 @@ var ErrNoSigningKey = &estover.Error{Kind: estover.NotFound, Code: "no_signing_k
 // A key is made at least [Lead] before it signs, and stays published until
 // what it signed has ended. The first key of a purpose signs at once, because
 // nobody has a copy of a key set without it that could matter; so does the
-// successor of a key that had to be revoked. Keys for tokens rotate every 30
-// days by themselves; those that sign the log, receipts and certificates only
-// when asked, because others have written down who they are.
+// successor of a key that had to be revoked. Keys for tokens rotate by
+// themselves ([Keyring.Schedule]); those that sign the log, receipts and
+// certificates do not, because others have written down who they are.
 //
 // Each step of a rotation is one statement or follows from the clock, so there
 // is nothing to repair after a crash. The private half is destroyed when a key
@@ -155,14 +164,21 @@ type Keyring struct {
 	db     *db.DB
 	seal   *Sealer
 	record Recorder
+	every  time.Duration
 
-	making  sync.Mutex // one key is made at a time
-	tenants sync.Map   // estover.TenantID → *state
+	making  sync.Mutex    // one key is made at a time
+	tenants sync.Map      // estover.TenantID → *state
+	changes atomic.Uint64 // how often somebody said that stored keys have changed
+
+	asking sync.Mutex
+	next   map[estover.TenantID]*reading // that has not begun
+	read   time.Time                     // when the latest began
 }
 
-// A Recorder is asked, outside of any transaction, what else to write in the
-// transaction that makes or revokes keys: the audit event. It may answer nil.
-type Recorder func(ctx context.Context, c Change) (func(ctx context.Context, tx *db.Tx) error, error)
+// A Recorder runs write in a transaction and records the change in the same
+// one. It is called outside of any transaction, and maybe again if another node
+// was faster.
+type Recorder func(ctx context.Context, c Change, write func(ctx context.Context, tx *db.Tx) error) error
 
 // A Change is what happened to the keys of a purpose.
 type Change struct {
@@ -171,15 +187,24 @@ type Change struct {
 	Made    string    // the id of the key that was made
 	From    time.Time // when it begins to sign
 	Revoked []string  // the ids of the keys that were revoked
+	Already bool      // the key was there, and nothing was done
 }
 
 // OpenKeyring gives out the signing keys in d.
 func OpenKeyring(_ context.Context, d *db.DB, s *Sealer) (*Keyring, error) {
-	return &Keyring{db: d, seal: s}, nil
+	k := &Keyring{db: d, seal: s, every: Period, next: map[estover.TenantID]*reading{}}
+	k.record = func(ctx context.Context, c Change, write func(context.Context, *db.Tx) error) error {
+		return d.Do(ctx, c.Tenant, func(tx *db.Tx) error { return write(ctx, tx) })
+	}
+	return k, nil
 }
 
-// Record sets who records changes, once at wiring.
+// Record sets who records what the keyring does by itself, once at wiring.
 func (k *Keyring) Record(r Recorder) { k.record = r }
+
+// Schedule sets how long a key for tokens signs before its successor takes
+// over, once at wiring: some times [Lead] at least.
+func (k *Keyring) Schedule(every time.Duration) { k.every = every }
 
 // An entry is a loaded key.
 type entry struct {
@@ -193,6 +218,7 @@ type entry struct {
 // from the time is worked out anew when until has come.
 type state struct {
 	entries []*entry // by purpose and generation
+	changes uint64   // that were known of before they were read
 
 	at, until time.Time // the instants for which the following holds, the first inclusive
 	active    map[jose.Purpose]*SigningKey
@@ -206,12 +232,15 @@ func (k *Keyring) of(ctx context.Context, tenant estover.TenantID) (*state, erro
 	now := k.db.Now()
 	if v, ok := k.tenants.Load(tenant); ok {
 		st := v.(*state)
-		if !now.Before(st.at) && (st.until.IsZero() || now.Before(st.until)) {
-			return st, nil
+		if st.changes == k.changes.Load() {
+			if !now.Before(st.at) && (st.until.IsZero() || now.Before(st.until)) {
+				return st, nil
+			}
+			next := arrange(st.entries, now)
+			next.changes = st.changes
+			k.tenants.CompareAndSwap(tenant, v, next)
+			return next, nil
 		}
-		next := arrange(st.entries, now)
-		k.tenants.CompareAndSwap(tenant, v, next)
-		return next, nil
 	}
 	if err := k.Reload(ctx, tenant); err != nil {
 		return nil, err
@@ -275,6 +304,10 @@ func arrange(entries []*entry, now time.Time) *state {
 	return st
 }
 
+// SignsTokens reports whether a purpose has keys that sign tokens: those that are
+// published and rotated.
+func SignsTokens(purpose jose.Purpose) bool { return plans[purpose].token }
+
 // Active gives the key that signs for a purpose. The first time that a purpose
 // is asked for, its key is made, which takes a moment for an RSA key; a server
 // calls [Keyring.Sweep] before it needs them.
@@ -301,8 +334,14 @@ func (k *Keyring) Active(ctx context.Context, tenant estover.TenantID, purpose j
 	return SigningKey{}, ErrNoSigningKey.With("The signing key for %q cannot be used yet.", purpose)
 }
 
-// JWKS is the set of public keys for tokens that a tenant publishes.
+// JWKS is the set of public keys for tokens that a tenant publishes. It has what
+// another node made a moment ago, because whoever asks may have met a key that
+// is not in their copy; as long as the database cannot answer, it has what is
+// known here.
 func (k *Keyring) JWKS(ctx context.Context, tenant estover.TenantID) (*jose.Keys, error) {
+	if err := k.Fresh(ctx, tenant); err != nil && ctx.Err() != nil {
+		return nil, err
+	}
 	st, err := k.of(ctx, tenant)
 	if err != nil {
 		return nil, err
@@ -333,6 +372,47 @@ func (k *Keyring) Public(ctx context.Context, tenant estover.TenantID) ([]Public
 	return slices.Clone(st.public), nil
 }
 
+// Changed says that stored keys were changed: what is known of them is read
+// again before it is used.
+func (k *Keyring) Changed() { k.changes.Add(1) }
+
+// A reading is a look at the stored keys that somebody waits for.
+type reading struct {
+	done chan struct{}
+	err  error
+}
+
+// Fresh reads the tenant's keys again, for whoever was shown a key that is not
+// known here: another node may just have made it. However many ask, there is
+// one reading at a time and a pause in between; a caller waits for one that
+// began after it asked.
+func (k *Keyring) Fresh(ctx context.Context, tenant estover.TenantID) error {
+	k.asking.Lock()
+	r := k.next[tenant]
+	if r == nil {
+		r = &reading{done: make(chan struct{})}
+		k.next[tenant] = r
+		go k.readAgain(context.WithoutCancel(ctx), tenant, r, readPause-time.Since(k.read))
+	}
+	k.asking.Unlock()
+	select {
+	case <-r.done:
+		return r.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (k *Keyring) readAgain(ctx context.Context, tenant estover.TenantID, r *reading, pause time.Duration) {
+	time.Sleep(pause)
+	k.asking.Lock()
+	delete(k.next, tenant) // who asks from here on wants a later one
+	k.read = time.Now()
+	k.asking.Unlock()
+	r.err = k.Reload(ctx, tenant)
+	close(r.done)
+}
+
 // Reload reads the tenant's keys again: after another node has revoked one.
 func (k *Keyring) Reload(ctx context.Context, tenant estover.TenantID) error {
 	k.making.Lock()
@@ -347,6 +427,7 @@ func (k *Keyring) load(ctx context.Context, tenant estover.TenantID) ([]*entry, 
 		return nil, err
 	}
 	var rows []keyRow
+	changes := k.changes.Load()
 	if err := k.db.View(ctx, tenant, func(tx *db.Tx) (err error) {
 		rows, err = findKeys(ctx, tx)
 		return err
@@ -370,7 +451,15 @@ func (k *Keyring) load(ctx context.Context, tenant estover.TenantID) ([]*entry, 
 		}
 		entries = append(entries, e)
 	}
-	k.tenants.Store(tenant, arrange(entries, k.db.Now()))
+	var st *state
+	if v, ok := k.tenants.Load(tenant); ok && slices.Equal(v.(*state).entries, entries) {
+		same := *v.(*state) // with the sets that are there, by which others know what they have verified
+		st = &same
+	} else {
+		st = arrange(entries, k.db.Now())
+	}
+	st.changes = changes
+	k.tenants.Store(tenant, st)
 	return entries, nil
 }
 
@@ -462,7 +551,8 @@ func (k *Keyring) ensure(ctx context.Context, tenant estover.TenantID, purpose j
 		if newest(entries, purpose) != nil {
 			return nil
 		}
-		return k.rotate(ctx, tenant, purpose, entries, true)
+		_, err := k.rotate(ctx, tenant, purpose, entries, true, k.record)
+		return err
 	})
 }
 
@@ -473,13 +563,20 @@ func (k *Keyring) ensure(ctx context.Context, tenant estover.TenantID, purpose j
 // nothing happens. In an emergency the key signs at once, and every
 // other key of the purpose is revoked: it leaves the key set, nothing that it
 // signed is valid any more, and its private half is destroyed. Other nodes
-// follow when they call [Keyring.Reload] or sweep.
-func (k *Keyring) Rotate(ctx context.Context, tenant estover.TenantID, purpose jose.Purpose, emergency bool) error {
+// follow when they are told ([Keyring.Changed]), when they sweep, and when a
+// write of theirs finds that its key is gone ([SigningKey.Epoch]).
+//
+// The change is recorded by record, or as what the keyring does by itself if
+// that is nil.
+func (k *Keyring) Rotate(ctx context.Context, tenant estover.TenantID, purpose jose.Purpose, emergency bool, record Recorder) (c Change, err error) {
 	if _, ok := plans[purpose]; !ok {
-		return ErrNoSigningKey.With("There are no signing keys for %q.", purpose)
+		return c, ErrNoSigningKey.With("There are no signing keys for %q.", purpose)
+	}
+	if record == nil {
+		record = k.record
 	}
 	var last *entry // that was there when the emergency was declared
-	return k.locked(ctx, tenant, func(entries []*entry) error {
+	err = k.locked(ctx, tenant, func(entries []*entry) (err error) {
 		if emergency && last == nil {
 			last = newest(entries, purpose)
 		} else if emergency {
@@ -487,12 +584,16 @@ func (k *Keyring) Rotate(ctx context.Context, tenant estover.TenantID, purpose j
 			// revoked all of them.
 			for _, e := range entries {
 				if e.pub.KID == last.pub.KID && !e.pub.Revoked.IsZero() {
+					now := newest(entries, purpose).pub
+					c = Change{Tenant: tenant, Purpose: purpose, Made: now.KID, From: now.From, Already: true}
 					return nil
 				}
 			}
 		}
-		return k.rotate(ctx, tenant, purpose, entries, emergency)
+		c, err = k.rotate(ctx, tenant, purpose, entries, emergency, record)
+		return err
 	})
+	return c, err
 }
 
 // locked runs f on the tenant's keys as they are stored, and again when
@@ -524,9 +625,10 @@ func newest(entries []*entry, purpose jose.Purpose) *entry {
 
 // rotate makes the next key of a purpose. With now it signs at once, and the
 // others are revoked. k.making is held.
-func (k *Keyring) rotate(ctx context.Context, tenant estover.TenantID, purpose jose.Purpose, entries []*entry, now bool) error {
+func (k *Keyring) rotate(ctx context.Context, tenant estover.TenantID, purpose jose.Purpose, entries []*entry, now bool, record Recorder) (Change, error) {
 	row := keyRow{purpose: purpose, generation: 1, created: k.db.Now()}
 	row.from = row.created
+	change := Change{Tenant: tenant, Purpose: purpose}
 	var others []keyRow
 	for _, e := range entries {
 		if e.pub.Purpose != purpose {
@@ -536,8 +638,9 @@ func (k *Keyring) rotate(ctx context.Context, tenant estover.TenantID, purpose j
 		if !e.pub.Revoked.IsZero() {
 			continue
 		}
-		if e.pub.From.After(row.created) && !now {
-			return nil // the next one waits already
+		if e.pub.From.After(row.created) && !now { // the next one waits already
+			change.Made, change.From, change.Already = e.pub.KID, e.pub.From, true
+			return change, nil
 		}
 		revoked := e.row
 		revoked.revoked = row.created
@@ -549,20 +652,13 @@ func (k *Keyring) rotate(ctx context.Context, tenant estover.TenantID, purpose j
 		others = nil
 	}
 	if err := k.fill(tenant, &row); err != nil {
-		return fmt.Errorf("making a signing key: %w", err)
+		return change, fmt.Errorf("making a signing key: %w", err)
 	}
-	change := Change{Tenant: tenant, Purpose: purpose, Made: row.id, From: row.from}
+	change.Made, change.From = row.id, row.from
 	for _, r := range others {
 		change.Revoked = append(change.Revoked, r.id)
 	}
-	var also func(context.Context, *db.Tx) error
-	if k.record != nil {
-		var err error
-		if also, err = k.record(ctx, change); err != nil {
-			return fmt.Errorf("recording the change of a signing key: %w", err)
-		}
-	}
-	err := k.db.Do(ctx, tenant, func(tx *db.Tx) error {
+	err := record(ctx, change, func(ctx context.Context, tx *db.Tx) error {
 		if err := insertKey(ctx, tx, row); err != nil {
 			return err
 		}
@@ -571,16 +667,13 @@ func (k *Keyring) rotate(ctx context.Context, tenant estover.TenantID, purpose j
 				return err
 			}
 		}
-		if also != nil {
-			return also(ctx, tx)
-		}
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("storing a signing key: %w", err)
+		return change, fmt.Errorf("storing a signing key: %w", err)
 	}
 	_, err = k.load(ctx, tenant)
-	return err
+	return change, err
 }
 
 // fill makes the key of a row.
@@ -635,9 +728,9 @@ func (k *Keyring) SweepTenant(ctx context.Context, tenant estover.TenantID) erro
 			var err error
 			switch {
 			case last == nil && !p.demand:
-				err = k.rotate(ctx, tenant, purpose, entries, true)
-			case last != nil && p.every != 0 && !k.db.Now().Before(last.pub.From.Add(p.every-Lead)):
-				err = k.rotate(ctx, tenant, purpose, entries, false)
+				_, err = k.rotate(ctx, tenant, purpose, entries, true, k.record)
+			case last != nil && p.token && !k.db.Now().Before(last.pub.From.Add(k.every-Lead)):
+				_, err = k.rotate(ctx, tenant, purpose, entries, false, k.record)
 			}
 			if err != nil {
 				return err

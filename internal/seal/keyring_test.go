@@ -144,7 +144,7 @@ func TestPlannedRotation(t *testing.T) {
 		k := keyring(t, d, src)
 		old := active(t, k, jose.AccessToken).KID
 		for range 2 { // asking twice makes one key
-			if err := k.Rotate(t.Context(), acme, jose.AccessToken, false); err != nil {
+			if _, err := k.Rotate(t.Context(), acme, jose.AccessToken, false, nil); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -212,7 +212,7 @@ func TestEmergencyRotation(t *testing.T) {
 		for _, purpose := range []jose.Purpose{jose.Introspection, jose.AccessToken} {
 			active(t, k, purpose)
 		}
-		if err := k.Rotate(t.Context(), acme, jose.AccessToken, false); err != nil {
+		if _, err := k.Rotate(t.Context(), acme, jose.AccessToken, false, nil); err != nil {
 			t.Fatal(err)
 		}
 		was := published(t, k)
@@ -221,16 +221,11 @@ func TestEmergencyRotation(t *testing.T) {
 			t.Fatal(err)
 		}
 		var changes []seal.Change
-		k.Record(func(_ context.Context, c seal.Change) (func(context.Context, *db.Tx) error, error) {
+		record := func(ctx context.Context, c seal.Change, write func(context.Context, *db.Tx) error) error {
 			changes = append(changes, c)
-			return func(ctx context.Context, tx *db.Tx) error {
-				if tx.Tenant() != acme {
-					return fmt.Errorf("recorded under %s", tx.Tenant())
-				}
-				return nil
-			}, nil
-		})
-		if err := k.Rotate(t.Context(), acme, jose.AccessToken, true); err != nil {
+			return d.Do(ctx, c.Tenant, func(tx *db.Tx) error { return write(ctx, tx) })
+		}
+		if _, err := k.Rotate(t.Context(), acme, jose.AccessToken, true, record); err != nil {
 			t.Fatal(err)
 		}
 		if err := other.Reload(t.Context(), acme); err != nil {
@@ -256,7 +251,7 @@ func TestEmergencyRotation(t *testing.T) {
 		if got := active(t, other, jose.AccessToken).KID; got != now {
 			t.Errorf("on a node whose clock is behind, the key is %s, want %s", got, now)
 		}
-		if n := count(t, d, `select count(*) from signing_key where revoked_at is not null and sealed is not null`); n != 0 {
+		if n := count(t, d, `select count(*) from signing_key where ended_at is not null and sealed is not null`); n != 0 {
 			t.Errorf("%d private halves of revoked keys are still there", n)
 		}
 	})
@@ -276,7 +271,7 @@ func TestRotationCrashes(t *testing.T) {
 					k := keyring(t, d, src)
 					old := active(t, k, jose.AccessToken).KID
 					fail(t, d, "signing_key", c.change)
-					if err := k.Rotate(t.Context(), acme, jose.AccessToken, emergency); err == nil {
+					if _, err := k.Rotate(t.Context(), acme, jose.AccessToken, emergency, nil); err == nil {
 						t.Fatal("the rotation succeeded")
 					}
 					for name, k := range map[string]*seal.Keyring{"here": k, "after a restart": keyring(t, d, src)} {
@@ -285,13 +280,13 @@ func TestRotationCrashes(t *testing.T) {
 						}
 					}
 					heal(t, d, "signing_key")
-					if err := k.Rotate(t.Context(), acme, jose.AccessToken, emergency); err != nil {
+					if _, err := k.Rotate(t.Context(), acme, jose.AccessToken, emergency, nil); err != nil {
 						t.Fatal(err)
 					}
 					// The answer was lost: somebody asks again on another node.
 					again := keyring(t, d, src)
 					if !emergency {
-						if err := again.Rotate(t.Context(), acme, jose.AccessToken, false); err != nil {
+						if _, err := again.Rotate(t.Context(), acme, jose.AccessToken, false, nil); err != nil {
 							t.Fatal(err)
 						}
 					}
@@ -308,10 +303,10 @@ func TestRotationCrashes(t *testing.T) {
 		k := keyring(t, d, file(t))
 		old := active(t, k, jose.AccessToken).KID
 		full := errors.New("the log is full")
-		k.Record(func(context.Context, seal.Change) (func(context.Context, *db.Tx) error, error) {
-			return func(context.Context, *db.Tx) error { return full }, nil
+		k.Record(func(ctx context.Context, c seal.Change, write func(context.Context, *db.Tx) error) error {
+			return d.Do(ctx, c.Tenant, func(tx *db.Tx) error { return errors.Join(write(ctx, tx), full) })
 		})
-		if err := k.Rotate(t.Context(), acme, jose.AccessToken, true); !errors.Is(err, full) {
+		if _, err := k.Rotate(t.Context(), acme, jose.AccessToken, true, nil); !errors.Is(err, full) {
 			t.Errorf("rotating: %v, want %v", err, full)
 		}
 		if got := active(t, k, jose.AccessToken).KID; got != old {
@@ -339,10 +334,10 @@ func TestTamperedKeys(t *testing.T) {
 			"key slipped in": func(tenant estover.TenantID) int64 {
 				return exec(t, d, `insert into signing_key (tenant_id, id, purpose, generation, public, created_at, use_from, mac)
 					select tenant_id, 'evil', purpose, 99, $2, created_at, use_from, mac from signing_key
-					where tenant_id = $1 and purpose = 'access_token' and revoked_at is null`, tenant, stranger)
+					where tenant_id = $1 and purpose = 'access_token' and ended_at is null`, tenant, stranger)
 			},
 			"revoked key brought back": func(tenant estover.TenantID) int64 {
-				return exec(t, d, `update signing_key set revoked_at = null where tenant_id = $1 and revoked_at is not null`, tenant)
+				return exec(t, d, `update signing_key set ended_at = null where tenant_id = $1 and ended_at is not null`, tenant)
 			},
 			"time moved": func(tenant estover.TenantID) int64 {
 				return exec(t, d, `update signing_key set use_from = use_from + 1 where tenant_id = $1 and purpose = 'log'`, tenant)
@@ -351,11 +346,11 @@ func TestTamperedKeys(t *testing.T) {
 				return exec(t, d, `update signing_key set purpose = 'gateway' where tenant_id = $1 and purpose = 'log'`, tenant)
 			},
 			"purpose of a revoked key changed": func(tenant estover.TenantID) int64 {
-				return exec(t, d, `update signing_key set purpose = 'gateway' where tenant_id = $1 and revoked_at is not null`, tenant)
+				return exec(t, d, `update signing_key set purpose = 'gateway' where tenant_id = $1 and ended_at is not null`, tenant)
 			},
 			"private half of another": func(tenant estover.TenantID) int64 {
 				return exec(t, d, `update signing_key set sealed = (select o.sealed from signing_key o where o.tenant_id = $1 and o.purpose = 'introspection')
-					where tenant_id = $1 and purpose = 'access_token' and revoked_at is null`, tenant)
+					where tenant_id = $1 and purpose = 'access_token' and ended_at is null`, tenant)
 			},
 			"key of another tenant": func(tenant estover.TenantID) int64 {
 				return exec(t, d, `insert into signing_key (tenant_id, id, purpose, generation, public, sealed, created_at, use_from, mac)
@@ -366,7 +361,7 @@ func TestTamperedKeys(t *testing.T) {
 			for _, purpose := range []jose.Purpose{jose.AccessToken, jose.Introspection, seal.LogKey} {
 				must[seal.SigningKey](t)(k.Active(t.Context(), tenant, purpose))
 			}
-			if err := k.Rotate(t.Context(), tenant, jose.AccessToken, true); err != nil {
+			if _, err := k.Rotate(t.Context(), tenant, jose.AccessToken, true, nil); err != nil {
 				t.Fatal(err)
 			}
 			if change(tenant) != 1 && name != "public half replaced" {
@@ -414,11 +409,17 @@ func TestKeyringRaces(t *testing.T) {
 		if len(first) != 1 {
 			t.Errorf("%d first keys were made", len(first))
 		}
-		each(func(k *seal.Keyring) error { return k.Rotate(t.Context(), acme, jose.AccessToken, false) })
+		each(func(k *seal.Keyring) error {
+			_, err := k.Rotate(t.Context(), acme, jose.AccessToken, false, nil)
+			return err
+		})
 		if got := published(t, keyring(t, d, src)); len(got) != 2 {
 			t.Errorf("after a planned rotation on every node the key set is %v, want 2", got)
 		}
-		each(func(k *seal.Keyring) error { return k.Rotate(t.Context(), acme, jose.AccessToken, true) })
+		each(func(k *seal.Keyring) error {
+			_, err := k.Rotate(t.Context(), acme, jose.AccessToken, true, nil)
+			return err
+		})
 		got := published(t, keyring(t, d, src))
 		if len(got) != 1 || slices.Contains(first, got[0]) {
 			t.Errorf("after an emergency on every node the key set is %v, want one key", got)
@@ -540,7 +541,7 @@ func (m *model) advance(r *rapid.T) {
 }
 
 func (m *model) rotate(r *rapid.T) {
-	if err := m.node(r).Rotate(context.Background(), m.tenant, jose.AccessToken, false); err != nil {
+	if _, err := m.node(r).Rotate(context.Background(), m.tenant, jose.AccessToken, false, nil); err != nil {
 		r.Fatal(err)
 	}
 }
@@ -553,7 +554,7 @@ func (m *model) emergency(r *rapid.T) {
 	for _, p := range m.keys(k) {
 		m.revoked[p.KID] = true
 	}
-	if err := k.Rotate(context.Background(), m.tenant, jose.AccessToken, true); err != nil {
+	if _, err := k.Rotate(context.Background(), m.tenant, jose.AccessToken, true, nil); err != nil {
 		r.Fatal(err)
 	}
 	m.declared = *m.now

@@ -269,7 +269,7 @@ type keyRow struct {
 }
 
 func findKeys(ctx context.Context, tx *db.Tx) (list []keyRow, err error) {
-	rows, err := tx.Query(ctx, `select id, purpose, generation, public, sealed, created_at, use_from, revoked_at, mac
+	rows, err := tx.Query(ctx, `select id, purpose, generation, public, sealed, created_at, use_from, ended_at, mac
 		from signing_key where tenant_id = $1 order by purpose, generation`, tx.Tenant())
 	if err != nil {
 		return nil, err
@@ -295,8 +295,8 @@ func insertKey(ctx context.Context, tx *db.Tx, r keyRow) error {
 // revokeKey ends a key at once and destroys its private half, unless somebody
 // else has.
 func revokeKey(ctx context.Context, tx *db.Tx, r keyRow) error {
-	n, err := tx.Exec(ctx, `update signing_key set revoked_at = $3, mac = $4, sealed = null
-		where tenant_id = $1 and id = $2 and revoked_at is null`, tx.Tenant(), r.id, r.revoked, r.mac)
+	n, err := tx.Exec(ctx, `update signing_key set ended_at = $3, mac = $4, sealed = null
+		where tenant_id = $1 and id = $2 and ended_at is null`, tx.Tenant(), r.id, r.revoked, r.mac)
 	if err == nil && n == 0 {
 		return db.ErrStale
 	}

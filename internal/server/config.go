@@ -8,6 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
+
+	"estover.dev/internal/seal"
 )
 
 // A Config is what an operator decides before the server starts. Everything
@@ -28,6 +31,7 @@ type Config struct {
 	Proxies    []string `flag:"trusted-proxy" env:"ESTOVER_TRUSTED_PROXIES" help:"Network whose X-Forwarded-For is believed, as 10.0.0.0/8; may be repeated"`
 	ProxyCerts bool     `flag:"proxy-certificates" env:"ESTOVER_PROXY_CERTIFICATES" help:"Believe trusted proxies about the certificates of clients too (Client-Cert, RFC 9440); they must take out what a client itself sends under that name"`
 	Loopback   string   `flag:"development-client-roots" env:"ESTOVER_DEVELOPMENT_CLIENT_ROOTS" help:"For development: PEM file of authorities; documents of clients (metadata_url) may then be on this machine itself, under certificates of theirs. Only where the server listens on a loopback address"`
+	Rotation   string   `flag:"key-rotation" env:"ESTOVER_KEY_ROTATION" default:"720h" help:"How long a key signs tokens before the next takes over, from 24h to 8760h; the next is published an hour before"`
 	LogLevel   string   `flag:"log-level" env:"ESTOVER_LOG_LEVEL" default:"info" help:"debug, info, warn or error"`
 	Pprof      string   `flag:"pprof" env:"ESTOVER_PPROF" help:"Loopback address that answers profilers (go tool pprof), without asking who they are; off if empty"`
 	LogJSON    bool     `flag:"log-json" env:"ESTOVER_LOG_JSON" help:"Write the log as JSON"`
@@ -81,6 +85,9 @@ func (c *Config) check() error {
 	if c.Loopback != "" && !loopback(host) {
 		return fmt.Errorf("--development-client-roots is for development, where the server listens on a loopback address, and %s is none", host)
 	}
+	if _, err := c.rotation(); err != nil {
+		return err
+	}
 	if c.ProxyCerts && len(c.Proxies) == 0 {
 		return fmt.Errorf("--proxy-certificates is about the proxies that --trusted-proxy names, and there is none")
 	}
@@ -93,6 +100,24 @@ func (c *Config) check() error {
 		}
 	}
 	return nil
+}
+
+// The bounds of how long a key signs.
+const (
+	shortestRotation = 24 * time.Hour
+	longestRotation  = 365 * 24 * time.Hour
+)
+
+// rotation is how long a key signs before its successor takes over.
+func (c *Config) rotation() (time.Duration, error) {
+	if c.Rotation == "" {
+		return seal.Period, nil
+	}
+	d, err := time.ParseDuration(c.Rotation)
+	if err != nil || d < shortestRotation || d > longestRotation {
+		return 0, fmt.Errorf("--key-rotation %q is no time between 24h and 8760h", c.Rotation)
+	}
+	return d, nil
 }
 
 // mutual is the issuer as clients reach it that show a certificate: under the

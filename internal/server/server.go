@@ -181,6 +181,11 @@ func (s *Server) openGround(ctx context.Context) (err error) {
 	if s.keys, err = seal.OpenKeyring(ctx, s.db, s.sealer); err != nil {
 		return fmt.Errorf("opening the signing keys: %w", err)
 	}
+	every, err := c.rotation()
+	if err != nil {
+		return err
+	}
+	s.keys.Schedule(every)
 	u, err := url.Parse(c.Issuer)
 	if err != nil {
 		return err
@@ -261,7 +266,6 @@ func (s *Server) wire() error {
 	s.guard = guard.New(s.db, s.log, s.decider, guard.Options{Alive: s.alive, Logger: s.logger})
 	f.follow(s.guard)
 	s.policy = policy.New(s.guard, s.decider)
-	s.keys.Record(s.recordKeys)
 
 	f.people = directory.New(s.guard, directory.Options{Left: func(ctx context.Context, tx *guard.Tx, person string) error {
 		if err := s.tokens.EndPerson(ctx, tx, person); err != nil {
@@ -506,18 +510,6 @@ func (s *Server) held(ctx context.Context, tx *guard.Tx, id string, kind agent.K
 	}
 	_, err = access.EndOfAgent(ctx, tx, id, "the agent is retired")
 	return err
-}
-
-// recordKeys has the making and revoking of signing keys recorded.
-func (s *Server) recordKeys(ctx context.Context, c seal.Change) (func(context.Context, *db.Tx) error, error) {
-	system := estover.Caller{Tenant: c.Tenant, Subject: estover.System("keyring")}
-	op := guard.Op{Action: "key.rotate", Target: "key:" + c.Made, Detail: map[string]any{"purpose": c.Purpose, "from": c.From, "revoked": c.Revoked}}
-	event := s.guard.Event(system, op, guard.Decision{ID: audit.NewID(), Allow: true}, audit.Done)
-	p, err := s.log.Prepare(c.Tenant, event)
-	if err != nil {
-		return nil, err
-	}
-	return func(ctx context.Context, tx *db.Tx) error { return s.log.Write(ctx, tx, p) }, nil
 }
 
 // bootstrapFile is where the first administrator's one-time token is put.

@@ -7,7 +7,6 @@ import (
 
 	"estover.dev"
 	"estover.dev/internal/jose"
-	"estover.dev/internal/seal"
 )
 
 // The types of tokens of an exchange for another server (RFC 8693, section 3;
@@ -77,20 +76,8 @@ func (t *Token) assertion(issuer string, to *Chain, resources []string) []byte {
 // token was made for this client, and all that it rests on is alive: else
 // [ErrInvalid].
 func (t *Tokens) IDToken(ctx context.Context, tenant estover.TenantID, client *Client, raw string) (*Grant, time.Time, error) {
-	u, err := jose.Peek(raw)
-	if err != nil {
-		return nil, time.Time{}, invalid(err)
-	}
-	purpose := jose.IDToken
-	if u.Header.Algorithm == "ES256" {
-		purpose = seal.IDTokenES256
-	}
-	keys, err := t.Keys.Verifying(ctx, tenant, purpose)
-	if err != nil {
-		return nil, time.Time{}, err
-	}
 	now := t.guard.DB().Now()
-	c, err := jose.Verify(jose.IDToken, keys, raw, jose.Expected{Now: now, Issuer: t.Issuer.Of(tenant), Audiences: []string{client.Name()}})
+	c, _, err := t.verify(ctx, tenant, jose.IDToken, raw, jose.Expected{Now: now, Issuer: t.Issuer.Of(tenant), Audiences: []string{client.Name()}})
 	if err != nil {
 		return nil, time.Time{}, invalid(err)
 	}

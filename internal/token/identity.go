@@ -59,11 +59,12 @@ func (r Reach) split(issuer string) (identity []string, rest Reach) {
 	return identity, rest
 }
 
-// identify makes the ID token that goes out along with an access token, "" if
-// none does: where nobody agreed to one, and where the request is for less.
-func (t *Tokens) identify(ctx context.Context, r Request, g *Grant, accessToken string, now time.Time) (string, error) {
+// identify makes the ID token that goes out along with an access token, and says
+// which key signed it; "" if none does: where nobody agreed to one, and where
+// the request is for less.
+func (t *Tokens) identify(ctx context.Context, r Request, g *Grant, accessToken string, now time.Time) (string, *seal.SigningKey, error) {
 	if r.Proof.Identity == nil || r.Scopes != nil && !slices.Contains(r.Scopes, OpenID) {
-		return "", nil
+		return "", nil, nil
 	}
 	purpose := jose.IDToken
 	if r.Client.IDTokenAlgorithm == "ES256" {
@@ -71,7 +72,7 @@ func (t *Tokens) identify(ctx context.Context, r Request, g *Grant, accessToken 
 	}
 	key, err := t.Keys.Active(ctx, r.Caller.Tenant, purpose)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	// OpenID Connect Core, sections 2, 3.1.3.6 and 12.2. There is one audience, so
 	// azp would say nothing; a nonce is there if the proof has one, which a
@@ -88,7 +89,8 @@ func (t *Tokens) identify(ctx context.Context, r Request, g *Grant, accessToken 
 		b = member(b, ',', "nonce", r.Proof.Nonce)
 	}
 	b = member(b, ',', "at_hash", halfHash(accessToken))
-	return jose.Sign(jose.IDToken, key.Token, append(b, '}'))
+	signed, err := jose.Sign(jose.IDToken, key.Token, append(b, '}'))
+	return signed, &key, err
 }
 
 // halfHash is the left half of the SHA-256 of an ASCII string, which is the hash

@@ -206,11 +206,11 @@ func (t *Tokens) Issue(ctx context.Context, r Request) (Issued, error) {
 	if r.Proof.Chain != nil {
 		purpose = jose.IDJAG
 	}
-	key, err := t.Keys.Active(ctx, r.Caller.Tenant, purpose)
-	if err != nil {
-		return Issued{}, err
-	}
 	for range maxRaces {
+		key, err := t.Keys.Active(ctx, r.Caller.Tenant, purpose)
+		if err != nil {
+			return Issued{}, err
+		}
 		grant, exists, err := t.grantFor(ctx, r, now)
 		if err != nil {
 			return Issued{}, t.Refuse(ctx, r, err)
@@ -229,18 +229,22 @@ func (t *Tokens) Issue(ctx context.Context, r Request) (Issued, error) {
 		if err != nil {
 			return Issued{}, err
 		}
-		about, err := t.identify(ctx, r, grant, signed, now)
+		about, its, err := t.identify(ctx, r, grant, signed, now)
 		if err != nil {
 			return Issued{}, err
 		}
+		signers := []db.Epoch{key.Epoch()}
+		if its != nil {
+			signers = append(signers, its.Epoch())
+		}
 		told.ID, told.Grant, told.Expires, told.Identified = tok.ID, grant.ID, expires, about != ""
 		if exists && r.Proof.Consume == nil && r.Proof.Renewal == nil {
-			err = t.record(ctx, r, op, decision, grant)
+			err = t.record(ctx, r, op, decision, grant, signers)
 		} else {
-			err = t.found(ctx, r, op, decision, grant, exists)
+			err = t.found(ctx, r, op, decision, grant, exists, signers)
 		}
-		if errors.Is(err, errRaced) {
-			continue // another request has just made the grant
+		if errors.Is(err, errRaced) || errors.Is(err, db.ErrStale) && t.replaced(ctx, r.Caller.Tenant, signers) {
+			continue // another request has just made the grant, or the key was revoked
 		}
 		if err != nil {
 			return Issued{}, t.Refuse(ctx, r, t.lost(ctx, r, err))
@@ -615,16 +619,21 @@ func (t *Tokens) grantFor(ctx context.Context, r Request, now time.Time) (*Grant
 
 // record commits a token that rests on a grant that is there: the event, and
 // what the request presents once.
-func (t *Tokens) record(ctx context.Context, r Request, op guard.Op, d guard.Decision, g *Grant) error {
-	return t.guard.Record(ctx, r.caller(), op, d, guard.Hot{Live: []db.Epoch{g.epoch()}, Rows: r.rows()})
+func (t *Tokens) record(ctx context.Context, r Request, op guard.Op, d guard.Decision, g *Grant, signers []db.Epoch) error {
+	return t.guard.Record(ctx, r.caller(), op, d, guard.Hot{Live: append(signers, g.epoch()), Rows: r.rows()})
 }
 
 // found commits a token along with more than rows: the grant that it is the
 // first to rest on, and what was proven with. The session, the grant that is
 // there and the parent are held, so that they cannot end between the look at
 // them and the commit.
-func (t *Tokens) found(ctx context.Context, r Request, op guard.Op, d guard.Decision, g *Grant, exists bool) error {
+func (t *Tokens) found(ctx context.Context, r Request, op guard.Op, d guard.Decision, g *Grant, exists bool, signers []db.Epoch) error {
 	return t.guard.Act(ctx, r.caller(), op, d, func(tx *guard.Tx) error {
+		for _, key := range signers {
+			if err := tx.Alive(ctx, key); err != nil {
+				return err
+			}
+		}
 		if r.Proof.Begins {
 			if _, err := t.Sessions.Begin(ctx, tx, r.Session, r.Proof.Subject); err != nil {
 				return err

@@ -181,11 +181,18 @@ func New(g *guard.Guard, c Config) *Tokens {
 			return nil
 		}
 	}
-	return &Tokens{
+	t := &Tokens{
 		Config: c, guard: g, verified: newVerified(),
 		grants: guard.NewCache(g, grantKind, loadGrant),
 		own:    guard.NewCache(g, ownGrantKind, loadOwnGrant),
 	}
+	c.Keys.Record(t.recordOwn)
+	g.OnTouch(func(_ estover.TenantID, kind, _ string) {
+		if kind == keyKind {
+			c.Keys.Changed()
+		}
+	})
+	return t
 }
 
 // Now is the time by which tokens are issued and judged.

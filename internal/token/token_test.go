@@ -244,7 +244,7 @@ func TestVerifiedIsRemembered(t *testing.T) {
 	if n := w.Tokens.Remembered(); n != 1 {
 		t.Errorf("after 100 wrong tokens %d are remembered, want 1", n)
 	}
-	if err := w.Keys.Rotate(t.Context(), estover.DefaultTenant, jose.AccessToken, true); err != nil {
+	if _, err := w.Keys.Rotate(t.Context(), estover.DefaultTenant, jose.AccessToken, true, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := w.Tokens.Verify(t.Context(), raw); !errors.Is(err, token.ErrInvalid) {

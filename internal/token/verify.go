@@ -125,12 +125,8 @@ func (t *Tokens) signed(ctx context.Context, raw string) (*Token, error) {
 	if err := t.Known(ctx, tenant); err != nil {
 		return nil, invalid(err)
 	}
-	keys, err := t.Keys.Verifying(ctx, tenant, jose.AccessToken)
-	if err != nil {
-		return nil, invalid(err)
-	}
 	now := t.guard.DB().Now()
-	c, err := jose.Verify(jose.AccessToken, keys, raw, jose.Expected{Now: now, Issuer: u.Issuer, AnyAudience: true})
+	c, keys, err := t.verify(ctx, tenant, jose.AccessToken, raw, jose.Expected{Now: now, Issuer: u.Issuer, AnyAudience: true})
 	if err != nil {
 		return nil, invalid(err)
 	}

@@ -40,6 +40,7 @@ permit contains "operator_operates" if {
 		"agent.create", "agent.hold", "agent.lift", "agent.list", "agent.read", "agent.update",
 		"apply.run", "containment.list", "containment.read", "containment.run", "credential.create", "credential.list", "credential.retire",
 		"event.list", "event.read", "grant.create", "grant.end", "grant.list", "grant.read",
+		"key.list",
 		"person.list", "person.read", "policy.list", "policy.read", "recording.list",
 		"resource.list", "resource.put", "resource.read", "resource.retire",
 		"secret.create", "secret.list", "secret.update", "secret.write",
@@ -55,7 +56,7 @@ permit contains "auditor_reads" if {
 	input.op in {
 		"agent.list", "agent.read", "containment.list", "containment.read", "credential.list",
 		"event.list", "event.read", "evidence.export",
-		"grant.list", "grant.read", "person.list", "person.read", "policy.list", "policy.read",
+		"grant.list", "grant.read", "key.list", "person.list", "person.read", "policy.list", "policy.read",
 		"recording.list", "recording.read", "resource.list", "resource.read",
 		"secret.list", "server.read", "session.list", "session.read", "token.introspect", "trust.list", "trust.read",
 	}
