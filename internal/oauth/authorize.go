@@ -362,7 +362,7 @@ func (d *Door) complete(r *page.Request, a *ask, answer *page.Posted) error {
 	grant := d.authorization(r, a, who)
 	if answer != nil {
 		grant.Asked = true
-		grant.Form = token.Used{By: string(r.Visit.Caller.Subject) + " consent", Name: answer.Number, Expires: answer.Expires}
+		grant.Form = onceOf(r, *answer)
 	}
 	code, err := d.Tokens.Authorize(r.Context(), grant)
 	switch {

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -110,7 +111,7 @@ func (d *Door) ask(r *page.Request, a *ask) error {
 	}
 	v := d.question(r, a, who)
 	v.To, v.Local = back.Host, back.Scheme == "http"
-	v.Action, v.Form, v.Request = r.Path(consentPath), r.Form(consentOf(a.query)), a.query
+	v.Action, v.Form, v.Request = r.Path(consentPath), r.Form(decisionOn(a.query, who, a)), a.query
 	return r.Show(consentPage, page.View{Title: v.title(), Data: v, FormsTo: back.Scheme + "://" + back.Host})
 }
 
@@ -150,6 +151,11 @@ func (d *Door) views(tenant estover.TenantID, reach token.Reach) (all []reachVie
 	return all
 }
 
+// onceOf is the answer of the person who is signed in, as it is used up.
+func onceOf(r *page.Request, form page.Posted) token.Used {
+	return token.Used{By: string(r.Visit.Caller.Subject) + " consent", Name: form.Number, Expires: form.Expires}
+}
+
 // consentOf ties the answer of a person to the request that they were shown.
 func consentOf(query string) string {
 	sum := sha256.Sum256([]byte(query))
@@ -162,22 +168,34 @@ func (d *Door) consented(r *page.Request) error {
 	if err := r.ParseForm(); err != nil {
 		return page.ErrForm.Because(err)
 	}
-	query := r.PostForm.Get("request")
-	form, err := r.Posted(consentOf(query))
-	if err != nil {
-		return err
-	}
-	a, err := d.asked(r.Context(), r.Tenant, query)
+	a, err := d.asked(r.Context(), r.Tenant, r.PostForm.Get("request"))
 	if err != nil {
 		return d.refuse(r, a, err)
+	}
+	who, err := d.who(r.Context(), r.Tenant, a.client)
+	if err != nil {
+		return d.refuse(r, a, err)
+	}
+	form, err := r.Posted(decisionOn(a.query, who, a))
+	if err != nil {
+		return err
 	}
 	if !r.Demand(agreeing, r.Path(authorizePath)+"?"+a.query) {
 		return nil
 	}
-	if form.Get("decision") != "allow" {
-		return d.refuse(r, a, errDenied)
+	if form.Get("decision") == "allow" {
+		return d.complete(r, a, &form)
 	}
-	return d.complete(r, a, &form)
+	no := d.authorization(r, a, who)
+	no.Form = onceOf(r, form)
+	err = d.Tokens.Decline(r.Context(), no)
+	switch {
+	case errors.Is(err, token.ErrFormUsed), errors.Is(err, token.ErrPushed):
+		return err // the client has its answer already, or another one
+	case err != nil:
+		return d.refuse(r, a, err)
+	}
+	return d.refuse(r, a, errDenied)
 }
 
 // consents shows a person the agents that act for them, and ends it.

@@ -391,7 +391,7 @@ func (d *Door) decided(r *page.Request) error {
 	if err != nil {
 		return err
 	}
-	once := token.Used{By: string(r.Visit.Caller.Subject) + " consent", Name: form.Number, Expires: form.Expires}
+	once := onceOf(r, form)
 	yes := form.Get("decision") == "allow"
 	if yes {
 		err = d.Tokens.Approve(r.Context(), token.Authorization{

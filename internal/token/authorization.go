@@ -183,6 +183,20 @@ func (t *Tokens) authorize(ctx context.Context, a Authorization, kind string, ke
 	})
 }
 
+// Decline records that a person does not let a client have what it asks for. The
+// answer that says so is good once, and with it the request, if it was pushed.
+func (t *Tokens) Decline(ctx context.Context, a Authorization) error {
+	op := guard.Op{Action: "authorization.deny", Target: string(a.Person.Subject), Detail: map[string]any{
+		"client": a.Client.ID, "grant_type": Consented, "reach": a.Reach, "redirect_uri": a.Registered,
+	}}
+	return t.guard.Do(ctx, a.Person, op, func(tx *guard.Tx) error {
+		if err := spend(ctx, tx.Tx, a.Form); err != nil || a.Pushed == "" {
+			return err
+		}
+		return consumePushed(ctx, tx.Tx, a.Pushed, a.Client.ID)
+	})
+}
+
 // consent stores what was agreed to, or makes sure that it was.
 func (t *Tokens) consent(ctx context.Context, tx *guard.Tx, a Authorization, id string) error {
 	k := consentKey{a.Person.Subject.ID(), a.Client.ID, a.Registered}
