@@ -84,9 +84,19 @@ type Caller struct {
 	Grant    string    // the grant behind the caller's token
 	Epoch    int64     // the epoch of that grant when the token was issued
 	Scopes   []string  // of the caller's token
+	Tasks    []Task    // to one of which each call of the caller's token belongs; nil for no such bound
 	Strength Strength
 	Address  netip.Addr // where the request came from, behind trusted proxies
 	Request  string     // the request's id, the same in logs, traces and events
+}
+
+// A Task is what a token is confined to: actions of resources, and nothing
+// beside. A token may name several.
+type Task struct {
+	Locations  []string            // the identifiers of the resources
+	Actions    []string            // by their names there
+	Parameters map[string][]string // what the parameters of an action's path may be, by name; nil for anything
+	Purpose    string              // of the session; "" for whichever it is
 }
 
 // Has reports whether the caller has the role.

@@ -19,7 +19,7 @@ var floors = [][]string{
 	{"."},      // the vocabulary
 	{"attest"}, // what anyone may import, and what therefore imports nothing internal
 	{"client"},
-	{"internal/db", "internal/jose", "internal/opaque", "internal/redact"}, // the ground
+	{"internal/db", "internal/detail", "internal/jose", "internal/opaque", "internal/redact"}, // the ground
 	{"internal/seal"},
 	{"internal/audit"},
 	{"internal/job"},
