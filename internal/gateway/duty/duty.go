@@ -165,14 +165,25 @@ func (d *Duties) Connect(r *http.Request, ex *gateway.Exchange) (*gateway.Tunnel
 	case err != nil && estover.KindOf(err) != estover.NotFound:
 		return nil, err
 	}
-	_, err = d.admit(r.Context(), ex, guard.Op{
+	op := guard.Op{
 		Action: evidence.CallAction, Effect: guard.Sends, Input: policy.Call{},
 		Detail: map[string]any{"method": http.MethodConnect, "host": ex.Host.String()},
-	})
-	if err == nil { // a policy that permits what is in no catalogue; there is nowhere to go all the same
-		err = errUnknownHost
+	}
+	decision, err := d.admit(r.Context(), ex, op)
+	if err == nil {
+		err = d.nowhere(r.Context(), ex, op, decision)
 	}
 	return nil, err
+}
+
+// nowhere refuses what policy permits although it is in no catalogue: there is
+// nowhere to go.
+func (d *Duties) nowhere(ctx context.Context, ex *gateway.Exchange, op guard.Op, decision guard.Decision) error {
+	r, err := d.refuse(ctx, ex, op, decision, errUnknownHost)
+	if err != nil {
+		return err
+	}
+	return r
 }
 
 var errUnknownHost = &estover.Error{Kind: estover.Denied, Code: "unknown_destination", Detail: "This host is not among the resources that agents may reach. Have an operator register it."}
@@ -216,7 +227,7 @@ func (d *Duties) Decide(r *http.Request, ex *gateway.Exchange) (*gateway.Plan, e
 		return nil, lacking(ex, c, err)
 	}
 	if c.resource == nil || !c.known {
-		return nil, &gateway.Refusal{Err: errUnknownHost, Decision: c.decision.ID}
+		return nil, d.nowhere(ctx, ex, c.op, c.decision)
 	}
 	if c.task, err = d.task(ctx, ex.Caller); err != nil {
 		return nil, err
@@ -306,7 +317,7 @@ func (d *Duties) plan(ctx context.Context, ex *gateway.Exchange, c *call) (*gate
 			word, _ := o.Properties["level"].(string)
 			l, known := recordLevels[word]
 			if !known {
-				return nil, d.cannot(c, o)
+				return nil, d.cannot(ctx, ex, c, o)
 			}
 			level, asked = max(level, l), true
 		case "step-up":
@@ -317,10 +328,10 @@ func (d *Duties) plan(ctx context.Context, ex *gateway.Exchange, c *call) (*gate
 			// Every call has a receipt; whoever is to be told follows the log.
 		case "limit":
 			if !limit(&p.Limits, o.Properties) {
-				return nil, d.cannot(c, o)
+				return nil, d.cannot(ctx, ex, c, o)
 			}
 		default:
-			return nil, d.cannot(c, o)
+			return nil, d.cannot(ctx, ex, c, o)
 		}
 	}
 	if !asked {
@@ -343,12 +354,27 @@ func (c *call) class() estover.Class {
 	return c.resource.Class
 }
 
-// cannot refuses a call because of an obligation that this door does not know.
-func (d *Duties) cannot(c *call, o guard.Obligation) error {
-	return &gateway.Refusal{
-		Err:      &estover.Error{Kind: estover.Denied, Code: "obligation_unmet", Detail: "Policy allows this only together with something that the gateway cannot do: " + o.Type + "."},
-		Decision: c.decision.ID, Rule: c.decision.Rule, Help: "Have your administrator change the policy's obligation.",
+// errObligation refuses a call because of an obligation that this door does not
+// know.
+var errObligation = &estover.Error{Kind: estover.Denied, Code: "obligation_unmet", Detail: "Policy allows this only together with something that the gateway cannot do."}
+
+func (d *Duties) cannot(ctx context.Context, ex *gateway.Exchange, c *call, o guard.Obligation) error {
+	r, err := d.refuse(ctx, ex, c.op, c.decision, errObligation.With("Policy allows this only together with something that the gateway cannot do: %s.", o.Type))
+	if err != nil {
+		return err
 	}
+	r.Help = "Have your administrator change the policy's obligation."
+	return r
+}
+
+// refuse records that a call which policy allows is refused here all the same.
+func (d *Duties) refuse(ctx context.Context, ex *gateway.Exchange, op guard.Op, refused guard.Decision, why *estover.Error) (*gateway.Refusal, error) {
+	d.refusals.Add(1)
+	refused.Allow, refused.Reasons, refused.Message = false, []string{why.Code}, why.Detail
+	if err := d.Guard.Record(ctx, ex.Caller, op, refused, guard.Hot{Outcome: audit.Refused}); err != nil {
+		return nil, err
+	}
+	return &gateway.Refusal{Err: why, Decision: refused.ID, Rule: refused.Rule}, nil
 }
 
 // errStepUp refuses a call for which the person at the root has to prove anew
@@ -370,7 +396,7 @@ func (d *Duties) stepUp(ctx context.Context, ex *gateway.Exchange, c *call, o gu
 			ok = ok && need.MaxAge > 0
 		}
 		if !ok { // amr_values cannot be asked of a client
-			return d.cannot(c, o)
+			return d.cannot(ctx, ex, c, o)
 		}
 	}
 	auth, err := d.Auth(ctx, ex.Caller)
@@ -381,15 +407,11 @@ func (d *Duties) stepUp(ctx context.Context, ex *gateway.Exchange, c *call, o gu
 	if auth.Time != 0 && fresh && (need.Class == "" || need.Class == auth.Class) {
 		return nil
 	}
-	d.refusals.Add(1)
-	refused := c.decision
-	refused.Allow, refused.Reasons, refused.Message = false, []string{errStepUp.Code}, errStepUp.Detail
-	if err := d.Guard.Record(ctx, ex.Caller, c.op, refused, guard.Hot{Outcome: audit.Refused}); err != nil {
+	r, err := d.refuse(ctx, ex, c.op, c.decision, errStepUp)
+	if err != nil {
 		return err
 	}
-	r := &gateway.Refusal{
-		Err: errStepUp, Decision: refused.ID, Rule: refused.Rule, Help: "Have the person sign in again, with max_age and acr_values as the answer says, and use the token that comes of it.",
-	}
+	r.Help = "Have the person sign in again, with max_age and acr_values as the answer says, and use the token that comes of it."
 	if ex.Challenge == nil {
 		r.Err = &estover.Error{Kind: estover.Denied, Code: errStepUp.Code, Detail: errStepUp.Detail}
 		return r
