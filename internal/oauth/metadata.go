@@ -76,12 +76,19 @@ type Aliases struct {
 }
 
 // methods are the ways in which a client may authenticate, at every endpoint.
-var methods = []string{token.SecretBasic, token.SecretPost, token.PrivateKeyJWT, token.TLSClientAuth, token.SelfSignedTLS}
+func (d *Door) methods() []string {
+	all := []string{token.SecretBasic, token.SecretPost, token.PrivateKeyJWT}
+	if d.NoCertificates {
+		return all
+	}
+	return append(all, token.TLSClientAuth, token.SelfSignedTLS)
+}
 
 // Metadata is the document of a tenant.
 func (d *Door) Metadata(tenant estover.TenantID) Metadata {
 	issuer := d.Tokens.Issuer.Of(tenant)
 	assertions := jose.Algorithms(jose.ClientAssertion)
+	methods := d.methods()
 	var aliases *Aliases
 	if d.Mutual != "" {
 		at := d.Mutual.Of(tenant)
@@ -101,6 +108,7 @@ func (d *Door) Metadata(tenant estover.TenantID) Metadata {
 		IntrospectionAnswerSigning: jose.Algorithms(jose.Introspection), DPoPAlgorithms: jose.Algorithms(jose.DPoPProof), SubjectTypes: []string{"public"},
 		CertificateBound: true, Aliases: aliases,
 	}
+	m.CertificateBound = !d.NoCertificates
 	if d.Trusts != nil {
 		m.GrantProfiles = []string{grantProfile}
 	}

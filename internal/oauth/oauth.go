@@ -103,6 +103,10 @@ type Config struct {
 	Mutual   token.Issuer       // the issuer as clients with certificates reach it; "" if that is where all do
 	Logger   *slog.Logger       // slog.Default if nil
 
+	// NoCertificates says that no client can show one: there is no TLS here, and
+	// nobody in front who tells of it. What needs one is not in the metadata then.
+	NoCertificates bool
+
 	// Pages are where people are asked. Nil asks nobody, and there is no
 	// authorization endpoint.
 	Pages *page.Pages

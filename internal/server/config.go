@@ -135,6 +135,9 @@ func (c *Config) mutual() string {
 	return u.String()
 }
 
+// certificates reports whether a client can show a certificate at all.
+func (c *Config) certificates() bool { return !c.Plain || c.MTLS != "" || c.ProxyCerts }
+
 // loopback reports whether a host is this machine and nothing else.
 func loopback(host string) bool {
 	if host == "localhost" {

@@ -301,7 +301,7 @@ func (s *Server) wire() error {
 	}); err != nil {
 		return err
 	}
-	s.oauth = oauth.New(oauth.Config{Tokens: s.tokens, Sessions: f.sessions, Callers: s.callers, Trusts: s.trusts, Mutual: token.Issuer(s.config.mutual()), Pages: s.pages, Requester: f.requester, Named: f.people.Named, Identity: f.identity, Documents: oauth.NewDocuments(s.fetchDocument, s.db.Now), Logger: s.logger})
+	s.oauth = oauth.New(oauth.Config{Tokens: s.tokens, Sessions: f.sessions, Callers: s.callers, Trusts: s.trusts, Mutual: token.Issuer(s.config.mutual()), NoCertificates: !s.config.certificates(), Pages: s.pages, Requester: f.requester, Named: f.people.Named, Identity: f.identity, Documents: oauth.NewDocuments(s.fetchDocument, s.db.Now), Logger: s.logger})
 	if s.login, err = login.New(login.Config{
 		Issuer: token.Issuer(s.config.Issuer), People: f.people, Pages: s.pages, Agents: oauth.ConsentsPath,
 		Fetcher: s.providerFetcher, Secret: s.providerSecret, Entered: s.entered, Logger: s.logger,
