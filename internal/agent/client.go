@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"estover.dev"
 )
 
 // A Client is what OAuth needs to know of an agent beside its credentials. The
@@ -34,6 +36,7 @@ type Client struct {
 	IDTokenAlgorithm string   `json:"id_token_signed_response_alg,omitempty" enum:"RS256,ES256" doc:"The algorithm that its ID tokens are signed with; RS256 if left out."`
 	Runs             []string `json:"runs,omitempty" doc:"The ids of agents that it runs: whose token it may present as the actor of a token exchange."`
 	Exchanges        []string `json:"subject_token_types,omitempty" enum:"urn:ietf:params:oauth:token-type:jwt" doc:"The types of tokens that it may take up by token exchange, beside access tokens of this server: jwt is tokens of trusted issuers."`
+	Details          []string `json:"authorization_details_types,omitempty" doc:"The types of authorization details that it may use; none if none is named."`
 	Introspect       []string `json:"introspect,omitempty" doc:"The identifiers of the resources that it serves: it may ask about their tokens, beside its own, and take them up by token exchange."`
 	Chains           []Chain  `json:"identity_chaining,omitempty" maxItems:"20" doc:"The authorization servers of others to which it may take the people that it acts for: by token exchange it gets assertions for them."`
 }
@@ -115,6 +118,15 @@ func checkClient(c Client, wrong func(field, format string, args ...any)) *Clien
 	c.Introspect = sorted(c.Introspect)
 	c.Chains = checkChains(c.Chains, wrong)
 	c.Exchanges = set("subject_token_types", c.Exchanges, words("Exchanges"))
+	if len(c.Details) > maxURIs {
+		wrong("authorization_details_types", "A client has at most %d of them.", maxURIs)
+	}
+	for i, name := range c.Details {
+		if !estover.ValidName(name) {
+			wrong(fmt.Sprintf("authorization_details_types[%d]", i), "A type of authorization details has up to 63 small letters, digits, dots, dashes and underscores, not %q.", name)
+		}
+	}
+	c.Details = sorted(c.Details)
 	if len(c.Runs) > maxURIs {
 		wrong("runs", "A client runs at most %d agents.", maxURIs)
 	}

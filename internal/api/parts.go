@@ -63,6 +63,7 @@ func (s *Server) routes() {
 	s.sessions()
 	s.policies()
 	s.trusts()
+	s.detailTypes()
 	s.accessTokens()
 	s.keys()
 	s.events()

@@ -29,7 +29,7 @@
 // Things are taken away and made in an order in which nothing speaks of what
 // is not there, and a name or host is free before it is taken again:
 //
-//	− providers, − trusts, − grants, − resources · + people, secrets, providers, resources, agents, grants, trusts, policy · − agents, − people
+//	− providers, − detail types, − trusts, − grants, − resources · + people, secrets, providers, resources, agents, grants, trusts, detail types, policy · − agents, − people
 package apply
 
 import (
@@ -50,6 +50,7 @@ import (
 	"estover.dev/internal/policy"
 	"estover.dev/internal/resource"
 	"estover.dev/internal/secret"
+	"estover.dev/internal/token"
 )
 
 // Version is what the apiVersion of every document says.
@@ -69,6 +70,7 @@ type Parts struct {
 	Secrets   *secret.Secrets
 	Policy    *policy.Policy
 	Trusts    *federation.Trusts
+	Details   *token.DetailTypes
 }
 
 // An Applier carries out files. It is safe for use by many at once.
@@ -277,18 +279,18 @@ func (s step) failed(err error) error {
 
 // order is the order in which things are made; they are taken away in the
 // reverse.
-var order = []string{KindPerson, KindSecret, KindProvider, KindResource, KindAgent, KindGrant, KindTrust, KindPolicy}
+var order = []string{KindPerson, KindSecret, KindProvider, KindResource, KindAgent, KindGrant, KindTrust, KindDetail, KindPolicy}
 
 // plan compares what is wanted with what is there.
 func (r *run) plan(ctx context.Context, prune bool) ([]step, error) {
 	var first, middle, last []step
 	if prune {
-		for _, k := range []string{KindProvider, KindTrust, KindGrant, KindResource, KindAgent, KindPerson} {
+		for _, k := range []string{KindProvider, KindDetail, KindTrust, KindGrant, KindResource, KindAgent, KindPerson} {
 			steps, err := r.prunable(ctx, k)
 			if err != nil {
 				return nil, err
 			}
-			if k == KindProvider || k == KindTrust || k == KindGrant || k == KindResource {
+			if k == KindProvider || k == KindDetail || k == KindTrust || k == KindGrant || k == KindResource {
 				first = append(first, steps...)
 			} else {
 				last = append(last, steps...)

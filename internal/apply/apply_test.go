@@ -27,6 +27,7 @@ import (
 	"estover.dev/internal/resource"
 	"estover.dev/internal/seal"
 	"estover.dev/internal/secret"
+	"estover.dev/internal/token"
 )
 
 var ada = estover.Caller{Tenant: estover.DefaultTenant, Subject: estover.User("usr_ada"), Roles: []estover.Role{estover.Admin}}
@@ -71,6 +72,7 @@ func build(t *testing.T, d *db.DB) *house {
 			Own:   func(estover.TenantID) string { return "https://estover.example" },
 			Agent: func(ctx context.Context, tx *db.Tx, id string) error { return agents.Grantable(ctx, tx, id, nil) },
 		}),
+		Details: token.New(g, token.Config{}).DetailTypes,
 	})
 	return h
 }

@@ -10,11 +10,13 @@ import (
 	"estover.dev"
 	"estover.dev/internal/access"
 	"estover.dev/internal/agent"
+	"estover.dev/internal/detail"
 	"estover.dev/internal/directory"
 	"estover.dev/internal/federation"
 	"estover.dev/internal/policy"
 	"estover.dev/internal/resource"
 	"estover.dev/internal/secret"
+	"estover.dev/internal/token"
 )
 
 // The kinds of document.
@@ -26,6 +28,7 @@ const (
 	KindAgent    = "Agent"
 	KindGrant    = "Grant"
 	KindTrust    = "Trust"
+	KindDetail   = "DetailType"
 	KindPolicy   = "Policy"
 )
 
@@ -168,7 +171,7 @@ func all[T any](page func(after string) ([]T, string, error)) (out []T, err erro
 
 // kinds are the kinds that there are.
 var kinds = map[string]kind{
-	KindPerson: person, KindProvider: providerKind, KindSecret: secretKind, KindResource: resourceKind, KindAgent: agentKind, KindGrant: grantKind, KindTrust: trustKind, KindPolicy: policyKind,
+	KindPerson: person, KindProvider: providerKind, KindSecret: secretKind, KindResource: resourceKind, KindAgent: agentKind, KindGrant: grantKind, KindTrust: trustKind, KindDetail: detailKind, KindPolicy: policyKind,
 }
 
 const pruned = "No file mentions it any more (estover apply --prune)."
@@ -465,6 +468,35 @@ var trustKind = kind{
 		return out, err
 	},
 	remove: func(ctx context.Context, r *run, o object) error { return r.Trusts.Retire(ctx, r.caller, o.id) },
+}
+
+var detailKind = kind{
+	make: func() any { return &detail.Spec{} },
+	check: func(_ *parser, d *Document) (err error) {
+		s := d.Spec.(*detail.Spec)
+		s.Name = d.Name
+		*s, err = detail.Check(*s)
+		return err
+	},
+	refers: func(context.Context, *run, *Document) error { return nil },
+	find: func(ctx context.Context, r *run, d *Document) (object, bool, error) {
+		t, err := r.Details.ByName(ctx, r.caller, d.Name)
+		return found(object{t.ID, t.Name, &t.Spec}, err)
+	},
+	put: func(ctx context.Context, r *run, d *Document, _ object) error {
+		_, err := r.Details.Put(ctx, r.caller, *d.Spec.(*detail.Spec), r.managedBy)
+		return err
+	},
+	managed: func(ctx context.Context, r *run) (out []object, err error) {
+		types, err := all(func(after string) ([]token.DetailType, string, error) {
+			return r.Details.List(ctx, r.caller, r.managedBy, after, 0)
+		})
+		for _, t := range types {
+			out = append(out, object{t.ID, t.Name, &t.Spec})
+		}
+		return out, err
+	},
+	remove: func(ctx context.Context, r *run, o object) error { return r.Details.Retire(ctx, r.caller, o.name) },
 }
 
 // agentName is the name of an agent, or the id if there is none.

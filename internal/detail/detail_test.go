@@ -2,6 +2,8 @@ package detail
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -116,6 +118,7 @@ func TestWithin(t *testing.T) {
 		{"another value", `[{"type":"payment","amount":100,"to":["DE3"],"note":{"a":[1]}}]`, agreed, false},
 		{"a member that changed", `[{"type":"payment","amount":100,"to":["DE1"],"note":{"a":[2]}}]`, agreed, false},
 		{"a member that is missing", `[{"type":"payment","amount":100,"to":["DE1"]}]`, agreed, false},
+		{"a member that is added", `[{"type":"payment","amount":1,"to":[],"note":{}}]`, `[{"type":"payment","amount":1,"to":[]}]`, false},
 		{"a limit that is added", `[{"type":"payment","amount":100,"to":["DE1"],"note":{"a":[1]},"currency":"EUR"}]`, agreed, true},
 		{"a limit that is left out", agreed, `[{"type":"payment","amount":100,"to":["DE1","DE2"],"note":{"a":[1]},"currency":"EUR"}]`, false},
 		{"two of one", `[{"type":"payment","amount":1,"to":["DE1"],"note":{"a":[1]}},{"type":"payment","amount":1,"to":["DE1"],"note":{"a":[1]}}]`, agreed, false},
@@ -242,7 +245,11 @@ func TestTypesAreChecked(t *testing.T) {
 			t.Errorf("a type that is wrong at %s: %v", field, err)
 		}
 	}
-	for _, schema := range []string{``, `{`, `{"type":"object","type":"array"}`, `{"type":"thing"}`, `{"$ref":"https://schemas.example/x"}`, `{"pattern":"("}`, strings.Repeat(" ", maxSchema+1)} {
+	elsewhere := filepath.Join(t.TempDir(), "schema.json") // one that is in order
+	if err := os.WriteFile(elsewhere, []byte(`{"type":"object"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, schema := range []string{`{"$ref":"file://` + elsewhere + `"}`, ``, `{`, `{"type":"object","type":"array"}`, `{"type":"thing"}`, `{"$ref":"https://schemas.example/x"}`, `{"pattern":"("}`, strings.Repeat(" ", maxSchema+1)} {
 		s := good
 		s.Schema = schema
 		if _, err := Check(s); err == nil {

@@ -5,7 +5,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	"estover.dev"
+	"estover.dev/internal/detail"
 	"estover.dev/internal/jose"
 )
 
@@ -27,6 +30,9 @@ type Granted struct {
 	// Scopes and Resources are the most that it is good for, nil for no limit.
 	Scopes, Resources []string
 
+	// Details are the authorization details of the token (RFC 9396); nil for none.
+	Details detail.List
+
 	// SignedIn is when the person proved at the provider who they are, zero if it
 	// does not say, and Strong that this was as good as a passkey here.
 	SignedIn time.Time
@@ -34,8 +40,8 @@ type Granted struct {
 }
 
 // The claims of which a grant must have none: those of somebody who acts for
-// another, whose chain we do not know, and limits that we would not keep.
-var refusedGrants = []string{"act", "may_act", "authorization_details"}
+// another, whose chain we do not know.
+var refusedGrants = []string{"act", "may_act"}
 
 // maxID bounds the jti of a grant, in bytes: it is kept with what it bought.
 const maxID = 255
@@ -80,9 +86,10 @@ func (t *Trusts) granted(ctx context.Context, tenant estover.TenantID, r *ready,
 // readGrant reads the claims of a grant, all but who it is about.
 func readGrant(claims *jose.Claims) (*Granted, document, error) {
 	var says struct {
-		Client  string  `json:"client_id"`
-		Scope   *string `json:"scope"`
-		Time    int64   `json:"auth_time"`
+		Client  string         `json:"client_id"`
+		Scope   *string        `json:"scope"`
+		Time    int64          `json:"auth_time"`
+		Details jsontext.Value `json:"authorization_details"`
 		Confirm *struct {
 			Key         string `json:"jkt"`
 			Certificate string `json:"x5t#S256"`
@@ -105,6 +112,12 @@ func readGrant(claims *jose.Claims) (*Granted, document, error) {
 	}
 	if says.Time > 0 {
 		g.SignedIn = time.Unix(says.Time, 0)
+	}
+	if says.Details != nil {
+		var err error
+		if g.Details, err = detail.Parse(says.Details); err != nil {
+			return nil, nil, ErrUntrusted.With("The token has a claim authorization_details that cannot be read: %s", sentence(err)).Because(err)
+		}
 	}
 	d, err := readClaims(claims)
 	if err != nil {

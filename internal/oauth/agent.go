@@ -62,7 +62,7 @@ func ClientOf(s *agent.Snapshot, alive func(ctx context.Context, now time.Time) 
 		c.Named = true
 	}
 	c.Redirects, c.Resource, c.Introspect = settings.RedirectURIs, settings.DefaultResource, settings.Introspect
-	c.Runs, c.Exchanges = settings.Runs, settings.Exchanges
+	c.Runs, c.Exchanges, c.Details = settings.Runs, settings.Exchanges, settings.Details
 	for _, one := range settings.Chains {
 		c.Chains = append(c.Chains, token.Chain{Issuer: one.Issuer, Client: one.ClientID, Scopes: one.Scopes})
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"estover.dev"
+	"estover.dev/internal/detail"
 	"estover.dev/internal/page"
 	"estover.dev/internal/token"
 )
@@ -47,6 +48,7 @@ type ask struct {
 	scopes     []string // of resources
 	identity   []string // of OpenID Connect, nil for nobody's
 	resources  []string
+	details    detail.List // asked for; once the reach is found, what the client would have
 	nonce      string
 	purpose    string
 	challenge  string
@@ -154,7 +156,7 @@ func (d *Door) asked(ctx context.Context, tenant estover.TenantID, query string)
 	}
 	f, err := parseForm(query)
 	if err != nil {
-		return a, errAsking.With("The application that sent you here sent a request that cannot be read: %s", detail(err))
+		return a, errAsking.With("The application that sent you here sent a request that cannot be read: %s", sentence(err))
 	}
 	id := f.get("client_id")
 	if !token.ClientID(id) {
@@ -171,7 +173,7 @@ func (d *Door) asked(ctx context.Context, tenant estover.TenantID, query string)
 	if uri := f.get("request_uri"); uri != "" {
 		a.query = form{{"client_id", id}, {"request_uri", uri}}.encode()
 		if f, err = d.pulled(ctx, tenant, a, uri); err != nil {
-			return a, errAsking.With("%s", detail(err)).Because(err)
+			return a, errAsking.With("%s", sentence(err)).Because(err)
 		}
 	}
 	if err := d.back(a, f); err != nil {
@@ -181,7 +183,7 @@ func (d *Door) asked(ctx context.Context, tenant estover.TenantID, query string)
 		return a, errRequest.With("The client must push its authorization requests.")
 	}
 	if err := a.client.Alive(ctx, d.now()); err != nil {
-		return a, errMayNot.With("%s", detail(err)).Because(err)
+		return a, errMayNot.With("%s", sentence(err)).Because(err)
 	}
 	if err := a.read(f); err != nil {
 		return a, err
@@ -196,6 +198,9 @@ func (a *ask) wants(f form) (err error) {
 	}
 	a.identity, a.scopes = token.SplitScopes(a.scopes)
 	if a.resources, err = resources(f.all("resource")); err != nil {
+		return err
+	}
+	if a.details, err = f.details(); err != nil {
 		return err
 	}
 	if a.purpose = f.get("purpose"); a.purpose == "" && len(a.client.Purposes) > 0 {
@@ -214,7 +219,7 @@ func (d *Door) reach(ctx context.Context, tenant estover.TenantID, a *ask) (err 
 	wanted := a.resources
 	if a.identity != nil {
 		wanted = slices.DeleteFunc(slices.Clone(wanted), func(r string) bool { return r == issuer })
-		if len(wanted) == 0 && len(a.scopes) == 0 {
+		if len(wanted) == 0 && len(a.scopes) == 0 && len(a.details) == 0 {
 			a.reach = token.Reach{issuer: a.identity}
 			return nil
 		}
@@ -222,7 +227,8 @@ func (d *Door) reach(ctx context.Context, tenant estover.TenantID, a *ask) (err 
 			wanted = nil
 		}
 	}
-	if a.reach, err = d.Tokens.Reach(ctx, tenant, a.client, a.purpose, wanted, a.scopes); err == nil && a.identity != nil {
+	a.reach, a.details, err = d.Tokens.Reach(ctx, tenant, a.client, a.purpose, wanted, a.scopes, a.details)
+	if err == nil && a.identity != nil {
 		a.reach[issuer] = a.identity
 	}
 	return err
@@ -334,7 +340,7 @@ func (d *Door) signedIn(r *page.Request, a *ask) (bool, error) {
 func (d *Door) authorization(r *page.Request, a *ask, who Requester) token.Authorization {
 	return token.Authorization{
 		Person: r.Visit.Caller, Auth: token.AuthOf(r.Visit.Since, r.Visit.Methods), Client: a.client, Redirect: a.redirect, Registered: a.registered,
-		Purpose: a.purpose, Reach: a.reach, Digest: who.Digest, Challenge: a.challenge, Key: a.key, Nonce: a.nonce, Pushed: a.pushed,
+		Purpose: a.purpose, Reach: a.reach, Details: a.details, Digest: who.Digest, Challenge: a.challenge, Key: a.key, Nonce: a.nonce, Pushed: a.pushed,
 	}
 }
 

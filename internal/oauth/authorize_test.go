@@ -250,7 +250,7 @@ func TestA13(t *testing.T) {
 	d := dbtest.Open(t)
 	w := oauthtest.New(t, d)
 	bot, alice := w.CodeAgent("bot"), w.Person("alice")
-	m := w.Door.Metadata(estover.DefaultTenant)
+	m := w.Metadata()
 	if !m.ResponseIssuer || m.AuthorizationEndpoint != m.Issuer+"/oauth/authorize" || !slices.Equal(m.ChallengeMethods, []string{"S256"}) ||
 		!slices.Equal(m.ResponseTypes, []string{"code"}) || !slices.Equal(m.ResponseModes, []string{"query"}) {
 		t.Errorf("the metadata says %+v", m)

@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"estover.dev"
 	"estover.dev/internal/agent"
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
@@ -179,7 +178,7 @@ func TestBackchannelRequestsAreChecked(t *testing.T) {
 	if a := w.Name(w.CodeAgent("other"), "alice"); a.Status != http.StatusOK {
 		t.Errorf("another client's first: %d %s", a.Status, a.Body)
 	}
-	m := w.Door.Metadata(estover.DefaultTenant)
+	m := w.Metadata()
 	if m.BackchannelEndpoint != m.Issuer+"/oauth/ciba" || len(m.BackchannelModes) != 1 || m.BackchannelModes[0] != "poll" {
 		t.Errorf("the metadata says %q, %v", m.BackchannelEndpoint, m.BackchannelModes)
 	}

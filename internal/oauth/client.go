@@ -131,7 +131,7 @@ func (d *Door) authenticate(r *http.Request, tenant estover.TenantID, f form) (a
 func (p *presented) peek() error {
 	unverified, err := jose.Peek(p.assertion)
 	if err != nil {
-		return errClient.With("The client assertion cannot be read: %s", detail(err)).Because(err)
+		return errClient.With("The client assertion cannot be read: %s", sentence(err)).Because(err)
 	}
 	if p.id != "" && p.id != unverified.Subject {
 		return errClient.With("The parameter client_id is not the subject of the assertion.")
@@ -222,11 +222,11 @@ func (d *Door) proveByKey(a *authenticated, assertion jose.Unverified) error {
 		a.use = []token.Used{{By: a.client.ID, Name: claims.ID, Expires: claims.Expires}}
 		return nil
 	}
-	return errClient.With("The client assertion is not accepted: %s", detail(why)).Because(why)
+	return errClient.With("The client assertion is not accepted: %s", sentence(why)).Because(why)
 }
 
-// detail is the sentence of an error.
-func detail(err error) string {
+// sentence is what an error says to people.
+func sentence(err error) string {
 	var e *estover.Error
 	if errors.As(err, &e) {
 		return e.Detail

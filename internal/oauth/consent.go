@@ -1,6 +1,7 @@
 package oauth
 
 import (
+	"context"
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"estover.dev"
+	"estover.dev/internal/detail"
 	"estover.dev/internal/directory"
 	"estover.dev/internal/page"
 	"estover.dev/internal/session"
@@ -55,6 +57,7 @@ type consentView struct {
 	Tells   []told // what the agent learns of the person
 	SignIn  bool   // and that is all
 	Reach   []reachView
+	Details []detailView
 	Until   time.Time
 	Hours   int
 	Action  string
@@ -77,6 +80,33 @@ type reachView struct {
 	Host       string
 	Resource   string // in full, where that says more than the host
 	Operations []string
+}
+
+// A detailView is what one of the authorization details says.
+type detailView struct {
+	Title    string
+	Confines bool // whether it only says of what is listed besides how far it goes
+	Lines    []detail.Line
+}
+
+// details puts authorization details into words, all that they say. The words are
+// those of the type, and what the client has written stands beside them as it is.
+func (d *Door) details(ctx context.Context, tenant estover.TenantID, list detail.List) (all []detailView, err error) {
+	if len(list) == 0 {
+		return nil, nil
+	}
+	types, err := d.Tokens.DetailTypes.Of(ctx, tenant)
+	if err != nil {
+		return nil, err
+	}
+	for i := range list {
+		v := detailView{Title: list[i].Type}
+		if t := types[list[i].Type]; t != nil { // else the type is gone, and it says nothing any more
+			v = detailView{t.Title, t.Confines, t.Words(&list[i])}
+		}
+		all = append(all, v)
+	}
+	return all, nil
 }
 
 // A told is one thing that an agent learns of a person.
@@ -109,20 +139,24 @@ func (d *Door) ask(r *page.Request, a *ask) error {
 	if err != nil {
 		return err
 	}
-	v := d.question(r, a, who)
+	v, err := d.question(r, a, who)
+	if err != nil {
+		return d.refuse(r, a, err)
+	}
 	v.To, v.Local = back.Host, back.Scheme == "http"
 	v.Action, v.Form, v.Request = r.Path(consentPath), r.Form(decisionOn(a.query, who, a)), a.query
 	return r.Show(consentPage, page.View{Title: v.title(), Data: v, FormsTo: back.Scheme + "://" + back.Host})
 }
 
 // question is what a person is asked, wherever the answer goes.
-func (d *Door) question(r *page.Request, a *ask, who Requester) consentView {
+func (d *Door) question(r *page.Request, a *ask, who Requester) (consentView, error) {
 	reach := d.views(r.Tenant, a.reach)
+	details, err := d.details(r.Context(), r.Tenant, a.details)
 	return consentView{
-		Who: who, Person: r.Visit.Person.Name, Purpose: a.purpose, Reach: reach,
-		Tells: tells(a.identity, r.Visit.Person), SignIn: a.identity != nil && reach == nil,
+		Who: who, Person: r.Visit.Person.Name, Purpose: a.purpose, Reach: reach, Details: details,
+		Tells: tells(a.identity, r.Visit.Person), SignIn: a.identity != nil && reach == nil && details == nil,
 		Until: r.Now().Add(session.LongestLife), Hours: int(session.LongestLife / time.Hour),
-	}
+	}, err
 }
 
 // title is the question in a few words.
@@ -228,8 +262,12 @@ func (d *Door) consents(r *page.Request) error {
 		case err != nil:
 			return err
 		}
+		details, err := d.details(r.Context(), r.Tenant, c.Details)
+		if err != nil {
+			return err
+		}
 		v.Kept = append(v.Kept, keptView{
-			ID: c.ID, Who: who, Reach: d.views(r.Tenant, c.Reach), Since: c.Created,
+			Details: details, ID: c.ID, Who: who, Reach: d.views(r.Tenant, c.Reach), Since: c.Created,
 			Again: c.Redirect == token.Device || c.Redirect == token.Backchannel, Tells: tells(c.Reach[d.Tokens.Issuer.Of(r.Tenant)], directory.Person{}),
 		})
 	}
@@ -243,12 +281,13 @@ type consentsView struct {
 }
 
 type keptView struct {
-	ID    string
-	Who   Requester
-	Tells []told
-	Reach []reachView
-	Since time.Time
-	Again bool // whether it asks anew each time
+	ID      string
+	Who     Requester
+	Tells   []told
+	Reach   []reachView
+	Details []detailView
+	Since   time.Time
+	Again   bool // whether it asks anew each time
 }
 
 // encode writes a form as it stands in a query.

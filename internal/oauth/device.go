@@ -103,7 +103,7 @@ func (d *Door) device(w http.ResponseWriter, r *http.Request, tenant estover.Ten
 }
 
 // waitingFields are the parameters that say what a client asks for.
-var waitingFields = []string{"scope", "resource", "purpose"}
+var waitingFields = []string{"scope", "resource", "purpose", "authorization_details"}
 
 // only is a form with the parameters of these names alone.
 func (f form) only(names ...string) (kept form) {
@@ -321,7 +321,7 @@ func (d *Door) typed(r *page.Request, text string) error {
 	}
 	w, err := d.Tokens.Typed(r.Context(), r.Tenant, d.codeHash(r.Tenant, code))
 	if errors.Is(err, token.ErrUserCode) {
-		return d.showTyping(r, "", detail(err))
+		return d.showTyping(r, "", sentence(err))
 	}
 	if err != nil {
 		return err
@@ -336,7 +336,7 @@ func (d *Door) understood(r *page.Request, w *token.Waiting) (*ask, Requester, e
 		return nil, Requester{}, errAsking.Because(err)
 	}
 	if err := client.Alive(r.Context(), d.now()); err != nil {
-		return nil, Requester{}, errMayNot.With("%s", detail(err)).Because(err)
+		return nil, Requester{}, errMayNot.With("%s", sentence(err)).Because(err)
 	}
 	if !client.May(w.Kind) {
 		return nil, Requester{}, errMayNot
@@ -355,7 +355,10 @@ func (d *Door) askAbout(r *page.Request, w *token.Waiting, code string) error {
 	if err != nil {
 		return err
 	}
-	v := d.question(r, a, who)
+	v, err := d.question(r, a, who)
+	if err != nil {
+		return err
+	}
 	v.Asked = &askedView{From: w.From, At: w.Asked, Code: code, Message: message(w)}
 	v.Action, v.Form, v.Request = r.Path(decisionPath), r.Form(decisionOn(w.ID, who, a)), w.ID
 	return r.Show(consentPage, page.View{Title: v.title(), Data: v})
@@ -364,7 +367,7 @@ func (d *Door) askAbout(r *page.Request, w *token.Waiting, code string) error {
 // decisionOn ties the answer of a person to what they were shown: if it has
 // become more meanwhile, or somebody else, they are asked anew.
 func decisionOn(id string, who Requester, a *ask) string {
-	reach, err := json.Marshal(a.reach)
+	reach, err := json.Marshal([]any{a.reach, a.details})
 	if err != nil {
 		panic("oauth: a reach that cannot be JSON: " + err.Error())
 	}
@@ -396,7 +399,7 @@ func (d *Door) decided(r *page.Request) error {
 	if yes {
 		err = d.Tokens.Approve(r.Context(), token.Authorization{
 			Person: r.Visit.Caller, Auth: token.AuthOf(r.Visit.Since, r.Visit.Methods), Client: a.client,
-			Purpose: a.purpose, Reach: a.reach, Digest: who.Digest, Form: once,
+			Purpose: a.purpose, Reach: a.reach, Details: a.details, Digest: who.Digest, Form: once,
 		}, w)
 	} else {
 		err = d.Tokens.Deny(r.Context(), r.Visit.Caller, w, once)

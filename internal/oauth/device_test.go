@@ -411,7 +411,7 @@ func TestDeviceRequestsAreChecked(t *testing.T) {
 	if a := w.Do(httpGet("/oauth/device")); a.Status != http.StatusMethodNotAllowed {
 		t.Errorf("a GET: %d", a.Status)
 	}
-	m := w.Door.Metadata(estover.DefaultTenant)
+	m := w.Metadata()
 	if m.DeviceEndpoint != m.Issuer+"/oauth/device" {
 		t.Errorf("the metadata says %q", m.DeviceEndpoint)
 	}

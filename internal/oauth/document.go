@@ -148,7 +148,7 @@ func (d *Documents) get(ctx context.Context, at string, one *kept, under *fetchi
 	answer, err := d.fetch(ctx, at)
 	switch {
 	case err != nil:
-		under.err = errFetches.With("The document of the client cannot be fetched: %s", detail(err)).Because(err)
+		under.err = errFetches.With("The document of the client cannot be fetched: %s", sentence(err)).Because(err)
 	case answer.Status != http.StatusOK: // also a redirect, which leads to what somebody else says
 		under.err = errDocument.With("The document of the client is not there: the answer has the status %d.", answer.Status)
 	case !isJSON(answer.Header.Get("Content-Type")):
@@ -207,6 +207,7 @@ type document struct {
 
 	dpop, certificate, par bool
 	idToken                string
+	details                []string // types of authorization details; nil for those that it may use
 
 	digest string
 }
@@ -230,6 +231,7 @@ func parseDocument(at string, body []byte) (*document, error) {
 		Certificate bool           `json:"tls_client_certificate_bound_access_tokens"`
 		PAR         bool           `json:"require_pushed_authorization_requests"`
 		IDToken     string         `json:"id_token_signed_response_alg"`
+		Details     []string       `json:"authorization_details_types"` // RFC 9396, section 10
 	}
 	if len(body) > edge.MaxDocument {
 		return nil, errDocument.With("The document of the client has more than %d bytes.", edge.MaxDocument)
@@ -243,12 +245,12 @@ func parseDocument(at string, body []byte) (*document, error) {
 	case w.Secret != nil || w.Expires != nil:
 		return nil, errDocument.With("The document of the client has a secret in it. What is there is public.")
 	}
-	d := &document{method: w.Method, dpop: w.DPoP, certificate: w.Certificate, par: w.PAR, idToken: w.IDToken}
+	d := &document{method: w.Method, dpop: w.DPoP, certificate: w.Certificate, par: w.PAR, idToken: w.IDToken, details: w.Details}
 	d.name = clientName(w.Name)
 	if w.JWKS != nil {
 		keys, err := jose.ParseKeys(w.JWKS)
 		if err != nil {
-			return nil, errDocument.With("The keys in the document of the client cannot be used: %s", detail(err)).Because(err)
+			return nil, errDocument.With("The keys in the document of the client cannot be used: %s", sentence(err)).Because(err)
 		}
 		d.keys = keys
 	}
@@ -305,7 +307,11 @@ func (d *document) sum() {
 	}
 	slices.Sort(keys)
 	redirects, grants := slices.Sorted(slices.Values(d.redirects)), slices.Sorted(slices.Values(d.grants))
-	b, err := json.Marshal([]any{d.name, redirects, grants, d.method, keys, d.dpop, d.certificate, d.par, d.idToken})
+	all := []any{d.name, redirects, grants, d.method, keys, d.dpop, d.certificate, d.par, d.idToken}
+	if d.details != nil {
+		all = append(all, slices.Sorted(slices.Values(d.details)))
+	}
+	b, err := json.Marshal(all)
 	if err != nil {
 		panic("oauth: a document that cannot be JSON: " + err.Error())
 	}
@@ -332,6 +338,9 @@ func (d *document) within(base *token.Client) (*token.Client, error) {
 	}
 	if c.May(token.Consented) && len(c.Redirects) == 0 {
 		return nil, errDocument.With("The document of the client names no redirect URI that may be used here.")
+	}
+	if d.details != nil {
+		c.Details = both(base.Details, d.details)
 	}
 	c.DPoPBound, c.CertificateBound = c.DPoPBound || d.dpop, c.CertificateBound || d.certificate
 	c.RequirePAR = c.RequirePAR || d.par
@@ -387,7 +396,7 @@ func (d *Door) who(ctx context.Context, tenant estover.TenantID, c *token.Client
 // itself is no secret, and whoever wrote it wants to know what is wrong.
 func unknown(err error) error {
 	if errors.Is(err, errDocument) {
-		return errAsking.With("The application that sent you here says of itself what cannot be. %s", detail(err)).Because(err)
+		return errAsking.With("The application that sent you here says of itself what cannot be. %s", sentence(err)).Because(err)
 	}
 	return errAsking.Because(err)
 }

@@ -15,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"estover.dev"
 	"estover.dev/internal/agent"
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
@@ -79,7 +78,7 @@ func TestDPoPTokensAreBound(t *testing.T) {
 		if bearer.Text("token_type") != "Bearer" || bearer.Header.Get("DPoP-Nonce") != "" {
 			t.Errorf("without a proof the type is %q", bearer.Text("token_type"))
 		}
-		if m := w.Door.Metadata(estover.DefaultTenant).DPoPAlgorithms; !slices.Equal(m, []string{"ES256", "EdDSA", "Ed25519"}) {
+		if m := w.Metadata().DPoPAlgorithms; !slices.Equal(m, []string{"ES256", "EdDSA", "Ed25519"}) {
 			t.Errorf("the metadata names %q for proofs", m)
 		}
 	})

@@ -41,7 +41,7 @@ var codes = map[string]string{
 // protocol are the codes that are those of the protocol already.
 var protocol = map[string]bool{
 	"invalid_request": true, "invalid_client": true, "invalid_grant": true, "unauthorized_client": true,
-	"unsupported_grant_type": true, "unsupported_response_type": true, "request_not_supported": true, "invalid_scope": true, "invalid_target": true, "invalid_token": true,
+	"unsupported_grant_type": true, "unsupported_response_type": true, "request_not_supported": true, "invalid_scope": true, "invalid_target": true, "invalid_authorization_details": true, "invalid_token": true,
 	"temporarily_unavailable": true, "invalid_dpop_proof": true, "use_dpop_nonce": true,
 	"insufficient_scope": true, "authorization_pending": true, "slow_down": true, "expired_token": true,
 	"unknown_user_id": true, "invalid_binding_message": true, // OpenID Connect CIBA, section 13

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"estover.dev"
+	"estover.dev/internal/detail"
 	"estover.dev/internal/token"
 )
 
@@ -151,7 +152,7 @@ func (d *Door) party(ctx context.Context, a authenticated, raw, kind, parameter 
 		p.chain = []estover.Subject{from.Subject} // it acts for the subject, whether or not the token says so
 	}
 	p.proof = token.Proof{
-		Subject: t.Subject, Parent: grant, Session: t.Session, Expires: t.Expires, Scopes: t.Scopes, Strength: t.Strength,
+		Subject: t.Subject, Parent: grant, Session: t.Session, Expires: t.Expires, Scopes: t.Scopes, Details: t.Details.Limit(), Strength: t.Strength,
 		Handover: token.Handover{Token: t.ID, From: from.Subject},
 		// A token that is for us alone is for no resource.
 		Resources: slices.DeleteFunc(slices.Clone(t.Audience), func(s string) bool { return s == d.Tokens.Issuer.Of(t.Tenant) }),
@@ -186,7 +187,7 @@ func (d *Door) foreigner(ctx context.Context, a authenticated, raw string) (*par
 	}
 	p.proof = token.Proof{
 		Subject: about.Subject, Expires: w.Expires, Handover: token.Handover{From: about.Subject}, Foreign: foreign(w), Use: uses(w),
-		Strength: estover.BySecret,
+		Strength: estover.BySecret, Details: detail.List{},
 	}
 	if w.Trust.SingleUse {
 		p.proof.Strength = estover.ByKey

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"estover.dev/internal/detail"
 	"estover.dev/internal/token"
 )
 
@@ -149,6 +150,16 @@ func (f form) scopes() ([]string, error) {
 		}
 	}
 	return list, nil
+}
+
+// details reads the parameter authorization_details (RFC 9396, section 2). Whether
+// there are such types is asked later. Nil is none asked for.
+func (f form) details() (detail.List, error) {
+	text := f.get("authorization_details")
+	if text == "" {
+		return nil, nil
+	}
+	return detail.Parse([]byte(text))
 }
 
 // resources reads the values of the parameter resource (RFC 8707, section 2).

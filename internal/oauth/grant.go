@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 
+	"estover.dev/internal/detail"
 	"estover.dev/internal/token"
 )
 
@@ -74,6 +75,7 @@ type request struct {
 	own       any // what the grant type read
 	scopes    []string
 	resources []string
+	details   detail.List
 	session   string // of ours: the open session that the token belongs to
 	purpose   string // of ours: of the session, when none is named
 }
@@ -90,6 +92,9 @@ func parse(f form) (request, error) {
 	}
 	var err error
 	if r.scopes, err = f.scopes(); err != nil {
+		return r, err
+	}
+	if r.details, err = f.details(); err != nil {
 		return r, err
 	}
 	targets := f.all("resource")

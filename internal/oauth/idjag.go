@@ -40,7 +40,7 @@ func (d *Door) granted(ctx context.Context, a authenticated, raw string) (token.
 	}
 	return token.Proof{
 		GrantType: token.Assertion, Subject: estover.User(g.Person), Actors: []estover.Subject{a.client.Subject}, Begins: true,
-		Auth: authOf(g, d.now()), Confirm: confirm, Scopes: g.Scopes, Resources: g.Resources,
+		Auth: authOf(g, d.now()), Confirm: confirm, Scopes: g.Scopes, Resources: g.Resources, Details: g.Details.Limit(),
 		Foreign: token.Foreign{Trust: g.Trust.Name, Issuer: g.Trust.Issuer, Subject: g.Subject, ID: g.ID},
 		Use:     []token.Used{{By: g.Trust.Issuer, Name: g.ID, Expires: g.Expires, Again: token.ErrSpent}},
 	}, nil

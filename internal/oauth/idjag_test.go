@@ -184,7 +184,7 @@ func TestA9IdentityAssertionGrantsFailClosed(t *testing.T) {
 			"nobody who is known": {"sub": "u-nobody"}, "bound to a key that is not shown": {"cnf": map[string]any{"jkt": "x"}},
 			"bound to a certificate that is not shown": {"cnf": map[string]any{"x5t#S256": "x"}}, "bound in another way": {"cnf": map[string]any{"kid": "x"}},
 			"of somebody who acts for another": {"act": map[string]any{"sub": "x"}}, "for somebody else to take up": {"may_act": map[string]any{"sub": "x"}},
-			"limits that are not known": {"authorization_details": []any{map[string]any{"type": "x"}}}, "a resource that is none": {"resource": 1},
+			"limits that cannot be read": {"authorization_details": []any{"x"}}, "a resource that is none": {"resource": 1},
 			"a resource among others that is none": {"resource": []any{oauthtest.CRM, 1}}, "a resource that is no URI": {"resource": "crm"}, "a scope that is a list": {"scope": []string{"customer.read"}},
 		} {
 			refused(t, what, present(w, bot, acme.sign(t, with(acme.claims("u-alice", bot), change))), 400, "invalid_grant")
@@ -448,7 +448,7 @@ func TestAssertionsForOtherServers(t *testing.T) {
 		if cnf, _ := said(t, a.Token())["cnf"].(map[string]any); cnf["jkt"] != prover.Thumbprint() || a.Text("token_type") != "N_A" {
 			t.Errorf("bound to %v, %s", cnf, a.Text("token_type"))
 		}
-		m := w.Door.Metadata(estover.DefaultTenant)
+		m := w.Metadata()
 		if fmt.Sprint(m.Chaining, m.GrantProfiles) != "["+idJAG+"] [urn:ietf:params:oauth:grant-profile:id-jag]" {
 			t.Errorf("the metadata names %v and %v", m.Chaining, m.GrantProfiles)
 		}

@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"estover.dev"
 	"estover.dev/internal/agent"
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
@@ -174,7 +173,7 @@ func leave(t *testing.T, c cast, a *oauthtest.Agent) {
 func TestMatrix(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := oauthtest.New(t, d)
-		all := w.Door.Metadata(estover.DefaultTenant).GrantTypes
+		all := w.Metadata().GrantTypes
 		for _, name := range all {
 			if !slices.ContainsFunc(slices.Concat(ways, personWays), func(w way) bool { return w.grantType == name }) {
 				t.Errorf("the grant type %s is not in the matrix", name)

@@ -1,6 +1,7 @@
 package oauth
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"slices"
@@ -57,6 +58,7 @@ type Metadata struct {
 	Scopes                     []string `json:"scopes_supported,omitempty"`                      // beside those of resources, which say theirs
 	Claims                     []string `json:"claims_supported,omitempty"`
 	Classes                    []string `json:"acr_values_supported,omitempty"`
+	DetailTypes                []string `json:"authorization_details_types_supported"` // RFC 9396, section 10
 	ClientDocuments            bool     `json:"client_id_metadata_document_supported,omitempty"`
 	RequestParameter           bool     `json:"request_parameter_supported"`
 	RequestURIParameter        bool     `json:"request_uri_parameter_supported"` // written out: the default is true
@@ -85,7 +87,11 @@ func (d *Door) methods() []string {
 }
 
 // Metadata is the document of a tenant.
-func (d *Door) Metadata(tenant estover.TenantID) Metadata {
+func (d *Door) Metadata(ctx context.Context, tenant estover.TenantID) (Metadata, error) {
+	types, err := d.Tokens.DetailTypes.Of(ctx, tenant)
+	if err != nil {
+		return Metadata{}, err
+	}
 	issuer := d.Tokens.Issuer.Of(tenant)
 	assertions := jose.Algorithms(jose.ClientAssertion)
 	methods := d.methods()
@@ -106,7 +112,7 @@ func (d *Door) Metadata(tenant estover.TenantID) Metadata {
 		IntrospectionMethods: methods, IntrospectionAlgorithms: assertions,
 		RevocationMethods: methods, RevocationAlgorithms: assertions,
 		IntrospectionAnswerSigning: jose.Algorithms(jose.Introspection), DPoPAlgorithms: jose.Algorithms(jose.DPoPProof), SubjectTypes: []string{"public"},
-		CertificateBound: true, Aliases: aliases,
+		CertificateBound: true, Aliases: aliases, DetailTypes: types.Names(),
 	}
 	m.CertificateBound = !d.NoCertificates
 	if d.Trusts != nil {
@@ -123,12 +129,17 @@ func (d *Door) Metadata(tenant estover.TenantID) Metadata {
 		m.UserInfoEndpoint, m.IDTokenAlgorithms = issuer+userinfoPath, jose.Algorithms(jose.IDToken)
 		m.Scopes, m.Claims, m.Classes = []string{token.OpenID, token.Profile, token.Email}, claims, []string{token.Phishproof}
 	}
-	return m
+	return m, nil
 }
 
 // metadata answers with the document.
 func (d *Door) metadata(w http.ResponseWriter, r *http.Request, tenant estover.TenantID) {
-	body, err := json.Marshal(d.Metadata(tenant))
+	m, err := d.Metadata(r.Context(), tenant)
+	if err != nil {
+		d.fail(w, r, err)
+		return
+	}
+	body, err := json.Marshal(m)
 	if err != nil {
 		d.fail(w, r, err)
 		return

@@ -1,8 +1,8 @@
 // Package oauth is the door of the token service: OAuth 2.1 for machines, as
 // far as docs/reference says, on net/http.
 //
-//	POST {issuer}/oauth/token        RFC 6749, 7523, 8705, 8707, 9068, 9449
-//	GET  {issuer}/oauth/authorize    RFC 6749, 7636, 8707, 9207, 9449; also POST
+//	POST {issuer}/oauth/token        RFC 6749, 7523, 8705, 8707, 9068, 9396, 9449
+//	GET  {issuer}/oauth/authorize    RFC 6749, 7636, 8707, 9207, 9396, 9449; also POST
 //	POST {issuer}/oauth/par          RFC 9126
 //	GET  {issuer}/oauth/userinfo     OpenID Connect Core, section 5.3; also POST
 //	POST {issuer}/oauth/introspect   RFC 7662, 9701

@@ -446,7 +446,7 @@ func TestAuthTimeOfIDTokens(t *testing.T) {
 func TestMetadataOfOpenID(t *testing.T) {
 	d := dbtest.Open(t)
 	w := oauthtest.New(t, d)
-	m := w.Door.Metadata(estover.DefaultTenant)
+	m := w.Metadata()
 	for name, c := range map[string]struct{ got, want []string }{
 		"userinfo_endpoint":                     {[]string{m.UserInfoEndpoint}, []string{m.Issuer + "/oauth/userinfo"}},
 		"id_token_signing_alg_values_supported": {m.IDTokenAlgorithms, []string{"RS256", "ES256"}},

@@ -52,10 +52,15 @@ func (d *Door) push(w http.ResponseWriter, r *http.Request, tenant estover.Tenan
 	}
 	asked := &ask{client: a.client, maxAge: -1}
 	if err := d.back(asked, f); err != nil {
-		return "", errRequest.With("%s", detail(err)).Because(err)
+		return "", errRequest.With("%s", sentence(err)).Because(err)
 	}
 	if err := asked.read(f); err != nil {
 		return "", err
+	}
+	if asked.details != nil { // RFC 9396, section 5: it is told at once what cannot be
+		if err := d.reach(r.Context(), tenant, asked); err != nil {
+			return "", err
+		}
 	}
 	return d.Tokens.Push(r.Context(), tenant, a.client.ID, f.only(askedFields...).encode())
 }
@@ -64,7 +69,7 @@ func (d *Door) push(w http.ResponseWriter, r *http.Request, tenant estover.Tenan
 // of what is pushed.
 var askedFields = []string{
 	"response_type", "response_mode", "redirect_uri", "state", "code_challenge", "code_challenge_method", "dpop_jkt", "scope", "resource",
-	"purpose", "prompt", "max_age", "acr_values", "nonce", "login_hint",
+	"purpose", "prompt", "max_age", "acr_values", "nonce", "login_hint", "authorization_details",
 }
 
 // errPushes is told to whoever pushes in the name of a client that does not

@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"estover.dev"
 	"estover.dev/internal/agent"
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
@@ -31,7 +30,7 @@ func TestPushedRequests(t *testing.T) {
 		clock := dbtest.NewClock(d)
 		bot := w.CodeAgent("bot", func(c *agent.Client) { c.RequirePAR = true })
 		other, alice := w.CodeAgent("other"), w.Person("alice")
-		if m := w.Door.Metadata(estover.DefaultTenant); m.PAREndpoint != m.Issuer+"/oauth/par" || m.RequirePAR {
+		if m := w.Metadata(); m.PAREndpoint != m.Issuer+"/oauth/par" || m.RequirePAR {
 			t.Errorf("the metadata says %+v", m)
 		}
 		pushed := func() string {

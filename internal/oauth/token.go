@@ -48,6 +48,9 @@ func (d *Door) token(w http.ResponseWriter, r *http.Request, tenant estover.Tena
 		b = append(b, strings.Join(issued.Scopes, " ")...)
 		b = append(b, '"')
 	}
+	if len(issued.Details) > 0 { // RFC 9396, section 7: likewise
+		b = issued.Details.AppendJSON(append(b, `,"authorization_details":`...))
+	}
 	if issued.Refresh != "" {
 		b = append(b, `,"refresh_token":"`...)
 		b = append(b, issued.Refresh...)
@@ -93,7 +96,7 @@ func (d *Door) issue(r *http.Request, tenant estover.TenantID) (issued token.Iss
 	}
 	want := token.Request{
 		Caller: a.caller, Client: a.client, Method: a.method, Credential: a.credential, Use: a.use, Confirm: confirm,
-		Scopes: asked.scopes, Resources: asked.resources,
+		Scopes: asked.scopes, Resources: asked.resources, Details: asked.details,
 	}
 	if err != nil {
 		return token.Issued{}, d.Tokens.Refuse(ctx, want, err)

@@ -139,6 +139,17 @@ func recorded(t *testing.T, d guard.Decision) {
 	}
 }
 
+// at is where the tasks of a test are done.
+var at = []string{"https://crm.example"}
+
+// confine gives the caller a token that is confined to tasks.
+func confine(tasks ...estover.Task) func(*world, *estover.Caller) {
+	return func(w *world, c *estover.Caller) {
+		w.resources["res_crm"].Identifier = at[0]
+		c.Grant, c.Scopes, c.Tasks = "gnt_sue", []string{"customer.read"}, append([]estover.Task{}, tasks...)
+	}
+}
+
 // What the kernel refuses, no bundle permits.
 func TestKernelHolds(t *testing.T) {
 	permissive := Bundle{{"a.rego", head + "permit contains \"all\" if input.op == \"gateway.call\"\n"}}
@@ -175,6 +186,18 @@ func TestKernelHolds(t *testing.T) {
 			c.Grant, c.Scopes = "gnt_sue", []string{"customer.list"}
 		}, "kernel_scope"},
 		"a token for no action": {func(_ *world, c *estover.Caller) { c.Grant = "gnt_sue" }, "kernel_scope"},
+		"a token for this task": {confine(estover.Task{Locations: at, Actions: []string{"customer.list", "customer.read"}, Purpose: "support"}), ""},
+		"a token for tasks of which one is this": {confine(
+			estover.Task{Locations: at, Actions: []string{"customer.list"}}, estover.Task{Locations: at, Actions: []string{"customer.read"}},
+		), ""},
+		"a token for another task":      {confine(estover.Task{Locations: at, Actions: []string{"customer.list"}}), "kernel_task"},
+		"a token for a task elsewhere":  {confine(estover.Task{Locations: []string{"https://erp.example"}, Actions: []string{"customer.read"}}), "kernel_task"},
+		"a token for a task nowhere":    {confine(estover.Task{Locations: []string{""}, Actions: []string{"customer.read"}}), "kernel_task"},
+		"a token for another purpose":   {confine(estover.Task{Locations: at, Actions: []string{"customer.read"}, Purpose: "sales"}), "kernel_task"},
+		"a token for a task on one":     {confine(estover.Task{Locations: at, Actions: []string{"customer.read"}, Parameters: map[string][]string{"id": {"7"}}}), ""},
+		"a token for a task on another": {confine(estover.Task{Locations: at, Actions: []string{"customer.read"}, Parameters: map[string][]string{"id": {"8"}}}), "kernel_task"},
+		"a token for a task on no such": {confine(estover.Task{Locations: at, Actions: []string{"customer.read"}, Parameters: map[string][]string{"id": {"7"}, "of": {"1"}}}), "kernel_task"},
+		"a token that is for no task":   {confine([]estover.Task{}...), "kernel_task"},
 		"a budget used up": {func(w *world, _ *estover.Caller) {
 			s := w.sessions["ses_sue"]
 			s.Budget = "exceeded"
@@ -214,7 +237,9 @@ func TestKernelHolds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w, caller := shop(), sue
 			test.change(w, &caller)
-			got := decide(t, deciderOf(t, w, permissive), caller, guard.Op{Action: "gateway.call", Effect: guard.Reads, Resource: "res_crm", Input: Call{Action: "customer.read"}})
+			got := decide(t, deciderOf(t, w, permissive), caller, guard.Op{
+				Action: "gateway.call", Effect: guard.Reads, Resource: "res_crm", Input: Call{Action: "customer.read", Params: map[string]string{"id": "7"}},
+			})
 			if test.want == "" {
 				if !got.Allow {
 					t.Errorf("refused for %v", got.Reasons)

@@ -40,6 +40,7 @@ type Facts struct {
 	SecretFound     bool   `json:"secret_found"`     // the request carries a secret where none belongs
 	ServerTrusted   bool   `json:"server_trusted"`   // the server of the resource is trusted
 	SpecialCategory bool   `json:"special_category"` // the resource holds special categories of personal data
+	TaskBound       bool   `json:"task_bound"`       // the token is confined to tasks (authorization details of the type estover_task)
 	ToolApproved    bool   `json:"tool_approved"`    // the definition of the tool is the approved one
 	UnusedLong      bool   `json:"unused_long"`      // the grant has not been used for long
 }
@@ -97,6 +98,7 @@ var facts = []fact{
 	{name: "secret_found", flag: func(f *Facts) *bool { return &f.SecretFound }, remedy: "The secret is taken out of the request; the gateway adds what the resource needs."},
 	{name: "server_trusted", flag: func(f *Facts) *bool { return &f.ServerTrusted }, remedy: "The server is trusted by its operator."},
 	{name: "special_category", flag: func(f *Facts) *bool { return &f.SpecialCategory }, live: true, remedy: "The resource holds no special categories of personal data."},
+	{name: "task_bound", flag: func(f *Facts) *bool { return &f.TaskBound }, live: true, remedy: "The agent asks for a token for this task alone (authorization_details of the type estover_task)."},
 	{name: "tool_approved", flag: func(f *Facts) *bool { return &f.ToolApproved }, remedy: "A person approves the tool's changed definition."},
 	{name: "unused_long", flag: func(f *Facts) *bool { return &f.UnusedLong }, remedy: "The grant is confirmed or used."},
 }

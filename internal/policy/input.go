@@ -48,8 +48,9 @@ type Resource struct {
 	SpecialCategory bool     // holds special categories of personal data
 
 	// What the kernel asks for, and no policy sees.
-	Holds   []string
-	Segment string
+	Identifier string // by which tokens name it; "" for what is none of the catalogue
+	Holds      []string
+	Segment    string
 
 	once   sync.Once
 	shapes [4]shape // by class: that of an action may be above the resource's own

@@ -35,6 +35,7 @@ var kernelReasons = func() map[string]Reason {
 		{Code: "kernel_session_expired", Title: "Session expired", Sentence: "The session's time is over.", Next: "Open another session if the task goes on."},
 		{Code: "kernel_session_foreign", Title: "Somebody else's session", Sentence: "The session is another agent's.", Next: "Use a session of your own."},
 		{Code: NotInToken, Title: "Not in the token", Sentence: "The access token was not issued for this action.", Next: "Get a token whose scope names the action."},
+		{Code: OutsideTask, Title: "Outside the task", Sentence: "The access token is confined to tasks, and this belongs to none of them.", Next: "Get a token whose authorization details name it, or none."},
 		{Code: "kernel_chain_loop", Title: "Loop of delegation", Sentence: "The same actor stands twice in the chain of delegation.", Next: "Delegate to somebody who is not yet in it."},
 		{Code: "kernel_chain_depth", Title: "Chain too long", Sentence: "The chain of delegation is too long.", Next: "Let an agent nearer to the root do it."},
 		{Code: "kernel_resource_unknown", Title: "No such resource", Sentence: "There is no such resource.", Next: "Name a resource of the catalogue."},
@@ -54,7 +55,7 @@ var kernelReasons = func() map[string]Reason {
 // they are asked: who acts, then the task, then what is reached. Each answers
 // with a code, or "" if it holds.
 var invariants = []func(*known) string{
-	installation, chain, life, containment, task, scope, resourceHeld, segment, clearance, budget,
+	installation, chain, life, containment, task, scope, confined, resourceHeld, segment, clearance, budget,
 }
 
 // kernel is the code of the first invariant that does not hold, or "".
@@ -170,6 +171,44 @@ func scope(k *known) string {
 		return NotInToken
 	}
 	return ""
+}
+
+// OutsideTask is the reason of a call that the agent is granted, and that belongs
+// to none of the tasks to which its access token is confined.
+const OutsideTask = "kernel_task"
+
+// confined: a token that is confined to tasks is good for one of them at a time,
+// with all that the task says of the call: where, what, on what and what for. The
+// secret of a resource is used along with a call that was decided on by itself.
+func confined(k *known) string {
+	tasks := k.caller.Tasks
+	if tasks == nil || !contains(reaches, k.Op) && k.Op != "secret.use" {
+		return ""
+	}
+	along := k.Op == "secret.use" && k.Action == k.Op
+	params, _ := k.Params.(map[string]string)
+	for i := range tasks {
+		t := &tasks[i]
+		if contains(t.Locations, k.at) && k.at != "" && (t.Purpose == "" || t.Purpose == k.Purpose) &&
+			(along || contains(t.Actions, k.Action) && on(t, params)) {
+			return ""
+		}
+	}
+	if k.needsGrant && !k.Facts.Entitled { // what is not granted at all is refused for that
+		return ""
+	}
+	return OutsideTask
+}
+
+// on reports whether the parameters of a call are those that a task names. One
+// that the action has not is none of them.
+func on(t *estover.Task, params map[string]string) bool {
+	for name, values := range t.Parameters {
+		if v, there := params[name]; !there || !contains(values, v) {
+			return false
+		}
+	}
+	return true
 }
 
 // resourceHeld: nothing holds what is reached.

@@ -101,6 +101,15 @@ type elsewhere interface {
 	Elsewhere() (issuer string, scopes []string)
 }
 
+// A detailed is the [guard.Op.Input] of token.issue when the token would have
+// authorization details.
+type detailed interface {
+	// Detailed are the authorization details as JSON has them, nil for none, which a
+	// rule finds as input.params.authorization_details, and whether they confine
+	// the token to tasks.
+	Detailed() (details []any, confined bool)
+}
+
 // A Grant lets an agent do something.
 type Grant struct {
 	ID       string
@@ -169,6 +178,7 @@ type known struct {
 	needsGrant bool
 	task       *Session // in which it is done; nil outside of one
 	holds      []string // on all agents
+	at         string   // the identifier of the resource that is reached; "" if it is none of the catalogue
 	unique     bool     // its answer would never be asked for again
 	now        time.Time
 }
@@ -302,6 +312,7 @@ func (s *Sources) resource(ctx context.Context, k *known, op guard.Op) error {
 		switch {
 		case err == nil:
 			k.Resource = r
+			k.at = r.Identifier
 		case op.Resource == "" && estover.KindOf(err) == estover.NotFound:
 			// Whoever may do this to secrets hears from the secrets that this
 			// one is not there.
@@ -328,6 +339,13 @@ func (s *Sources) resource(ctx context.Context, k *known, op guard.Op) error {
 	default:
 		k.Resource = &Resource{ID: clean(op.Target), Type: noun, Class: estover.Internal}
 		k.unique = true
+	}
+	k.Facts.TaskBound = k.caller.Tasks != nil
+	if d, ok := op.Input.(detailed); ok {
+		var details []any
+		if details, k.Facts.TaskBound = d.Detailed(); len(details) > 0 {
+			k.Params = map[string]any{"authorization_details": details}
+		}
 	}
 	k.Class = k.Resource.Class
 	if op.Action == "gateway.call" || op.Action == "secret.use" {

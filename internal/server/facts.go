@@ -130,7 +130,7 @@ func loadResource(ctx context.Context, tx *db.Tx, id string) (*policy.Resource, 
 	}
 	return &policy.Resource{
 		ID: u.ID, Type: u.Type, Class: u.Class, Tags: u.Tags, Purposes: u.Purposes, Destination: u.Destination,
-		SpecialCategory: u.SpecialCategory, Segment: u.Segment,
+		SpecialCategory: u.SpecialCategory, Identifier: u.BaseURL, Segment: u.Segment,
 	}, nil
 }
 

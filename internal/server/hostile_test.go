@@ -60,6 +60,47 @@ func TestATokenIsGoodForItsScopes(t *testing.T) {
 	}
 }
 
+// A token that is confined to tasks is good for them alone: for the actions and what
+// they are done on, in one of them together, and whatever the agent is granted
+// besides (RFC 9396).
+func TestATokenIsConfinedToItsTasks(t *testing.T) {
+	dbtest.EachURL(t, func(t *testing.T, database string) {
+		h := build(t, database)
+		h.must(http.MethodPost, "/v1/apply", map[string]any{"files": []map[string]string{{"path": "bot.yaml", "text": `
+apiVersion: estover.dev/v1
+kind: Agent
+metadata: {name: bot}
+spec: {blueprint: support, sponsor: alice, purposes: [support], clearance: confidential, client: {authorization_details_types: [estover_task]}}
+`}}}, nil)
+		task := func(actions, ids string) string {
+			return fmt.Sprintf(`{"type":"estover_task","locations":[%q],"actions":[%s],"parameters":{"id":[%s]},"purpose":"support"}`, h.upstream.URL, actions, ids)
+		}
+		token := h.mint(url.Values{"authorization_details": {"[" + task(`"item.read"`, `"7","8"`) + "," + task(`"item.change"`, `"9"`) + "]"}})
+		for _, c := range []struct{ method, path, code string }{
+			{http.MethodGet, "/u/crm/v1/items/7", ""},
+			{http.MethodGet, "/u/crm/v1/items/8", ""},
+			{http.MethodPut, "/u/crm/v1/items/9", ""},
+			{http.MethodGet, "/u/crm/v1/items/9", "kernel_task"},
+			{http.MethodPut, "/u/crm/v1/items/7", "kernel_task"},
+			{http.MethodGet, "/u/crm/v1/items/77", "kernel_task"},
+			{http.MethodGet, "/u/crm/v1/items/7.json", "kernel_task"},
+			{http.MethodGet, "/u/crm/v1/items/%37", ""}, // the same, written otherwise
+			{http.MethodGet, "/u/crm/v1/echo", "kernel_scope"},
+		} {
+			status, body := h.do(c.method, c.path, token, nil)
+			if c.code == "" && status != http.StatusOK || c.code != "" && (status != http.StatusForbidden || h.code(body) != c.code) {
+				t.Errorf("%s %s: %d %s, want %q", c.method, c.path, status, body, c.code)
+			}
+		}
+		if status, _ := h.do(http.MethodGet, "/v1/agents", token, nil); status != http.StatusUnauthorized {
+			t.Errorf("the management API takes the token: %d", status)
+		}
+		if status, body := h.do(http.MethodGet, "/u/crm/v1/items/9", h.mint(url.Values{"resource": {h.upstream.URL}}), nil); status != http.StatusOK {
+			t.Errorf("a token that is not confined: %d %s", status, body)
+		}
+	})
+}
+
 // certificate is one that an agent can make, and its thumbprint.
 func certificate(t *testing.T) (tls.Certificate, string) {
 	t.Helper()

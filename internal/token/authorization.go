@@ -9,6 +9,7 @@ import (
 
 	"estover.dev"
 	"estover.dev/internal/db"
+	"estover.dev/internal/detail"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/opaque"
 )
@@ -57,13 +58,14 @@ type Authorization struct {
 	Registered string // the same as the client has registered it; the grant type where there is no browser
 	Purpose    string
 	Reach      Reach
-	Digest     string // of what the client says of itself
-	Challenge  string // of PKCE, S256
-	Key        string // jkt that must be shown with the code; "" for none
-	Nonce      string // that stands in the ID token which the code buys; "" for none
-	Asked      bool   // whether the person has just agreed, rather than before
-	Form       Used   // the answer that says so, good once; zero if nobody was asked
-	Pushed     string // the value of the pushed request; "" for none
+	Details    detail.List // beyond scopes; nil for none
+	Digest     string      // of what the client says of itself
+	Challenge  string      // of PKCE, S256
+	Key        string      // jkt that must be shown with the code; "" for none
+	Nonce      string      // that stands in the ID token which the code buys; "" for none
+	Asked      bool        // whether the person has just agreed, rather than before
+	Form       Used        // the answer that says so, good once; zero if nobody was asked
+	Pushed     string      // the value of the pushed request; "" for none
 }
 
 // A Reach is what a client would have: scopes by the identifier of a resource.
@@ -109,18 +111,18 @@ func (r Reach) scopes() []string {
 
 // Reach is what a client may have of what it asks for, for a purpose: what
 // [Tokens.Issue] would give it by itself.
-func (t *Tokens) Reach(ctx context.Context, tenant estover.TenantID, c *Client, purpose string, resources, scopes []string) (Reach, error) {
-	targets, all, err := t.narrow(ctx, Request{
-		Caller: estover.Caller{Tenant: tenant}, Client: c, Session: Session{Purpose: purpose}, Resources: resources, Scopes: scopes,
+func (t *Tokens) Reach(ctx context.Context, tenant estover.TenantID, c *Client, purpose string, resources, scopes []string, details detail.List) (Reach, detail.List, error) {
+	targets, all, details, err := t.narrow(ctx, Request{
+		Caller: estover.Caller{Tenant: tenant}, Client: c, Session: Session{Purpose: purpose}, Resources: resources, Scopes: scopes, Details: details,
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	r := Reach{}
 	for _, a := range targets {
 		r[a.Audience] = within(all, a.Scopes)
 	}
-	return r, nil
+	return r, details, nil
 }
 
 // Authorize records what a person lets a client have, and makes a code that the
@@ -146,7 +148,7 @@ func (t *Tokens) authorize(ctx context.Context, a Authorization, kind string, ke
 	identity, reach := a.Reach.split(t.Issuer.Of(a.Person.Tenant))
 	g := Grant{
 		ID: estover.NewID("gnt"), Kind: kind, Client: a.Client.ID, Subject: person, Actors: []estover.Subject{client},
-		Scopes: reach.scopes(), Resources: reach.Resources(), Identity: identity, Epoch: 1, Auth: a.Auth,
+		Scopes: reach.scopes(), Resources: reach.Resources(), Details: a.Details, Identity: identity, Epoch: 1, Auth: a.Auth,
 	}
 	g.Root = g.ID
 	op := guard.Op{Action: "authorization.create", Target: string(person), Purpose: a.Purpose, Detail: map[string]any{
@@ -154,6 +156,13 @@ func (t *Tokens) authorize(ctx context.Context, a Authorization, kind string, ke
 	}}
 	if a.Redirect != "" {
 		op.Detail["redirect_uri"] = a.Registered
+	}
+	if len(a.Details) > 0 {
+		op.Detail["authorization_details"] = a.Details
+	}
+	types, err := t.DetailTypes.Of(ctx, a.Person.Tenant)
+	if err != nil {
+		return err
 	}
 	consent := estover.NewID("cns")
 	return t.guard.Do(ctx, a.Person, op, func(tx *guard.Tx) error {
@@ -167,7 +176,7 @@ func (t *Tokens) authorize(ctx context.Context, a Authorization, kind string, ke
 				return err
 			}
 		}
-		if err := t.consent(ctx, tx, a, consent); err != nil {
+		if err := a.consent(ctx, tx, types, consent); err != nil {
 			return err
 		}
 		s, err := t.Sessions.Begin(ctx, tx, Session{Agent: a.Client.ID, Purpose: a.Purpose}, person)
@@ -189,6 +198,9 @@ func (t *Tokens) Decline(ctx context.Context, a Authorization) error {
 	op := guard.Op{Action: "authorization.deny", Target: string(a.Person.Subject), Detail: map[string]any{
 		"client": a.Client.ID, "grant_type": Consented, "reach": a.Reach, "redirect_uri": a.Registered,
 	}}
+	if len(a.Details) > 0 {
+		op.Detail["authorization_details"] = a.Details
+	}
 	return t.guard.Do(ctx, a.Person, op, func(tx *guard.Tx) error {
 		if err := spend(ctx, tx.Tx, a.Form); err != nil || a.Pushed == "" {
 			return err
@@ -198,18 +210,18 @@ func (t *Tokens) Decline(ctx context.Context, a Authorization) error {
 }
 
 // consent stores what was agreed to, or makes sure that it was.
-func (t *Tokens) consent(ctx context.Context, tx *guard.Tx, a Authorization, id string) error {
+func (a *Authorization) consent(ctx context.Context, tx *guard.Tx, types detail.Types, id string) error {
 	k := consentKey{a.Person.Subject.ID(), a.Client.ID, a.Registered}
 	if !a.Asked {
 		kept, err := findConsent(ctx, tx.Tx, k, true)
-		if err == nil && !kept.covers(a.Reach, a.Digest) {
+		if err == nil && !kept.covers(a, types) {
 			err = ErrConsent
 		}
 		tx.Note("consent", kept.ID)
 		return err
 	}
 	tx.Note("consent", id)
-	return replaceConsent(ctx, tx.Tx, k, Consent{ID: id, Reach: a.Reach, digest: a.Digest})
+	return replaceConsent(ctx, tx.Tx, k, Consent{ID: id, Reach: a.Reach, Details: a.Details, digest: a.Digest})
 }
 
 // A Consent is what a person has agreed to for a client at a redirect URI, for
@@ -219,6 +231,7 @@ type Consent struct {
 	Client   string
 	Redirect string // as it is registered; the grant type where there is no browser
 	Reach    Reach
+	Details  detail.List
 	Created  time.Time
 
 	digest string
@@ -226,7 +239,9 @@ type Consent struct {
 
 // covers reports whether a request lies within what was agreed to, and the
 // client is as it was then.
-func (c *Consent) covers(r Reach, digest string) bool { return c.digest == digest && c.Reach.covers(r) }
+func (c *Consent) covers(a *Authorization, types detail.Types) bool {
+	return c.digest == a.Digest && c.Reach.covers(a.Reach) && types.Check(a.Details) == nil && types.Within(a.Details, c.Details) == nil
+}
 
 type consentKey struct{ person, client, redirect string }
 
@@ -241,7 +256,11 @@ func (t *Tokens) Agreed(ctx context.Context, a Authorization) (bool, error) {
 	if errors.Is(err, ErrConsent) {
 		return false, nil
 	}
-	return err == nil && kept.covers(a.Reach, a.Digest), err
+	if err != nil {
+		return false, err
+	}
+	types, err := t.DetailTypes.Of(ctx, a.Person.Tenant)
+	return err == nil && kept.covers(&a, types), err
 }
 
 // Consents shows what the caller, who is a person, has agreed to, the newest

@@ -9,6 +9,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"estover.dev"
+	"estover.dev/internal/detail"
 	"estover.dev/internal/jose"
 )
 
@@ -31,8 +32,11 @@ type Token struct {
 	Transaction string           // txn: the event of the decision at the root
 	Strength    estover.Strength // how the client said who it is when it got the token
 	Confirm     Confirm
-	Auth        Auth   // how the person at the root proved who they are
-	MayAct      *Party // the only one that may take it up (RFC 8693, section 4.4); nil for no such bound
+	Auth        Auth        // how the person at the root proved who they are
+	Details     detail.List // what it is for beyond scopes (RFC 9396, section 9.1)
+	MayAct      *Party      // the only one that may take it up (RFC 8693, section 4.4); nil for no such bound
+
+	tasks []estover.Task // among the details
 }
 
 // A Party is somebody by the name that an issuer has for them.
@@ -45,7 +49,7 @@ type Party struct {
 func (t *Token) Caller() estover.Caller {
 	return estover.Caller{
 		Tenant: t.Tenant, Subject: t.Subject, Actors: t.Actors, Client: t.Client, Session: t.Session, Purpose: t.Purpose,
-		Grant: t.Grant, Epoch: t.Epoch, Scopes: t.Scopes, Strength: t.Strength,
+		Grant: t.Grant, Epoch: t.Epoch, Scopes: t.Scopes, Tasks: t.tasks, Strength: t.Strength,
 	}
 }
 
@@ -81,6 +85,10 @@ func (t *Token) claims(issuer string) []byte {
 	b = member(b, ',', "jti", t.ID)
 	if len(t.Scopes) > 0 {
 		b = member(b, ',', "scope", scopeString(t.Scopes))
+	}
+	if len(t.Details) > 0 {
+		b = append(b, `,"authorization_details":`...)
+		b = t.Details.AppendJSON(b)
 	}
 	b = member(b, ',', "sid", t.Session)
 	b = member(b, ',', "purpose", t.Purpose)
@@ -197,6 +205,7 @@ func read(tenant estover.TenantID, c *jose.Claims) (*Token, error) {
 		Confirm  Confirm          `json:"cnf"`
 		Actor    *actor           `json:"act"`
 		MayAct   *Party           `json:"may_act"`
+		Details  jsontext.Value   `json:"authorization_details"`
 		Auth
 	}
 	if err := c.Into(&w); err != nil {
@@ -210,6 +219,13 @@ func read(tenant estover.TenantID, c *jose.Claims) (*Token, error) {
 	}
 	if w.Agent != "" {
 		t.Client, t.URL = w.Agent, w.Client
+	}
+	if w.Details != nil {
+		var err error
+		if t.Details, err = detail.Parse(w.Details); err != nil {
+			return nil, jose.ErrInvalid.Because(err)
+		}
+		t.tasks = t.Details.Tasks()
 	}
 	for a := w.Actor; a != nil; a = a.Actor {
 		t.Actors = append(t.Actors, a.Subject)

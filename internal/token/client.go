@@ -91,6 +91,9 @@ type Client struct {
 	// Chains are the authorization servers of others for which it gets assertions.
 	Chains []Chain
 
+	// Details are the types of authorization details that it may use.
+	Details []string
+
 	// LegacyAudience lets the audience of its assertions be the token endpoint,
 	// as some libraries do.
 	LegacyAudience bool

@@ -7,6 +7,7 @@ import (
 
 	"estover.dev"
 	"estover.dev/internal/db"
+	"estover.dev/internal/detail"
 	"estover.dev/internal/guard"
 )
 
@@ -47,6 +48,10 @@ type Grant struct {
 	// Scopes and Resources are the most that a token may have; nil is whatever
 	// the client may have when it asks.
 	Scopes, Resources []string
+
+	// Details are the most that a token may have beyond scopes; nil is none, or for
+	// the client's own authority whatever it may have when it asks.
+	Details detail.List
 
 	// Identity is what the client learns of the person: scopes of OpenID Connect
 	// ([OpenID] and more), nil for nothing.

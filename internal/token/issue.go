@@ -9,6 +9,7 @@ import (
 
 	"estover.dev"
 	"estover.dev/internal/db"
+	"estover.dev/internal/detail"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/jose"
 )
@@ -67,6 +68,10 @@ type Proof struct {
 	Scopes, Resources []string
 	Expires           time.Time
 
+	// Details are the most that was proven beyond scopes, nil for no limit but the
+	// client's own.
+	Details detail.List
+
 	// Identity is what the client may learn of the subject, as scopes of OpenID
 	// Connect, nil for nothing, and Nonce what it wants to read in the ID token.
 	Identity []string
@@ -112,10 +117,11 @@ type Request struct {
 	Credential string // which of its credentials it used
 	Proof      Proof
 	Session    Session
-	Scopes     []string // asked for; nil for all that there are
-	Resources  []string // asked for, as identifiers; nil for the client's usual one
-	Confirm    Confirm  // the key that was shown along with the request
-	Use        []Used   // what the request presents once
+	Scopes     []string    // asked for; nil for all that there are
+	Resources  []string    // asked for, as identifiers; nil for the client's usual one
+	Details    detail.List // asked for; nil for all that was proven
+	Confirm    Confirm     // the key that was shown along with the request
+	Use        []Used      // what the request presents once
 }
 
 // Issued is a token for the client.
@@ -125,6 +131,7 @@ type Issued struct {
 	Expires time.Time
 	Life    time.Duration
 	Scopes  []string
+	Details detail.List
 	Session string
 	Grant   string
 	Confirm Confirm // what it is bound to
@@ -158,6 +165,8 @@ type Wanted struct {
 	handover Handover
 	identity bool
 	chain    bool
+	details  detail.List
+	tasks    bool
 }
 
 // Identifies reports whether the token would be for nothing but learning who
@@ -174,6 +183,15 @@ func (w Wanted) Elsewhere() (issuer string, scopes []string) {
 	return w.Audience, w.Scopes
 }
 
+// Detailed are the authorization details that the token would have, and whether
+// they confine it to tasks.
+func (w Wanted) Detailed() (details []any, confined bool) {
+	if w.details == nil {
+		return nil, false
+	}
+	return w.details.Values(), w.tasks
+}
+
 // Handover is the agent whose token is handed on, and how it came to the one
 // who presents it; "" if none is.
 func (w Wanted) Handover() (from estover.Subject, how string) { return w.handover.From, w.handover.How }
@@ -188,7 +206,7 @@ func (t *Tokens) Issue(ctx context.Context, r Request) (Issued, error) {
 	if err := r.confirmed(); err != nil {
 		return Issued{}, t.Refuse(ctx, r, err)
 	}
-	targets, scopes, err := t.narrow(ctx, r)
+	targets, scopes, details, err := t.narrow(ctx, r)
 	if err != nil {
 		return Issued{}, t.Refuse(ctx, r, err)
 	}
@@ -197,8 +215,8 @@ func (t *Tokens) Issue(ctx context.Context, r Request) (Issued, error) {
 		return Issued{}, t.Refuse(ctx, r, ErrGrantEnded)
 	}
 	op, told := operation(r)
-	told.Scopes = scopes
-	decision, err := t.admit(ctx, r, &op, targets, scopes)
+	told.Scopes, told.Details = scopes, details
+	decision, err := t.admit(ctx, r, &op, targets, scopes, details)
 	if err != nil {
 		return Issued{}, t.Refuse(ctx, r, err)
 	}
@@ -219,7 +237,7 @@ func (t *Tokens) Issue(ctx context.Context, r Request) (Issued, error) {
 			Tenant: r.Caller.Tenant, ID: estover.NewID("tok"), Subject: r.Proof.Subject, Actors: r.Proof.Actors, Client: r.Client.ID, URL: r.Client.URL,
 			Audience: audiences(targets, t.Issuer.Of(r.Caller.Tenant)), Scopes: scopes, Session: r.Session.ID, Purpose: r.Session.Purpose,
 			Grant: grant.ID, Epoch: grant.Epoch, Issued: now, Expires: expires, Transaction: decision.ID,
-			Strength: r.caller().Strength, Confirm: r.Confirm, Auth: grant.Auth,
+			Strength: r.caller().Strength, Confirm: r.Confirm, Auth: grant.Auth, Details: details,
 		}
 		claims := tok.claims(t.Issuer.Of(r.Caller.Tenant))
 		if r.Proof.Chain != nil {
@@ -255,7 +273,7 @@ func (t *Tokens) Issue(ctx context.Context, r Request) (Issued, error) {
 		}
 		return Issued{
 			Token: signed, ID: tok.ID, Expires: expires, Life: time.Duration(expires.Unix()-now.Unix()) * time.Second,
-			Scopes: scopes, Session: r.Session.ID, Grant: grant.ID, Confirm: r.Confirm, Refresh: refresh, IDToken: about, Type: r.Proof.Type,
+			Scopes: scopes, Details: details, Session: r.Session.ID, Grant: grant.ID, Confirm: r.Confirm, Refresh: refresh, IDToken: about, Type: r.Proof.Type,
 		}, nil
 	}
 	return Issued{}, ErrBusy
@@ -368,10 +386,19 @@ func (t *Tokens) subject(ctx context.Context, tenant estover.TenantID, c *Client
 
 // narrow finds what the token will be good for: asked ∩ proven ∩ what the
 // client may have ∩ what the parent has.
-func (t *Tokens) narrow(ctx context.Context, r Request) ([]Allowed, []string, error) {
+func (t *Tokens) narrow(ctx context.Context, r Request) ([]Allowed, []string, detail.List, error) {
 	if r.Proof.Chain != nil {
-		return r.Proof.Chain.narrow(r.Scopes)
+		if err := t.chained(ctx, r); err != nil {
+			return nil, nil, nil, err
+		}
+		targets, scopes, err := r.Proof.Chain.narrow(r.Scopes)
+		return targets, scopes, nil, err
 	}
+	details, types, err := t.narrowDetails(ctx, r)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	tasks := details.Tasks()
 	ourselves := t.Issuer.Of(r.Caller.Tenant)
 	asked := r.asked(ourselves)
 	limits := [][]string{r.Proof.Scopes}
@@ -400,43 +427,49 @@ func (t *Tokens) narrow(ctx context.Context, r Request) ([]Allowed, []string, er
 		}
 		a, err := t.Access.Allowed(ctx, r.Caller.Tenant, agents[0], identifier, r.Session.Purpose)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 		for _, other := range agents[1:] {
 			its, err := t.Access.Allowed(ctx, r.Caller.Tenant, other, identifier, r.Session.Purpose)
 			if err != nil {
-				return nil, nil, err
+				return nil, nil, nil, err
 			}
 			a.Scopes = within(its.Scopes, a.Scopes)
 		}
 		for _, b := range bounds {
 			if b != nil && !slices.Contains(b, a.Audience) {
-				return nil, nil, ErrTarget
+				return nil, nil, nil, ErrTarget
 			}
 		}
 		a.Scopes = within(r.Scopes, a.Scopes)
 		for _, l := range limits {
 			a.Scopes = within(l, a.Scopes)
 		}
+		a.Scopes = withinTasks(tasks, a.Audience, a.Scopes)
 		add(a)
+	}
+	if details, err = r.placed(details, types, targets); err != nil {
+		return nil, nil, nil, err
 	}
 	if len(targets) > 1 {
 		scopes = unambiguous(targets, scopes)
 	}
 	if len(scopes) == 0 && (r.Scopes != nil || len(targets) > 0) {
-		return nil, nil, ErrScope
+		return nil, nil, nil, ErrScope
 	}
-	return targets, scopes, nil
+	return targets, scopes, details, nil
 }
 
-// asked are the resources that a request is for: those that it names, else the
-// client's usual one, else, when a token is handed on, what that one is for.
+// asked are the resources that a request is for: those that it names, else those
+// that its authorization details name as their locations, else the client's usual one, else, when a token is handed on, what that one is for.
 // Where nothing but who the person is was proven or is asked for, that is us.
 func (r *Request) asked(ourselves string) []string {
 	proven := r.Proof.Resources
 	switch usual := r.Client.Resource; {
 	case r.Resources != nil:
 		return r.Resources
+	case len(r.Details.Locations()) > 0: // RFC 9396, section 2.2: where they are to count
+		return r.Details.Locations()
 	case r.Proof.Identity != nil && (len(proven) == 0 || len(r.Scopes) > 0 && !slices.ContainsFunc(r.Scopes, notIdentity)):
 		return []string{ourselves}
 	case usual != "" && (proven == nil || slices.Contains(proven, usual)):
@@ -520,9 +553,10 @@ func sooner(a, b time.Time) time.Time {
 // admit asks policy about every resource that the token would be for. The
 // first decision is the one that is recorded with the token; the others stand
 // in its detail.
-func (t *Tokens) admit(ctx context.Context, r Request, op *guard.Op, targets []Allowed, scopes []string) (guard.Decision, error) {
+func (t *Tokens) admit(ctx context.Context, r Request, op *guard.Op, targets []Allowed, scopes []string, details detail.List) (guard.Decision, error) {
+	tasks := details.Tasks() != nil
 	if len(targets) == 0 {
-		op.Input = Wanted{Audience: t.Issuer.Of(r.Caller.Tenant), Scopes: scopes, handover: r.Proof.Handover}
+		op.Input = Wanted{Audience: t.Issuer.Of(r.Caller.Tenant), Scopes: scopes, handover: r.Proof.Handover, details: details, tasks: tasks}
 		first, others, err := t.admitOne(ctx, r, *op)
 		if others != nil {
 			op.Detail["decisions"] = others
@@ -534,7 +568,7 @@ func (t *Tokens) admit(ctx context.Context, r Request, op *guard.Op, targets []A
 	for i, a := range targets {
 		one := *op
 		one.Resource, one.Input = a.Resource, Wanted{
-			a.Audience, a.Scopes, r.Proof.Handover, a.Audience == t.Issuer.Of(r.Caller.Tenant), r.Proof.Chain != nil,
+			a.Audience, a.Scopes, r.Proof.Handover, a.Audience == t.Issuer.Of(r.Caller.Tenant), r.Proof.Chain != nil, details, tasks,
 		}
 		d, more, err := t.admitOne(ctx, r, one)
 		if err != nil {
@@ -604,7 +638,7 @@ func (t *Tokens) grantFor(ctx context.Context, r Request, now time.Time) (*Grant
 	}
 	g := &Grant{
 		ID: estover.NewID("gnt"), Kind: r.Proof.GrantType, Session: r.Session.ID, Client: r.Client.ID, Subject: r.Proof.Subject,
-		Actors: r.Proof.Actors, Scopes: r.Proof.Scopes, Resources: r.Proof.Resources, Confirm: r.Confirm,
+		Actors: r.Proof.Actors, Scopes: r.Proof.Scopes, Resources: r.Proof.Resources, Details: r.Proof.Details, Confirm: r.Confirm,
 		Epoch: 1, Expires: r.bound(), Auth: r.Proof.Auth,
 	}
 	g.Root = g.ID

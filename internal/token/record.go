@@ -1,34 +1,37 @@
 package token
 
 import (
+	"encoding/json"
 	"time"
 
 	"estover.dev/internal/audit"
+	"estover.dev/internal/detail"
 	"estover.dev/internal/guard"
 )
 
 // A record is what the event of a request tells, as the member token.
 type record struct {
-	ID         string    `json:"jti,omitempty"`
-	GrantType  string    `json:"grant_type,omitempty"`
-	Client     string    `json:"client_id"`
-	Method     string    `json:"auth_method,omitempty"`
-	Credential string    `json:"credential,omitempty"`
-	Audience   []string  `json:"resource,omitempty"` // as it was asked for
-	Server     string    `json:"audience,omitempty"` // of somebody else, that an assertion was made for
-	Scopes     []string  `json:"scope,omitempty"`
-	Grant      string    `json:"grant,omitempty"`
-	Key        string    `json:"jkt,omitempty"` // what it was to be bound to
-	Cert       string    `json:"x5t#S256,omitempty"`
-	Handed     string    `json:"subject_token,omitempty"` // jti of the token that was handed on
-	From       string    `json:"subject_client,omitempty"`
-	How        string    `json:"handover,omitempty"`
-	Trust      string    `json:"trust,omitempty"`
-	Issuer     string    `json:"assertion_iss,omitempty"`
-	Subject    string    `json:"assertion_sub,omitempty"`
-	Assertion  string    `json:"assertion_jti,omitempty"`
-	Identified bool      `json:"id_token,omitempty"` // whether an ID token went out along with it
-	Expires    time.Time `json:"expires_at,omitzero"`
+	ID         string      `json:"jti,omitempty"`
+	GrantType  string      `json:"grant_type,omitempty"`
+	Client     string      `json:"client_id"`
+	Method     string      `json:"auth_method,omitempty"`
+	Credential string      `json:"credential,omitempty"`
+	Audience   []string    `json:"resource,omitempty"` // as it was asked for
+	Server     string      `json:"audience,omitempty"` // of somebody else, that an assertion was made for
+	Scopes     []string    `json:"scope,omitempty"`
+	Details    detail.List `json:"authorization_details,omitempty"`
+	Grant      string      `json:"grant,omitempty"`
+	Key        string      `json:"jkt,omitempty"` // what it was to be bound to
+	Cert       string      `json:"x5t#S256,omitempty"`
+	Handed     string      `json:"subject_token,omitempty"` // jti of the token that was handed on
+	From       string      `json:"subject_client,omitempty"`
+	How        string      `json:"handover,omitempty"`
+	Trust      string      `json:"trust,omitempty"`
+	Issuer     string      `json:"assertion_iss,omitempty"`
+	Subject    string      `json:"assertion_sub,omitempty"`
+	Assertion  string      `json:"assertion_jti,omitempty"`
+	Identified bool        `json:"id_token,omitempty"` // whether an ID token went out along with it
+	Expires    time.Time   `json:"expires_at,omitzero"`
 }
 
 // AppendJSON writes the record as encoding/json does ([audit.Appender]).
@@ -53,6 +56,13 @@ func (r *record) AppendJSON(b []byte) []byte {
 	list("resource", r.Audience)
 	member("audience", r.Server)
 	list("scope", r.Scopes)
+	if len(r.Details) > 0 {
+		text, err := json.Marshal(r.Details) // it may have characters that encoding/json escapes
+		if err != nil {
+			panic("token: authorization details that cannot be JSON: " + err.Error())
+		}
+		b = append(append(b, `,"authorization_details":`...), text...)
+	}
 	member("grant", r.Grant)
 	member("jkt", r.Key)
 	member("x5t#S256", r.Cert)
@@ -77,7 +87,7 @@ func (r *record) AppendJSON(b []byte) []byte {
 func operation(r Request) (guard.Op, *record) {
 	told := &record{
 		GrantType: r.Proof.GrantType, Client: r.Client.ID, Method: r.Method, Credential: r.Credential,
-		Audience: r.Resources, Scopes: r.Scopes, Key: r.Confirm.Key, Cert: r.Confirm.Certificate,
+		Audience: r.Resources, Scopes: r.Scopes, Details: r.Details, Key: r.Confirm.Key, Cert: r.Confirm.Certificate,
 		Handed: r.Proof.Handover.Token, From: string(r.Proof.Handover.From), How: r.Proof.Handover.How,
 		Trust: r.Proof.Foreign.Trust, Issuer: r.Proof.Foreign.Issuer, Subject: r.Proof.Foreign.Subject, Assertion: r.Proof.Foreign.ID,
 	}

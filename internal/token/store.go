@@ -11,11 +11,12 @@ import (
 
 	"estover.dev"
 	"estover.dev/internal/db"
+	"estover.dev/internal/detail"
 	"estover.dev/internal/opaque"
 )
 
 const grantColumns = `id, kind, coalesce(parent_id, ''), coalesce(parent_jti, ''), root_id, session_id, client_id, subject, actors, scopes, resources, cnf,
-	epoch, created_at, expires_at, ended_at, coalesce(end_cause, ''), coalesce(auth, ''), person_scopes`
+	epoch, created_at, expires_at, ended_at, coalesce(end_cause, ''), coalesce(auth, ''), person_scopes, coalesce(details, '')`
 
 // loadGrant reads a grant, and which of its tokens were revoked.
 func loadGrant(ctx context.Context, tx *db.Tx, id string) (*Grant, error) {
@@ -34,9 +35,9 @@ func loadOwnGrant(ctx context.Context, tx *db.Tx, key string) (*Grant, error) {
 func oneGrant(ctx context.Context, tx *db.Tx, row db.Single) (*Grant, error) {
 	g := &Grant{}
 	var actors []string
-	var cnf, auth string
+	var cnf, auth, details string
 	err := row.Scan(&g.ID, &g.Kind, &g.Parent, &g.From, &g.Root, &g.Session, &g.Client, &g.Subject, &actors, &g.Scopes, &g.Resources, &cnf,
-		&g.Epoch, &g.Created, &g.Expires, &g.Ended, &g.Cause, &auth, &g.Identity)
+		&g.Epoch, &g.Created, &g.Expires, &g.Ended, &g.Cause, &auth, &g.Identity, &details)
 	if errors.Is(err, db.ErrNoRows) {
 		return nil, ErrGrantEnded
 	}
@@ -52,6 +53,11 @@ func oneGrant(ctx context.Context, tx *db.Tx, row db.Single) (*Grant, error) {
 	if auth != "" {
 		if err := json.Unmarshal([]byte(auth), &g.Auth); err != nil {
 			return nil, fmt.Errorf("reading the person's proof of grant %s: %w", g.ID, err)
+		}
+	}
+	if details != "" {
+		if g.Details, err = detail.Parse([]byte(details)); err != nil {
+			return nil, fmt.Errorf("reading the authorization details of grant %s: %w", g.ID, err)
 		}
 	}
 	rows, err := tx.Query(ctx, `select jti from denied_token where tenant_id = $1 and grant_id = $2 and expires_at > $3 order by jti`,
@@ -82,10 +88,10 @@ func insertGrant(ctx context.Context, tx *db.Tx, g *Grant) (bool, error) {
 		actors[i] = string(a)
 	}
 	n, err := tx.Exec(ctx, `insert into oauth_grant (tenant_id, id, kind, parent_id, parent_jti, root_id, session_id, client_id, subject, actors,
-		scopes, resources, cnf, epoch, created_at, expires_at, auth, person_scopes)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) on conflict do nothing`,
+		scopes, resources, cnf, epoch, created_at, expires_at, auth, person_scopes, details)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) on conflict do nothing`,
 		tx.Tenant(), g.ID, g.Kind, orNull(g.Parent), orNull(g.From), g.Root, g.Session, g.Client, g.Subject, actors,
-		bound(g.Scopes), bound(g.Resources), string(cnf), g.Epoch, tx.Now(), g.Expires, g.Auth.stored(), bound(g.Identity))
+		bound(g.Scopes), bound(g.Resources), string(cnf), g.Epoch, tx.Now(), g.Expires, g.Auth.stored(), bound(g.Identity), boundDetails(g.Details))
 	return n == 1, err
 }
 
@@ -116,6 +122,14 @@ func bound(list []string) any {
 		return nil
 	}
 	return list
+}
+
+// boundDetails is bound for authorization details.
+func boundDetails(l detail.List) any {
+	if l == nil {
+		return nil
+	}
+	return l.String()
 }
 
 // holdGrant makes sure that a grant lives with this epoch, and that it stays
@@ -262,16 +276,26 @@ func findConsent(ctx context.Context, tx *db.Tx, k consentKey, locked bool) (c C
 	if locked {
 		lock = tx.ForUpdate()
 	}
-	var reach string
-	err = tx.QueryRow(ctx, `select id, client_id, client_digest, reach, created_at from oauth_consent
+	c, err = scanConsent(tx.QueryRow(ctx, "select "+consentColumns+` from oauth_consent
 		where tenant_id = $1 and person_id = $2 and client_id = $3 and redirect_uri = $4 and ended_at is null`+lock,
-		tx.Tenant(), k.person, k.client, k.redirect).Scan(&c.ID, &c.Client, &c.digest, &reach, &c.Created)
+		tx.Tenant(), k.person, k.client, k.redirect))
 	if errors.Is(err, db.ErrNoRows) {
 		return c, ErrConsent
 	}
-	if err == nil {
-		err = json.Unmarshal([]byte(reach), &c.Reach)
+	return c, err
+}
+
+const consentColumns = "id, client_id, redirect_uri, client_digest, reach, details, created_at"
+
+func scanConsent(row interface{ Scan(into ...any) error }) (c Consent, err error) {
+	var reach, details string
+	if err := row.Scan(&c.ID, &c.Client, &c.Redirect, &c.digest, &reach, &details, &c.Created); err != nil {
+		return c, err
 	}
+	if err := json.Unmarshal([]byte(reach), &c.Reach); err != nil {
+		return c, err
+	}
+	c.Details, err = detail.Parse([]byte(details))
 	return c, err
 }
 
@@ -287,9 +311,9 @@ func replaceConsent(ctx context.Context, tx *db.Tx, k consentKey, c Consent) err
 		tx.Tenant(), k.person, k.client, k.redirect, tx.Now()); err != nil {
 		return err
 	}
-	n, err := tx.Exec(ctx, `insert into oauth_consent (tenant_id, id, person_id, client_id, redirect_uri, client_digest, reach, created_at)
-		values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict do nothing`,
-		tx.Tenant(), c.ID, k.person, k.client, k.redirect, c.digest, string(reach), tx.Now())
+	n, err := tx.Exec(ctx, `insert into oauth_consent (tenant_id, id, person_id, client_id, redirect_uri, client_digest, reach, details, created_at)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict do nothing`,
+		tx.Tenant(), c.ID, k.person, k.client, k.redirect, c.digest, string(reach), c.Details.String(), tx.Now())
 	if err == nil && n == 0 {
 		return ErrBusy // another answer of the same person was first
 	}
@@ -297,19 +321,15 @@ func replaceConsent(ctx context.Context, tx *db.Tx, k consentKey, c Consent) err
 }
 
 func consentsOf(ctx context.Context, tx *db.Tx, person string) (all []Consent, err error) {
-	rows, err := tx.Query(ctx, `select id, client_id, redirect_uri, client_digest, reach, created_at from oauth_consent
+	rows, err := tx.Query(ctx, "select "+consentColumns+` from oauth_consent
 		where tenant_id = $1 and person_id = $2 and ended_at is null order by created_at desc, id limit 200`, tx.Tenant(), person)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = rows.Close() }()
 	for rows.Next() {
-		var c Consent
-		var reach string
-		if err := rows.Scan(&c.ID, &c.Client, &c.Redirect, &c.digest, &reach, &c.Created); err != nil {
-			return nil, err
-		}
-		if err := json.Unmarshal([]byte(reach), &c.Reach); err != nil {
+		c, err := scanConsent(rows)
+		if err != nil {
 			return nil, err
 		}
 		all = append(all, c)
@@ -583,5 +603,80 @@ func spendRefresh(ctx context.Context, tx *db.Tx, hash [32]byte, key string, suc
 
 func eraseSuccessors(ctx context.Context, tx *db.Tx) error {
 	_, err := tx.Exec(ctx, "update refresh_token set successor = null where successor is not null and spent_at < $1", tx.Now().Add(-RetryWindow))
+	return err
+}
+
+const detailTypeColumns = "id, spec, managed_by, created_at, changed_at, ended_at, epoch"
+
+func scanDetailType(row interface{ Scan(into ...any) error }) (t DetailType, err error) {
+	var spec string
+	err = row.Scan(&t.ID, &spec, &t.ManagedBy, &t.CreatedAt, &t.ChangedAt, &t.EndedAt, &t.Epoch)
+	if errors.Is(err, db.ErrNoRows) {
+		return t, ErrNoDetailType
+	}
+	if err != nil {
+		return t, err
+	}
+	if err := json.Unmarshal([]byte(spec), &t.Spec); err != nil {
+		return t, fmt.Errorf("the specification of the type of authorization details %s: %w", t.ID, err)
+	}
+	return t, nil
+}
+
+// findDetailType reads the type of a name. Locked, it stays so until the
+// transaction ends.
+func findDetailType(ctx context.Context, tx *db.Tx, name, lock string) (DetailType, error) {
+	return scanDetailType(tx.QueryRow(ctx, "select "+detailTypeColumns+" from detail_type where tenant_id = $1 and name = $2 and ended_at is null"+lock,
+		tx.Tenant(), name))
+}
+
+func listDetailTypes(ctx context.Context, tx *db.Tx, managedBy, after string, limit int) (types []DetailType, err error) {
+	rows, err := tx.Query(ctx, "select "+detailTypeColumns+` from detail_type
+		where tenant_id = $1 and name > $2 and ended_at is null and ($3 = '' or managed_by = $3) order by name limit $4`,
+		tx.Tenant(), after, managedBy, limit)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		t, err := scanDetailType(rows)
+		if err != nil {
+			return nil, err
+		}
+		types = append(types, t)
+	}
+	return types, rows.Err()
+}
+
+// insertDetailType adds a type, unless the tenant has as many as it may have, or
+// another of the name was added meanwhile.
+func insertDetailType(ctx context.Context, tx *db.Tx, t DetailType) error {
+	spec, err := json.Marshal(t.Spec)
+	if err != nil {
+		return err
+	}
+	var there int
+	if err := tx.QueryRow(ctx, "select count(*) from detail_type where tenant_id = $1 and ended_at is null", tx.Tenant()).Scan(&there); err != nil {
+		return err
+	}
+	if there >= maxDetailTypes {
+		return ErrDetailTypes
+	}
+	n, err := tx.Exec(ctx, `insert into detail_type (tenant_id, id, name, spec, managed_by, created_at, changed_at, epoch)
+		values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict do nothing`,
+		tx.Tenant(), t.ID, t.Name, string(spec), t.ManagedBy, t.CreatedAt, t.ChangedAt, t.Epoch)
+	if err == nil && n == 0 {
+		return db.ErrStale
+	}
+	return err
+}
+
+func updateDetailType(ctx context.Context, tx *db.Tx, t DetailType) error {
+	spec, err := json.Marshal(t.Spec)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, "update detail_type set spec = $3, changed_at = $4, ended_at = $5, epoch = $6 where tenant_id = $1 and id = $2",
+		tx.Tenant(), t.ID, string(spec), t.ChangedAt, t.EndedAt, t.Epoch)
 	return err
 }

@@ -165,6 +165,8 @@ func (i Issuer) Tenant(issuer string) (estover.TenantID, bool) {
 // Tokens is the token service. It is safe for use by many at once.
 type Tokens struct {
 	Config
+	DetailTypes *DetailTypes // of authorization details
+
 	guard    *guard.Guard
 	grants   *guard.Cache[*Grant] // by id
 	own      *guard.Cache[*Grant] // by session/client: the grant of the client's own credentials
@@ -182,7 +184,7 @@ func New(g *guard.Guard, c Config) *Tokens {
 		}
 	}
 	t := &Tokens{
-		Config: c, guard: g, verified: newVerified(),
+		Config: c, DetailTypes: newDetailTypes(g), guard: g, verified: newVerified(),
 		grants: guard.NewCache(g, grantKind, loadGrant),
 		own:    guard.NewCache(g, ownGrantKind, loadOwnGrant),
 	}

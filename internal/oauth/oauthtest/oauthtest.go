@@ -180,6 +180,14 @@ func Node(t testing.TB, d *db.DB, rootKey string) *World {
 	return w
 }
 
+// Metadata is what clients find out about the default tenant.
+func (w *World) Metadata() oauth.Metadata {
+	w.T.Helper()
+	m, err := w.Door.Metadata(context.Background(), estover.DefaultTenant)
+	must(w.T, err)
+	return m
+}
+
 // acting says whether a person may act.
 func (w *World) acting(ctx context.Context, tenant estover.TenantID, person string) error {
 	there, err := w.People.Active(ctx, tenant, person)

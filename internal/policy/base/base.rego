@@ -39,7 +39,7 @@ permit contains "operator_operates" if {
 	input.op in {
 		"agent.create", "agent.hold", "agent.lift", "agent.list", "agent.read", "agent.update",
 		"apply.run", "containment.list", "containment.read", "containment.run", "credential.create", "credential.list", "credential.retire",
-		"event.list", "event.read", "grant.create", "grant.end", "grant.list", "grant.read",
+		"detail_type.list", "detail_type.read", "event.list", "event.read", "grant.create", "grant.end", "grant.list", "grant.read",
 		"key.list",
 		"person.list", "person.read", "policy.list", "policy.read", "recording.list",
 		"resource.list", "resource.put", "resource.read", "resource.retire",
@@ -54,7 +54,7 @@ permit contains "operator_operates" if {
 permit contains "auditor_reads" if {
 	input.caller.roles.auditor == true
 	input.op in {
-		"agent.list", "agent.read", "containment.list", "containment.read", "credential.list",
+		"agent.list", "agent.read", "containment.list", "containment.read", "credential.list", "detail_type.list", "detail_type.read",
 		"event.list", "event.read", "evidence.export",
 		"grant.list", "grant.read", "key.list", "person.list", "person.read", "policy.list", "policy.read",
 		"recording.list", "recording.read", "resource.list", "resource.read",
