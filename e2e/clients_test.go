@@ -248,11 +248,7 @@ func TestClients(t *testing.T) {
 	t.Run("oauth4webapi", func(t *testing.T) { c.runs(t, node(t), "oauth4webapi.mjs") })
 	t.Run("curl", func(t *testing.T) { c.runs(t, "/bin/sh", "curl.sh") })
 	t.Run("golang.org/x/oauth2", func(t *testing.T) {
-		program := filepath.Join(t.TempDir(), "xoauth2")
-		if out, err := exec.Command("go", "build", "-o", program, "./clients").CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
-		c.runs(t, program)
+		c.runs(t, e2etest.Build(t, t.TempDir(), "xoauth2", "./clients"))
 	})
 	app := newOAuthClient(t, d, "app", yaml[0])
 	// They wait for people, and so all at once.

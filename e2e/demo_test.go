@@ -15,22 +15,12 @@ import (
 	"estover.dev/e2e/e2etest"
 )
 
-// build builds a program of this module into a directory.
-func build(t *testing.T, dir, name, pkg string) string {
-	t.Helper()
-	program := filepath.Join(dir, name)
-	if out, err := exec.Command("go", "build", "-o", program, pkg).CombinedOutput(); err != nil {
-		t.Fatalf("building %s: %v\n%s", name, err, out)
-	}
-	return program
-}
-
 // Each beat of the demo holds.
 func TestDemo(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s, err := story.Open(t.Context(), story.Config{
-		Estover: e2etest.Binary(t), Agent: build(t, t.TempDir(), "sample-agent", "estover.dev/demo/agent"), Dir: dir,
+		Estover: e2etest.Binary(t), Agent: e2etest.Build(t, t.TempDir(), "sample-agent", "estover.dev/demo/agent"), Dir: dir,
 		Tell: func(l story.Line) { t.Log(map[story.Kind]string{story.Command: "$ "}[l.Kind] + l.Text) },
 	})
 	if err != nil {
@@ -77,8 +67,8 @@ type performance struct {
 func perform(t *testing.T) performance {
 	t.Helper()
 	bin := t.TempDir()
-	p := performance{cmd: exec.Command(build(t, bin, "demo", "estover.dev/demo")), out: &bytes.Buffer{}, tmp: t.TempDir()}
-	build(t, bin, "sample-agent", "estover.dev/demo/agent")
+	p := performance{cmd: exec.Command(e2etest.Build(t, bin, "demo", "estover.dev/demo")), out: &bytes.Buffer{}, tmp: t.TempDir()}
+	e2etest.Build(t, bin, "sample-agent", "estover.dev/demo/agent")
 	if err := os.Symlink(e2etest.Binary(t), filepath.Join(bin, "estover")); err != nil {
 		t.Fatal(err)
 	}

@@ -51,11 +51,7 @@ func TestSignInWithOpenIDConnect(t *testing.T) {
 	if err := os.WriteFile(file, []byte(block("go")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	program := filepath.Join(t.TempDir(), "wiki")
-	if out, err := exec.Command("go", "build", "-o", program, file).CombinedOutput(); err != nil {
-		t.Fatalf("the program of the guide: %v\n%s", err, out)
-	}
-	app := exec.Command(program)
+	app := exec.Command(e2etest.Build(t, t.TempDir(), "wiki", file))
 	app.Env = append(os.Environ(), "ISSUER="+srv.URL, "ADDRESS="+address, "CLIENT_ID="+credential.ID, "CLIENT_SECRET="+credential.Secret, "SSL_CERT_FILE="+srv.CAFile)
 	if err := app.Start(); err != nil {
 		t.Fatal(err)

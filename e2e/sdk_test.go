@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -50,11 +49,7 @@ func TestGoClient(t *testing.T) {
 	c := newOAuthClient(t, d, "client", with("client", `grant_types: ["urn:ietf:params:oauth:grant-type:jwt-bearer"]`), reads("client"))
 	helper := newOAuthClient(t, d, "helper", with("helper", `grant_types: ["urn:ietf:params:oauth:grant-type:token-exchange"], introspect: ["`+d.site.URL+`"]`), reads("helper"))
 	c.env = append(c.env, "HELPER_ID="+helper.id, "HELPER_SECRET="+helper.secret, "WORKLOAD_TOKEN="+c.workload(t))
-	program := filepath.Join(t.TempDir(), "sdk")
-	if out, err := exec.Command("go", "build", "-o", program, "./clients/sdk").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	c.runs(t, program)
+	c.runs(t, e2etest.Build(t, t.TempDir(), "sdk", "./clients/sdk"))
 	if log := d.Log(); strings.Contains(log, c.secret) {
 		t.Error("the log has the secret")
 	}

@@ -25,6 +25,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -54,12 +55,31 @@ var build = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	built = filepath.Join(dir, "estover")
-	out, err := exec.Command("go", "build", "-o", built, "estover.dev/cmd/estover").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("%w\n%s", err, out)
-	}
-	return built, nil
+	return built, compile(built, "estover.dev/cmd/estover")
 })
+
+// compile builds a program. What the repository says of itself is left out:
+// nobody asks a test's program for its version.
+func compile(program, of string) error {
+	c := exec.Command("go", "build", "-buildvcs=false", "-o", program, of)
+	var out bytes.Buffer
+	c.Stdout, c.Stderr = &out, &out
+	if err := Finish(c); err != nil {
+		return fmt.Errorf("building %s: %w\n%s", of, err, &out)
+	}
+	return nil
+}
+
+// Build builds a package or a file into a directory, and gives the path of the
+// program, which has this name.
+func Build(t testing.TB, dir, name, of string) string {
+	t.Helper()
+	program := filepath.Join(dir, name)
+	if err := compile(program, of); err != nil {
+		t.Fatal(err)
+	}
+	return program
+}
 
 // Binary is the path of the program.
 func Binary(t testing.TB) string {
@@ -120,10 +140,17 @@ func start(t testing.TB, bin string, args []string) *Server {
 		}
 		if err = s.start(); err == nil {
 			t.Cleanup(func() {
-				s.kill()
-				if t.Failed() {
-					t.Logf("the end of the server's log:\n%s", s.log.tail(60))
+				end := s.log.tail(60)
+				if t.Failed() { // what it does at this moment may be why
+					_ = s.cmd.Process.Signal(syscall.SIGQUIT)
+					select {
+					case err := <-s.ended:
+						s.ended <- err
+					case <-time.After(5 * time.Second):
+					}
+					t.Logf("the end of the server's log:\n%s\n%s", end, where(s.log.tail(1<<30)))
 				}
+				s.kill()
 			})
 			return s
 		}
@@ -301,16 +328,35 @@ func Run(t testing.TB, c *exec.Cmd) Result {
 	err := Finish(c)
 	var ended *exec.ExitError
 	if errors.Is(err, errPatience) || err != nil && !errors.As(err, &ended) {
-		t.Fatalf("running %s: %v\n%s%s", strings.Join(c.Args, " "), err, &out, &errs)
+		t.Fatalf("running %s: %v\n%s%s%s", strings.Join(c.Args, " "), err, &out, &errs, where(errs.String()))
 	}
 	return Result{out.String(), errs.String(), c.ProcessState.ExitCode()}
 }
 
 // patience is how long a command may take. A test that waits for one forever
 // takes the others with it, and says less.
-const patience = 3 * time.Minute
+const patience = 2 * time.Minute
 
 var errPatience = errors.New("it does not end; what it printed last says where it stands")
+
+// where sums up the stacks of a program of ours: for each goroutine that is in
+// our code, where it is.
+func where(stacks string) string {
+	var b strings.Builder
+	for _, g := range strings.Split(stacks, "\n\n") {
+		head := regexp.MustCompile(`^(goroutine \d+) .*(\[.*\]):`).FindStringSubmatch(g)
+		frames := regexp.MustCompile(`(?m)^estover\.dev/(.*)\(`).FindAllStringSubmatch(g, 3)
+		if head == nil || frames == nil {
+			continue
+		}
+		b.WriteString(head[1] + " " + head[2])
+		for _, f := range frames {
+			b.WriteString(" < " + f[1])
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
 
 // Finish runs a command to its end. One that takes too long is asked, as a
 // program of Go is, to print what all its goroutines do and to end.
