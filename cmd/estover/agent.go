@@ -124,6 +124,9 @@ func showAgent(s *settings, cmd *cobra.Command, a agent.Agent) error {
 				t.row("Client:", string(b))
 			}
 		}
+		if r := a.Registration; r != nil {
+			t.row("Registered:", fmt.Sprintf("by itself, with %s, as %q", r.InitialToken, r.Name))
+		}
 		for _, h := range a.Holds {
 			t.row("Hold:", fmt.Sprintf("%s  %s since %s, by %s: %s", h.ID, h.Kind, cell(h.At), h.By, h.Reason))
 		}

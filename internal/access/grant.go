@@ -195,10 +195,7 @@ func (a *Access) Put(ctx context.Context, caller estover.Caller, spec Spec, mana
 		if !spec.ExpiresAt.IsZero() && !spec.ExpiresAt.After(tx.Now()) {
 			return ErrInvalid.With("The grant would have expired at %s. Give it a time to come, or none.", spec.ExpiresAt.Format(time.RFC3339)).At("expires_at")
 		}
-		if err := reference("agent", a.agent(ctx, tx.Tx, spec.Agent, spec.Purposes)); err != nil {
-			return err
-		}
-		if err := reference("resource", a.resource(ctx, tx.Tx, spec.Resource, spec.Actions)); err != nil {
+		if err := a.references(ctx, tx.Tx, spec); err != nil {
 			return err
 		}
 		g = Grant{ID: id, Spec: spec, ManagedBy: managedBy, CreatedAt: tx.Now(), CreatedBy: caller.Subject, Epoch: 1}
@@ -224,6 +221,30 @@ func (a *Access) Put(ctx context.Context, caller estover.Caller, spec Spec, mana
 		return insert(ctx, tx.Tx, g)
 	})
 	return g, err
+}
+
+// Give gives a grant without a name to an agent, inside the transaction in which
+// the agent is made.
+func (a *Access) Give(ctx context.Context, tx *guard.Tx, spec Spec, by estover.Subject) (Grant, error) {
+	spec, err := Check(spec)
+	if err != nil {
+		return Grant{}, err
+	}
+	if err := a.references(ctx, tx.Tx, spec); err != nil {
+		return Grant{}, err
+	}
+	g := Grant{ID: estover.NewID("grt"), Spec: spec, CreatedAt: tx.Now(), CreatedBy: by, Epoch: 1}
+	g.Name, g.State = g.ID, g.StateAt(tx.Now())
+	tx.Touch(Kind, spec.Agent)
+	return g, insert(ctx, tx.Tx, g)
+}
+
+// references says of what a grant speaks that cannot be granted.
+func (a *Access) references(ctx context.Context, tx *db.Tx, spec Spec) error {
+	if err := reference("agent", a.agent(ctx, tx, spec.Agent, spec.Purposes)); err != nil {
+		return err
+	}
+	return reference("resource", a.resource(ctx, tx, spec.Resource, spec.Actions))
 }
 
 // reference says of what the grant speaks that it cannot be granted.

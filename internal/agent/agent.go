@@ -91,12 +91,13 @@ type Spec struct {
 type Agent struct {
 	ID string `json:"id"` // agt_…
 	Spec
-	Status    Status    `json:"status"` // when it was read; see [Agent.StatusAt]
-	Holds     []Hold    `json:"holds"`  // those that are not lifted, the oldest first
-	ManagedBy string    `json:"managed_by,omitempty"`
-	CreatedAt time.Time `json:"created_at"`
-	EndedAt   time.Time `json:"ended_at,omitzero"` // when it was retired
-	Epoch     int64     `json:"epoch"`
+	Registration *Registration `json:"registration,omitempty"` // of one that registered itself
+	Status       Status        `json:"status"`                 // when it was read; see [Agent.StatusAt]
+	Holds        []Hold        `json:"holds"`                  // those that are not lifted, the oldest first
+	ManagedBy    string        `json:"managed_by,omitempty"`
+	CreatedAt    time.Time     `json:"created_at"`
+	EndedAt      time.Time     `json:"ended_at,omitzero"` // when it was retired
+	Epoch        int64         `json:"epoch"`
 }
 
 // StatusAt is the status of the agent at a time.
@@ -146,6 +147,11 @@ type Options struct {
 	// Pepper is an HMAC-SHA-256 of a secret under a key of the tenant that the
 	// database does not hold.
 	Pepper func(tenant estover.TenantID, secret []byte) []byte
+	// Grantable checks inside a transaction that this may be granted, and Grant
+	// grants it to an agent that has just been made in the same one. Nil grants
+	// nothing.
+	Grantable func(ctx context.Context, tx *db.Tx, g Granted) error
+	Grant     func(ctx context.Context, tx *guard.Tx, a Agent, g Granted) error
 	// Held is called in the transaction that raises a hold: what the agent has
 	// under way ends there. Nil does nothing.
 	Held func(ctx context.Context, tx *guard.Tx, id string, kind Kind) error
@@ -157,7 +163,12 @@ type Registry struct {
 	sponsor func(ctx context.Context, tx *db.Tx, person string) error
 	pepper  func(tenant estover.TenantID, secret []byte) []byte
 	held    func(ctx context.Context, tx *guard.Tx, id string, kind Kind) error
-	copies  *guard.Cache[*Snapshot]
+
+	grantable func(ctx context.Context, tx *db.Tx, g Granted) error
+	grant     func(ctx context.Context, tx *guard.Tx, a Agent, g Granted) error
+
+	copies *guard.Cache[*Snapshot]
+	open   *guard.Cache[bool] // whether clients may register themselves
 
 	mu   sync.Mutex
 	used map[use]time.Time // not yet stored
@@ -168,9 +179,15 @@ func New(g *guard.Guard, o Options) *Registry {
 	if o.Held == nil {
 		o.Held = func(context.Context, *guard.Tx, string, Kind) error { return nil }
 	}
+	if o.Grantable == nil || o.Grant == nil {
+		nothing := ErrInvalid.With("Nothing is granted along with a registration here.")
+		o.Grantable = func(context.Context, *db.Tx, Granted) error { return nothing }
+		o.Grant = func(context.Context, *guard.Tx, Agent, Granted) error { return nothing }
+	}
 	return &Registry{
-		guard: g, sponsor: o.Sponsor, pepper: o.Pepper, held: o.Held,
+		guard: g, sponsor: o.Sponsor, pepper: o.Pepper, held: o.Held, grantable: o.Grantable, grant: o.Grant,
 		copies: guard.NewCache(g, estover.AgentKind, Load), used: map[use]time.Time{},
+		open: guard.NewCache(g, settingKind, func(ctx context.Context, tx *db.Tx, _ string) (bool, error) { return isRegistering(ctx, tx) }),
 	}
 }
 

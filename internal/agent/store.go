@@ -14,21 +14,26 @@ import (
 )
 
 const agentColumns = `id, name, blueprint, sponsor, team, environment, purposes, clearance, tier, segments,
-	expires_at, managed_by, created_at, ended_at, epoch, client`
+	expires_at, managed_by, created_at, ended_at, epoch, client, registration`
 
 // scanner is a row of a query, or the only one.
 type scanner interface{ Scan(dest ...any) error }
 
 func scanAgent(row scanner) (a Agent, err error) {
-	var client *string
+	var client, registration *string
 	err = row.Scan(&a.ID, &a.Name, &a.Blueprint, &a.Sponsor, &a.Team, &a.Environment, &a.Purposes, &a.Clearance, &a.Tier, &a.Segments,
-		&a.ExpiresAt, &a.ManagedBy, &a.CreatedAt, &a.EndedAt, &a.Epoch, &client)
+		&a.ExpiresAt, &a.ManagedBy, &a.CreatedAt, &a.EndedAt, &a.Epoch, &client, &registration)
 	if errors.Is(err, db.ErrNoRows) {
 		err = ErrNotFound
 	}
 	if err == nil && client != nil {
 		if err = json.Unmarshal([]byte(*client), &a.Client); err != nil {
 			err = fmt.Errorf("reading the client of agent %s: %w", a.ID, err)
+		}
+	}
+	if err == nil && registration != nil {
+		if err = json.Unmarshal([]byte(*registration), &a.Registration); err != nil {
+			err = fmt.Errorf("reading the registration of agent %s: %w", a.ID, err)
 		}
 	}
 	a.Holds = []Hold{}
@@ -312,4 +317,121 @@ func saveUses(ctx context.Context, tx *db.Tx, uses map[string]time.Time) error {
 		}
 	}
 	return nil
+}
+
+func isRegistering(ctx context.Context, tx *db.Tx) (bool, error) {
+	var one int
+	err := tx.QueryRow(ctx, `select 1 from client_registration where tenant_id = $1`, tx.Tenant()).Scan(&one)
+	if errors.Is(err, db.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func setRegistering(ctx context.Context, tx *db.Tx, open bool, by estover.Subject) error {
+	if !open {
+		_, err := tx.Exec(ctx, `delete from client_registration where tenant_id = $1`, tx.Tenant())
+		return err
+	}
+	_, err := tx.Exec(ctx, `insert into client_registration (tenant_id, opened_at, opened_by) values ($1, $2, $3) on conflict do nothing`,
+		tx.Tenant(), tx.Now(), by)
+	return err
+}
+
+const initialTokenColumns = `id, label, bounds, uses, used, created_at, created_by, expires_at, ended_at`
+
+func scanInitialToken(row scanner) (t InitialToken, err error) {
+	var bounds string
+	err = row.Scan(&t.ID, &t.Label, &bounds, &t.Uses, &t.Used, &t.CreatedAt, &t.CreatedBy, &t.ExpiresAt, &t.EndedAt)
+	if err == nil {
+		if err = json.Unmarshal([]byte(bounds), &t.Bounds); err != nil {
+			err = fmt.Errorf("reading the bounds of initial access token %s: %w", t.ID, err)
+		}
+	}
+	return t, err
+}
+
+func insertInitialToken(ctx context.Context, tx *db.Tx, t InitialToken, hash [32]byte) error {
+	bounds, err := json.Marshal(t.Bounds)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `insert into initial_token (tenant_id, id, hash, label, bounds, uses, used, created_at, created_by, expires_at)
+		values ($1, $2, $3, $4, $5, $6, 0, $7, $8, $9)`,
+		tx.Tenant(), t.ID, hash[:], t.Label, string(bounds), t.Uses, t.CreatedAt, t.CreatedBy, t.ExpiresAt)
+	return err
+}
+
+// findInitialToken reads a token, whether or not it is good for anything.
+func findInitialToken(ctx context.Context, tx *db.Tx, hash [32]byte) (InitialToken, error) {
+	t, err := scanInitialToken(tx.QueryRow(ctx, "select "+initialTokenColumns+" from initial_token where tenant_id = $1 and hash = $2", tx.Tenant(), hash[:]))
+	if errors.Is(err, db.ErrNoRows) {
+		err = ErrInitialToken
+	}
+	return t, err
+}
+
+// initialTokens lists the tokens that are good for something, the newest first.
+func initialTokens(ctx context.Context, tx *db.Tx) (list []InitialToken, err error) {
+	rows, err := tx.Query(ctx, "select "+initialTokenColumns+` from initial_token
+		where tenant_id = $1 and ended_at is null and used < uses and expires_at > $2 order by created_at desc, id limit 1000`, tx.Tenant(), tx.Now())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		t, err := scanInitialToken(rows)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, t)
+	}
+	return list, rows.Err()
+}
+
+// useInitialToken takes one use of a token, if one is left.
+func useInitialToken(ctx context.Context, tx *db.Tx, id string) (bool, error) {
+	n, err := tx.Exec(ctx, `update initial_token set used = used + 1
+		where tenant_id = $1 and id = $2 and used < uses and expires_at > $3 and ended_at is null`, tx.Tenant(), id, tx.Now())
+	return n == 1, err
+}
+
+func endInitialToken(ctx context.Context, tx *db.Tx, id string) error {
+	n, err := tx.Exec(ctx, `update initial_token set ended_at = $3 where tenant_id = $1 and id = $2 and ended_at is null`, tx.Tenant(), id, tx.Now())
+	if err == nil && n == 0 {
+		return ErrInitialTokenNotFound
+	}
+	return err
+}
+
+// keepRegistration stores what a client says of itself and the token by which it
+// does so the next time, in the place of the one that it has just presented.
+func keepRegistration(ctx context.Context, tx *db.Tx, a Agent, presented *[32]byte, next [32]byte) error {
+	registration, err := json.Marshal(a.Registration)
+	if err != nil {
+		return err
+	}
+	var old any
+	if presented != nil {
+		old = presented[:]
+	}
+	n, err := tx.Exec(ctx, `update agent set registration = $3, registration_hash = $4
+		where tenant_id = $1 and id = $2 and ended_at is null and (registration_hash = $5 or $5 is null and registration is null)`,
+		tx.Tenant(), a.ID, string(registration), next[:], old)
+	if err == nil && n == 0 {
+		return ErrRegistrationToken
+	}
+	return err
+}
+
+// checkRegistration makes sure that a token is the one by which a client manages
+// its registration.
+func checkRegistration(ctx context.Context, tx *db.Tx, id string, hash [32]byte) error {
+	var one int
+	err := tx.QueryRow(ctx, `select 1 from agent where tenant_id = $1 and id = $2 and registration_hash = $3 and ended_at is null`,
+		tx.Tenant(), id, hash[:]).Scan(&one)
+	if errors.Is(err, db.ErrNoRows) {
+		return ErrRegistrationToken
+	}
+	return err
 }

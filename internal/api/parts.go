@@ -64,6 +64,7 @@ func (s *Server) routes() {
 	s.policies()
 	s.trusts()
 	s.detailTypes()
+	s.registrations()
 	s.accessTokens()
 	s.keys()
 	s.events()

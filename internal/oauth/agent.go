@@ -2,6 +2,9 @@ package oauth
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"slices"
 	"time"
 
@@ -20,6 +23,12 @@ func ClientOf(s *agent.Snapshot, alive func(ctx context.Context, now time.Time) 
 		ID: s.ID, Subject: estover.Agent(s.ID), Purposes: s.Purposes, GrantTypes: []string{token.Own}, Alive: alive,
 	}
 	settings := s.Client
+	if r := s.Registration; r != nil {
+		c.Itself, c.Said = true, said(r)
+		if !r.Alone {
+			c.GrantTypes = nil
+		}
+	}
 	if settings != nil {
 		c.URL = settings.MetadataURL
 	}
@@ -70,4 +79,14 @@ func ClientOf(s *agent.Snapshot, alive func(ctx context.Context, now time.Time) 
 	c.DPoPBound, c.CertificateBound = settings.DPoPBound, settings.CertificateBound
 	c.RequirePAR, c.LegacyAudience, c.IDTokenAlgorithm = settings.RequirePAR, settings.LegacyAudience, settings.IDTokenAlgorithm
 	return c, nil
+}
+
+// said is what a client says that registered itself.
+func said(r *agent.Registration) *token.Said {
+	b, err := json.Marshal(r.Metadata)
+	if err != nil {
+		panic("oauth: a registration that cannot be JSON: " + err.Error())
+	}
+	sum := sha256.Sum256(b)
+	return &token.Said{Name: r.Name, Digest: hex.EncodeToString(sum[:])}
 }

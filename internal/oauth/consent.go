@@ -36,9 +36,11 @@ type Requester struct {
 	Team    string
 	Sponsor string // the name of the person who answers for it
 
-	// Of a client that is known by a URL: the host of that, by what name it calls
-	// itself, and whether it has people sent nowhere but to their own machine.
+	// Of a client that is known by a URL, the host of that; of one that registered
+	// itself, that it did. Of both: by what name it calls itself, and whether it has
+	// people sent nowhere but to their own machine.
 	Host, Calls string
+	Itself      bool
 	OnlyLocal   bool
 
 	// Digest changes with anything that a person would want to be asked about

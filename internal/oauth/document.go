@@ -371,17 +371,17 @@ func (d *Door) client(ctx context.Context, tenant estover.TenantID, id string) (
 }
 
 // who is what a person is told of a client that asks them: of its agent, and
-// where it is known by a URL, what it says of itself.
+// where it is known by a URL or registered itself, what it says of itself.
 func (d *Door) who(ctx context.Context, tenant estover.TenantID, c *token.Client) (Requester, error) {
 	who, err := d.Requester(ctx, tenant, c.ID)
-	if err != nil || c.URL == "" {
+	if err != nil || c.URL == "" && !c.Itself {
 		return who, err
 	}
 	u, err := url.Parse(c.URL)
 	if err != nil {
 		return who, err
 	}
-	who.Host = u.Host
+	who.Host, who.Itself = u.Host, c.Itself
 	if c.Said == nil {
 		return who, nil
 	}

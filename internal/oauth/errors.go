@@ -26,16 +26,19 @@ var (
 // codes says which error of the protocol an error of the domain is, where its
 // kind does not say it.
 var codes = map[string]string{
-	"client_unknown":          "invalid_client",
-	"client_document_invalid": "invalid_client",
-	"assertion_replayed":      "invalid_client",
-	"login_required":          "login_required", // OpenID Connect Core, section 3.1.2.6
-	"consent_required":        "consent_required",
-	"session_not_found":       "invalid_grant",
-	"session_ended":           "invalid_grant",
-	"session_of_another":      "invalid_grant",
-	"grant_ended":             "invalid_grant",
-	"purpose_unknown":         "invalid_request",
+	"client_unknown":             "invalid_client",
+	"client_document_invalid":    "invalid_client",
+	"assertion_replayed":         "invalid_client",
+	"login_required":             "login_required", // OpenID Connect Core, section 3.1.2.6
+	"consent_required":           "consent_required",
+	"session_not_found":          "invalid_grant",
+	"session_ended":              "invalid_grant",
+	"session_of_another":         "invalid_grant",
+	"grant_ended":                "invalid_grant",
+	"purpose_unknown":            "invalid_request",
+	"registration_off":           "not_found",
+	"initial_token_invalid":      "invalid_token",
+	"registration_token_invalid": "invalid_token",
 }
 
 // protocol are the codes that are those of the protocol already.
@@ -44,6 +47,7 @@ var protocol = map[string]bool{
 	"unsupported_grant_type": true, "unsupported_response_type": true, "request_not_supported": true, "invalid_scope": true, "invalid_target": true, "invalid_authorization_details": true, "invalid_token": true,
 	"temporarily_unavailable": true, "invalid_dpop_proof": true, "use_dpop_nonce": true,
 	"insufficient_scope": true, "authorization_pending": true, "slow_down": true, "expired_token": true,
+	"invalid_redirect_uri": true, "invalid_client_metadata": true, "invalid_software_statement": true, "unapproved_software_statement": true, // RFC 7591, section 3.2.2
 	"unknown_user_id": true, "invalid_binding_message": true, // OpenID Connect CIBA, section 13
 }
 
@@ -55,7 +59,7 @@ var kinds = map[estover.Kind]string{
 }
 
 // statuses are the answers whose status is not 400.
-var statuses = map[string]int{"invalid_client": http.StatusUnauthorized, "invalid_token": http.StatusUnauthorized, "insufficient_scope": http.StatusForbidden, "server_error": http.StatusInternalServerError}
+var statuses = map[string]int{"invalid_client": http.StatusUnauthorized, "invalid_token": http.StatusUnauthorized, "insufficient_scope": http.StatusForbidden, "not_found": http.StatusNotFound, "server_error": http.StatusInternalServerError}
 
 // A failed is the body of an answer that is an error.
 type failed struct {

@@ -152,3 +152,39 @@ func FuzzDocument(f *testing.F) {
 		}
 	})
 }
+
+// FuzzMetadata holds the parser of registrations to its bounds: it accepts or
+// refuses with an error of the protocol, and what it accepts is small, is text,
+// and chooses nothing that is not a client's to choose.
+func FuzzMetadata(f *testing.F) {
+	for _, s := range []string{
+		`{}`, `[]`, `null`, `{"client_name":"a","client_name":"b"}`, `{"redirect_uris":["https://app.example/cb"],"scope":"a b","grant_types":null}`,
+		`{"jwks":{"keys":[]}}`, `{"jwks":null}`, `{"jwks_uri":"https://x"}`, `{"software_statement":"a.b.c"}`, `{"client_id":"agt_1"}`, `{"contacts":["a"]}`,
+		`{"logo_uri":"https://user@x/"}`, `{"scope":""}`, `{"client_name":"\u202eabc\u0000"}`, `{"CLIENT_NAME":1}`, `{"redirect_uris":[null]}`,
+	} {
+		f.Add([]byte(s), "")
+		f.Add([]byte(s), "agt_1")
+	}
+	f.Fuzz(func(t *testing.T, body []byte, id string) {
+		m, _, err := parseMetadata(body, id)
+		if err != nil {
+			if failed, status := failureOf(err); status != http.StatusBadRequest || !strings.HasPrefix(failed.Error, "invalid_") && failed.Error != "unapproved_software_statement" {
+				t.Fatalf("%q is answered with %d %s", body, status, failed.Error)
+			}
+			return
+		}
+		if n := len([]rune(m.Name)); n > maxClientName+1 || strings.ContainsFunc(m.Name, func(r rune) bool { return !strconv.IsPrint(r) }) {
+			t.Fatalf("%q has the name %q", body, m.Name)
+		}
+		for _, s := range slices.Concat(m.RedirectURIs, m.GrantTypes, m.Contacts, []string{m.URI, m.Logo}) {
+			if len(s) > maxSaid || !utf8.ValidString(s) {
+				t.Fatalf("%q has %q", body, s)
+			}
+		}
+		for _, s := range m.Scopes {
+			if !token.Scope(s) {
+				t.Fatalf("%q has the scope %q", body, s)
+			}
+		}
+	})
+}

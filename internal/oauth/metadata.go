@@ -32,6 +32,7 @@ type Metadata struct {
 	BackchannelModes           []string `json:"backchannel_token_delivery_modes_supported,omitempty"`
 	TokenEndpoint              string   `json:"token_endpoint"`
 	JWKS                       string   `json:"jwks_uri"`
+	RegistrationEndpoint       string   `json:"registration_endpoint,omitempty"` // only while clients may register themselves
 	UserInfoEndpoint           string   `json:"userinfo_endpoint,omitempty"`
 	IntrospectionEndpoint      string   `json:"introspection_endpoint"`
 	RevocationEndpoint         string   `json:"revocation_endpoint"`
@@ -128,6 +129,15 @@ func (d *Door) Metadata(ctx context.Context, tenant estover.TenantID) (Metadata,
 		m.ClientDocuments = d.Documents != nil
 		m.UserInfoEndpoint, m.IDTokenAlgorithms = issuer+userinfoPath, jose.Algorithms(jose.IDToken)
 		m.Scopes, m.Claims, m.Classes = []string{token.OpenID, token.Profile, token.Email}, claims, []string{token.Phishproof}
+	}
+	if d.Registrations != nil {
+		open, err := d.Registrations.Registering(ctx, tenant)
+		if err != nil {
+			return m, err
+		}
+		if open {
+			m.RegistrationEndpoint = issuer + registerPath
+		}
 	}
 	return m, nil
 }

@@ -7,6 +7,7 @@
 //	GET  {issuer}/oauth/userinfo     OpenID Connect Core, section 5.3; also POST
 //	POST {issuer}/oauth/introspect   RFC 7662, 9701
 //	POST {issuer}/oauth/revoke       RFC 7009
+//	POST {issuer}/oauth/register     RFC 7591; also GET, PUT, DELETE below it: RFC 7592
 //	GET  {issuer}/oauth/jwks         RFC 7517
 //	GET  the three places where clients look for metadata: RFC 8414, OpenID
 //	     Connect Discovery
@@ -115,6 +116,9 @@ type Config struct {
 	// knows no such client.
 	Documents *Documents
 
+	// Registrations are the clients that register themselves. Nil lets none.
+	Registrations Registrations
+
 	// Requester is what people are told of an agent that asks them.
 	Requester func(ctx context.Context, tenant estover.TenantID, client string) (Requester, error)
 
@@ -128,12 +132,13 @@ type Config struct {
 // A Door answers the requests of OAuth clients.
 type Door struct {
 	Config
-	failures  *edge.Limiter // failed attempts to authenticate, by address and client
-	suspects  *edge.Limiter // events about them, by client
-	guesses   *edge.Limiter // codes that are typed, by person
-	guessed   *edge.Limiter // codes that are typed, by address
-	strangers *edge.Limiter // requests for a code by clients that do not authenticate, by address
-	backups   atomic.Int64  // uses of backup credentials
+	failures      *edge.Limiter // failed attempts to authenticate, by address and client
+	suspects      *edge.Limiter // events about them, by client
+	guesses       *edge.Limiter // codes that are typed, by person
+	guessed       *edge.Limiter // codes that are typed, by address
+	strangers     *edge.Limiter // requests for a code by clients that do not authenticate, by address
+	registrations *edge.Limiter // failed attempts to register, by address
+	backups       atomic.Int64  // uses of backup credentials
 }
 
 // BackupUses is how often clients have authenticated by a credential that is
@@ -150,6 +155,7 @@ func New(c Config) *Door {
 	d.suspects = edge.NewLimiter(suspectsPerSecond, suspectsAtOnce, d.now)
 	d.guesses = edge.NewLimiter(guessesPerSecond, guessesAtOnce, d.now)
 	d.guessed = edge.NewLimiter(guessedPerSecond, guessedAtOnce, d.now)
+	d.registrations = edge.NewLimiter(registrationsPerSecond, registrationsAtOnce, d.now)
 	d.strangers = edge.NewLimiter(strangersPerSecond, strangersAtOnce, d.now)
 	return d
 }
@@ -169,6 +175,10 @@ func (d *Door) Mount(mux *http.ServeMux) error {
 			mux.Handle(path+devicePath, d.at(post, "", d.device))
 			mux.Handle(path+backchannelPath, d.at(post, "", d.backchannel))
 			mux.Handle(path+userinfoPath, d.at(get+", "+post, anywhere, d.userinfo))
+		}
+		if d.Registrations != nil {
+			mux.Handle(path+registerPath, d.at(post, "", d.registration))
+			mux.Handle(path+registerPath+"/{id}", d.at(get+", "+http.MethodPut+", "+http.MethodDelete, "", d.registration))
 		}
 		mux.Handle(path+jwksPath, d.at(get, anywhere, d.jwks))
 		mux.Handle("/.well-known/oauth-authorization-server"+path, d.at(get, anywhere, d.metadata))

@@ -33,10 +33,11 @@ const (
 	RefreshToken Kind = "rt"
 	Code         Kind = "ac" // an authorization code
 	DeviceCode   Kind = "dc"
-	AuthRequest  Kind = "ar" // a request for a person's word that a client waits for (auth_req_id)
-	Registration Kind = "rat"
-	Visit        Kind = "vs" // a browser in which a person is signed in
-	Pushed       Kind = "ru" // an authorization request that was pushed
+	AuthRequest  Kind = "ar"  // a request for a person's word that a client waits for (auth_req_id)
+	Registration Kind = "rat" // by which a client manages what it registered of itself
+	InitialToken Kind = "it"  // with which a client registers itself
+	Visit        Kind = "vs"  // a browser in which a person is signed in
+	Pushed       Kind = "ru"  // an authorization request that was pushed
 )
 
 // randomBytes is a multiple of three, so that base64 leaves no bit unused and

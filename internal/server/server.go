@@ -278,6 +278,15 @@ func (s *Server) wire() error {
 		Sponsor: f.people.Sponsor,
 		Pepper:  func(t estover.TenantID, value []byte) []byte { return s.sealer.MAC(t, "client secret", value) },
 		Held:    s.held,
+		Grantable: func(ctx context.Context, tx *db.Tx, g agent.Granted) error {
+			return f.resources.Grantable(ctx, tx, g.Resource, g.Actions)
+		},
+		Grant: func(ctx context.Context, tx *guard.Tx, a agent.Agent, g agent.Granted) error {
+			_, err := f.access.Give(ctx, tx, access.Spec{
+				Agent: a.ID, Resource: g.Resource, Actions: g.Actions, Purposes: a.Purposes, Class: g.Class, ExpiresAt: a.ExpiresAt,
+			}, estover.System("oauth"))
+			return err
+		},
 	})
 	f.resources = resource.New(s.guard)
 	f.access = access.New(s.guard, access.Options{Agent: f.registry.Grantable, Resource: f.resources.Grantable})
@@ -301,7 +310,7 @@ func (s *Server) wire() error {
 	}); err != nil {
 		return err
 	}
-	s.oauth = oauth.New(oauth.Config{Tokens: s.tokens, Sessions: f.sessions, Callers: s.callers, Trusts: s.trusts, Mutual: token.Issuer(s.config.mutual()), NoCertificates: !s.config.certificates(), Pages: s.pages, Requester: f.requester, Named: f.people.Named, Identity: f.identity, Documents: oauth.NewDocuments(s.fetchDocument, s.db.Now), Logger: s.logger})
+	s.oauth = oauth.New(oauth.Config{Tokens: s.tokens, Sessions: f.sessions, Callers: s.callers, Trusts: s.trusts, Mutual: token.Issuer(s.config.mutual()), NoCertificates: !s.config.certificates(), Registrations: f.registry, Pages: s.pages, Requester: f.requester, Named: f.people.Named, Identity: f.identity, Documents: oauth.NewDocuments(s.fetchDocument, s.db.Now), Logger: s.logger})
 	if s.login, err = login.New(login.Config{
 		Issuer: token.Issuer(s.config.Issuer), People: f.people, Pages: s.pages, Agents: oauth.ConsentsPath,
 		Fetcher: s.providerFetcher, Secret: s.providerSecret, Entered: s.entered, Logger: s.logger,

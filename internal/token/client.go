@@ -57,6 +57,10 @@ type Client struct {
 	URL  string
 	Said *Said
 
+	// Itself says that the client registered itself: nobody has looked at what it
+	// says, which stands in Said.
+	Itself bool
+
 	Purposes   []string      // that its sessions may have, the usual one first
 	GrantTypes []string      // that it may use
 	Methods    []string      // by which it may authenticate

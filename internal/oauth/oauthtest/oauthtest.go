@@ -136,6 +136,18 @@ func Node(t testing.TB, d *db.DB, rootKey string) *World {
 		Pepper: func(tenant estover.TenantID, secret []byte) []byte {
 			return sealer.MAC(tenant, "client secret", secret)
 		},
+		Held: func(ctx context.Context, tx *guard.Tx, id string, kind agent.Kind) error {
+			if kind != agent.Retirement {
+				return nil
+			}
+			_, err := w.Sessions.EndAgent(ctx, tx, id, "the agent is "+string(kind))
+			return err
+		},
+		Grantable: func(context.Context, *db.Tx, agent.Granted) error { return nil },
+		Grant: func(_ context.Context, _ *guard.Tx, a agent.Agent, g agent.Granted) error {
+			w.Access.Grant(a.ID, g.Resource, g.Actions...)
+			return nil
+		},
 	})
 	w.clients = &clients{world: w, tweaks: map[string]func(*token.Client){}}
 	w.clients.copies = guard.NewCache(w.Guard, estover.AgentKind, w.clients.load)
@@ -169,7 +181,7 @@ func Node(t testing.TB, d *db.DB, rootKey string) *World {
 	must(t, err)
 	w.Door = oauth.New(oauth.Config{
 		Tokens: w.Tokens, Sessions: w.Sessions, Callers: w.Callers, Trusts: w.Trusts, Logger: slog.New(slog.DiscardHandler),
-		Pages: w.Pages, Requester: w.requester, Named: w.People.Named, Identity: w.identity,
+		Registrations: w.Agents, Pages: w.Pages, Requester: w.requester, Named: w.People.Named, Identity: w.identity,
 		Documents: oauth.NewDocuments(func(ctx context.Context, url string) (edge.Document, error) {
 			return w.Fetcher.Get(ctx, url, edge.MaxDocument)
 		}, d.Now),

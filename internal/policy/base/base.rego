@@ -40,7 +40,7 @@ permit contains "operator_operates" if {
 		"agent.create", "agent.hold", "agent.lift", "agent.list", "agent.read", "agent.update",
 		"apply.run", "containment.list", "containment.read", "containment.run", "credential.create", "credential.list", "credential.retire",
 		"detail_type.list", "detail_type.read", "event.list", "event.read", "grant.create", "grant.end", "grant.list", "grant.read",
-		"key.list",
+		"initial_token.list", "key.list",
 		"person.list", "person.read", "policy.list", "policy.read", "recording.list",
 		"resource.list", "resource.put", "resource.read", "resource.retire",
 		"secret.create", "secret.list", "secret.update", "secret.write",
@@ -56,7 +56,7 @@ permit contains "auditor_reads" if {
 	input.op in {
 		"agent.list", "agent.read", "containment.list", "containment.read", "credential.list", "detail_type.list", "detail_type.read",
 		"event.list", "event.read", "evidence.export",
-		"grant.list", "grant.read", "key.list", "person.list", "person.read", "policy.list", "policy.read",
+		"grant.list", "grant.read", "initial_token.list", "key.list", "person.list", "person.read", "policy.list", "policy.read",
 		"recording.list", "recording.read", "resource.list", "resource.read",
 		"secret.list", "server.read", "session.list", "session.read", "token.introspect", "trust.list", "trust.read",
 	}
@@ -68,7 +68,7 @@ permit contains "own_things" if {
 	input.facts.own == true
 	input.op in {
 		"agent.read", "authorization.create", "authorization.deny", "authorization.list", "consent.end", "consent.list", "grant.list", "login.create", "login.end", "login.list",
-		"passkey.create", "passkey.end", "passkey.list", "person.read", "recovery.create", "session.end", "session.list", "session.read", "token.revoke",
+		"passkey.create", "passkey.end", "passkey.list", "person.read", "recovery.create", "registration.end", "registration.read", "registration.update", "session.end", "session.list", "session.read", "token.revoke",
 	}
 }
 

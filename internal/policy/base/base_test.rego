@@ -81,6 +81,19 @@ test_own_things if {
 	base.permit == set() with input as ask({"op": "agent.update"})
 }
 
+test_client_manages_its_own_registration[op] if {
+	some op in ["registration.end", "registration.read", "registration.update"]
+	base.permit == {"own_things"} with input as ask({"op": op})
+	base.permit == set() with input as ask({"op": op, "facts": {"own": false}})
+}
+
+test_administrators_alone_let_clients_register[op] if {
+	some op in ["initial_token.create", "initial_token.end", "registration.set"]
+	base.permit == {"admin_manages"} with input as ask(object.union(person("admin"), {"op": op}))
+	base.permit == set() with input as ask(object.union(person("operator"), {"op": op}))
+	base.permit == set() with input as ask({"op": op})
+}
+
 test_agent_opens_session_for_declared_purpose if {
 	base.permit == {"agent_opens_session"} with input as ask({"op": "session.open"})
 	base.deny == set() with input as ask({"op": "session.open"})
