@@ -36,10 +36,9 @@ type Session struct {
 	Expires time.Time `json:"expires_at"`
 }
 
-// OpenSession opens a session of the agent, which must have no resource that it
-// usually asks for (client.default_resource): that would be what the token for
-// this is for. Name the session's id in [Want.Session] to get
-// tokens that belong to it, and end it when the task is done.
+// OpenSession opens a session of the agent. Name the session's id in
+// [Want.Session] to get tokens that belong to it, and end it when the task is
+// done.
 func (c *Client) OpenSession(ctx context.Context, t Task) (Session, error) {
 	in := map[string]any{"purpose": t.Purpose, "task": t.About, "ttl_seconds": int64(t.Life / time.Second)}
 	var out struct{ Session Session }
@@ -66,8 +65,8 @@ func (c *Client) EndSession(ctx context.Context, s Session, cause string) error 
 }
 
 // manage does something by the management API, as the agent. The API is at the
-// issuer's host, and at that for clients with a certificate. A token that was
-// asked for without a resource is for the server itself.
+// issuer's host, and at that for clients with a certificate. A token for it is
+// one whose resource is the issuer.
 func (c *Client) manage(ctx context.Context, purpose, path string, in, out any) error {
 	_, host, err := c.tokenEndpoint(ctx)
 	if err != nil {
@@ -81,7 +80,7 @@ func (c *Client) manage(ctx context.Context, purpose, path string, in, out any) 
 	req.Header.Set("Content-Type", "application/json")
 	// Sent again, because the answer was lost, it is done once.
 	req.Header.Set("Idempotency-Key", rand.Text())
-	res, err := plain(&Transport{Client: c, Want: Want{Purpose: purpose}, To: at}).Do(req)
+	res, err := plain(&Transport{Client: c, Want: Want{Purpose: purpose, Resources: []string{c.issuer}}, To: at}).Do(req)
 	if err != nil {
 		return err
 	}

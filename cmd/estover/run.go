@@ -201,6 +201,23 @@ func (l *launch) onlyPurpose(ctx context.Context, c *client) error {
 	return nil
 }
 
+// issuer is as whom the server issues tokens, in its own words.
+func (c *client) issuer(ctx context.Context) (string, error) {
+	res, err := c.exchange("", func() (*http.Request, error) {
+		return http.NewRequestWithContext(ctx, http.MethodGet, c.addr+"/.well-known/openid-configuration", nil)
+	})
+	if err != nil {
+		return "", &unreachable{c.addr, err}
+	}
+	var metadata struct {
+		Issuer string `json:"issuer"`
+	}
+	if err := c.answer(res, &metadata); err != nil {
+		return "", err
+	}
+	return metadata.Issuer, nil
+}
+
 // authenticate makes c speak as the agent if the agent's credentials are in
 // the environment, and leaves it the person who is logged in otherwise.
 func (l *launch) authenticate(ctx context.Context, c *client) error {
@@ -221,7 +238,12 @@ func (l *launch) authenticate(ctx context.Context, c *client) error {
 	if secret == "" {
 		return usageError{errors.New("ESTOVER_CLIENT_ID is set without ESTOVER_CLIENT_SECRET or ESTOVER_CLIENT_SECRET_FILE")}
 	}
-	form := url.Values{"grant_type": {"client_credentials"}}
+	issuer, err := c.issuer(ctx)
+	if err != nil {
+		return err
+	}
+	// For the server itself, whatever the agent usually asks for.
+	form := url.Values{"grant_type": {"client_credentials"}, "resource": {issuer}}
 	if l.purpose != "" {
 		form.Set("purpose", l.purpose)
 	}

@@ -466,6 +466,8 @@ func (t *Tokens) narrow(ctx context.Context, r Request) ([]Allowed, []string, de
 func (r *Request) asked(ourselves string) []string {
 	proven := r.Proof.Resources
 	switch usual := r.Client.Resource; {
+	case r.forOurselves(ourselves):
+		return nil
 	case r.Resources != nil:
 		return r.Resources
 	case len(r.Details.Locations()) > 0: // RFC 9396, section 2.2: where they are to count
@@ -476,6 +478,12 @@ func (r *Request) asked(ourselves string) []string {
 		return []string{usual}
 	}
 	return proven
+}
+
+// forOurselves reports whether an agent asks, on its own authority, for what it
+// gets when it has no usual resource and names none.
+func (r *Request) forOurselves(ourselves string) bool {
+	return len(r.Resources) == 1 && r.Resources[0] == ourselves && r.Proof.Subject == r.Client.Subject && r.Proof.Parent == nil && r.Proof.Resources == nil && r.Proof.Identity == nil
 }
 
 // agents are the agents of which each must have what the token will be good
