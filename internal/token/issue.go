@@ -483,7 +483,7 @@ func (r *Request) asked(ourselves string) []string {
 // forOurselves reports whether an agent asks, on its own authority, for what it
 // gets when it has no usual resource and names none.
 func (r *Request) forOurselves(ourselves string) bool {
-	return len(r.Resources) == 1 && r.Resources[0] == ourselves && r.Proof.Subject == r.Client.Subject && r.Proof.Parent == nil && r.Proof.Resources == nil && r.Proof.Identity == nil
+	return len(r.Resources) == 1 && r.Resources[0] == ourselves && len(r.Details) == 0 && r.Proof.Subject == r.Client.Subject && r.Proof.Parent == nil && r.Proof.Resources == nil && r.Proof.Identity == nil
 }
 
 // agents are the agents of which each must have what the token will be good
