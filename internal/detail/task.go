@@ -1,8 +1,6 @@
 package detail
 
-import (
-	"estover.dev"
-)
+import "estover.dev"
 
 // Task is the type of details that confine a token to a task: these actions, of
 // these resources, and nothing else. The gateway holds every call against it.
