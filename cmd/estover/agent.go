@@ -300,10 +300,12 @@ Each use of one is an event, credential.use_backup, at which somebody should loo
 			}
 			in := map[string]any{"kind": agent.ClientSecret, "label": label, "ttl_seconds": int64(ttl.Seconds()), "backup": backup}
 			switch {
-			case jwksFile != "" && authorities != "":
+			case jwksFile != "" && (authorities != "" || known != (agent.Certificate{})):
 				return usageError{errors.New("a credential is a key set or the name of a certificate, not both")}
+			case authorities == "" && known.Domain() != "":
+				in["kind"], in["certificate"] = agent.Certified, known
 			case authorities == "" && known != (agent.Certificate{}):
-				return usageError{errors.New("the name of a certificate needs --authorities, which vouch for it")}
+				return usageError{errors.New("the name of a certificate needs --authorities, which vouch for it; a URI of SPIFFE does not where a trust is about its trust domain")}
 			case authorities != "":
 				pem, err := os.ReadFile(authorities)
 				if err != nil {

@@ -17,8 +17,9 @@ import (
 
 // A Certificate is what the certificate of an agent's connections must say, and
 // which authorities must vouch for it (RFC 8705, section 2.1). Exactly one name
-// is set. A workload of SPIFFE is known by its URI, with the bundle of its trust
-// domain as the authorities.
+// is set. A workload of SPIFFE is known by its URI. Its authorities are the bundle
+// of its trust domain: that of the trust which is about the domain, unless there
+// are some here.
 type Certificate struct {
 	SubjectDN string `json:"tls_client_auth_subject_dn,omitempty" maxLength:"1024" doc:"The subject as RFC 4514 writes it, as 'CN=bot,O=Example'."`
 	DNS       string `json:"tls_client_auth_san_dns,omitempty" maxLength:"253" doc:"A name among the subject's alternative names."`
@@ -26,7 +27,7 @@ type Certificate struct {
 	IP        string `json:"tls_client_auth_san_ip,omitempty" maxLength:"45" doc:"An address among them."`
 	Email     string `json:"tls_client_auth_san_email,omitempty" maxLength:"254" doc:"An address of mail among them."`
 
-	Authorities string `json:"authorities" minLength:"1" maxLength:"65536" doc:"The certificates of the authorities that vouch for it, as PEM."`
+	Authorities string `json:"authorities,omitempty" maxLength:"65536" doc:"The certificates of the authorities that vouch for it, as PEM. None for a URI of SPIFFE: then the trust of its trust domain says who they are."`
 }
 
 // ErrCertificate is returned for a certificate credential that could let in
@@ -77,6 +78,9 @@ func (c Certificate) check() (Certificate, error) {
 			return c, wrong("tls_client_auth_subject_dn", "%q is not a subject as RFC 4514 writes it.", c.SubjectDN)
 		}
 	}
+	if c.Authorities == "" && c.Domain() != "" {
+		return c, nil
+	}
 	roots, err := authorities(c.Authorities)
 	if err != nil {
 		return c, err
@@ -117,6 +121,17 @@ func authorities(text string) (list []*x509.Certificate, err error) {
 		return nil, wrong("The authorities are certificates as PEM, and there is none.")
 	}
 	return list, nil
+}
+
+// Domain is the trust domain of SPIFFE whose trust says who the authorities are;
+// "" if they are here.
+func (c *Certificate) Domain() string {
+	rest, ok := strings.CutPrefix(c.URI, "spiffe://")
+	domain, _, workload := strings.Cut(rest, "/")
+	if !ok || !workload || c.Authorities != "" {
+		return ""
+	}
+	return domain
 }
 
 // Roots are the authorities, for a chain to end in.

@@ -35,6 +35,12 @@
 // way for a URL at a time; a key that is not known has the set fetched again,
 // at most every half a minute, and is refused in between. When the other side
 // does not answer, the set that is there serves for up to an hour.
+//
+// A trust whose issuer is spiffe://DOMAIN is about a trust domain of SPIFFE. Its
+// keys are a bundle, in the trust or at a bundle endpoint (SPIFFE Federation,
+// profile https_web), fetched again as often as the bundle says, within the same
+// bounds. JWT-SVIDs without an issuer are recognised by it, and the certificates
+// of agents may rest on its authorities ([Trusts.Authorities]).
 package federation
 
 import (
@@ -57,7 +63,7 @@ import (
 // A Spec is what an administrator decides about an issuer.
 type Spec struct {
 	Name         string   `json:"name" pattern:"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$" doc:"What the trust is called: small letters, digits, dots, dashes and underscores."`
-	Issuer       string   `json:"issuer" minLength:"1" maxLength:"2048" doc:"The claim iss of its tokens, compared as it is."`
+	Issuer       string   `json:"issuer" minLength:"1" maxLength:"2048" doc:"The claim iss of its tokens, compared as it is. spiffe://DOMAIN is about a trust domain of SPIFFE: its JWT-SVIDs have no iss and are known by their sub, and jwks or jwks_url is its bundle, which vouches for X.509-SVIDs too."`
 	JWKS         string   `json:"jwks,omitempty" maxLength:"65536" doc:"Its public keys, as the text of a JSON Web Key Set. Either this or jwks_url."`
 	JWKSURL      string   `json:"jwks_url,omitempty" maxLength:"2048" doc:"Where its public keys are: https://…"`
 	CA           string   `json:"ca,omitempty" doc:"The roots, in PEM, by which the certificate at jwks_url is checked; the system's if there are none."`
@@ -66,6 +72,7 @@ type Spec struct {
 	Audience     string   `json:"audience" minLength:"1" maxLength:"2048" doc:"The claim aud of tokens that are for us, and for nobody else. Use the issuer of this server if the platform lets you choose."`
 	Types        []string `json:"types,omitempty" doc:"The types (typ) that its tokens may have in their header; JWT or none if none is named."`
 	SingleUse    bool     `json:"single_use,omitempty" doc:"Whether each token counts once, by its jti. Do this where the platform makes one for each request."`
+	MaxSeconds   int64    `json:"max_token_seconds,omitempty" minimum:"0" maximum:"172800" doc:"The longest that its tokens may live, from iat to exp; 0 for an hour. Longer ones are refused. Tokens of the kind id-jag live for five minutes."`
 	Rules        []Rule   `json:"rules,omitempty" doc:"Which tokens are whose. Exactly one must fit. A trust has at least one, unless it is about people."`
 	Kind         string   `json:"kind,omitempty" enum:"id-jag" doc:"id-jag: its tokens say which person lets which agent act (typ oauth-id-jag+jwt). None: which workload they are of."`
 	Provider     string   `json:"provider,omitempty" maxLength:"63" doc:"With id-jag, the identity provider of the same issuer with which those people sign in here: who has done so is known by it."`
@@ -109,7 +116,21 @@ const (
 	maxRules  = 200
 	maxClaims = 20   // of a rule
 	maxText   = 2048 // bytes of a claim that is compared
+
+	usualLife   = time.Hour      // of a token
+	longestLife = 48 * time.Hour // that a trust may allow
 )
+
+// life is the longest that the trust's tokens may live.
+func (s *Spec) life() time.Duration {
+	if s.MaxSeconds == 0 {
+		return usualLife
+	}
+	return time.Duration(s.MaxSeconds) * time.Second
+}
+
+// source is where the trust's keys are fetched from.
+func (s *Spec) source() Source { return Source{s.JWKSURL, s.CA, s.AllowPrivate, s.Domain() != ""} }
 
 // Options are what trusts need of others.
 type Options struct {
@@ -162,6 +183,12 @@ func Check(s Spec) (Spec, error) {
 	if !plain(s.Audience) {
 		wrong("audience", "The audience is what its tokens have as aud when they are for us: up to %d printable characters, not %q.", maxText, s.Audience)
 	}
+	if strings.HasPrefix(s.Issuer, spiffe) && s.Domain() == "" {
+		wrong("issuer", "A trust domain is written as spiffe://example.com, with nothing after its name; %q is none.", s.Issuer)
+	}
+	if s.MaxSeconds < 0 || time.Duration(s.MaxSeconds)*time.Second > longestLife {
+		wrong("max_token_seconds", "A token may live for up to %d seconds, or 0 for an hour; not %d.", int(longestLife.Seconds()), s.MaxSeconds)
+	}
 	s.checkKeys(wrong)
 	if len(s.Algorithms) == 0 {
 		wrong("algorithms", "A trust names the algorithms that its tokens are signed with.")
@@ -190,6 +217,9 @@ func (s *Spec) checkKind(wrong func(field, format string, args ...any)) {
 	switch {
 	case s.Kind != "" && s.Kind != IDJAG:
 		wrong("kind", "A trust is about people (id-jag) or, without a kind, about workloads; there is no %q.", s.Kind)
+	case s.Domain() != "" && (s.Kind != "" || len(s.Types) > 0):
+		wrong("kind", "A trust domain vouches for workloads, by tokens whose types need not be said.")
+	case len(s.Rules) == 0 && s.Domain() != "": // for the authorities of X.509-SVIDs alone
 	case s.Kind == "" && (len(s.Rules) == 0 || len(s.Rules) > maxRules):
 		wrong("rules", "A trust has between 1 and %d rules, which say whose a token is.", maxRules)
 	case s.Kind == "" && s.Provider != "":
@@ -209,7 +239,7 @@ func (s *Spec) checkKeys(wrong func(field, format string, args ...any)) {
 		wrong("jwks_url", "A trust has the keys of its issuer (jwks) or where they are (jwks_url), one of them.")
 	}
 	if s.JWKS != "" {
-		if _, err := jose.ParseKeys([]byte(s.JWKS)); err != nil {
+		if _, err := parse([]byte(s.JWKS), s.Domain() != ""); err != nil {
 			wrong("jwks", "%s", sentence(err))
 		}
 	}

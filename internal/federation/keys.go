@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"estover.dev"
-	"estover.dev/internal/jose"
 )
 
 // ErrKeys is returned when the keys of an issuer cannot be had.
@@ -14,7 +13,7 @@ var ErrKeys = &estover.Error{Kind: estover.Unavailable, Code: "trust_keys_unavai
 
 // How long fetched keys serve.
 const (
-	keysLife  = 10 * time.Minute // until they are fetched again
+	keysLife  = 10 * time.Minute // until they are fetched again, at most
 	keysStale = time.Hour        // while they cannot be fetched
 	keysPause = 30 * time.Second // between two fetches at least
 	keysTime  = 10 * time.Second // for one fetch at most
@@ -25,6 +24,7 @@ type Source struct {
 	URL          string
 	CA           string // roots in PEM; "" for the system's
 	AllowPrivate bool   // the host may be anywhere
+	Domain       bool   // what is there is the bundle of a trust domain
 }
 
 // sets are the key sets that were fetched, by source. Sources come from trusts
@@ -43,7 +43,7 @@ const maxSets = 1000
 
 // A set is the keys of one source, and what is under way to get them.
 type set struct {
-	keys  *jose.Keys
+	material
 	at    time.Time     // when they came
 	tried time.Time     // when they were last asked for
 	err   error         // of the last attempt
@@ -53,7 +53,7 @@ type set struct {
 // of is the keys of a source. With after, keys that came by then will not do:
 // one was looked for in them and not found. The same keys come back while it is
 // too early to ask again.
-func (s *sets) of(ctx context.Context, from Source, after time.Time) (*jose.Keys, time.Time, error) {
+func (s *sets) of(ctx context.Context, from Source, after time.Time) (material, time.Time, error) {
 	for {
 		s.mu.Lock()
 		one := s.bySource[from]
@@ -66,15 +66,15 @@ func (s *sets) of(ctx context.Context, from Source, after time.Time) (*jose.Keys
 		}
 		now := s.now()
 		switch {
-		case one.keys != nil && now.Sub(one.at) < keysLife && (after.IsZero() || one.at.After(after)):
+		case one.keys != nil && now.Sub(one.at) < one.serves && (after.IsZero() || one.at.After(after)):
 			defer s.mu.Unlock()
-			return one.keys, one.at, nil
+			return one.material, one.at, nil
 		case one.under == nil && !one.tried.IsZero() && now.Sub(one.tried) < keysPause:
 			defer s.mu.Unlock()
 			if one.keys != nil && now.Sub(one.at) < keysStale {
-				return one.keys, one.at, nil
+				return one.material, one.at, nil
 			}
-			return nil, time.Time{}, ErrKeys.Because(one.err)
+			return material{}, time.Time{}, ErrKeys.Because(one.err)
 		case one.under == nil:
 			one.under, one.tried = make(chan struct{}), now
 			go s.get(context.WithoutCancel(ctx), from, one, one.under)
@@ -88,7 +88,7 @@ func (s *sets) of(ctx context.Context, from Source, after time.Time) (*jose.Keys
 			}
 			after = time.Time{} // asked again, and no more than once
 		case <-ctx.Done():
-			return nil, time.Time{}, ctx.Err()
+			return material{}, time.Time{}, ctx.Err()
 		}
 	}
 }
@@ -98,14 +98,14 @@ func (s *sets) get(ctx context.Context, from Source, one *set, under chan struct
 	ctx, cancel := context.WithTimeout(ctx, keysTime)
 	defer cancel()
 	body, err := s.fetch(ctx, from)
-	var keys *jose.Keys
+	var m material
 	if err == nil {
-		keys, err = jose.ParseKeys(body)
+		m, err = parse(body, from.Domain)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if one.err = err; err == nil {
-		one.keys, one.at = keys, s.now()
+		one.material, one.at = m, s.now()
 	}
 	one.under = nil
 	close(under)

@@ -3,6 +3,7 @@ package federation
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"time"
 
@@ -14,8 +15,8 @@ import (
 // A ready is a trust with what was worked out of it once.
 type ready struct {
 	Trust
-	keys   *jose.Keys // of the trust itself; nil if they are fetched
-	source Source
+	material // of the trust itself; without keys if they are fetched
+	source   Source
 }
 
 // loadReady is the live trust of an issuer.
@@ -24,9 +25,9 @@ func loadReady(ctx context.Context, tx *db.Tx, issuer string) (*ready, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &ready{Trust: t, source: Source{t.JWKSURL, t.CA, t.AllowPrivate}}
+	r := &ready{Trust: t, source: t.source()}
 	if t.JWKS != "" {
-		r.keys, err = jose.ParseKeys([]byte(t.JWKS))
+		r.material, err = parse([]byte(t.JWKS), t.Domain() != "")
 	}
 	return r, err
 }
@@ -128,10 +129,19 @@ func (t *Trusts) verified(ctx context.Context, tenant estover.TenantID, raw, kin
 	if err != nil {
 		return nil, nil, ErrUntrusted.With("The token cannot be read: %s", sentence(err)).Because(err)
 	}
-	if u.Issuer == "" || u.Issuer == t.Own(tenant) {
+	// A JWT-SVID need not have an issuer: its trust is that of the trust domain
+	// of its subject. No other token finds a trust by its subject, and none finds
+	// that of a domain by its issuer.
+	issuer := u.Issuer
+	if domain := domainOf(u.Subject); issuer == "" && domain != "" {
+		issuer = spiffe + domain
+	} else if strings.HasPrefix(issuer, spiffe) {
+		issuer = ""
+	}
+	if issuer == "" || issuer == t.Own(tenant) {
 		return nil, nil, ErrUntrusted
 	}
-	r, err := t.byIssuer.Get(ctx, tenant, u.Issuer)
+	r, err := t.byIssuer.Get(ctx, tenant, issuer)
 	if errors.Is(err, ErrNotFound) {
 		return nil, nil, ErrUntrusted
 	}
@@ -162,6 +172,9 @@ func (t *Trusts) verified(ctx context.Context, tenant estover.TenantID, raw, kin
 			return r, nil, ErrUntrusted.With("The token has a claim %q, which says more than what it may be used for here.", name)
 		}
 	}
+	if life := claims.Expires.Sub(claims.IssuedAt); r.Kind != IDJAG && life > r.life() {
+		return r, nil, ErrUntrusted.With("The token lives for %s, and those of the trust %s for %s at most (max_token_seconds).", life, r.Name, r.life())
+	}
 	return r, claims, nil
 }
 
@@ -178,14 +191,17 @@ func (t *Trusts) check(ctx context.Context, tenant estover.TenantID, r *ready, r
 			return nil, jose.ErrInvalid.With("The audience that the trust names is not this server.")
 		}
 	}
+	if r.Domain() != "" {
+		purpose, want.Types = jose.JWTSVID, []string{"", "JWT", "JOSE"} // JWT-SVID, section 2.3
+	}
 	if r.keys != nil {
 		return jose.Verify(purpose, r.keys, raw, want)
 	}
-	keys, at, err := t.sets.of(ctx, r.source, time.Time{})
+	there, at, err := t.sets.of(ctx, r.source, time.Time{})
 	if err != nil {
 		return nil, err
 	}
-	claims, err := jose.Verify(purpose, keys, raw, want)
+	claims, err := jose.Verify(purpose, there.keys, raw, want)
 	if !errors.Is(err, jose.ErrUnknownKey) {
 		return claims, err
 	}
@@ -193,10 +209,10 @@ func (t *Trusts) check(ctx context.Context, tenant estover.TenantID, r *ready, r
 	if failed != nil {
 		return nil, failed
 	}
-	if newer == keys {
+	if newer.keys == there.keys {
 		return nil, err
 	}
-	return jose.Verify(purpose, newer, raw, want)
+	return jose.Verify(purpose, newer.keys, raw, want)
 }
 
 // Unreachable lists the trusts of a tenant whose keys cannot be had at the
@@ -212,7 +228,7 @@ func (t *Trusts) Unreachable(ctx context.Context, tenant estover.TenantID) (all 
 	var asked sync.WaitGroup
 	for i, one := range trusts {
 		if one.JWKSURL != "" {
-			asked.Go(func() { _, _, why[i] = t.sets.of(ctx, Source{one.JWKSURL, one.CA, one.AllowPrivate}, time.Time{}) })
+			asked.Go(func() { _, _, why[i] = t.sets.of(ctx, one.source(), time.Time{}) })
 		}
 	}
 	asked.Wait()

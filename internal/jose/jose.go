@@ -67,6 +67,7 @@ const (
 	DPoPProof       Purpose = "dpop_proof"       // RFC 9449, section 4.2
 	IDJAG           Purpose = "id_jag"           // draft-ietf-oauth-identity-assertion-authz-grant-03
 	JWTBearer       Purpose = "jwt_bearer"       // RFC 7523, section 2.1, and subject tokens of a configured trust
+	JWTSVID         Purpose = "jwt_svid"         // SPIFFE JWT-SVID without an issuer
 	Introspection   Purpose = "introspection"    // RFC 9701
 	SecurityEvent   Purpose = "security_event"   // RFC 8417
 )
@@ -135,6 +136,10 @@ var kinds = map[Purpose]*kind{
 	JWTBearer: {
 		listed: []string{rs256, es256, es384, edDSA, ed25519},
 		needs:  []string{"iss", "sub", "aud", "exp", "iat"}, audience: exactlyOne,
+	},
+	JWTSVID: {
+		listed: []string{rs256, es256, es384, edDSA, ed25519},
+		needs:  []string{"sub", "aud", "exp", "iat"}, refuses: []string{"iss"}, audience: exactlyOne,
 	},
 	Introspection: {
 		typ: "token-introspection+jwt", signs: []string{es256}, accepts: []string{es256}, listed: []string{rs256, edDSA, ed25519},

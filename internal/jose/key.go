@@ -13,8 +13,6 @@ import (
 	"strings"
 
 	"github.com/go-jose/go-jose/v4"
-	"github.com/go-json-experiment/json"
-	"github.com/go-json-experiment/json/jsontext"
 )
 
 // The bounds of keys.
@@ -150,7 +148,10 @@ var errOther = ErrKey.With("The key is not one that signatures are checked with 
 var errPrivate = ErrKey.With("This is a private or a shared key. Send the public key alone, and replace the one that was sent.")
 
 // ParseKey reads one public key in the form of a JWK.
-func ParseKey(b []byte) (*Key, error) {
+func ParseKey(b []byte) (*Key, error) { return parseKey(b, "sig") }
+
+// parseKey reads a key that is for this use, or says of none.
+func parseKey(b []byte, use string) (*Key, error) {
 	if len(b) > maxKeySet {
 		return nil, ErrKey.With("The key is larger than %d bytes.", maxKeySet)
 	}
@@ -172,7 +173,7 @@ func ParseKey(b []byte) (*Key, error) {
 		}
 	}
 	if v, ok := members.get("use"); ok {
-		if s, _ := text(v); s != "sig" {
+		if s, _ := text(v); s != use {
 			return nil, errOther
 		}
 	}
@@ -212,20 +213,9 @@ func NewKeys(keys ...*Key) *Keys {
 // RFC 7517, section 5, asks; a private key is an error, and so is a set in
 // which nothing can be used.
 func ParseKeys(b []byte) (*Keys, error) {
-	if len(b) > maxKeySet {
-		return nil, ErrKey.With("The key set is larger than %d bytes.", maxKeySet)
-	}
-	members, err := parseObject(b, keyMembers)
+	_, raw, err := parseSet(b)
 	if err != nil {
-		return nil, ErrKey.With("The key set is not a strict JSON object.").Because(err)
-	}
-	v, _ := members.get("keys")
-	var raw []jsontext.Value
-	if v.Kind() != '[' || json.Unmarshal(v, &raw) != nil {
-		return nil, ErrKey.With(`The key set has no array "keys".`)
-	}
-	if len(raw) > maxKeys {
-		return nil, ErrKey.With("The key set has more than %d keys.", maxKeys)
+		return nil, err
 	}
 	var keys []*Key
 	var why error

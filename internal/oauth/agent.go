@@ -50,12 +50,15 @@ func ClientOf(s *agent.Snapshot, alive func(ctx context.Context, now time.Time) 
 			c.Methods = append(c.Methods, token.PrivateKeyJWT, token.SelfSignedTLS)
 			c.KeySets = append(c.KeySets, token.KeySet{Credential: one.ID, Keys: keys, Expires: one.ExpiresAt})
 		case agent.Certified:
-			roots, err := one.Certificate.Roots()
-			if err != nil {
-				return nil, err
+			certified := token.Certified{Credential: one.ID, Names: one.Certificate.Names, Domain: one.Certificate.Domain(), Expires: one.ExpiresAt}
+			if certified.Domain == "" {
+				var err error
+				if certified.Roots, err = one.Certificate.Roots(); err != nil {
+					return nil, err
+				}
 			}
 			c.Methods = append(c.Methods, token.TLSClientAuth)
-			c.Certified = append(c.Certified, token.Certified{Credential: one.ID, Names: one.Certificate.Names, Roots: roots, Expires: one.ExpiresAt})
+			c.Certified = append(c.Certified, certified)
 		}
 	}
 	if settings == nil {

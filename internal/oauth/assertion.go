@@ -2,6 +2,7 @@ package oauth
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strings"
 
@@ -63,7 +64,11 @@ func (d *Door) workload(ctx context.Context, tenant estover.TenantID, raw string
 	if d.Trusts == nil {
 		return &federation.Workload{}, federation.ErrUntrusted
 	}
-	return d.Trusts.Recognise(ctx, tenant, raw)
+	w, err := d.Trusts.Recognise(ctx, tenant, raw)
+	if errors.Is(err, federation.ErrKeys) {
+		err = outage{err, string(tenant) + "/" + w.Trust.Name}
+	}
+	return w, err
 }
 
 // foreign is what is recorded of an assertion.

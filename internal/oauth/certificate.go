@@ -1,14 +1,17 @@
 package oauth
 
 import (
+	"context"
 	"crypto"
 	"crypto/x509"
+	"errors"
 	"net/http"
 	"slices"
 	"time"
 
 	"estover.dev"
 	"estover.dev/internal/edge"
+	"estover.dev/internal/federation"
 	"estover.dev/internal/jose"
 	"estover.dev/internal/token"
 )
@@ -34,7 +37,11 @@ func (d *Door) proveByCertificate(r *http.Request, a *authenticated) error {
 	o, now := edge.OriginOf(r), d.now()
 	a.caller.Strength = estover.ByKey
 	if slices.Contains(a.client.Methods, token.TLSClientAuth) {
-		if credential := certified(a.client, o, now); credential != "" {
+		credential, err := d.certified(r.Context(), a, o, now)
+		if err != nil {
+			return err
+		}
+		if credential != "" {
 			a.method, a.credential = token.TLSClientAuth, credential
 			return nil
 		}
@@ -49,23 +56,42 @@ func (d *Door) proveByCertificate(r *http.Request, a *authenticated) error {
 }
 
 // certified finds the credential whose name the certificate has and whose
-// authorities vouch for it (RFC 8705, section 2.1).
-func certified(c *token.Client, o edge.Origin, now time.Time) string {
+// authorities vouch for it (RFC 8705, section 2.1), "" if there is none. An error
+// means that it is not known who they are.
+func (d *Door) certified(ctx context.Context, a *authenticated, o edge.Origin, now time.Time) (string, error) {
 	between := x509.NewCertPool()
 	for _, one := range o.Chain {
 		between.AddCert(one)
 	}
-	for _, one := range c.Certified {
+	for _, one := range a.client.Certified {
 		if !one.Expires.IsZero() && !now.Before(one.Expires) || !one.Names(o.Certificate) {
 			continue
 		}
+		roots := one.Roots
+		if one.Domain != "" {
+			if d.Trusts == nil {
+				continue
+			}
+			var err error
+			switch roots, err = d.Trusts.Authorities(ctx, a.caller.Tenant, one.Domain); {
+			case errors.Is(err, federation.ErrUntrusted):
+				continue
+			case errors.Is(err, federation.ErrKeys):
+				return "", outage{err, string(a.caller.Tenant) + "/" + one.Domain}
+			case err != nil:
+				return "", err
+			}
+		}
+		if roots == nil {
+			continue // no roots would be those of the system
+		}
 		if _, err := o.Certificate.Verify(x509.VerifyOptions{
-			Roots: one.Roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+			Roots: roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 		}); err == nil {
-			return one.Credential
+			return one.Credential, nil
 		}
 	}
-	return ""
+	return "", nil
 }
 
 // selfSigned finds the key set that has the certificate (RFC 8705, section 2.2):

@@ -134,7 +134,7 @@ func printable(s string) string {
 // fail answers with an error.
 func (d *Door) fail(w http.ResponseWriter, r *http.Request, err error) {
 	f, status := failureOf(err)
-	if status >= http.StatusInternalServerError && r.Context().Err() == nil {
+	if status >= http.StatusInternalServerError && r.Context().Err() == nil && !d.told(err) {
 		d.Logger.Error("a request at the token service failed", "path", r.URL.Path, "status", status, "error", err)
 	}
 	h := w.Header()
@@ -154,6 +154,22 @@ func (d *Door) fail(w http.ResponseWriter, r *http.Request, err error) {
 		panic("oauth: an error that is not JSON: " + err.Error())
 	}
 	answer(w, status, jsonType, body)
+}
+
+// An outage is that the keys of a trust cannot be had. Anybody can ask for them,
+// as often as they like.
+type outage struct {
+	error
+	source string // tenant and trust
+}
+
+func (o outage) Unwrap() error { return o.error }
+
+// told reports whether the log has been told of the error within the last
+// minute: of an outage it is told once.
+func (d *Door) told(err error) bool {
+	var o outage
+	return errors.As(err, &o) && !d.outages.Allow(o.source)
 }
 
 // The types of answers.

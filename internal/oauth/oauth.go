@@ -134,6 +134,7 @@ type Door struct {
 	Config
 	failures      *edge.Limiter // failed attempts to authenticate, by address and client
 	suspects      *edge.Limiter // events about them, by client
+	outages       *edge.Limiter // lines in the log about issuers whose keys cannot be had, by trust
 	guesses       *edge.Limiter // codes that are typed, by person
 	guessed       *edge.Limiter // codes that are typed, by address
 	strangers     *edge.Limiter // requests for a code by clients that do not authenticate, by address
@@ -153,6 +154,7 @@ func New(c Config) *Door {
 	d := &Door{Config: c}
 	d.failures = edge.NewLimiter(failuresPerSecond, failuresAtOnce, d.now)
 	d.suspects = edge.NewLimiter(suspectsPerSecond, suspectsAtOnce, d.now)
+	d.outages = edge.NewLimiter(1.0/60, 1, d.now)
 	d.guesses = edge.NewLimiter(guessesPerSecond, guessesAtOnce, d.now)
 	d.guessed = edge.NewLimiter(guessedPerSecond, guessedAtOnce, d.now)
 	d.registrations = edge.NewLimiter(registrationsPerSecond, registrationsAtOnce, d.now)

@@ -136,6 +136,7 @@ type Certified struct {
 	Credential string
 	Names      func(*x509.Certificate) bool
 	Roots      *x509.CertPool
+	Domain     string    // of SPIFFE, whose trust has the roots; "" if they are here
 	Expires    time.Time // zero for never
 }
 

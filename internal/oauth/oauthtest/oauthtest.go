@@ -58,10 +58,14 @@ var Admin = estover.Caller{Tenant: estover.DefaultTenant, Subject: estover.User(
 
 // A World is everything that issues tokens.
 type World struct {
-	T        testing.TB
-	DB       *db.DB
-	Guard    *guard.Guard
-	Keys     *seal.Keyring
+	T     testing.TB
+	DB    *db.DB
+	Guard *guard.Guard
+	Keys  *seal.Keyring
+
+	// Published is what issuers of others publish; nil does not answer.
+	Published func(federation.Source) ([]byte, error)
+
 	People   *directory.Directory
 	Agents   *agent.Registry
 	Sessions *session.Sessions
@@ -167,6 +171,12 @@ func Node(t testing.TB, d *db.DB, rootKey string) *World {
 	}}
 	w.Trusts = federation.New(w.Guard, federation.Options{
 		Own: Issuer.Of,
+		Fetch: func(_ context.Context, s federation.Source) ([]byte, error) {
+			if w.Published == nil {
+				return nil, &estover.Error{Kind: estover.Unavailable, Code: "fetch_failed", Detail: "The other side does not answer."}
+			}
+			return w.Published(s)
+		},
 		Agent: func(ctx context.Context, tx *db.Tx, id string) error {
 			return w.Agents.Grantable(ctx, tx, id, nil)
 		},
