@@ -781,3 +781,27 @@ func FuzzAuthorize(f *testing.F) {
 }
 
 var loopbackAnswer = regexp.MustCompile(`^http://127\.0\.0\.1(:[0-9]{1,5})?/cb\?error=`)
+
+// What a person agrees to for one resource is not had at another, also when that
+// has an action of the same name since, and the agent is granted it.
+func TestConsentIsForEachResourceItsOwn(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot, ann := w.CodeAgent("bot"), w.Person("ann")
+		q := oauthtest.AuthorizeQuery(bot)
+		q["resource"] = []string{oauthtest.CRM, oauthtest.Tickets}
+		q.Set("scope", "customer.read ticket.read")
+		page := ann.Load("/oauth/authorize?" + q.Encode())
+		back := oauthtest.Back(ann, ann.Post("/oauth/consent", ann.Fill(page, "/oauth/consent")))
+		w.Access.Grant(bot.ID, oauthtest.Tickets, "customer.read", "ticket.read")
+		a := granted(t, "the code, for tickets", w.Redeem(bot, back.Get("code"), "resource", oauthtest.Tickets))
+		if got := a.Text("scope"); got != "ticket.read" {
+			t.Errorf("the token for tickets has %q, and the person agreed to ticket.read there", got)
+		}
+		a = granted(t, "a refresh, for tickets", w.Refresh(bot, a.Text("refresh_token"), "resource", oauthtest.Tickets))
+		if got := a.Text("scope"); got != "ticket.read" {
+			t.Errorf("the refreshed token for tickets has %q, and the person agreed to ticket.read there", got)
+		}
+		refused(t, "what was agreed to elsewhere", w.Refresh(bot, a.Text("refresh_token"), "resource", oauthtest.Tickets, "scope", "customer.read"), 400, "invalid_scope")
+	})
+}

@@ -87,7 +87,7 @@ func bound(a authenticated) string {
 func consentedBy(g *token.Grant) token.Proof {
 	return token.Proof{
 		GrantType: token.Consented, Subject: g.Subject, Actors: g.Actors, Grant: g, Session: g.Session, Scopes: g.Scopes, Resources: g.Resources,
-		Details: g.Details.Limit(), Expires: g.Expires, Identity: g.Identity,
+		Reach: g.Reach, Details: g.Details.Limit(), Expires: g.Expires, Identity: g.Identity,
 	}
 }
 

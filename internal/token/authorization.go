@@ -2,6 +2,7 @@ package token
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"slices"
 	"strings"
@@ -109,6 +110,27 @@ func (r Reach) scopes() []string {
 	return slices.Compact(all)
 }
 
+// at is what of these scopes lies within r at a resource. Without a reach that is
+// all.
+func (r Reach) at(resource string, scopes []string) []string {
+	if r == nil {
+		return scopes
+	}
+	return slices.DeleteFunc(slices.Clone(scopes), func(s string) bool { return !slices.Contains(r[resource], s) })
+}
+
+// stored is what is kept of it: nothing where there is none.
+func (r Reach) stored() any {
+	if r == nil {
+		return nil
+	}
+	b, err := json.Marshal(r)
+	if err != nil {
+		panic("token: a reach that cannot be JSON: " + err.Error())
+	}
+	return string(b)
+}
+
 // Reach is what a client may have of what it asks for, for a purpose: what
 // [Tokens.Issue] would give it by itself.
 func (t *Tokens) Reach(ctx context.Context, tenant estover.TenantID, c *Client, purpose string, resources, scopes []string, details detail.List) (Reach, detail.List, error) {
@@ -150,7 +172,7 @@ func (t *Tokens) authorize(ctx context.Context, a Authorization, kind string, ke
 		ID: estover.NewID("gnt"), Kind: kind, Client: a.Client.ID, Subject: person, Actors: []estover.Subject{client},
 		Scopes: reach.scopes(), Resources: reach.Resources(), Details: a.Details, Identity: identity, Epoch: 1, Auth: a.Auth,
 	}
-	g.Root = g.ID
+	g.Root, g.Reach = g.ID, reach
 	op := guard.Op{Action: "authorization.create", Target: string(person), Purpose: a.Purpose, Detail: map[string]any{
 		"client": a.Client.ID, "reach": a.Reach, "grant_type": kind, "asked": a.Asked, "grant": g.ID,
 	}}

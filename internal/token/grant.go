@@ -53,6 +53,10 @@ type Grant struct {
 	// the client's own authority whatever it may have when it asks.
 	Details detail.List
 
+	// Reach is which of the scopes a person agreed to at which resource, and what is
+	// handed on of that; nil where nobody was asked.
+	Reach Reach
+
 	// Identity is what the client learns of the person: scopes of OpenID Connect
 	// ([OpenID] and more), nil for nothing.
 	Identity []string

@@ -72,6 +72,9 @@ type Proof struct {
 	// client's own.
 	Details detail.List
 
+	// Reach is how far that goes at each resource; nil for no limit of its own.
+	Reach Reach
+
 	// Identity is what the client may learn of the subject, as scopes of OpenID
 	// Connect, nil for nothing, and Nonce what it wants to read in the ID token.
 	Identity []string
@@ -445,6 +448,10 @@ func (t *Tokens) narrow(ctx context.Context, r Request) ([]Allowed, []string, de
 		for _, l := range limits {
 			a.Scopes = within(l, a.Scopes)
 		}
+		a.Scopes = r.Proof.Reach.at(a.Audience, a.Scopes)
+		if p := r.Proof.Parent; p != nil {
+			a.Scopes = p.Reach.at(a.Audience, a.Scopes)
+		}
 		a.Scopes = withinTasks(tasks, a.Audience, a.Scopes)
 		add(a)
 	}
@@ -655,6 +662,7 @@ func (t *Tokens) grantFor(ctx context.Context, r Request, now time.Time) (*Grant
 	}
 	if p := r.Proof.Parent; p != nil {
 		g.Parent, g.Root, g.From, g.Auth = p.ID, p.Root, r.Proof.Handover.Token, p.Auth
+		g.Reach = p.Reach
 	}
 	return g, false, nil
 }

@@ -16,7 +16,7 @@ import (
 )
 
 const grantColumns = `id, kind, coalesce(parent_id, ''), coalesce(parent_jti, ''), root_id, session_id, client_id, subject, actors, scopes, resources, cnf,
-	epoch, created_at, expires_at, ended_at, coalesce(end_cause, ''), coalesce(auth, ''), person_scopes, coalesce(details, '')`
+	epoch, created_at, expires_at, ended_at, coalesce(end_cause, ''), coalesce(auth, ''), person_scopes, coalesce(details, ''), coalesce(reach, '')`
 
 // loadGrant reads a grant, and which of its tokens were revoked.
 func loadGrant(ctx context.Context, tx *db.Tx, id string) (*Grant, error) {
@@ -35,9 +35,9 @@ func loadOwnGrant(ctx context.Context, tx *db.Tx, key string) (*Grant, error) {
 func oneGrant(ctx context.Context, tx *db.Tx, row db.Single) (*Grant, error) {
 	g := &Grant{}
 	var actors []string
-	var cnf, auth, details string
+	var cnf, auth, details, reach string
 	err := row.Scan(&g.ID, &g.Kind, &g.Parent, &g.From, &g.Root, &g.Session, &g.Client, &g.Subject, &actors, &g.Scopes, &g.Resources, &cnf,
-		&g.Epoch, &g.Created, &g.Expires, &g.Ended, &g.Cause, &auth, &g.Identity, &details)
+		&g.Epoch, &g.Created, &g.Expires, &g.Ended, &g.Cause, &auth, &g.Identity, &details, &reach)
 	if errors.Is(err, db.ErrNoRows) {
 		return nil, ErrGrantEnded
 	}
@@ -53,6 +53,11 @@ func oneGrant(ctx context.Context, tx *db.Tx, row db.Single) (*Grant, error) {
 	if auth != "" {
 		if err := json.Unmarshal([]byte(auth), &g.Auth); err != nil {
 			return nil, fmt.Errorf("reading the person's proof of grant %s: %w", g.ID, err)
+		}
+	}
+	if reach != "" {
+		if err := json.Unmarshal([]byte(reach), &g.Reach); err != nil {
+			return nil, fmt.Errorf("reading the reach of grant %s: %w", g.ID, err)
 		}
 	}
 	if details != "" {
@@ -88,10 +93,10 @@ func insertGrant(ctx context.Context, tx *db.Tx, g *Grant) (bool, error) {
 		actors[i] = string(a)
 	}
 	n, err := tx.Exec(ctx, `insert into oauth_grant (tenant_id, id, kind, parent_id, parent_jti, root_id, session_id, client_id, subject, actors,
-		scopes, resources, cnf, epoch, created_at, expires_at, auth, person_scopes, details)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) on conflict do nothing`,
+		scopes, resources, cnf, epoch, created_at, expires_at, auth, person_scopes, details, reach)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20) on conflict do nothing`,
 		tx.Tenant(), g.ID, g.Kind, orNull(g.Parent), orNull(g.From), g.Root, g.Session, g.Client, g.Subject, actors,
-		bound(g.Scopes), bound(g.Resources), string(cnf), g.Epoch, tx.Now(), g.Expires, g.Auth.stored(), bound(g.Identity), boundDetails(g.Details))
+		bound(g.Scopes), bound(g.Resources), string(cnf), g.Epoch, tx.Now(), g.Expires, g.Auth.stored(), bound(g.Identity), boundDetails(g.Details), g.Reach.stored())
 	return n == 1, err
 }
 

@@ -26,3 +26,6 @@ create table initial_token (
 -- by which it may say something else.
 alter table agent add column registration text; -- JSON
 alter table agent add column registration_hash bytes;
+
+-- What a person let a client have, by resource; null where nobody was asked.
+alter table oauth_grant add column reach text; -- JSON
