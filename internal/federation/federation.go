@@ -130,7 +130,9 @@ func (s *Spec) life() time.Duration {
 }
 
 // source is where the trust's keys are fetched from.
-func (s *Spec) source() Source { return Source{s.JWKSURL, s.CA, s.AllowPrivate, s.Domain() != ""} }
+func (s *Spec) source(tenant estover.TenantID) Source {
+	return Source{tenant, s.JWKSURL, s.CA, s.AllowPrivate, s.Domain() != ""}
+}
 
 // Options are what trusts need of others.
 type Options struct {

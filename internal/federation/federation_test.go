@@ -544,7 +544,7 @@ func TestFetchedKeys(t *testing.T) {
 	time.AfterFunc(50*time.Millisecond, func() { close(w.slow) })
 	all.Wait()
 	fetches("64 at once", 2)
-	if from := *w.last.Load(); from != (federation.Source{URL: s.JWKSURL, AllowPrivate: true}) {
+	if from := *w.last.Load(); from != (federation.Source{Tenant: estover.DefaultTenant, URL: s.JWKSURL, AllowPrivate: true}) {
 		t.Errorf("fetched from %+v", from)
 	}
 	w.slow = nil

@@ -21,6 +21,7 @@ const (
 
 // A Source is where keys are fetched from.
 type Source struct {
+	Tenant       estover.TenantID // whose trust names it
 	URL          string
 	CA           string // roots in PEM; "" for the system's
 	AllowPrivate bool   // the host may be anywhere

@@ -25,7 +25,7 @@ func loadReady(ctx context.Context, tx *db.Tx, issuer string) (*ready, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &ready{Trust: t, source: t.source()}
+	r := &ready{Trust: t, source: t.source(tx.Tenant())}
 	if t.JWKS != "" {
 		r.material, err = parse([]byte(t.JWKS), t.Domain() != "")
 	}
@@ -228,7 +228,7 @@ func (t *Trusts) Unreachable(ctx context.Context, tenant estover.TenantID) (all 
 	var asked sync.WaitGroup
 	for i, one := range trusts {
 		if one.JWKSURL != "" {
-			asked.Go(func() { _, _, why[i] = t.sets.of(ctx, one.source(), time.Time{}) })
+			asked.Go(func() { _, _, why[i] = t.sets.of(ctx, one.source(tenant), time.Time{}) })
 		}
 	}
 	asked.Wait()

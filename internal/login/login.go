@@ -68,7 +68,7 @@ type Config struct {
 	Pages  *page.Pages
 
 	// Fetcher is the way out to an identity provider. Nil: people sign in by none.
-	Fetcher func(p directory.Provider) (*edge.Fetcher, error)
+	Fetcher func(ctx context.Context, tenant estover.TenantID, p directory.Provider) (*edge.Fetcher, error)
 
 	// Secret is the client secret at a path, for a host and port.
 	Secret func(ctx context.Context, tenant estover.TenantID, path, host string) (estover.Secret, error)

@@ -66,7 +66,9 @@ func openAt(t *testing.T, d *db.DB, at token.Issuer) *world {
 	}
 	door, err := login.New(login.Config{
 		Issuer: at, People: w.people, Pages: pages, Entered: func(estover.TenantID) { w.entered++ }, Logger: slog.New(slog.DiscardHandler),
-		Fetcher: func(p directory.Provider) (*edge.Fetcher, error) { return w.fetcher(p) },
+		Fetcher: func(_ context.Context, _ estover.TenantID, p directory.Provider) (*edge.Fetcher, error) {
+			return w.fetcher(p)
+		},
 		Secret: func(_ context.Context, _ estover.TenantID, path, host string) (estover.Secret, error) {
 			return estover.NewSecret([]byte("the secret at " + path + " for " + host)), nil
 		},

@@ -68,7 +68,7 @@ const (
 )
 
 // upstream reads what a provider says of itself, if that was not done lately.
-func (d *Door) upstream(ctx context.Context, p directory.Provider) (*upstream, error) {
+func (d *Door) upstream(ctx context.Context, tenant estover.TenantID, p directory.Provider) (*upstream, error) {
 	now := d.Pages.Now()
 	d.known.mu.Lock()
 	u := d.known.byID[p.ID]
@@ -78,7 +78,7 @@ func (d *Door) upstream(ctx context.Context, p directory.Provider) (*upstream, e
 			return u, u.failed
 		}
 	}
-	fetcher, err := d.Fetcher(p)
+	fetcher, err := d.Fetcher(ctx, tenant, p)
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +146,7 @@ func (d *Door) flow(r *page.Request) (directory.Provider, *upstream, *oauth2.Con
 		return directory.Provider{}, nil, nil, directory.ErrProviderNotFound.With("Nobody signs in by a provider of this name.")
 	}
 	p := all[i]
-	u, err := d.upstream(r.Context(), p)
+	u, err := d.upstream(r.Context(), r.Tenant, p)
 	if err != nil {
 		return p, nil, nil, err
 	}

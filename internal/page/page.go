@@ -208,7 +208,10 @@ type Request struct {
 }
 
 // The cookies. Their prefix has browsers send them to this host alone, over
-// TLS alone, and take them from nobody else.
+// TLS alone, and take them from nobody else. A browser sends those of one tenant
+// to the pages of every other too. They are called differently there, so that
+// somebody can be signed in to two; what they hold is nothing in another tenant,
+// by whatever name it comes.
 const (
 	visitCookie   = "__Host-estover"
 	browserCookie = "__Host-estover-browser"
@@ -216,10 +219,10 @@ const (
 
 // recognise finds out who is signed in.
 func (r *Request) recognise() error {
-	if c, err := r.Cookie(browserCookie); err == nil && len(c.Value) <= 64 {
+	if c, err := r.Cookie(r.cookie(browserCookie)); err == nil && len(c.Value) <= 64 {
 		r.browser = c.Value
 	}
-	c, err := r.Cookie(visitCookie)
+	c, err := r.Cookie(r.cookie(visitCookie))
 	if err != nil || len(c.Value) > 128 {
 		return nil
 	}
@@ -244,9 +247,17 @@ func (r *Request) Enter(value estover.Secret) {
 // Leave has the browser forget its visit.
 func (r *Request) Leave() { r.setCookie(visitCookie, "", -time.Second) }
 
+// cookie is what a cookie is called for this tenant, whose name has no dot.
+func (r *Request) cookie(name string) string {
+	if r.Tenant == estover.DefaultTenant {
+		return name
+	}
+	return name + "." + string(r.Tenant)
+}
+
 func (r *Request) setCookie(name, value string, life time.Duration) {
 	http.SetCookie(r.Writer, &http.Cookie{
-		Name: name, Value: value, Path: "/", MaxAge: int(life / time.Second), Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode,
+		Name: r.cookie(name), Value: value, Path: "/", MaxAge: int(life / time.Second), Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode,
 	})
 }
 

@@ -40,6 +40,7 @@ type facts struct {
 	registry  *agent.Registry
 	now       func() time.Time
 	origin    string // under which clients know the reverse routes
+	base      string // the path of the issuer
 
 	agents   *guard.Cache[*policy.Agent]
 	grants   *guard.Cache[*policy.Grants]
@@ -284,12 +285,10 @@ func (f *facts) Allowed(ctx context.Context, tenant estover.TenantID, agentID, i
 // that URL. The comparison is exact: what is normalised was normalised when the
 // resource was registered (RFC 8707, section 2).
 func (f *facts) identified(ctx context.Context, tenant estover.TenantID, identifier string) (*resource.Upstream, error) {
-	if path, ok := strings.CutPrefix(identifier, f.origin); ok && tenant == estover.DefaultTenant && rest.Named(path) != "" {
-		u, err := f.resources.UpstreamByName(ctx, tenant, rest.Named(path))
-		if estover.KindOf(err) == estover.NotFound {
-			err = token.ErrTarget
+	if path, ok := strings.CutPrefix(identifier, f.origin); ok {
+		if at, ok := rest.Find(f.base, path); ok && at.Tenant == tenant {
+			return f.routed(ctx, at)
 		}
-		return u, err
 	}
 	at, err := url.Parse(identifier)
 	if err != nil || at.Host == "" {
@@ -308,4 +307,13 @@ func (f *facts) identified(ctx context.Context, tenant estover.TenantID, identif
 		return nil, err
 	}
 	return u, nil
+}
+
+// routed is the resource that a reverse route leads to.
+func (f *facts) routed(ctx context.Context, at rest.Place) (*resource.Upstream, error) {
+	u, err := f.resources.UpstreamByName(ctx, at.Tenant, at.Name)
+	if estover.KindOf(err) == estover.NotFound {
+		err = token.ErrTarget
+	}
+	return u, err
 }

@@ -22,6 +22,7 @@ import (
 	"estover.dev/internal/gateway/forward"
 	"estover.dev/internal/gateway/rest"
 	"estover.dev/internal/guard"
+	"estover.dev/internal/resource"
 )
 
 // logPath is where the public log is served.
@@ -179,7 +180,7 @@ func (s *Server) handler() (http.Handler, error) {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	mux.HandleFunc("GET /readyz", s.ready)
 	mux.Handle("GET /metrics", s.metrics())
-	routes := &rest.Door{Pipeline: s.pipeline, Caller: s.routeCaller, Route: s.route, Described: s.described}
+	routes := &rest.Door{Pipeline: s.pipeline, Base: s.facts.base, Caller: s.routeCaller, Route: s.route, Described: s.described}
 	front := edge.Front{Trusted: s.trusted(), Certificates: s.config.ProxyCerts}
 	paced, described := edge.Pace{}.Handler(mux), edge.Pace{}.Handler(s.described)
 	return front.Handler(s.traced(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -238,16 +239,15 @@ func (s *Server) ready(w http.ResponseWriter, r *http.Request) {
 // resource that the route leads to. Whoever is refused learns where to get one,
 // and with which scope.
 func (s *Server) routeCaller(_ http.ResponseWriter, r *http.Request) (*gateway.Conn, bool, error) {
-	path := r.URL.EscapedPath()
-	name := rest.Named(path)
+	route, _ := rest.Find(s.facts.base, r.URL.EscapedPath())
 	audience := "urn:estover:no-such-route"
 	var need func() edge.Need
-	u, err := s.facts.resources.UpstreamByName(r.Context(), estover.DefaultTenant, name)
+	u, err := s.routed(r.Context(), route.Tenant, route.Name)
 	switch {
 	case err == nil:
 		audience = u.BaseURL
 		need = func() edge.Need {
-			at := strings.TrimSuffix(u.URL.EscapedPath(), "/") + strings.TrimPrefix(path, rest.Prefix+name)
+			at := strings.TrimSuffix(u.URL.EscapedPath(), "/") + route.Rest
 			if action, _, ok := u.Match(r.Method, at); ok {
 				return s.described.Need(r, action.Name)
 			}
@@ -256,7 +256,7 @@ func (s *Server) routeCaller(_ http.ResponseWriter, r *http.Request) (*gateway.C
 	case estover.KindOf(err) != estover.NotFound:
 		return nil, false, err
 	}
-	c, err := s.callers.At(r, estover.DefaultTenant, audience, need)
+	c, err := s.callers.At(r, route.Tenant, audience, need)
 	if err != nil {
 		return nil, false, err
 	}
@@ -264,8 +264,8 @@ func (s *Server) routeCaller(_ http.ResponseWriter, r *http.Request) (*gateway.C
 }
 
 // routeScopes are the actions of the resource that a route leads to.
-func (s *Server) routeScopes(ctx context.Context, name string) (names []string, err error) {
-	u, err := s.facts.resources.UpstreamByName(ctx, estover.DefaultTenant, name)
+func (s *Server) routeScopes(ctx context.Context, t estover.TenantID, name string) (names []string, err error) {
+	u, err := s.routed(ctx, t, name)
 	if err != nil {
 		return nil, err
 	}
@@ -273,6 +273,18 @@ func (s *Server) routeScopes(ctx context.Context, name string) (names []string, 
 		names = append(names, a.Name)
 	}
 	return names, nil
+}
+
+// routed is the resource that a reverse route of a tenant leads to. A tenant that
+// may do nothing has none.
+func (s *Server) routed(ctx context.Context, t estover.TenantID, name string) (*resource.Upstream, error) {
+	if err := s.known(ctx, t); err != nil {
+		if estover.KindOf(err) == estover.Denied {
+			err = errNoSuchPage
+		}
+		return nil, err
+	}
+	return s.facts.resources.UpstreamByName(ctx, t, name)
 }
 
 // route finds a reverse route by the name of its resource.

@@ -12,7 +12,7 @@ import (
 
 // providerFetcher is the way out to an identity provider. Its host is opened only
 // as far as its settings say.
-func (s *Server) providerFetcher(p directory.Provider) (*edge.Fetcher, error) {
+func (s *Server) providerFetcher(ctx context.Context, t estover.TenantID, p directory.Provider) (*edge.Fetcher, error) {
 	f := &edge.Fetcher{Dialer: &edge.Dialer{Own: s.own}}
 	if p.CA != "" {
 		f.Roots = x509.NewCertPool()
@@ -29,7 +29,9 @@ func (s *Server) providerFetcher(p directory.Provider) (*edge.Fetcher, error) {
 		if err != nil {
 			return nil, err
 		}
-		f.Opening.Hosts = []string{host.Bare()}
+		if f.Opening, err = s.opening(ctx, t, host); err != nil {
+			return nil, err
+		}
 	}
 	return f, nil
 }

@@ -247,7 +247,8 @@ func (s *Server) wire() error {
 		return err
 	}
 	f.origin = at.Scheme + "://" + at.Host
-	s.described = &rest.Description{Origin: f.origin, Issuer: s.config.Issuer, Scopes: s.routeScopes}
+	f.base = at.Path
+	s.described = &rest.Description{Origin: f.origin, Base: f.base, Issuer: token.Issuer(s.config.Issuer), Scopes: s.routeScopes}
 	s.decider = policy.NewDecider(s.db, policy.Sources{
 		// The facts come from packages that stand behind the door, so they are
 		// looked up when they are asked for.
@@ -322,7 +323,7 @@ func (s *Server) wire() error {
 	forwarder := gateway.NewForwarder(&edge.Dialer{Own: s.own}, s.logger)
 	s.duties = duty.New(duty.Config{
 		Guard: s.guard, Agents: f.registry, Resources: f.resources, Sessions: f.sessions, Secrets: f.secrets, Recordings: s.recordings,
-		Spool: s.spool, Sealer: s.sealer, Live: s.live, Grant: s.grantDocument, Granted: s.granted, Auth: s.authOf, Rests: s.rests, Drop: forwarder.Drop, Node: node(), Logger: s.logger,
+		Spool: s.spool, Sealer: s.sealer, Live: s.live, Grant: s.grantDocument, Granted: s.granted, Auth: s.authOf, Known: s.known, Opened: f.tenants.Opened, Rests: s.rests, Drop: forwarder.Drop, Node: node(), Logger: s.logger,
 	})
 	s.pipeline = &gateway.Pipeline{
 		Steps: s.duties, Forwarder: forwarder, Live: s.live,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"estover.dev"
+	"estover.dev/internal/edge"
 	"estover.dev/internal/jose"
 )
 
@@ -45,6 +46,17 @@ func (s *Server) prepareTenants(ctx context.Context) error {
 		return fmt.Errorf("opening the keys: %w", err)
 	}
 	return nil
+}
+
+// opening is what a tenant's own settings open for a host that may be on a private
+// network: the host, wherever it is, to those who run the machine, and to others
+// the networks that these have given them.
+func (s *Server) opening(ctx context.Context, t estover.TenantID, host edge.Host) (edge.Opening, error) {
+	if t == estover.DefaultTenant {
+		return edge.Opening{Hosts: []string{host.Bare()}}, nil
+	}
+	networks, err := s.facts.tenants.Networks(ctx, t)
+	return edge.Opening{Prefixes: networks}, err
 }
 
 // eachTenant does something for every tenant, disabled ones too, whose rows and

@@ -33,7 +33,9 @@ func (s *Server) fetchKeys(ctx context.Context, from federation.Source) ([]byte,
 		if err != nil {
 			return nil, err
 		}
-		f.Opening.Hosts = []string{host.Bare()}
+		if f.Opening, err = s.opening(ctx, from.Tenant, host); err != nil {
+			return nil, err
+		}
 	}
 	d, err := f.Get(ctx, from.URL, edge.MaxKeys)
 	if err == nil && d.Status != http.StatusOK {

@@ -140,11 +140,11 @@ func (i Issuer) Of(tenant estover.TenantID) string {
 	if tenant == estover.DefaultTenant {
 		return string(i)
 	}
-	return string(i) + tenantPath + string(tenant)
+	return string(i) + TenantPath + string(tenant)
 }
 
-// tenantPath stands between the configured issuer and a tenant's name.
-const tenantPath = "/t/"
+// TenantPath stands between the configured issuer and a tenant's name.
+const TenantPath = "/t/"
 
 // Tenant finds the tenant that an issuer stands for.
 func (i Issuer) Tenant(issuer string) (estover.TenantID, bool) {
@@ -155,7 +155,7 @@ func (i Issuer) Tenant(issuer string) (estover.TenantID, bool) {
 	if rest == "" {
 		return estover.DefaultTenant, true
 	}
-	name, ok := strings.CutPrefix(rest, tenantPath)
+	name, ok := strings.CutPrefix(rest, TenantPath)
 	if !ok || name == "" || strings.Contains(name, "/") || name == string(estover.DefaultTenant) {
 		return "", false
 	}

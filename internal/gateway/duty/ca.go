@@ -147,6 +147,11 @@ func (d *Duties) ByCertificate(ctx context.Context, thumbprint string) (*gateway
 	if s.State != session.Open {
 		return nil, gateway.ErrEnded
 	}
+	if d.Known != nil {
+		if err := d.Known(ctx, tenant); err != nil {
+			return nil, err
+		}
+	}
 	ca, err := d.CA(ctx, tenant, s.ID)
 	if err != nil {
 		return nil, err

@@ -30,6 +30,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -79,6 +80,14 @@ type Config struct {
 	// Granted are the resources on which an agent is granted anything: what
 	// the certificate authority of its sessions is good for.
 	Granted func(ctx context.Context, tenant estover.TenantID, agent string) ([]*resource.Upstream, error)
+
+	// Known says why there is no such tenant, or why it may do nothing. Nil knows
+	// every one.
+	Known func(ctx context.Context, tenant estover.TenantID) error
+
+	// Opened are those of a resource's private networks that its tenant may open.
+	// Nil opens all.
+	Opened func(ctx context.Context, tenant estover.TenantID, networks []netip.Prefix) ([]netip.Prefix, error)
 
 	// Rests says why what a caller's authority rests on has ended, if it has: what
 	// is handed on ends with whatever it was handed on by way of. Nil asks nobody.
@@ -296,10 +305,17 @@ var recordLevels = map[string]recordLevel{"none": recordNone, "meta": recordMeta
 // out here is a refusal.
 func (d *Duties) plan(ctx context.Context, ex *gateway.Exchange, c *call) (*gateway.Plan, error) {
 	up := c.resource
+	private := up.Private
+	if d.Opened != nil && len(private) > 0 {
+		var err error
+		if private, err = d.Opened(ctx, ex.Caller.Tenant, private); err != nil {
+			return nil, err
+		}
+	}
 	p := &gateway.Plan{
 		Decision: c.decision.ID, State: c,
 		Upstream: &gateway.Upstream{
-			Scheme: up.URL.Scheme, Host: ex.Host, Address: up.Address, Roots: up.Roots, Opening: edge.Opening{Prefixes: up.Private}, Revision: revisionOf(up),
+			Scheme: up.URL.Scheme, Host: ex.Host, Address: up.Address, Roots: up.Roots, Opening: edge.Opening{Prefixes: private}, Revision: revisionOf(up),
 		},
 		Tripwire: tripwire(),
 		Limits:   gateway.Limits{Request: up.Limits.BodyBytes, Answer: up.Limits.BodyBytes},

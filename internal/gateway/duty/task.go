@@ -25,6 +25,7 @@ import (
 	"estover.dev/internal/gateway"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/session"
+	organisation "estover.dev/internal/tenant"
 	"estover.dev/internal/token"
 )
 
@@ -224,6 +225,8 @@ func (d *Duties) touched(tenant estover.TenantID, kind, id string) {
 		d.changed.add(tenant, id, d.lookAgain)
 	case "resource", "policy":
 		d.recheck(tenant, func(*task) bool { return true })
+	case organisation.Kind:
+		d.recheck(estover.TenantID(id), func(*task) bool { return true })
 	}
 }
 
@@ -309,6 +312,11 @@ const recheckTime = 5 * time.Second
 func (d *Duties) still(ex *gateway.Exchange) error {
 	ctx, cancel := context.WithTimeout(context.Background(), recheckTime)
 	defer cancel()
+	if d.Known != nil {
+		if err := d.Known(ctx, ex.Caller.Tenant); err != nil {
+			return err
+		}
+	}
 	if d.Rests != nil {
 		if err := d.Rests(ctx, ex.Caller); err != nil {
 			return err

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"estover.dev"
 	"estover.dev/internal/edge"
 	"estover.dev/internal/gateway"
 	"estover.dev/internal/jose"
@@ -28,11 +29,13 @@ const MetadataPath = "/.well-known/oauth-protected-resource"
 type Description struct {
 	// Origin is the scheme and the host under which clients know the routes.
 	Origin string
-	// Issuer is who issues the tokens.
-	Issuer string
-	// Scopes are the actions that a route has, by its name; an error of the kind
-	// NotFound if there is no such route.
-	Scopes func(ctx context.Context, name string) ([]string, error)
+	// Base is the path of the issuer.
+	Base string
+	// Issuer is who issues the tokens, by tenant.
+	Issuer token.Issuer
+	// Scopes are the actions that a route of a tenant has, by its name; an error of
+	// the kind NotFound if there is no such route.
+	Scopes func(ctx context.Context, tenant estover.TenantID, name string) ([]string, error)
 }
 
 // described is the document (RFC 9728, section 2).
@@ -48,7 +51,11 @@ type described struct {
 
 // Matches reports whether a request asks for the metadata of a route.
 func (d *Description) Matches(r *http.Request) bool {
-	return strings.HasPrefix(r.URL.EscapedPath(), MetadataPath+Prefix)
+	path, ok := strings.CutPrefix(r.URL.EscapedPath(), MetadataPath)
+	if ok {
+		_, ok = Find(d.Base, path)
+	}
+	return ok
 }
 
 // ServeHTTP answers with the metadata of a route.
@@ -67,10 +74,11 @@ func (d *Description) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	path := strings.TrimPrefix(r.URL.EscapedPath(), MetadataPath)
+	at, _ := Find(d.Base, path)
 	var scopes []string
 	_, err := edge.ParsePath(path, edge.TargetRules{})
 	if err == nil {
-		scopes, err = d.Scopes(r.Context(), Named(path))
+		scopes, err = d.Scopes(r.Context(), at.Tenant, at.Name)
 	}
 	if err != nil {
 		gateway.Refuse(w, "", err)
@@ -79,7 +87,7 @@ func (d *Description) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	scopes = slices.DeleteFunc(slices.Clone(scopes), func(s string) bool { return !token.Scope(s) })
 	slices.Sort(scopes)
 	body, err := json.Marshal(described{
-		Resource: d.Origin + path, Servers: []string{d.Issuer}, Scopes: slices.Compact(scopes), Methods: []string{"header"},
+		Resource: d.Origin + path, Servers: []string{d.Issuer.Of(at.Tenant)}, Scopes: slices.Compact(scopes), Methods: []string{"header"},
 		ProofAlgorithms: jose.Algorithms(jose.DPoPProof), CertificateBound: true,
 	})
 	if err != nil {
@@ -93,22 +101,13 @@ func (d *Description) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(body) // the client may be gone; there is nobody else to tell
 }
 
-// Named is the name of the route that a path leads to, "" if it leads to none.
-func Named(path string) string {
-	below, ok := strings.CutPrefix(path, Prefix)
-	if !ok {
-		return ""
-	}
-	name, _, _ := strings.Cut(below, "/")
-	return name
-}
-
 // Need is what a request to a route would have to come with, as far as it is
 // known.
 func (d *Description) Need(r *http.Request, scopes ...string) edge.Need {
 	path := r.URL.EscapedPath()
 	if _, err := edge.ParsePath(path, edge.TargetRules{}); err != nil {
-		path = Prefix + Named(path) // it will be refused; the route is there all the same
+		at, _ := Find(d.Base, path) // it will be refused; the route is there all the same
+		path = at.Before
 	}
 	return edge.Need{Metadata: d.Origin + MetadataPath + path, Scopes: scopes}
 }

@@ -14,8 +14,10 @@ import (
 	"strings"
 	"time"
 
+	"estover.dev"
 	"estover.dev/internal/edge"
 	"estover.dev/internal/gateway"
+	"estover.dev/internal/token"
 )
 
 // A Route is an upstream under a name.
@@ -39,6 +41,8 @@ type Door struct {
 	// Route finds the route of that name for the caller. A route that the caller
 	// may not know of is not found.
 	Route func(c *gateway.Conn, name string) (Route, error)
+	// Base is the path of the issuer, below which the routes of tenants stand.
+	Base string
 	// Described is what the routes below Prefix say of themselves. Nil: nothing.
 	Described *Description
 	// Named gives the route that has this host name, in the form of the Host
@@ -46,8 +50,39 @@ type Door struct {
 	Named func(host string) (route string, ok bool)
 }
 
-// Prefix is the path under which routes are found by their name.
+// Prefix is the path under which routes are found by their name: of the default
+// tenant at the root, and of each other below its issuer.
 const Prefix = "/u/"
+
+// A Place is where a path of ours leads.
+type Place struct {
+	Tenant estover.TenantID
+	Name   string // of the route
+	Before string // what stands before the paths of the route
+	Rest   string // the path there
+}
+
+// Find finds the route that a path leads to, if it leads to one. base is the path
+// of the issuer. Whose route it is, the path alone says; who may use it is another
+// question, which the caller's token answers.
+func Find(base, path string) (at Place, ok bool) {
+	at.Tenant = estover.DefaultTenant
+	below, ok := strings.CutPrefix(path, Prefix)
+	if !ok {
+		if below, ok = strings.CutPrefix(path, base+token.TenantPath); !ok {
+			return Place{}, false
+		}
+		name, rest, _ := strings.Cut(below, "/")
+		at.Tenant = estover.TenantID(name)
+		if below, ok = strings.CutPrefix("/"+rest, Prefix); !ok || name == "" || at.Tenant == estover.DefaultTenant {
+			return Place{}, false // the default tenant has one name, which is none
+		}
+	}
+	at.Name, _, _ = strings.Cut(below, "/")
+	at.Rest = below[len(at.Name):]
+	at.Before = path[:len(path)-len(at.Rest)]
+	return at, true
+}
 
 // refusedBody is how long the rest of a body may take that nobody wants.
 const refusedBody = 2 * time.Second
@@ -73,12 +108,8 @@ func (d *Door) find(r *http.Request) (name, before, rest string, ok bool) {
 			}
 		}
 	}
-	path, ok = strings.CutPrefix(path, Prefix)
-	if !ok {
-		return "", "", "", false
-	}
-	name, _, _ = strings.Cut(path, "/")
-	return name, Prefix + name, path[len(name):], true
+	at, ok := Find(d.Base, path)
+	return at.Name, at.Before, at.Rest, ok
 }
 
 // ServeHTTP answers a request to a route.
