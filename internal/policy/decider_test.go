@@ -231,8 +231,13 @@ func TestKernelHolds(t *testing.T) {
 		"an agent for a person": {func(_ *world, c *estover.Caller) {
 			c.Subject, c.Actors = "user:usr_ann", []estover.Subject{"agent:agt_sue"}
 		}, ""},
-		"nobody":                   {func(_ *world, c *estover.Caller) { c.Subject = "sue" }, "kernel_subject"},
-		"facts that cannot be had": {func(w *world, _ *estover.Caller) { w.fails = errors.New("the disk is on fire") }, "kernel_facts"},
+		"nobody": {func(_ *world, c *estover.Caller) { c.Subject = "sue" }, "kernel_subject"},
+		"an organisation that is disabled": {func(w *world, _ *estover.Caller) {
+			w.tenant = &estover.Error{Kind: estover.Denied, Code: "tenant_disabled", Detail: "It is disabled."}
+		}, "kernel_tenant"},
+		"an organisation that is not":    {func(w *world, _ *estover.Caller) { w.tenant = errNone }, "kernel_tenant"},
+		"a register that cannot be read": {func(w *world, _ *estover.Caller) { w.tenant = errors.New("the disk is on fire") }, "kernel_facts"},
+		"facts that cannot be had":       {func(w *world, _ *estover.Caller) { w.fails = errors.New("the disk is on fire") }, "kernel_facts"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w, caller := shop(), sue
@@ -467,5 +472,34 @@ func TestOrderOfReasons(t *testing.T) {
 	got := decide(t, d, sue, guard.Op{Action: "gateway.call", Effect: guard.Sends})
 	if want := []string{"unknown_destination", "not_granted", "purpose_mismatch"}; !slices.Equal(got.Reasons, want) {
 		t.Errorf("the reasons are %v, want %v", got.Reasons, want)
+	}
+}
+
+// The register of tenants is for the administrators of the default one, whatever
+// another's policy permits; and what Estover itself does in a disabled tenant, to end
+// what is over, it goes on doing.
+func TestTenants(t *testing.T) {
+	w := shop()
+	d := deciderOf(t, w, Bundle{{"a.rego", head + "permit contains \"all\" if true\n"}})
+	d.pointer(estover.DefaultTenant).Store(d.pointer("acme").Load())
+	ada := estover.Caller{Tenant: estover.DefaultTenant, Subject: estover.User("usr_ada"), Roles: []estover.Role{estover.Admin}, Strength: estover.ByBound}
+	create := guard.Op{Action: "tenant.create", Target: "tenant:acme", Effect: guard.Manages}
+	if got := decide(t, d, ada, create); !got.Allow {
+		t.Errorf("an administrator of the default tenant adds one: %+v", got)
+	}
+	for _, action := range []string{"tenant.create", "tenant.disable", "tenant.enable", "tenant.invite", "tenant.list", "tenant.read", "tenant.update"} {
+		eve := ada
+		eve.Tenant = "acme"
+		if got := decide(t, d, eve, guard.Op{Action: action, Effect: guard.Manages}); got.Allow || !slices.Equal(got.Reasons, []string{"kernel_installation"}) {
+			t.Errorf("an administrator of another tenant does %s: %+v, want kernel_installation", action, got)
+		}
+	}
+	w.tenant = errNone
+	if got := decide(t, d, ada, create); got.Allow {
+		t.Errorf("a tenant that is not there: %+v", got)
+	}
+	sweep := estover.Caller{Tenant: "acme", Subject: estover.System("sessions"), Strength: estover.ByBound}
+	if got := decide(t, d, sweep, guard.Op{Action: "session.end", Effect: guard.Manages}); !got.Allow {
+		t.Errorf("a sweep in a disabled tenant: %+v", got)
 	}
 }

@@ -19,6 +19,7 @@ type world struct {
 	owners    map[string]string
 	holds     []string
 	token     error
+	tenant    error
 	fails     error // of every source
 }
 
@@ -48,8 +49,9 @@ func (w *world) sources() Sources {
 		Owner: func(_ context.Context, _ estover.TenantID, target string) (string, error) {
 			return w.owners[target], w.fails
 		},
-		Holds: func(context.Context, estover.TenantID) ([]string, error) { return w.holds, w.fails },
-		Token: func(context.Context, estover.Caller) error { return w.token },
+		Holds:  func(context.Context, estover.TenantID) ([]string, error) { return w.holds, w.fails },
+		Token:  func(context.Context, estover.Caller) error { return w.token },
+		Tenant: func(context.Context, estover.TenantID) error { return w.tenant },
 	}
 }
 

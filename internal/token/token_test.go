@@ -255,6 +255,35 @@ func TestVerifiedIsRemembered(t *testing.T) {
 	}
 }
 
+// Whether there is such a tenant is asked for every token, also for one that was
+// found good a moment ago.
+func TestTokensOfADisabledTenant(t *testing.T) {
+	w := oauthtest.New(t, dbtest.Open(t))
+	bot := w.Agent("bot")
+	raw := w.Ask(bot).Token()
+	if _, err := w.Tokens.Verify(t.Context(), raw); err != nil {
+		t.Fatal(err)
+	}
+	known := w.Tokens.Known
+	for _, c := range []struct {
+		why     error
+		invalid bool
+	}{
+		{token.ErrNoTenant, true},
+		{&estover.Error{Kind: estover.Denied, Code: "tenant_disabled", Detail: "It is disabled."}, true},
+		{&estover.Error{Kind: estover.Unavailable, Code: "database_busy", Detail: "It cannot be asked."}, false},
+	} {
+		w.Tokens.Known = func(context.Context, estover.TenantID) error { return c.why }
+		if _, err := w.Tokens.Verify(t.Context(), raw); err == nil || errors.Is(err, token.ErrInvalid) != c.invalid {
+			t.Errorf("where the tenant is refused with %q, the token is %v", c.why, err)
+		}
+	}
+	w.Tokens.Known = known
+	if _, err := w.Tokens.Verify(t.Context(), raw); err != nil {
+		t.Errorf("after the tenant was enabled: %v", err)
+	}
+}
+
 // A token is of one epoch of its grant: raising it kills the tokens that are
 // out, and the grant goes on.
 func TestEpoch(t *testing.T) {
