@@ -21,7 +21,8 @@ import (
 // nothing of one tenant can be found under the name of another.
 type TenantID string
 
-// DefaultTenant is the organisation of an installation that has only one.
+// DefaultTenant is the organisation that is always there: of those who run the
+// installation, and in most the only one.
 const DefaultTenant TenantID = "default"
 
 // A Subject says who acts: "agent:agt_…", "user:usr_…" or "system:NAME". The

@@ -423,6 +423,7 @@ func TestTenantsShareNothing(t *testing.T) {
 			return answer["error"] == "authorization_pending" || answer["error"] == "slow_down"
 		}
 		var found struct{ ID string }
+		registered := map[string]any{"client_name": "A client", "grant_types": []string{"client_credentials"}, "token_endpoint_auth_method": "client_secret_basic"}
 		for _, c := range []struct {
 			what string
 			make func(r *resident) string
@@ -501,6 +502,23 @@ func TestTenantsShareNothing(t *testing.T) {
 				return r.member("auth_req_id", "/oauth/ciba", "login_hint", "alice", "scope", "openid item.read")
 			}, func(at, _ *resident, it string) bool {
 				return waiting(at.ask("/oauth/token", "grant_type", "urn:openid:params:grant-type:ciba", "auth_req_id", it))
+			}},
+			{"an initial access token", func(r *resident) string { return r.initialToken() }, func(at, _ *resident, it string) bool {
+				return ok(at.do(http.MethodPost, "/oauth/register", it, registered))
+			}},
+			{"a registration", func(r *resident) string {
+				status, body := r.do(http.MethodPost, "/oauth/register", r.initialToken(), registered)
+				var made struct {
+					ID    string `json:"client_id"`
+					Token string `json:"registration_access_token"`
+				}
+				if err := json.Unmarshal(body, &made); err != nil || made.Token == "" {
+					t.Fatalf("no registration: %d %s", status, body)
+				}
+				return made.ID + " " + made.Token
+			}, func(at, _ *resident, it string) bool {
+				id, token, _ := strings.Cut(it, " ")
+				return ok(at.do(http.MethodGet, "/oauth/register/"+id, token, nil))
 			}},
 			{"a nonce", func(r *resident) string {
 				p := r.prover("")
@@ -593,6 +611,20 @@ func TestTenantsShareNothing(t *testing.T) {
 			}
 		}
 	})
+}
+
+// initialToken lets one client register itself at the tenant.
+func (r *resident) initialToken() string {
+	r.t.Helper()
+	var alice struct{ ID string }
+	var made struct{ Token string }
+	r.must(http.MethodGet, "/v1/people/alice", nil, &alice)
+	r.must(http.MethodPut, "/v1/registration", map[string]bool{"open": true}, nil)
+	r.must(http.MethodPost, "/v1/registration/tokens", map[string]any{"agent": map[string]any{
+		"name": "made", "blueprint": "support", "sponsor": alice.ID, "purposes": []string{"support"}, "clearance": "internal",
+		"client": map[string]any{"grant_types": []string{"client_credentials"}},
+	}}, &made)
+	return made.Token
 }
 
 // visit is what the browser holds for being signed in.
