@@ -143,6 +143,7 @@ func TestRunEnvironment(t *testing.T) {
 	caller := d.admin.With(
 		"GITHUB_TOKEN=ghp_1", "AWS_SECRET_ACCESS_KEY=aws_1", "DB_PASSWORD=pw_1", "DATABASE_URL=postgres://u:p@h/d", "MY_API_KEY=key_1",
 		"ALL_PROXY=socks5://127.0.0.1:1", "https_proxy=http://127.0.0.1:2", "ESTOVER_TOKEN="+d.admin.Token(t), "SSL_CERT_FILE=/nowhere.pem",
+		"GIT_CONFIG_COUNT=2", "GIT_CONFIG_KEY_0=http.extraHeader", "GIT_CONFIG_VALUE_0=Authorization: Basic eDp5",
 		"PLAIN=kept", "WANTED_TOKEN=wanted_1", "JAVA_TOOL_OPTIONS=-Xmx1g",
 	)
 	r := caller.Run(t, "run", "--agent", "bot", "--purpose", "support", "--keep-env", "WANTED_TOKEN", "--", "env")
@@ -180,6 +181,9 @@ func TestRunEnvironment(t *testing.T) {
 		if got[k] != want {
 			t.Errorf("%s is %q, want %q", k, got[k], want)
 		}
+	}
+	if got["GIT_CONFIG_COUNT"] != "1" || got["GIT_CONFIG_KEY_0"] != "http.version" || got["GIT_CONFIG_VALUE_0"] != "HTTP/1.1" {
+		t.Errorf("git is told %s settings, the first of which is %s=%s", got["GIT_CONFIG_COUNT"], got["GIT_CONFIG_KEY_0"], got["GIT_CONFIG_VALUE_0"])
 	}
 	java := got["JAVA_TOOL_OPTIONS"]
 	for _, want := range []string{"-Xmx1g ", "-Djavax.net.ssl.trustStore=", "-Dhttps.proxyHost=127.0.0.1", "-Dhttp.nonProxyHosts="} {

@@ -57,3 +57,34 @@ func TestEnvironment(t *testing.T) {
 		}
 	}
 }
+
+// Git speaks HTTP/1.1, whatever other settings the caller lets it have.
+func TestSettingsOfGit(t *testing.T) {
+	ca, err := gateway.NewCA("ses_test", nil, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := []string{"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=http.extraHeader", "GIT_CONFIG_VALUE_0=Authorization: Basic eDp5"}
+	for _, c := range []struct {
+		keep, want []string
+	}{
+		{nil, []string{"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=http.version", "GIT_CONFIG_VALUE_0=HTTP/1.1"}},
+		{[]string{"GIT_CONFIG_COUNT"}, append([]string{"GIT_CONFIG_COUNT=2", "GIT_CONFIG_KEY_1=http.version", "GIT_CONFIG_VALUE_1=HTTP/1.1"}, own[1:]...)},
+	} {
+		env, _, err := environment(own, opened{CA: string(ca.PEM())}, "127.0.0.1:1", t.TempDir(), c.keep)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, kv := range env {
+			if strings.HasPrefix(kv, "GIT_CONFIG_") {
+				got = append(got, kv)
+			}
+		}
+		slices.Sort(got)
+		slices.Sort(c.want)
+		if !slices.Equal(got, c.want) {
+			t.Errorf("keeping %q git is told %q, want %q", c.keep, got, c.want)
+		}
+	}
+}

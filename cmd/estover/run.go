@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -432,6 +433,24 @@ var holdsSecret = regexp.MustCompile(`[A-Za-z][A-Za-z0-9+.-]*://[^/\s:@]*:[^/\s@
 // harmless are names that only look so: PWD is the working directory.
 var harmless = []string{"PWD", "OLDPWD", "XAUTHORITY", "SSH_AUTH_SOCK_DISABLED"}
 
+// gitCount says how many settings for git are in the environment. Ours has it
+// speak HTTP/1.1: over HTTP/2 git and libcurl 7.88 wait for each other for ever at
+// the end of about every tenth push that is larger than the server's window, the
+// callback that has said that there is no more being asked once more.
+const gitCount = "GIT_CONFIG_COUNT"
+
+// gitSettings is how many the caller's environment has.
+func gitSettings(own []string) int {
+	for _, kv := range own {
+		if k, v, _ := strings.Cut(kv, "="); k == gitCount {
+			if n, err := strconv.Atoi(v); err == nil && n > 0 {
+				return n
+			}
+		}
+	}
+	return 0
+}
+
 // environment is what the program gets: the caller's, without what looks like
 // a credential, and with the gateway in all the words that programs know
 // (docs/reference/run.md says which program reads which). dir takes the
@@ -469,6 +488,15 @@ func environment(own []string, o opened, proxy, dir string, keep []string) (env,
 	for k, v := range o.Placeholders {
 		set[k] = v
 	}
+	// Settings for git that the caller's environment has may hold a header with a
+	// credential, and are handed down together or not at all.
+	settings := 0
+	if slices.Contains(keep, gitCount) {
+		settings = gitSettings(own)
+	}
+	set[gitCount] = strconv.Itoa(settings + 1)
+	set[fmt.Sprintf("GIT_CONFIG_KEY_%d", settings)] = "http.version"
+	set[fmt.Sprintf("GIT_CONFIG_VALUE_%d", settings)] = "HTTP/1.1"
 	var java string
 	for _, kv := range own {
 		k, v, _ := strings.Cut(kv, "=")
@@ -483,6 +511,11 @@ func environment(own []string, o opened, proxy, dir string, keep []string) (env,
 			continue // it would lead past the gateway
 		case strings.HasPrefix(k, "ESTOVER_"):
 			continue // the operator's own: token, address, secret of the agent
+		case strings.HasPrefix(k, "GIT_CONFIG_KEY_"), strings.HasPrefix(k, "GIT_CONFIG_VALUE_"):
+			if settings == 0 {
+				dropped = append(dropped, k)
+				continue
+			}
 		case (looksSecret.MatchString(k) || holdsSecret.MatchString(v)) && !slices.Contains(harmless, k) && !slices.Contains(keep, k):
 			dropped = append(dropped, k)
 			continue
