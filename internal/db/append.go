@@ -17,7 +17,22 @@ import (
 type Append struct {
 	Tenant estover.TenantID
 	Live   []Epoch
+	Step   *Step // nil for none
 	Rows   []Row
+}
+
+// A Step is a statement that changes exactly one row, or the whole [Append]
+// comes to nothing: what is good once is spent by one, and what may be made only
+// beside something else that lives is made by one.
+type Step struct {
+	Text string // $1 is the tenant
+	Args []any  // from $2 on
+}
+
+// take runs the statement, and reports whether it changed its row.
+func (t *Tx) take(ctx context.Context, s *Step) (bool, error) {
+	n, err := t.Exec(ctx, s.Text, append([]any{t.tenant}, s.Args...)...)
+	return n == 1, err
 }
 
 // An Epoch names a row that must exist, not be ended, and have this epoch. Its
@@ -85,20 +100,30 @@ func (t *Table) texts() {
 	})
 }
 
-// Append checks a.Live and inserts a.Rows, durably and together with what
-// other callers hand in at the same time. It returns [ErrStale], and inserts
-// nothing, when one of a.Live is no longer so.
+// Append checks a.Live, takes a.Step and inserts a.Rows, durably and together
+// with what other callers hand in at the same time. It returns [ErrStale], and
+// changes nothing, when one of a.Live is no longer so or the step finds no row.
 func (d *DB) Append(ctx context.Context, a Append) error {
-	if d.appender != nil {
-		return d.appender.do(ctx, a)
+	switch {
+	case d.writer != nil:
+		return d.writer.append(ctx, &a)
+	case a.Step != nil: // it locks rows, and would wait for others of its own batch
+		return d.Do(ctx, a.Tenant, func(tx *Tx) error { return appendOne(ctx, tx, a) })
 	}
-	return d.writer.append(ctx, &a)
+	return d.appender.do(ctx, a)
 }
 
 func appendOne(ctx context.Context, tx *Tx, a Append) error {
 	for _, e := range a.Live {
 		if err := tx.Alive(ctx, e); err != nil {
 			return err
+		}
+	}
+	if a.Step != nil {
+		if taken, err := tx.take(ctx, a.Step); err != nil {
+			return err
+		} else if !taken {
+			return ErrStale
 		}
 	}
 	for _, r := range a.Rows {
@@ -110,10 +135,14 @@ func appendOne(ctx context.Context, tx *Tx, a Append) error {
 }
 
 // Alive returns [ErrStale] unless the row is there, has not ended and has this
-// epoch.
+// epoch, and keeps it so until the transaction ends.
 func (t *Tx) Alive(ctx context.Context, e Epoch) error {
+	text := aliveText(e.Table)
+	if t.engine == Postgres {
+		text += " for share"
+	}
 	var one int
-	err := t.QueryRow(ctx, aliveText(e.Table), t.tenant, e.ID, e.Epoch).Scan(&one)
+	err := t.QueryRow(ctx, text, t.tenant, e.ID, e.Epoch).Scan(&one)
 	if err == ErrNoRows {
 		return ErrStale
 	}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -208,7 +209,58 @@ func TestAppend(t *testing.T) {
 	})
 }
 
-// Whoever increments under a compare-and-swap never loses an increment.
+// A step is taken once, whoever tries at the same time, and only with all that
+// belongs to it: rows of whoever comes too late are not there, and a row that
+// cannot be written leaves the step to the next one.
+func TestStep(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		makeNotes(t, d)
+		ctx := t.Context()
+		if err := d.Do(ctx, "acme", func(tx *db.Tx) error { return errors.Join(insert(ctx, tx, "code"), insert(ctx, tx, "live")) }); err != nil {
+			t.Fatal(err)
+		}
+		row := func(id string) db.Row {
+			return db.Row{Into: noteTable, Values: []any{"acme", id, int64(0), []byte(id)}}
+		}
+		spend := func(live int64, rows ...db.Row) error {
+			return d.Append(ctx, db.Append{
+				Tenant: "acme", Live: []db.Epoch{{Table: "note", ID: "live", Epoch: live}}, Rows: rows,
+				Step: &db.Step{Text: "update note set ended_at = $3 where tenant_id = $1 and id = $2 and ended_at is null", Args: []any{"code", d.Now()}},
+			})
+		}
+		if err := spend(1, row("x")); !errors.Is(err, db.ErrStale) {
+			t.Errorf("on something of another epoch: %v, want ErrStale", err)
+		}
+		if err := spend(0, row("x"), row("live")); !db.Taken(err) {
+			t.Errorf("with a key that is taken: %v", err)
+		}
+		if n := count(t, d); n != 2 {
+			t.Fatalf("%d notes, want 2: what failed has left something", n)
+		}
+		var wg sync.WaitGroup
+		var won atomic.Int64
+		for i := range 64 {
+			wg.Go(func() {
+				switch err := spend(0, row(fmt.Sprintf("s%d", i))); {
+				case err == nil:
+					won.Add(1)
+				case !errors.Is(err, db.ErrStale):
+					t.Errorf("one of many: %v", err)
+				}
+			})
+			wg.Go(func() {
+				if err := d.Append(ctx, db.Append{Tenant: "acme", Rows: []db.Row{row(fmt.Sprintf("n%d", i))}}); err != nil {
+					t.Errorf("a neighbour: %v", err)
+				}
+			})
+		}
+		wg.Wait()
+		if n := count(t, d); won.Load() != 1 || n != 2+64+1 {
+			t.Errorf("%d took the step and there are %d notes, want 1 and 67", won.Load(), n)
+		}
+	})
+}
+
 // Appends that share a commit are all or nothing each, whatever goes wrong with
 // others in it: a key that is taken after another row was written, a table that
 // is not there, a function that fails or panics.
@@ -270,6 +322,7 @@ func TestAppendsAreToldApart(t *testing.T) {
 	})
 }
 
+// Whoever increments under a compare-and-swap never loses an increment.
 func TestCompareAndSwapRace(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		makeNotes(t, d)

@@ -221,17 +221,31 @@ append:
 			}
 			alive[epoch{j.tenant, e}] = true
 		}
-		for i, r := range j.append.Rows {
+		changed := false
+		if j.append.Step != nil {
+			taken, err := tx.take(j.ctx, j.append.Step)
+			if err != nil {
+				return errTangled
+			}
+			if !taken {
+				j.err = ErrStale
+				continue
+			}
+			changed = true
+		}
+		for _, r := range j.append.Rows {
 			if packs.take(j.tenant, r) {
+				changed = true
 				continue
 			}
 			// A key that is taken undoes its own statement and nothing else.
 			if j.err = diagnose(tx.Insert(j.ctx, r)); j.err != nil {
-				if i == 0 && Taken(j.err) {
+				if !changed && Taken(j.err) {
 					continue append
 				}
 				return errTangled
 			}
+			changed = true
 		}
 	}
 	tx := &Tx{now: w.db.Now(), engine: SQLite, run: w.run}

@@ -342,6 +342,7 @@ func (g *Guard) Admit(ctx context.Context, caller estover.Caller, op Op) (Decisi
 // Hot is what a hot path writes along with its event.
 type Hot struct {
 	Live    []db.Epoch // what must not have ended since it was looked at
+	Step    *db.Step   // what is good once, or may be made only now; nil for neither
 	Rows    []db.Row
 	Outcome audit.Outcome // Done if empty
 	Session string        // the event's session, if it is neither the op's nor the caller's
@@ -351,7 +352,8 @@ type Hot struct {
 
 // Record writes the event of an admitted operation, and its rows, in one
 // commit shared with other callers. It returns [db.ErrStale], and nothing is
-// written, if something of h.Live has ended in the meantime.
+// written, if something of h.Live has ended in the meantime or h.Step finds no
+// row.
 func (g *Guard) Record(ctx context.Context, caller estover.Caller, op Op, decision Decision, h Hot) error {
 	if h.Outcome == "" {
 		h.Outcome = audit.Done
@@ -383,7 +385,7 @@ func (g *Guard) write(ctx context.Context, tenant estover.TenantID, event audit.
 	if err != nil {
 		return ErrNotRecorded.Because(err)
 	}
-	err = g.db.Append(ctx, db.Append{Tenant: tenant, Live: h.Live, Rows: append(h.Rows[:len(h.Rows):len(h.Rows)], p.Row())})
+	err = g.db.Append(ctx, db.Append{Tenant: tenant, Live: h.Live, Step: h.Step, Rows: append(h.Rows[:len(h.Rows):len(h.Rows)], p.Row())})
 	switch {
 	case err == nil:
 		g.log.Wake()
