@@ -3,6 +3,7 @@ package token
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -259,8 +260,8 @@ func (t *Tokens) Issue(ctx context.Context, r Request) (Issued, error) {
 			signers = append(signers, its.Epoch())
 		}
 		told.ID, told.Grant, told.Expires, told.Identified = tok.ID, grant.ID, expires, about != ""
-		if exists && r.Proof.Consume == nil && r.Proof.Renewal == nil {
-			err = t.record(ctx, r, op, decision, grant, signers)
+		if r.hot(exists) {
+			err = t.record(ctx, r, op, decision, grant, exists, signers)
 		} else {
 			err = t.found(ctx, r, op, decision, grant, exists, signers)
 		}
@@ -667,10 +668,48 @@ func (t *Tokens) grantFor(ctx context.Context, r Request, now time.Time) (*Grant
 	return g, false, nil
 }
 
-// record commits a token that rests on a grant that is there: the event, and
-// what the request presents once.
-func (t *Tokens) record(ctx context.Context, r Request, op guard.Op, d guard.Decision, g *Grant, signers []db.Epoch) error {
-	return t.guard.Record(ctx, r.caller(), op, d, guard.Hot{Live: append(signers, g.epoch()), Rows: r.rows()})
+// hot reports whether the token can be committed by an append: it rests on a
+// grant that is there, whether or not a refresh token is spent for the next one,
+// or on one that is handed on within its session.
+func (r *Request) hot(exists bool) bool {
+	p := &r.Proof
+	switch {
+	case p.Consume != nil:
+		return false
+	case exists:
+		return p.Renewal == nil || p.Renewal.presented != nil && p.Renewal.presented.spent.IsZero()
+	}
+	return p.Renewal == nil && p.Parent != nil && p.Parent.Session == r.Session.ID
+}
+
+// record commits a token with rows alone, and at most one step: a refresh token
+// is spent, or a grant is made of another. If what the step rests on has changed
+// meanwhile, found sees what became of it.
+func (t *Tokens) record(ctx context.Context, r Request, op guard.Op, d guard.Decision, g *Grant, exists bool, signers []db.Epoch) error {
+	now := t.guard.DB().Now()
+	hot, told, held := guard.Hot{Rows: r.rows()}, op, g
+	switch {
+	case !exists:
+		step, err := handOn(g, now)
+		if err != nil {
+			return err
+		}
+		hot.Step, held = step, r.Proof.Parent
+	case r.Proof.Renewal != nil:
+		step, next, err := r.Proof.Renewal.exchange(r.Caller.Tenant, g, r.Confirm.Key, now)
+		if err != nil {
+			return err
+		}
+		hot.Step, hot.Rows = step, append(hot.Rows, next)
+		told.Detail = maps.Clone(op.Detail)
+		told.Detail["refresh_token"] = r.Proof.Renewal.presented.generation + 1
+	}
+	hot.Live = append([]db.Epoch{held.epoch()}, signers...)
+	err := t.guard.Record(ctx, r.caller(), told, d, hot)
+	if hot.Step != nil && errors.Is(err, db.ErrStale) {
+		return t.found(ctx, r, op, d, g, exists, signers)
+	}
+	return err
 }
 
 // found commits a token along with more than rows: the grant that it is the

@@ -89,13 +89,25 @@ func (r *RefreshToken) Again(now time.Time, key string) bool {
 // shown, and what the successor is bound to if this one was bound.
 func (r *RefreshToken) Renew() *Renewal { return &Renewal{presented: r, key: r.Key} }
 
+// exchange is renew where it can be said beforehand what is to be written: the
+// token that was presented is not known to be spent.
+func (n *Renewal) exchange(tenant estover.TenantID, g *Grant, key string, now time.Time) (*db.Step, db.Row, error) {
+	n.next = opaque.New(opaque.RefreshToken)
+	sealed, err := sealSuccessor(n.presented.value, n.next)
+	if err != nil {
+		return nil, db.Row{}, err
+	}
+	step := &db.Step{Text: spendText, Args: []any{n.presented.hash[:], now, key, sealed}}
+	return step, refreshRow(tenant, n.next, g, n.presented.generation+1, n.key, now), nil
+}
+
 // renew spends the refresh token that was presented and stores its successor,
 // or the first one of the grant. key was shown along with the request.
 func (n *Renewal) renew(ctx context.Context, tx *guard.Tx, g *Grant, key string) error {
 	n.next = opaque.New(opaque.RefreshToken)
 	if n.presented == nil {
 		tx.Note("refresh_token", "first")
-		return insertRefresh(ctx, tx.Tx, n.next, g, 1, n.key)
+		return tx.Insert(ctx, refreshRow(tx.Tenant(), n.next, g, 1, n.key, tx.Now()))
 	}
 	p := n.presented
 	sealed, err := sealSuccessor(p.value, n.next)
@@ -108,7 +120,7 @@ func (n *Renewal) renew(ctx context.Context, tx *guard.Tx, g *Grant, key string)
 	}
 	if spent {
 		tx.Note("refresh_token", p.generation+1)
-		return insertRefresh(ctx, tx.Tx, n.next, g, p.generation+1, n.key)
+		return tx.Insert(ctx, refreshRow(tx.Tenant(), n.next, g, p.generation+1, n.key, tx.Now()))
 	}
 	now := RefreshToken{hash: p.hash}
 	if _, err := findRefresh(ctx, tx.Tx, &now); err != nil {

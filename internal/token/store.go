@@ -81,23 +81,49 @@ func oneGrant(ctx context.Context, tx *db.Tx, row db.Single) (*Grant, error) {
 	return g, rows.Err()
 }
 
-// insertGrant writes a grant. It reports false, and writes nothing, if the
-// client has one of this kind in the session already.
-func insertGrant(ctx context.Context, tx *db.Tx, g *Grant) (bool, error) {
+// grantText inserts a grant, without the values and the condition.
+const grantText = `insert into oauth_grant (tenant_id, id, kind, parent_id, parent_jti, root_id, session_id, client_id, subject, actors,
+	scopes, resources, cnf, epoch, created_at, expires_at, auth, person_scopes, details, reach) `
+
+// insertText inserts a grant unless it is there already.
+const insertText = grantText + `values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20) on conflict do nothing`
+
+// handOnText inserts a grant below another, unless the token that is handed on
+// was revoked.
+const handOnText = grantText + `select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20
+	where not exists (select 1 from denied_token where tenant_id = $1 and grant_id = $4 and jti = $5)`
+
+// columns are the values of a grant, from the second on.
+func (g *Grant) columns(now time.Time) ([]any, error) {
 	cnf, err := json.Marshal(g.Confirm)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	actors := make([]string, len(g.Actors))
 	for i, a := range g.Actors {
 		actors[i] = string(a)
 	}
-	n, err := tx.Exec(ctx, `insert into oauth_grant (tenant_id, id, kind, parent_id, parent_jti, root_id, session_id, client_id, subject, actors,
-		scopes, resources, cnf, epoch, created_at, expires_at, auth, person_scopes, details, reach)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20) on conflict do nothing`,
-		tx.Tenant(), g.ID, g.Kind, orNull(g.Parent), orNull(g.From), g.Root, g.Session, g.Client, g.Subject, actors,
-		bound(g.Scopes), bound(g.Resources), string(cnf), g.Epoch, tx.Now(), g.Expires, g.Auth.stored(), bound(g.Identity), boundDetails(g.Details), g.Reach.stored())
+	return []any{
+		g.ID, g.Kind, orNull(g.Parent), orNull(g.From), g.Root, g.Session, g.Client, g.Subject, actors,
+		bound(g.Scopes), bound(g.Resources), string(cnf), g.Epoch, now, g.Expires, g.Auth.stored(), bound(g.Identity), boundDetails(g.Details), g.Reach.stored(),
+	}, nil
+}
+
+// insertGrant writes a grant. It reports false, and writes nothing, if the
+// client has one of this kind in the session already.
+func insertGrant(ctx context.Context, tx *db.Tx, g *Grant) (bool, error) {
+	columns, err := g.columns(tx.Now())
+	if err != nil {
+		return false, err
+	}
+	n, err := tx.Exec(ctx, insertText, append([]any{tx.Tenant()}, columns...)...)
 	return n == 1, err
+}
+
+// handOn is the step that makes a grant of another's token.
+func handOn(g *Grant, now time.Time) (*db.Step, error) {
+	columns, err := g.columns(now)
+	return &db.Step{Text: handOnText, Args: columns}, err
 }
 
 // stored is what is kept of it: nothing where no person stands.
@@ -581,11 +607,19 @@ func forgetCodes(ctx context.Context, tx *db.Tx) error {
 	return nil
 }
 
-func insertRefresh(ctx context.Context, tx *db.Tx, value string, g *Grant, generation int64, key string) error {
+var refreshTable = &db.Table{Name: "refresh_token", Columns: []db.Column{
+	{Name: "tenant_id", Type: "text"},
+	{Name: "hash", Type: "bytes"},
+	{Name: "grant_id", Type: "text"},
+	{Name: "generation", Type: "bigint"},
+	{Name: "jkt", Type: "text"},
+	{Name: "created_at", Type: "bigint"},
+	{Name: "expires_at", Type: "bigint"},
+}}
+
+func refreshRow(tenant estover.TenantID, value string, g *Grant, generation int64, key string, now time.Time) db.Row {
 	hash := opaque.Hash(value)
-	_, err := tx.Exec(ctx, `insert into refresh_token (tenant_id, hash, grant_id, generation, jkt, created_at, expires_at)
-		values ($1, $2, $3, $4, $5, $6, $7)`, tx.Tenant(), hash[:], g.ID, generation, key, tx.Now(), g.Expires)
-	return err
+	return db.Row{Into: refreshTable, Values: []any{string(tenant), hash[:], g.ID, generation, key, now.UnixMicro(), g.Expires.UnixMicro()}}
 }
 
 // findRefresh reads a refresh token into r, and says of which grant it is.
@@ -599,10 +633,12 @@ func findRefresh(ctx context.Context, tx *db.Tx, r *RefreshToken) (grant string,
 	return grant, err
 }
 
-// spendRefresh spends a refresh token for a successor, unless it was spent.
+// spendText spends a refresh token for a successor, unless it was spent.
+const spendText = `update refresh_token set spent_at = $3, spent_jkt = $4, successor = $5
+	where tenant_id = $1 and hash = $2 and spent_at is null and expires_at > $3`
+
 func spendRefresh(ctx context.Context, tx *db.Tx, hash [32]byte, key string, successor []byte) (bool, error) {
-	n, err := tx.Exec(ctx, `update refresh_token set spent_at = $3, spent_jkt = $4, successor = $5
-		where tenant_id = $1 and hash = $2 and spent_at is null and expires_at > $3`, tx.Tenant(), hash[:], tx.Now(), key, successor)
+	n, err := tx.Exec(ctx, spendText, tx.Tenant(), hash[:], tx.Now(), key, successor)
 	return n == 1, err
 }
 
