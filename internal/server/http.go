@@ -23,6 +23,7 @@ import (
 	"estover.dev/internal/gateway/rest"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/resource"
+	"estover.dev/internal/token"
 )
 
 // logPath is where the public log is served.
@@ -179,6 +180,10 @@ func (s *Server) handler() (http.Handler, error) {
 	mux.Handle("GET "+logPath+"/", http.StripPrefix(logPath, s.log.Handler(s.mayReadLog)))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	mux.HandleFunc("GET /readyz", s.ready)
+	if s.facts.base != "" {
+		mux.HandleFunc("GET "+s.facts.base+"/readyz", s.ready)
+	}
+	mux.HandleFunc("GET "+s.facts.base+token.TenantPath+"{tenant}/readyz", s.ready)
 	mux.Handle("GET /metrics", s.metrics())
 	routes := &rest.Door{Pipeline: s.pipeline, Base: s.facts.base, Caller: s.routeCaller, Route: s.route, Described: s.described}
 	front := edge.Front{Trusted: s.trusted(), Certificates: s.config.ProxyCerts}
@@ -224,11 +229,17 @@ func (s *Server) mayReadLog(w http.ResponseWriter, r *http.Request, t estover.Te
 var errNoSuchPage = &estover.Error{Kind: estover.NotFound, Code: "no_such_path", Detail: "There is nothing here. The API is below /v1/, the token service below /oauth/."}
 
 // ready says whether requests can be answered: the database answers and takes
-// evidence.
+// evidence. Below the issuer of a tenant it says so of that.
 func (s *Server) ready(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
 	defer cancel()
-	if err := s.db.Ping(ctx); err != nil {
+	err := s.db.Ping(ctx)
+	if name := estover.TenantID(r.PathValue("tenant")); err == nil && name != "" {
+		if err = s.known(ctx, name); name == estover.DefaultTenant { // which has one name, and that is none
+			err = errNoSuchPage
+		}
+	}
+	if err != nil {
 		edge.WriteProblem(w, edge.ProblemOf(err, ""))
 		return
 	}
