@@ -72,7 +72,7 @@ func build(t *testing.T, d *db.DB) *house {
 			Own:   func(estover.TenantID) string { return "https://estover.example" },
 			Agent: func(ctx context.Context, tx *db.Tx, id string) error { return agents.Grantable(ctx, tx, id, nil) },
 		}),
-		Details: token.New(g, token.Config{}).DetailTypes,
+		Details: token.NewDetailTypes(g),
 	})
 	return h
 }

@@ -53,7 +53,8 @@ type DetailTypes struct {
 	ready *guard.Cache[detail.Types]
 }
 
-func newDetailTypes(g *guard.Guard) *DetailTypes {
+// NewDetailTypes are the types that are registered behind this door.
+func NewDetailTypes(g *guard.Guard) *DetailTypes {
 	return &DetailTypes{guard: g, ready: guard.NewCache(g, detailTypeKind, func(ctx context.Context, tx *db.Tx, _ string) (detail.Types, error) {
 		list, err := listDetailTypes(ctx, tx, "", "", maxDetailTypes)
 		if err != nil {

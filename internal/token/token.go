@@ -184,7 +184,7 @@ func New(g *guard.Guard, c Config) *Tokens {
 		}
 	}
 	t := &Tokens{
-		Config: c, DetailTypes: newDetailTypes(g), guard: g, verified: newVerified(),
+		Config: c, DetailTypes: NewDetailTypes(g), guard: g, verified: newVerified(),
 		grants: guard.NewCache(g, grantKind, loadGrant),
 		own:    guard.NewCache(g, ownGrantKind, loadOwnGrant),
 	}
