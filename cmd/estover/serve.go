@@ -1,13 +1,16 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"os"
 	"reflect"
 	"runtime/debug"
+	"runtime/metrics"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -37,7 +40,7 @@ Every flag can be given in the environment.`,
 			if err != nil {
 				return err
 			}
-			tuneMemory()
+			go tuneMemory(cmd.Context())
 			return s.Run(cmd.Context())
 		},
 	}
@@ -48,12 +51,30 @@ Every flag can be given in the environment.`,
 // tuneMemory gives back what the start took, above all the compiling of
 // policies, and has the collector run less often from then on: what a server
 // keeps is small beside what its requests use and leave, and at Go's usual
-// pace a tenth of its time would go into looking at the same things again. An
-// operator who sets GOGC or GOMEMLIMIT knows better.
-func tuneMemory() {
+// pace a tenth of its time would go into looking at the same things again.
+// Where it keeps much, for many agents at work, that pace is good enough, and
+// four times as much left lying would be felt. An operator who sets GOGC knows
+// better.
+func tuneMemory(ctx context.Context) {
+	const leftLying = 128 << 20 // bytes, between two collections
 	debug.FreeOSMemory()
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(400)
+	if os.Getenv("GOGC") != "" {
+		return
+	}
+	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	tick := time.NewTicker(5 * time.Second)
+	defer tick.Stop()
+	for last := uint64(0); ; {
+		metrics.Read(live)
+		if percent := 100 * leftLying / max(live[0].Value.Uint64(), 1); min(max(percent, 100), 400) != last {
+			last = min(max(percent, 100), 400)
+			debug.SetGCPercent(int(last))
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 

@@ -31,7 +31,7 @@ type cacheKey struct {
 
 // maxCached bounds the copies of one kind; beyond it, some are dropped and
 // loaded again when asked for.
-const maxCached = 250_000
+const maxCached = 20_000
 
 // NewCache is a cache of the rows of a kind, as [Tx.Touch] names it.
 func NewCache[V any](g *Guard, kind string, load func(ctx context.Context, tx *db.Tx, id string) (V, error)) *Cache[V] {
