@@ -31,12 +31,12 @@ func million(ctx context.Context, b *Bench) ([]Row, error) {
 		return nil, err
 	}
 	defer func() { large.stop() }()
-	// The first token of each agent opens its session, which is not what is asked
-	// about here.
-	if err := small.drawn(ctx, fewAgents, few); err != nil {
+	// The first token of each agent opens its session, and the second one reads
+	// it, which is not what is asked about here.
+	if err := small.drawn(ctx, 3*fewAgents, few); err != nil {
 		return nil, err
 	}
-	if err := large.drawn(ctx, 2*busyAmongThem, many); err != nil {
+	if err := large.drawn(ctx, 3*busyAmongThem, many); err != nil {
 		return nil, err
 	}
 	ratio, micros, err := b.versus(ctx, large.process, small.process, callers, many, few)

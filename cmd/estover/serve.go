@@ -56,7 +56,7 @@ Every flag can be given in the environment.`,
 // four times as much left lying would be felt. An operator who sets GOGC knows
 // better.
 func tuneMemory(ctx context.Context) {
-	const leftLying = 128 << 20 // bytes, between two collections
+	const leftLying = 96 << 20 // bytes, between two collections
 	debug.FreeOSMemory()
 	if os.Getenv("GOGC") != "" {
 		return
