@@ -74,7 +74,7 @@ func TestProtectedResourceMetadata(t *testing.T) {
 		if d.Resource != origin+path {
 			t.Errorf("%s calls itself %q", path, d.Resource)
 		}
-		if !slices.Equal(d.Servers, []string{origin}) || !slices.Equal(d.Methods, []string{"header"}) || !d.Bound || !slices.Contains(d.Proofs, "ES256") {
+		if !slices.Equal(d.Servers, []string{origin}) || !slices.Equal(d.Methods, []string{"header"}) || d.Bound || !slices.Contains(d.Proofs, "ES256") {
 			t.Errorf("%s describes itself as %s", path, body)
 		}
 		if !slices.Contains(d.Scopes, "item.read") || !slices.Contains(d.Scopes, "item.delete") || slices.Contains(d.Scopes, "offline_access") || !slices.IsSorted(d.Scopes) {

@@ -384,6 +384,11 @@ spec: {agent: bot, resource: crm, actions: [item.read], purposes: [support], cla
 	if at := m.Aliases["token_endpoint"]; at != "https://localhost:"+port+"/oauth/token" || !m.Bound || !slices.Contains(m.Methods, "self_signed_tls_client_auth") {
 		t.Fatalf("the metadata is %s", doc)
 	}
+	var route protected
+	_, doc = send(client(), http.MethodGet, "https://"+h.addr+"/.well-known/oauth-protected-resource/u/crm", "", "", "")
+	if err := json.Unmarshal([]byte(doc), &route); err != nil || !route.Bound {
+		t.Errorf("a route says of itself %s, %v", doc, err)
+	}
 
 	cert := tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {made.ID}}.Encode()

@@ -248,7 +248,7 @@ func (s *Server) wire() error {
 	}
 	f.origin = at.Scheme + "://" + at.Host
 	f.base = at.Path
-	s.described = &rest.Description{Origin: f.origin, Base: f.base, Issuer: token.Issuer(s.config.Issuer), Scopes: s.routeScopes}
+	s.described = &rest.Description{Origin: f.origin, Base: f.base, Issuer: token.Issuer(s.config.Issuer), Scopes: s.routeScopes, NoCertificates: !s.config.certificates()}
 	s.decider = policy.NewDecider(s.db, policy.Sources{
 		// The facts come from packages that stand behind the door, so they are
 		// looked up when they are asked for.

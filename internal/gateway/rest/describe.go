@@ -36,6 +36,9 @@ type Description struct {
 	// Scopes are the actions that a route of a tenant has, by its name; an error of
 	// the kind NotFound if there is no such route.
 	Scopes func(ctx context.Context, tenant estover.TenantID, name string) ([]string, error)
+	// NoCertificates says that no client can show one, so that no token is bound to
+	// one.
+	NoCertificates bool
 }
 
 // described is the document (RFC 9728, section 2).
@@ -88,7 +91,7 @@ func (d *Description) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	slices.Sort(scopes)
 	body, err := json.Marshal(described{
 		Resource: d.Origin + path, Servers: []string{d.Issuer.Of(at.Tenant)}, Scopes: slices.Compact(scopes), Methods: []string{"header"},
-		ProofAlgorithms: jose.Algorithms(jose.DPoPProof), CertificateBound: true,
+		ProofAlgorithms: jose.Algorithms(jose.DPoPProof), CertificateBound: !d.NoCertificates,
 	})
 	if err != nil {
 		gateway.Refuse(w, "", err)
