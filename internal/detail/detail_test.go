@@ -2,6 +2,7 @@ package detail
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -290,4 +291,56 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("%q is read as %s, and that as %s, %v", text, l, again, err)
 		}
 	})
+}
+
+// TestSchemaIsBounded: what an administrator of one tenant writes does not keep the
+// machine busy that serves them all.
+func TestSchemaIsBounded(t *testing.T) {
+	doubled := func(keyword string, levels int) string {
+		var b strings.Builder
+		fmt.Fprintf(&b, `{"$ref": "#/$defs/d0", "$defs": {"d%d": true`, levels)
+		for i := range levels {
+			fmt.Fprintf(&b, `, "d%d": {%q: [{"$ref": "#/$defs/d%d"}, {"$ref": "#/$defs/d%d"}]}`, i, keyword, i+1, i+1)
+		}
+		return b.String() + "}}"
+	}
+	for what, schema := range map[string]string{
+		"allOf that doubles": doubled("allOf", 60), "anyOf that doubles": doubled("anyOf", 60), "oneOf that doubles": doubled("oneOf", 60),
+		"many of itself below": `{"additionalProperties": {"allOf": [` + strings.Repeat(`{"$ref": "#"}, `, 20) + `true]}}`,
+		"itself":               `{"$ref": "#"}`, "itself in part": `{"allOf": [{"$ref": "#"}]}`, "itself by a dynamic name": `{"$dynamicAnchor": "a", "properties": {"x": {"$dynamicRef": "#a"}}}`,
+		"a pattern that repeats": `{"properties": {"x": {"pattern": "` + strings.Repeat("a{1000}", 100) + `"}}}`,
+		"names that repeat":      `{"patternProperties": {"` + strings.Repeat("(a{30}){30}", 100) + `": true}}`,
+		"many patterns":          `{"allOf": [` + strings.Repeat(`{"pattern": "a{900}"}, `, 20) + `true]}`,
+	} {
+		if _, err := New(Spec{Name: "payment", Title: "Start one payment", Schema: schema}); !errors.Is(err, ErrType) {
+			t.Errorf("%s: %v, want %s", what, err, ErrType.Code)
+		}
+	}
+	for what, schema := range map[string]string{
+		"a list of lists": `{"additionalProperties": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"$ref": "#"}}]}}`,
+		"an account":      `{"properties": {"iban": {"pattern": "^[A-Z]{2}[0-9]{2}[A-Z0-9]{1,30}$"}, "bic": {"pattern": "^[A-Z]{6}[A-Z0-9]{2,5}$"}}}`,
+	} {
+		if _, err := New(Spec{Name: "payment", Title: "Start one payment", Schema: schema}); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	// A schema that is heavy, but not too heavy, is for details that are not large.
+	heavy, err := New(Spec{Name: "payment", Title: "Start one payment", Schema: `{"additionalProperties": {"items": {"allOf": [` + strings.Repeat(`{"not": {"type": "null"}}, `, 400) + `true]}}}`})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := NewTypes(heavy).Check(parse(t, `[{"type": "payment", "to": [1, 2, 3]}]`)); err != nil {
+		t.Error(err)
+	}
+	if err := NewTypes(heavy).Check(parse(t, `[{"type": "payment", "to": [`+strings.Repeat("1,", 3000)+`1]}]`)); !errors.Is(err, ErrInvalid) {
+		t.Errorf("3000 values that are looked at 800 times each: %v, want %s", err, ErrInvalid.Code)
+	}
+}
+
+// TestRetiredTypeConfines: nobody gets rid of what confines a token by the end of
+// its type.
+func TestRetiredTypeConfines(t *testing.T) {
+	if l := parse(t, `[{"type": "readonly"}]`); !NewTypes().Confined(l) {
+		t.Error("a detail of a type that is not there any more confines nothing")
+	}
 }

@@ -49,7 +49,10 @@ const (
 	maxSchema    = 32 << 10 // bytes
 	maxMembers   = 50
 	maxResources = 20
-	maxTitle     = 100 // characters
+	maxTitle     = 100     // characters
+	maxWeight    = 1000    // of a schema: how often it looks at one value at most, and at what is in it
+	maxPatterns  = 5000    // states of all patterns of a schema
+	maxLooks     = 200_000 // at the values of one detail
 )
 
 // ErrType is returned when what is said of a type cannot be.
@@ -59,6 +62,7 @@ var ErrType = &estover.Error{Kind: estover.Invalid, Code: "detail_type_invalid",
 type Type struct {
 	Spec
 	schema *jsonschema.Schema
+	weight int
 }
 
 // BuiltIn is the type that is there without being registered.
@@ -122,7 +126,7 @@ func New(s Spec) (*Type, error) {
 	}
 	t := &Type{Spec: s}
 	var err error
-	if t.schema, err = compile(s.Schema); err != nil {
+	if t.schema, t.weight, err = compile(s.Schema); err != nil {
 		var e *estover.Error
 		errors.As(err, &e)
 		bad = append(bad, e.At("schema"))
@@ -143,31 +147,36 @@ func (nothing) Load(string) (any, error) {
 	return nil, errors.New("a schema refers to nothing outside of itself")
 }
 
-// compile reads a JSON Schema. Patterns are those of package regexp, which takes
-// no longer for one text than for another.
-func compile(text string) (*jsonschema.Schema, error) {
+// compile reads a JSON Schema, and says how much it weighs. Patterns are those of
+// package regexp, which takes no longer for one text than for another.
+func compile(text string) (*jsonschema.Schema, int, error) {
 	if len(text) > maxSchema {
-		return nil, ErrType.With("The schema has more than %d bytes.", maxSchema)
+		return nil, 0, ErrType.With("The schema has more than %d bytes.", maxSchema)
 	}
 	if !jsontext.Value(text).IsValid() {
-		return nil, ErrType.With("The schema is not JSON in which each name stands once.")
+		return nil, 0, ErrType.With("The schema is not JSON in which each name stands once.")
 	}
 	doc, err := jsonschema.UnmarshalJSON(strings.NewReader(text))
 	if err != nil {
-		return nil, ErrType.With("The schema cannot be read.").Because(err)
+		return nil, 0, ErrType.With("The schema cannot be read.").Because(err)
 	}
 	c := jsonschema.NewCompiler()
 	c.UseLoader(nothing{})
+	c.UseRegexpEngine(patterns())
 	c.DefaultDraft(jsonschema.Draft2020)
 	const at = "urn:estover:detail"
 	err = c.AddResource(at, doc)
 	if err == nil {
 		var s *jsonschema.Schema
 		if s, err = c.Compile(at); err == nil {
-			return s, nil
+			n := (&scales{}).weigh(s, maxDepth-1)
+			if n > maxWeight {
+				return nil, 0, ErrType.With("The schema refers to itself without an end, by $dynamicRef or $recursiveRef, or so often that one value would be looked at more than %d times. Write it flatter.", maxWeight)
+			}
+			return s, n, nil
 		}
 	}
-	return nil, ErrType.With("The schema is none that can be used: %s.", strings.ReplaceAll(err.Error(), at, "")).Because(err)
+	return nil, 0, ErrType.With("The schema is none that can be used: %s.", strings.ReplaceAll(err.Error(), at, "")).Because(err)
 }
 
 // must makes a type of our own.
@@ -189,6 +198,9 @@ func (t *Type) member(name string) Member {
 
 // Check says what is wrong with a detail of this type.
 func (t *Type) Check(d *Detail) error {
+	if t.weight*values(d.members) > maxLooks {
+		return ErrInvalid.With("A detail of the type %s is too large for what its type has to look at. Ask for less at once.", t.Name)
+	}
 	err := t.schema.Validate(d.members)
 	if err == nil {
 		return nil
@@ -320,10 +332,11 @@ func (ts Types) Check(l List) error {
 // Confined reports whether some detail of the list confines.
 func (ts Types) Confined(l List) bool { return len(ts.Confining(l)) > 0 }
 
-// Confining are those details of the list that confine.
+// Confining are those details of the list that confine. One whose type is not
+// there any more may have done so.
 func (ts Types) Confining(l List) (kept List) {
 	for _, d := range l {
-		if t := ts[d.Type]; t != nil && t.Confines {
+		if t := ts[d.Type]; t == nil || t.Confines {
 			kept = append(kept, d)
 		}
 	}
