@@ -80,6 +80,81 @@ func TestVectorsRefused(t *testing.T) {
 	}
 }
 
+// RFC 7520, sections 4.1 to 4.8: the same text, signed in eight ways. One of them
+// is a signature of ours; RSA-PSS, P-521 and shared secrets are none although they
+// are right, not even where the caller lists them, and neither is any form but the
+// compact one with its payload. Section 4.1 is refused as well, for what it says is
+// no token's.
+func TestVectorsOfTheCookbook(t *testing.T) {
+	const (
+		key7520ec  = `{"kty":"EC","kid":"bilbo.baggins@hobbiton.example","use":"sig","crv":"P-521","x":"AHKZLLOsCOzz5cY97ewNUajB957y-C-U88c3v13nmGZx6sYl_oJXu9A5RkTKqjqvjyekWF-7ytDyRXYgCF5cj0Kt","y":"AdymlHvOiLxXkEhayXQnNCvDX4h9htZaCJN34kfmC6pV5OhQHiraVySsUdaQkAgDPrwQrJmbnX9cwlGfP-HqHZR1"}` // section 3.1
+		key7520oct = `{"kty":"oct","kid":"018c0ae5-4d9b-471b-bfd6-eef314bc7037","use":"sig","alg":"HS256","k":"hJtXIZ2uSN5kbQfbtTNWbpdmhkV8FJG-Onbc6mxCcYg"}`                                                                                                                                      // section 3.5
+
+		text = "SXTigJlzIGEgZGFuZ2Vyb3VzIGJ1c2luZXNzLCBGcm9kbywgZ29pbmcgb3V0IHlvdXIgZG9vci4gWW91IHN0ZXAgb250byB0aGUgcm9hZCwgYW5kIGlmIHlvdSBkb24ndCBrZWVwIHlvdXIgZmVldCwgdGhlcmXigJlzIG5vIGtub3dpbmcgd2hlcmUgeW91IG1pZ2h0IGJlIHN3ZXB0IG9mZiB0by4"
+
+		rs256 = "eyJhbGciOiJSUzI1NiIsImtpZCI6ImJpbGJvLmJhZ2dpbnNAaG9iYml0b24uZXhhbXBsZSJ9"
+		ps384 = "eyJhbGciOiJQUzM4NCIsImtpZCI6ImJpbGJvLmJhZ2dpbnNAaG9iYml0b24uZXhhbXBsZSJ9"
+		es512 = "eyJhbGciOiJFUzUxMiIsImtpZCI6ImJpbGJvLmJhZ2dpbnNAaG9iYml0b24uZXhhbXBsZSJ9"
+		hs256 = "eyJhbGciOiJIUzI1NiIsImtpZCI6IjAxOGMwYWU1LTRkOWItNDcxYi1iZmQ2LWVlZjMxNGJjNzAzNyJ9"
+
+		byRS256 = "MRjdkly7_-oTPTS3AXP41iQIGKa80A0ZmTuV5MEaHoxnW2e5CZ5NlKtainoFmKZopdHM1O2U4mwzJdQx996ivp83xuglII7PNDi84wnB-BDkoBwA78185hX-Es4JIwmDLJK3lfWRa-XtL0RnltuYv746iYTh_qHRD68BNt1uSNCrUCTJDt5aAE6x8wW1Kt9eRo4QPocSadnHXFxnt8Is9UzpERV0ePPQdLuW3IS_de3xyIrDaLGdjluPxUAhb6L2aXic1U12podGU0KLUQSE_oI-ZnmKJ3F4uOZDnd6QZWJushZ41Axf_fcIe8u9ipH84ogoree7vjbU5y18kDquDg"
+		byPS384 = "cu22eBqkYDKgIlTpzDXGvaFfz6WGoz7fUDcfT0kkOy42miAh2qyBzk1xEsnk2IpN6-tPid6VrklHkqsGqDqHCdP6O8TTB5dDDItllVo6_1OLPpcbUrhiUSMxbbXUvdvWXzg-UD8biiReQFlfz28zGWVsdiNAUf8ZnyPEgVFn442ZdNqiVJRmBqrYRXe8P_ijQ7p8Vdz0TTrxUeT3lm8d9shnr2lfJT8ImUjvAA2Xez2Mlp8cBE5awDzT0qI0n6uiP1aCN_2_jLAeQTlqRHtfa64QQSUmFAAjVKPbByi7xho0uTOcbH510a6GYmJUAfmWjwZ6oD4ifKo8DYM-X72Eaw"
+		byES512 = "AE_R_YZCChjn4791jSQCrdPZCNYqHXCTZH0-JZGYNlaAjP2kqaluUIIUnC9qvbu9Plon7KRTzoNEuT4Va2cmL1eJAQy3mtPBu_u_sDDyYjnAMDxXPn7XrT0lw-kvAD890jl8e2puQens_IEKBpHABlsbEPX6sFY8OcGDqoRuBomu9xQ2"
+		byHS256 = "s0h6KThzkfBBBkLspW1h84VsJZFTsPPqMDA7g1Md7p0"
+
+		alone = "eyJhbGciOiJSUzI1NiJ9" // the protected header of the first signature of 4.8: the key's id is outside
+		first = "MIsjqtVlOpa71KE-Mss8_Nq2YH4FGhiocsqrgi5NvyG53uoimic1tcMdSg-qptrzZc7CG6Svw2Y13TDIqHzTUrL_lR2ZFcryNFiHkSw129EghGpwkpxaTn_THJTCglNbADko1MZBCdwzJxwqZc-1RlpO2HibUYyXSwO97BSe0_evZKdjvvKSgsIqjytKSeAMbhMBdMma622_BG5t4sdbuCHtFjp9iJmkio47AIwqkZV1aIZsv33uPUqBBCXbYoQJwt7mxPftHmNlGoOSMxR_3thmXTCm4US-xiNOyhbm8afKK64jU6_TPtQHiJeQJxz9G3Tx-083B745_AfYOnlC9w"
+		other = `{"header":{"alg":"ES512","kid":"bilbo.baggins@hobbiton.example"},"signature":"ARcVLnaJJaUWG8fG-8t5BREVAuTY8n8YHjwDO1muhcdCoFZFFjfISu0Cdkn9Ybdlmi54ho0x924DUz8sK7ZXkhc7AFM8ObLfTvNCrqcI3Jkl2U5IX3utNhODH6v7xgy1Qahsn0fyb4zSAkje8bAWz4vIfj5pCMYxxm4fgV3q7ZYhm5eD"}`
+	)
+	for name, key := range map[string]string{"of P-521": key7520ec, "that is a shared secret": key7520oct} {
+		if _, err := ParseKey([]byte(key)); !errors.Is(err, ErrKey) {
+			t.Errorf("reading a key %s: %v, want ErrKey", name, err)
+		}
+	}
+	key := mustKey(t, key7520rsa)
+
+	// The first signature of section 4.8 is one of RS256, and may stand alone.
+	for name, token := range map[string]string{"4.1": rs256 + "." + text + "." + byRS256, "the first of 4.8, in compact form": alone + "." + text + "." + first} {
+		p, err := parse(token)
+		if err != nil {
+			t.Errorf("%s: parsing: %v", name, err)
+			continue
+		}
+		if _, err := p.verified([]*Key{key}); err != nil {
+			t.Errorf("%s: verifying: %v", name, err)
+		}
+	}
+
+	flat := func(header, signature string) string {
+		return `{"payload":"` + text + `",` + header + `,"signature":"` + signature + `"}`
+	}
+	general := func(signatures string) string { return `{"payload":"` + text + `","signatures":[` + signatures + `]}` }
+	protected := func(header, signature string) string {
+		return `{"protected":"` + header + `","signature":"` + signature + `"}`
+	}
+	for _, v := range []struct{ name, token, why string }{
+		{"4.1, a text", rs256 + "." + text + "." + byRS256, "JSON"},
+		{"4.1, flattened", flat(`"protected":"`+rs256+`"`, byRS256), "three parts"},
+		{"4.1, general", general(protected(rs256, byRS256)), "three parts"},
+		{"4.2, PS384", ps384 + "." + text + "." + byPS384, "algorithm"},
+		{"4.3, ES512", es512 + "." + text + "." + byES512, "algorithm"},
+		{"4.4, HS256", hs256 + "." + text + "." + byHS256, "algorithm"},
+		{"4.5, detached", hs256 + ".." + byHS256, "base64"},
+		{"4.5, detached, of RS256", rs256 + ".." + byRS256, "base64"},
+		{"4.6, the key's id unprotected", flat(`"protected":"eyJhbGciOiJIUzI1NiJ9","header":{"kid":"018c0ae5-4d9b-471b-bfd6-eef314bc7037"}`, "bWUSVaxorn7bEF1djytBd0kHv70Ly5pvbomzMWSOr20"), "three parts"},
+		{"4.7, nothing protected", flat(`"header":{"alg":"HS256","kid":"018c0ae5-4d9b-471b-bfd6-eef314bc7037"}`, "xuLifqLGiblpv9zBpuZczWhNj1gARaLV3UxvxhJxZuk"), "three parts"},
+		{"4.7, in compact form", "." + text + ".xuLifqLGiblpv9zBpuZczWhNj1gARaLV3UxvxhJxZuk", "base64"},
+		{"4.8, three signatures", general(`{"protected":"` + alone + `","header":{"kid":"bilbo.baggins@hobbiton.example"},"signature":"` + first + `"},` + other + `,` + protected(hs256, byHS256)), "three parts"},
+	} {
+		_, err := Verify(JWTBearer, NewKeys(key), v.token, Expected{
+			Now: time.Unix(1431000000, 0), Issuer: "bilbo", AnyAudience: true, Algorithms: []string{"RS256", "PS384", "ES512", "HS256"},
+		})
+		if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), v.why) {
+			t.Errorf("%s: %v, want ErrInvalid that speaks of %q", v.name, err, v.why)
+		}
+	}
+}
+
 // RFC 9449, sections 5 and 7.1: the proofs and the thumbprint of their key.
 func TestVectorsOfDPoP(t *testing.T) {
 	const jkt = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"
