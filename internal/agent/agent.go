@@ -321,6 +321,7 @@ func (r *Registry) Update(ctx context.Context, caller estover.Caller, id string,
 		if narrows(a.Spec, spec) {
 			a.Epoch++
 		}
+		a.bound(spec.Client)
 		a.Spec = spec
 		a.Status = a.StatusAt(tx.Now())
 		tx.Touch(estover.AgentKind, id)

@@ -95,7 +95,7 @@ type Registration struct {
 	Metadata
 	InitialToken string    `json:"initial_token"` // its id
 	Alone        bool      `json:"alone,omitempty"`
-	Redirects    []string  `json:"redirect_bound,omitempty"` // of which its redirect URIs are; nil for any
+	Redirects    []string  `json:"redirect_bound,omitempty"` // of which its redirect URIs are, once somebody has said so; nil for any
 	ChangedAt    time.Time `json:"changed_at"`               // when the client last said something
 }
 
@@ -683,6 +683,17 @@ func (a *Agent) says(m Metadata) error {
 	reg.Metadata, reg.Alone = m, slices.Contains(m.GrantTypes, alone)
 	a.Spec, a.Registration = spec, &reg
 	return nil
+}
+
+// bound keeps a client that registered itself to the redirect URIs that somebody
+// else gives it: none that was taken away comes back by what it says.
+func (a *Agent) bound(c *Client) {
+	if a.Registration == nil || c == nil || len(c.RedirectURIs) == 0 || a.Client != nil && slices.Equal(a.Client.RedirectURIs, c.RedirectURIs) {
+		return
+	}
+	reg := *a.Registration
+	reg.Redirects = slices.Clone(c.RedirectURIs)
+	a.Registration = &reg
 }
 
 // replaceKeys gives an agent these keys in the place of those that it registered

@@ -187,10 +187,10 @@ func update(ctx context.Context, tx *db.Tx, a Agent) error {
 		return err
 	}
 	_, err := tx.Exec(ctx, `update agent set blueprint = $3, sponsor = $4, team = $5, environment = $6, purposes = $7, clearance = $8,
-			tier = $9, segments = $10, expires_at = $11, ended_at = $12, epoch = $13, client = $14, metadata_url = $15
+			tier = $9, segments = $10, expires_at = $11, ended_at = $12, epoch = $13, client = $14, metadata_url = $15, registration = $16
 		where tenant_id = $1 and id = $2`,
 		tx.Tenant(), a.ID, a.Blueprint, a.Sponsor, a.Team, a.Environment, a.Purposes, a.Clearance,
-		a.Tier, a.Segments, a.ExpiresAt, a.EndedAt, a.Epoch, a.Client.stored(), a.metadata())
+		a.Tier, a.Segments, a.ExpiresAt, a.EndedAt, a.Epoch, a.Client.stored(), a.metadata(), a.Registration.stored())
 	if db.Taken(err) {
 		err = ErrMetadataTaken.At("client.metadata_url")
 	}
@@ -404,20 +404,28 @@ func endInitialToken(ctx context.Context, tx *db.Tx, id string) error {
 	return err
 }
 
+// stored is what is kept of a registration: nothing of an agent that has none.
+func (r *Registration) stored() any {
+	if r == nil {
+		return nil
+	}
+	b, err := json.Marshal(r)
+	if err != nil {
+		panic("agent: a registration that cannot be JSON: " + err.Error())
+	}
+	return string(b)
+}
+
 // keepRegistration stores what a client says of itself and the token by which it
 // does so the next time, in the place of the one that it has just presented.
 func keepRegistration(ctx context.Context, tx *db.Tx, a Agent, presented *[32]byte, next [32]byte) error {
-	registration, err := json.Marshal(a.Registration)
-	if err != nil {
-		return err
-	}
 	var old any
 	if presented != nil {
 		old = presented[:]
 	}
 	n, err := tx.Exec(ctx, `update agent set registration = $3, registration_hash = $4
 		where tenant_id = $1 and id = $2 and ended_at is null and (registration_hash = $5 or $5 is null and registration is null)`,
-		tx.Tenant(), a.ID, string(registration), next[:], old)
+		tx.Tenant(), a.ID, a.Registration.stored(), next[:], old)
 	if err == nil && n == 0 {
 		return ErrRegistrationToken
 	}

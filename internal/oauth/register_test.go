@@ -450,6 +450,23 @@ func TestRegistrationUpdateRaisesNothing(t *testing.T) {
 		}
 		refused(t, "what was taken away", r.send(http.MethodPut, at, token, metadata("client_id", id, "grant_types", []string{"authorization_code"})), 400, "invalid_client_metadata")
 
+		// Nor do redirect URIs that an administrator took away, or others in their place.
+		spec.Client = &agent.Client{GrantTypes: []string{"authorization_code"}, Methods: spec.Client.Methods, RedirectURIs: []string{"https://app.example/safe"}}
+		if _, err := r.Agents.Update(t.Context(), oauthtest.Admin, id, spec); err != nil {
+			t.Fatal(err)
+		}
+		for _, uri := range []string{oauthtest.Callback, "https://mallory.example/cb", "http://127.0.0.1/cb"} {
+			refused(t, "the redirect URI "+uri, r.send(http.MethodPut, at, token, metadata("client_id", id, "grant_types", []string{"authorization_code"}, "redirect_uris", []string{uri})), 400, "invalid_redirect_uri")
+		}
+		a = r.send(http.MethodPut, at, token, metadata("client_id", id, "grant_types", []string{"authorization_code"}, "redirect_uris", []string{"https://app.example/safe"}))
+		if token = a.Text("registration_access_token"); a.Status != http.StatusOK {
+			t.Errorf("the redirect URI that an administrator left: %d %s", a.Status, a.Body)
+		}
+		spec.Client = &agent.Client{GrantTypes: []string{"refresh_token"}, Methods: spec.Client.Methods}
+		if _, err := r.Agents.Update(t.Context(), oauthtest.Admin, id, spec); err != nil {
+			t.Fatal(err)
+		}
+
 		// What holds the agent holds its registration, and no update lifts it.
 		h, err := r.Agents.Hold(t.Context(), oauthtest.Admin, id, agent.Suspension, "we look into it")
 		if err != nil {
