@@ -150,6 +150,21 @@ func confine(tasks ...estover.Task) func(*world, *estover.Caller) {
 	}
 }
 
+// A token that is confined to tasks opens no session: its certificate would be good
+// for all that the agent is granted.
+func TestConfinedTokenOpensNoSession(t *testing.T) {
+	w, caller := shop(), sue
+	caller.Session = ""
+	op := guard.Op{Action: "session.open", Target: "agent:agt_sue", Purpose: "support", Effect: guard.Manages}
+	if got := decide(t, deciderOf(t, w, Starter()), caller, op); !got.Allow {
+		t.Fatalf("a session of one's own is refused for %v", got.Reasons)
+	}
+	confine(estover.Task{Locations: at, Actions: []string{"customer.read"}})(w, &caller)
+	if got := decide(t, deciderOf(t, w, Starter()), caller, op); got.Allow || !slices.Equal(got.Reasons, []string{OutsideTask}) {
+		t.Errorf("a session by a token for a task: %v %v, want %s", got.Allow, got.Reasons, OutsideTask)
+	}
+}
+
 // What the kernel refuses, no bundle permits.
 func TestKernelHolds(t *testing.T) {
 	permissive := Bundle{{"a.rego", head + "permit contains \"all\" if input.op == \"gateway.call\"\n"}}

@@ -179,10 +179,16 @@ const OutsideTask = "kernel_task"
 
 // confined: a token that is confined to tasks is good for one of them at a time,
 // with all that the task says of the call: where, what, on what and what for. The
-// secret of a resource is used along with a call that was decided on by itself.
+// secret of a resource is used along with a call that was decided on by itself. It
+// opens no session, whose certificate would be bound by no task.
 func confined(k *known) string {
 	tasks := k.caller.Tasks
-	if tasks == nil || !contains(reaches, k.Op) && k.Op != "secret.use" {
+	switch {
+	case tasks == nil:
+		return ""
+	case k.Op == "session.open":
+		return OutsideTask
+	case !contains(reaches, k.Op) && k.Op != "secret.use":
 		return ""
 	}
 	along := k.Op == "secret.use" && k.Action == k.Op
