@@ -66,6 +66,28 @@ func FuzzLocal(f *testing.F) {
 	})
 }
 
+// TestLocalToATenant: whoever signs in to one organisation is not sent on to the
+// pages of another, also from the default one, whose pages stand at the root.
+func TestLocalToATenant(t *testing.T) {
+	r := request(t)
+	for to, want := range map[string]bool{
+		"/login/you": true, "/oauth/authorize?x=/t/evil": true, "/tools": true, "/t": true,
+		"/t/evil/login": false, "/t/evil": false, "/%74/evil/login": false, "/t%2fevil/login": false, "/t/": false,
+	} {
+		if got := r.Local(to); got != want {
+			t.Errorf("from the default tenant to %s: %v, want %v", to, got, want)
+		}
+	}
+	r.Tenant = "acme"
+	for to, want := range map[string]bool{
+		"/t/acme/login/you": true, "/t/evil/login": false, "/login": false, "/t/acmes/login": false, "/t/acme/../evil/login": false, "/t/acme%2f..%2fevil/login": false,
+	} {
+		if got := r.Local(to); got != want {
+			t.Errorf("from acme to %s: %v, want %v", to, got, want)
+		}
+	}
+}
+
 // FuzzOpen: what was not sealed here for this purpose does not open.
 func FuzzOpen(f *testing.F) {
 	r := request(f)

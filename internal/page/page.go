@@ -314,7 +314,11 @@ func (r *Request) Local(to string) bool {
 		}
 	}
 	u, err := url.Parse(to)
-	return err == nil && u.Scheme == "" && u.Host == "" && u.User == nil && path.Clean(u.Path) == u.Path && strings.HasPrefix(u.Path, r.Path("/"))
+	if err != nil || u.Scheme != "" || u.Host != "" || u.User != nil || path.Clean(u.Path) != u.Path {
+		return false
+	}
+	others := r.Tenant == estover.DefaultTenant && strings.HasPrefix(u.Path, r.pages.base+"/t/") // below whose pages those of all stand
+	return strings.HasPrefix(u.Path, r.Path("/")) && !others
 }
 
 // Go sends the browser on (RFC 9700, section 4.12: by 303, so that a form is
