@@ -109,9 +109,9 @@ type verdict struct {
 // resources start a program in which they are, and ask it about tokens.
 func resources(t *testing.T, d *oauthDesk) func(token string) (v verdict) {
 	t.Helper()
-	c := oauthClient{env: []string{"PATH=" + os.Getenv("PATH"), "ISSUER=" + d.URL, "RESOURCE=" + d.site.URL, "NODE_EXTRA_CA_CERTS=" + d.CAFile}}
-	cmd := c.command(t, node(t), "jose-rotation.mjs")
-	cmd.Stderr = os.Stderr
+	cmd := exec.CommandContext(t.Context(), node(t), "jose-rotation.mjs")
+	cmd.Dir, cmd.Stderr = "clients", os.Stderr
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "ISSUER=" + d.URL, "RESOURCE=" + d.site.URL, "NODE_EXTRA_CA_CERTS=" + d.CAFile}
 	in, err := cmd.StdinPipe()
 	must(t, err)
 	out, err := cmd.StdoutPipe()

@@ -6,7 +6,7 @@ import { createRemoteJWKSet, jwtVerify } from 'jose'
 const { ISSUER, RESOURCE } = process.env
 
 const { jwks_uri } = await (await fetch(`${ISSUER}/.well-known/oauth-authorization-server`)).json()
-const keySet = (options) => createRemoteJWKSet(new URL(jwks_uri), options)
+const keySet = (options) => createRemoteJWKSet(new URL(jwks_uri), { timeoutDuration: 30_000, ...options })
 
 const waits = keySet({ cooldownDuration: 600_000 }) // does not fetch again for a key that it does not know
 const asks = keySet({ cooldownDuration: 0 }) // does so at once
