@@ -60,6 +60,7 @@ type consentView struct {
 	SignIn  bool   // and that is all
 	Reach   []reachView
 	Details []detailView
+	Once    bool // some of them let it do something, and are agreed to each time
 	Until   time.Time
 	Hours   int
 	Action  string
@@ -156,6 +157,7 @@ func (d *Door) question(r *page.Request, a *ask, who Requester) (consentView, er
 	details, err := d.details(r.Context(), r.Tenant, a.details)
 	return consentView{
 		Who: who, Person: r.Visit.Person.Name, Purpose: a.purpose, Reach: reach, Details: details,
+		Once:  slices.ContainsFunc(details, func(v detailView) bool { return !v.Confines }),
 		Tells: tells(a.identity, r.Visit.Person), SignIn: a.identity != nil && reach == nil && details == nil,
 		Until: r.Now().Add(session.LongestLife), Hours: int(session.LongestLife / time.Hour),
 	}, err

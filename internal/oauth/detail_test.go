@@ -279,13 +279,22 @@ func TestConsentToAuthorizationDetails(t *testing.T) {
 			}
 		}
 		both := updates[:len(updates)-1] + "," + pays[1:]
+		alice.Allow(bot, "authorization_details", updates)
+		asks("the same", false, updates)
+		asks("less", false, reads)
+		asks("no details at all", true, "")
+		// What lets an agent do something is agreed to each time: nobody makes two
+		// payments of one.
+		if page := alice.Ask(bot, "authorization_details", both); !strings.Contains(page.Body, "You will be asked each time") {
+			t.Errorf("the page does not say that a payment is asked about each time:\n%s", page.Body)
+		}
 		alice.Allow(bot, "authorization_details", both)
-		asks("the same", false, both)
-		asks("less", false, strings.Replace(reads[:len(reads)-1]+","+pays[1:], "100", "99", 1))
+		asks("the same payment", true, both)
+		asks("a smaller payment", true, strings.Replace(both, "100", "99", 1))
 		asks("a larger payment", true, strings.Replace(both, "100", "101", 1))
 		asks("a payment more", true, both[:len(both)-1]+","+pays[1:])
+		asks("no payment", false, updates)
 		asks("no task", true, pays)
-		asks("no details at all", true, "")
 		if page := alice.Load("/oauth/consents"); !strings.Contains(page.Body, "Start one payment; At most: <code>100</code>") {
 			t.Errorf("what alice agreed to is shown as\n%s", page.Body)
 		}

@@ -260,9 +260,11 @@ type Consent struct {
 }
 
 // covers reports whether a request lies within what was agreed to, and the
-// client is as it was then.
+// client is as it was then. Details that let the client do something were agreed
+// to once: each time is another payment.
 func (c *Consent) covers(a *Authorization, types detail.Types) bool {
-	return c.digest == a.Digest && c.Reach.covers(a.Reach) && types.Check(a.Details) == nil && types.Within(a.Details, c.Details) == nil
+	return c.digest == a.Digest && c.Reach.covers(a.Reach) && types.Check(a.Details) == nil && types.Within(a.Details, c.Details) == nil &&
+		len(types.Confining(a.Details)) == len(a.Details)
 }
 
 type consentKey struct{ person, client, redirect string }
