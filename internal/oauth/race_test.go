@@ -1,6 +1,7 @@
 package oauth_test
 
 import (
+	"fmt"
 	"net/http"
 	"sync"
 	"testing"
@@ -137,6 +138,48 @@ func TestNoTokenOutlivesItsSession(t *testing.T) {
 			refused(t, "afterwards", w.Ask(bot, "session", s.ID), 400, "invalid_grant")
 			if n := count(t, d, "select count(*) from oauth_grant where session_id = $1 and ended_at is null", s.ID); n != 0 {
 				t.Fatalf("%d grants live on in a session that has ended", n)
+			}
+		}
+	})
+}
+
+// When the revocation of a token, or the end of its session, has been answered,
+// nothing lives that was handed on of it at whatever distance, however much was being
+// handed on at other nodes.
+func TestNothingHandedOnOutlivesItsRoot(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		key := t.TempDir() + "/root.key"
+		one, two := oauthtest.Node(t, d, key), oauthtest.Node(t, d, key)
+		bot := exchanger(one, "bot")
+		for round := range 8 {
+			s, err := one.Sessions.Open(t.Context(), bot.Caller(), wish(bot, time.Hour))
+			if err != nil {
+				t.Fatal(err)
+			}
+			root := granted(t, "the root", one.Ask(bot, "session", s.ID)).Token()
+			below := granted(t, "what is below", exchange(one, bot, root)).Token()
+			var ended error
+			atOnce(33, func(i int) struct{} {
+				w, from := []*oauthtest.World{one, two}[i%2], []string{root, below}[i/2%2]
+				switch {
+				case i == 16 && round%2 == 0:
+					if a := w.Do(oauthtest.Request("/oauth/revoke", oauthtest.Form("token", root), oauthtest.Basic(bot.ID, bot.Secret))); a.Status != http.StatusOK {
+						ended = fmt.Errorf("revoking: %d %s", a.Status, a.Body)
+					}
+				case i == 16:
+					ended = w.Sessions.End(t.Context(), bot.Caller(), s.ID, "done")
+				default:
+					if a := exchange(w, bot, from); a.Status != http.StatusOK && a.Error() != "invalid_grant" && a.Status != http.StatusServiceUnavailable {
+						t.Errorf("an exchange meanwhile: %d %s", a.Status, a.Body)
+					}
+				}
+				return struct{}{}
+			})
+			if ended != nil {
+				t.Fatal(ended)
+			}
+			if n := count(t, d, "select count(*) from oauth_grant where session_id = $1 and kind = '"+exchangeType+"' and ended_at is null", s.ID); n != 0 {
+				t.Fatalf("round %d: %d grants live on that were handed on", round, n)
 			}
 		}
 	})

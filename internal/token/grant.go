@@ -93,8 +93,9 @@ func (t *Tokens) Grant(ctx context.Context, tenant estover.TenantID, id string) 
 }
 
 // EndSessions ends every grant of these sessions with all that hangs below, in
-// the transaction that ends the sessions themselves. Whoever makes a grant
-// holds the session first ([Sessions.Hold]), so that none is made meanwhile.
+// the transaction that ends the sessions themselves. Whoever makes a grant holds
+// the session first ([Sessions.Hold]), or the grant of it that is handed on, so
+// that none is made meanwhile that is not found here.
 func EndSessions(ctx context.Context, tx *guard.Tx, sessions []string) (int, error) {
 	count := 0
 	for _, s := range sessions {
