@@ -282,6 +282,15 @@ func TestTenantRoutes(t *testing.T) {
 			}
 		}
 	}
+	// What is said of a tenant's networks holds for the sessions that there are.
+	h.must(http.MethodPut, "/v1/tenants/acme", map[string]any{"name": "acme"}, nil)
+	h.must(http.MethodPut, "/v1/tenants/closed", map[string]any{"name": "closed", "private_networks": []string{"127.0.0.0/8"}}, nil)
+	if status, body := acme.do(http.MethodGet, "/u/crm/v1/items/7", acme.accessToken(""), nil); status == http.StatusOK || !strings.Contains(string(body), "not a public address") {
+		t.Errorf("a private network that was taken away: %d %s", status, body)
+	}
+	if status, body := closed.do(http.MethodGet, "/u/crm/v1/items/7", closed.accessToken(""), nil); status != http.StatusOK {
+		t.Errorf("a private network that was given: %d %s", status, body)
+	}
 }
 
 // A resident is somebody who is signed in at a tenant, with an agent that they let

@@ -315,7 +315,7 @@ func (d *Duties) plan(ctx context.Context, ex *gateway.Exchange, c *call) (*gate
 	p := &gateway.Plan{
 		Decision: c.decision.ID, State: c,
 		Upstream: &gateway.Upstream{
-			Scheme: up.URL.Scheme, Host: ex.Host, Address: up.Address, Roots: up.Roots, Opening: edge.Opening{Prefixes: private}, Revision: revisionOf(up),
+			Scheme: up.URL.Scheme, Host: ex.Host, Address: up.Address, Roots: up.Roots, Opening: edge.Opening{Prefixes: private}, Revision: revisionOf(up, private),
 		},
 		Tripwire: tripwire(),
 		Limits:   gateway.Limits{Request: up.Limits.BodyBytes, Answer: up.Limits.BodyBytes},

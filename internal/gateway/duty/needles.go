@@ -2,6 +2,7 @@ package duty
 
 import (
 	"fmt"
+	"net/netip"
 	"sync"
 
 	"estover.dev/internal/gateway"
@@ -33,7 +34,11 @@ func (n *needles) of(key taskKey, values []redact.Value) *redact.Matcher {
 	return m
 }
 
-// revisionOf names the rules under which connections to an upstream are made.
-func revisionOf(u *resource.Upstream) string { return fmt.Sprintf("%s@%d", u.ID, u.Epoch) }
+// revisionOf names the rules under which connections to an upstream are made: its
+// own, and which private networks are opened for it. Under others there are other
+// connections.
+func revisionOf(u *resource.Upstream, private []netip.Prefix) string {
+	return fmt.Sprintf("%s@%d%v", u.ID, u.Epoch, private)
+}
 
 var _ gateway.Steps = (*Duties)(nil)
