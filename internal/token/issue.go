@@ -670,7 +670,10 @@ func (t *Tokens) grantFor(ctx context.Context, r Request, now time.Time) (*Grant
 
 // hot reports whether the token can be committed by an append: it rests on a
 // grant that is there, whether or not a refresh token is spent for the next one,
-// or on one that is handed on within its session.
+// or on one that is handed on within its session. The commit then looks at the
+// grant and not at the person for whom a client acts: one who was disabled on
+// another node a moment ago may have a refresh token spent, for a token that
+// counts nowhere, since whoever asks about it asks about the person too.
 func (r *Request) hot(exists bool) bool {
 	p := &r.Proof
 	switch {
