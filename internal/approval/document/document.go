@@ -27,6 +27,9 @@
 //	parameter: id=4711
 //	arguments-digest: 9f86d081…
 //	policy: starter@3
+//	approvals: 2
+//	signed: yes
+//	seconds: 3600
 //	not-after: 2026-11-27T19:00:00Z
 //	uses: 1
 //	nonce: …
@@ -64,8 +67,11 @@ const (
 	maxValue  = 2048     // bytes of a value, as it is written
 	maxItems  = 50
 	maxLines  = 1000
-	maxBudget = 1 << 53 // of a budget and of uses
+	maxNumber = 1 << 53
 )
+
+// yes is the value of a line that says that something is so.
+const yes = "yes"
 
 // ErrInvalid is returned for what is no approval document, or cannot be one.
 var ErrInvalid = &estover.Error{Kind: estover.Invalid, Code: "approval_document_invalid", Detail: "This is not an approval document."}
@@ -92,8 +98,11 @@ type Document struct {
 	Budgets []Budget
 
 	Revision  string // the policy that asked for the approval
+	Approvals int64  // how many people must approve it; 0 is not said
+	Signed    bool   // each of them with a signature
+	Seconds   int64  // how long it lasts from the approval on, at most; 0 until NotAfter
 	NotBefore time.Time
-	NotAfter  time.Time
+	NotAfter  time.Time // when it is over, however late it was approved
 	Uses      int64 // how often it serves; 0 for as often as it is needed in its time
 	Nonce     string
 
@@ -271,11 +280,14 @@ func (d Document) Bytes() []byte {
 		w.line("budget", b.Name+"="+strconv.FormatInt(b.Most, 10))
 	}
 	w.line("policy", d.Revision)
+	w.number("approvals", d.Approvals)
+	if d.Signed {
+		w.line("signed", yes)
+	}
+	w.number("seconds", d.Seconds)
 	w.time("not-before", d.NotBefore)
 	w.time("not-after", d.NotAfter)
-	if d.Uses != 0 {
-		w.line("uses", strconv.FormatInt(d.Uses, 10))
-	}
+	w.number("uses", d.Uses)
 	w.line("nonce", d.Nonce)
 	return w.Bytes()
 }
@@ -299,6 +311,12 @@ type writer struct{ bytes.Buffer }
 func (w *writer) line(key, value string) {
 	if value != "" {
 		w.WriteString(key + ": " + escape(value) + "\n")
+	}
+}
+
+func (w *writer) number(key string, n int64) {
+	if n != 0 {
+		w.line(key, strconv.FormatInt(n, 10))
 	}
 }
 
@@ -458,6 +476,12 @@ func (d *Document) take(key, value string) (err error) {
 		*p, err = time.Parse(time.RFC3339, value)
 		return err
 	}
+	count := func(p *int64) error {
+		if *p, err = strconv.ParseInt(value, 10, 64); err != nil || *p < 1 || *p > maxNumber {
+			return ErrInvalid
+		}
+		return nil
+	}
 	var it *Item
 	if len(d.Items) > 0 {
 		it = &d.Items[len(d.Items)-1]
@@ -513,20 +537,26 @@ func (d *Document) take(key, value string) (err error) {
 	case "budget":
 		name, v, ok := strings.Cut(value, "=")
 		n, err := strconv.ParseInt(v, 10, 64)
-		if !ok || name == "" || err != nil || n < 1 || n > maxBudget {
+		if !ok || name == "" || err != nil || n < 1 || n > maxNumber {
 			return ErrInvalid
 		}
 		d.Budgets = append(d.Budgets, Budget{name, n})
 	case "policy":
 		return once(&d.Revision)
+	case "approvals":
+		return count(&d.Approvals)
+	case "signed":
+		if d.Signed = value == yes; !d.Signed {
+			return ErrInvalid
+		}
+	case "seconds":
+		return count(&d.Seconds)
 	case "not-before":
 		return moment(&d.NotBefore)
 	case "not-after":
 		return moment(&d.NotAfter)
 	case "uses":
-		if d.Uses, err = strconv.ParseInt(value, 10, 64); err != nil || d.Uses < 1 || d.Uses > maxBudget {
-			return ErrInvalid
-		}
+		return count(&d.Uses)
 	case "nonce":
 		return once(&d.Nonce)
 	default:
