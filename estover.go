@@ -60,6 +60,7 @@ const (
 	Admin    Role = "admin"    // everything, as far as policy lets it
 	Operator Role = "operator" // agents, resources, secrets' metadata, containment
 	Auditor  Role = "auditor"  // reads the record, changes nothing
+	Approver Role = "approver" // decides about requests of others, changes nothing beside
 )
 
 // A Strength says how a caller proved who it is.

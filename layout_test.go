@@ -25,7 +25,7 @@ var floors = [][]string{
 	{"internal/job"},
 	{"internal/guard"}, // the waist
 	{
-		"internal/agent", "internal/directory", "internal/resource", "internal/policy", "internal/access", "internal/token", "internal/tenant",
+		"internal/agent", "internal/directory", "internal/hold", "internal/resource", "internal/policy", "internal/access", "internal/approval", "internal/token", "internal/tenant",
 		"internal/secret", "internal/pki", "internal/federation", "internal/recording", "internal/anomaly", "internal/risk",
 		"internal/notify", "internal/backup",
 	}, // the domain

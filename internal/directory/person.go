@@ -27,7 +27,7 @@ const (
 type Spec struct {
 	Name  string         `json:"name" pattern:"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$" doc:"What the person is called, once and for good: small letters, digits, dots, dashes and underscores."`
 	Email string         `json:"email,omitempty" maxLength:"254" doc:"Where the person can be reached; nobody else may have the same."`
-	Roles []estover.Role `json:"roles,omitempty" enum:"admin,operator,auditor" doc:"What the person may do in the management of Estover. A sponsor needs no role."`
+	Roles []estover.Role `json:"roles,omitempty" enum:"admin,operator,auditor,approver" doc:"What the person may do in the management of Estover. A sponsor needs no role."`
 }
 
 // A Person is somebody who manages Estover or answers for agents.
@@ -73,14 +73,19 @@ func Check(s Spec) (Spec, error) {
 		}
 	}
 	for i, r := range s.Roles {
-		if r != estover.Admin && r != estover.Operator && r != estover.Auditor {
-			wrong(fmt.Sprintf("roles[%d]", i), "%q is no role: there are admin, operator and auditor.", r)
+		if !isRole(r) {
+			wrong(fmt.Sprintf("roles[%d]", i), "%q is no role: there are admin, operator, auditor and approver.", r)
 		}
 	}
 	s.Roles = slices.Clone(s.Roles)
 	slices.Sort(s.Roles)
 	s.Roles = slices.Compact(s.Roles)
 	return s, errors.Join(bad...)
+}
+
+// isRole reports whether there is such a role.
+func isRole(r estover.Role) bool {
+	return r == estover.Admin || r == estover.Operator || r == estover.Auditor || r == estover.Approver
 }
 
 // fold is an address in the one spelling in which it is compared. Letters of

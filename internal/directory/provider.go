@@ -34,7 +34,7 @@ type ProviderSpec struct {
 	Match        string              `json:"match,omitempty" enum:"email" doc:"How somebody who is known here is recognised the first time: by an email address that the provider has verified. None: not at all."`
 	Create       bool                `json:"create,omitempty" doc:"Whether somebody who is not known here is added."`
 	RolesClaim   string              `json:"roles_claim,omitempty" maxLength:"200" doc:"The claim with the groups or roles that the roles here follow. A name that begins with a slash is a JSON Pointer: /realm_access/roles."`
-	Roles        map[string][]string `json:"roles,omitempty" doc:"For admin, operator and auditor the values of roles_claim that make somebody one, at each sign-in. None: roles are given here."`
+	Roles        map[string][]string `json:"roles,omitempty" doc:"For admin, operator, auditor and approver the values of roles_claim that make somebody one, at each sign-in. None: roles are given here."`
 	Strong       bool                `json:"strong,omitempty" doc:"Whether to sign in there is as good as a passkey here, because it asks for one. What is sensitive wants that."`
 }
 
@@ -105,8 +105,8 @@ func CheckProvider(s ProviderSpec) (ProviderSpec, error) {
 		wrong("match", "People are matched by email or not at all, not by %q.", s.Match)
 	}
 	for role, values := range s.Roles {
-		if r := estover.Role(role); r != estover.Admin && r != estover.Operator && r != estover.Auditor {
-			wrong("roles."+role, "%q is no role: there are admin, operator and auditor.", role)
+		if !isRole(estover.Role(role)) {
+			wrong("roles."+role, "%q is no role: there are admin, operator, auditor and approver.", role)
 		}
 		if len(values) == 0 || len(values) > 100 {
 			wrong("roles."+role, "A role follows from between 1 and 100 values.")

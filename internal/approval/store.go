@@ -1,0 +1,332 @@
+package approval
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+
+	"estover.dev"
+	"estover.dev/internal/db"
+)
+
+// A spec is what never changes of a request, and that no statement looks into.
+type spec struct {
+	Chain     []estover.Subject `json:"chain,omitempty"`
+	Purpose   string            `json:"purpose,omitempty"`
+	Items     []Item            `json:"items,omitempty"`
+	Seconds   int64             `json:"for_seconds,omitempty"`
+	Budgets   Budgets           `json:"budgets,omitzero"`
+	Target    string            `json:"target,omitempty"`
+	Arguments map[string]string `json:"arguments,omitempty"`
+	Reason    string            `json:"reason"`
+	Context   map[string]string `json:"context,omitempty"`
+	Rule      Rule              `json:"rule"`
+	Policy    Verdict           `json:"policy"`
+	Nonce     string            `json:"nonce"`
+}
+
+const columns = `id, kind, state, requester, agent_id, session_id, spec, offer, round, document, result, note,
+	created_at, expires_at, escalate_at, escalated_at, lapsed_at, decided_at, decided_by`
+
+// scanner is a row of a query, or the only one.
+type scanner interface{ Scan(dest ...any) error }
+
+func scan(tx *db.Tx, row scanner) (r Request, err error) {
+	var s spec
+	var text, offer string
+	err = row.Scan(&r.ID, &r.Kind, &r.State, &r.Requester, &r.Agent, &r.Session, &text, &offer, &r.Round, &r.Document, &r.Result, &r.Note,
+		&r.CreatedAt, &r.ExpiresAt, &r.escalateAt, &r.EscalatedAt, &r.lapsedAt, &r.DecidedAt, &r.DecidedBy)
+	if errors.Is(err, db.ErrNoRows) {
+		return r, ErrNotFound
+	}
+	if err == nil {
+		err = json.Unmarshal([]byte(text), &s)
+	}
+	if err == nil {
+		err = json.Unmarshal([]byte(offer), &r.Offer)
+	}
+	r.Chain, r.Purpose, r.Items, r.Seconds, r.Budgets = s.Chain, s.Purpose, s.Items, s.Seconds, s.Budgets
+	r.Target, r.Arguments, r.Reason, r.Context = s.Target, s.Arguments, s.Reason, s.Context
+	r.Rule, r.Policy, r.nonce = s.Rule, s.Policy, s.Nonce
+	r.State = r.StateAt(tx.Now())
+	return r, err
+}
+
+func scanAll(tx *db.Tx, rows *db.Rows) (all []Request, err error) {
+	defer rows.Close()
+	for rows.Next() {
+		r, err := scan(tx, rows)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, r)
+	}
+	return all, rows.Err()
+}
+
+const byID = "select " + columns + " from access_request where tenant_id = $1 and id = $2"
+
+// find reads a request with its votes.
+func find(ctx context.Context, tx *db.Tx, id string) (Request, error) {
+	return withVotes(ctx, tx, byID, id)
+}
+
+// lock is find, and nobody else changes the row until the transaction ends.
+func lock(ctx context.Context, tx *db.Tx, id string) (Request, error) {
+	return withVotes(ctx, tx, byID+tx.ForUpdate(), id)
+}
+
+func withVotes(ctx context.Context, tx *db.Tx, query, id string) (Request, error) {
+	r, err := scan(tx, tx.QueryRow(ctx, query, tx.Tenant(), id))
+	if err != nil {
+		return r, err
+	}
+	r.Votes, err = votes(ctx, tx, id)
+	return r, err
+}
+
+// open is the condition of what waits, as far as the rows know.
+const open = "state = 'pending' and lapsed_at is null"
+
+// waiting is what a [guard.Cache] of the kind [Waiting] calls: what waits for a
+// decision about an agent. What has expired since it was loaded may be among it.
+func waiting(ctx context.Context, tx *db.Tx, agent string) ([]Request, error) {
+	rows, err := tx.Query(ctx, "select "+columns+" from access_request where tenant_id = $1 and agent_id = $2 and "+open+
+		" order by created_at, id limit 500", tx.Tenant(), agent)
+	if err != nil {
+		return nil, err
+	}
+	return scanAll(tx, rows)
+}
+
+// alike is the request that waits and asks for the same.
+func alike(ctx context.Context, tx *db.Tx, likeness string) (Request, error) {
+	var id string
+	err := tx.QueryRow(ctx, "select id from access_request where tenant_id = $1 and likeness = $2 and "+open, tx.Tenant(), likeness).Scan(&id)
+	if errors.Is(err, db.ErrNoRows) {
+		return Request{}, ErrNotFound
+	}
+	if err != nil {
+		return Request{}, err
+	}
+	return lock(ctx, tx, id)
+}
+
+// count is how many requests of an agent wait, or of a person for none.
+func count(ctx context.Context, tx *db.Tx, agent string, requester estover.Subject) (n int64, err error) {
+	err = tx.QueryRow(ctx, "select count(*) from access_request where tenant_id = $1 and agent_id = $2 and ($2 <> '' or requester = $3) and "+open+
+		" and expires_at > $4", tx.Tenant(), agent, requester, tx.Now()).Scan(&n)
+	return n, err
+}
+
+// insert adds a request, unless another that asks for the same was added
+// meanwhile.
+func insert(ctx context.Context, tx *db.Tx, r Request, likeness string) error {
+	s, err := json.Marshal(spec{
+		r.Chain, r.Purpose, r.Items, r.Seconds, r.Budgets, r.Target, r.Arguments, r.Reason, r.Context, r.Rule, r.Policy, r.nonce,
+	})
+	if err != nil {
+		return err
+	}
+	offer, err := json.Marshal(r.Offer)
+	if err != nil {
+		return err
+	}
+	n, err := tx.Exec(ctx, `insert into access_request (tenant_id, id, kind, state, requester, agent_id, session_id, likeness, spec, offer, round,
+			document, result, note, created_at, expires_at, escalate_at, decided_at, decided_by)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) on conflict do nothing`,
+		tx.Tenant(), r.ID, r.Kind, r.State, r.Requester, r.Agent, r.Session, likeness, string(s), string(offer), r.Round,
+		bytesOf(r.Document), r.Result, r.Note, r.CreatedAt, r.ExpiresAt, r.escalateAt, r.DecidedAt, r.DecidedBy)
+	if err == nil && n == 0 {
+		return db.ErrStale
+	}
+	return err
+}
+
+// bytesOf is a value that is never NULL.
+func bytesOf(b []byte) []byte {
+	if b == nil {
+		return []byte{}
+	}
+	return b
+}
+
+// offer puts something narrower on the table, unless somebody else has.
+func offer(ctx context.Context, tx *db.Tx, r Request) error {
+	o, err := json.Marshal(r.Offer)
+	if err != nil {
+		return err
+	}
+	return changed(tx.Exec(ctx, "update access_request set offer = $3, round = $4, document = $5 where tenant_id = $1 and id = $2 and round = $4 - 1 and "+open,
+		tx.Tenant(), r.ID, string(o), r.Round, bytesOf(r.Document)))
+}
+
+// settle stores the decision, unless another has been stored since r was read.
+func settle(ctx context.Context, tx *db.Tx, r Request) error {
+	o, err := json.Marshal(r.Offer)
+	if err != nil {
+		return err
+	}
+	return changed(tx.Exec(ctx, `update access_request set state = $3, decided_at = $4, decided_by = $5, note = $6, result = $7, offer = $8
+		where tenant_id = $1 and id = $2 and `+open, tx.Tenant(), r.ID, r.State, tx.Now(), r.DecidedBy, r.Note, r.Result, string(o)))
+}
+
+// lapse puts on record that a request has expired.
+func lapse(ctx context.Context, tx *db.Tx, id string) error {
+	return changed(tx.Exec(ctx, "update access_request set lapsed_at = $3 where tenant_id = $1 and id = $2 and expires_at <= $3 and "+open,
+		tx.Tenant(), id, tx.Now()))
+}
+
+// escalate lets others decide too.
+func escalate(ctx context.Context, tx *db.Tx, id string) error {
+	return changed(tx.Exec(ctx, "update access_request set escalated_at = $3, escalate_at = null where tenant_id = $1 and id = $2 and escalate_at <= $3 and "+open,
+		tx.Tenant(), id, tx.Now()))
+}
+
+func changed(n int64, err error) error {
+	if err == nil && n == 0 {
+		return ErrNotPending
+	}
+	return err
+}
+
+// A place is a request of some tenant.
+type place struct {
+	tenant estover.TenantID
+	id     string
+}
+
+// due finds requests of all tenants whose time in a column has come.
+func due(ctx context.Context, tx *db.Tx, column string) (all []place, err error) {
+	rows, err := tx.Query(ctx, "select tenant_id, id from access_request where "+column+" <= $1 and "+open+" order by "+column+" limit 100", tx.Now())
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var at place
+		if err := rows.Scan(&at.tenant, &at.id); err != nil {
+			return nil, err
+		}
+		all = append(all, at)
+	}
+	return all, rows.Err()
+}
+
+// cancelSession cancels what waits for a session, and says for which agents.
+func cancelSession(ctx context.Context, tx *db.Tx, session, note string) (agents []string, err error) {
+	rows, err := tx.Query(ctx, `update access_request set state = 'cancelled', decided_at = $3, decided_by = 'system:session', note = $4
+		where tenant_id = $1 and session_id = $2 and `+open+` returning agent_id`, tx.Tenant(), session, tx.Now(), note)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var agent string
+		if err := rows.Scan(&agent); err != nil {
+			return nil, err
+		}
+		agents = append(agents, agent)
+	}
+	return agents, rows.Err()
+}
+
+func list(ctx context.Context, tx *db.Tx, f Filter, at int64, id string, limit int) ([]Request, error) {
+	rows, err := tx.Query(ctx, "select "+columns+` from access_request
+		where tenant_id = $1 and (created_at, id) < ($2, $3)
+		and ($4 = '' or agent_id = $4) and ($5 = '' or session_id = $5) and ($6 = '' or kind = $6) and ($7 = '' or requester = $7)
+		and ($8 = '' or $8 = state and state <> 'pending' or $8 = 'pending' and `+open+` and expires_at > $9
+			or $8 = 'expired' and state = 'pending' and (lapsed_at is not null or expires_at <= $9))
+		order by created_at desc, id desc limit $10`,
+		tx.Tenant(), at, id, f.Agent, f.Session, f.Kind, f.Requester, f.State, tx.Now(), limit)
+	if err != nil {
+		return nil, err
+	}
+	return scanAll(tx, rows)
+}
+
+func votes(ctx context.Context, tx *db.Tx, id string) (all []Vote, err error) {
+	rows, err := tx.Query(ctx, `select round, approver, in_place_of, verdict, at, note, document, assertion from access_vote
+		where tenant_id = $1 and request_id = $2 order by round, at, approver`, tx.Tenant(), id)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var v Vote
+		var assertion *string
+		if err := rows.Scan(&v.Round, &v.Approver, &v.For, &v.Verdict, &v.At, &v.Note, &v.Document, &assertion); err != nil {
+			return nil, err
+		}
+		if assertion != nil {
+			v.Assertion = json.RawMessage(*assertion)
+		}
+		all = append(all, v)
+	}
+	return all, rows.Err()
+}
+
+// vote stores what a person says, once in a round.
+func vote(ctx context.Context, tx *db.Tx, id string, v Vote) error {
+	var assertion any
+	if v.Assertion != nil {
+		assertion = string(v.Assertion)
+	}
+	n, err := tx.Exec(ctx, `insert into access_vote (tenant_id, request_id, round, approver, in_place_of, verdict, at, note, document, assertion)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict do nothing`,
+		tx.Tenant(), id, v.Round, v.Approver, v.For, v.Verdict, v.At, v.Note, bytesOf(v.Document), assertion)
+	if err == nil && n == 0 {
+		return ErrVoted
+	}
+	return err
+}
+
+const absenceColumns = "person_id, deputy_id, until, created_at, created_by"
+
+func scanAbsence(row scanner) (a Absence, err error) {
+	err = row.Scan(&a.Person, &a.Deputy, &a.Until, &a.CreatedAt, &a.CreatedBy)
+	if errors.Is(err, db.ErrNoRows) {
+		err = ErrNoAbsence
+	}
+	return a, err
+}
+
+func findAbsence(ctx context.Context, tx *db.Tx, person string) (Absence, error) {
+	return scanAbsence(tx.QueryRow(ctx, "select "+absenceColumns+" from person_absence where tenant_id = $1 and person_id = $2 and until > $3",
+		tx.Tenant(), person, tx.Now()))
+}
+
+// absences are those that go on: all, or those in which somebody is the deputy.
+func absences(ctx context.Context, tx *db.Tx, deputy string) (all []Absence, err error) {
+	rows, err := tx.Query(ctx, "select "+absenceColumns+` from person_absence
+		where tenant_id = $1 and until > $2 and ($3 = '' or deputy_id = $3) order by person_id limit 1000`, tx.Tenant(), tx.Now(), deputy)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		a, err := scanAbsence(rows)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, a)
+	}
+	return all, rows.Err()
+}
+
+func putAbsence(ctx context.Context, tx *db.Tx, a Absence) error {
+	_, err := tx.Exec(ctx, `insert into person_absence (tenant_id, person_id, deputy_id, until, created_at, created_by)
+		values ($1, $2, $3, $4, $5, $6)
+		on conflict (tenant_id, person_id) do update set deputy_id = excluded.deputy_id, until = excluded.until,
+			created_at = excluded.created_at, created_by = excluded.created_by`,
+		tx.Tenant(), a.Person, a.Deputy, a.Until, a.CreatedAt, a.CreatedBy)
+	return err
+}
+
+func endAbsence(ctx context.Context, tx *db.Tx, person string) error {
+	n, err := tx.Exec(ctx, "delete from person_absence where tenant_id = $1 and person_id = $2", tx.Tenant(), person)
+	if err == nil && n == 0 {
+		return ErrNoAbsence
+	}
+	return err
+}
