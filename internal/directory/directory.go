@@ -15,6 +15,7 @@
 // the browser holds a token of a kind of its own, the visit:
 //
 //	passkey:        live ──end, disable, another enrolment──▶ ended
+//	ssh key:        live ──end, disable, another enrolment──▶ ended
 //	recovery code:  open ──recover, new codes, disable──▶ used
 //	visit:          live ──sign out, another sign-in, idle, expires_at, disable──▶ ended
 //
@@ -31,7 +32,8 @@
 // (person.invite, login.create, login.list, login.end): whoever may give
 // credentials to agents may not thereby let somebody in as an administrator.
 // What people do with their own passkeys and codes is passkey.create,
-// passkey.list, passkey.end and recovery.create; providers are provider.put,
+// passkey.list, passkey.end and recovery.create; with the ssh keys that they sign
+// approvals with approver_key.create, approver_key.list and approver_key.end; providers are provider.put,
 // provider.list, provider.read and provider.retire.
 //
 // Of enrolments and tokens only hashes are stored. Who a token belongs to is
@@ -55,6 +57,10 @@ type Options struct {
 	// Left is called in the transaction that disables a person: what rests on
 	// the person ends there. Nil does nothing.
 	Left func(ctx context.Context, tx *guard.Tx, person string) error
+
+	// MAC is a keyed digest of a tenant, by which the row of a key that people
+	// approve with is known to have been written here. Nil: nobody signs anything.
+	MAC func(tenant estover.TenantID, value []byte) []byte
 }
 
 // A Directory is the people of all tenants. It is safe for use by many at
@@ -62,6 +68,7 @@ type Options struct {
 type Directory struct {
 	guard  *guard.Guard
 	left   func(ctx context.Context, tx *guard.Tx, person string) error
+	mac    func(tenant estover.TenantID, value []byte) []byte
 	owners *guard.Cache[string]  // by the hash of a token: whose it is, which never changes
 	people *guard.Cache[*holder] // by the person's id
 }
@@ -74,7 +81,7 @@ type holder struct {
 
 // New is the directory behind the door g.
 func New(g *guard.Guard, o Options) *Directory {
-	d := &Directory{guard: g, left: o.Left}
+	d := &Directory{guard: g, left: o.Left, mac: o.MAC}
 	if d.left == nil {
 		d.left = func(context.Context, *guard.Tx, string) error { return nil }
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -27,6 +28,12 @@ type Passkey struct {
 	// record changes with each use.
 	Credential []byte          `json:"-"`
 	Record     json.RawMessage `json:"-"`
+
+	// Public is the key by which it signs (SubjectPublicKeyInfo, RFC 5280), which
+	// never changes and is the one in the record; nil of a passkey of before.
+	Public  []byte `json:"-"`
+	endedAt time.Time
+	mac     []byte // see [Directory.genuine]
 }
 
 // maxPasskeys bounds the passkeys of one person.
@@ -80,6 +87,8 @@ func (d *Directory) Holder(ctx context.Context, tenant estover.TenantID, id stri
 			return err
 		}
 		keys, err = passkeysOf(ctx, tx, id)
+		// A row that was written by somebody else lets nobody in.
+		keys = slices.DeleteFunc(keys, func(k Passkey) bool { return d.mac != nil && len(k.Public) > 0 && !d.genuine(tenant, k.approver()) })
 		return err
 	})
 	return p, keys, err
@@ -99,13 +108,13 @@ func (d *Directory) AddPasskey(ctx context.Context, caller estover.Caller, k Pas
 		if _, err := lock(ctx, tx.Tx, k.Person); err != nil {
 			return err
 		}
-		return add(ctx, tx, &k)
+		return d.add(ctx, tx, &k)
 	})
 	return k, err
 }
 
 // add stores a passkey of a person whose row is locked.
-func add(ctx context.Context, tx *guard.Tx, k *Passkey) error {
+func (d *Directory) add(ctx context.Context, tx *guard.Tx, k *Passkey) error {
 	held, err := passkeysOf(ctx, tx.Tx, k.Person)
 	if err != nil {
 		return err
@@ -114,6 +123,9 @@ func add(ctx context.Context, tx *guard.Tx, k *Passkey) error {
 		return ErrTooManyPasskeys
 	}
 	k.CreatedAt = tx.Now()
+	if len(k.Public) > 0 {
+		k.mac = d.keyMAC(tx.Tenant(), k.approver())
+	}
 	tx.Note("passkey", k.ID)
 	return insertPasskey(ctx, tx.Tx, *k)
 }
@@ -134,8 +146,48 @@ func (d *Directory) EndPasskey(ctx context.Context, caller estover.Caller, id st
 		if len(held) == 1 && held[0].ID == id {
 			return ErrLastPasskey
 		}
-		return endPasskey(ctx, tx.Tx, person, id)
+		for _, k := range held {
+			if k.ID == id {
+				return d.endPasskey(ctx, tx.Tx, k)
+			}
+		}
+		return ErrPasskeyNotFound
 	})
+}
+
+// endPasskey ends a passkey, whose row says so in its MAC from then on.
+func (d *Directory) endPasskey(ctx context.Context, tx *db.Tx, k Passkey) error {
+	k.endedAt = tx.Now()
+	if len(k.mac) > 0 {
+		k.mac = d.keyMAC(tx.Tenant(), k.approver())
+	}
+	return endPasskey(ctx, tx, k)
+}
+
+// endKeys ends the passkeys and the recovery codes of a person, and the ssh keys
+// that they approve with.
+func (d *Directory) endKeys(ctx context.Context, tx *db.Tx, person string) error {
+	passkeys, err := passkeysOf(ctx, tx, person)
+	if err != nil {
+		return err
+	}
+	for _, k := range passkeys {
+		if err := d.endPasskey(ctx, tx, k); err != nil {
+			return err
+		}
+	}
+	keys, err := approverKeysOf(ctx, tx, person)
+	if err != nil {
+		return err
+	}
+	for _, k := range keys {
+		k.EndedAt = tx.Now()
+		k.mac = d.keyMAC(tx.Tenant(), k)
+		if err := endApproverKey(ctx, tx, k); err != nil {
+			return err
+		}
+	}
+	return replaceCodes(ctx, tx, person, nil)
 }
 
 // label is what a passkey is called, cut to its bound.

@@ -174,6 +174,9 @@ func (d *Directory) Disable(ctx context.Context, caller estover.Caller, id, reas
 		if err := endEntries(ctx, tx.Tx, id); err != nil {
 			return err
 		}
+		if err := d.endKeys(ctx, tx.Tx, id); err != nil {
+			return err
+		}
 		return d.left(ctx, tx, id)
 	})
 	return p, err

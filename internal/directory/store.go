@@ -5,8 +5,10 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"time"
 
 	"estover.dev"
+	"estover.dev/attest"
 	"estover.dev/internal/db"
 )
 
@@ -247,7 +249,7 @@ func endToken(ctx context.Context, tx *db.Tx, person, id string) error {
 	return err
 }
 
-// endEntries ends all by which a person could come in.
+// endEntries ends all by which a person could come in, but for their keys.
 func endEntries(ctx context.Context, tx *db.Tx, person string) error {
 	for _, s := range []string{
 		"update person_token set ended_at = $3 where tenant_id = $1 and person_id = $2 and ended_at is null",
@@ -257,17 +259,7 @@ func endEntries(ctx context.Context, tx *db.Tx, person string) error {
 			return err
 		}
 	}
-	return endKeys(ctx, tx, person)
-}
-
-// endKeys ends the passkeys and the recovery codes of a person.
-func endKeys(ctx context.Context, tx *db.Tx, person string) error {
-	_, err := tx.Exec(ctx, "update passkey set ended_at = $3 where tenant_id = $1 and person_id = $2 and ended_at is null",
-		tx.Tenant(), person, tx.Now())
-	if err != nil {
-		return err
-	}
-	return replaceCodes(ctx, tx, person, nil)
+	return nil
 }
 
 // openEnrolment is who an enrolment is for that could be consumed now.
@@ -294,29 +286,44 @@ func answered(ctx context.Context, tx *db.Tx, a Answer) error {
 	return err
 }
 
+const passkeyColumns = "id, person_id, credential_id, credential, label, created_at, used_at, ended_at, public_key, mac"
+
+func scanPasskey(row scanner) (k Passkey, err error) {
+	var record string
+	err = row.Scan(&k.ID, &k.Person, &k.Credential, &record, &k.Label, &k.CreatedAt, &k.UsedAt, &k.endedAt, &k.Public, &k.mac)
+	if errors.Is(err, db.ErrNoRows) {
+		err = ErrPasskeyNotFound
+	}
+	k.Record = []byte(record)
+	return k, err
+}
+
 func passkeysOf(ctx context.Context, tx *db.Tx, person string) (keys []Passkey, err error) {
-	rows, err := tx.Query(ctx, `select id, person_id, credential_id, credential, label, created_at, used_at from passkey
+	rows, err := tx.Query(ctx, "select "+passkeyColumns+` from passkey
 		where tenant_id = $1 and person_id = $2 and ended_at is null order by created_at, id`, tx.Tenant(), person)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
 	for rows.Next() {
-		var k Passkey
-		var record string
-		if err := rows.Scan(&k.ID, &k.Person, &k.Credential, &record, &k.Label, &k.CreatedAt, &k.UsedAt); err != nil {
+		k, err := scanPasskey(rows)
+		if err != nil {
 			return nil, err
 		}
-		k.Record = []byte(record)
 		keys = append(keys, k)
 	}
 	return keys, rows.Err()
 }
 
+// findPasskey is a passkey of a person, also one that has ended.
+func findPasskey(ctx context.Context, tx *db.Tx, person, id string) (Passkey, error) {
+	return scanPasskey(tx.QueryRow(ctx, "select "+passkeyColumns+" from passkey where tenant_id = $1 and person_id = $2 and id = $3", tx.Tenant(), person, id))
+}
+
 func insertPasskey(ctx context.Context, tx *db.Tx, k Passkey) error {
-	n, err := tx.Exec(ctx, `insert into passkey (tenant_id, id, person_id, credential_id, credential, label, created_at)
-		values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing`,
-		tx.Tenant(), k.ID, k.Person, k.Credential, k.Record, k.Label, k.CreatedAt)
+	n, err := tx.Exec(ctx, `insert into passkey (tenant_id, id, person_id, credential_id, credential, label, created_at, public_key, mac)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict do nothing`,
+		tx.Tenant(), k.ID, k.Person, k.Credential, k.Record, k.Label, k.CreatedAt, k.Public, k.mac)
 	if err == nil && n == 0 {
 		return ErrPasskeyTaken
 	}
@@ -333,13 +340,89 @@ func usePasskey(ctx context.Context, tx *db.Tx, k Passkey) error {
 	return err
 }
 
-func endPasskey(ctx context.Context, tx *db.Tx, person, id string) error {
-	n, err := tx.Exec(ctx, "update passkey set ended_at = $4 where tenant_id = $1 and id = $2 and person_id = $3 and ended_at is null",
-		tx.Tenant(), id, person, tx.Now())
+func endPasskey(ctx context.Context, tx *db.Tx, k Passkey) error {
+	n, err := tx.Exec(ctx, "update passkey set ended_at = $4, mac = $5 where tenant_id = $1 and id = $2 and person_id = $3 and ended_at is null",
+		tx.Tenant(), k.ID, k.Person, k.endedAt, k.mac)
 	if err == nil && n == 0 {
 		return ErrPasskeyNotFound
 	}
 	return err
+}
+
+const approverKeyColumns = "id, person_id, label, public_key, verifies, created_at, ended_at, mac"
+
+func scanApproverKey(row scanner) (k ApproverKey, err error) {
+	var verifies int64
+	err = row.Scan(&k.ID, &k.Person, &k.Label, &k.Public, &verifies, &k.CreatedAt, &k.EndedAt, &k.mac)
+	if errors.Is(err, db.ErrNoRows) {
+		err = ErrKeyNotFound
+	}
+	k.Method, k.Verifies = attest.BySSH, verifies == 1
+	k.describe()
+	return k, err
+}
+
+func approverKeysOf(ctx context.Context, tx *db.Tx, person string) (keys []ApproverKey, err error) {
+	rows, err := tx.Query(ctx, "select "+approverKeyColumns+` from approver_key
+		where tenant_id = $1 and person_id = $2 and ended_at is null order by created_at, id`, tx.Tenant(), person)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		k, err := scanApproverKey(rows)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, k)
+	}
+	return keys, rows.Err()
+}
+
+// findApproverKey is an ssh key of a person, also one that has ended.
+func findApproverKey(ctx context.Context, tx *db.Tx, person, id string) (ApproverKey, error) {
+	return scanApproverKey(tx.QueryRow(ctx, "select "+approverKeyColumns+" from approver_key where tenant_id = $1 and person_id = $2 and id = $3", tx.Tenant(), person, id))
+}
+
+func insertApproverKey(ctx context.Context, tx *db.Tx, k ApproverKey) error {
+	verifies := int64(0)
+	if k.Verifies {
+		verifies = 1
+	}
+	n, err := tx.Exec(ctx, `insert into approver_key (tenant_id, id, person_id, label, public_key, verifies, created_at, mac)
+		values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict do nothing`,
+		tx.Tenant(), k.ID, k.Person, k.Label, k.Public, verifies, k.CreatedAt, k.mac)
+	if err == nil && n == 0 {
+		return ErrKeyTaken
+	}
+	return err
+}
+
+func endApproverKey(ctx context.Context, tx *db.Tx, k ApproverKey) error {
+	n, err := tx.Exec(ctx, "update approver_key set ended_at = $4, mac = $5 where tenant_id = $1 and id = $2 and person_id = $3 and ended_at is null",
+		tx.Tenant(), k.ID, k.Person, k.EndedAt, k.mac)
+	if err == nil && n == 0 {
+		return ErrKeyNotFound
+	}
+	return err
+}
+
+// proved is when a person last proved who they are for the login with this id:
+// when they signed in, in a browser, or took the token over.
+func proved(ctx context.Context, tx *db.Tx, person, id string) (since time.Time, err error) {
+	tokens, err := tokensOf(ctx, tx, person)
+	if err != nil {
+		return since, err
+	}
+	for _, t := range tokens {
+		if t.ID == id {
+			if t.Kind == browserToken {
+				return t.Since, nil
+			}
+			return t.CreatedAt, nil
+		}
+	}
+	return since, ErrToken
 }
 
 // replaceCodes voids the recovery codes of a person and stores others.

@@ -145,13 +145,13 @@ func (d *Directory) Enrol(ctx context.Context, b Browser, invitation string, k P
 			return err
 		}
 		tx.Note("enrolment", e)
-		if err := endKeys(ctx, tx.Tx, p.ID); err != nil {
+		if err := d.endKeys(ctx, tx.Tx, p.ID); err != nil {
 			return err
 		}
 		if err := makeRoom(ctx, tx.Tx, p.ID, 0); err != nil {
 			return err
 		}
-		if err := add(ctx, tx, &k); err != nil {
+		if err := d.add(ctx, tx, &k); err != nil {
 			return err
 		}
 		return replaceCodes(ctx, tx.Tx, p.ID, hashes)
