@@ -14,6 +14,10 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json"
 	"golang.org/x/crypto/ssh"
@@ -35,6 +39,161 @@ func ApprovalDigest(document []byte) Digest {
 	h.Write([]byte(ApprovalFormat + "\n"))
 	h.Write(document)
 	return DigestOf(h)
+}
+
+// The ways in which a request is approved.
+const (
+	ByPolicy = "policy" // by a rule, without anybody being asked
+	ByPeople = "human"
+)
+
+// An ApprovalRef names the approval that the action's grant came of.
+type ApprovalRef struct {
+	Mode   string `json:"mode,omitzero"`   // policy or human; "" if the grant came of no request
+	Digest Digest `json:"digest,omitzero"` // commitment to the [Approval], for human
+}
+
+// An Approval is what people approved, and how: what the digest of an
+// [ApprovalRef] commits to.
+type Approval struct {
+	Document string         `json:"document"` // the text that they were shown
+	Votes    []ApprovalVote `json:"votes"`
+}
+
+// An ApprovalVote is one person's word.
+type ApprovalVote struct {
+	Approver  string       `json:"approver"` // user:usr_…
+	At        time.Time    `json:"at"`
+	Assertion *Assertion   `json:"assertion,omitzero"` // nil where it was not signed
+	Key       *ApproverKey `json:"key,omitzero"`       // as it was registered; the gateway vouches for whose it is
+}
+
+// approvalStep checks that the grant came of an approval of what was done, by
+// somebody else than who asked.
+func approvalStep(a *Action, disclosed []Disclosure) Step {
+	switch {
+	case a.Approval.Mode == "" && a.Approval.Digest.IsZero():
+		return say(ApprovalStep, Pass, "The grant came of no request that somebody had to approve.")
+	case a.Approval.Mode == ByPolicy:
+		return say(ApprovalStep, Pass, "As attested by the gateway: policy approved the request by itself.")
+	case a.Approval.Mode != ByPeople || a.Approval.Digest.IsZero():
+		return say(ApprovalStep, Fail, "The statement does not say what was approved.")
+	}
+	d, ok := find(disclosed, ApprovalRecord)
+	if !ok {
+		return say(ApprovalStep, NotDisclosed, "People approved the request; what they were shown and signed is not in the file.")
+	}
+	if Sum(d.hashed()) != a.Approval.Digest {
+		return say(ApprovalStep, Fail, "The approval that is disclosed is not the one that was signed.")
+	}
+	var approval Approval
+	if err := json.Unmarshal(d.Octets, &approval); err != nil {
+		return say(ApprovalStep, Fail, "The approval cannot be read: %v.", err)
+	}
+	signed, err := approval.covers(a)
+	switch {
+	case err != nil:
+		return failed(err, ApprovalStep, "")
+	case signed < len(approval.Votes):
+		return say(ApprovalStep, NotDisclosed, "As attested by the gateway: %s approved what was done, other than who asked for it; %d of them signed the document.", people(len(approval.Votes)), signed)
+	}
+	return say(ApprovalStep, Pass, "%s approved what was done, other than who asked for it, and signed the document, each with a key of their own.", people(signed))
+}
+
+func people(n int) string {
+	if n == 1 {
+		return "One person"
+	}
+	return fmt.Sprintf("%d people", n)
+}
+
+// covers says why the approval is none of this action. signed is how many have
+// signed its document.
+func (p Approval) covers(a *Action) (signed int, err error) {
+	doc := lines(p.Document)
+	switch {
+	case doc.first("format") != ApprovalFormat || !strings.HasPrefix(p.Document, "format: "):
+		return 0, errors.New("what was approved is no approval document")
+	case doc.first("tenant") != a.Tenant || doc.first("agent") != a.Agent.ID:
+		return 0, fmt.Errorf("the approval is for %s, not for %s", doc.first("agent"), a.Agent.ID)
+	case !doc.names(a.Call.Resource, a.Call.Name):
+		return 0, fmt.Errorf("the approval does not name %q on %s", a.Call.Name, a.Call.Resource)
+	}
+	until, err := time.Parse(time.RFC3339, doc.first("not-after"))
+	if err != nil || a.Time.After(until) {
+		return 0, fmt.Errorf("the approval was good until %s", doc.first("not-after"))
+	}
+	want := 1
+	if n, err := strconv.Atoi(doc.first("approvals")); err == nil {
+		want = max(want, n)
+	}
+	voted := map[string]bool{}
+	for _, v := range p.Votes {
+		switch {
+		case v.Approver == "" || voted[v.Approver]:
+			return 0, fmt.Errorf("%q approved it twice", v.Approver)
+		case v.Approver == doc.first("requester") || slices.Contains(doc.all("chain"), v.Approver):
+			return 0, fmt.Errorf("%s approved their own request", v.Approver)
+		case v.At.After(a.Time):
+			return 0, fmt.Errorf("%s approved it after the call", v.Approver)
+		}
+		voted[v.Approver] = true
+		if v.Assertion == nil || v.Key == nil {
+			continue
+		}
+		if err := v.Assertion.Verify([]byte(p.Document), *v.Key); err != nil {
+			return 0, fmt.Errorf("the approval of %s does not count: %w", v.Approver, err)
+		}
+		signed++
+	}
+	switch {
+	case len(p.Votes) < want:
+		return 0, fmt.Errorf("%d of %d people have approved it", len(p.Votes), want)
+	case doc.first("signed") != "" && signed < len(p.Votes):
+		return 0, errors.New("not all who approved it have signed")
+	}
+	return signed, nil
+}
+
+// lines are the lines of an approval document, which has one key and value on
+// each. A value never holds a line break.
+type lines string
+
+// all are the values of a key, in order.
+func (l lines) all(key string) (values []string) {
+	for line := range strings.Lines(string(l)) {
+		if v, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), key+": "); ok {
+			values = append(values, v)
+		}
+	}
+	return values
+}
+
+// first is the first value of a key, or "".
+func (l lines) first(key string) string {
+	if all := l.all(key); len(all) > 0 {
+		return all[0]
+	}
+	return ""
+}
+
+// names reports whether an item of the document names an action of a resource.
+func (l lines) names(resource, action string) bool {
+	there := false
+	for line := range strings.Lines(string(l)) {
+		key, v, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ": ")
+		switch key {
+		case "item":
+			there = false
+		case "resource-name":
+			there = v == resource
+		case "action":
+			if there && matches(v, action) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // The methods by which a person signs an approval.

@@ -62,6 +62,12 @@ func (a *Action) encode(e *encoder) {
 	e.timeIf("notAfter", a.Grant.NotAfter)
 	e.text("purpose", a.Grant.Purpose)
 	e.close()
+	if a.Approval.Mode != "" {
+		e.open("approval")
+		e.text("mode", a.Approval.Mode)
+		e.digest("digest", a.Approval.Digest)
+		e.close()
+	}
 	e.open("decision")
 	e.must("result", a.Decision.Result)
 	e.digest("bundle", a.Decision.Bundle)

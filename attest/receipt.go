@@ -40,6 +40,7 @@ type Disclosure struct {
 // no salt.
 const (
 	GrantDocument   = "grant"      // [GrantRef.Digest]: a [Grant] as JSON
+	ApprovalRecord  = "approval"   // [ApprovalRef.Digest]: an [Approval] as JSON
 	PrincipalName   = "principal"  // [Principal.Subject]
 	PolicyBundle    = "bundle"     // [Decision.Bundle], plain
 	DecisionInput   = "input"      // [Decision.Input], plain

@@ -28,9 +28,11 @@ const (
 	CheckpointStep = "checkpoint" // the log's signature and the witnesses
 	AgentStep      = "agent"      // what the agent showed
 	GrantStep      = "grant"      // the grant covers the action
+	ApprovalStep   = "approval"   // others approved what the grant gives
 	DecisionStep   = "decision"   // policy's answer, and the policy itself
 	BodiesStep     = "bodies"     // what was disclosed has the signed hashes
 	CompleteStep   = "complete"   // no call of the session is missing
+	ZeroStep       = "zero"       // what was contained, and until nothing of it could act
 )
 
 // A Step is one step with its result and a sentence for a person.

@@ -53,18 +53,19 @@ type Predicate interface {
 // An Action is the predicate of one call that an agent made through a
 // gateway. A member that is empty is left out.
 type Action struct {
-	ID        string    `json:"id"` // of the gateway's call
-	Tenant    string    `json:"tenant"`
-	Time      time.Time `json:"time"` // of the decision, in microseconds
-	Seq       int64     `json:"seq"`  // 1, 2, 3 … within the session
-	Intent    Intent    `json:"intent"`
-	Agent     Agent     `json:"agent"`
-	Principal Principal `json:"principal"`
-	Grant     GrantRef  `json:"grant"`
-	Decision  Decision  `json:"decision"`
-	Call      Call      `json:"action"`
-	Outcome   Outcome   `json:"outcome"`
-	Recording Recording `json:"recording"`
+	ID        string      `json:"id"` // of the gateway's call
+	Tenant    string      `json:"tenant"`
+	Time      time.Time   `json:"time"` // of the decision, in microseconds
+	Seq       int64       `json:"seq"`  // 1, 2, 3 … within the session
+	Intent    Intent      `json:"intent"`
+	Agent     Agent       `json:"agent"`
+	Principal Principal   `json:"principal"`
+	Grant     GrantRef    `json:"grant"`
+	Approval  ApprovalRef `json:"approval,omitzero"`
+	Decision  Decision    `json:"decision"`
+	Call      Call        `json:"action"`
+	Outcome   Outcome     `json:"outcome"`
+	Recording Recording   `json:"recording"`
 }
 
 // An Intent is the record that was written before the call was forwarded.
@@ -198,13 +199,14 @@ func NewEnrolment(e Enrolment) *Statement {
 	return &Statement{Subjects: []Subject{{e.Gateway, Sum(e.Key)}}, Predicate: &e}
 }
 
-// A Containment certifies that an agent was cut off: what was done, and how
-// long each step took.
+// A Containment certifies that something was cut off: an agent, the agents of a
+// blueprint or of a person, a resource, an organisation or everything. It tells
+// what was done, and how long each step took.
 type Containment struct {
 	ID     string            `json:"id"`
 	Tenant string            `json:"tenant"`
 	Time   time.Time         `json:"time"`   // when it was asked for
-	Target string            `json:"target"` // the subject that was contained: agent:agt_…
+	Target string            `json:"target"` // what was contained: agent:agt_…, blueprint:NAME, person:usr_…, resource:res_…, tenant:NAME or everything
 	By     Digest            `json:"by"`     // commitment to who asked for it
 	Reason Digest            `json:"reason"` // commitment to why
 	Steps  []ContainmentStep `json:"steps"`

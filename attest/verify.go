@@ -112,6 +112,7 @@ var claims = []Step{
 	{CheckpointStep, Pass, "the checkpoint is signed by the log, and witnessed as the trust policy asks."},
 	{AgentStep, Pass, "as attested by the gateway, the agent showed its key."},
 	{GrantStep, Pass, "the grant covers the action, or the call was refused."},
+	{ApprovalStep, Pass, "what had to be approved was, by others than who asked for it."},
 	{DecisionStep, Pass, "decided under the policy bundle that is disclosed."},
 	{BodiesStep, Pass, "request and response are disclosed and have the signed hashes."},
 }
@@ -156,7 +157,7 @@ func (v *verifier) call(r Receipt) (Verdict, *Action) {
 		failed(notLogged, LogStep, "The statement is leaf %d of %s.", at.index, at.origin),
 		v.checkpointStep(cp))
 	if err == nil {
-		c.Steps = append(c.Steps, agentStep(a), v.grantStep(a, r.Disclosures), v.decisionStep(s, a, r.Disclosures), bodiesStep(s, r.Disclosures))
+		c.Steps = append(c.Steps, agentStep(a), v.grantStep(a, r.Disclosures), approvalStep(a, r.Disclosures), v.decisionStep(s, a, r.Disclosures), bodiesStep(s, r.Disclosures))
 	}
 	return c, a
 }
@@ -427,7 +428,7 @@ func bodiesStep(s *Statement, disclosed []Disclosure) Step {
 	want := commitments(s)
 	have := map[string]bool{}
 	for _, d := range disclosed {
-		if d.Name == GrantDocument || d.Name == PolicyBundle {
+		if d.Name == GrantDocument || d.Name == ApprovalRecord || d.Name == PolicyBundle {
 			continue
 		}
 		digest, ok := want[d.Name]
@@ -555,5 +556,32 @@ func (v *verifier) containment(r *Report, receipt Receipt) {
 	if len(receipt.Disclosures) == 0 {
 		step = say(BodiesStep, NotDisclosed, "Who asked for it and why is not in the file, only the hashes.")
 	}
-	r.Steps = append(r.Steps, step)
+	r.Steps = append(r.Steps, step, zeroStep(s.Predicate))
+}
+
+// zeroStep reads what was contained, and whether all that was done for it came to
+// its end.
+func zeroStep(p Predicate) Step {
+	c, ok := p.(*Containment)
+	if !ok {
+		return say(ZeroStep, Fail, "The statement is no certificate of a containment.")
+	}
+	kind, name, _ := strings.Cut(c.Target, ":")
+	if known := kind == "everything" && name == "" || name != "" && slices.Contains([]string{"agent", "blueprint", "person", "resource", "tenant"}, kind); !known {
+		return say(ZeroStep, Fail, "%q is nothing that can be contained.", c.Target)
+	}
+	last := int64(0)
+	for _, step := range c.Steps {
+		if step.State != "done" {
+			return say(ZeroStep, Fail, "The step %q of the containment of %s is %s.", step.Name, c.Target, step.State)
+		}
+		if step.Micros < last || step.Count < 0 {
+			return say(ZeroStep, Fail, "The step %q does not follow the one before.", step.Name)
+		}
+		last = step.Micros
+	}
+	if len(c.Steps) == 0 || c.Zero < last || c.Zero <= 0 {
+		return say(ZeroStep, Fail, "It does not say when nothing of %s could act any more.", c.Target)
+	}
+	return say(ZeroStep, Pass, "Nothing of %s could act %s after it was asked for, at %s.", c.Target, time.Duration(c.Zero)*time.Microsecond, c.Time.Format(time.RFC3339))
 }

@@ -219,7 +219,7 @@ func TestVerifySession(t *testing.T) {
 	file := marshal(t, x)
 	r := Verify(file, l.trust())
 	want(t, r, nil)
-	if !r.OK() || r.Kind != "session" || r.Session != "ses_1" || len(r.Calls) != 3 || len(r.Steps) != 10 {
+	if !r.OK() || r.Kind != "session" || r.Session != "ses_1" || len(r.Calls) != 3 || len(r.Steps) != 11 {
 		t.Errorf("report of a good session: %+v", r)
 	}
 	if !strings.HasSuffix(r.String(), "\n"+Limit) {
@@ -262,7 +262,7 @@ func TestVerifyReceipt(t *testing.T) {
 	file := marshal(t, receipt)
 	r := Verify(file, l.trust())
 	want(t, r, map[string]Result{DecisionStep: NotDisclosed})
-	if r.Kind != "receipt" || len(r.Steps) != 9 {
+	if r.Kind != "receipt" || len(r.Steps) != 10 {
 		t.Errorf("report of a receipt: %+v", r)
 	}
 	t.Logf("\n%s", r)

@@ -155,6 +155,12 @@ func (d *Directory) EndPasskey(ctx context.Context, caller estover.Caller, id st
 	})
 }
 
+// Signed stores the record of a passkey after it has signed an approval. Who
+// approves by that is asked, and on record, where they do.
+func (d *Directory) Signed(ctx context.Context, tenant estover.TenantID, k Passkey) error {
+	return d.guard.DB().Do(ctx, tenant, func(tx *db.Tx) error { return usePasskey(ctx, tx, k) })
+}
+
 // endPasskey ends a passkey, whose row says so in its MAC from then on.
 func (d *Directory) endPasskey(ctx context.Context, tx *db.Tx, k Passkey) error {
 	k.endedAt = tx.Now()

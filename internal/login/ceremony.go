@@ -1,6 +1,7 @@
 package login
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"strings"
@@ -61,13 +62,19 @@ type holder struct {
 }
 
 func newHolder(p directory.Person, keys []directory.Passkey) (*holder, error) {
-	h := &holder{person: p, keys: keys}
+	h := &holder{person: p}
 	for _, k := range keys {
 		var c webauthn.Credential
 		if err := json.Unmarshal(k.Record, &c); err != nil {
 			return nil, err
 		}
-		h.records = append(h.records, c)
+		if len(k.Public) > 0 {
+			// The key that the record has must be the one that was registered.
+			if pub, err := publicKey(c.PublicKey); err != nil || !bytes.Equal(pub, k.Public) {
+				continue
+			}
+		}
+		h.keys, h.records = append(h.keys, k), append(h.records, c)
 	}
 	return h, nil
 }
@@ -182,6 +189,9 @@ func (d *Door) checkKey(r *page.Request, purpose string, h *holder, state, answe
 		return nil, key, a, errKey.Because(why(err))
 	}
 	key = directory.Passkey{Credential: record.ID}
+	if key.Public, err = publicKey(record.PublicKey); err != nil {
+		return nil, key, a, errKey.Because(err)
+	}
 	key.Record, err = json.Marshal(record)
 	return record, key, a, err
 }
