@@ -69,6 +69,7 @@ type Committed struct {
 	Seed      []byte          `json:"seed"`                // what the salts are derived from; see [Committed.Salt]
 	Principal estover.Subject `json:"principal,omitempty"` // on whose authority the agent acted
 	Grant     string          `json:"grant,omitempty"`     // the grant document, as it was hashed
+	Approval  string          `json:"approval,omitempty"`  // the request that the grant came of
 	Recording string          `json:"recording,omitempty"` // which recording has the bodies
 	Stream    uint64          `json:"stream,omitempty"`    // and which exchange in it
 	Cut       bool            `json:"cut,omitempty"`       // not all of the bodies was recorded
@@ -78,7 +79,7 @@ type Committed struct {
 func (c Committed) AppendJSON(b []byte) []byte {
 	b = append(base64.StdEncoding.AppendEncode(append(b, `{"seed":"`...), c.Seed), '"')
 	for _, m := range [...]struct{ name, value string }{
-		{"principal", string(c.Principal)}, {"grant", c.Grant}, {"recording", c.Recording},
+		{"principal", string(c.Principal)}, {"grant", c.Grant}, {"approval", c.Approval}, {"recording", c.Recording},
 	} {
 		if m.value != "" {
 			b = audit.AppendMember(b, ',', m.name, m.value)
@@ -115,12 +116,16 @@ type Evidence struct {
 	keys       *seal.Keyring
 	recordings *recording.Recordings
 	bundle     func(ctx context.Context, tenant estover.TenantID, digest string) ([]byte, error)
+
+	// Approval is what was approved by a request, and by whom: an
+	// [attest.Approval] as JSON. Nil if there are no requests.
+	Approval func(ctx context.Context, tenant estover.TenantID, request string) (mode string, record []byte, err error)
 }
 
 // New makes evidence of what is in the log of g. bundle gives the bytes of a
 // policy bundle by its digest.
 func New(g *guard.Guard, keys *seal.Keyring, r *recording.Recordings, bundle func(ctx context.Context, tenant estover.TenantID, digest string) ([]byte, error)) *Evidence {
-	return &Evidence{g, keys, r, bundle}
+	return &Evidence{guard: g, keys: keys, recordings: r, bundle: bundle}
 }
 
 // Trust is the trust policy of a tenant: the keys of its log, of its gateways
@@ -398,7 +403,7 @@ func (e *Evidence) bundles(ctx context.Context, tenant estover.TenantID, actions
 }
 
 // disclose adds to the receipts what their statements commit to: the
-// principal, the grant, and the bodies as far as they were recorded whole. The
+// principal, the grant, its approval, and the bodies as far as they were recorded whole. The
 // end of a recording is missing if its node died.
 func (e *Evidence) disclose(ctx context.Context, caller estover.Caller, session string, calls []audit.Entry, subjects [][]attest.Subject, receipts []attest.Receipt) error {
 	byStream := map[string]int{}
@@ -417,6 +422,16 @@ func (e *Evidence) disclose(ctx context.Context, caller estover.Caller, session 
 		}
 		if c.Grant != "" {
 			add(attest.GrantDocument, []byte(c.Grant))
+		}
+		if c.Approval != "" && e.Approval != nil {
+			// As it stands now: if somebody has edited it, the verifier sees that.
+			_, record, err := e.Approval(ctx, caller.Tenant, c.Approval)
+			if err != nil {
+				return fmt.Errorf("reading the approval %s: %w", c.Approval, err)
+			}
+			if record != nil {
+				add(attest.ApprovalRecord, record)
+			}
 		}
 		if c.Principal != "" {
 			add(attest.PrincipalName, []byte(c.Principal))

@@ -77,6 +77,11 @@ type Config struct {
 	// Grant is the document of the grant that covers a call, for the receipt;
 	// "" if there is none.
 	Grant func(ctx context.Context, caller estover.Caller, resource, action string, class estover.Class) (string, error)
+	// Request is the request that the grant which covers a call came of; "" if it
+	// came of none. Approval is what was approved by it, and how, for the receipt.
+	// Both nil where there are no requests.
+	Request  func(ctx context.Context, caller estover.Caller, resource, action string, class estover.Class) (string, error)
+	Approval func(ctx context.Context, tenant estover.TenantID, request string) (mode string, record []byte, err error)
 	// Granted are the resources on which an agent is granted anything: what
 	// the certificate authority of its sessions is good for.
 	Granted func(ctx context.Context, tenant estover.TenantID, agent string) ([]*resource.Upstream, error)
@@ -158,6 +163,7 @@ type call struct {
 	at       time.Time
 	secrets  []string // id@version of what was put in
 	commits  evidence.Committed
+	approval attest.ApprovalRef
 	salt     func(name string) attest.Salt
 	rec      *tape
 
@@ -358,8 +364,32 @@ func (d *Duties) plan(ctx context.Context, ex *gateway.Exchange, c *call) (*gate
 	if c.commits.Grant, err = d.Grant(ctx, ex.Caller, up.ID, c.action.Name, c.class()); err != nil {
 		return nil, err
 	}
+	if d.Request != nil {
+		if c.commits.Approval, err = d.Request(ctx, ex.Caller, up.ID, c.action.Name, c.class()); err != nil {
+			return nil, err
+		}
+		if c.approval, err = d.approved(ctx, ex.Caller.Tenant, c.commits); err != nil {
+			return nil, err
+		}
+	}
 	d.taps(ex, c, p, level)
 	return p, nil
+}
+
+// approved is how a receipt refers to the approval that a call rests on.
+func (d *Duties) approved(ctx context.Context, tenant estover.TenantID, c evidence.Committed) (ref attest.ApprovalRef, err error) {
+	if c.Approval == "" || d.Approval == nil {
+		return ref, nil
+	}
+	mode, record, err := d.Approval(ctx, tenant, c.Approval)
+	if err != nil {
+		return ref, err
+	}
+	ref.Mode = mode
+	if record != nil {
+		ref.Digest = attest.Commit(c.Salt(attest.ApprovalRecord), record)
+	}
+	return ref, nil
 }
 
 // class is the class of the data that the call reaches.

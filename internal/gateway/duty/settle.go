@@ -217,6 +217,7 @@ func (d *Duties) statement(ex *gateway.Exchange, c *call, out *gateway.Outcome) 
 	if c.commits.Grant != "" {
 		a.Grant = attest.GrantRef{Digest: attest.Commit(c.salt(attest.GrantDocument), []byte(c.commits.Grant)), Purpose: ex.Caller.Purpose}
 	}
+	a.Approval = c.approval
 	var known *estover.Error
 	if errors.As(out.Err, &known) {
 		a.Outcome.Error = known.Code

@@ -107,7 +107,7 @@ func (t *task) count(ctx context.Context, d *Duties) error {
 	}
 	for seq, e := range begun {
 		if !ended[seq] {
-			if err := d.unknown(t, e, seq); err != nil {
+			if err := d.unknown(ctx, t, e, seq); err != nil {
 				return err
 			}
 		}
@@ -138,7 +138,7 @@ func (d *Duties) each(ctx context.Context, key taskKey, action string, fn func(e
 }
 
 // unknown writes the outcome of a call that was begun and never settled.
-func (d *Duties) unknown(t *task, intent audit.Entry, seq int64) error {
+func (d *Duties) unknown(ctx context.Context, t *task, intent audit.Entry, seq int64) error {
 	word := func(key string) string { s, _ := intent.Detail[key].(string); return s }
 	var committed evidence.Committed
 	var decision guard.DecisionRecord
@@ -171,6 +171,10 @@ func (d *Duties) unknown(t *task, intent audit.Entry, seq int64) error {
 		if json.Unmarshal([]byte(committed.Grant), &grant) == nil && len(grant.Permissions) > 0 {
 			a.Call.Resource = grant.Permissions[0].Resource
 		}
+	}
+	var err error
+	if a.Approval, err = d.approved(ctx, t.key.tenant, committed); err != nil {
+		return fmt.Errorf("reading the approval of the intent %s: %w", intent.ID, err)
 	}
 	// There is nothing that went over the wire of which anybody knows.
 	leaf := (&attest.Statement{Subjects: []attest.Subject{{Name: attest.IntentLeaf, Digest: a.Intent.Digest}}, Predicate: a}).AppendJSON(nil)
