@@ -18,7 +18,7 @@ func personCommand(s *settings) *cobra.Command {
 	c := noun("person", "People: who manages Estover and answers for agents",
 		`A person has roles: admin, operator or auditor. A sponsor, who answers for
 agents, needs none. People come in by an invitation, a token that is used once.`)
-	c.AddCommand(personList(s), personShow(s), personCreate(s), personInvite(s), personDisable(s), personEnable(s))
+	c.AddCommand(personList(s), personShow(s), personCreate(s), personInvite(s), personDisable(s), personEnable(s), personKey(s))
 	return c
 }
 

@@ -56,6 +56,7 @@ type Parts struct {
 func (s *Server) routes() {
 	s.agents()
 	s.people()
+	s.approverKeys()
 	s.providers()
 	s.resources()
 	s.grants()

@@ -67,7 +67,7 @@ permit contains "auditor_reads" if {
 permit contains "own_things" if {
 	input.facts.own == true
 	input.op in {
-		"agent.read", "authorization.create", "authorization.deny", "authorization.list", "consent.end", "consent.list", "grant.list", "login.create", "login.end", "login.list",
+		"agent.read", "approver_key.create", "approver_key.end", "approver_key.list", "authorization.create", "authorization.deny", "authorization.list", "consent.end", "consent.list", "grant.list", "login.create", "login.end", "login.list",
 		"passkey.create", "passkey.end", "passkey.list", "person.read", "recovery.create", "registration.end", "registration.read", "registration.update", "session.end", "session.list", "session.read", "token.revoke",
 	}
 }

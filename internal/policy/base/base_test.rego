@@ -75,6 +75,12 @@ test_auditor_changes_nothing[op] if {
 	base.permit == set() with input as ask(object.union(person("auditor"), {"op": op}))
 }
 
+test_own_key if {
+	key := object.union(person("auditor"), {"op": "approver_key.create"})
+	base.permit == {"own_things"} with input as ask(object.union(key, {"facts": {"own": true}}))
+	base.permit == set() with input as ask(key)
+}
+
 test_own_things if {
 	base.permit == {"own_things"} with input as ask({"op": "session.end"})
 	base.permit == set() with input as ask({"op": "session.end", "facts": {"own": false}})

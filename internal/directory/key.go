@@ -161,6 +161,9 @@ func (d *Directory) ApproverKeys(ctx context.Context, caller estover.Caller, per
 // EndApproverKey retires an ssh key of the caller, or of somebody else if policy
 // lets them. What it signed before still counts.
 func (d *Directory) EndApproverKey(ctx context.Context, caller estover.Caller, person, id string) error {
+	if len(caller.Actors) > 0 {
+		return ErrNotAPerson
+	}
 	op := guard.Op{Action: "approver_key.end", Target: string(estover.User(person)), Detail: map[string]any{"key": id}}
 	return d.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
 		k, err := findApproverKey(ctx, tx.Tx, person, id)
