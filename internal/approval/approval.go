@@ -90,6 +90,7 @@ const (
 // An Item is one thing that is asked for: actions of one resource.
 type Item struct {
 	Resource   string              `json:"resource" minLength:"1" maxLength:"200" doc:"The resource."`
+	Name       string              `json:"resource_name,omitempty" readOnly:"true" doc:"What people call it."`
 	Actions    []string            `json:"actions" minItems:"1" maxItems:"50" nullable:"false" doc:"Its actions, or * for every one."`
 	Parameters map[string][]string `json:"parameters,omitempty" doc:"What the parameters of the actions' paths may be, by name; anything for those that are not named."`
 	Class      estover.Class       `json:"class,omitempty" enum:"public,internal,confidential,restricted" doc:"The most sensitive class of data. By itself what the actions need."`
@@ -126,6 +127,7 @@ type Request struct {
 	Requester estover.Subject   `json:"requester"`
 	Chain     []estover.Subject `json:"chain,omitempty"` // for whom the requester acted, and through whom
 	Agent     string            `json:"agent,omitempty"` // that it is for
+	AgentName string            `json:"agent_name,omitempty"`
 	Session   string            `json:"session,omitempty"`
 	Purpose   string            `json:"purpose,omitempty"`
 

@@ -34,12 +34,9 @@ const obligation = "approval"
 
 // stricter is the rule under which a request stands when policy demands the
 // obligations of decisions, and nothing less than the floor.
-func stricter(floor *Rule, demanded []guard.Obligation) (Rule, error) {
-	var r Rule
-	if floor != nil {
-		r = *floor
-		r.Roles, r.EscalateTo = slices.Clone(r.Roles), slices.Clone(r.EscalateTo)
-	}
+func stricter(floor Rule, demanded []guard.Obligation) (Rule, error) {
+	r := floor
+	r.Roles, r.EscalateTo = slices.Clone(r.Roles), slices.Clone(r.EscalateTo)
 	for _, o := range demanded {
 		if o.Type != obligation {
 			continue

@@ -12,6 +12,7 @@ import (
 // A spec is what never changes of a request, and that no statement looks into.
 type spec struct {
 	Chain     []estover.Subject `json:"chain,omitempty"`
+	AgentName string            `json:"agent_name,omitempty"`
 	Purpose   string            `json:"purpose,omitempty"`
 	Items     []Item            `json:"items,omitempty"`
 	Seconds   int64             `json:"for_seconds,omitempty"`
@@ -45,7 +46,7 @@ func scan(tx *db.Tx, row scanner) (r Request, err error) {
 	if err == nil {
 		err = json.Unmarshal([]byte(offer), &r.Offer)
 	}
-	r.Chain, r.Purpose, r.Items, r.Seconds, r.Budgets = s.Chain, s.Purpose, s.Items, s.Seconds, s.Budgets
+	r.Chain, r.AgentName, r.Purpose, r.Items, r.Seconds, r.Budgets = s.Chain, s.AgentName, s.Purpose, s.Items, s.Seconds, s.Budgets
 	r.Target, r.Arguments, r.Reason, r.Context = s.Target, s.Arguments, s.Reason, s.Context
 	r.Rule, r.Policy, r.nonce = s.Rule, s.Policy, s.Nonce
 	r.State = r.StateAt(tx.Now())
@@ -123,7 +124,7 @@ func count(ctx context.Context, tx *db.Tx, agent string, requester estover.Subje
 // meanwhile.
 func insert(ctx context.Context, tx *db.Tx, r Request, likeness string) error {
 	s, err := json.Marshal(spec{
-		r.Chain, r.Purpose, r.Items, r.Seconds, r.Budgets, r.Target, r.Arguments, r.Reason, r.Context, r.Rule, r.Policy, r.nonce,
+		r.Chain, r.AgentName, r.Purpose, r.Items, r.Seconds, r.Budgets, r.Target, r.Arguments, r.Reason, r.Context, r.Rule, r.Policy, r.nonce,
 	})
 	if err != nil {
 		return err
