@@ -251,6 +251,11 @@ func (d *Decider) deny(ctx context.Context, r *revision, k *known, op guard.Op, 
 		reasons = []Reason{notPermitted}
 	}
 	decision := refusal(r, reasons)
+	if op.Action == elevate && len(reasons) == 1 && reasons[0] == notPermitted { // people may: the rules say which, and how many
+		if decision.Obligations, err = r.obliges(ctx, input); err != nil {
+			return d.fail(ctx, op, r, err)
+		}
+	}
 	d.record(&decision, k)
 	return decision, nil
 }

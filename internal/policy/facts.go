@@ -19,6 +19,7 @@ type Facts struct {
 	ChangeFreeze    bool   `json:"change_freeze"`    // changes are frozen
 	Delegated       bool   `json:"delegated"`        // the caller acts for somebody else
 	Destination     string `json:"destination"`      // internal, partner or public
+	Duration        string `json:"duration"`         // none, short, usual or long: for how long something is asked for
 	Elevation       string `json:"elevation"`        // none, pending or approved
 	Entitled        bool   `json:"entitled"`         // a live grant covers resource, action and class
 	GrantKind       string `json:"grant_kind"`       // none, standing or elevated: the grant that covers it
@@ -49,7 +50,7 @@ type Facts struct {
 // would speak for it or against it: no grant, no purpose, no risk.
 var Unremarkable = Facts{
 	AgentTier: "low", ArgsInScope: true, AuthStrength: "secret", Budget: "ok", Bulk: "one",
-	Destination: "internal", Elevation: "none", GrantKind: "none", Handover: "none", InHours: true,
+	Destination: "internal", Duration: "none", Elevation: "none", GrantKind: "none", Handover: "none", InHours: true,
 	LabelConf: "public", LabelIntegrity: "trusted", Novelty: "none", Origin: "none", PII: "none",
 	PlaceOK: true, RecipientKnown: true, ResidencyOK: true, RiskBand: "low",
 	ServerTrusted: true, ToolApproved: true,
@@ -77,6 +78,7 @@ var facts = []fact{
 	{name: "change_freeze", flag: func(f *Facts) *bool { return &f.ChangeFreeze }, remedy: "The freeze of changes ends."},
 	{name: "delegated", flag: func(f *Facts) *bool { return &f.Delegated }, live: true, remedy: "The agent that holds the grant does it itself."},
 	{name: "destination", word: func(f *Facts) *string { return &f.Destination }, list: []string{"internal", "partner", "public"}, live: true, remedy: "The resource says where it stands; its owner sets it (estover apply)."},
+	{name: "duration", word: func(f *Facts) *string { return &f.Duration }, list: []string{"none", "short", "usual", "long"}, live: true, remedy: "It is asked for for a shorter time: short is an hour at most, usual is eight."},
 	{name: "elevation", word: func(f *Facts) *string { return &f.Elevation }, list: []string{"none", "pending", "approved"}, remedy: "An elevation is asked for and approved."},
 	{name: "entitled", flag: func(f *Facts) *bool { return &f.Entitled }, live: true, remedy: "An operator gives the agent a grant for this resource and action (estover apply)."},
 	{name: "grant_kind", word: func(f *Facts) *string { return &f.GrantKind }, list: []string{"none", "standing", "elevated"}, live: true, remedy: "The grant that covers the request is of this kind."},

@@ -82,6 +82,7 @@ type Input struct {
 	Admin    bool
 	Operator bool
 	Auditor  bool
+	Approver bool
 	Resource *Resource
 	Agent    *Agent
 	Session  string
@@ -191,13 +192,13 @@ func words(list []string) []string {
 	return list
 }
 
-// callers are the shapes of every caller there can be: the kind and three
+// callers are the shapes of every caller there can be: the kind and four
 // roles.
-var callers = func() (all [24]shape) {
+var callers = func() (all [48]shape) {
 	for i := range all {
 		all[i] = shapeOf(map[string]any{
-			"kind":  []string{estover.AgentKind, estover.UserKind, estover.SystemKind}[i/8],
-			"roles": map[string]bool{"admin": i&1 != 0, "operator": i&2 != 0, "auditor": i&4 != 0},
+			"kind":  []string{estover.AgentKind, estover.UserKind, estover.SystemKind}[i/16],
+			"roles": map[string]bool{"admin": i&1 != 0, "operator": i&2 != 0, "auditor": i&4 != 0, "approver": i&8 != 0},
 		})
 	}
 	return all
@@ -207,9 +208,9 @@ func (in *Input) callerIndex() int {
 	i := 0
 	switch in.Caller {
 	case estover.UserKind:
-		i = 8
-	case estover.SystemKind:
 		i = 16
+	case estover.SystemKind:
+		i = 32
 	}
 	if in.Admin {
 		i |= 1
@@ -219,6 +220,9 @@ func (in *Input) callerIndex() int {
 	}
 	if in.Auditor {
 		i |= 4
+	}
+	if in.Approver {
+		i |= 8
 	}
 	return i
 }

@@ -180,13 +180,14 @@ const OutsideTask = "kernel_task"
 // confined: a token that is confined to tasks is good for one of them at a time,
 // with all that the task says of the call: where, what, on what and what for. The
 // secret of a resource is used along with a call that was decided on by itself. It
-// opens no session, whose certificate would be bound by no task.
+// opens no session, whose certificate would be bound by no task, and asks for no
+// access, which would be bound by none either.
 func confined(k *known) string {
 	tasks := k.caller.Tasks
 	switch {
 	case tasks == nil:
 		return ""
-	case k.Op == "session.open":
+	case k.Op == "session.open", k.Op == "access.request":
 		return OutsideTask
 	case !contains(reaches, k.Op) && k.Op != "secret.use":
 		return ""
@@ -236,9 +237,10 @@ func segment(k *known) string {
 // reaches are the operations by which an agent gets at data.
 var reaches = []string{"gateway.call", "secret.read"}
 
-// clearance: the data is not more sensitive than the agent is cleared for.
+// clearance: the data is not more sensitive than the agent is cleared for. Nobody
+// can approve that either.
 func clearance(k *known) string {
-	if k.agent != nil && contains(reaches, k.Op) && !k.agent.Clearance.Covers(k.Class) {
+	if k.agent != nil && (contains(reaches, k.Op) || k.Op == elevate) && !k.agent.Clearance.Covers(k.Class) {
 		return "kernel_clearance"
 	}
 	return ""

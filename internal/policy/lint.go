@@ -486,6 +486,8 @@ func (p property) among() string {
 	switch {
 	case p.number:
 		return ": it is a whole number, zero or more"
+	case p.flag:
+		return ": it is true or false"
 	case p.list != nil:
 		return ": it is one of " + strings.Join(p.list, ", ")
 	case p.many != nil:

@@ -24,6 +24,7 @@ type property struct {
 	list   []string // one of these words, from the mildest to the strictest
 	many   []string // a list of these words
 	number bool     // a whole number, zero or more
+	flag   bool     // yes or no
 	text   bool
 }
 
@@ -39,11 +40,19 @@ var (
 	recordLevels = []string{"none", "meta", "full"}
 	evidence     = []string{"batched", "strict"}
 	directions   = []string{"request", "response", "both"}
+	deciders     = []string{"admin", "approver", "auditor", "operator", "sponsor"} // the roles of people, and who answers for the agent
 )
 
 // obligationTypes are the obligations that a rule may impose (policy.md,
 // section 2.8). Those that no door carries out yet are a refusal at that door.
 var obligationTypes = map[string]obligationType{
+	"approval": {
+		properties: map[string]property{
+			"quorum": {number: true}, "roles": {many: deciders}, "signed": {flag: true}, "exclude_sponsor": {flag: true},
+			"escalate_seconds": {number: true}, "escalate_roles": {many: deciders}, "expires_seconds": {number: true},
+		},
+		merge: mergeApproval,
+	},
 	"redact": {
 		required:   []string{"classes"},
 		properties: map[string]property{"classes": {many: dataClasses}, "mode": {list: redactModes}, "direction": {list: directions}},
@@ -148,6 +157,9 @@ func (p property) value(v any) (any, bool) {
 			return int64(n), n >= 0
 		}
 		return nil, false
+	case p.flag:
+		b, ok := v.(bool)
+		return b, ok
 	case p.many != nil:
 		var list []string
 		switch l := v.(type) {
@@ -205,6 +217,35 @@ func lowest(all []map[string]any) []map[string]any {
 		for k, v := range props {
 			if have, ok := m[k]; !ok || v.(int64) < have.(int64) {
 				m[k] = v
+			}
+		}
+	}
+	return []map[string]any{m}
+}
+
+// mergeApproval keeps what is hardest to meet: the most people, those roles that
+// every rule names, the shortest times. Roles that no two rules share leave an
+// empty list, which is nobody.
+func mergeApproval(all []map[string]any) []map[string]any {
+	m := map[string]any{}
+	for _, props := range all {
+		for k, v := range props {
+			have, ok := m[k]
+			if !ok {
+				m[k] = v
+				continue
+			}
+			switch v := v.(type) {
+			case bool:
+				m[k] = v || have.(bool)
+			case []string:
+				m[k] = slices.DeleteFunc(slices.Clone(v), func(w string) bool { return !contains(have.([]string), w) })
+			case int64:
+				if k == "quorum" {
+					m[k] = max(v, have.(int64))
+				} else {
+					m[k] = min(v, have.(int64))
+				}
 			}
 		}
 	}

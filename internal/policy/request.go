@@ -101,6 +101,31 @@ type elsewhere interface {
 	Elsewhere() (issuer string, scopes []string)
 }
 
+// elevate is the operation about which policy is asked before an agent is given
+// something that it asks for.
+const elevate = "access.elevate"
+
+// An elevating is the [guard.Op.Input] of access.elevate.
+type elevating interface {
+	// Elevates is the action that is asked for, by the name that the resource has for
+	// it, the class of the data that it reaches, for how long, and what the parameters
+	// of its path may be, which a rule finds as input.params; nil for anything.
+	Elevates() (action string, class estover.Class, life time.Duration, params any)
+}
+
+// span is a duration as a word of the fact duration.
+func span(d time.Duration) string {
+	switch {
+	case d <= 0:
+		return "none"
+	case d <= time.Hour:
+		return "short"
+	case d <= 8*time.Hour:
+		return "usual"
+	}
+	return "long"
+}
+
 // A detailed is the [guard.Op.Input] of token.issue when the token would have
 // authorization details.
 type detailed interface {
@@ -231,6 +256,7 @@ func (s *Sources) gather(ctx context.Context, caller estover.Caller, op guard.Op
 		}
 	case estover.UserKind:
 		k.Admin, k.Operator, k.Auditor = caller.Has(estover.Admin), caller.Has(estover.Operator), caller.Has(estover.Auditor)
+		k.Approver = caller.Has(estover.Approver)
 	case estover.SystemKind:
 	default:
 		return k, errKernel("kernel_subject")
@@ -300,6 +326,11 @@ func (s *Sources) delegator(ctx context.Context, k *known, op guard.Op) error {
 // resource finds what the request reaches, and of what class the data is.
 func (s *Sources) resource(ctx context.Context, k *known, op guard.Op) error {
 	call, _ := op.Input.(Call)
+	if e, ok := op.Input.(elevating); ok {
+		var life time.Duration
+		call.Action, call.Class, life, call.Params = e.Elevates()
+		k.Facts.Duration = span(life)
+	}
 	k.Params = call.Params
 	noun, _, _ := strings.Cut(op.Action, ".")
 	ref := op.Resource
@@ -348,7 +379,7 @@ func (s *Sources) resource(ctx context.Context, k *known, op guard.Op) error {
 		}
 	}
 	k.Class = k.Resource.Class
-	if op.Action == "gateway.call" || op.Action == "secret.use" {
+	if op.Action == "gateway.call" || op.Action == "secret.use" || op.Action == elevate {
 		if call.Action != "" || op.Action == "gateway.call" {
 			k.Action = clean(call.Action)
 		}

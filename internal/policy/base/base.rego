@@ -17,11 +17,13 @@ permit contains "system_works" if input.caller.kind == "system"
 
 # METADATA
 # title: Administrators manage everything
-# description: Reading the value of a secret and acting in the place of an agent are not management.
+# description: >-
+#   Reading the value of a secret, acting in the place of an agent and approving at once what
+#   somebody asks for are not management.
 permit contains "admin_manages" if {
 	input.caller.roles.admin == true
 	not input.op in data_path
-	input.op != "secret.read"
+	not input.op in {"access.elevate", "secret.read"}
 }
 
 # METADATA
@@ -60,6 +62,46 @@ permit contains "auditor_reads" if {
 		"recording.list", "recording.read", "resource.list", "resource.read",
 		"secret.list", "server.read", "session.list", "session.read", "token.introspect", "trust.list", "trust.read",
 	}
+}
+
+# METADATA
+# title: Operators see who is away
+permit contains "operator_sees_absences" if {
+	input.caller.roles.operator == true
+	input.op == "absence.list"
+}
+
+# METADATA
+# title: Approvers see what they decide about
+permit contains "approver_looks" if {
+	input.caller.roles.approver == true
+	input.op in {"absence.list", "agent.list", "agent.read", "person.list", "person.read", "resource.list", "resource.read"}
+}
+
+# METADATA
+# title: People ask for access and decide about it
+# description: >-
+#   Who may ask for which agent, and who decides, is a matter of the request: of the sponsor, of the
+#   roles that obligations of the type "approval" name, and of who asked.
+permit contains "people_decide" if {
+	input.caller.kind == "user"
+	input.op in {"access.approve", "access.cancel", "access.deny", "access.list", "access.read", "access.request"}
+}
+
+# METADATA
+# title: Agents ask for access, and follow what becomes of it
+permit contains "agent_asks" if {
+	input.caller.kind == "agent"
+	input.facts.own == true
+	input.op in {"access.cancel", "access.list", "access.read", "access.request"}
+}
+
+# METADATA
+# title: People say when they are away, and who decides in their place
+permit contains "own_absence" if {
+	input.caller.kind == "user"
+	input.facts.own == true
+	input.op in {"absence.end", "absence.put"}
 }
 
 # METADATA

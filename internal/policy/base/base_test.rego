@@ -81,6 +81,41 @@ test_own_key if {
 	base.permit == set() with input as ask(key)
 }
 
+test_agent_asks_for_itself[op] if {
+	some op in ["access.cancel", "access.list", "access.read", "access.request"]
+	base.permit == {"agent_asks"} with input as ask({"op": op})
+	base.permit == set() with input as ask({"op": op, "facts": {"own": false}})
+}
+
+test_no_agent_decides[op] if {
+	some op in ["access.approve", "access.deny"]
+	base.permit == set() with input as ask({"op": op})
+}
+
+test_people_decide[op] if {
+	some op in ["access.approve", "access.deny", "access.request"]
+	base.permit == {"people_decide"} with input as ask(object.union(person("approver"), {"op": op}))
+}
+
+test_nobody_is_elevated_by_their_role if {
+	base.permit == set() with input as ask(object.union(person("admin"), {"op": "access.elevate"}))
+	base.permit == set() with input as ask({"op": "access.elevate"})
+}
+
+test_approver_looks if {
+	base.permit == {"approver_looks"} with input as ask(object.union(person("approver"), {"op": "agent.read"}))
+	base.permit == {"approver_looks"} with input as ask(object.union(person("approver"), {"op": "absence.list"}))
+	base.permit == {"operator_sees_absences"} with input as ask(object.union(person("operator"), {"op": "absence.list"}))
+	base.permit == set() with input as ask(object.union(person("approver"), {"op": "grant.create"}))
+}
+
+test_own_absence if {
+	away := object.union(person("auditor"), {"op": "absence.put"})
+	base.permit == {"own_absence"} with input as ask(object.union(away, {"facts": {"own": true}}))
+	base.permit == set() with input as ask(away)
+	base.permit == set() with input as ask({"op": "absence.put"})
+}
+
 test_own_things if {
 	base.permit == {"own_things"} with input as ask({"op": "session.end"})
 	base.permit == set() with input as ask({"op": "session.end", "facts": {"own": false}})
