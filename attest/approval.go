@@ -342,24 +342,38 @@ type sshSignature struct {
 	Signature []byte
 }
 
+// parseSSHSIG reads the blob of SSHSIG, in its armour or not.
+func parseSSHSIG(blob []byte) (s sshSignature, err error) {
+	if bytes.HasPrefix(blob, []byte("-----BEGIN ")) {
+		p, rest := pem.Decode(blob)
+		if p == nil || p.Type != "SSH SIGNATURE" || len(p.Headers) > 0 || len(bytes.TrimSpace(rest)) > 0 {
+			return s, errors.New("the signature is not one of ssh-keygen -Y sign")
+		}
+		blob = p.Bytes
+	}
+	body, ok := bytes.CutPrefix(blob, []byte(sshsig))
+	if !ok || ssh.Unmarshal(body, &s) != nil || s.Version != 1 {
+		return s, errors.New("the signature is not one of ssh-keygen -Y sign")
+	}
+	return s, nil
+}
+
+// SSHSigner is the wire form of the key that says it has made a signature, which
+// is not checked.
+func SSHSigner(signature []byte) ([]byte, error) {
+	s, err := parseSSHSIG(signature)
+	return s.PublicKey, err
+}
+
 // ssh verifies what `ssh-keygen -Y sign -n estover-approval` has made.
 func (a *Assertion) ssh(document []byte, k ApproverKey) error {
 	pub, hardware, err := ParseSSHKey(k.Public)
 	if err != nil {
 		return err
 	}
-	blob := a.Signature
-	if bytes.HasPrefix(blob, []byte("-----BEGIN ")) {
-		p, rest := pem.Decode(blob)
-		if p == nil || p.Type != "SSH SIGNATURE" || len(p.Headers) > 0 || len(bytes.TrimSpace(rest)) > 0 {
-			return errors.New("the signature is not one of ssh-keygen -Y sign")
-		}
-		blob = p.Bytes
-	}
-	body, ok := bytes.CutPrefix(blob, []byte(sshsig))
-	var s sshSignature
-	if !ok || ssh.Unmarshal(body, &s) != nil || s.Version != 1 {
-		return errors.New("the signature is not one of ssh-keygen -Y sign")
+	s, err := parseSSHSIG(a.Signature)
+	if err != nil {
+		return err
 	}
 	switch {
 	case s.Namespace != ApprovalNamespace:

@@ -103,7 +103,7 @@ type Document struct {
 	Seconds   int64  // how long it lasts from the approval on, at most; 0 until NotAfter
 	NotBefore time.Time
 	NotAfter  time.Time // when it is over, however late it was approved
-	Uses      int64 // how often it serves; 0 for as often as it is needed in its time
+	Uses      int64     // how often it serves; 0 for as often as it is needed in its time
 	Nonce     string
 
 	// ArgumentsDigest is of the arguments and the parameters of all items, before
