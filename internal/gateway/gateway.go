@@ -34,6 +34,7 @@ package gateway
 import (
 	"net/http"
 	"net/netip"
+	"sync/atomic"
 
 	"estover.dev"
 	"estover.dev/internal/edge"
@@ -77,7 +78,16 @@ type Exchange struct {
 	// Location, if it is set, rewrites the Location of an answer, for a door
 	// that the upstream does not know of.
 	Location func(string) string
+
+	kept atomic.Value
 }
+
+// Keep keeps with an exchange what the steps decided it by, for when they are
+// asked whether it may go on. What is kept is of one type, and not changed.
+func (ex *Exchange) Keep(v any) { ex.kept.Store(v) }
+
+// Kept is what was kept; nil if nothing was, or not yet.
+func (ex *Exchange) Kept() any { return ex.kept.Load() }
 
 // peer is the address of the other end of a request's connection.
 func peer(r *http.Request) netip.Addr {

@@ -37,7 +37,7 @@ func (s *Server) startJobs(ctx context.Context, wg *sync.WaitGroup) {
 	each("credentials", s.every(time.Minute, "the uses of credentials", s.facts.registry.SaveUses))
 	each("heartbeat", s.every(time.Minute, "the heartbeat", s.heartbeat))
 	each("what is under way", s.every(5*time.Second, "asking again about what is under way", s.duties.Recheck))
-	each("sessions' ends", s.every(5*time.Second, "the closing of sessions", s.duties.Sweep))
+	each("sessions", s.facts.sessions.Run)
 
 	jobs := job.New(s.db, job.Options{Logger: s.logger})
 	jobs.Every("session.expire", 5*time.Second, func(ctx context.Context) error {

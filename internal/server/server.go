@@ -293,8 +293,8 @@ func (s *Server) wire() error {
 	f.access = access.New(s.guard, access.Options{Agent: f.registry.Grantable, Resource: f.resources.Grantable})
 	f.secrets = secret.New(s.guard, s.sealer, secret.Options{Logger: s.logger})
 	f.sessions = session.New(s.guard, session.Config{
-		Clients: f, Acting: f.registry.Acting, Seal: s.sealAs(seal.Audit), Unseal: s.openAs(seal.Audit),
-	}, session.Part{Name: "grants", End: token.EndSessions})
+		Clients: f, Acting: f.registry.Acting, Expired: expiredAgents, Seal: s.sealAs(seal.Audit), Unseal: s.openAs(seal.Audit), Logger: s.logger,
+	}, s.belonging()...)
 	s.tokens = token.New(s.guard, token.Config{Issuer: token.Issuer(s.config.Issuer), Keys: s.keys, Clients: f, Sessions: f.sessions, Access: f, Known: s.known, People: f.acting})
 	s.trusts = federation.New(s.guard, federation.Options{
 		Own: s.tokens.Issuer.Of, Fetch: s.fetchKeys,
@@ -346,6 +346,35 @@ func (s *Server) wire() error {
 		MAC: func(t estover.TenantID, value []byte) []byte { return s.sealer.MAC(t, "api request", value) },
 	})
 	return nil
+}
+
+// belonging is all that belongs to a session and ends with it. This is the one
+// place where another kind of thing joins.
+func (s *Server) belonging() []session.Part {
+	return []session.Part{
+		// Access and refresh tokens, and what waits to be exchanged for them, rest on
+		// grants of the token service.
+		{Name: "grants", End: token.EndSessions, Extend: token.ExtendSession},
+		// Exchanges, streams, tunnels and connections to upstreams are a node's own,
+		// and so is the session's certificate authority. Then the recording is closed
+		// and the closing statement written, by the node that has the calls.
+		{Name: "connections", Here: func(ctx context.Context, t estover.TenantID, id string, ended bool) error {
+			return s.duties.Ended(ctx, t, id, ended)
+		}},
+		// Where that node is gone, by another.
+		{Name: "recordings", Delay: duty.Orphaned, After: func(ctx context.Context, t estover.TenantID, id string) error {
+			return s.duties.Close(ctx, t, id)
+		}},
+	}
+}
+
+// expiredAgents are the agents whose own time has run out.
+func expiredAgents(ctx context.Context, tx *db.Tx, since time.Time) (all []session.AgentOf, err error) {
+	ran, err := agent.ExpiredSince(ctx, tx, since)
+	for _, a := range ran {
+		all = append(all, session.AgentOf{Tenant: a.Tenant, Agent: a.ID})
+	}
+	return all, err
 }
 
 // origins are the addresses under which clients know this server.

@@ -3,7 +3,7 @@ package session
 import (
 	"context"
 	"errors"
-	"fmt"
+	"time"
 
 	"estover.dev"
 	"estover.dev/internal/db"
@@ -67,23 +67,25 @@ func (s *Sessions) end(ctx context.Context, tx *guard.Tx, cause string, mark fun
 	if err != nil || len(marked) == 0 {
 		return nil, err
 	}
-	ids := make([]string, len(marked))
-	for i, m := range marked {
-		ids[i] = m.ID
+	var ids []string
+	for i := 0; i < len(marked); i++ { // it grows by the sessions within them
+		m := marked[i]
+		ids = append(ids, m.ID)
 		tx.Touch(Kind, m.ID)
 		if m.Ambient {
 			tx.Touch(ambientKind, m.Agent)
 		}
-	}
-	for _, p := range s.parts {
-		n, err := p.End(ctx, tx, ids)
+		children, err := endChildren(ctx, tx.Tx, m.ID, parentEnded)
 		if err != nil {
-			return nil, fmt.Errorf("ending the %s of a session: %w", p.Name, err)
+			return nil, err
 		}
-		tx.Note(p.Name, n)
+		marked = append(marked, children...)
 	}
-	return ids, nil
+	return ids, s.endParts(ctx, tx, ids)
 }
+
+// parentEnded is the cause of an end that came of the parent's.
+const parentEnded = "the session that it was a part of has ended"
 
 // Close stores how many calls there were in a session that has ended, in the
 // transaction that writes its closing statement.
@@ -92,26 +94,37 @@ func Close(ctx context.Context, tx *guard.Tx, id string, calls int64) error {
 }
 
 // ExpireDue writes the end of sessions whose time is over, of all tenants, and
-// says how many there were. They carry nothing since that instant; this ends
-// what belongs to them and makes it known.
+// of those that nobody has used for too long or whose agent's own time is over.
+// It says how many there were. What is over its time carries nothing since that
+// instant; this ends what belongs to it and makes it known.
 func (s *Sessions) ExpireDue(ctx context.Context) (int, error) {
-	count := 0
+	expired, err := s.endDue(ctx, findDue, expiredCause, endOne)
+	idle, err2 := s.endIdle(ctx)
+	left, err3 := s.endExpired(ctx)
+	return expired + idle + left, errors.Join(err, err2, err3)
+}
+
+// endDue ends what find finds, for a cause.
+func (s *Sessions) endDue(ctx context.Context, find func(context.Context, *db.Tx) ([]place, error), cause string,
+	mark func(ctx context.Context, tx *db.Tx, id, cause string) ([]Session, error),
+) (count int, err error) {
 	for {
 		var due []place
 		err := s.guard.DB().View(ctx, "", func(tx *db.Tx) (err error) {
-			due, err = findDue(ctx, tx)
+			due, err = find(ctx, tx)
 			return err
 		})
 		if err != nil || len(due) == 0 {
 			return count, err
 		}
+		before := count
 		for _, at := range due {
-			op := guard.Op{Action: "session.end", Target: "session:" + at.id, Session: at.id, Detail: map[string]any{"cause": expired}}
+			op := guard.Op{Action: "session.end", Target: "session:" + at.id, Session: at.id, Detail: map[string]any{"cause": cause}}
 			caller := estover.Caller{Tenant: at.tenant, Subject: estover.System("session")}
 			err := s.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
-				ended, err := s.end(ctx, tx, expired, func() ([]Session, error) { return endOne(ctx, tx.Tx, at.id, expired) })
+				ended, err := s.end(ctx, tx, cause, func() ([]Session, error) { return mark(ctx, tx.Tx, at.id, cause) })
 				if err == nil && len(ended) == 0 {
-					return ErrEnded // by somebody else, meanwhile
+					return ErrEnded // by somebody else, or with its parent, meanwhile
 				}
 				return err
 			})
@@ -122,8 +135,63 @@ func (s *Sessions) ExpireDue(ctx context.Context) (int, error) {
 				return count, err
 			}
 		}
+		if count == before {
+			return count, nil
+		}
 	}
 }
 
-// expired is the cause of an end that nobody brought about.
-const expired = "expired"
+// endIdle ends the sessions that nobody has used for too long. Just after this
+// node began those are spared whose launchers may not have been heard again yet.
+func (s *Sessions) endIdle(ctx context.Context) (int, error) {
+	if err := s.saveSeen(ctx, true); err != nil {
+		return 0, err
+	}
+	now := s.guard.DB().Now()
+	before, most := now.Add(-idleSlack), LongestLife
+	if up := now.Sub(s.since); up < idleGrace {
+		most = up
+	}
+	find := func(ctx context.Context, tx *db.Tx) ([]place, error) { return findIdle(ctx, tx, before, most) }
+	return s.endDue(ctx, find, idleCause, func(ctx context.Context, tx *db.Tx, id, cause string) ([]Session, error) {
+		return endIdle(ctx, tx, id, cause, before)
+	})
+}
+
+// endExpired ends the sessions of agents whose own time is over. No session is
+// older than [LongestLife], so it need not look further back.
+func (s *Sessions) endExpired(ctx context.Context) (count int, err error) {
+	if s.Expired == nil {
+		return 0, nil
+	}
+	var agents []AgentOf
+	err = s.guard.DB().View(ctx, "", func(tx *db.Tx) (err error) {
+		agents, err = s.Expired(ctx, tx, tx.Now().Add(-LongestLife-time.Hour))
+		return err
+	})
+	for _, a := range agents {
+		var open []Session
+		if err := s.guard.DB().View(ctx, a.Tenant, func(tx *db.Tx) (err error) {
+			open, err = list(ctx, tx, Filter{Agent: a.Agent, State: Open}, nil, 1)
+			return err
+		}); err != nil {
+			return count, err
+		}
+		if len(open) == 0 {
+			continue
+		}
+		ended, err := s.EndAll(ctx, estover.Caller{Tenant: a.Tenant, Subject: estover.System("session")}, a.Agent, agentExpired)
+		if err != nil {
+			return count, err
+		}
+		count += len(ended)
+	}
+	return count, err
+}
+
+// The causes of ends that nobody brought about.
+const (
+	expiredCause = "expired"
+	idleCause    = "idle"
+	agentExpired = "the agent's time is over"
+)

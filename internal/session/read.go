@@ -12,12 +12,19 @@ import (
 
 // Get reads a session. An agent reads its own alone.
 func (s *Sessions) Get(ctx context.Context, caller estover.Caller, id string) (Session, error) {
+	return s.read(ctx, caller, id, "session.read")
+}
+
+func (s *Sessions) read(ctx context.Context, caller estover.Caller, id, action string) (Session, error) {
 	var found *Session
-	op := guard.Op{Action: "session.read", Target: "session:" + id, Session: id}
+	op := guard.Op{Action: action, Target: "session:" + id, Session: id}
 	err := s.guard.Read(ctx, caller, op, func(tx *db.Tx) (err error) {
 		found, err = find(ctx, tx, id)
 		if err == nil && caller.Acting().Kind() == estover.AgentKind && caller.Acting() != estover.Agent(found.Agent) {
 			return ErrNotFound
+		}
+		if err == nil && !found.EndedAt.IsZero() {
+			found.Ending, err = ending(ctx, tx, id)
 		}
 		return err
 	})

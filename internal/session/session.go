@@ -4,17 +4,39 @@
 // ends with it, in the transaction that ends it.
 //
 //	open ──End, EndAll──▶ ended
-//	  └────(expires_at)──▶ ended      at once, whether or not the sweep has written it
+//	  ├────(expires_at)──▶ ended      at once, whether or not the sweep has written it
+//	  ├────(idle_at)─────▶ ended      by the sweep: nobody has used it for so long
+//	  └──(parent ended)──▶ ended      in the same transaction
 //
-// A session that has ended is never opened again.
+// A session that has ended is never opened again. While it is open its time may
+// be extended ([Sessions.Renew]), and never beyond [LongestLife] from its opening.
 //
 // # What belongs to a session
 //
 // The packages whose things end with a session do not know of each other, and
-// this one does not know them: each hands in a [Part] at wiring, a function
-// that ends its things for a list of sessions, inside the transaction. Whoever
-// makes such a thing calls [Sessions.Hold] in the transaction that makes it:
-// then either the session's end finds the thing, or the thing is not made.
+// this one does not know them: each hands in a [Part] at wiring. What is a row
+// ends in the transaction that ends the session. Whoever makes such a thing calls
+// [Sessions.Hold] in the transaction that makes it: then either the session's end
+// finds the thing, or the thing is not made. What is no row follows the commit,
+// and is done again until it succeeds:
+//
+//	end: rows of all parts, a step for each part that has more to do ─commit─▶ here, on every node
+//	                                        └──▶ after, on one node ─(done)─▶ the step's row goes
+//	                                                └─(failed, or the node is gone)─▶ due again
+//
+// # Sessions within a session
+//
+// An agent to whom work is handed on may open a session of its own within the one
+// that the work began in, and an agent may open one for a part of its task. It is
+// for the purpose of its parent, ends with it at the latest, and is at most
+// [MaxDepth] deep.
+//
+// # Activity
+//
+// A session that was opened with an idle time ends when nothing has been heard of
+// it for so long: neither a heartbeat of its launcher ([Sessions.Beat]) nor a call
+// through a gateway ([Sessions.Seen]). Both are noted in memory and written every
+// so often, and are no events.
 //
 // # Ambient sessions
 //
@@ -27,7 +49,10 @@ package session
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -47,6 +72,16 @@ const (
 	ShortestLife = time.Second
 )
 
+// The idle times of sessions. [LauncherIdle] is what launchers that send
+// heartbeats ask for if nobody says otherwise.
+const (
+	ShortestIdle = 10 * time.Second
+	LauncherIdle = 15 * time.Minute
+)
+
+// MaxDepth is how deep sessions within sessions may be.
+const MaxDepth = 4
+
 // MaxTask is the longest text of a task, in bytes.
 const MaxTask = 2000
 
@@ -57,6 +92,9 @@ var (
 	ErrPurpose  = &estover.Error{Kind: estover.Invalid, Code: "purpose_unknown", Detail: "The agent has not declared this purpose. Name one that it has, or have its sponsor add this one."}
 	ErrNotYours = &estover.Error{Kind: estover.Denied, Code: "session_of_another", Detail: "An agent opens and uses sessions of its own only."}
 	ErrKeyTaken = &estover.Error{Kind: estover.Conflict, Code: "session_key_taken", Detail: "This certificate belongs to an open session already. Make another one."}
+	ErrParent   = &estover.Error{Kind: estover.Denied, Code: "session_parent", Detail: "A session cannot be opened within this one. Name the session that the work belongs to, while it is open, and its purpose."}
+	ErrDeep     = &estover.Error{Kind: estover.Conflict, Code: "session_too_deep", Detail: "Sessions within sessions are four deep at most. Do this in the session that there is."}
+	ErrLimit    = &estover.Error{Kind: estover.Conflict, Code: "session_at_limit", Detail: "The session cannot live longer. Open another one for what is left to do."}
 	ErrInvalid  = &estover.Error{Kind: estover.Invalid, Code: "session_invalid", Detail: "The session cannot be opened like this."}
 )
 
@@ -67,6 +105,17 @@ type State string
 const (
 	Open  State = "open"
 	Ended State = "ended"
+)
+
+// A Bound says to what a session is bound where its program runs, as its
+// launcher tells: what is copied from there is of no use elsewhere.
+type Bound string
+
+// The bounds of sessions.
+const (
+	ByProcess Bound = "process" // to a tree of processes
+	ByUser    Bound = "user"    // to the processes of one user of a machine
+	ByNothing Bound = "none"
 )
 
 // A Session is one task of one agent. Its copies are shared and never changed.
@@ -81,6 +130,11 @@ type Session struct {
 	OpenedAt  time.Time       `json:"opened_at"`
 	OpenedBy  estover.Subject `json:"opened_by"`
 	ExpiresAt time.Time       `json:"expires_at"`
+	IdleSecs  int64           `json:"idle_seconds,omitempty"` // how long nobody may use it; 0 for as long as it lives
+	SeenAt    time.Time       `json:"seen_at,omitzero"`       // when it was last used, to within a few seconds; kept where it may be idle
+	Parent    string          `json:"parent,omitempty"`       // the session that it ends with
+	Bound     Bound           `json:"bound"`
+	Program   string          `json:"executable,omitempty"` // SHA-256 of the file of the program that it was opened for, in hex
 	EndedAt   time.Time       `json:"ended_at,omitzero"`
 	EndCause  string          `json:"end_cause,omitempty"`
 
@@ -91,8 +145,16 @@ type Session struct {
 	Calls int64 `json:"calls,omitempty"` // through the gateway; counted after the end
 	Epoch int64 `json:"-"`               // raised by the end
 
+	// Ending are the parts that have outside of the database still to end what
+	// belonged to the session. It is told when one session is read.
+	Ending []string `json:"ending,omitempty"`
+
 	sealed []byte // the task
+	depth  int64
 }
+
+// idle is how long nobody may use the session; 0 for as long as it lives.
+func (s *Session) idle() time.Duration { return time.Duration(s.IdleSecs) * time.Second }
 
 // live says why the session carries nothing at this time.
 func (s *Session) live(now time.Time) error {
@@ -110,14 +172,6 @@ func (s *Session) token() token.Session {
 	return token.Session{ID: s.ID, Agent: s.Agent, Purpose: s.Purpose, Expires: s.ExpiresAt}
 }
 
-// A Part is what ends things that belong to sessions. End runs in the
-// transaction that ends the sessions, and says how many things it ended; it
-// does no I/O beside, and may run more than once.
-type Part struct {
-	Name string // in the event: "grants", "leases"
-	End  func(ctx context.Context, tx *guard.Tx, sessions []string) (int, error)
-}
-
 // Config is what sessions need of others.
 type Config struct {
 	Clients token.Clients
@@ -127,11 +181,24 @@ type Config struct {
 	// leaves that to the copy that was decided on.
 	Acting func(ctx context.Context, tx *db.Tx, agent string) error
 
+	// Expired are the agents whose own time has run out since a moment, in all
+	// tenants: the sweep ends their sessions. Nil knows of none.
+	Expired func(ctx context.Context, tx *db.Tx, since time.Time) ([]AgentOf, error)
+
+	// Logger hears of what could not be done yet. Nil is the default one.
+	Logger *slog.Logger
+
 	// Seal and Unseal encrypt the text of a task under the tenant's key, bound
 	// to the session's id. Unseal says [audit.ErrErased] when the key was
 	// destroyed.
 	Seal   func(tenant estover.TenantID, id string, plain []byte) ([]byte, error)
 	Unseal func(tenant estover.TenantID, id string, sealed []byte) ([]byte, error)
+}
+
+// An AgentOf is an agent of a tenant.
+type AgentOf struct {
+	Tenant estover.TenantID
+	Agent  string
 }
 
 // Table is the table to name in a [db.Epoch], by which a write is refused that
@@ -153,14 +220,23 @@ type Sessions struct {
 	copies  *guard.Cache[*Session]
 	ambient *guard.Cache[map[string]string] // by agent: purpose → session
 	keys    keys
+	seen    activity
+	left    leftovers
+	since   time.Time // when this node began to hear of sessions
 }
 
 // New keeps sessions behind the door g. The parts end in their order.
 func New(g *guard.Guard, c Config, parts ...Part) *Sessions {
-	return &Sessions{
-		Config: c, guard: g, parts: parts, keys: keys{byThumbprint: map[string]place{}},
-		copies: guard.NewCache(g, Kind, find), ambient: guard.NewCache(g, ambientKind, findAmbient),
+	if c.Logger == nil {
+		c.Logger = slog.Default()
 	}
+	s := &Sessions{
+		Config: c, guard: g, parts: parts, keys: keys{byThumbprint: map[string]place{}}, since: g.DB().Now(),
+		copies: guard.NewCache(g, Kind, find), ambient: guard.NewCache(g, ambientKind, findAmbient),
+		left: leftovers{wake: make(chan struct{}, 1)},
+	}
+	g.OnTouch(s.touched)
+	return s
 }
 
 // A Wish is what a session is opened for.
@@ -170,6 +246,10 @@ type Wish struct {
 	Task    string        // what it is about; kept sealed
 	Life    time.Duration // 0 for the usual one
 	Key     string        // x5t#S256 of the certificate that will stand for the session; "" for none
+	Idle    time.Duration // how long nobody may use it, in whole seconds; 0 for as long as it lives
+	Parent  string        // the session that it is a part of; "" for none, or for the one that the work of another agent began in
+	Bound   Bound         // "" for nothing
+	Program string        // SHA-256 of the file of the program that it is for, in hex; "" if nobody says
 }
 
 // Open opens a session for an agent: by the agent itself, or by a person whom
@@ -185,6 +265,9 @@ func (s *Sessions) Open(ctx context.Context, caller estover.Caller, w Wish) (Ses
 	if err := client.Alive(ctx, s.guard.DB().Now()); err != nil {
 		return Session{}, err
 	}
+	if err := s.within(ctx, caller, &w); err != nil {
+		return Session{}, err
+	}
 	made, life, err := s.wished(caller, client, w)
 	if err != nil {
 		return Session{}, err
@@ -194,7 +277,44 @@ func (s *Sessions) Open(ctx context.Context, caller estover.Caller, w Wish) (Ses
 		err = ErrKeyTaken.Because(err)
 	}
 	made.Task = w.Task
+	if made.IdleSecs > 0 {
+		made.SeenAt = made.OpenedAt
+	}
 	return made, err
+}
+
+// within finds the session that a wish is to be a part of. An agent that does
+// what another has handed on opens sessions within the one in which that began.
+func (s *Sessions) within(ctx context.Context, caller estover.Caller, w *Wish) error {
+	acts := caller.Acting()
+	if acts.Kind() == estover.AgentKind && caller.Session != "" && w.Parent == "" {
+		began, err := s.copies.Get(ctx, caller.Tenant, caller.Session)
+		if err != nil {
+			return err
+		}
+		if estover.Agent(began.Agent) != acts {
+			w.Parent = began.ID
+		}
+	}
+	if w.Parent == "" {
+		return nil
+	}
+	parent, err := s.copies.Get(ctx, caller.Tenant, w.Parent)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return ErrParent
+	case err != nil:
+		return err
+	case acts.Kind() == estover.AgentKind && estover.Agent(parent.Agent) != acts && caller.Session != parent.ID:
+		return ErrParent // it is neither the agent's own nor what it works in
+	case parent.depth >= MaxDepth:
+		return ErrDeep
+	case w.Purpose == "":
+		w.Purpose = parent.Purpose
+	case w.Purpose != parent.Purpose:
+		return ErrParent.With("The session that this is to be a part of is for %s, not for %s. Open this one for the same.", parent.Purpose, w.Purpose)
+	}
+	return parent.live(s.guard.DB().Now())
 }
 
 // wished is the session that was wished for, and how long it lives, if it may
@@ -202,6 +322,7 @@ func (s *Sessions) Open(ctx context.Context, caller estover.Caller, w Wish) (Ses
 func (s *Sessions) wished(caller estover.Caller, client *token.Client, w Wish) (made Session, life time.Duration, err error) {
 	made = Session{
 		ID: estover.NewID("ses"), Agent: client.ID, State: Open, Key: w.Key, OpenedBy: caller.Subject, Strength: estover.ByBound, Epoch: 1,
+		IdleSecs: int64(w.Idle / time.Second), Parent: w.Parent, Bound: w.Bound, Program: w.Program,
 	}
 	if caller.Acting().Kind() == estover.AgentKind && caller.Strength != estover.ByKey && caller.Strength != estover.ByBound {
 		made.Strength = estover.BySecret
@@ -214,6 +335,19 @@ func (s *Sessions) wished(caller estover.Caller, client *token.Client, w Wish) (
 		life = DefaultLife
 	case life < ShortestLife || life > LongestLife:
 		return made, 0, ErrInvalid.With("A session lives between %s and %s, not %s.", ShortestLife, LongestLife, life)
+	}
+	if w.Idle != 0 && (w.Idle < ShortestIdle || w.Idle > LongestLife || w.Idle%time.Second != 0) {
+		return made, 0, ErrInvalid.With("Nobody may use a session for between %s and %s, in whole seconds, not %s.", ShortestIdle, LongestLife, w.Idle)
+	}
+	switch w.Bound {
+	case "":
+		made.Bound = ByNothing
+	case ByProcess, ByUser, ByNothing:
+	default:
+		return made, 0, ErrInvalid.With("A session is bound to process, user or none.")
+	}
+	if sum, err := hex.DecodeString(w.Program); err != nil || len(sum) != 0 && len(sum) != sha256.Size {
+		return made, 0, ErrInvalid.With("The executable is named by its SHA-256, 64 hexadecimal digits.")
 	}
 	if len(w.Task) > MaxTask || !utf8.ValidString(w.Task) || strings.ContainsRune(w.Task, 0) {
 		return made, 0, ErrInvalid.With("The text of a task is UTF-8 of at most %d bytes.", MaxTask)
@@ -249,11 +383,23 @@ func (s *Sessions) open(ctx context.Context, caller estover.Caller, made *Sessio
 			}
 		}
 		made.OpenedAt, made.ExpiresAt = tx.Now(), tx.Now().Add(life)
+		if err := nest(ctx, tx.Tx, made); err != nil {
+			return err
+		}
 		tx.SetTarget("session:" + made.ID)
 		tx.SetSession(made.ID)
 		tx.Note("agent", made.Agent)
 		tx.Note("expires_at", made.ExpiresAt)
 		tx.Note("ambient", made.Ambient)
+		if made.Parent != "" {
+			tx.Note("parent", made.Parent)
+		}
+		if made.Bound != ByNothing {
+			tx.Note("bound", made.Bound)
+		}
+		if made.Program != "" {
+			tx.Note("executable", made.Program)
+		}
 		if !made.Ambient {
 			_, err := insert(ctx, tx.Tx, made)
 			return err
@@ -292,7 +438,7 @@ func (s *Sessions) Begin(ctx context.Context, tx *guard.Tx, as token.Session, pe
 		}
 	}
 	made := Session{
-		ID: as.ID, Agent: as.Agent, Purpose: as.Purpose, State: Open, OpenedBy: person, Strength: estover.BySecret, Epoch: 1,
+		ID: as.ID, Agent: as.Agent, Purpose: as.Purpose, State: Open, OpenedBy: person, Strength: estover.BySecret, Epoch: 1, Bound: ByNothing,
 		OpenedAt: tx.Now(), ExpiresAt: as.Expires,
 	}
 	if made.ID == "" {

@@ -4,23 +4,33 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"time"
 
 	"estover.dev/internal/db"
 )
 
 const columns = `id, agent_id, purpose, task, ambient, coalesce(key_thumbprint, ''), opened_at, opened_by, strength, expires_at, epoch,
-	ended_at, coalesce(end_cause, ''), coalesce(calls, 0)`
+	ended_at, coalesce(end_cause, ''), coalesce(calls, 0), coalesce(idle_us, 0), idle_at, coalesce(parent_id, ''), depth, bound, coalesce(executable, '')`
+
+// microsecond is how many of them a second has: durations are stored so.
+const microsecond = int64(time.Second / time.Microsecond)
 
 // scan reads one row of columns.
 func scan(tx *db.Tx, row interface{ Scan(...any) error }) (*Session, error) {
 	s := &Session{State: Open}
+	var idle int64
+	var idleAt time.Time
 	err := row.Scan(&s.ID, &s.Agent, &s.Purpose, &s.sealed, &s.Ambient, &s.Key, &s.OpenedAt, &s.OpenedBy, &s.Strength, &s.ExpiresAt, &s.Epoch,
-		&s.EndedAt, &s.EndCause, &s.Calls)
+		&s.EndedAt, &s.EndCause, &s.Calls, &idle, &idleAt, &s.Parent, &s.depth, &s.Bound, &s.Program)
 	if errors.Is(err, db.ErrNoRows) {
 		return nil, ErrNotFound
 	}
 	if err == nil && s.live(tx.Now()) != nil {
 		s.State = Ended
+	}
+	if idle > 0 {
+		s.IdleSecs = idle / microsecond
+		s.SeenAt = idleAt.Add(-s.idle())
 	}
 	return s, err
 }
@@ -65,7 +75,18 @@ func findKey(ctx context.Context, tx *db.Tx, key string) (at place, err error) {
 
 // findDue reads which open sessions are over their time, in all tenants.
 func findDue(ctx context.Context, tx *db.Tx) ([]place, error) {
-	rows, err := tx.Query(ctx, `select tenant_id, id from session where ended_at is null and expires_at <= $1 order by expires_at limit 256`, tx.Now())
+	return places(ctx, tx, `select tenant_id, id from session where ended_at is null and expires_at <= $1 order by expires_at limit 256`, tx.Now())
+}
+
+// findIdle reads which open sessions, of idle times up to one, nobody has used
+// for so long that they end, in all tenants.
+func findIdle(ctx context.Context, tx *db.Tx, before time.Time, most time.Duration) ([]place, error) {
+	return places(ctx, tx, `select tenant_id, id from session where ended_at is null and idle_at <= $1 and idle_us <= $2 order by idle_at limit 256`,
+		before, most.Microseconds())
+}
+
+func places(ctx context.Context, tx *db.Tx, query string, args ...any) ([]place, error) {
+	rows, err := tx.Query(ctx, query, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -88,14 +109,127 @@ func insert(ctx context.Context, tx *db.Tx, s *Session) (bool, error) {
 	if s.Ambient {
 		onConflict = " on conflict do nothing"
 	}
-	var key any
-	if s.Key != "" {
-		key = s.Key
+	var idle, idleAt any
+	if s.IdleSecs > 0 {
+		idle, idleAt = s.IdleSecs*microsecond, s.OpenedAt.Add(s.idle())
 	}
-	n, err := tx.Exec(ctx, `insert into session (tenant_id, id, agent_id, purpose, task, ambient, key_thumbprint, opened_at, opened_by, expires_at, epoch, strength)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`+onConflict,
-		tx.Tenant(), s.ID, s.Agent, s.Purpose, s.sealed, s.Ambient, key, s.OpenedAt, s.OpenedBy, s.ExpiresAt, s.Epoch, s.Strength)
+	n, err := tx.Exec(ctx, `insert into session (tenant_id, id, agent_id, purpose, task, ambient, key_thumbprint, opened_at, opened_by, expires_at, epoch, strength,
+			idle_us, idle_at, parent_id, depth, bound, executable)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)`+onConflict,
+		tx.Tenant(), s.ID, s.Agent, s.Purpose, s.sealed, s.Ambient, orNull(s.Key), s.OpenedAt, s.OpenedBy, s.ExpiresAt, s.Epoch, s.Strength,
+		idle, idleAt, orNull(s.Parent), s.depth, s.Bound, orNull(s.Program))
 	return n == 1, err
+}
+
+// orNull is a text, or null where there is none.
+func orNull(text string) any {
+	if text == "" {
+		return nil
+	}
+	return text
+}
+
+// nest holds the parent of a session that is being opened, and bounds the
+// session by it.
+func nest(ctx context.Context, tx *db.Tx, s *Session) error {
+	if s.Parent == "" {
+		return nil
+	}
+	if err := hold(ctx, tx, s.Parent); err != nil {
+		return err
+	}
+	parent, err := find(ctx, tx, s.Parent)
+	if err != nil {
+		return err
+	}
+	if parent.ExpiresAt.Before(s.ExpiresAt) {
+		s.ExpiresAt = parent.ExpiresAt
+	}
+	s.depth = parent.depth + 1
+	return nil
+}
+
+// extend moves the end of an open session, unless somebody else has meanwhile.
+func extend(ctx context.Context, tx *db.Tx, s *Session, until time.Time) (bool, error) {
+	n, err := tx.Exec(ctx, `update session set expires_at = $3 where tenant_id = $1 and id = $2 and ended_at is null and expires_at = $4`,
+		tx.Tenant(), s.ID, until, s.ExpiresAt)
+	return n == 1, err
+}
+
+// heard stores that a session was used at a time. What is older than what is
+// known already changes nothing.
+func heard(ctx context.Context, tx *db.Tx, id string, at time.Time) error {
+	_, err := tx.Exec(ctx, `update session set idle_at = $3 + idle_us
+		where tenant_id = $1 and id = $2 and ended_at is null and idle_us is not null and idle_at < $3 + idle_us`, tx.Tenant(), id, at)
+	return err
+}
+
+// addStep stores that a part has still to do something for sessions that end.
+func addStep(ctx context.Context, tx *db.Tx, session, part string, due time.Time) error {
+	_, err := tx.Exec(ctx, `insert into session_step (tenant_id, session_id, part, due_at) values ($1, $2, $3, $4)
+		on conflict (tenant_id, session_id, part) do nothing`, tx.Tenant(), session, part, due)
+	return err
+}
+
+// A step is what a part has still to do for a session that has ended.
+type step struct {
+	place
+	part  string
+	tries int64
+}
+
+// dueSteps reads what is due of all tenants.
+func dueSteps(ctx context.Context, tx *db.Tx) (due []step, err error) {
+	rows, err := tx.Query(ctx, `select tenant_id, session_id, part, tries from session_step where due_at <= $1 order by due_at limit 256`, tx.Now())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var st step
+		if err := rows.Scan(&st.tenant, &st.id, &st.part, &st.tries); err != nil {
+			return nil, err
+		}
+		due = append(due, st)
+	}
+	return due, rows.Err()
+}
+
+// takeStep has this node do a step, until a time at which another may. False:
+// another does.
+func takeStep(ctx context.Context, tx *db.Tx, st step, until time.Time) (bool, error) {
+	n, err := tx.Exec(ctx, `update session_step set due_at = $4, tries = tries + 1
+		where tenant_id = $1 and session_id = $2 and part = $3 and tries = $5`, tx.Tenant(), st.id, st.part, until, st.tries)
+	return n == 1, err
+}
+
+func endStep(ctx context.Context, tx *db.Tx, st step) error {
+	_, err := tx.Exec(ctx, `delete from session_step where tenant_id = $1 and session_id = $2 and part = $3`, tx.Tenant(), st.id, st.part)
+	return err
+}
+
+// putOff stores why a step could not be done, and when it is tried again.
+func putOff(ctx context.Context, tx *db.Tx, st step, why string, due time.Time) error {
+	_, err := tx.Exec(ctx, `update session_step set due_at = $4, error = $5 where tenant_id = $1 and session_id = $2 and part = $3`,
+		tx.Tenant(), st.id, st.part, due, why)
+	return err
+}
+
+// ending reads which parts have still something to do for a session.
+func ending(ctx context.Context, tx *db.Tx, id string) (parts []string, err error) {
+	rows, err := tx.Query(ctx, `select part from session_step where tenant_id = $1 and session_id = $2 order by part`, tx.Tenant(), id)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var part string
+		if err := rows.Scan(&part); err != nil {
+			return nil, err
+		}
+		parts = append(parts, part)
+	}
+	return parts, rows.Err()
 }
 
 // replace lets the agent's ambient session for a purpose go on by itself, if
@@ -133,18 +267,28 @@ func hold(ctx context.Context, tx *db.Tx, id string) error {
 
 // endOne marks a session as ended. No rows: it had ended, or never was.
 func endOne(ctx context.Context, tx *db.Tx, id, cause string) ([]Session, error) {
-	return mark(ctx, tx, "id", id, cause)
+	return mark(ctx, tx, "id = $2", id, cause)
+}
+
+// endIdle is endOne for a session that nobody has used meanwhile either.
+func endIdle(ctx context.Context, tx *db.Tx, id, cause string, before time.Time) ([]Session, error) {
+	return mark(ctx, tx, "id = $2 and idle_at <= $5", id, cause, before)
 }
 
 // endAgent marks all sessions of an agent as ended.
 func endAgent(ctx context.Context, tx *db.Tx, agent, cause string) ([]Session, error) {
-	return mark(ctx, tx, "agent_id", agent, cause)
+	return mark(ctx, tx, "agent_id = $2", agent, cause)
 }
 
-func mark(ctx context.Context, tx *db.Tx, column, value, cause string) ([]Session, error) {
+// endChildren marks the sessions within a session as ended.
+func endChildren(ctx context.Context, tx *db.Tx, parent, cause string) ([]Session, error) {
+	return mark(ctx, tx, "parent_id = $2", parent, cause)
+}
+
+func mark(ctx context.Context, tx *db.Tx, where, value, cause string, more ...any) ([]Session, error) {
 	rows, err := tx.Query(ctx, `update session set ended_at = $3, end_cause = $4, epoch = epoch + 1
-		where tenant_id = $1 and `+column+` = $2 and ended_at is null returning id, agent_id, ambient`,
-		tx.Tenant(), value, tx.Now(), cause)
+		where tenant_id = $1 and `+where+` and ended_at is null returning id, agent_id, ambient`,
+		append([]any{tx.Tenant(), value, tx.Now(), cause}, more...)...)
 	if err != nil {
 		return nil, err
 	}

@@ -108,6 +108,19 @@ func EndSessions(ctx context.Context, tx *guard.Tx, sessions []string) (int, err
 	return count, nil
 }
 
+// ExtendSession has the grants of a session that were to end when it was, at
+// from, end with it at until. What has an earlier end of its own keeps it.
+func ExtendSession(ctx context.Context, tx *guard.Tx, session string, from, until time.Time) error {
+	extended, err := extendGrants(ctx, tx.Tx, session, from, until)
+	for _, g := range extended {
+		tx.Touch(grantKind, g.ID)
+		if g.Kind == Own {
+			tx.Touch(ownGrantKind, ownKey(g.Session, g.Client))
+		}
+	}
+	return err
+}
+
 // EndClient ends every grant of a client with all that hangs below: the agent
 // is held, or leaves.
 func EndClient(ctx context.Context, tx *guard.Tx, client, cause string) (int, error) {

@@ -212,6 +212,27 @@ func endTree(ctx context.Context, tx *db.Tx, column, value, cause string) ([]Gra
 	return ended, rows.Err()
 }
 
+// extendGrants moves the end of the live grants of a session that were to end at
+// from, and says which they are.
+func extendGrants(ctx context.Context, tx *db.Tx, session string, from, until time.Time) ([]Grant, error) {
+	rows, err := tx.Query(ctx, `update oauth_grant set expires_at = $4
+		where tenant_id = $1 and session_id = $2 and ended_at is null and expires_at = $3
+		returning id, kind, session_id, client_id`, tx.Tenant(), session, from, until)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	var extended []Grant
+	for rows.Next() {
+		var g Grant
+		if err := rows.Scan(&g.ID, &g.Kind, &g.Session, &g.Client); err != nil {
+			return nil, err
+		}
+		extended = append(extended, g)
+	}
+	return extended, rows.Err()
+}
+
 // deny marks one access token as revoked. Doing it again changes nothing.
 func deny(ctx context.Context, tx *db.Tx, grant, jti string, expires time.Time) error {
 	_, err := tx.Exec(ctx, `insert into denied_token (tenant_id, grant_id, jti, expires_at) values ($1, $2, $3, $4) on conflict do nothing`,

@@ -134,6 +134,7 @@ type task struct {
 	agent string
 	epoch int64         // of the session's row
 	proof attest.Digest // of the certificate that stands for the session, if one does
+	idle  time.Duration // for which nobody may use the session; 0 for as long as it lives
 
 	mu      sync.Mutex
 	calls   int64            // how many intents have a number; -1 until they have been counted
@@ -247,6 +248,8 @@ func (d *Duties) Decide(r *http.Request, ex *gateway.Exchange) (*gateway.Plan, e
 	if c.task, err = d.task(ctx, ex.Caller); err != nil {
 		return nil, err
 	}
+	d.Sessions.Seen(c.task.key.tenant, c.task.key.session, c.task.idle)
+	ex.Keep(c)
 	return d.plan(ctx, ex, c)
 }
 

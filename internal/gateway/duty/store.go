@@ -3,7 +3,6 @@ package duty
 import (
 	"context"
 	"errors"
-	"time"
 
 	"estover.dev/internal/db"
 )
@@ -45,24 +44,4 @@ func isOpen(ctx context.Context, tx *db.Tx, session string) (bool, error) {
 		return false, nil
 	}
 	return err == nil, err
-}
-
-// unclosed are sessions of all tenants that ended before a time and are not
-// closed.
-func unclosed(ctx context.Context, tx *db.Tx, before time.Time) (keys []taskKey, err error) {
-	rows, err := tx.Query(ctx, `select g.tenant_id, g.session_id from gateway_session g
-		join session s on s.tenant_id = g.tenant_id and s.id = g.session_id
-		where g.closed_at is null and s.ended_at < $1 order by g.created_at limit 100`, before)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var k taskKey
-		if err := rows.Scan(&k.tenant, &k.session); err != nil {
-			return nil, err
-		}
-		keys = append(keys, k)
-	}
-	return keys, rows.Err()
 }

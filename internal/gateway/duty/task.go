@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -66,7 +67,7 @@ func (d *Duties) task(ctx context.Context, caller estover.Caller) (*task, error)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if t = d.tasks[key]; t == nil {
-		t = &task{key: key, agent: s.Agent, epoch: s.Epoch, calls: -1}
+		t = &task{key: key, agent: s.Agent, epoch: s.Epoch, calls: -1, idle: time.Duration(s.IdleSecs) * time.Second}
 		if b, err := base64.RawURLEncoding.DecodeString(s.Key); err == nil && len(b) == len(t.proof) {
 			t.proof = attest.Digest(b)
 		}
@@ -192,9 +193,9 @@ func (d *Duties) unknown(ctx context.Context, t *task, intent audit.Entry, seq i
 	return d.keep(t.key.tenant, p)
 }
 
-// orphaned is how long a session that has ended is left to the gateway that it
+// Orphaned is how long a session that has ended is left to the gateway that it
 // called through, before another closes it.
-const orphaned = 10 * time.Second
+const Orphaned = 10 * time.Second
 
 // reread reads a part of an event's detail into what it was written from.
 func reread(detail, into any) error {
@@ -205,26 +206,10 @@ func reread(detail, into any) error {
 	return json.Unmarshal(b, into)
 }
 
-// Sweep closes sessions that have ended and that nobody closed, because the
-// gateway died or something was not to be had at the time.
-func (d *Duties) Sweep(ctx context.Context) error {
-	var keys []taskKey
-	err := d.Guard.DB().View(ctx, "", func(tx *db.Tx) (err error) {
-		keys, err = unclosed(ctx, tx, tx.Now().Add(-orphaned))
-		return err
-	})
-	for _, k := range keys {
-		err = errors.Join(err, d.Close(ctx, k.tenant, k.session))
-	}
-	return err
-}
-
 // touched applies what has changed to what is under way. It is called by the
 // guard after a commit and returns at once.
 func (d *Duties) touched(tenant estover.TenantID, kind, id string) {
 	switch kind {
-	case session.Kind:
-		go d.sessionChanged(taskKey{tenant, id})
 	case estover.AgentKind, access.Kind, token.GrantTable:
 		d.changed.add(tenant, id, d.lookAgain)
 	case "resource", "policy":
@@ -288,6 +273,7 @@ func (d *Duties) recheck(tenant estover.TenantID, which func(*task) bool) {
 	}
 	d.mu.Unlock()
 	for _, t := range some {
+		d.Sessions.Seen(tenant, t.key.session, t.idle) // it has something under way
 		go d.Live.Recheck(tenant, t.key.session, func(ex *gateway.Exchange) error { return d.still(ex) })
 	}
 }
@@ -337,32 +323,35 @@ func (d *Duties) still(ex *gateway.Exchange) error {
 	if err != nil {
 		return err
 	}
-	_, err = d.admit(ctx, ex, c.op)
+	decision, err := d.admit(ctx, ex, c.op)
+	if err == nil && d.demandsMore(decision, ex) {
+		// It was begun without what policy asks for now, and cannot have it added.
+		err = gateway.ErrEnded.With("Policy has changed and asks for more than this was begun with. Ask again.")
+	}
 	return err
 }
 
-// sessionChanged cuts what is under way in a session that has ended, and
-// closes it.
-func (d *Duties) sessionChanged(key taskKey) {
-	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
-	defer cancel()
-	s, err := d.Sessions.Snapshot(ctx, key.tenant, key.session)
-	switch {
-	case err != nil:
-		d.Logger.Error("a session that has changed cannot be read; what it has open is cut", "session", key.session, "error", err)
-		d.Live.Recheck(key.tenant, key.session, func(*gateway.Exchange) error { return gateway.ErrEnded })
-		return // if it has ended, the sweep closes it
-	case s.EndedAt.IsZero():
-		return
-	}
-	if err := d.Close(ctx, key.tenant, key.session); err != nil {
-		d.Logger.Error("a session could not be closed yet", "session", key.session, "error", err)
-	}
+// demandsMore reports whether a decision comes with an obligation that was not
+// there when an exchange was begun.
+func (d *Duties) demandsMore(now guard.Decision, ex *gateway.Exchange) bool {
+	began, ok := ex.Kept().(*call)
+	return ok && slices.ContainsFunc(now.Obligations, func(o guard.Obligation) bool {
+		return !slices.ContainsFunc(began.decision.Obligations, func(b guard.Obligation) bool {
+			return b.Type == o.Type && reflect.DeepEqual(b.Properties, o.Properties)
+		})
+	})
 }
 
-// closeTime is how long the closing of a session may take before the sweep
-// takes it over.
-const closeTime = 30 * time.Second
+// Ended cuts what a session that has ended has under way here, and closes it: the
+// gateway's part of sessions. Where it is not known whether the session has ended,
+// what it has open is cut all the same.
+func (d *Duties) Ended(ctx context.Context, tenant estover.TenantID, id string, ended bool) error {
+	if !ended {
+		d.Live.Recheck(tenant, id, func(*gateway.Exchange) error { return gateway.ErrEnded })
+		return nil
+	}
+	return d.Close(ctx, tenant, id)
+}
 
 // Close writes the closing statement of a session that has ended: how many
 // calls there were. It waits until nothing of the session is under way here,
@@ -396,7 +385,7 @@ func (d *Duties) Close(ctx context.Context, tenant estover.TenantID, id string) 
 	t.mu.Lock()
 	if t.closing {
 		t.mu.Unlock()
-		return nil
+		return errClosing
 	}
 	t.closing = true
 	t.mu.Unlock()
@@ -457,6 +446,9 @@ func (d *Duties) closing(ctx context.Context, s *session.Session, tenant estover
 	}
 	return err
 }
+
+// errClosing says that the session is being closed on this node already.
+var errClosing = &estover.Error{Kind: estover.Unavailable, Code: "session_closing", Detail: "The session is being closed. Ask again in a moment."}
 
 // errClosed says that somebody else has closed the session.
 var errClosed = errors.New("the session is closed already")

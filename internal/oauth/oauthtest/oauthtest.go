@@ -163,7 +163,7 @@ func Node(t testing.TB, d *db.DB, rootKey string) *World {
 		Unseal: func(tenant estover.TenantID, id string, sealed []byte) ([]byte, error) {
 			return sealer.Open(tenant, seal.AAD{Class: seal.Recording, ID: id}, sealed)
 		},
-	}, session.Part{Name: "grants", End: token.EndSessions})
+	}, session.Part{Name: "grants", End: token.EndSessions, Extend: token.ExtendSession})
 	w.Tokens = token.New(w.Guard, token.Config{Issuer: Issuer, Keys: keys, Clients: w.clients, Sessions: w.Sessions, Access: w.Access, People: w.acting})
 	w.Callers = &edge.Callers{Tokens: w.Tokens, People: w.People.Authenticate, Proofs: &edge.Proofs{
 		Origins: []string{string(Issuer)}, Now: d.Now,
