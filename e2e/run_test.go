@@ -305,7 +305,13 @@ type started struct {
 // start starts `estover run` and leaves it running.
 func (d *desk) start(t *testing.T, command ...string) *started {
 	t.Helper()
-	s := &started{cmd: d.admin.Command(d.run(command...)...), stderr: &strings.Builder{}}
+	return launched(t, d.admin.Command(d.run(command...)...))
+}
+
+// launched starts a launcher and leaves it running.
+func launched(t *testing.T, cmd *exec.Cmd) *started {
+	t.Helper()
+	s := &started{cmd: cmd, stderr: &strings.Builder{}}
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +29,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"estover.dev/internal/session"
 )
 
 func runCommand(s *settings) *cobra.Command {
@@ -76,7 +79,9 @@ process of COMMAND's tree may use the session.`,
 	c.Flags().StringVar(&l.agent, "agent", os.Getenv("ESTOVER_AGENT"), "name or id of the agent (ESTOVER_AGENT)")
 	c.Flags().StringVar(&l.purpose, "purpose", os.Getenv("ESTOVER_PURPOSE"), "what the task is for; the agent's only purpose if it has one (ESTOVER_PURPOSE)")
 	c.Flags().StringVar(&l.task, "task", "", "the task in a sentence, for the record")
-	c.Flags().DurationVar(&l.ttl, "ttl", 8*time.Hour, "the longest that the session may live")
+	c.Flags().DurationVar(&l.ttl, "ttl", 8*time.Hour, "the longest that the session may live, unless it is renewed")
+	c.Flags().DurationVar(&l.idle, "idle", session.LauncherIdle, "the session ends when the server has heard neither of this launcher nor of the program for so long")
+	c.Flags().BoolVar(&l.bind, "bind-process", false, "refuse to run where the session cannot be bound to COMMAND's processes (it is bound to them wherever that works)")
 	c.Flags().StringSliceVar(&l.keep, "keep-env", nil, "hand down this variable although it looks like a credential; may be repeated")
 	c.Flags().BoolVarP(&l.quiet, "quiet", "q", false, "say nothing about the session")
 	_ = c.RegisterFlagCompletionFunc("agent", completeAgents(s))
@@ -86,7 +91,9 @@ process of COMMAND's tree may use the session.`,
 // A launch is one `estover run`.
 type launch struct {
 	agent, purpose, task string
-	ttl                  time.Duration
+	ttl, idle            time.Duration
+	bind                 bool
+	bound                session.Bound
 	keep                 []string
 	quiet                bool
 	asAgent              bool // with the agent's own credentials
@@ -137,18 +144,30 @@ func (l *launch) run(ctx context.Context, s *settings, args []string) (int, erro
 			return 0, err
 		}
 	}
-	cert, err := sessionCertificate(l.ttl)
+	cert, err := sessionCertificate()
 	if err != nil {
 		return 0, err
+	}
+	program, err := digestOf(path)
+	if err != nil {
+		return 0, err
+	}
+	var loose error // why the session is not bound to the program's processes
+	if l.bound, loose = binding(); l.bind && loose != nil {
+		return 0, fmt.Errorf("the session cannot be bound to the processes of %s here: %w", args[0], loose)
 	}
 	var o opened
 	err = c.do(ctx, http.MethodPost, "/v1/sessions", map[string]any{
 		"agent": l.agent, "purpose": l.purpose, "task": l.task, "ttl_seconds": int(l.ttl.Seconds()), "certificate_thumbprint": thumbprint(cert),
+		"idle_seconds": int(l.idle.Seconds()), "bound": l.bound, "executable": program,
 	}, &o)
 	if err != nil {
 		return 0, err
 	}
-	t := &task{launch: l, client: c, id: o.Session.ID, expires: o.Session.ExpiresAt, over: make(chan string, 1), nudge: make(chan struct{}, 1)}
+	t := &task{
+		launch: l, client: c, id: o.Session.ID, expires: o.Session.ExpiresAt,
+		over: make(chan string, 1), nudge: make(chan struct{}, 1), renewed: make(chan time.Time, 1),
+	}
 	cause := "the command could not be started"
 	defer func() { t.end(context.WithoutCancel(ctx), cause) }()
 	dir, err := os.MkdirTemp("", sessionDir)
@@ -172,6 +191,12 @@ func (l *launch) run(ctx context.Context, s *settings, args []string) (int, erro
 		return 0, err
 	}
 	l.say("session %s of %s, for %s", o.Session.ID, first(l.agent, o.Session.Agent), o.Session.Purpose)
+	switch l.bound {
+	case session.ByUser:
+		l.say("every process of this user may use the session while it lives, since %v", loose)
+	case session.ByNothing:
+		l.say("every process of this machine may use the session while it lives, since %v", loose)
+	}
 	if len(dropped) > 0 {
 		l.say("not handed down: %s (use --keep-env to do so)", strings.Join(dropped, ", "))
 	}
@@ -290,7 +315,7 @@ func (l *launch) authenticate(ctx context.Context, c *client) error {
 
 // sessionCertificate is the key that stands for the session, made here and
 // never leaving this process, in a certificate that says nothing.
-func sessionCertificate(ttl time.Duration) (tls.Certificate, error) {
+func sessionCertificate() (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return tls.Certificate{}, err
@@ -298,11 +323,28 @@ func sessionCertificate(ttl time.Duration) (tls.Certificate, error) {
 	now := time.Now()
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: "estover session"},
-		NotBefore: now.Add(-5 * time.Minute), NotAfter: now.Add(ttl + time.Hour),
+		NotBefore: now.Add(-5 * time.Minute), NotAfter: now.Add(session.LongestLife + time.Hour),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
+}
+
+// digestOf is the SHA-256 of a file, in hex: which program the session is for.
+func digestOf(path string) (string, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrPermission) {
+		return "", nil // it may be run and not read
+	}
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // thumbprint is the certificate's x5t#S256 (RFC 8705, section 3.1).

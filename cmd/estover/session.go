@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -19,7 +20,7 @@ func sessionCommand(s *settings) *cobra.Command {
 	c := noun("session", "Sessions: the tasks of agents, open and past",
 		`A session is one task of one agent, for one purpose. What the agent is handed
 for it ends with it. 'estover run' opens one and ends it with the command.`)
-	c.AddCommand(sessionList(s), sessionShow(s), sessionEnd(s), sessionReplay(s))
+	c.AddCommand(sessionList(s), sessionShow(s), sessionRenew(s), sessionEnd(s), sessionReplay(s))
 	return c
 }
 
@@ -82,12 +83,52 @@ func sessionShow(s *settings) *cobra.Command {
 			}{one, events}
 			return s.show(cmd.OutOrStdout(), shown, func(t *table) {
 				t.pairs("Session", one.ID, "Agent", one.Agent, "Purpose", one.Purpose, "Task", one.Task, "State", one.State,
-					"Opened", one.OpenedAt, "By", one.OpenedBy, "Expires", one.ExpiresAt, "Ended", one.EndedAt, "Cause", one.EndCause)
+					"Opened", one.OpenedAt, "By", one.OpenedBy, "Part of", one.Parent, "Expires", one.ExpiresAt, "Idle", idleOf(one),
+					"Bound to", boundOf(one), "Ended", one.EndedAt, "Cause", one.EndCause, "Still ending", strings.Join(one.Ending, ", "))
 				t.row()
 				eventRows(t, events)
 			})
 		},
 	}
+}
+
+// idleOf is how long nobody may use a session, and when it was last used.
+func idleOf(one session.Session) string {
+	if one.IdleSecs == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s, last used %s", time.Duration(one.IdleSecs)*time.Second, cell(one.SeenAt))
+}
+
+// boundOf is to what a session is bound, and of which program.
+func boundOf(one session.Session) string {
+	if one.Program == "" {
+		return string(one.Bound)
+	}
+	return fmt.Sprintf("%s of %s", one.Bound, one.Program)
+}
+
+func sessionRenew(s *settings) *cobra.Command {
+	var ttl time.Duration
+	c := &cobra.Command{
+		Use: "renew SESSION", Short: "Have a session live longer", Args: oneArgument("the session's id"),
+		Long: `Renew has a session end later: --ttl from now, and a day after it was opened at
+the latest. What belongs to it and was to end along with it ends later too.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.client()
+			if err != nil {
+				return err
+			}
+			var one session.Session
+			err = c.do(cmd.Context(), http.MethodPost, "/v1/sessions/"+url.PathEscape(args[0])+"/renew", map[string]any{"ttl_seconds": int64(ttl.Seconds())}, &one)
+			if err != nil {
+				return err
+			}
+			return s.show(cmd.OutOrStdout(), one, func(t *table) { t.pairs("Session", one.ID, "Expires", one.ExpiresAt) })
+		},
+	}
+	c.Flags().DurationVar(&ttl, "ttl", session.DefaultLife, "how long it lives from now")
+	return c
 }
 
 func sessionEnd(s *settings) *cobra.Command {

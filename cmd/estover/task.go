@@ -25,12 +25,13 @@ type task struct {
 	expires time.Time
 	over    chan string   // gets why the session has ended, if it was not ended here
 	nudge   chan struct{} // something has happened that may be its end
+	renewed chan time.Time // gets when it ends, if that has changed
 	ended   string        // what over got
 }
 
 // How the end of a session comes to the program.
 const (
-	lookEvery   = 5 * time.Second        // how often the server is asked whether the session is still open
+	lookEvery   = 5 * time.Second        // how often the server hears of us, and says whether the session is still open
 	lookAtMost  = 500 * time.Millisecond // the least time between two such questions
 	lastWords   = 5 * time.Second        // how long the program may go on without its session
 	stoppedTime = 10 * time.Second       // how long it may take to stop when it was told to
@@ -50,7 +51,11 @@ func (t *task) watch(ctx context.Context) (stop func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		tick := time.NewTicker(lookEvery)
+		every := lookEvery
+		if t.idle > 0 {
+			every = min(every, t.idle/4)
+		}
+		tick := time.NewTicker(every)
 		defer tick.Stop()
 		for {
 			select {
@@ -74,13 +79,19 @@ func (t *task) watch(ctx context.Context) (stop func()) {
 }
 
 // why is why the session has ended, and empty as long as it has not, or as
-// nobody can say.
+// nobody can say. It is the session's heartbeat as well.
 func (t *task) why(ctx context.Context) string {
 	var s session.Session
-	err := t.client.do(ctx, http.MethodGet, "/v1/sessions/"+url.PathEscape(t.id), nil, &s)
+	err := t.client.do(ctx, http.MethodPut, "/v1/sessions/"+url.PathEscape(t.id)+"/heartbeat", nil, &s)
 	switch {
 	case err == nil && s.State == session.Ended:
-		return first(s.EndCause, "no cause was given")
+		return first(s.EndCause, "its time was up")
+	case err == nil:
+		select {
+		case <-t.renewed: // what was there is older
+		default:
+		}
+		t.renewed <- s.ExpiresAt
 	case t.asAgent && codeOf(err) == exitRefused:
 		return err.Error() // whoever may not even look at its own session may do nothing in it
 	}
@@ -112,7 +123,7 @@ func (t *task) end(ctx context.Context, cause string) {
 // is told to stop; what is left of the program's tree is killed. It returns
 // the program's exit code and how it came to an end.
 func (t *task) supervise(cmd *exec.Cmd, p *loopbackProxy, h *heir) (int, string, error) {
-	tree, err := newTree(cmd, h.pid())
+	tree, err := newTree(cmd, h.pid(), t.bound)
 	if err != nil {
 		return 0, "", err
 	}
@@ -148,6 +159,11 @@ func (t *task) supervise(cmd *exec.Cmd, p *loopbackProxy, h *heir) (int, string,
 		case t.ended = <-t.over:
 			t.say("session %s was ended (%s); the command is stopped in %s", t.id, t.ended, lastWords)
 			soft = time.After(lastWords)
+		case at := <-t.renewed:
+			if !at.Equal(t.expires) {
+				t.expires = at
+				timer.Reset(time.Until(at))
+			}
 		case <-timer.C:
 			how = "the session's time was up"
 			tree.signal(syscall.SIGTERM)

@@ -2,17 +2,21 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"estover.dev/internal/session"
 )
 
 // A tree is the program and all that it starts. Orphans of it become children
@@ -21,9 +25,10 @@ type tree struct {
 	cmd   *exec.Cmd
 	apart int // a child of ours that is no part of it
 	group int // the program's process group, if it is not ours
+	bound session.Bound
 }
 
-func newTree(cmd *exec.Cmd, apart int) (*tree, error) {
+func newTree(cmd *exec.Cmd, apart int, bound session.Bound) (*tree, error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("taking charge of the program's children: %w", err)
 	}
@@ -32,7 +37,7 @@ func newTree(cmd *exec.Cmd, apart int) (*tree, error) {
 	if !terminal() {
 		cmd.SysProcAttr.Setpgid = true
 	}
-	return &tree{cmd: cmd, apart: apart}, nil
+	return &tree{cmd: cmd, apart: apart, bound: bound}, nil
 }
 
 // terminal reports whether the program shares a terminal with us, and with it
@@ -110,17 +115,49 @@ func descendants(of, except int) []int {
 	return all
 }
 
+// binding is to what a session can be bound on this machine, and why that is not
+// the program's processes: it is tried with a connection of our own.
+func binding() (session.Bound, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return session.ByNothing, err
+	}
+	defer l.Close()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		return session.ByNothing, err
+	}
+	defer conn.Close()
+	inode, uid := socket(conn.LocalAddr().(*net.TCPAddr).Port, l.Addr().(*net.TCPAddr).Port)
+	switch {
+	case inode == "" || uid != strconv.Itoa(os.Getuid()):
+		return session.ByNothing, errors.New("the system does not tell whose a connection is (/proc/net/tcp)")
+	case !holds([]int{os.Getpid()}, "socket:["+inode+"]"):
+		return session.ByUser, errors.New("the system does not tell which process a connection belongs to (/proc/PID/fd)")
+	case !slices.Contains(descendants(os.Getppid(), 0), os.Getpid()):
+		return session.ByUser, errors.New("the system does not tell which process has started which (/proc/PID/stat)")
+	}
+	return session.ByProcess, nil
+}
+
 // owns reports whether the socket at the other end of a connection to our
-// loopback address belongs to a process of the tree. The kernel's tables change
-// while they are read, so what is not found at once is looked for again.
+// loopback address belongs to a process of the tree, or to our user where no more
+// can be told. The kernel's tables change while they are read, so what is not
+// found at once is looked for again.
 func (t *tree) owns(conn net.Conn) bool {
+	if t.bound == session.ByNothing {
+		return true
+	}
 	theirs, ok1 := conn.RemoteAddr().(*net.TCPAddr)
 	ours, ok2 := conn.LocalAddr().(*net.TCPAddr)
 	if !ok1 || !ok2 {
 		return false
 	}
 	for deadline := time.Now().Add(ownerTime); ; time.Sleep(5 * time.Millisecond) {
-		if inode := socketInode(theirs.Port, ours.Port); inode != "" && inode != "0" && holds(t.members(), "socket:["+inode+"]") {
+		inode, uid := socket(theirs.Port, ours.Port)
+		switch {
+		case inode == "" || inode == "0":
+		case t.bound == session.ByUser && uid == strconv.Itoa(os.Getuid()), t.bound == session.ByProcess && holds(t.members(), "socket:["+inode+"]"):
 			return true
 		}
 		if time.Now().After(deadline) {
@@ -149,10 +186,10 @@ func holds(pids []int, file string) bool {
 	return false
 }
 
-// socketInode finds the socket on 127.0.0.1 with these ports, its own and that
-// of its peer. Its own is not enough: sockets with different peers may share
-// it, also those of different processes.
-func socketInode(own, peer int) string {
+// socket finds the socket on 127.0.0.1 with these ports, its own and that of its
+// peer, and gives its inode and its user. Its own port is not enough: sockets with
+// different peers may share it, also those of different processes.
+func socket(own, peer int) (inode, uid string) {
 	pair := func(loopback string) [2]string {
 		return [2]string{fmt.Sprintf("%s:%04X", loopback, own), fmt.Sprintf("%s:%04X", loopback, peer)}
 	}
@@ -167,9 +204,9 @@ func socketInode(own, peer int) string {
 		for lines.Scan() {
 			fields := strings.Fields(lines.Text())
 			if len(fields) > 9 && ([2]string(fields[1:3]) == plain || [2]string(fields[1:3]) == mapped) {
-				return fields[9]
+				return fields[9], fields[7]
 			}
 		}
 	}
-	return ""
+	return "", ""
 }

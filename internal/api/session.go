@@ -20,6 +20,8 @@ func (s *Server) sessions() {
 	huma.Register(s.huma, op("open-session", http.MethodPost, "/v1/sessions", tag, "Open a session: one task of one agent"), s.openSession)
 	huma.Register(s.huma, op("list-sessions", http.MethodGet, "/v1/sessions", tag, "List sessions, the newest first"), s.listSessions)
 	huma.Register(s.huma, op("get-session", http.MethodGet, "/v1/sessions/{id}", tag, "Show a session"), s.getSession)
+	huma.Register(s.huma, op("renew-session", http.MethodPost, "/v1/sessions/{id}/renew", tag, "Have a session live longer, up to a day from its opening"), s.renewSession)
+	huma.Register(s.huma, op("beat-session", http.MethodPut, "/v1/sessions/{id}/heartbeat", tag, "Say that a session is in use, and hear how it stands"), s.beatSession)
 	huma.Register(s.huma, op("end-session", http.MethodPost, "/v1/sessions/{id}/end", tag, "End a session and all that belongs to it"), s.endSession)
 	huma.Register(s.huma, op("replay-session", http.MethodGet, "/v1/sessions/{id}/recording", tag, "Read what was recorded of a session: a frame a line, checked"), s.replaySession)
 	huma.Register(s.huma, op("export-evidence", http.MethodGet, "/v1/sessions/{id}/evidence", tag, "Export a session's receipts as a file that anyone can verify offline"), s.exportEvidence)
@@ -41,6 +43,10 @@ func (s *Server) openSession(ctx context.Context, in *struct {
 		Task       string `json:"task,omitempty" maxLength:"2000" doc:"What it is about"`
 		TTLSeconds int64  `json:"ttl_seconds,omitempty" minimum:"0" maximum:"86400" doc:"The longest that it may live; 8 hours if left out"`
 		Thumbprint string `json:"certificate_thumbprint,omitempty" maxLength:"43" doc:"x5t#S256 of the certificate that stands for the session at the forward proxy"`
+		Idle       int64  `json:"idle_seconds,omitempty" minimum:"0" maximum:"86400" doc:"It ends when nobody has used it for so long; never for that if left out"`
+		Parent     string `json:"parent,omitempty" maxLength:"100" doc:"The session that it is a part of, and ends with"`
+		Bound      string `json:"bound,omitempty" enum:"process,user,none" doc:"To what the launcher binds it, as the launcher says"`
+		Executable string `json:"executable,omitempty" maxLength:"64" doc:"SHA-256 of the file of the program that it is for, in hex, as the launcher says"`
 	}
 },
 ) (*one[openedSession], error) {
@@ -55,6 +61,7 @@ func (s *Server) openSession(ctx context.Context, in *struct {
 	}
 	opened, err := s.Sessions.Open(ctx, c, session.Wish{
 		Agent: id, Purpose: in.Body.Purpose, Task: in.Body.Task, Life: seconds(in.Body.TTLSeconds), Key: in.Body.Thumbprint,
+		Idle: seconds(in.Body.Idle), Parent: in.Body.Parent, Bound: session.Bound(in.Body.Bound), Program: in.Body.Executable,
 	})
 	if err != nil {
 		return nil, s.problem(ctx, err)
@@ -114,6 +121,22 @@ var errCursor = &estover.Error{Kind: estover.Invalid, Code: "cursor_invalid", De
 
 func (s *Server) getSession(ctx context.Context, in *Named) (*one[session.Session], error) {
 	got, err := s.Sessions.Get(ctx, callerOf(ctx), in.ID)
+	return &one[session.Session]{got}, s.problem(ctx, err)
+}
+
+func (s *Server) renewSession(ctx context.Context, in *struct {
+	Named
+	Body struct {
+		TTLSeconds int64 `json:"ttl_seconds,omitempty" minimum:"0" maximum:"86400" doc:"How long it lives from now; 8 hours if left out"`
+	}
+},
+) (*one[session.Session], error) {
+	renewed, err := s.Sessions.Renew(ctx, callerOf(ctx), in.ID, seconds(in.Body.TTLSeconds))
+	return &one[session.Session]{renewed}, s.problem(ctx, err)
+}
+
+func (s *Server) beatSession(ctx context.Context, in *Named) (*one[session.Session], error) {
+	got, err := s.Sessions.Beat(ctx, callerOf(ctx), in.ID)
 	return &one[session.Session]{got}, s.problem(ctx, err)
 }
 

@@ -121,7 +121,7 @@ func containment(k *known) string {
 
 // leaves are the operations that only take away, or look back: they may be
 // done in a session that is over.
-var leaves = []string{"session.end", "session.read", "token.revoke"}
+var leaves = []string{"session.end", "session.heartbeat", "session.read", "token.revoke"}
 
 // task: an agent works within a live session of its own.
 func task(k *known) string {

@@ -46,7 +46,7 @@ permit contains "operator_operates" if {
 		"person.list", "person.read", "policy.list", "policy.read", "recording.list",
 		"resource.list", "resource.put", "resource.read", "resource.retire",
 		"secret.create", "secret.list", "secret.update", "secret.write",
-		"server.read", "session.end", "session.list", "session.open", "session.read", "token.introspect", "token.revoke",
+		"server.read", "session.end", "session.heartbeat", "session.list", "session.open", "session.read", "session.renew", "token.introspect", "token.revoke",
 		"trust.list", "trust.read",
 	}
 }
@@ -110,7 +110,7 @@ permit contains "own_things" if {
 	input.facts.own == true
 	input.op in {
 		"agent.read", "approver_key.create", "approver_key.end", "approver_key.list", "authorization.create", "authorization.deny", "authorization.list", "consent.end", "consent.list", "grant.list", "login.create", "login.end", "login.list",
-		"passkey.create", "passkey.end", "passkey.list", "person.read", "recovery.create", "registration.end", "registration.read", "registration.update", "session.end", "session.list", "session.read", "token.revoke",
+		"passkey.create", "passkey.end", "passkey.list", "person.read", "recovery.create", "registration.end", "registration.read", "registration.update", "session.end", "session.heartbeat", "session.list", "session.read", "session.renew", "token.revoke",
 	}
 }
 

@@ -118,6 +118,9 @@ test_own_absence if {
 
 test_own_things if {
 	base.permit == {"own_things"} with input as ask({"op": "session.end"})
+	base.permit == {"own_things"} with input as ask({"op": "session.renew"})
+	base.permit == {"own_things"} with input as ask({"op": "session.heartbeat"})
+	base.permit == set() with input as ask({"op": "session.renew", "facts": {"own": false}})
 	base.permit == set() with input as ask({"op": "session.end", "facts": {"own": false}})
 	base.permit == set() with input as ask({"op": "agent.update"})
 }
