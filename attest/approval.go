@@ -114,7 +114,9 @@ func (p Approval) covers(a *Action) (signed int, err error) {
 	switch {
 	case doc.first("format") != ApprovalFormat || !strings.HasPrefix(p.Document, "format: "):
 		return 0, errors.New("what was approved is no approval document")
-	case doc.first("tenant") != a.Tenant || doc.first("agent") != a.Agent.ID:
+	case doc.first("tenant") != a.Tenant:
+		return 0, fmt.Errorf("the approval is one of the tenant %s", doc.first("tenant"))
+	case doc.first("agent") != a.Agent.ID:
 		return 0, fmt.Errorf("the approval is for %s, not for %s", doc.first("agent"), a.Agent.ID)
 	case !doc.names(a.Call.Resource, a.Call.Name):
 		return 0, fmt.Errorf("the approval does not name %q on %s", a.Call.Name, a.Call.Resource)

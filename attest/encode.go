@@ -62,7 +62,7 @@ func (a *Action) encode(e *encoder) {
 	e.timeIf("notAfter", a.Grant.NotAfter)
 	e.text("purpose", a.Grant.Purpose)
 	e.close()
-	if a.Approval.Mode != "" {
+	if a.Approval != (ApprovalRef{}) {
 		e.open("approval")
 		e.text("mode", a.Approval.Mode)
 		e.digest("digest", a.Approval.Digest)
