@@ -156,6 +156,7 @@ type Request struct {
 	DecidedBy   estover.Subject `json:"decided_by,omitempty"` // of the last vote; system:policy for policy
 	Note        string          `json:"note,omitempty"`       // of the decision
 
+	row        row
 	nonce      string    // of its documents
 	escalateAt time.Time // zero for never, and once it is done
 	lapsedAt   time.Time // when it was put on record that it had expired
@@ -174,6 +175,8 @@ type Vote struct {
 	// Assertion is the signature over the document, in the form that the
 	// [Options.Verify] of the server reads; nil where none was given.
 	Assertion json.RawMessage `json:"assertion,omitempty"`
+
+	mac []byte // see [Approvals.authentic]
 }
 
 // A Verdict is what policy said about a request.
@@ -334,6 +337,9 @@ type Options struct {
 	// the transaction. Nil verifies none, so that what must be signed is never
 	// approved.
 	Verify func(ctx context.Context, caller estover.Caller, document []byte, assertion json.RawMessage) error
+	// MAC is a keyed digest of a tenant, by which rows are known to have been
+	// written here. Nil looks at none.
+	MAC func(tenant estover.TenantID, value []byte) []byte
 	// Voted is called in the transaction of each vote, after [Options.Verify].
 	// Nil does nothing.
 	Voted func(ctx context.Context, tx *guard.Tx, r Request, v Vote) error

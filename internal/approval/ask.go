@@ -135,7 +135,7 @@ func (a *Approvals) ask(ctx context.Context, tx *guard.Tx, caller estover.Caller
 		}
 		r.DecidedAt = tx.Now()
 		a.tell(tx, r)
-		return r, insert(ctx, tx.Tx, r, likeness)
+		return r, a.insert(ctx, tx.Tx, r, likeness)
 	}
 	n, err := count(ctx, tx.Tx, r.Agent, r.Requester)
 	if err != nil {
@@ -149,7 +149,7 @@ func (a *Approvals) ask(ctx context.Context, tx *guard.Tx, caller estover.Caller
 		return r, err
 	}
 	tx.Touch(Waiting, r.Agent)
-	return r, insert(ctx, tx.Tx, r, likeness)
+	return r, a.insert(ctx, tx.Tx, r, likeness)
 }
 
 // tell says in the event what others rely on.
@@ -588,9 +588,13 @@ func (r *Request) render(tenant estover.TenantID, offer Granted, round int64) ([
 		Tenant: tenant, Request: r.ID, Kind: string(r.Kind), Requester: r.Requester, Agent: r.Agent, AgentName: r.AgentName, Chain: r.Chain,
 		Session: r.Session, Purpose: r.Purpose, Reason: r.Reason, Target: r.Target, Arguments: r.Arguments,
 		Budgets: []document.Budget{
-			{Name: "calls", Most: offer.Budgets.Calls}, {Name: "rows", Most: offer.Budgets.Rows}, {Name: "records", Most: offer.Budgets.Records},
-			{Name: "bytes_out", Most: offer.Budgets.BytesOut}, {Name: "money", Most: offer.Budgets.Money},
-			{Name: "seconds", Most: offer.Budgets.Seconds}, {Name: "fan_out", Most: offer.Budgets.FanOut},
+			{Name: "calls", Most: offer.Budgets.Calls},
+			{Name: "rows", Most: offer.Budgets.Rows},
+			{Name: "records", Most: offer.Budgets.Records},
+			{Name: "bytes_out", Most: offer.Budgets.BytesOut},
+			{Name: "money", Most: offer.Budgets.Money},
+			{Name: "seconds", Most: offer.Budgets.Seconds},
+			{Name: "fan_out", Most: offer.Budgets.FanOut},
 		},
 		Revision: r.Policy.Revision, Approvals: r.Rule.Quorum, Signed: r.Rule.Signed, Seconds: offer.Seconds, Uses: offer.Budgets.Calls,
 		NotAfter: r.ExpiresAt.Add(time.Duration(offer.Seconds) * time.Second), Nonce: fmt.Sprintf("%s-%d", r.nonce, round),

@@ -61,7 +61,7 @@ func (a *Approvals) Approve(ctx context.Context, caller estover.Caller, id strin
 		}
 		if r.Round != was {
 			tx.Note("narrowed", r.Offer)
-			if err := offer(ctx, tx.Tx, r); err != nil {
+			if err := a.offer(ctx, tx.Tx, r); err != nil {
 				return err
 			}
 			tx.Touch(Waiting, r.Agent)
@@ -106,6 +106,9 @@ func (a *Approvals) deciding(ctx context.Context, tx *guard.Tx, caller estover.C
 	if err := a.shown(ctx, tx.Tx, caller, r); err != nil {
 		return s, err
 	}
+	if err := a.authentic(tx.Tenant(), r); err != nil {
+		return s, err
+	}
 	if s, err = a.may(ctx, tx.Tx, r, caller.Subject.ID()); err != nil {
 		return s, err
 	}
@@ -126,7 +129,7 @@ func (a *Approvals) deciding(ctx context.Context, tx *guard.Tx, caller estover.C
 
 // voted stores a vote.
 func (a *Approvals) voted(ctx context.Context, tx *guard.Tx, r *Request, v Vote) error {
-	if err := vote(ctx, tx.Tx, r.ID, v); err != nil {
+	if err := a.vote(ctx, tx.Tx, r.ID, v); err != nil {
 		return err
 	}
 	r.Votes = append(r.Votes, v)
@@ -161,7 +164,7 @@ func (a *Approvals) settled(ctx context.Context, tx *guard.Tx, r *Request) error
 	a.tell(tx, *r)
 	tx.Note("requester", r.Requester)
 	tx.Touch(Waiting, r.Agent)
-	return settle(ctx, tx.Tx, *r)
+	return a.settle(ctx, tx.Tx, *r)
 }
 
 // Deny is a person's word against a request. One is enough.
@@ -376,8 +379,13 @@ func within(t, c Item) (Item, bool) {
 func lesser(table, choice Budgets) (Budgets, error) {
 	out := table
 	for _, f := range []struct{ out, want *int64 }{
-		{&out.Calls, &choice.Calls}, {&out.Rows, &choice.Rows}, {&out.Records, &choice.Records}, {&out.BytesOut, &choice.BytesOut},
-		{&out.Money, &choice.Money}, {&out.Seconds, &choice.Seconds}, {&out.FanOut, &choice.FanOut},
+		{&out.Calls, &choice.Calls},
+		{&out.Rows, &choice.Rows},
+		{&out.Records, &choice.Records},
+		{&out.BytesOut, &choice.BytesOut},
+		{&out.Money, &choice.Money},
+		{&out.Seconds, &choice.Seconds},
+		{&out.FanOut, &choice.FanOut},
 	} {
 		switch {
 		case *f.want == 0:

@@ -27,7 +27,7 @@ type spec struct {
 }
 
 const columns = `id, kind, state, requester, agent_id, session_id, spec, offer, round, document, result, note,
-	created_at, expires_at, escalate_at, escalated_at, lapsed_at, decided_at, decided_by`
+	created_at, expires_at, escalate_at, escalated_at, lapsed_at, decided_at, decided_by, mac`
 
 // scanner is a row of a query, or the only one.
 type scanner interface{ Scan(dest ...any) error }
@@ -36,7 +36,7 @@ func scan(tx *db.Tx, row scanner) (r Request, err error) {
 	var s spec
 	var text, offer string
 	err = row.Scan(&r.ID, &r.Kind, &r.State, &r.Requester, &r.Agent, &r.Session, &text, &offer, &r.Round, &r.Document, &r.Result, &r.Note,
-		&r.CreatedAt, &r.ExpiresAt, &r.escalateAt, &r.EscalatedAt, &r.lapsedAt, &r.DecidedAt, &r.DecidedBy)
+		&r.CreatedAt, &r.ExpiresAt, &r.escalateAt, &r.EscalatedAt, &r.lapsedAt, &r.DecidedAt, &r.DecidedBy, &r.row.mac)
 	if errors.Is(err, db.ErrNoRows) {
 		return r, ErrNotFound
 	}
@@ -49,6 +49,7 @@ func scan(tx *db.Tx, row scanner) (r Request, err error) {
 	r.Chain, r.AgentName, r.Purpose, r.Items, r.Seconds, r.Budgets = s.Chain, s.AgentName, s.Purpose, s.Items, s.Seconds, s.Budgets
 	r.Target, r.Arguments, r.Reason, r.Context = s.Target, s.Arguments, s.Reason, s.Context
 	r.Rule, r.Policy, r.nonce = s.Rule, s.Policy, s.Nonce
+	r.row.state, r.row.spec, r.row.offer = r.State, text, offer
 	r.State = r.StateAt(tx.Now())
 	return r, err
 }
@@ -122,10 +123,8 @@ func count(ctx context.Context, tx *db.Tx, agent string, requester estover.Subje
 
 // insert adds a request, unless another that asks for the same was added
 // meanwhile.
-func insert(ctx context.Context, tx *db.Tx, r Request, likeness string) error {
-	s, err := json.Marshal(spec{
-		r.Chain, r.AgentName, r.Purpose, r.Items, r.Seconds, r.Budgets, r.Target, r.Arguments, r.Reason, r.Context, r.Rule, r.Policy, r.nonce,
-	})
+func (a *Approvals) insert(ctx context.Context, tx *db.Tx, r Request, likeness string) error {
+	s, err := specOf(&r)
 	if err != nil {
 		return err
 	}
@@ -134,14 +133,22 @@ func insert(ctx context.Context, tx *db.Tx, r Request, likeness string) error {
 		return err
 	}
 	n, err := tx.Exec(ctx, `insert into access_request (tenant_id, id, kind, state, requester, agent_id, session_id, likeness, spec, offer, round,
-			document, result, note, created_at, expires_at, escalate_at, decided_at, decided_by)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) on conflict do nothing`,
-		tx.Tenant(), r.ID, r.Kind, r.State, r.Requester, r.Agent, r.Session, likeness, string(s), string(offer), r.Round,
-		bytesOf(r.Document), r.Result, r.Note, r.CreatedAt, r.ExpiresAt, r.escalateAt, r.DecidedAt, r.DecidedBy)
+			document, result, note, created_at, expires_at, escalate_at, decided_at, decided_by, mac)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20) on conflict do nothing`,
+		tx.Tenant(), r.ID, r.Kind, r.State, r.Requester, r.Agent, r.Session, likeness, s, string(offer), r.Round,
+		bytesOf(r.Document), r.Result, r.Note, r.CreatedAt, r.ExpiresAt, r.escalateAt, r.DecidedAt, r.DecidedBy, a.sealed(tx.Tenant(), &r, r.State, s, string(offer)))
 	if err == nil && n == 0 {
 		return db.ErrStale
 	}
 	return err
+}
+
+// specOf is the JSON of what never changes of a request.
+func specOf(r *Request) (string, error) {
+	b, err := json.Marshal(spec{
+		r.Chain, r.AgentName, r.Purpose, r.Items, r.Seconds, r.Budgets, r.Target, r.Arguments, r.Reason, r.Context, r.Rule, r.Policy, r.nonce,
+	})
+	return string(b), err
 }
 
 // bytesOf is a value that is never NULL.
@@ -153,23 +160,24 @@ func bytesOf(b []byte) []byte {
 }
 
 // offer puts something narrower on the table, unless somebody else has.
-func offer(ctx context.Context, tx *db.Tx, r Request) error {
+func (a *Approvals) offer(ctx context.Context, tx *db.Tx, r Request) error {
 	o, err := json.Marshal(r.Offer)
 	if err != nil {
 		return err
 	}
-	return changed(tx.Exec(ctx, "update access_request set offer = $3, round = $4, document = $5 where tenant_id = $1 and id = $2 and round = $4 - 1 and "+open,
-		tx.Tenant(), r.ID, string(o), r.Round, bytesOf(r.Document)))
+	return changed(tx.Exec(ctx, "update access_request set offer = $3, round = $4, document = $5, mac = $6 where tenant_id = $1 and id = $2 and round = $4 - 1 and "+open,
+		tx.Tenant(), r.ID, string(o), r.Round, bytesOf(r.Document), a.sealed(tx.Tenant(), &r, Pending, r.row.spec, string(o))))
 }
 
 // settle stores the decision, unless another has been stored since r was read.
-func settle(ctx context.Context, tx *db.Tx, r Request) error {
+func (a *Approvals) settle(ctx context.Context, tx *db.Tx, r Request) error {
 	o, err := json.Marshal(r.Offer)
 	if err != nil {
 		return err
 	}
-	return changed(tx.Exec(ctx, `update access_request set state = $3, decided_at = $4, decided_by = $5, note = $6, result = $7, offer = $8
-		where tenant_id = $1 and id = $2 and `+open, tx.Tenant(), r.ID, r.State, tx.Now(), r.DecidedBy, r.Note, r.Result, string(o)))
+	return changed(tx.Exec(ctx, `update access_request set state = $3, decided_at = $4, decided_by = $5, note = $6, result = $7, offer = $8, mac = $9
+		where tenant_id = $1 and id = $2 and `+open, tx.Tenant(), r.ID, r.State, r.DecidedAt, r.DecidedBy, r.Note, r.Result, string(o),
+		a.sealed(tx.Tenant(), &r, r.State, r.row.spec, string(o))))
 }
 
 // lapse puts on record that a request has expired.
@@ -247,7 +255,7 @@ func list(ctx context.Context, tx *db.Tx, f Filter, at int64, id string, limit i
 }
 
 func votes(ctx context.Context, tx *db.Tx, id string) (all []Vote, err error) {
-	rows, err := tx.Query(ctx, `select round, approver, in_place_of, verdict, at, note, document, assertion from access_vote
+	rows, err := tx.Query(ctx, `select round, approver, in_place_of, verdict, at, note, document, assertion, mac from access_vote
 		where tenant_id = $1 and request_id = $2 order by round, at, approver`, tx.Tenant(), id)
 	if err != nil {
 		return nil, err
@@ -256,7 +264,7 @@ func votes(ctx context.Context, tx *db.Tx, id string) (all []Vote, err error) {
 	for rows.Next() {
 		var v Vote
 		var assertion *string
-		if err := rows.Scan(&v.Round, &v.Approver, &v.For, &v.Verdict, &v.At, &v.Note, &v.Document, &assertion); err != nil {
+		if err := rows.Scan(&v.Round, &v.Approver, &v.For, &v.Verdict, &v.At, &v.Note, &v.Document, &assertion, &v.mac); err != nil {
 			return nil, err
 		}
 		if assertion != nil {
@@ -268,14 +276,14 @@ func votes(ctx context.Context, tx *db.Tx, id string) (all []Vote, err error) {
 }
 
 // vote stores what a person says, once in a round.
-func vote(ctx context.Context, tx *db.Tx, id string, v Vote) error {
+func (a *Approvals) vote(ctx context.Context, tx *db.Tx, id string, v Vote) error {
 	var assertion any
 	if v.Assertion != nil {
 		assertion = string(v.Assertion)
 	}
-	n, err := tx.Exec(ctx, `insert into access_vote (tenant_id, request_id, round, approver, in_place_of, verdict, at, note, document, assertion)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict do nothing`,
-		tx.Tenant(), id, v.Round, v.Approver, v.For, v.Verdict, v.At, v.Note, bytesOf(v.Document), assertion)
+	n, err := tx.Exec(ctx, `insert into access_vote (tenant_id, request_id, round, approver, in_place_of, verdict, at, note, document, assertion, mac)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) on conflict do nothing`,
+		tx.Tenant(), id, v.Round, v.Approver, v.For, v.Verdict, v.At, v.Note, bytesOf(v.Document), assertion, a.sealedVote(tx.Tenant(), id, &v))
 	if err == nil && n == 0 {
 		return ErrVoted
 	}
