@@ -419,4 +419,22 @@ spec: {agent: bot, resource: crm, actions: [item.read], purposes: [support], cla
 			t.Errorf("the token at the API %s: %d %s, want %d", what, status, b, c.want)
 		}
 	}
+
+	// A tenant has addresses of its own there, and knows nobody of another.
+	admin("/v1/tenants", `{"name":"acme","title":"Acme"}`, nil)
+	m.Aliases = nil
+	_, doc = send(client(), http.MethodGet, "https://"+h.addr+"/.well-known/oauth-authorization-server/t/acme", "", "", "")
+	if err := json.Unmarshal([]byte(doc), &m); err != nil {
+		t.Fatal(err)
+	}
+	at := m.Aliases["token_endpoint"]
+	if at != "https://localhost:"+port+"/t/acme/oauth/token" {
+		t.Fatalf("the metadata of a tenant is %s", doc)
+	}
+	if status, b := send(client(cert), http.MethodPost, at, "", formType, form); status != http.StatusUnauthorized {
+		t.Errorf("the certificate at another tenant's alias: %d %s, want 401", status, b)
+	}
+	if status, b := send(client(cert), http.MethodGet, "https://"+mutual+"/t/acme/v1/agents", answer.Token, "", ""); status != http.StatusUnauthorized {
+		t.Errorf("the token that is bound to it at another tenant: %d %s, want 401", status, b)
+	}
 }

@@ -11,12 +11,14 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/jose"
 	"estover.dev/internal/page/pagetest"
 )
 
@@ -224,6 +226,62 @@ func TestTenantIsDisabled(t *testing.T) {
 	})
 }
 
+// What one node does to a tenant another hears of: it gives it nothing more either,
+// and cuts what is under way.
+func TestTenantIsDisabledOnAnotherNode(t *testing.T) {
+	h := build(t, dbtest.Postgres(t))
+	acme := h.found("acme", "127.0.0.0/8")
+	acme.apply()
+	second := &house{t: t, key: h.key, logs: &syncBuffer{}, addr: freeAddr(t)}
+	second.config = h.config
+	second.config.Data, second.config.Listen, second.config.Gateway = filepath.Join(t.TempDir(), "data"), second.addr, freeAddr(t)
+	second.config.RootKey, second.config.Issuer = "file:"+filepath.Join(h.config.Data+"-keys", "root.key"), h.issuer()
+	second.start()
+	there := *acme
+	there.addr = second.addr + "/t/acme"
+
+	token, session := acme.accessToken(""), acme.openSession()
+	asked := map[string]func() (int, string){
+		"a token": func() (int, string) {
+			return there.send(http.MethodPost, "/oauth/token", "", url.Values{"grant_type": {"client_credentials"}, "client_id": {acme.agent}, "client_secret": {acme.secret}, "session": {session}})
+		},
+		"the API":       func() (int, string) { return there.send(http.MethodGet, "/v1/agents", acme.token, nil) },
+		"a route":       func() (int, string) { return there.send(http.MethodGet, "/u/crm/v1/items/7", token, nil) },
+		"introspection": func() (int, string) {
+			return there.send(http.MethodPost, "/oauth/introspect", "", url.Values{"client_id": {acme.agent}, "client_secret": {acme.secret}, "token": {token}})
+		},
+	}
+	for what, ask := range asked {
+		if status, body := ask(); status != http.StatusOK {
+			t.Fatalf("%s at another node, before: %d %s", what, status, body)
+		}
+	}
+	req, err := http.NewRequest(http.MethodGet, "http://"+there.addr+"/u/crm/v1/slow", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	stream, err := http.DefaultClient.Do(req)
+	if err != nil || stream.StatusCode != http.StatusOK {
+		t.Fatalf("a stream did not begin: %v %v", stream, err)
+	}
+	t.Cleanup(func() { _ = stream.Body.Close() }) // else the upstream would wait for its end
+	cut := make(chan struct{})
+	go func() {
+		_, _ = io.Copy(io.Discard, stream.Body) // however it ends, it does
+		close(cut)
+	}()
+	h.must(http.MethodPost, "/v1/tenants/acme/disable", map[string]string{"reason": "unpaid"}, nil)
+	for what, ask := range asked {
+		h.until(what+" is refused by another node", func() bool { status, _ := ask(); return status >= http.StatusBadRequest })
+	}
+	select {
+	case <-cut:
+	case <-time.After(10 * time.Second):
+		t.Error("the stream that another node has open goes on")
+	}
+}
+
 // A route of a tenant describes itself, with the tenant's issuer, and takes the
 // tenant's tokens alone. What is on a private network is reached only if those who
 // run the machine have said so.
@@ -300,6 +358,40 @@ type resident struct {
 	*pagetest.Browser
 	base        string // the path of the tenant
 	app, secret string
+}
+
+// assertion is how the agent says who it is by a key of its own, to the token
+// endpoint of its own tenant (RFC 7523). The key is new each time.
+func (r *resident) assertion() string {
+	r.t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	public, err := jose.NewKey("", "1", key.Public())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	set, err := jose.NewKeys(public).MarshalJSON()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	var made struct {
+		Client string `json:"client_id"`
+	}
+	r.must(http.MethodPost, "/v1/agents/app/credentials", map[string]any{"kind": "jwks", "jwks": json.RawMessage(set)}, &made)
+	signer, err := jose.NewSigner(jose.ClientAssertion, "1", key)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	s, err := jose.Sign(jose.ClientAssertion, signer, map[string]any{
+		"iss": made.Client, "sub": made.Client, "aud": "http://localhost:" + r.port() + r.base, "jti": rand.Text(),
+		"iat": time.Now().Unix(), "exp": time.Now().Add(time.Minute).Unix(),
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return s
 }
 
 const residentVerifier = "a-verifier-of-the-tests-which-is-long-enough-0"
@@ -485,6 +577,12 @@ func TestTenantsShareNothing(t *testing.T) {
 				at.ask("/oauth/revoke", "token", it)
 				_, answer := from.ask("/oauth/introspect", "token", it)
 				return answer["active"] == false
+			}},
+			{"a client's assertion", func(r *resident) string { return r.assertion() }, func(at, _ *resident, it string) bool {
+				return ok(at.send(http.MethodPost, "/oauth/token", "", url.Values{
+					"grant_type": {"client_credentials"}, "client_assertion": {it},
+					"client_assertion_type": {"urn:ietf:params:oauth:client-assertion-type:jwt-bearer"},
+				}))
 			}},
 			{"a code", func(r *resident) string { return r.authorize(r.request()...) }, func(at, _ *resident, it string) bool { return ok(at.redeem(it)) }},
 			{"a code, with its client", func(r *resident) string { return r.authorize(r.request()...) }, func(at, from *resident, it string) bool {
