@@ -129,7 +129,7 @@ func task(k *known) string {
 		return ""
 	}
 	switch t := k.task; {
-	case t == nil && (contains(reaches, k.Op) || k.Op == "secret.use"):
+	case t == nil && !k.foreseen && (contains(reaches, k.Op) || k.Op == "secret.use"):
 		return "kernel_session_missing"
 	case t == nil:
 		return ""

@@ -68,6 +68,11 @@ type Call struct {
 	Action string        // the name that the resource has for it: customer.read; "" if it has none
 	Class  estover.Class // of the data that the action reaches; "" is the resource's
 	Params any           // the arguments, for rules that ask for them; a value that JSON could hold
+
+	// Foreseen says that nobody makes the call: it is asked what would be said of it
+	// in a session that would be opened for the purpose. Only what makes no call
+	// sets it.
+	Foreseen bool
 }
 
 // A Request is the [guard.Op.Input] of token.issue: what the token is to be
@@ -202,6 +207,7 @@ type known struct {
 	agent      *Agent // who acts, if an agent does
 	needsGrant bool
 	task       *Session // in which it is done; nil outside of one
+	foreseen   bool     // a session of the agent's own would be opened for it
 	holds      []string // on all agents
 	at         string   // the identifier of the resource that is reached; "" if it is none of the catalogue
 	unique     bool     // its answer would never be asked for again
@@ -331,7 +337,7 @@ func (s *Sources) resource(ctx context.Context, k *known, op guard.Op) error {
 		call.Action, call.Class, life, call.Params = e.Elevates()
 		k.Facts.Duration = span(life)
 	}
-	k.Params = call.Params
+	k.Params, k.foreseen = call.Params, call.Foreseen
 	noun, _, _ := strings.Cut(op.Action, ".")
 	ref := op.Resource
 	if ref == "" && noun == "secret" && strings.HasPrefix(op.Target, "secret:") && op.Action != "secret.create" {

@@ -174,6 +174,9 @@ func (s *Server) handler() (http.Handler, error) {
 	}
 	s.pages.Mount(mux)
 	s.login.Mount(mux)
+	if err := s.decisionPoint().Mount(mux); err != nil {
+		return nil, err
+	}
 	if err := s.api.Mount(mux); err != nil {
 		return nil, err
 	}

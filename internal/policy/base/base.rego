@@ -39,7 +39,7 @@ permit contains "admin_reads_secret" if {
 permit contains "operator_operates" if {
 	input.caller.roles.operator == true
 	input.op in {
-		"agent.create", "agent.hold", "agent.lift", "agent.list", "agent.read", "agent.update",
+		"access.evaluate", "agent.create", "agent.hold", "agent.lift", "agent.list", "agent.read", "agent.update",
 		"apply.run", "containment.list", "containment.read", "containment.run", "credential.create", "credential.list", "credential.retire",
 		"detail_type.list", "detail_type.read", "event.list", "event.read", "grant.create", "grant.end", "grant.list", "grant.read",
 		"initial_token.list", "key.list",
@@ -56,7 +56,7 @@ permit contains "operator_operates" if {
 permit contains "auditor_reads" if {
 	input.caller.roles.auditor == true
 	input.op in {
-		"agent.list", "agent.read", "containment.list", "containment.read", "credential.list", "detail_type.list", "detail_type.read",
+		"access.evaluate", "agent.list", "agent.read", "containment.list", "containment.read", "credential.list", "detail_type.list", "detail_type.read",
 		"event.list", "event.read", "evidence.export",
 		"grant.list", "grant.read", "initial_token.list", "key.list", "person.list", "person.read", "policy.list", "policy.read",
 		"recording.list", "recording.read", "resource.list", "resource.read",
@@ -109,7 +109,7 @@ permit contains "own_absence" if {
 permit contains "own_things" if {
 	input.facts.own == true
 	input.op in {
-		"agent.read", "approver_key.create", "approver_key.end", "approver_key.list", "authorization.create", "authorization.deny", "authorization.list", "consent.end", "consent.list", "grant.list", "login.create", "login.end", "login.list",
+		"access.evaluate", "agent.read", "approver_key.create", "approver_key.end", "approver_key.list", "authorization.create", "authorization.deny", "authorization.list", "consent.end", "consent.list", "grant.list", "login.create", "login.end", "login.list",
 		"passkey.create", "passkey.end", "passkey.list", "person.read", "recovery.create", "registration.end", "registration.read", "registration.update", "session.end", "session.heartbeat", "session.list", "session.read", "session.renew", "token.revoke",
 	}
 }

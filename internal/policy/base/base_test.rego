@@ -116,6 +116,16 @@ test_own_absence if {
 	base.permit == set() with input as ask({"op": "absence.put"})
 }
 
+test_decisions_are_asked_for[role] if {
+	some role in ["operator", "auditor"]
+	base.permit == {concat("_", [role, {"operator": "operates", "auditor": "reads"}[role]])} with input as ask(object.union(person(role), {"op": "access.evaluate"}))
+}
+
+test_agent_asks_about_itself if {
+	base.permit == {"own_things"} with input as ask({"op": "access.evaluate"})
+	base.permit == set() with input as ask({"op": "access.evaluate", "facts": {"own": false}})
+}
+
 test_own_things if {
 	base.permit == {"own_things"} with input as ask({"op": "session.end"})
 	base.permit == {"own_things"} with input as ask({"op": "session.renew"})
