@@ -36,6 +36,7 @@ func (a *Approvals) Get(ctx context.Context, caller estover.Caller, id string) (
 		if r, err = find(ctx, tx, id); err != nil {
 			return err
 		}
+		r.row = row{}
 		return a.shown(ctx, tx, caller, &r)
 	})
 	return r, err

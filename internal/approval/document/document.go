@@ -184,7 +184,7 @@ func sorted(list []string) []string {
 }
 
 // Masked is the document as its text tells it: with secrets masked, lists in
-// order, times in UTC to the second, the digest worked out.
+// order, times in UTC to the second that includes them, the digest worked out.
 func (d Document) Masked() Document {
 	if d.ArgumentsDigest == "" {
 		d.ArgumentsDigest = ArgumentsDigest(d.Nonce, d.Arguments, d.Items)
@@ -227,8 +227,15 @@ func (d Document) Masked() Document {
 		}
 	}
 	d.Budgets = budgets
-	d.NotBefore, d.NotAfter = second(d.NotBefore), second(d.NotAfter)
+	d.NotBefore, d.NotAfter = second(d.NotBefore), ceiling(d.NotAfter)
 	return d
+}
+
+func ceiling(t time.Time) time.Time {
+	if t.IsZero() {
+		return t
+	}
+	return second(t.Add(time.Second - time.Nanosecond))
 }
 
 func second(t time.Time) time.Time {
