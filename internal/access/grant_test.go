@@ -428,7 +428,7 @@ func TestEntitled(t *testing.T) {
 				want, wantFit = i, fit
 			}
 		}
-		got, fit := access.Entitled(now, grants, resource, action, of, purpose)
+		got, fit := access.Entitled(now, grants, access.Call{Resource: resource, Action: action, Class: of, Purpose: purpose})
 		if fit != wantFit || (got == nil) != (want < 0) || got != nil && got != &grants[want] {
 			t.Fatalf("%s of %s for %s (%s): %v, %+v, want %v, grant %d of %+v", action, resource, purpose, of, fit, got, wantFit, want, grants)
 		}

@@ -24,6 +24,7 @@ func (s *Server) grants() {
 	huma.Register(s.huma, op("list-grants", http.MethodGet, "/v1/grants", tag, "List grants, the newest first"), s.listGrants)
 	huma.Register(s.huma, op("create-grant", http.MethodPost, "/v1/grants", tag, "Let an agent do something; another of the same name ends"), s.createGrant)
 	huma.Register(s.huma, op("get-grant", http.MethodGet, "/v1/grants/{id}", tag, "Show a grant, by id or name"), s.getGrant)
+	huma.Register(s.huma, op("restore-grant", http.MethodPost, "/v1/grants/{id}/restore", tag, "Give a grant back that was suspended since nobody used it, or will be"), s.restoreGrant)
 	huma.Register(s.huma, op("end-grant", http.MethodPost, "/v1/grants/{id}/end", tag, "End a grant"), s.endGrant)
 }
 
@@ -68,6 +69,15 @@ func (s *Server) getGrant(ctx context.Context, in *Named) (*one[access.Grant], e
 		return nil, s.problem(ctx, err)
 	}
 	g, err := s.Grants.Get(ctx, callerOf(ctx), id)
+	return &one[access.Grant]{g}, s.problem(ctx, err)
+}
+
+func (s *Server) restoreGrant(ctx context.Context, in *Named) (*one[access.Grant], error) {
+	id, err := s.grantID(ctx, in.ID)
+	if err != nil {
+		return nil, s.problem(ctx, err)
+	}
+	g, err := s.Grants.Restore(ctx, callerOf(ctx), id)
 	return &one[access.Grant]{g}, s.problem(ctx, err)
 }
 

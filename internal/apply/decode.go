@@ -232,13 +232,13 @@ type member struct {
 }
 
 // membersOf lists the fields of a type. The name of a spec stands in metadata
-// and is none of its fields here.
+// and is none of its fields here; nor is what a file cannot say (apply:"-").
 func membersOf(t reflect.Type, top bool) map[string]member {
 	out := map[string]member{}
 	for i := range t.NumField() {
 		f := t.Field(i)
 		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
-		if name == "" || name == "-" || top && name == "name" {
+		if name == "" || name == "-" || top && name == "name" || f.Tag.Get("apply") == "-" {
 			continue
 		}
 		out[name] = member{i, options == "", f}

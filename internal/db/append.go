@@ -17,20 +17,22 @@ import (
 type Append struct {
 	Tenant estover.TenantID
 	Live   []Epoch
-	Step   *Step // nil for none
+	Steps  []Step
 	Rows   []Row
 }
 
 // A Step is a statement that changes exactly one row, or the whole [Append]
-// comes to nothing: what is good once is spent by one, and what may be made only
-// beside something else that lives is made by one.
+// comes to nothing: what is good once is spent by one, what there is so much of
+// is taken by one, and what may be made only beside something else that lives is
+// made by one. Appends that take several of the same rows take them in the same
+// order.
 type Step struct {
 	Text string // $1 is the tenant
 	Args []any  // from $2 on
 }
 
 // take runs the statement, and reports whether it changed its row.
-func (t *Tx) take(ctx context.Context, s *Step) (bool, error) {
+func (t *Tx) take(ctx context.Context, s Step) (bool, error) {
 	n, err := t.Exec(ctx, s.Text, append([]any{t.tenant}, s.Args...)...)
 	return n == 1, err
 }
@@ -100,14 +102,14 @@ func (t *Table) texts() {
 	})
 }
 
-// Append checks a.Live, takes a.Step and inserts a.Rows, durably and together
+// Append checks a.Live, takes a.Steps and inserts a.Rows, durably and together
 // with what other callers hand in at the same time. It returns [ErrStale], and
-// changes nothing, when one of a.Live is no longer so or the step finds no row.
+// changes nothing, when one of a.Live is no longer so or a step finds no row.
 func (d *DB) Append(ctx context.Context, a Append) error {
 	switch {
 	case d.writer != nil:
 		return d.writer.append(ctx, &a)
-	case a.Step != nil: // it locks rows, and would wait for others of its own batch
+	case len(a.Steps) > 0: // they lock rows, and would wait for others of its own batch
 		return d.Do(ctx, a.Tenant, func(tx *Tx) error { return appendOne(ctx, tx, a) })
 	}
 	return d.appender.do(ctx, a)
@@ -119,8 +121,8 @@ func appendOne(ctx context.Context, tx *Tx, a Append) error {
 			return err
 		}
 	}
-	if a.Step != nil {
-		if taken, err := tx.take(ctx, a.Step); err != nil {
+	for _, s := range a.Steps {
+		if taken, err := tx.take(ctx, s); err != nil {
 			return err
 		} else if !taken {
 			return ErrStale

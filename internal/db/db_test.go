@@ -225,7 +225,7 @@ func TestStep(t *testing.T) {
 		spend := func(live int64, rows ...db.Row) error {
 			return d.Append(ctx, db.Append{
 				Tenant: "acme", Live: []db.Epoch{{Table: "note", ID: "live", Epoch: live}}, Rows: rows,
-				Step: &db.Step{Text: "update note set ended_at = $3 where tenant_id = $1 and id = $2 and ended_at is null", Args: []any{"code", d.Now()}},
+				Steps: []db.Step{{Text: "update note set ended_at = $3 where tenant_id = $1 and id = $2 and ended_at is null", Args: []any{"code", d.Now()}}},
 			})
 		}
 		if err := spend(1, row("x")); !errors.Is(err, db.ErrStale) {

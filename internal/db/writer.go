@@ -222,14 +222,14 @@ append:
 			alive[epoch{j.tenant, e}] = true
 		}
 		changed := false
-		if j.append.Step != nil {
-			taken, err := tx.take(j.ctx, j.append.Step)
-			if err != nil {
+		for _, s := range j.append.Steps {
+			taken, err := tx.take(j.ctx, s)
+			switch {
+			case err != nil, !taken && changed:
 				return errTangled
-			}
-			if !taken {
+			case !taken:
 				j.err = ErrStale
-				continue
+				continue append
 			}
 			changed = true
 		}

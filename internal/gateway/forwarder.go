@@ -659,7 +659,7 @@ func (f *flight) settle() {
 	switch {
 	case cause != nil:
 		out.End, out.Err, out.abort = Cut, cause, !f.told
-	case errors.Is(out.Err, ErrTooLarge), errors.Is(out.Err, ErrAnswerLarge):
+	case errors.Is(out.Err, ErrTooLarge), errors.Is(out.Err, ErrAnswerLarge), errors.Is(out.Err, ErrBudget):
 		out.End = Truncated
 	case errors.Is(out.Err, ErrTripwire), errors.Is(out.Err, edge.ErrMalformed):
 		out.End = Refused

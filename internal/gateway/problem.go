@@ -25,6 +25,7 @@ var (
 	ErrMisdirected = &estover.Error{Kind: estover.Invalid, Code: "misdirected", Detail: "The request is for another host than the tunnel it came through."}
 	ErrUpgrade     = &estover.Error{Kind: estover.Invalid, Code: "upgrade_refused", Detail: "The connection can be upgraded to websocket and to nothing else."}
 	ErrTripwire    = &estover.Error{Kind: estover.Denied, Code: "placeholder_misused", Detail: "The request carries a placeholder of a secret in a place where no secret belongs."}
+	ErrBudget      = &estover.Error{Kind: estover.Denied, Code: "kernel_budget", Detail: "The budget of the grant is used up."}
 	ErrSlot        = &estover.Error{Kind: estover.Unavailable, Code: "secret_unavailable", Detail: "The secret that the action needs could not be filled in."}
 )
 

@@ -385,7 +385,11 @@ func (g *Guard) write(ctx context.Context, tenant estover.TenantID, event audit.
 	if err != nil {
 		return ErrNotRecorded.Because(err)
 	}
-	err = g.db.Append(ctx, db.Append{Tenant: tenant, Live: h.Live, Step: h.Step, Rows: append(h.Rows[:len(h.Rows):len(h.Rows)], p.Row())})
+	var steps []db.Step
+	if h.Step != nil {
+		steps = []db.Step{*h.Step}
+	}
+	err = g.db.Append(ctx, db.Append{Tenant: tenant, Live: h.Live, Steps: steps, Rows: append(h.Rows[:len(h.Rows):len(h.Rows)], p.Row())})
 	switch {
 	case err == nil:
 		g.log.Wake()

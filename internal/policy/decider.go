@@ -127,6 +127,9 @@ func (d *Decider) refuseKernel(ctx context.Context, k *known, err error) (guard.
 	decision := guard.Decision{
 		Engine: "kernel", Reasons: []string{reason.Code}, Rule: reason.Rule(), Message: reason.Sentence, Next: reason.Next,
 	}
+	if reason.Code == "kernel_budget" && k.spent != "" {
+		decision.Message = "Nothing is left: " + k.spent + " is used up."
+	}
 	if k.Resource != nil {
 		d.record(&decision, k)
 	}

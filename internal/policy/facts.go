@@ -12,15 +12,15 @@ package policy
 type Facts struct {
 	AgentTier       string `json:"agent_tier"`       // low, medium or high: how much harm the agent can do
 	ApprovalOK      bool   `json:"approval_ok"`      // a person approved this very request
-	ArgsInScope     bool   `json:"args_in_scope"`    // the arguments are within the task's scope
+	ArgsInScope     bool   `json:"args_in_scope"`    // no: a grant covers the action, but not these parameters of its path
 	AuthStrength    string `json:"auth_strength"`    // secret, key or bound: how the caller proved who it is
-	Budget          string `json:"budget"`           // ok, near or exceeded
+	Budget          string `json:"budget"`           // ok, near or exceeded: how much of the grant's budgets is used up
 	Bulk            string `json:"bulk"`             // one, some or many records
 	ChangeFreeze    bool   `json:"change_freeze"`    // changes are frozen
 	Delegated       bool   `json:"delegated"`        // the caller acts for somebody else
 	Destination     string `json:"destination"`      // internal, partner or public
 	Duration        string `json:"duration"`         // none, short, usual or long: for how long something is asked for
-	Elevation       string `json:"elevation"`        // none, pending or approved
+	Elevation       string `json:"elevation"`        // none, pending or approved: whether somebody was asked to grant it
 	Entitled        bool   `json:"entitled"`         // a live grant covers resource, action and class
 	GrantKind       string `json:"grant_kind"`       // none, standing or elevated: the grant that covers it
 	Handover        string `json:"handover"`         // none, own, audience or edge: how a token that is handed on came to who presents it
@@ -71,15 +71,15 @@ type fact struct {
 var facts = []fact{
 	{name: "agent_tier", word: func(f *Facts) *string { return &f.AgentTier }, list: []string{"low", "medium", "high"}, live: true, remedy: "The agent's risk tier is set by its operator (estover apply)."},
 	{name: "approval_ok", flag: func(f *Facts) *bool { return &f.ApprovalOK }, remedy: "A person approves the request."},
-	{name: "args_in_scope", flag: func(f *Facts) *bool { return &f.ArgsInScope }, remedy: "The arguments stay within the scope of the task."},
+	{name: "args_in_scope", flag: func(f *Facts) *bool { return &f.ArgsInScope }, live: true, remedy: "The parameters of the path are those that the grant names, or another grant is asked for."},
 	{name: "auth_strength", word: func(f *Facts) *string { return &f.AuthStrength }, list: []string{"secret", "key", "bound"}, live: true, remedy: "The agent proves who it is by a key (private_key_jwt), not by a secret that can be copied."},
-	{name: "budget", word: func(f *Facts) *string { return &f.Budget }, list: []string{"ok", "near", "exceeded"}, live: true, remedy: "The session's budget is raised, or another session is opened."},
+	{name: "budget", word: func(f *Facts) *string { return &f.Budget }, list: []string{"ok", "near", "exceeded"}, live: true, remedy: "Another grant is asked for, or an operator gives one with a larger budget."},
 	{name: "bulk", word: func(f *Facts) *string { return &f.Bulk }, list: []string{"one", "some", "many"}, remedy: "Fewer records are asked for at once."},
 	{name: "change_freeze", flag: func(f *Facts) *bool { return &f.ChangeFreeze }, remedy: "The freeze of changes ends."},
 	{name: "delegated", flag: func(f *Facts) *bool { return &f.Delegated }, live: true, remedy: "The agent that holds the grant does it itself."},
 	{name: "destination", word: func(f *Facts) *string { return &f.Destination }, list: []string{"internal", "partner", "public"}, live: true, remedy: "The resource says where it stands; its owner sets it (estover apply)."},
 	{name: "duration", word: func(f *Facts) *string { return &f.Duration }, list: []string{"none", "short", "usual", "long"}, live: true, remedy: "It is asked for for a shorter time: short is an hour at most, usual is eight."},
-	{name: "elevation", word: func(f *Facts) *string { return &f.Elevation }, list: []string{"none", "pending", "approved"}, remedy: "An elevation is asked for and approved."},
+	{name: "elevation", word: func(f *Facts) *string { return &f.Elevation }, list: []string{"none", "pending", "approved"}, live: true, remedy: "An elevation is asked for and approved."},
 	{name: "entitled", flag: func(f *Facts) *bool { return &f.Entitled }, live: true, remedy: "An operator gives the agent a grant for this resource and action (estover apply)."},
 	{name: "grant_kind", word: func(f *Facts) *string { return &f.GrantKind }, list: []string{"none", "standing", "elevated"}, live: true, remedy: "The grant that covers the request is of this kind."},
 	{name: "handover", word: func(f *Facts) *string { return &f.Handover }, list: []string{"none", "own", "audience", "edge"}, live: true, remedy: "The token is for whoever takes it up, or a rule of delegation names both agents."},
@@ -102,7 +102,7 @@ var facts = []fact{
 	{name: "special_category", flag: func(f *Facts) *bool { return &f.SpecialCategory }, live: true, remedy: "The resource holds no special categories of personal data."},
 	{name: "task_bound", flag: func(f *Facts) *bool { return &f.TaskBound }, live: true, remedy: "The agent asks for a token for this task alone (authorization_details of the type estover_task)."},
 	{name: "tool_approved", flag: func(f *Facts) *bool { return &f.ToolApproved }, remedy: "A person approves the tool's changed definition."},
-	{name: "unused_long", flag: func(f *Facts) *bool { return &f.UnusedLong }, remedy: "The grant is confirmed or used."},
+	{name: "unused_long", flag: func(f *Facts) *bool { return &f.UnusedLong }, live: true, remedy: "The grant is used, or restored (estover grant restore)."},
 }
 
 // valid reports whether every word of f belongs to its list.

@@ -42,7 +42,7 @@ var kernelReasons = func() map[string]Reason {
 		{Code: "kernel_resource_held", Title: "Resource held", Sentence: "The resource is on hold.", Next: "Wait until an operator lifts the hold."},
 		{Code: "kernel_segment", Title: "Outside the segment", Sentence: "The resource is outside the agent's segment.", Next: "Ask an operator whether the agent belongs there."},
 		{Code: "kernel_clearance", Title: "Above the clearance", Sentence: "The data is more sensitive than the agent is cleared for.", Next: "Use less sensitive data, or have the agent's sponsor raise its clearance."},
-		{Code: "kernel_budget", Title: "Budget used up", Sentence: "The session's budget is used up.", Next: "Have an operator raise it, or open another session later."},
+		{Code: "kernel_budget", Title: "Budget used up", Sentence: "The budget of the grant is used up.", Next: "Ask for another grant, or have an operator give one with a larger budget."},
 		{Code: "kernel_facts", Title: "Facts missing", Sentence: "What the decision rests on cannot be read, so the answer is no.", Next: "Try again, and tell your administrator if it goes on."},
 	} {
 		r.Package, r.Set = "kernel", "deny"
@@ -197,7 +197,7 @@ func confined(k *known) string {
 	for i := range tasks {
 		t := &tasks[i]
 		if contains(t.Locations, k.at) && k.at != "" && (t.Purpose == "" || t.Purpose == k.Purpose) &&
-			(along || contains(t.Actions, k.Action) && on(t, params)) {
+			(along || contains(t.Actions, k.Action) && on(t.Parameters, params)) {
 			return ""
 		}
 	}
@@ -207,10 +207,10 @@ func confined(k *known) string {
 	return OutsideTask
 }
 
-// on reports whether the parameters of a call are those that a task names. One
-// that the action has not is none of them.
-func on(t *estover.Task, params map[string]string) bool {
-	for name, values := range t.Parameters {
+// on reports whether the parameters of a call are those that a task or a grant
+// names. One that the action has not is none of them.
+func on(bound map[string][]string, params map[string]string) bool {
+	for name, values := range bound {
 		if v, there := params[name]; !there || !contains(values, v) {
 			return false
 		}
@@ -246,9 +246,9 @@ func clearance(k *known) string {
 	return ""
 }
 
-// budget: there is something left of the session's budget.
+// budget: there is something left of the budgets of the grant that covers it.
 func budget(k *known) string {
-	if k.task != nil && k.Facts.Budget == "exceeded" && contains(reaches, k.Op) {
+	if k.Facts.Budget == "exceeded" && contains(reaches, k.Op) {
 		return "kernel_budget"
 	}
 	return ""

@@ -45,6 +45,10 @@ type Sources struct {
 	// asked about what agents do in the management of Estover. Nil knows none.
 	Owner func(ctx context.Context, tenant estover.TenantID, target string) (string, error)
 
+	// Pending reports whether somebody is being asked to let an agent do this to the
+	// resource. It is asked about what no grant covers. Nil knows of nothing.
+	Pending func(ctx context.Context, tenant estover.TenantID, agent, session, resource, action string) (bool, error)
+
 	// Token says whether what the caller's token rests on is still good. Nil
 	// leaves that to the transaction, which looks at the rows themselves.
 	Token func(ctx context.Context, caller estover.Caller) error
@@ -147,11 +151,21 @@ type Grant struct {
 	Actions  []string      // names, a prefix that ends in ".*", or "*" for all
 	Class    estover.Class // the most sensitive class that it covers; "" leaves that to the agent's clearance
 	Purposes []string      // for which it was given; empty is every one that the agent has declared
-	Session  string        // the task that it belongs to; "" is none
-	Elevated bool          // asked for and approved, rather than standing
+
+	// Parameters are the values that those of an action's path may have; nil for
+	// anything.
+	Parameters map[string][]string
+
+	Session  string // the task that it belongs to; "" is none
+	Elevated bool   // asked for and approved, rather than standing
+	Unused   bool   // it has not been used for long
 	From     time.Time
 	Until    time.Time // zero is never
 	Ended    bool
+
+	// Left says how much is left of its budgets, ok, near or exceeded, and which of
+	// them that is about. Nil if it has none.
+	Left func(ctx context.Context) (word, which string, err error)
 }
 
 // Grants are the grants of one agent, by resource.
@@ -211,6 +225,7 @@ type known struct {
 	holds      []string // on all agents
 	at         string   // the identifier of the resource that is reached; "" if it is none of the catalogue
 	unique     bool     // its answer would never be asked for again
+	spent      string   // which budget is used up
 	now        time.Time
 }
 
@@ -459,48 +474,120 @@ func (s *Sources) entitlement(ctx context.Context, k *known, op guard.Op) error 
 		}
 		grants = NewGrants(nil)
 	}
-	best := k.covering(grants, op)
+	best, err := k.covering(ctx, grants, op)
+	if err != nil {
+		return ErrNoFacts.Because(err)
+	}
+	if best != nil && k.Op == "gateway.call" {
+		// Work that was handed on rests on the grants of all by way of whom it came.
+		for _, holder := range append([]estover.Subject{k.caller.Subject}, k.caller.Actors...) {
+			if holder.Kind() != estover.AgentKind || holder.ID() == k.agent.ID {
+				continue
+			}
+			theirs, err := s.Grants(ctx, k.caller.Tenant, holder.ID())
+			if estover.KindOf(err) == estover.NotFound {
+				theirs, err = NewGrants(nil), nil
+			}
+			var g *Grant
+			if err == nil {
+				g, err = k.covering(ctx, theirs, op)
+			}
+			if err != nil {
+				return ErrNoFacts.Because(err)
+			}
+			if g == nil {
+				best = nil
+				break
+			}
+		}
+	}
 	k.Facts.Entitled = best != nil
 	k.Facts.PurposeOK = declared && best != nil && best.given(k.Purpose)
 	switch {
+	case best == nil && s.Pending == nil:
 	case best == nil:
+		waits, err := s.Pending(ctx, k.caller.Tenant, k.agent.ID, k.Session, op.Resource, k.Action)
+		if err != nil {
+			return ErrNoFacts.Because(err)
+		}
+		if waits {
+			k.Facts.Elevation = "pending"
+		}
 	case best.Elevated:
-		k.Facts.GrantKind = "elevated"
+		k.Facts.GrantKind, k.Facts.Elevation, k.Facts.UnusedLong = "elevated", "approved", best.Unused
 	default:
-		k.Facts.GrantKind = "standing"
+		k.Facts.GrantKind, k.Facts.UnusedLong = "standing", best.Unused
 	}
 	return nil
 }
 
 // covering is the grant that covers the request, preferably one that was given
-// for its purpose. A secret that is used for a resource, with no word about the
-// action, is covered by any grant on the resource: the action has been decided
-// on by itself, and the agent does not see the secret.
-func (k *known) covering(grants *Grants, op guard.Op) *Grant {
+// for its purpose, and among those the first of whose budgets most is left. A
+// secret that is used for a resource, with no word about the action, is covered
+// by any grant on the resource: the action has been decided on by itself, and the
+// agent does not see the secret.
+func (k *known) covering(ctx context.Context, grants *Grants, op guard.Op) (*Grant, error) {
 	if op.Action == "token.issue" {
-		return k.tokenGrant(grants, op)
+		return k.tokenGrant(grants, op), nil
 	}
 	ref := op.Resource
 	if ref == "" {
 		ref = op.Target
 	}
+	handed := k.Op == "secret.use" && k.Action == k.Op && op.Resource != ""
+	params, _ := k.Params.(map[string]string)
 	var best *Grant
+	var bestWord, bestWhich string
+	outside := false
 	list := grants.byResource[ref]
 	for i := range list {
 		g := &list[i]
 		if !g.live(k.Session, k.now) {
 			continue
 		}
-		if handed := k.Op == "secret.use" && k.Action == k.Op && op.Resource != ""; !handed {
-			if !g.names(k.Action) || g.Class != "" && !g.Class.Covers(k.Class) {
-				continue
+		if handed {
+			if best == nil || !best.given(k.Purpose) && g.given(k.Purpose) {
+				best = g
+			}
+			continue
+		}
+		if !g.names(k.Action) || g.Class != "" && !g.Class.Covers(k.Class) {
+			continue
+		}
+		if !on(g.Parameters, params) {
+			outside = true
+			continue
+		}
+		word, which := "ok", ""
+		if g.Left != nil {
+			var err error
+			if word, which, err = g.Left(ctx); err != nil {
+				return nil, err
 			}
 		}
-		if best == nil || !best.given(k.Purpose) && g.given(k.Purpose) {
-			best = g
+		if best == nil || !best.given(k.Purpose) && g.given(k.Purpose) ||
+			best.given(k.Purpose) == g.given(k.Purpose) && word != bestWord && worse(word, bestWord) == bestWord {
+			best, bestWord, bestWhich = g, word, which
 		}
 	}
-	return best
+	switch {
+	case best == nil:
+		k.Facts.ArgsInScope = !outside
+	case best.Left != nil && !handed:
+		if word := among("budget", bestWord, "exceeded"); word != "ok" {
+			k.Facts.Budget, k.spent = worse(k.Facts.Budget, word), bestWhich
+		}
+	}
+	return best, nil
+}
+
+// worse is the one of two words of the fact budget that leaves less.
+func worse(a, b string) string {
+	order := []string{"ok", "near", "exceeded"}
+	if slices.Index(order, a) > slices.Index(order, b) {
+		return a
+	}
+	return b
 }
 
 // tokenGrant is a grant on what the token is to be for: on every resource that

@@ -68,6 +68,7 @@ type Action struct {
 	Path   string        `json:"path" doc:"The path as the resource sees it, with {parameters}: /v1/customers/{id}."`
 	Effect guard.Effect  `json:"effect,omitempty" enum:"read,search,write,delete,send,execute,admin,pay" doc:"What it does to the world. By itself: read for GET and HEAD, delete for DELETE, write for the others."`
 	Class  estover.Class `json:"class,omitempty" enum:"public,internal,confidential,restricted" doc:"The class of the data that it touches; that of the resource by itself."`
+	Price  int64         `json:"price,omitempty" minimum:"0" doc:"What one call costs, in millionths of the currency unit: what it draws on a budget of money."`
 }
 
 // A Slot is the one place of a request where a secret may be put.

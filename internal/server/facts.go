@@ -61,7 +61,7 @@ type secretKey struct {
 func (f *facts) follow(g *guard.Guard) {
 	f.secretR = map[secretKey]*policy.Resource{}
 	f.agents = guard.NewCache(g, estover.AgentKind, f.loadAgent)
-	f.grants = guard.NewCache(g, access.Kind, loadGrants)
+	f.grants = guard.NewCache(g, access.Copies, f.loadGrants)
 	f.upstream = guard.NewCache(g, "resource", loadResource)
 	f.clients = guard.NewCache(g, estover.AgentKind, f.loadClient)
 }
@@ -109,17 +109,37 @@ func (f *facts) loadAgent(ctx context.Context, tx *db.Tx, id string) (*policy.Ag
 	return a, nil
 }
 
-func loadGrants(ctx context.Context, tx *db.Tx, id string) (*policy.Grants, error) {
-	list, err := access.Load(ctx, tx, id)
+// sponsors are those who hear of what becomes of an agent's grants.
+func (f *facts) sponsors(ctx context.Context, tx *db.Tx, id string) ([]estover.Subject, error) {
+	a, err := agent.Load(ctx, tx, id)
 	if err != nil {
 		return nil, err
 	}
-	out := make([]policy.Grant, len(list))
-	for i, g := range list {
-		out[i] = policy.Grant{
+	return []estover.Subject{estover.User(a.Sponsor)}, nil
+}
+
+// loadGrants are the grants of an agent as policy sees them: those that may cover
+// something.
+func (f *facts) loadGrants(ctx context.Context, tx *db.Tx, id string) (*policy.Grants, error) {
+	list, err := f.access.Load(ctx, tx, id)
+	if err != nil {
+		return nil, err
+	}
+	tenant := tx.Tenant()
+	var out []policy.Grant
+	for _, g := range list {
+		if g.Kind == access.Eligible {
+			continue
+		}
+		one := policy.Grant{
 			ID: g.ID, Resource: g.Resource, Actions: g.Actions, Class: g.Class, Purposes: g.Purposes,
+			Parameters: g.Parameters, Session: g.Session, Elevated: g.Elevated(), Unused: !g.AnnouncedAt.IsZero(),
 			From: g.StartsAt, Until: g.ExpiresAt, Ended: !g.EndedAt.IsZero(),
 		}
+		if drawn := access.Drawn(list, &g, access.Worker{}); len(drawn) > 0 {
+			one.Left = func(ctx context.Context) (word, which string, err error) { return f.access.Left(ctx, tenant, drawn) }
+		}
+		out = append(out, one)
 	}
 	return policy.NewGrants(out), nil
 }
@@ -266,7 +286,8 @@ func (f *facts) Allowed(ctx context.Context, tenant estover.TenantID, agentID, i
 		if class == "" {
 			class = u.Class
 		}
-		if _, fit := access.Entitled(now, grants, u.ID, action.Name, class, purpose); fit == access.Granted {
+		call := access.Call{Resource: u.ID, Action: action.Name, Class: class, Purpose: purpose, Some: true}
+		if _, fit := access.Entitled(now, grants, call); fit == access.Granted {
 			a.Scopes = append(a.Scopes, action.Name)
 		}
 	}

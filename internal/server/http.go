@@ -148,6 +148,7 @@ func (s *Server) flush(ctx context.Context) error {
 		wrap("the spool of evidence", s.spool.Flush(ctx)),
 		wrap("the uses of secrets", s.facts.secrets.Flush(ctx)),
 		wrap("the uses of credentials", s.facts.registry.SaveUses(ctx)),
+		wrap("the uses of grants", s.facts.access.SaveUses(ctx)),
 		wrap("the log", s.eachTenant(ctx, s.log.Sequence)),
 	)
 }

@@ -35,6 +35,7 @@ func (s *Server) startJobs(ctx context.Context, wg *sync.WaitGroup) {
 		return s.keys.Sweep(ctx)
 	}))
 	each("credentials", s.every(time.Minute, "the uses of credentials", s.facts.registry.SaveUses))
+	each("uses of grants", s.every(time.Minute, "the uses of grants", s.facts.access.SaveUses))
 	each("heartbeat", s.every(time.Minute, "the heartbeat", s.heartbeat))
 	each("what is under way", s.every(5*time.Second, "asking again about what is under way", s.duties.Recheck))
 	each("sessions", s.facts.sessions.Run)
@@ -45,6 +46,7 @@ func (s *Server) startJobs(ctx context.Context, wg *sync.WaitGroup) {
 		return err
 	})
 	jobs.Every("containment.resume", 10*time.Second, s.incidents.Resume)
+	jobs.Every("grant.decay", time.Hour, s.facts.access.Decay)
 	jobs.Every("token.sweep", 10*time.Minute, func(ctx context.Context) error {
 		_, err := s.tokens.Sweep(ctx)
 		return err

@@ -290,7 +290,10 @@ func (s *Server) wire() error {
 		},
 	})
 	f.resources = resource.New(s.guard)
-	f.access = access.New(s.guard, access.Options{Agent: f.registry.Grantable, Resource: f.resources.Grantable})
+	f.access = access.New(s.guard, access.Options{
+		Agent: f.registry.Grantable, Resource: f.resources.Grantable, Told: f.sponsors, Logger: s.logger,
+		Session: func(ctx context.Context, tx *guard.Tx, id string) error { return f.sessions.Hold(ctx, tx, id) },
+	})
 	f.secrets = secret.New(s.guard, s.sealer, secret.Options{Logger: s.logger})
 	f.sessions = session.New(s.guard, session.Config{
 		Clients: f, Acting: f.registry.Acting, Expired: expiredAgents, Seal: s.sealAs(seal.Audit), Unseal: s.openAs(seal.Audit), Logger: s.logger,
@@ -323,7 +326,7 @@ func (s *Server) wire() error {
 	forwarder := gateway.NewForwarder(&edge.Dialer{Own: s.own}, s.logger)
 	s.duties = duty.New(duty.Config{
 		Guard: s.guard, Agents: f.registry, Resources: f.resources, Sessions: f.sessions, Secrets: f.secrets, Recordings: s.recordings,
-		Spool: s.spool, Sealer: s.sealer, Live: s.live, Grant: s.grantDocument, Granted: s.granted, Auth: s.authOf, Known: s.known, Opened: f.tenants.Opened, Rests: s.rests, Drop: forwarder.Drop, Node: node(), Logger: s.logger,
+		Spool: s.spool, Sealer: s.sealer, Live: s.live, Covered: s.covered, Access: f.access, Granted: s.granted, Auth: s.authOf, Known: s.known, Opened: f.tenants.Opened, Rests: s.rests, Drop: forwarder.Drop, Node: node(), Logger: s.logger,
 	})
 	s.pipeline = &gateway.Pipeline{
 		Steps: s.duties, Forwarder: forwarder, Live: s.live,
@@ -355,6 +358,9 @@ func (s *Server) belonging() []session.Part {
 		// Access and refresh tokens, and what waits to be exchanged for them, rest on
 		// grants of the token service.
 		{Name: "grants", End: token.EndSessions, Extend: token.ExtendSession},
+		// Grants that were given for the session alone, and who works in it on the
+		// grants of others.
+		{Name: "mandates", End: access.EndOfSessions},
 		// Exchanges, streams, tunnels and connections to upstreams are a node's own,
 		// and so is the session's certificate authority. Then the recording is closed
 		// and the closing statement written, by the node that has the calls.
@@ -439,22 +445,41 @@ func (s *Server) rests(ctx context.Context, caller estover.Caller) error {
 	return s.tokens.Rests(ctx, caller)
 }
 
-// grantDocument is the document of the grant that covers a call, as a receipt
-// commits to it.
-func (s *Server) grantDocument(ctx context.Context, caller estover.Caller, resourceID, action string, class estover.Class) (string, error) {
-	grants, err := s.facts.access.Grants(ctx, caller.Tenant, caller.Acting().ID())
-	if err != nil {
-		return "", err
+// covered is what a call rests on: the grant of who acts, whose document a receipt
+// commits to, and the budgets of that and of the grants of all by way of whom the
+// work came to them.
+func (s *Server) covered(ctx context.Context, caller estover.Caller, call access.Call) (duty.Covered, error) {
+	var c duty.Covered
+	acting := caller.Acting()
+	for i, holder := range append([]estover.Subject{acting, caller.Subject}, caller.Actors...) {
+		if holder.Kind() != estover.AgentKind || i > 0 && holder == acting {
+			continue
+		}
+		grants, err := s.facts.access.Grants(ctx, caller.Tenant, holder.ID())
+		if err != nil {
+			return c, err
+		}
+		g, fit, err := s.facts.access.Choose(ctx, caller.Tenant, grants, call)
+		if err != nil {
+			return c, err
+		}
+		if fit != access.Granted {
+			continue
+		}
+		if holder != acting {
+			c.Accounts = append(c.Accounts, access.Drawn(grants, g, access.Worker{Agent: acting.ID(), Session: caller.Session})...)
+			continue
+		}
+		u, err := s.facts.resources.Upstream(ctx, caller.Tenant, call.Resource)
+		if err != nil {
+			return c, err
+		}
+		c.Grant, c.Request, c.Accounts = g.ID, g.Request, access.Drawn(grants, g, access.Worker{})
+		if c.Document, err = s.documents.of(g, u, caller.Purpose); err != nil {
+			return c, err
+		}
 	}
-	g, fit := access.Entitled(s.db.Now(), grants, resourceID, action, class, caller.Purpose)
-	if fit != access.Granted {
-		return "", nil
-	}
-	u, err := s.facts.resources.Upstream(ctx, caller.Tenant, resourceID)
-	if err != nil {
-		return "", err
-	}
-	return s.documents.of(g, u, caller.Purpose)
+	return c, nil
 }
 
 // documents are the documents of grants that calls rest on, each made once for

@@ -38,6 +38,7 @@ import (
 
 	"estover.dev"
 	"estover.dev/attest"
+	"estover.dev/internal/access"
 	"estover.dev/internal/agent"
 	"estover.dev/internal/audit"
 	"estover.dev/internal/edge"
@@ -74,14 +75,14 @@ type Config struct {
 	Sealer     *seal.Sealer
 	Live       *gateway.Live
 
-	// Grant is the document of the grant that covers a call, for the receipt;
-	// "" if there is none.
-	Grant func(ctx context.Context, caller estover.Caller, resource, action string, class estover.Class) (string, error)
-	// Request is the request that the grant which covers a call came of; "" if it
-	// came of none. Approval is what was approved by it, and how, for the receipt.
-	// Both nil where there are no requests.
-	Request  func(ctx context.Context, caller estover.Caller, resource, action string, class estover.Class) (string, error)
+	// Covered is what a call rests on.
+	Covered func(ctx context.Context, caller estover.Caller, call access.Call) (Covered, error)
+	// Access takes what calls draw of the budgets of grants.
+	Access *access.Access
+	// Approval is what was approved by a request, and how, for the receipt. Nil where
+	// there are no requests.
 	Approval func(ctx context.Context, tenant estover.TenantID, request string) (mode string, record []byte, err error)
+
 	// Granted are the resources on which an agent is granted anything: what
 	// the certificate authority of its sessions is good for.
 	Granted func(ctx context.Context, tenant estover.TenantID, agent string) ([]*resource.Upstream, error)
@@ -107,6 +108,14 @@ type Config struct {
 
 	Node   string // the name of this gateway
 	Logger *slog.Logger
+}
+
+// Covered is what a call rests on.
+type Covered struct {
+	Grant    string           // the id of the grant that covers it; "" if there is none
+	Document string           // of that grant, for the receipt
+	Request  string           // that it came of; "" if it came of none
+	Accounts []access.Account // on whose budgets it draws; none for most
 }
 
 // Duties are the steps of the pipeline. It is safe for use by many at once.
@@ -155,10 +164,14 @@ type call struct {
 	task     *task
 	decision guard.Decision
 	op       guard.Op
+	method   string
 	resource *resource.Upstream
 	action   resource.Action
-	known    bool // there is such an action
+	params   map[string]string // of the action's path
+	known    bool              // there is such an action
 	strict   bool
+	covered  Covered
+	charge   *access.Charge // what was taken of budgets; nil if there are none
 	seq      int64
 	intent   [32]byte // the leaf hash of the intent
 	at       time.Time
@@ -265,7 +278,7 @@ func lacking(ex *gateway.Exchange, c *call, err error) error {
 
 // classify names what is asked for: the resource, the action and its class.
 func (d *Duties) classify(ctx context.Context, ex *gateway.Exchange) (*call, error) {
-	c := &call{at: d.Guard.DB().Now()}
+	c := &call{at: d.Guard.DB().Now(), method: ex.Method}
 	told := audit.AppendMember(make([]byte, 0, 1024), ',', "method", ex.Method)
 	told = audit.AppendMember(told, ',', "host", ex.Host.String())
 	told = audit.AppendMember(told, ',', "path", string(ex.Path))
@@ -280,10 +293,9 @@ func (d *Duties) classify(ctx context.Context, ex *gateway.Exchange) (*call, err
 	}
 	if err == nil {
 		c.resource, c.op.Resource, c.op.Target = up, up.ID, "resource:"+up.ID
-		var params map[string]string
-		if c.action, params, c.known = up.Match(ex.Method, string(ex.Path)); c.known {
+		if c.action, c.params, c.known = up.Match(ex.Method, string(ex.Path)); c.known {
 			c.op.Effect = c.action.Effect
-			input.Action, input.Class, input.Params = c.action.Name, c.action.Class, params
+			input.Action, input.Class, input.Params = c.action.Name, c.action.Class, c.params
 			told = audit.AppendMember(told, ',', "action", c.action.Name)
 		}
 	}
@@ -363,17 +375,8 @@ func (d *Duties) plan(ctx context.Context, ex *gateway.Exchange, c *call) (*gate
 		level = recordFull
 	}
 	c.commits = evidence.Committed{Seed: newSeed(), Principal: ex.Caller.Subject}
-	var err error
-	if c.commits.Grant, err = d.Grant(ctx, ex.Caller, up.ID, c.action.Name, c.class()); err != nil {
+	if err := d.cover(ctx, ex, c); err != nil {
 		return nil, err
-	}
-	if d.Request != nil {
-		if c.commits.Approval, err = d.Request(ctx, ex.Caller, up.ID, c.action.Name, c.class()); err != nil {
-			return nil, err
-		}
-		if c.approval, err = d.approved(ctx, ex.Caller.Tenant, c.commits); err != nil {
-			return nil, err
-		}
 	}
 	d.taps(ex, c, p, level)
 	return p, nil

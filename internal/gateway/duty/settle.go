@@ -9,6 +9,7 @@ import (
 
 	"estover.dev"
 	"estover.dev/attest"
+	"estover.dev/internal/access"
 	"estover.dev/internal/audit"
 	"estover.dev/internal/db"
 	"estover.dev/internal/evidence"
@@ -28,25 +29,17 @@ func (d *Duties) Intend(ctx context.Context, ex *gateway.Exchange, p *gateway.Pl
 	if c.seq, err = c.task.next(ctx, d); err != nil {
 		return err
 	}
-	c.op.Action = intentAction
-	c.op.Members = appendNumber(c.op.Members, "seq", c.seq)
-	// If this process dies under the call, whoever writes its outcome has only
-	// this to write it from.
-	c.op.Members = appendCommitted(c.op.Members, c.commits)
-	if ex.Caller.Grant != "" {
-		c.op.Members = audit.AppendMember(c.op.Members, ',', tokenKey, ex.Caller.Grant)
-	}
-	event := d.Guard.Event(ex.Caller, c.op, c.decision, audit.Done)
-	prepared, err := d.Guard.Log().Prepare(ex.Caller.Tenant, event)
-	if err == nil {
-		c.intent = prepared.LeafHash()
-		err = d.write(ctx, ex.Caller.Tenant, prepared, c)
-	}
+	err = d.intend(ctx, ex, p, c)
 	switch {
 	case err == nil:
 		c.decision.Recorded(ex.Caller.Tenant)
+		if c.covered.Grant != "" {
+			d.Access.Used(ex.Caller.Tenant, c.covered.Grant)
+		}
 		d.intents.Add(1)
 		return nil
+	case errors.Is(err, access.ErrBudget):
+		err = d.exceeded(ctx, ex, c, err)
 	case errors.Is(err, db.ErrStale):
 		err = gateway.ErrEnded
 	case ctx.Err() == nil:
@@ -60,19 +53,58 @@ func (d *Duties) Intend(ctx context.Context, ex *gateway.Exchange, p *gateway.Pl
 	return err
 }
 
+// intend records that a call will be made, and takes what it draws of budgets in
+// the same commit. Where nothing is left of one grant another may cover the call.
+func (d *Duties) intend(ctx context.Context, ex *gateway.Exchange, p *gateway.Plan, c *call) error {
+	asked := c.op.Action
+	members := appendNumber(c.op.Members, "seq", c.seq)
+	for {
+		// If this process dies under the call, whoever writes its outcome has only
+		// this to write it from.
+		c.op.Members = appendCommitted(members[:len(members):len(members)], c.commits)
+		if ex.Caller.Grant != "" {
+			c.op.Members = audit.AppendMember(c.op.Members, ',', tokenKey, ex.Caller.Grant)
+		}
+		c.op.Action = intentAction
+		event := d.Guard.Event(ex.Caller, c.op, c.decision, audit.Done)
+		prepared, err := d.Guard.Log().Prepare(ex.Caller.Tenant, event)
+		if err == nil {
+			c.intent = prepared.LeafHash()
+			err = d.write(ctx, ex.Caller.Tenant, prepared, p, c)
+		}
+		if !errors.Is(err, access.ErrBudget) {
+			return err
+		}
+		c.op.Action, c.op.Members = asked, members
+		before := c.covered.Grant
+		if failed := d.cover(ctx, ex, c); failed != nil {
+			return failed
+		}
+		if c.covered.Grant == before {
+			return err
+		}
+	}
+}
+
 // tokenKey is where an intent has the grant of the token that was shown, if it
 // was a token.
 const tokenKey = "token_grant"
 
 // write records an intent: committed while the session is alive, or on the
 // node's spool.
-func (d *Duties) write(ctx context.Context, tenant estover.TenantID, p audit.Prepared, c *call) error {
-	if !c.strict {
+func (d *Duties) write(ctx context.Context, tenant estover.TenantID, p audit.Prepared, plan *gateway.Plan, c *call) error {
+	if !c.strict && len(c.covered.Accounts) == 0 {
 		return d.Spool.Append(p)
 	}
-	err := d.Guard.DB().Append(ctx, db.Append{
+	w := db.Append{
 		Tenant: tenant, Live: []db.Epoch{{Table: session.Table, ID: c.task.key.session, Epoch: c.task.epoch}}, Rows: []db.Row{p.Row()},
-	})
+	}
+	var err error
+	if len(c.covered.Accounts) == 0 {
+		err = d.Guard.DB().Append(ctx, w)
+	} else {
+		err = d.draw(ctx, plan, c, w)
+	}
 	if err == nil {
 		d.Guard.Log().Wake()
 	}
@@ -89,6 +121,7 @@ func (d *Duties) Settle(ex *gateway.Exchange, p *gateway.Plan, out *gateway.Outc
 	c := p.State.(*call)
 	d.outcome(ex, c, out)
 	d.outcomes.Add(1)
+	d.settle(ex, c, out)
 }
 
 func (d *Duties) outcome(ex *gateway.Exchange, c *call, out *gateway.Outcome) {

@@ -210,7 +210,7 @@ func reread(detail, into any) error {
 // guard after a commit and returns at once.
 func (d *Duties) touched(tenant estover.TenantID, kind, id string) {
 	switch kind {
-	case estover.AgentKind, access.Kind, token.GrantTable:
+	case estover.AgentKind, access.Copies, token.GrantTable:
 		d.changed.add(tenant, id, d.lookAgain)
 	case "resource", "policy":
 		d.recheck(tenant, func(*task) bool { return true })

@@ -41,7 +41,7 @@ permit contains "operator_operates" if {
 	input.op in {
 		"access.evaluate", "agent.create", "agent.hold", "agent.lift", "agent.list", "agent.read", "agent.update",
 		"apply.run", "containment.list", "containment.read", "containment.run", "credential.create", "credential.list", "credential.retire",
-		"detail_type.list", "detail_type.read", "event.list", "event.read", "grant.create", "grant.end", "grant.list", "grant.read",
+		"detail_type.list", "detail_type.read", "event.list", "event.read", "grant.create", "grant.end", "grant.list", "grant.read", "grant.restore",
 		"initial_token.list", "key.list",
 		"person.list", "person.read", "policy.list", "policy.read", "recording.list",
 		"resource.list", "resource.put", "resource.read", "resource.retire",
@@ -165,6 +165,18 @@ permit contains "agent_identifies" if {
 	input.caller.kind == "agent"
 	input.op == "identity.read"
 	input.facts.human_root == true
+}
+
+# METADATA
+# title: Not these parameters
+# description: The agent's grant for this action names other values of the parameters in its path.
+# custom:
+#   next: Keep to the values that the grant names, or ask for another grant.
+deny contains "outside_parameters" if {
+	input.facts.args_in_scope == false
+	input.facts.entitled == false
+	input.caller.kind == "agent"
+	input.op in data_path
 }
 
 # METADATA

@@ -176,6 +176,7 @@ test_agent_learns_of_the_person_it_acts_for if {
 test_agent_needs_grant_and_purpose if {
 	base.deny == set() with input as agent
 	base.deny == {"not_granted"} with input as ask({"facts": {"entitled": false}})
+	base.deny == {"not_granted", "outside_parameters"} with input as ask({"facts": {"entitled": false, "args_in_scope": false}})
 	base.deny == {"purpose_mismatch"} with input as ask({"facts": {"purpose_ok": false}})
 	base.deny == {"not_granted", "purpose_mismatch"} with input as ask({"facts": {"entitled": false, "purpose_ok": false}})
 }
