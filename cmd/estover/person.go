@@ -16,9 +16,9 @@ import (
 
 func personCommand(s *settings) *cobra.Command {
 	c := noun("person", "People: who manages Estover and answers for agents",
-		`A person has roles: admin, operator or auditor. A sponsor, who answers for
+		`A person has roles: admin, operator, auditor or approver. A sponsor, who answers for
 agents, needs none. People come in by an invitation, a token that is used once.`)
-	c.AddCommand(personList(s), personShow(s), personCreate(s), personInvite(s), personDisable(s), personEnable(s), personKey(s))
+	c.AddCommand(personList(s), personShow(s), personCreate(s), personInvite(s), personDisable(s), personEnable(s), personAbsence(s), personKey(s))
 	return c
 }
 
@@ -117,7 +117,7 @@ func personCreate(s *settings) *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&email, "email", "", "where the person can be reached")
-	c.Flags().StringSliceVar(&withRoles, "role", nil, "admin, operator or auditor; may be repeated")
+	c.Flags().StringSliceVar(&withRoles, "role", nil, "admin, operator, auditor or approver; may be repeated")
 	return c
 }
 

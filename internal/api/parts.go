@@ -7,6 +7,7 @@ import (
 	"estover.dev/internal/access"
 	"estover.dev/internal/agent"
 	"estover.dev/internal/apply"
+	"estover.dev/internal/approval"
 	"estover.dev/internal/directory"
 	"estover.dev/internal/evidence"
 	"estover.dev/internal/federation"
@@ -27,6 +28,7 @@ type Parts struct {
 	People     *directory.Directory
 	Resources  *resource.Catalogue
 	Grants     *access.Access
+	Requests   *approval.Approvals
 	Secrets    *secret.Secrets
 	Sessions   *session.Sessions
 	Policy     *policy.Policy
@@ -60,6 +62,7 @@ func (s *Server) routes() {
 	s.providers()
 	s.resources()
 	s.grants()
+	s.requests()
 	s.secrets()
 	s.sessions()
 	s.policies()

@@ -45,6 +45,14 @@ func (s *Server) startJobs(ctx context.Context, wg *sync.WaitGroup) {
 		_, err := s.facts.sessions.ExpireDue(ctx)
 		return err
 	})
+	jobs.Every("request.expire", 5*time.Second, func(ctx context.Context) error {
+		_, err := s.requests.ExpireDue(ctx)
+		return err
+	})
+	jobs.Every("request.escalate", 5*time.Second, func(ctx context.Context) error {
+		_, err := s.requests.EscalateDue(ctx)
+		return err
+	})
 	jobs.Every("containment.resume", 10*time.Second, s.incidents.Resume)
 	jobs.Every("grant.decay", time.Hour, s.facts.access.Decay)
 	jobs.Every("token.sweep", 10*time.Minute, func(ctx context.Context) error {

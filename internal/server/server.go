@@ -43,6 +43,7 @@ import (
 	"estover.dev/internal/agent"
 	"estover.dev/internal/api"
 	"estover.dev/internal/apply"
+	"estover.dev/internal/approval"
 	"estover.dev/internal/audit"
 	"estover.dev/internal/db"
 	"estover.dev/internal/directory"
@@ -90,6 +91,7 @@ type Server struct {
 	trusts     *federation.Trusts
 	recordings *recording.Recordings
 	duties     *duty.Duties
+	requests   *approval.Approvals
 	live       *gateway.Live
 	pipeline   *gateway.Pipeline
 	described  *rest.Description // the reverse routes
@@ -298,6 +300,7 @@ func (s *Server) wire() error {
 	f.sessions = session.New(s.guard, session.Config{
 		Clients: f, Acting: f.registry.Acting, Expired: expiredAgents, Seal: s.sealAs(seal.Audit), Unseal: s.openAs(seal.Audit), Logger: s.logger,
 	}, s.belonging()...)
+	s.requests = s.approvals()
 	s.tokens = token.New(s.guard, token.Config{Issuer: token.Issuer(s.config.Issuer), Keys: s.keys, Clients: f, Sessions: f.sessions, Access: f, Known: s.known, People: f.acting})
 	s.trusts = federation.New(s.guard, federation.Options{
 		Own: s.tokens.Issuer.Of, Fetch: s.fetchKeys,
@@ -338,7 +341,7 @@ func (s *Server) wire() error {
 		return err
 	}
 	s.api = api.New(s.guard, api.Parts{
-		Tenants: f.tenants, Agents: f.registry, People: f.people, Resources: f.resources, Grants: f.access, Secrets: f.secrets, Sessions: f.sessions, Policy: s.policy, Trusts: s.trusts, Tokens: s.tokens,
+		Tenants: f.tenants, Agents: f.registry, People: f.people, Resources: f.resources, Grants: f.access, Requests: s.requests, Secrets: f.secrets, Sessions: f.sessions, Policy: s.policy, Trusts: s.trusts, Tokens: s.tokens,
 		Recordings: s.recordings, Evidence: ev, Incidents: s.incidents, Gateway: s.duties, GatewayAddress: gatewayAddress, Doctor: s.doctor, Entered: s.entered,
 		Apply: apply.New(s.guard, apply.Parts{
 			People: f.people, Agents: f.registry, Resources: f.resources, Grants: f.access, Secrets: f.secrets, Policy: s.policy, Trusts: s.trusts, Details: s.tokens.DetailTypes,
@@ -361,6 +364,10 @@ func (s *Server) belonging() []session.Part {
 		// Grants that were given for the session alone, and who works in it on the
 		// grants of others.
 		{Name: "mandates", End: access.EndOfSessions},
+		// What it has asked for and nobody has decided is asked no more.
+		{Name: "requests", End: func(ctx context.Context, tx *guard.Tx, sessions []string) (int, error) {
+			return s.requests.EndOfSessions(ctx, tx, sessions)
+		}},
 		// Exchanges, streams, tunnels and connections to upstreams are a node's own,
 		// and so is the session's certificate authority. Then the recording is closed
 		// and the closing statement written, by the node that has the calls.

@@ -1,0 +1,125 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"estover.dev"
+	"estover.dev/internal/access"
+	"estover.dev/internal/agent"
+	"estover.dev/internal/approval"
+	"estover.dev/internal/db"
+	"estover.dev/internal/directory"
+	"estover.dev/internal/guard"
+	"estover.dev/internal/resource"
+	"estover.dev/internal/session"
+)
+
+// approvals are the requests, with what they need of others and what they lead to.
+func (s *Server) approvals() *approval.Approvals {
+	f := &s.facts
+	return approval.New(s.guard, approval.Options{
+		Effects: map[approval.Kind]approval.Effect{
+			approval.Access: f.elevate,
+		},
+		Decide: s.decider.Decide,
+		MAC:    func(t estover.TenantID, value []byte) []byte { return s.sealer.MAC(t, "approval", value) },
+		Agent:  asking,
+		Acting: f.registry.Acting,
+		Resource: func(ctx context.Context, tx *db.Tx, id string) (approval.Resource, error) {
+			return requestable(ctx, tx, id)
+		},
+		Session: func(ctx context.Context, tx *db.Tx, id string) (approval.Session, error) {
+			one, err := session.Load(ctx, tx, id)
+			if err != nil {
+				return approval.Session{}, err
+			}
+			return approval.Session{ID: one.ID, Agent: one.Agent, Purpose: one.Purpose, Expires: one.ExpiresAt, Ended: !one.EndedAt.IsZero()}, nil
+		},
+		Hold:   f.sessions.Hold,
+		Person: deciding,
+		Holding: func(ctx context.Context, tx *db.Tx, roles []estover.Role) (all []approval.Person, err error) {
+			people, err := directory.Holding(ctx, tx, roles)
+			for _, p := range people {
+				all = append(all, personOf(p))
+			}
+			return all, err
+		},
+	})
+}
+
+// asking is an agent as those see it who decide about its requests.
+func asking(ctx context.Context, tx *db.Tx, id string) (approval.Agent, error) {
+	a, err := agent.Load(ctx, tx, id)
+	if err != nil {
+		return approval.Agent{}, err
+	}
+	return approval.Agent{ID: a.ID, Name: a.Name, Sponsor: a.Sponsor, Purposes: a.Purposes, Clearance: a.Clearance, Segments: a.Segments}, nil
+}
+
+// requestable is a resource of which something can be asked for.
+func requestable(ctx context.Context, tx *db.Tx, id string) (approval.Resource, error) {
+	u, err := resource.Load(ctx, tx, id)
+	if err == nil && !u.EndedAt.IsZero() {
+		err = resource.ErrNotFound
+	}
+	if err != nil {
+		return approval.Resource{}, err
+	}
+	r := approval.Resource{ID: u.ID, Name: u.Name, Segment: u.Segment, Purposes: u.Purposes}
+	for _, a := range u.Actions {
+		class := a.Class
+		if class == "" {
+			class = u.Class
+		}
+		r.Actions = append(r.Actions, approval.Action{Name: a.Name, Effect: a.Effect, Class: class, Parameters: parameters(a.Path)})
+	}
+	return r, nil
+}
+
+// parameters are the names of those in the template of a path.
+func parameters(path string) (names []string) {
+	for {
+		_, rest, ok := strings.Cut(path, "{")
+		if !ok {
+			return names
+		}
+		name, after, _ := strings.Cut(rest, "}")
+		names, path = append(names, strings.TrimSuffix(name, "...")), after
+	}
+}
+
+// deciding is somebody as requests see them. Whom there is not is nobody who could
+// decide.
+func deciding(ctx context.Context, tx *db.Tx, id string) (approval.Person, error) {
+	p, err := directory.Known(ctx, tx, id)
+	if errors.Is(err, directory.ErrNotFound) {
+		return approval.Person{ID: id}, nil
+	}
+	return personOf(p), err
+}
+
+func personOf(p directory.Person) approval.Person {
+	return approval.Person{ID: p.ID, Name: p.Name, Roles: p.Roles, Active: p.Status == directory.Active}
+}
+
+// elevate gives an agent what was approved: a grant for each resource, which ends
+// with the request's session or at its time.
+func (f *facts) elevate(ctx context.Context, tx *guard.Tx, r approval.Request, what approval.Granted) (string, error) {
+	var ids []string
+	for _, item := range what.Items {
+		if len(item.Parameters) > 0 || what.Budgets != (approval.Budgets{}) {
+			return "", approval.ErrInvalid.With("Access is not confined to parameters or budgets here. Ask without them.")
+		}
+		g, err := f.access.Give(ctx, tx, access.Spec{
+			Agent: r.Agent, Resource: item.Resource, Actions: item.Actions, Purposes: []string{r.Purpose}, Class: item.Class, ExpiresAt: what.Until,
+		}, r.DecidedBy)
+		if err != nil {
+			return "", err
+		}
+		ids = append(ids, g.ID)
+	}
+	tx.Note("grants", ids)
+	return strings.Join(ids, " "), nil
+}
