@@ -22,7 +22,11 @@ func (s *Server) approvals() *approval.Approvals {
 	return approval.New(s.guard, approval.Options{
 		Effects: map[approval.Kind]approval.Effect{
 			approval.Access: f.elevate,
+			approval.Lift: func(ctx context.Context, tx *guard.Tx, r approval.Request, what approval.Granted) (string, error) {
+				return s.incidents.Approved(ctx, tx, r, what)
+			},
 		},
+		Floors: map[approval.Kind]approval.Rule{approval.Lift: {Quorum: 1, Roles: []string{string(estover.Admin), string(estover.Approver)}}},
 		Decide: s.decider.Decide,
 		MAC:    func(t estover.TenantID, value []byte) []byte { return s.sealer.MAC(t, "approval", value) },
 		Agent:  asking,
@@ -47,6 +51,15 @@ func (s *Server) approvals() *approval.Approvals {
 			return all, err
 		},
 	})
+}
+
+// lifters are the active people who may decide that a hold is lifted.
+func lifters(ctx context.Context, tx *db.Tx) (ids []string, err error) {
+	people, err := directory.Holding(ctx, tx, []estover.Role{estover.Admin, estover.Approver})
+	for _, p := range people {
+		ids = append(ids, p.ID)
+	}
+	return ids, err
 }
 
 // asking is an agent as those see it who decide about its requests.
@@ -109,11 +122,9 @@ func personOf(p directory.Person) approval.Person {
 func (f *facts) elevate(ctx context.Context, tx *guard.Tx, r approval.Request, what approval.Granted) (string, error) {
 	var ids []string
 	for _, item := range what.Items {
-		if len(item.Parameters) > 0 || what.Budgets != (approval.Budgets{}) {
-			return "", approval.ErrInvalid.With("Access is not confined to parameters or budgets here. Ask without them.")
-		}
 		g, err := f.access.Give(ctx, tx, access.Spec{
 			Agent: r.Agent, Resource: item.Resource, Actions: item.Actions, Purposes: []string{r.Purpose}, Class: item.Class, ExpiresAt: what.Until,
+			Parameters: item.Parameters, Session: r.Session, Request: r.ID, Budgets: access.Budgets(what.Budgets),
 		}, r.DecidedBy)
 		if err != nil {
 			return "", err
