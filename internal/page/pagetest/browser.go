@@ -174,6 +174,7 @@ func forms(t testing.TB, body string) (all []*Form) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	look := false // at another page, which changes nothing
 	var walk func(n *html.Node, in *Form)
 	walk = func(n *html.Node, in *Form) {
 		if n.Type == html.ElementNode {
@@ -185,10 +186,14 @@ func forms(t testing.TB, body string) (all []*Form) {
 			case "form":
 				in = &Form{Action: attr["action"], Fields: url.Values{}, Create: attr["data-create"], Get: attr["data-get"]}
 				all = append(all, in)
-				if !strings.EqualFold(attr["method"], "post") {
-					t.Errorf("the form for %s is not a POST", in.Action)
+				look = strings.EqualFold(attr["method"], "get")
+				if !look && !strings.EqualFold(attr["method"], "post") {
+					t.Errorf("the form for %s says neither GET nor POST", in.Action)
 				}
 			case "input":
+				if look && attr["name"] == "form" {
+					t.Errorf("the form for %s decides something and is not a POST", in.Action)
+				}
 				if in != nil && attr["name"] != "" {
 					in.Fields.Add(attr["name"], attr["value"])
 				}
