@@ -12,6 +12,7 @@ import (
 	"estover.dev/internal/evidence"
 	"estover.dev/internal/federation"
 	"estover.dev/internal/incident"
+	"estover.dev/internal/notify"
 	"estover.dev/internal/policy"
 	"estover.dev/internal/recording"
 	"estover.dev/internal/resource"
@@ -29,6 +30,7 @@ type Parts struct {
 	Resources  *resource.Catalogue
 	Grants     *access.Access
 	Requests   *approval.Approvals
+	Notify     *notify.Notify
 	Secrets    *secret.Secrets
 	Sessions   *session.Sessions
 	Policy     *policy.Policy
@@ -63,6 +65,7 @@ func (s *Server) routes() {
 	s.resources()
 	s.grants()
 	s.requests()
+	s.channels()
 	s.secrets()
 	s.sessions()
 	s.policies()

@@ -45,6 +45,9 @@ func (s *Server) startJobs(ctx context.Context, wg *sync.WaitGroup) {
 		_, err := s.facts.sessions.ExpireDue(ctx)
 		return err
 	})
+	jobs.While("channel.follow", func(ctx context.Context) error { return s.log.Follow(ctx, "notify", s.notify.Take) })
+	jobs.While("channel.send", s.notify.Run)
+	jobs.Every("channel.sweep", time.Hour, s.notify.Sweep)
 	jobs.Every("request.expire", 5*time.Second, func(ctx context.Context) error {
 		_, err := s.requests.ExpireDue(ctx)
 		return err

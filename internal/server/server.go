@@ -56,6 +56,7 @@ import (
 	"estover.dev/internal/guard"
 	"estover.dev/internal/incident"
 	"estover.dev/internal/login"
+	"estover.dev/internal/notify"
 	"estover.dev/internal/oauth"
 	"estover.dev/internal/page"
 	"estover.dev/internal/policy"
@@ -92,6 +93,7 @@ type Server struct {
 	recordings *recording.Recordings
 	duties     *duty.Duties
 	requests   *approval.Approvals
+	notify     *notify.Notify
 	live       *gateway.Live
 	pipeline   *gateway.Pipeline
 	described  *rest.Description // the reverse routes
@@ -301,6 +303,7 @@ func (s *Server) wire() error {
 		Clients: f, Acting: f.registry.Acting, Expired: expiredAgents, Seal: s.sealAs(seal.Audit), Unseal: s.openAs(seal.Audit), Logger: s.logger,
 	}, s.belonging()...)
 	s.requests = s.approvals()
+	s.notify = s.channels()
 	s.tokens = token.New(s.guard, token.Config{Issuer: token.Issuer(s.config.Issuer), Keys: s.keys, Clients: f, Sessions: f.sessions, Access: f, Known: s.known, People: f.acting})
 	s.trusts = federation.New(s.guard, federation.Options{
 		Own: s.tokens.Issuer.Of, Fetch: s.fetchKeys,
@@ -341,7 +344,7 @@ func (s *Server) wire() error {
 		return err
 	}
 	s.api = api.New(s.guard, api.Parts{
-		Tenants: f.tenants, Agents: f.registry, People: f.people, Resources: f.resources, Grants: f.access, Requests: s.requests, Secrets: f.secrets, Sessions: f.sessions, Policy: s.policy, Trusts: s.trusts, Tokens: s.tokens,
+		Tenants: f.tenants, Agents: f.registry, People: f.people, Resources: f.resources, Grants: f.access, Requests: s.requests, Notify: s.notify, Secrets: f.secrets, Sessions: f.sessions, Policy: s.policy, Trusts: s.trusts, Tokens: s.tokens,
 		Recordings: s.recordings, Evidence: ev, Incidents: s.incidents, Gateway: s.duties, GatewayAddress: gatewayAddress, Doctor: s.doctor, Entered: s.entered,
 		Apply: apply.New(s.guard, apply.Parts{
 			People: f.people, Agents: f.registry, Resources: f.resources, Grants: f.access, Secrets: f.secrets, Policy: s.policy, Trusts: s.trusts, Details: s.tokens.DetailTypes,

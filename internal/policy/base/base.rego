@@ -40,7 +40,7 @@ permit contains "operator_operates" if {
 	input.caller.roles.operator == true
 	input.op in {
 		"access.evaluate", "agent.create", "agent.hold", "agent.lift", "agent.list", "agent.read", "agent.update",
-		"apply.run", "containment.list", "containment.read", "containment.run", "credential.create", "credential.list", "credential.retire",
+		"apply.run", "channel.list", "channel.read", "containment.list", "containment.read", "containment.run", "credential.create", "credential.list", "credential.retire",
 		"detail_type.list", "detail_type.read", "event.list", "event.read", "grant.create", "grant.end", "grant.list", "grant.read", "grant.restore",
 		"initial_token.list", "key.list",
 		"person.list", "person.read", "policy.list", "policy.read", "recording.list",
@@ -56,7 +56,7 @@ permit contains "operator_operates" if {
 permit contains "auditor_reads" if {
 	input.caller.roles.auditor == true
 	input.op in {
-		"access.evaluate", "agent.list", "agent.read", "containment.list", "containment.read", "credential.list", "detail_type.list", "detail_type.read",
+		"access.evaluate", "agent.list", "agent.read", "channel.list", "channel.read", "containment.list", "containment.read", "credential.list", "detail_type.list", "detail_type.read",
 		"event.list", "event.read", "evidence.export",
 		"grant.list", "grant.read", "initial_token.list", "key.list", "person.list", "person.read", "policy.list", "policy.read",
 		"recording.list", "recording.read", "resource.list", "resource.read",
