@@ -28,6 +28,7 @@ func (s *Server) approvals() *approval.Approvals {
 		},
 		Floors: map[approval.Kind]approval.Rule{approval.Lift: {Quorum: 1, Roles: []string{string(estover.Admin), string(estover.Approver)}}},
 		Decide: s.decider.Decide,
+		Verify: s.verifySigned,
 		MAC:    func(t estover.TenantID, value []byte) []byte { return s.sealer.MAC(t, "approval", value) },
 		Agent:  asking,
 		Acting: f.registry.Acting,

@@ -175,6 +175,7 @@ func (s *Server) handler() (http.Handler, error) {
 	}
 	s.pages.Mount(mux)
 	s.login.Mount(mux)
+	s.approvePages().Mount(mux)
 	if err := s.decisionPoint().Mount(mux); err != nil {
 		return nil, err
 	}

@@ -93,6 +93,7 @@ type Server struct {
 	recordings *recording.Recordings
 	duties     *duty.Duties
 	requests   *approval.Approvals
+	records    *guard.Cache[approved] // of what was approved, by request
 	notify     *notify.Notify
 	live       *gateway.Live
 	pipeline   *gateway.Pipeline
@@ -272,7 +273,7 @@ func (s *Server) wire() error {
 	f.follow(s.guard)
 	s.policy = policy.New(s.guard, s.decider)
 
-	f.people = directory.New(s.guard, directory.Options{Left: func(ctx context.Context, tx *guard.Tx, person string) error {
+	f.people = directory.New(s.guard, directory.Options{MAC: func(t estover.TenantID, value []byte) []byte { return s.sealer.MAC(t, "approver key", value) }, Left: func(ctx context.Context, tx *guard.Tx, person string) error {
 		if err := s.tokens.EndPerson(ctx, tx, person); err != nil {
 			return err
 		}
@@ -295,7 +296,7 @@ func (s *Server) wire() error {
 	})
 	f.resources = resource.New(s.guard)
 	f.access = access.New(s.guard, access.Options{
-		Agent: f.registry.Grantable, Resource: f.resources.Grantable, Told: f.sponsors, Logger: s.logger,
+		Agent: f.registry.Grantable, Resource: f.resources.Grantable, Told: f.sponsors, Verify: s.verifyGrant, Logger: s.logger,
 		Session: func(ctx context.Context, tx *guard.Tx, id string) error { return f.sessions.Hold(ctx, tx, id) },
 	})
 	f.secrets = secret.New(s.guard, s.sealer, secret.Options{Logger: s.logger})
@@ -303,6 +304,7 @@ func (s *Server) wire() error {
 		Clients: f, Acting: f.registry.Acting, Expired: expiredAgents, Seal: s.sealAs(seal.Audit), Unseal: s.openAs(seal.Audit), Logger: s.logger,
 	}, s.belonging()...)
 	s.requests = s.approvals()
+	s.records = guard.NewCache(s.guard, "approval record", s.loadApproved)
 	s.notify = s.channels()
 	s.tokens = token.New(s.guard, token.Config{Issuer: token.Issuer(s.config.Issuer), Keys: s.keys, Clients: f, Sessions: f.sessions, Access: f, Known: s.known, People: f.acting})
 	s.trusts = federation.New(s.guard, federation.Options{
@@ -332,12 +334,13 @@ func (s *Server) wire() error {
 	forwarder := gateway.NewForwarder(&edge.Dialer{Own: s.own}, s.logger)
 	s.duties = duty.New(duty.Config{
 		Guard: s.guard, Agents: f.registry, Resources: f.resources, Sessions: f.sessions, Secrets: f.secrets, Recordings: s.recordings,
-		Spool: s.spool, Sealer: s.sealer, Live: s.live, Covered: s.covered, Access: f.access, Granted: s.granted, Auth: s.authOf, Known: s.known, Opened: f.tenants.Opened, Rests: s.rests, Drop: forwarder.Drop, Node: node(), Logger: s.logger,
+		Spool: s.spool, Sealer: s.sealer, Live: s.live, Covered: s.covered, Access: f.access, Approval: s.approvalOf, Granted: s.granted, Auth: s.authOf, Known: s.known, Opened: f.tenants.Opened, Rests: s.rests, Drop: forwarder.Drop, Node: node(), Logger: s.logger,
 	})
 	s.pipeline = &gateway.Pipeline{
 		Steps: s.duties, Forwarder: forwarder, Live: s.live,
 	}
 	ev := evidence.New(s.guard, s.keys, s.recordings, s.policy.Manifest)
+	ev.Approval = s.approvalOf
 	s.incidents = incident.New(s.guard, f.registry, f.sessions, s.live, ev)
 	gatewayAddress, err := s.gatewayAddress()
 	if err != nil {
