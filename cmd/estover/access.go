@@ -21,7 +21,7 @@ func accessCommand(s *settings) *cobra.Command {
 		`An agent has what it was granted, and asks for what a task needs beside. What
 policy permits is granted at once, for a while; everything else waits for people
 to decide, and is gone at the end of the session or at its time.`)
-	c.AddCommand(accessRequest(s), accessList(s), accessShow(s), accessWhy(s), accessApprove(s), accessDeny(s), accessCancel(s), accessWatch(s))
+	c.AddCommand(accessRequest(s), accessList(s), accessShow(s), accessWhy(s), accessDocument(s), accessApprove(s), accessDeny(s), accessCancel(s), accessWatch(s))
 	return c
 }
 
@@ -416,6 +416,7 @@ func accessWhy(s *settings) *cobra.Command {
 func accessApprove(s *settings) *cobra.Command {
 	var w wanted
 	var note string
+	var with signing
 	c := requestAction(s, "approve", "Approve a request as it is, or narrower", func(cmd *cobra.Command, c *client, path string) error {
 		in := map[string]any{}
 		only, err := w.list("only")
@@ -438,12 +439,17 @@ func accessApprove(s *settings) *cobra.Command {
 		if note != "" {
 			in["note"] = note
 		}
-		var seen struct{ Text, Digest, Fingerprint string }
-		if err := c.do(cmd.Context(), http.MethodPost, path+"/document", in, &seen); err != nil {
+		seen, err := preview(cmd.Context(), c, path, in)
+		if err != nil {
 			return err
 		}
-		fmt.Fprintf(cmd.ErrOrStderr(), "%s\nIn eight words: %s\n\n", printableLines(seen.Text), printable(seen.Fingerprint))
+		seen.tell(cmd.ErrOrStderr())
 		in["digest"] = seen.Digest
+		if !with.none() {
+			if in["assertion"], err = with.sign(cmd.Context(), c, seen.Document, cmd.InOrStdin(), cmd.ErrOrStderr()); err != nil {
+				return err
+			}
+		}
 		var r approval.Request
 		if err := c.do(cmd.Context(), http.MethodPost, path+"/approve", in, &r); err != nil {
 			return err
@@ -457,8 +463,20 @@ func accessApprove(s *settings) *cobra.Command {
 			t.pairs("Until", r.Offer.Until, "Grants", r.Result)
 		})
 	})
-	c.Example = "  estover access approve apr_… --only ledger=invoices.read --for 15m --note 'Reading is enough'"
+	c.Long = `Approve a request as it is, or narrower. The document that is approved is shown
+first, with eight words that stand for it: the same words stand on the request's
+page and in what you were told of it.
+
+Where policy wants a signature, --ssh-key has ssh-keygen sign the document with a
+key that you have registered ('estover person key add'). To sign elsewhere, save
+the document with 'estover access document', sign it there with
+'ssh-keygen -Y sign -n estover-approval -f KEY FILE', and hand the signature over
+with --signature. A passkey signs on the request's page.`
+	c.Example = "  estover access approve apr_… --only ledger=invoices.read --for 15m --note 'Reading is enough'\n  estover access approve apr_… --ssh-key ~/.ssh/approve"
 	f := c.Flags()
+	f.StringVar(&with.key, "ssh-key", "", "sign with this ssh key, by ssh-keygen: its file, or the .pub file of one that an agent holds")
+	f.StringVar(&with.file, "signature", "", "a signature that was made elsewhere: its file, or - for standard input")
+	c.MarkFlagsMutuallyExclusive("ssh-key", "signature")
 	f.StringArrayVar(&w.items, "only", nil, "no more than this, as RESOURCE=ACTION+ACTION; may be repeated")
 	f.StringArrayVar(&w.parameters, "parameter", nil, "with --only, what a parameter of the actions' paths may be, as NAME=VALUE; may be repeated")
 	f.StringVar(&w.class, "class", "", "with --only, the most sensitive class of data")
@@ -466,15 +484,6 @@ func accessApprove(s *settings) *cobra.Command {
 	f.DurationVar(&w.life, "for", 0, "no longer than this")
 	f.StringVar(&note, "note", "", "for the record, and for whoever asked")
 	return c
-}
-
-// printableLines is text of several lines, of which none can harm a terminal.
-func printableLines(text string) string {
-	lines := strings.Split(text, "\n")
-	for i := range lines {
-		lines[i] = printable(lines[i])
-	}
-	return strings.Join(lines, "\n")
 }
 
 func accessDeny(s *settings) *cobra.Command {
