@@ -10,23 +10,22 @@ import (
 
 // What a million agents are held against.
 const (
-	aMillion      = 1_000_000
-	busyAmongThem = 10_000
-	crowdedLimit  = 300 << 20 // bytes resident
-	endLimit      = 5 * time.Millisecond
+	aMillion     = 1_000_000
+	crowdedLimit = 300 << 20 // bytes resident
+	endLimit     = 5 * time.Millisecond
 )
 
-// million asks what an installation with a million agents costs, of which ten
-// thousand are at work: its start, its memory, and a token among them; and how
-// long it takes to end a million tokens of one agent. It takes a quarter of an
-// hour, most of it to make the agents and the tokens.
+// million asks what an installation with a million agents costs, of which as
+// many are at work as in [growth]: its start, its memory, and a token among
+// them; and how long it takes to end a million tokens of one agent. It takes a
+// quarter of an hour, most of it to make the agents and the tokens.
 func million(ctx context.Context, b *Bench) ([]Row, error) {
 	small, few, err := b.populated(ctx, fewAgents, fewAgents)
 	if err != nil {
 		return nil, err
 	}
 	defer small.stop()
-	large, many, err := b.populated(ctx, aMillion, busyAmongThem)
+	large, many, err := b.populated(ctx, aMillion, atWork)
 	if err != nil {
 		return nil, err
 	}
@@ -36,7 +35,7 @@ func million(ctx context.Context, b *Bench) ([]Row, error) {
 	if err := small.drawn(ctx, 3*fewAgents, few); err != nil {
 		return nil, err
 	}
-	if err := large.drawn(ctx, 3*busyAmongThem, many); err != nil {
+	if err := large.drawn(ctx, 3*atWork, many); err != nil {
 		return nil, err
 	}
 	ratio, micros, err := b.versus(ctx, large.process, small.process, callers, many, few)
@@ -81,8 +80,9 @@ func million(ctx context.Context, b *Bench) ([]Row, error) {
 }
 
 // endTokens gives one agent a million tokens and holds it, which ends them all.
-// It says how long the request took that held it, and makes sure that the first
-// and the last token are nothing any more.
+// It says how long the request took that held it, once the server has written
+// and sealed what the tokens left behind, and makes sure that the first and the
+// last token are nothing any more.
 func (in *installation) endTokens(ctx context.Context) (time.Duration, error) {
 	const name = "bot-7"
 	secret, err := in.secret(ctx, name)
@@ -98,6 +98,9 @@ func (in *installation) endTokens(ctx context.Context) (time.Duration, error) {
 	}
 	last, err := in.ask(ctx, secret, forOwn...)
 	if err != nil {
+		return 0, err
+	}
+	if err := in.process.rest(ctx); err != nil {
 		return 0, err
 	}
 	began := time.Now()

@@ -102,6 +102,23 @@ func (p *process) cpu() (time.Duration, error) {
 	return time.Duration(user+system) * tick, errors.Join(err1, err2)
 }
 
+// rest waits until the process has nothing more to do: until it has used less
+// than a twentieth of a core for a second.
+func (p *process) rest(ctx context.Context) error {
+	before, err := p.cpu()
+	for ; err == nil; before, err = p.cpu() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second):
+		}
+		if now, err := p.cpu(); err != nil || now-before < time.Second/20 {
+			return err
+		}
+	}
+	return err
+}
+
 // resident is the memory of the process that is in use, in bytes.
 func (p *process) resident() (int64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))

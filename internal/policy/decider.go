@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -167,7 +168,8 @@ func (d *Decider) evaluate(ctx context.Context, r *revision, k *known, op guard.
 		return d.fail(ctx, op, r, err)
 	}
 	a.encoded = guard.Encoded(a.obligations)
-	text := k.appendJSON(make([]byte, 0, 1536), facts)
+	var room [1536]byte
+	text := bytes.Clone(k.appendJSON(room[:0], facts)) // no more than it needs: it is kept for each agent that is at work
 	a.digest, a.facts = digest(text), map[string]any{"input": json.RawMessage(text)}
 	if keep {
 		d.answers.put(whole, a, now)
