@@ -518,6 +518,36 @@ func TestVerifyContainment(t *testing.T) {
 	r.Disclosures = nil
 	r.Entry = l.entry(l.gateway, b, l.add(b))
 	want(t, Verify(marshal(t, r), l.trust()), map[string]Result{SignatureStep: Fail})
+
+	// Whatever can be contained is told, and a certificate of what did not come to
+	// its end is none.
+	for _, change := range []struct {
+		what string
+		fn   func(*Containment)
+		want Result
+	}{
+		{"a blueprint", func(c *Containment) { c.Target = "blueprint:support" }, Pass},
+		{"a person's agents", func(c *Containment) { c.Target = "person:usr_ada" }, Pass},
+		{"a resource", func(c *Containment) { c.Target = "resource:res_crm" }, Pass},
+		{"an organisation", func(c *Containment) { c.Target = "tenant:acme" }, Pass},
+		{"everything", func(c *Containment) { c.Target = "everything" }, Pass},
+		{"everything of somebody", func(c *Containment) { c.Target = "everything:acme" }, Fail},
+		{"an agent of no name", func(c *Containment) { c.Target = "agent:" }, Fail},
+		{"a planet", func(c *Containment) { c.Target = "planet:earth" }, Fail},
+		{"no steps", func(c *Containment) { c.Steps = nil }, Fail},
+		{"a step that failed", func(c *Containment) { c.Steps = []ContainmentStep{{Name: "sessions", State: "failed", Micros: 1}} }, Fail},
+		{"steps out of order", func(c *Containment) { c.Steps = []ContainmentStep{c.Steps[1], c.Steps[0]} }, Fail},
+		{"a time to zero before its last step", func(c *Containment) { c.Zero = 2099 }, Fail},
+		{"no time to zero", func(c *Containment) { c.Zero = 0 }, Fail},
+	} {
+		changed := c
+		change.fn(&changed)
+		b := NewContainment(changed).AppendJSON(nil)
+		report := Verify(marshal(t, Receipt{Entry: l.entry(l.contain, b, l.add(b))}), l.trust())
+		if got := report.Step(ZeroStep); got.Result != change.want || report.OK() != (change.want == Pass) {
+			t.Errorf("the certificate of %s: %s %s, want %s", change.what, got.Result, got.Detail, change.want)
+		}
+	}
 }
 
 func TestParseTrust(t *testing.T) {

@@ -29,6 +29,8 @@ authority for the server's own address, and DATA/bootstrap-token: a token by
 which one person becomes the first administrator with 'estover login'. Keep the
 root key apart from the data, and keep a copy: without it the data is lost.
 
+In an emergency, a file DATA/contain or the signal USR1 contains all agents.
+
 Every flag can be given in the environment.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -36,11 +38,17 @@ Every flag can be given in the environment.`,
 			if err != nil {
 				return err
 			}
+			emergency := killSwitch()
 			s, err := server.Open(cmd.Context(), config, logger, version)
 			if err != nil {
 				return err
 			}
 			go tuneMemory(cmd.Context())
+			go func() {
+				for range emergency {
+					s.Everything(cmd.Context(), "A signal to the server says so.")
+				}
+			}()
 			return s.Run(cmd.Context())
 		},
 	}

@@ -8,6 +8,8 @@
 // Whether an agent may act is not one state but a set of holds, each raised
 // for a reason of its own and lifted by itself. Lifting one never lifts
 // another, so the end of an incident does not undo what a sponsor decided.
+// Holds on a blueprint, a person's agents, an organisation or everything are
+// kept elsewhere, one row each ([Options.Wide]), and shown with the agent's own.
 // The status is what is seen of the set:
 //
 //	retired      held by a hold of that kind, which is never lifted
@@ -155,6 +157,12 @@ type Options struct {
 	// Held is called in the transaction that raises a hold: what the agent has
 	// under way ends there. Nil does nothing.
 	Held func(ctx context.Context, tx *guard.Tx, id string, kind Kind) error
+	// Liftable says why a hold is not lifted by one person on their own word. Nil
+	// has nothing against it.
+	Liftable func(h Hold) error
+	// Wide gives what says which holds cover an agent along with others, by its
+	// blueprint and its sponsor. Nil knows none.
+	Wide func(ctx context.Context, tx *db.Tx) (func(blueprint, sponsor string) []Hold, error)
 }
 
 // A Registry is the agents of all tenants. It is safe for use by many at once.
@@ -163,6 +171,9 @@ type Registry struct {
 	sponsor func(ctx context.Context, tx *db.Tx, person string) error
 	pepper  func(tenant estover.TenantID, secret []byte) []byte
 	held    func(ctx context.Context, tx *guard.Tx, id string, kind Kind) error
+	wide    func(ctx context.Context, tx *db.Tx) (func(blueprint, sponsor string) []Hold, error)
+
+	liftable func(h Hold) error
 
 	grantable func(ctx context.Context, tx *db.Tx, g Granted) error
 	grant     func(ctx context.Context, tx *guard.Tx, a Agent, g Granted) error
@@ -179,13 +190,21 @@ func New(g *guard.Guard, o Options) *Registry {
 	if o.Held == nil {
 		o.Held = func(context.Context, *guard.Tx, string, Kind) error { return nil }
 	}
+	if o.Liftable == nil {
+		o.Liftable = func(Hold) error { return nil }
+	}
+	if o.Wide == nil {
+		o.Wide = func(context.Context, *db.Tx) (func(string, string) []Hold, error) {
+			return func(string, string) []Hold { return nil }, nil
+		}
+	}
 	if o.Grantable == nil || o.Grant == nil {
 		nothing := ErrInvalid.With("Nothing is granted along with a registration here.")
 		o.Grantable = func(context.Context, *db.Tx, Granted) error { return nothing }
 		o.Grant = func(context.Context, *guard.Tx, Agent, Granted) error { return nothing }
 	}
 	return &Registry{
-		guard: g, sponsor: o.Sponsor, pepper: o.Pepper, held: o.Held, grantable: o.Grantable, grant: o.Grant,
+		guard: g, sponsor: o.Sponsor, pepper: o.Pepper, held: o.Held, wide: o.Wide, liftable: o.Liftable, grantable: o.Grantable, grant: o.Grant,
 		copies: guard.NewCache(g, estover.AgentKind, Load), used: map[use]time.Time{},
 		open: guard.NewCache(g, settingKind, func(ctx context.Context, tx *db.Tx, _ string) (bool, error) { return isRegistering(ctx, tx) }),
 	}
@@ -344,17 +363,34 @@ func target(id string) string { return string(estover.Agent(id)) }
 // Get shows an agent.
 func (r *Registry) Get(ctx context.Context, caller estover.Caller, id string) (a Agent, err error) {
 	err = r.guard.Read(ctx, caller, guard.Op{Action: "agent.read", Target: target(id)}, func(tx *db.Tx) error {
-		a, err = find(ctx, tx, id)
-		return err
+		if a, err = find(ctx, tx, id); err != nil {
+			return err
+		}
+		return r.cover(ctx, tx, &a)
 	})
 	return a, err
+}
+
+// cover adds the holds that cover agents along with others.
+func (r *Registry) cover(ctx context.Context, tx *db.Tx, agents ...*Agent) error {
+	wide, err := r.wide(ctx, tx)
+	if err != nil {
+		return err
+	}
+	for _, a := range agents {
+		a.Holds = append(a.Holds, wide(a.Blueprint, a.Sponsor)...)
+		a.Status = a.StatusAt(tx.Now())
+	}
+	return nil
 }
 
 // ByName shows the agent with this name.
 func (r *Registry) ByName(ctx context.Context, caller estover.Caller, name string) (a Agent, err error) {
 	err = r.guard.Read(ctx, caller, guard.Op{Action: "agent.read"}, func(tx *db.Tx) error {
-		a, err = findName(ctx, tx, name)
-		return err
+		if a, err = findName(ctx, tx, name); err != nil {
+			return err
+		}
+		return r.cover(ctx, tx, &a)
 	})
 	return a, err
 }
@@ -389,8 +425,14 @@ func (r *Registry) List(ctx context.Context, caller estover.Caller, f Filter, af
 		limit = MaxPage
 	}
 	err = r.guard.Read(ctx, caller, guard.Op{Action: "agent.list"}, func(tx *db.Tx) error {
-		agents, err = list(ctx, tx, f, after, limit+1)
-		return err
+		if agents, err = list(ctx, tx, f, after, limit+1); err != nil {
+			return err
+		}
+		each := make([]*Agent, len(agents))
+		for i := range agents {
+			each[i] = &agents[i]
+		}
+		return r.cover(ctx, tx, each...)
 	})
 	if len(agents) > limit {
 		agents = agents[:limit]
@@ -404,10 +446,19 @@ func (r *Registry) List(ctx context.Context, caller estover.Caller, f Filter, af
 // then ends it, or not at all.
 func (r *Registry) Acting(ctx context.Context, tx *db.Tx, id string) error {
 	a, err := lock(ctx, tx, id)
+	if err == nil {
+		err = r.cover(ctx, tx, &a)
+	}
 	if err == nil && a.StatusAt(tx.Now()) != Active {
 		err = ErrNotActive.With("The agent is %s.", a.StatusAt(tx.Now()))
 	}
 	return err
+}
+
+// Covered are the ids of the agents of a blueprint, or of a person, that are not
+// retired. "" is every one.
+func (r *Registry) Covered(ctx context.Context, tx *db.Tx, blueprint, sponsor string) ([]string, error) {
+	return covered(ctx, tx, blueprint, sponsor)
 }
 
 // Grantable checks inside a transaction that the agent may be granted access

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"estover.dev"
+	"estover.dev/internal/db"
 	"estover.dev/internal/guard"
 )
 
@@ -23,6 +24,7 @@ const (
 type Hold struct {
 	ID     string          `json:"id"` // hld_…
 	Kind   Kind            `json:"kind"`
+	Scope  string          `json:"scope,omitempty"` // what it covers, if not this agent alone: blueprint, person, tenant, everything
 	Reason string          `json:"reason"`
 	By     estover.Subject `json:"by"`
 	At     time.Time       `json:"at"`
@@ -97,26 +99,58 @@ func (r *Registry) Raise(ctx context.Context, tx *guard.Tx, id string, kind Kind
 }
 
 // Lift takes one hold away. The others stay, and a retirement cannot be lifted.
+// What wants a second person is not lifted like this ([Options.Liftable]).
 func (r *Registry) Lift(ctx context.Context, caller estover.Caller, id, hold, reason string) (a Agent, err error) {
 	if err := checkReason(reason); err != nil {
 		return a, err
 	}
 	op := guard.Op{Action: "agent.lift", Target: target(id), Detail: map[string]any{"hold": hold, "reason": reason}}
 	err = r.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
-		if a, err = lock(ctx, tx.Tx, id); err != nil {
-			return err
+		h, err := FindHold(ctx, tx.Tx, hold)
+		if err == nil && h.Agent == id {
+			if err := r.liftable(h.Hold); err != nil {
+				return err
+			}
 		}
-		if !a.EndedAt.IsZero() {
-			return ErrRetired
-		}
-		if err := lift(ctx, tx.Tx, id, hold, caller.Subject); err != nil {
-			return err
-		}
-		tx.Touch(estover.AgentKind, id)
-		a, err = find(ctx, tx.Tx, id)
+		a, err = r.LiftWithin(ctx, tx, id, hold, caller.Subject)
 		return err
 	})
 	return a, err
+}
+
+// LiftWithin is Lift inside of a transaction that does more, of any hold but a
+// retirement.
+func (r *Registry) LiftWithin(ctx context.Context, tx *guard.Tx, id, hold string, by estover.Subject) (Agent, error) {
+	a, err := lock(ctx, tx.Tx, id)
+	if err != nil {
+		return a, err
+	}
+	if !a.EndedAt.IsZero() {
+		return a, ErrRetired
+	}
+	if err := lift(ctx, tx.Tx, id, hold, by); err != nil {
+		return a, err
+	}
+	tx.Touch(estover.AgentKind, id)
+	return find(ctx, tx.Tx, id)
+}
+
+// A HoldOf is a hold of an agent.
+type HoldOf struct {
+	Agent string
+	Hold
+}
+
+// FindHold is a hold that is not lifted, of whatever agent of the transaction's
+// tenant.
+func FindHold(ctx context.Context, tx *db.Tx, id string) (HoldOf, error) {
+	return findHold(ctx, tx, id)
+}
+
+// QuarantineHolds are the holds of that kind of all agents, the oldest first, and no
+// more than limit.
+func QuarantineHolds(ctx context.Context, tx *db.Tx, limit int) ([]HoldOf, error) {
+	return quarantined(ctx, tx, limit)
 }
 
 // SponsorLeft suspends the agents of a person who has left, inside the

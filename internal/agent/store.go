@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"time"
 
 	"estover.dev"
@@ -199,7 +200,19 @@ func update(ctx context.Context, tx *db.Tx, a Agent) error {
 
 // sponsored lists the agents of a person that are not retired.
 func sponsored(ctx context.Context, tx *db.Tx, person string) (ids []string, err error) {
-	rows, err := tx.Query(ctx, `select id from agent where tenant_id = $1 and sponsor = $2 and ended_at is null order by id`, tx.Tenant(), person)
+	return covered(ctx, tx, "", person)
+}
+
+// covered lists the agents of a blueprint or a person that are not retired.
+func covered(ctx context.Context, tx *db.Tx, blueprint, sponsor string) (ids []string, err error) {
+	query, args := `select id from agent where tenant_id = $1 and ended_at is null`, []any{tx.Tenant()}
+	for _, by := range []struct{ column, value string }{{"blueprint", blueprint}, {"sponsor", sponsor}} {
+		if by.value != "" {
+			args = append(args, by.value)
+			query += ` and ` + by.column + ` = $` + strconv.Itoa(len(args))
+		}
+	}
+	rows, err := tx.Query(ctx, query+` order by id`, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -218,6 +231,25 @@ func insertHold(ctx context.Context, tx *db.Tx, agent string, h Hold) error {
 	_, err := tx.Exec(ctx, `insert into agent_hold (tenant_id, id, agent_id, kind, reason, raised_by, raised_at)
 		values ($1, $2, $3, $4, $5, $6, $7)`, tx.Tenant(), h.ID, agent, h.Kind, h.Reason, h.By, h.At)
 	return err
+}
+
+func findHold(ctx context.Context, tx *db.Tx, id string) (h HoldOf, err error) {
+	err = tx.QueryRow(ctx, `select agent_id, id, kind, reason, raised_by, raised_at from agent_hold
+		where tenant_id = $1 and id = $2 and lifted_at is null`, tx.Tenant(), id).Scan(&h.Agent, &h.ID, &h.Kind, &h.Reason, &h.By, &h.At)
+	if errors.Is(err, db.ErrNoRows) {
+		err = ErrHoldNotFound
+	}
+	return h, err
+}
+
+func quarantined(ctx context.Context, tx *db.Tx, limit int) (all []HoldOf, err error) {
+	rows, err := tx.Query(ctx, `select agent_id, id, kind, reason, raised_by, raised_at from agent_hold
+		where tenant_id = $1 and kind = $2 and lifted_at is null order by raised_at, id limit $3`, tx.Tenant(), Quarantine, limit)
+	if err != nil {
+		return nil, err
+	}
+	err = scanHolds(rows, func(agent string, h Hold) { all = append(all, HoldOf{agent, h}) })
+	return all, err
 }
 
 func lift(ctx context.Context, tx *db.Tx, agent, hold string, by estover.Subject) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -107,7 +108,23 @@ func (s *Server) liftHold(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, s.problem(ctx, err)
 	}
-	a, err := s.Agents.Lift(ctx, callerOf(ctx), id, in.Hold, in.Body.Reason)
+	a, err := s.Agents.Get(ctx, callerOf(ctx), id)
+	if err != nil {
+		return nil, s.problem(ctx, err)
+	}
+	if a.Status != agent.Retired {
+		n := slices.IndexFunc(a.Holds, func(h agent.Hold) bool { return h.ID == in.Hold })
+		switch {
+		case n < 0:
+			return nil, s.problem(ctx, agent.ErrHoldNotFound)
+		case a.Holds[n].Scope != "":
+			return nil, s.problem(ctx, agent.ErrHoldNotFound.With("This hold is not the agent's alone. It is lifted with `estover contain lift`, for all that it covers."))
+		}
+	}
+	if _, err = s.Incidents.Lift(ctx, callerOf(ctx), in.Hold, in.Body.Reason, false); err != nil {
+		return nil, s.problem(ctx, err)
+	}
+	a, err = s.Agents.Get(ctx, callerOf(ctx), id)
 	return &one[agent.Agent]{a}, s.problem(ctx, err)
 }
 

@@ -87,6 +87,9 @@ type DB struct {
 	readers  *readers // SQLite only
 	writer   *writer  // SQLite only
 	appender *appender
+
+	kept        *sql.DB  // PostgreSQL: what is reserved
+	keptReaders *readers // SQLite: the same, for reading
 }
 
 // Open connects to "sqlite:FILE" or "postgres://…", and brings the schema up
@@ -157,7 +160,7 @@ func (d *DB) openSQLite(ctx context.Context, file string) error {
 		_, _ = conn.Close(), w.Close()
 		return err
 	}
-	d.readers = newReaders(d.pool)
+	d.readers, d.keptReaders = newReaders(d.pool, connections()), newReaders(d.pool, reservedConnections)
 	d.writer = startWriter(d, w, conn)
 	return nil
 }
@@ -175,6 +178,12 @@ func (d *DB) openPostgres(ctx context.Context, url string) (err error) {
 	d.pool.SetMaxOpenConns(connections())
 	d.pool.SetMaxIdleConns(connections())
 	d.pool.SetConnMaxIdleTime(5 * time.Minute)
+	if d.kept, err = sql.Open("pgx", url); err != nil {
+		_ = d.pool.Close()
+		return err
+	}
+	d.kept.SetMaxOpenConns(reservedConnections)
+	d.kept.SetMaxIdleConns(reservedConnections)
 	conn, err := d.pool.Conn(ctx)
 	if err != nil {
 		_ = d.pool.Close()
@@ -206,6 +215,10 @@ func (d *DB) Close() error {
 	}
 	if d.readers != nil {
 		d.readers.close()
+		d.keptReaders.close()
+	}
+	if d.kept != nil {
+		_ = d.kept.Close()
 	}
 	return d.pool.Close()
 }
@@ -221,11 +234,11 @@ func (d *DB) Ping(ctx context.Context) error {
 // View runs fn on a snapshot of one tenant that does not change under it.
 func (d *DB) View(ctx context.Context, tenant estover.TenantID, fn func(*Tx) error) error {
 	if d.readers != nil {
-		return d.readers.view(ctx, func(run runner) error {
+		return d.reading(ctx).view(ctx, func(run runner) error {
 			return diagnose(fn(&Tx{tenant: tenant, now: d.Now(), engine: SQLite, run: run}))
 		})
 	}
-	t, err := d.pool.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+	t, err := d.from(ctx).BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
 	if err != nil {
 		return unavailable(ctx, err)
 	}
@@ -260,7 +273,7 @@ func (d *DB) Do(ctx context.Context, tenant estover.TenantID, fn func(*Tx) error
 const maxAttempts = 10
 
 func (d *DB) doPostgres(ctx context.Context, tenant estover.TenantID, fn func(*Tx) error) error {
-	t, err := d.pool.BeginTx(ctx, nil)
+	t, err := d.from(ctx).BeginTx(ctx, nil)
 	if err != nil {
 		return unavailable(ctx, err)
 	}

@@ -15,8 +15,8 @@ type readers struct {
 	once   sync.Once
 }
 
-func newReaders(pool *sql.DB) *readers {
-	r := &readers{pool: pool, free: make(chan *prepared, connections()), closed: make(chan struct{})}
+func newReaders(pool *sql.DB, n int) *readers {
+	r := &readers{pool: pool, free: make(chan *prepared, n), closed: make(chan struct{})}
 	for range cap(r.free) {
 		r.free <- nil
 	}

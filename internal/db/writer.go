@@ -22,6 +22,7 @@ type writer struct {
 	pool  *sql.DB
 	run   *prepared
 	queue chan *job
+	first chan *job // what is [Reserved]
 
 	closing sync.RWMutex // held for reading while a job is handed in
 	closed  bool
@@ -42,7 +43,7 @@ type job struct {
 func startWriter(d *DB, pool *sql.DB, conn *sql.Conn) *writer {
 	w := &writer{
 		db: d, pool: pool, run: newPrepared(conn),
-		queue: make(chan *job, 2*maxBatch), done: make(chan struct{}),
+		queue: make(chan *job, 2*maxBatch), first: make(chan *job, maxReserved), done: make(chan struct{}),
 	}
 	go w.loop()
 	return w
@@ -64,8 +65,12 @@ func (w *writer) wait(j *job) error {
 		w.closing.RUnlock()
 		return ErrUnavailable
 	}
+	queue := w.queue
+	if reserved(j.ctx) {
+		queue = w.first
+	}
 	select {
-	case w.queue <- j:
+	case queue <- j:
 		w.closing.RUnlock()
 	case <-j.ctx.Done():
 		w.closing.RUnlock()
@@ -86,6 +91,7 @@ func (w *writer) stop() {
 	if !w.closed {
 		w.closed = true
 		close(w.queue)
+		close(w.first)
 	}
 	w.closing.Unlock()
 	<-w.done
@@ -94,8 +100,8 @@ func (w *writer) stop() {
 func (w *writer) loop() {
 	defer close(w.done)
 	batch := make([]*job, 0, maxBatch)
-	for first := range w.queue {
-		batch = append(batch[:0], first)
+	for j := w.next(); j != nil; j = w.next() {
+		batch = append(batch[:0], j)
 	gather:
 		for len(batch) < maxBatch {
 			select {
@@ -115,6 +121,34 @@ func (w *writer) loop() {
 	}
 	w.run.close()
 	_ = w.pool.Close()
+}
+
+// maxReserved is how much that is reserved may wait.
+const maxReserved = 64
+
+// next waits for work, and takes what is reserved before the rest; nil when there
+// will be no more.
+func (w *writer) next() *job {
+	select {
+	case j, ok := <-w.first:
+		if ok {
+			return j
+		}
+		return <-w.queue // the writer is being stopped
+	default:
+	}
+	select {
+	case j, ok := <-w.first:
+		if ok {
+			return j
+		}
+		return <-w.queue
+	case j, ok := <-w.queue:
+		if ok {
+			return j
+		}
+		return <-w.first
+	}
 }
 
 // errAborted says that SQLite gave up the whole transaction, not just the

@@ -178,6 +178,35 @@ func (l *Live) CountAgent(tenant estover.TenantID, agent string) int {
 	return len(l.of(tenant, map[string]bool{agent: true}))
 }
 
+// CutWhere ends everything that somebody has under way, or that goes somewhere,
+// as match says of its caller, of the host and port that it goes to and of the
+// reverse route that it came by, if it did.
+func (l *Live) CutWhere(match func(c *estover.Caller, host, route string) bool, cause error) int {
+	list := l.where(match)
+	for _, e := range list {
+		e.end(cause)
+	}
+	return len(list)
+}
+
+// CountWhere is how much is under way of which match says so.
+func (l *Live) CountWhere(match func(c *estover.Caller, host, route string) bool) int {
+	return len(l.where(match))
+}
+
+func (l *Live) where(match func(c *estover.Caller, host, route string) bool) (list []*entry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.sessions {
+		for e := s.first; e != nil; e = e.next {
+			if match(&e.ex.Caller, e.ex.Host.String(), e.ex.Route) {
+				list = append(list, e)
+			}
+		}
+	}
+	return list
+}
+
 // RecheckOf asks about everything that one of these agents or grants has a part
 // in, all at once, and ends that for which there is an error. It waits for no
 // answer.

@@ -1,20 +1,29 @@
 // Package incident cuts off what must not go on: the kill switch.
 //
-// Containing an agent is one guarded transaction and, after it, what cannot
-// stand in a transaction, each step timed from the moment it was asked for:
+// What is contained is an agent, the agents of a blueprint or of a person, a
+// resource, an organisation, or everything ([Target]). It is one guarded
+// transaction and, after it, what cannot stand in a transaction, each step timed
+// from the moment it was asked for:
 //
 //	hold, sessions, grants ─one commit─▶ connections cut ─▶ looked again ─▶ certificate
 //
-// From the commit on no token of the agent is good and no call of it is
-// allowed. Then the sockets and streams that are open here are closed. Then it
-// is looked whether anything of the agent can still act; only when nothing can
-// is the time to zero taken and the certificate written: a statement in the
-// log, signed, that anyone can verify offline (package attest).
+// From the commit on no token of what is held is good and no call of it is
+// allowed: an agent is held by a hold of its own, anything else by one hold that
+// covers it as a whole (package hold), whatever the number of agents, and those
+// too that are registered later. Where there are very many sessions, or those of
+// other organisations, the commit ends the first of them and batches that follow
+// end the others; none of them is good for anything meanwhile. Then the sockets
+// and streams that are open here are closed. Then it is looked whether anything
+// can still act; only when nothing can is the time to zero taken and the
+// certificate written: a statement in the log, signed, that anyone can verify
+// offline (package attest).
+//
+//	begun ──(nothing can act)──▶ certified
+//	  └──(its hold is lifted before)──▶ given up
 //
 // A containment whose server died in between is finished by [Incidents.Resume]:
-// its row says that it has no certificate yet, and every step may be done
-// again. The hold that it raised is lifted like any other, by a person, with a
-// reason.
+// its row says that it has no certificate yet, and every step may be done again.
+// How a hold is lifted is in lift.go.
 package incident
 
 import (
@@ -22,24 +31,70 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"estover.dev"
 	"estover.dev/attest"
 	"estover.dev/internal/agent"
+	"estover.dev/internal/approval"
 	"estover.dev/internal/audit"
 	"estover.dev/internal/db"
 	"estover.dev/internal/evidence"
 	"estover.dev/internal/guard"
+	"estover.dev/internal/hold"
+	"estover.dev/internal/resource"
 	"estover.dev/internal/session"
+	"estover.dev/internal/token"
 )
 
 // The errors of containment.
 var (
-	ErrReason   = &estover.Error{Kind: estover.Invalid, Code: "containment_reason_missing", Detail: "Say why the agent is contained, in up to 500 characters: those who find it held need to know.", Field: "reason"}
+	ErrReason   = &estover.Error{Kind: estover.Invalid, Code: "containment_reason_missing", Detail: "Say why it is contained, in up to 500 characters: those who find it held need to know.", Field: "reason"}
+	ErrTarget   = &estover.Error{Kind: estover.Invalid, Code: "containment_target_invalid", Detail: "Say what is contained: agent, blueprint, resource, person or tenant with a name, or everything."}
 	ErrNotFound = &estover.Error{Kind: estover.NotFound, Code: "containment_not_found", Detail: "There is no such containment."}
-	ErrNotZero  = &estover.Error{Kind: estover.Unavailable, Code: "containment_incomplete", Detail: "The agent is held and its sessions are ended, but something of it still acts here. It is tried again; look with `estover agent show`."}
+	ErrNotZero  = &estover.Error{Kind: estover.Unavailable, Code: "containment_incomplete", Detail: "It is held and its sessions are ended, but something of it still acts here. It is tried again; look with `estover contain list`."}
 )
+
+// Agent is the scope of the containment of one agent; the others are those of
+// holds.
+const Agent hold.Scope = "agent"
+
+// A Target is what is contained: an agent, a resource or a person by id, a
+// blueprint or an organisation by name, or everything.
+type Target struct {
+	Scope hold.Scope `json:"scope"`
+	ID    string     `json:"target,omitempty"`
+}
+
+// String is the target as events and certificates name it.
+func (t Target) String() string {
+	if t.Scope == hold.Everything {
+		return string(t.Scope)
+	}
+	return string(t.Scope) + ":" + t.ID
+}
+
+// check says what is wrong with a target.
+func (t Target) check() error {
+	switch t.Scope {
+	case hold.Everything:
+		if t.ID != "" {
+			return ErrTarget.With("Everything is contained without a name.")
+		}
+	case Agent, hold.Resource, hold.Person, hold.Tenant:
+		if t.ID == "" {
+			return ErrTarget
+		}
+	case hold.Blueprint:
+		if !estover.ValidName(t.ID) {
+			return ErrTarget.With("A blueprint has a name of up to 63 small letters, digits, dots, dashes and underscores, not %q.", t.ID)
+		}
+	default:
+		return ErrTarget
+	}
+	return nil
+}
 
 // A Step is one thing that was done.
 type Step struct {
@@ -49,121 +104,422 @@ type Step struct {
 	Micros int64  `json:"micros"`
 }
 
-// A Containment is what was done to cut an agent off.
+// A Containment is what was done to cut something off.
 type Containment struct {
-	ID         string          `json:"id"`
-	Agent      string          `json:"agent"`
+	ID string `json:"id"`
+	Target
+	Agent      string          `json:"agent,omitempty"` // the target, if that is an agent
+	Hold       string          `json:"hold,omitempty"`  // that it raised
 	By         estover.Subject `json:"by"`
 	Reason     string          `json:"reason"`
 	At         time.Time       `json:"at"`
 	Steps      []Step          `json:"steps"`
-	ZeroMicros int64           `json:"zero_micros"` // from the request until nothing of the agent could act; 0 while that is not so
+	ZeroMicros int64           `json:"zero_micros"` // from the request until nothing could act; 0 while that is not so
 	Event      string          `json:"event,omitempty"`
+	EndedAt    time.Time       `json:"ended_at,omitzero"` // when it was given up, since its hold was lifted before
 }
 
 // Gateway is what this node has open for agents.
 type Gateway interface {
-	// Cut ends everything that is under way in a session, and says how much
-	// that was.
+	// Cut ends everything that is under way in a session, lets nothing begin in it
+	// again, and says how much that was.
 	Cut(tenant estover.TenantID, session string, cause error) int
-	// Count is how much is under way in a session.
-	Count(tenant estover.TenantID, session string) int
-	// CutAgent is Cut for everything in which an agent has a part, but in some
-	// sessions.
-	CutAgent(tenant estover.TenantID, agent string, but []string, cause error) int
-	// CountAgent is how much is under way in which an agent has a part.
-	CountAgent(tenant estover.TenantID, agent string) int
+	// CutWhere ends everything of which match says so, by its caller, the host and
+	// port that it goes to, and the name of the resource by whose route it came.
+	CutWhere(match func(c *estover.Caller, host, route string) bool, cause error) int
+	// CountWhere is how much is under way of which match says so.
+	CountWhere(match func(c *estover.Caller, host, route string) bool) int
 }
 
-// Incidents contains agents. It is safe for use by many at once.
+// Config is what the kill switch is made of.
+type Config struct {
+	Guard    *guard.Guard
+	Agents   *agent.Registry
+	Sessions *session.Sessions
+	Holds    *hold.Holds
+	Gateway  Gateway
+	Evidence *evidence.Evidence
+
+	// Ask puts it to others that a hold be lifted. Nil asks nobody.
+	Ask func(ctx context.Context, caller estover.Caller, w approval.Wish) (approval.Request, error)
+	// Deciders are the people who may decide about that, by their ids.
+	Deciders func(ctx context.Context, tx *db.Tx) ([]string, error)
+	// Person says in a transaction that there is no such person, if so.
+	Person func(ctx context.Context, tx *db.Tx, id string) error
+	// Tenant says that there is no such tenant, if so. Tenants are all of them.
+	Tenant  func(ctx context.Context, tenant estover.TenantID) error
+	Tenants func(ctx context.Context) ([]estover.TenantID, error)
+}
+
+// Incidents contains what must not go on. It is safe for use by many at once.
 type Incidents struct {
-	guard    *guard.Guard
-	agents   *agent.Registry
-	sessions *session.Sessions
-	gateway  Gateway
-	evidence *evidence.Evidence
+	Config
+
+	// reached is told of each step of a containment before it is done and when it
+	// is, and may stop it there. It is nil but in tests.
+	reached func(step string, done bool) error
 }
 
 // New puts the kill switch together.
-func New(g *guard.Guard, a *agent.Registry, s *session.Sessions, gw Gateway, e *evidence.Evidence) *Incidents {
-	return &Incidents{g, a, s, gw, e}
-}
+func New(c Config) *Incidents { return &Incidents{Config: c} }
 
-// ErrContained is the cause with which an agent's connections are cut.
+// ErrContained is the cause with which connections are cut.
 var ErrContained = &estover.Error{Kind: estover.Denied, Code: "agent_contained", Detail: "The agent was contained."}
 
-// Contain holds an agent, ends its sessions and all that belongs to them, and
-// cuts what it has open. The answer comes when nothing of it can act any more,
-// with the time that this took. It may be done to an agent that is held
-// already: whatever it still has ends.
-func (i *Incidents) Contain(ctx context.Context, caller estover.Caller, agentID, reason string) (Containment, error) {
+// cause is the cause with which sessions end.
+const cause = "containment"
+
+// batch is how many agents' sessions end in one transaction.
+const batch = 100
+
+// Contain holds what must not go on, ends its sessions and all that belongs to
+// them, and cuts what it has open. The answer comes when nothing of it can act
+// any more, with the time that this took. It may be done to what is held already:
+// whatever that still has ends.
+func (i *Incidents) Contain(ctx context.Context, caller estover.Caller, target Target, reason string) (Containment, error) {
 	if reason == "" || len(reason) > 500 {
 		return Containment{}, ErrReason
 	}
+	if err := target.check(); err != nil {
+		return Containment{}, err
+	}
 	begun := time.Now()
-	c := Containment{ID: estover.NewID("ctn"), Agent: agentID, By: caller.Subject, Reason: reason}
+	c := Containment{ID: estover.NewID("ctn"), Target: target, By: caller.Subject, Reason: reason}
+	if target.Scope == Agent {
+		c.Agent = target.ID
+	}
+	op := guard.Op{Action: "containment.run", Target: target.String(), Detail: map[string]any{"containment": c.ID, "reason": reason}}
+	others := target.Scope == hold.Everything || target.Scope == hold.Tenant && target.ID != string(caller.Tenant)
+	if others { // which is for those who run the installation
+		op.Action = "tenant.contain"
+	}
+	if target.Scope == hold.Tenant && others {
+		if err := i.Tenant(ctx, estover.TenantID(target.ID)); estover.KindOf(err) == estover.NotFound && caller.Tenant == estover.DefaultTenant {
+			return Containment{}, err
+		}
+	}
+	if err := i.at("hold", false); err != nil {
+		return Containment{}, err
+	}
 	var ended []string
-	op := guard.Op{Action: "containment.run", Target: "agent:" + agentID, Detail: map[string]any{"containment": c.ID, "reason": reason}}
-	err := i.guard.Do(ctx, caller, op, func(tx *guard.Tx) (err error) {
+	err := i.Guard.Do(ctx, caller, op, func(tx *guard.Tx) (err error) {
 		c.At = tx.Now()
-		if ended, err = i.sessions.EndAgent(ctx, tx, agentID, "containment"); err != nil {
+		if c.Hold, ended, err = i.hold(ctx, tx, caller, target, reason); err != nil {
 			return err
 		}
-		if _, err = i.agents.Raise(ctx, tx, agentID, agent.Quarantine, "Contained: "+reason, caller.Subject); err != nil {
-			return err
-		}
+		tx.Note("hold_id", c.Hold)
 		return insert(ctx, tx.Tx, c)
 	})
 	if err != nil {
 		return Containment{}, err
 	}
-	c.step(begun, "hold", "The agent is held: no token, no call, no session.", 1)
-	c.step(begun, "sessions", "Its sessions are ended, with the grants and tokens that belong to them.", int64(len(ended)))
-	// From here on the agent is cut off whoever still waits for the answer.
-	ctx = context.WithoutCancel(ctx)
-	return i.finish(ctx, caller, c, ended, begun)
+	c.step(begun, "hold", holding[target.Scope], 1)
+	if err := i.at("hold", true); err != nil {
+		return c, err
+	}
+	// From here on it is cut off whoever still waits for the answer.
+	return i.finish(context.WithoutCancel(ctx), caller, c, ended, begun)
+}
+
+// holding is what a hold says, by its scope.
+var holding = map[hold.Scope]string{
+	Agent:           "The agent is held: no token, no call, no session.",
+	hold.Blueprint:  "The blueprint is held: no token, no call, no session of its agents, and of those that are made.",
+	hold.Person:     "The agents that the person sponsors are held: no token, no call, no session.",
+	hold.Resource:   "The resource is held: no agent reaches it.",
+	hold.Tenant:     "The agents of the organisation are held: no token, no call, no session.",
+	hold.Everything: "All agents of all organisations are held: no token, no call, no session.",
+}
+
+func (i *Incidents) at(step string, done bool) error {
+	if i.reached == nil {
+		return nil
+	}
+	return i.reached(step, done)
+}
+
+// hold raises the hold and ends the first sessions, in one transaction.
+func (i *Incidents) hold(ctx context.Context, tx *guard.Tx, caller estover.Caller, t Target, reason string) (id string, ended []string, err error) {
+	switch t.Scope {
+	case Agent:
+		if ended, err = i.Sessions.EndAgent(ctx, tx, t.ID, cause); err != nil {
+			return "", nil, err
+		}
+		h, err := i.Agents.Raise(ctx, tx, t.ID, agent.Quarantine, "Contained: "+reason, caller.Subject)
+		return h.ID, ended, err
+	case hold.Resource:
+		if _, err := resource.Load(ctx, tx.Tx, t.ID); err != nil {
+			return "", nil, err
+		}
+	case hold.Person:
+		if err := i.Person(ctx, tx.Tx, t.ID); err != nil {
+			return "", nil, err
+		}
+	}
+	h, err := i.Holds.Raise(ctx, tx, t.Scope, t.ID, "Contained: "+reason, caller.Subject)
+	if err != nil || !i.within(caller.Tenant, t) {
+		return h.ID, nil, err
+	}
+	some, err := i.working(ctx, tx.Tx, t)
+	if err != nil || len(some) == 0 {
+		return h.ID, nil, err
+	}
+	ended, _, err = i.end(ctx, tx, some)
+	return h.ID, ended, err
+}
+
+// within reports whether agents of this tenant are covered by a target.
+func (i *Incidents) within(tenant estover.TenantID, t Target) bool {
+	return t.Scope != hold.Resource && (t.Scope != hold.Tenant || t.ID == string(tenant))
+}
+
+// working are the agents of the transaction's tenant that a target covers and
+// that have something under way: a session, or a part in somebody else's.
+func (i *Incidents) working(ctx context.Context, tx *db.Tx, t Target) ([]string, error) {
+	busy, err := session.Working(ctx, tx)
+	if err != nil {
+		return nil, err
+	}
+	more, err := token.Working(ctx, tx)
+	if err != nil {
+		return nil, err
+	}
+	busy = append(busy, more...)
+	slices.Sort(busy)
+	busy = slices.Compact(busy)
+	if len(busy) == 0 {
+		return nil, nil
+	}
+	covered, err := i.covered(ctx, tx, t)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(busy, func(id string) bool { return covered != nil && !covered[id] }), nil
+}
+
+// covered are the agents of the transaction's tenant that a target covers; nil
+// for all of them.
+func (i *Incidents) covered(ctx context.Context, tx *db.Tx, t Target) (map[string]bool, error) {
+	var ids []string
+	var err error
+	switch t.Scope {
+	case Agent:
+		ids = []string{t.ID}
+	case hold.Blueprint:
+		ids, err = i.Agents.Covered(ctx, tx, t.ID, "")
+	case hold.Person:
+		ids, err = i.Agents.Covered(ctx, tx, "", t.ID)
+	default:
+		return nil, nil
+	}
+	set := make(map[string]bool, len(ids))
+	for _, id := range ids {
+		set[id] = true
+	}
+	return set, err
+}
+
+// end ends the sessions of some agents, and what others have handed to them. It
+// takes the first of them, and says how much of both it ended.
+func (i *Incidents) end(ctx context.Context, tx *guard.Tx, agents []string) (sessions []string, handed int, err error) {
+	agents = agents[:min(len(agents), batch)]
+	if sessions, err = i.Sessions.EndAgents(ctx, tx, agents, cause); err != nil {
+		return nil, 0, err
+	}
+	for _, a := range agents {
+		n, err := token.EndClient(ctx, tx, a, cause)
+		if err != nil {
+			return nil, 0, err
+		}
+		handed += n
+	}
+	tx.Note("handed_on", handed)
+	return sessions, handed, nil
 }
 
 func (c *Containment) step(begun time.Time, name, what string, count int64) {
 	c.Steps = append(c.Steps, Step{name, what, count, time.Since(begun).Microseconds()})
 }
 
-// finish does what follows the commit: it cuts, looks again, and certifies.
-func (i *Incidents) finish(ctx context.Context, caller estover.Caller, c Containment, sessions []string, begun time.Time) (Containment, error) {
-	cut := 0
-	for _, s := range sessions {
-		cut += i.gateway.Cut(caller.Tenant, s, ErrContained)
+// finish does what follows the commit: it cuts, ends what the commit has not
+// ended, looks again, and certifies. ended are the sessions that ended already.
+func (i *Incidents) finish(ctx context.Context, caller estover.Caller, c Containment, ended []string, begun time.Time) (Containment, error) {
+	match, err := i.match(ctx, caller.Tenant, c.Target)
+	if err != nil {
+		return c, err
 	}
-	// And what it does in the sessions of others, who handed it their tokens.
-	cut += i.gateway.CutAgent(caller.Tenant, c.Agent, sessions, ErrContained)
-	c.step(begun, "connections", "Its open connections and streams are cut.", int64(cut))
-	if err := i.zero(ctx, caller.Tenant, c.Agent, sessions); err != nil {
+	if err := i.at("connections", false); err != nil {
+		return c, err
+	}
+	cut, gone := 0, map[string]bool{}
+	for _, s := range ended {
+		gone[s] = true
+		if c.Scope == Agent {
+			cut += i.Gateway.Cut(caller.Tenant, s, ErrContained)
+		}
+	}
+	// What was cut takes a moment to leave, and is counted once.
+	cut += i.Gateway.CutWhere(func(o *estover.Caller, host, route string) bool {
+		return match(o, host, route) && (c.Scope != Agent || !gone[o.Session])
+	}, ErrContained)
+	c.step(begun, "connections", "The connections and streams that were open are cut.", int64(cut))
+	if err := i.at("connections", true); err != nil {
+		return c, err
+	}
+	more, err := i.rest(ctx, caller, c)
+	for _, s := range more {
+		gone[s] = true
+	}
+	// A session may have ended along with one of what is held that is another's.
+	under := func(o *estover.Caller, host, route string) bool { return match(o, host, route) || gone[o.Session] }
+	i.Gateway.CutWhere(under, ErrContained)
+	c.step(begun, "sessions", "The sessions are ended, with the grants and tokens that belong to them.", int64(len(gone)))
+	if err == nil {
+		err = i.at("sessions", true)
+	}
+	if err == nil {
+		err = i.zero(ctx, caller.Tenant, c, under)
+	}
+	if err != nil {
 		return c, errors.Join(err, i.save(ctx, caller.Tenant, c))
 	}
-	c.step(begun, "verified", "Nothing of it can act: looked at its holds, its sessions and its connections.", int64(len(sessions)))
-	c.ZeroMicros = time.Since(begun).Microseconds()
-	return c, i.certify(ctx, caller, &c)
+	c.step(begun, "verified", "Nothing can act: looked at holds, sessions and connections.", int64(len(gone)))
+	c.ZeroMicros = max(time.Since(begun).Microseconds(), 1)
+	if err := i.at("certificate", false); err != nil {
+		return c, err
+	}
+	if err := i.certify(ctx, caller, &c); err != nil {
+		return c, err
+	}
+	return c, i.at("certificate", true)
 }
 
-// zero looks whether anything of the agent can still act. Handlers of
-// connections that were cut take a moment to leave.
-func (i *Incidents) zero(ctx context.Context, tenant estover.TenantID, agentID string, sessions []string) error {
-	a, err := i.agents.Snapshot(ctx, tenant, agentID)
+// patience bounds how long it is tried to end the last sessions of a target.
+const patience = time.Minute
+
+// rest ends the sessions that a target still has, in batches, and says which they
+// were.
+func (i *Incidents) rest(ctx context.Context, caller estover.Caller, c Containment) (gone []string, err error) {
+	tenants := []estover.TenantID{caller.Tenant}
+	switch c.Scope {
+	case hold.Resource:
+		return nil, nil
+	case hold.Tenant:
+		tenants = []estover.TenantID{estover.TenantID(c.Target.ID)}
+	case hold.Everything:
+		if tenants, err = i.Tenants(ctx); err != nil {
+			return nil, err
+		}
+	}
+	var failed error
+	deadline := time.Now().Add(patience)
+	for _, tenant := range tenants {
+		for {
+			var some []string
+			err := i.Guard.DB().View(ctx, tenant, func(tx *db.Tx) (err error) {
+				some, err = i.working(ctx, tx, c.Target)
+				return err
+			})
+			if err != nil || len(some) == 0 {
+				failed = errors.Join(failed, err)
+				break
+			}
+			if time.Now().After(deadline) {
+				return gone, errors.Join(failed, ErrNotZero)
+			}
+			if err := i.at("sessions", false); err != nil {
+				return gone, err
+			}
+			system := estover.Caller{Tenant: tenant, Subject: estover.System("incident"), Request: caller.Request}
+			op := guard.Op{Action: "session.end", Target: c.Target.String(), Detail: map[string]any{"cause": cause, "containment": c.ID}}
+			var ended []string
+			err = i.Guard.Do(ctx, system, op, func(tx *guard.Tx) (err error) {
+				ended, _, err = i.end(ctx, tx, some)
+				return err
+			})
+			gone = append(gone, ended...)
+			if err != nil {
+				failed = errors.Join(failed, err)
+				break
+			}
+		}
+	}
+	return gone, failed
+}
+
+// match finds what is under way of a target.
+func (i *Incidents) match(ctx context.Context, tenant estover.TenantID, t Target) (match func(c *estover.Caller, host, route string) bool, err error) {
+	switch t.Scope {
+	case hold.Everything:
+		return func(*estover.Caller, string, string) bool { return true }, nil
+	case hold.Tenant:
+		return func(c *estover.Caller, _, _ string) bool { return string(c.Tenant) == t.ID }, nil
+	}
+	err = i.Guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
+		if t.Scope == hold.Resource {
+			u, err := resource.Load(ctx, tx, t.ID)
+			if err != nil {
+				return err
+			}
+			match = func(c *estover.Caller, host, route string) bool {
+				return c.Tenant == tenant && (route == u.Name || route == "" && slices.Contains(u.Hosts, host))
+			}
+			return nil
+		}
+		covered, err := i.covered(ctx, tx, t)
+		if err != nil {
+			return err
+		}
+		agent := func(s estover.Subject) bool { return s.Kind() == estover.AgentKind && covered[s.ID()] }
+		match = func(c *estover.Caller, _, _ string) bool {
+			return c.Tenant == tenant && (covered[c.Client] || agent(c.Subject) || slices.ContainsFunc(c.Actors, agent))
+		}
+		return nil
+	})
+	return match, err
+}
+
+// stands reports whether the hold of a containment still stands.
+func (i *Incidents) stands(ctx context.Context, tx *db.Tx, c Containment) (bool, error) {
+	if c.Scope == Agent {
+		a, err := agent.Load(ctx, tx, c.Target.ID)
+		if err != nil {
+			return false, err
+		}
+		if c.Hold == "" { // of before holds were noted
+			return a.StatusAt(tx.Now()) != agent.Active, nil
+		}
+		return !a.EndedAt.IsZero() || slices.ContainsFunc(a.Holds, func(h agent.Hold) bool { return h.ID == c.Hold }), nil
+	}
+	_, err := hold.Find(ctx, tx, c.Hold)
+	if errors.Is(err, hold.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// errLifted says that the hold of a containment was lifted before it came to
+// its end.
+var errLifted = &estover.Error{Kind: estover.Conflict, Code: "containment_lifted", Detail: "Its hold was lifted before it was certified that nothing can act. There is no certificate."}
+
+// zero looks whether anything can still act. Handlers of connections that were
+// cut take a moment to leave.
+func (i *Incidents) zero(ctx context.Context, tenant estover.TenantID, c Containment, match func(c *estover.Caller, host, route string) bool) error {
+	stands := false
+	err := i.Guard.DB().View(ctx, tenant, func(tx *db.Tx) (err error) {
+		stands, err = i.stands(ctx, tx, c)
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	if a.StatusAt(i.guard.DB().Now()) == agent.Active {
-		return ErrNotZero
+	if !stands {
+		return errLifted
 	}
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for deadline := time.Now().Add(5 * time.Second); ; <-tick.C {
-		open := 0
-		for _, s := range sessions {
-			open += i.gateway.Count(tenant, s)
-		}
-		open += i.gateway.CountAgent(tenant, agentID)
-		if open == 0 {
+		if i.Gateway.CountWhere(match) == 0 {
 			return nil
 		}
 		if time.Now().After(deadline) {
@@ -177,7 +533,7 @@ func (i *Incidents) zero(ctx context.Context, tenant estover.TenantID, agentID s
 func (i *Incidents) certify(ctx context.Context, caller estover.Caller, c *Containment) error {
 	committed := evidence.Committed{Seed: newSeed()}
 	s := attest.Containment{
-		ID: c.ID, Tenant: string(caller.Tenant), Time: c.At, Target: string(estover.Agent(c.Agent)),
+		ID: c.ID, Tenant: string(caller.Tenant), Time: c.At, Target: c.Target.String(),
 		By:     attest.Commit(committed.Salt(attest.ContainedBy), []byte(c.By)),
 		Reason: attest.Commit(committed.Salt(attest.ContainedReason), []byte(c.Reason)),
 		Zero:   c.ZeroMicros,
@@ -187,23 +543,23 @@ func (i *Incidents) certify(ctx context.Context, caller estover.Caller, c *Conta
 	}
 	leaf := attest.NewContainment(s).AppendJSON(nil)
 	op := guard.Op{
-		Action: evidence.CertifyAction, Target: "agent:" + c.Agent,
+		Action: evidence.CertifyAction, Target: c.Target.String(),
 		Detail: map[string]any{"containment": c.ID, evidence.DetailKey: committed, "zero_micros": c.ZeroMicros},
 	}
 	system := estover.Caller{Tenant: caller.Tenant, Subject: estover.System("incident"), Request: caller.Request}
-	decision, err := i.guard.Admit(ctx, system, op)
+	decision, err := i.Guard.Admit(ctx, system, op)
 	if err != nil {
 		return err
 	}
 	c.Event = decision.ID
-	return i.guard.Act(ctx, system, op, decision, func(tx *guard.Tx) error {
+	return i.Guard.Act(ctx, system, op, decision, func(tx *guard.Tx) error {
 		tx.Leaf(leaf)
 		return update(ctx, tx.Tx, *c)
 	})
 }
 
 func (i *Incidents) save(ctx context.Context, tenant estover.TenantID, c Containment) error {
-	return i.guard.DB().Do(ctx, tenant, func(tx *db.Tx) error { return update(ctx, tx, c) })
+	return i.Guard.DB().Do(ctx, tenant, func(tx *db.Tx) error { return update(ctx, tx, c) })
 }
 
 // Certificate is the receipt of a containment's certificate, to be verified
@@ -212,20 +568,20 @@ func (i *Incidents) Certificate(ctx context.Context, caller estover.Caller, id s
 	var c Containment
 	var event audit.Entry
 	op := guard.Op{Action: "containment.read", Target: "containment:" + id, Effect: guard.Reads}
-	err := i.guard.Read(ctx, caller, op, func(tx *db.Tx) (err error) {
+	err := i.Guard.Read(ctx, caller, op, func(tx *db.Tx) (err error) {
 		if c, err = find(ctx, tx, id); err != nil {
 			return err
 		}
 		if c.Event == "" {
 			return ErrNotZero
 		}
-		event, err = i.guard.Log().Find(ctx, tx, c.Event)
+		event, err = i.Guard.Log().Find(ctx, tx, c.Event)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	r, err := i.evidence.Certificate(ctx, caller.Tenant, event)
+	r, err := i.Evidence.Certificate(ctx, caller.Tenant, event)
 	if err != nil {
 		return nil, err
 	}
@@ -244,40 +600,81 @@ func (i *Incidents) Certificate(ctx context.Context, caller estover.Caller, id s
 	return r.Marshal()
 }
 
-// List shows the containments of an agent, or of all, the newest first.
-func (i *Incidents) List(ctx context.Context, caller estover.Caller, agentID string, limit int) (all []Containment, err error) {
+// List shows the containments of a target, or all if its scope is empty, the
+// newest first.
+func (i *Incidents) List(ctx context.Context, caller estover.Caller, of Target, limit int) (all []Containment, err error) {
 	op := guard.Op{Action: "containment.list", Effect: guard.Reads}
-	err = i.guard.Read(ctx, caller, op, func(tx *db.Tx) (err error) {
-		all, err = list(ctx, tx, agentID, limit)
+	err = i.Guard.Read(ctx, caller, op, func(tx *db.Tx) (err error) {
+		all, err = list(ctx, tx, of, limit)
 		return err
 	})
 	return all, err
 }
 
 // Resume finishes the containments of this and of nodes that died, a minute
-// after they began. It is called every few seconds.
+// after they began, and gives up those whose hold was lifted meanwhile. Besides,
+// it ends what a session of something held may have become that was opened at the
+// very moment of the hold. It is called every few seconds.
 func (i *Incidents) Resume(ctx context.Context) error {
 	var open []tenantContainment
-	err := i.guard.DB().View(ctx, "", func(tx *db.Tx) (err error) {
+	err := i.Guard.DB().View(ctx, "", func(tx *db.Tx) (err error) {
 		open, err = unfinished(ctx, tx, tx.Now().Add(-time.Minute))
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	var failed error
+	failed := i.sweep(ctx)
 	for _, t := range open {
-		begun := time.Now().Add(-i.guard.DB().Now().Sub(t.At)) // the time to zero counts from the request
-		system := estover.Caller{Tenant: t.tenant, Subject: estover.System("incident")}
-		// The sessions were ended with the containment; what they had open
-		// here was cut when this node heard of it, or died with the node.
-		sessions, err := i.sessions.EndAll(ctx, system, t.Agent, "containment")
-		if err == nil {
-			t.Steps = nil
-			t.step(begun, "resumed", "The server that began this ended in between; everything was done again.", 1)
-			_, err = i.finish(ctx, system, t.Containment, sessions, begun)
-		}
-		failed = errors.Join(failed, err)
+		failed = errors.Join(failed, i.resume(ctx, t))
 	}
 	return failed
 }
+
+func (i *Incidents) resume(ctx context.Context, t tenantContainment) error {
+	begun := time.Now().Add(-i.Guard.DB().Now().Sub(t.At)) // the time to zero counts from the request
+	system := estover.Caller{Tenant: t.tenant, Subject: estover.System("incident")}
+	lifted := false
+	err := i.Guard.DB().Do(ctx, t.tenant, func(tx *db.Tx) error {
+		stands, err := i.stands(ctx, tx, t.Containment)
+		if lifted = err == nil && !stands; lifted {
+			return giveUp(ctx, tx, t.ID)
+		}
+		return err
+	})
+	if err != nil || lifted {
+		return err
+	}
+	// What its sessions had open here was cut when this node heard of their end,
+	// or died with the node.
+	t.Steps = nil
+	t.step(begun, "resumed", "The server that began this ended in between; everything was done again.", 1)
+	_, err = i.finish(ctx, system, t.Containment, nil, begun)
+	return err
+}
+
+// sweep ends the sessions of what is held as a whole. There are none unless one
+// was opened just when the hold was raised.
+func (i *Incidents) sweep(ctx context.Context) error {
+	var standing []tenantContainment
+	err := i.Guard.DB().View(ctx, "", func(tx *db.Tx) (err error) {
+		standing, err = recent(ctx, tx, tx.Now().Add(-sweepFor))
+		return err
+	})
+	for _, t := range standing {
+		stands := false
+		failed := i.Guard.DB().View(ctx, t.tenant, func(tx *db.Tx) (err error) {
+			stands, err = i.stands(ctx, tx, t.Containment)
+			return err
+		})
+		if failed == nil && stands {
+			_, failed = i.rest(ctx, estover.Caller{Tenant: t.tenant, Subject: estover.System("incident")}, t.Containment)
+		}
+		err = errors.Join(err, failed)
+	}
+	return err
+}
+
+// sweepFor is how long after a hold it is still looked for sessions that were
+// opened at its very moment.
+const sweepFor = 5 * time.Minute

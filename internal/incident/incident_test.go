@@ -1,6 +1,7 @@
 package incident_test
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"testing"
@@ -11,8 +12,10 @@ import (
 	"estover.dev/internal/audit"
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/directory"
 	"estover.dev/internal/evidence"
 	"estover.dev/internal/gateway"
+	"estover.dev/internal/hold"
 	"estover.dev/internal/incident"
 	"estover.dev/internal/oauth/oauthtest"
 	"estover.dev/internal/session"
@@ -25,7 +28,7 @@ type stuck struct {
 	open int
 }
 
-func (s *stuck) Count(estover.TenantID, string) int {
+func (s *stuck) CountWhere(func(*estover.Caller, string, string) bool) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.open
@@ -35,6 +38,30 @@ func (s *stuck) set(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.open = n
+}
+
+func theAgent(id string) incident.Target { return incident.Target{Scope: incident.Agent, ID: id} }
+
+// over is the kill switch of a world, whose tenants are two.
+func over(w *oauthtest.World, gw incident.Gateway) *incident.Incidents {
+	return incident.New(incident.Config{
+		Guard: w.Guard, Agents: w.Agents, Sessions: w.Sessions, Holds: hold.New(w.Guard), Gateway: gw, Evidence: evidence.New(w.Guard, w.Keys, nil, nil),
+		Deciders: func(ctx context.Context, tx *db.Tx) (ids []string, err error) {
+			people, err := directory.Holding(ctx, tx, []estover.Role{estover.Admin, estover.Approver})
+			for _, p := range people {
+				ids = append(ids, p.ID)
+			}
+			return ids, err
+		},
+		Person: func(ctx context.Context, tx *db.Tx, id string) error {
+			_, err := directory.Known(ctx, tx, id)
+			return err
+		},
+		Tenant: func(context.Context, estover.TenantID) error { return nil },
+		Tenants: func(context.Context) ([]estover.TenantID, error) {
+			return []estover.TenantID{estover.DefaultTenant}, nil
+		},
+	})
 }
 
 func certificates(t *testing.T, w *oauthtest.World) (n int) {
@@ -59,7 +86,7 @@ func TestContain(t *testing.T) {
 		bot := w.Agent("bot")
 		other := w.Agent("other")
 		gw := &stuck{}
-		i := incident.New(w.Guard, w.Agents, w.Sessions, gw, evidence.New(w.Guard, w.Keys, nil, nil))
+		i := over(w, gw)
 		var opened []session.Session
 		for _, id := range []string{bot.ID, bot.ID, other.ID} {
 			s, err := w.Sessions.Open(ctx, oauthtest.Admin, session.Wish{Agent: id})
@@ -68,10 +95,10 @@ func TestContain(t *testing.T) {
 			}
 			opened = append(opened, s)
 		}
-		if _, err := i.Contain(ctx, oauthtest.Admin, bot.ID, ""); !errors.Is(err, incident.ErrReason) {
+		if _, err := i.Contain(ctx, oauthtest.Admin, theAgent(bot.ID), ""); !errors.Is(err, incident.ErrReason) {
 			t.Errorf("without a reason: %v", err)
 		}
-		if _, err := i.Contain(ctx, oauthtest.Admin, "agt_nobody", "x"); !errors.Is(err, agent.ErrNotFound) {
+		if _, err := i.Contain(ctx, oauthtest.Admin, theAgent("agt_nobody"), "x"); !errors.Is(err, agent.ErrNotFound) {
 			t.Errorf("an agent that is not there: %v", err)
 		}
 		if _, err := w.Agents.Hold(ctx, oauthtest.Admin, bot.ID, agent.Suspension, "its sponsor is away"); err != nil {
@@ -81,7 +108,7 @@ func TestContain(t *testing.T) {
 		// Something does not leave: there is no certificate, but the agent is
 		// cut off all the same.
 		gw.set(1)
-		c, err := i.Contain(ctx, oauthtest.Admin, bot.ID, "a drill")
+		c, err := i.Contain(ctx, oauthtest.Admin, theAgent(bot.ID), "a drill")
 		if !errors.Is(err, incident.ErrNotZero) || certificates(t, w) != 0 {
 			t.Errorf("a containment that did not come to zero: %v, with %d certificates", err, certificates(t, w))
 		}
@@ -110,7 +137,7 @@ func TestContain(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		list, err := i.List(ctx, oauthtest.Admin, bot.ID, 10)
+		list, err := i.List(ctx, oauthtest.Admin, theAgent(bot.ID), 10)
 		if err != nil || len(list) != 1 || list[0].ID != c.ID || list[0].ZeroMicros < time.Minute.Microseconds() || certificates(t, w) != 1 {
 			t.Errorf("after it was resumed: %+v, %v, with %d certificates", list, err, certificates(t, w))
 		}

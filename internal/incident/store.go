@@ -18,11 +18,11 @@ func newSeed() []byte {
 	return b
 }
 
-const columns = "id, agent_id, contained_by, reason, at, steps, coalesce(zero_us, 0), event_id"
+const columns = "id, scope, target, hold_id, contained_by, reason, at, steps, coalesce(zero_us, 0), event_id, ended_at"
 
 func insert(ctx context.Context, tx *db.Tx, c Containment) error {
-	_, err := tx.Exec(ctx, "insert into containment (tenant_id, id, agent_id, contained_by, reason, at) values ($1, $2, $3, $4, $5, $6)",
-		tx.Tenant(), c.ID, c.Agent, c.By, c.Reason, c.At)
+	_, err := tx.Exec(ctx, "insert into containment (tenant_id, id, scope, target, hold_id, contained_by, reason, at) values ($1, $2, $3, $4, $5, $6, $7, $8)",
+		tx.Tenant(), c.ID, c.Scope, c.Target.ID, c.Hold, c.By, c.Reason, c.At)
 	return err
 }
 
@@ -43,8 +43,11 @@ func update(ctx context.Context, tx *db.Tx, c Containment) error {
 
 func scan(row interface{ Scan(...any) error }, more ...any) (c Containment, err error) {
 	var steps string
-	if err = row.Scan(append(more, &c.ID, &c.Agent, &c.By, &c.Reason, &c.At, &steps, &c.ZeroMicros, &c.Event)...); err == nil {
+	if err = row.Scan(append(more, &c.ID, &c.Scope, &c.Target.ID, &c.Hold, &c.By, &c.Reason, &c.At, &steps, &c.ZeroMicros, &c.Event, &c.EndedAt)...); err == nil {
 		err = json.Unmarshal([]byte(steps), &c.Steps)
+	}
+	if c.Scope == Agent {
+		c.Agent = c.Target.ID
 	}
 	return c, err
 }
@@ -57,9 +60,16 @@ func find(ctx context.Context, tx *db.Tx, id string) (Containment, error) {
 	return c, err
 }
 
-func list(ctx context.Context, tx *db.Tx, agentID string, limit int) (all []Containment, err error) {
-	rows, err := tx.Query(ctx, "select "+columns+" from containment where tenant_id = $1 and ($2 = '' or agent_id = $2) order by at desc, id limit $3",
-		tx.Tenant(), agentID, limit)
+// giveUp closes a containment whose hold was lifted before it came to its end.
+func giveUp(ctx context.Context, tx *db.Tx, id string) error {
+	_, err := tx.Exec(ctx, "update containment set ended_at = $3 where tenant_id = $1 and id = $2 and zero_us is null and ended_at is null", tx.Tenant(), id, tx.Now())
+	return err
+}
+
+func list(ctx context.Context, tx *db.Tx, of Target, limit int) (all []Containment, err error) {
+	rows, err := tx.Query(ctx, "select "+columns+` from containment
+		where tenant_id = $1 and ($2 = '' or scope = $2) and ($3 = '' or target = $3) order by at desc, id limit $4`,
+		tx.Tenant(), of.Scope, of.ID, limit)
 	if err != nil {
 		return nil, err
 	}
@@ -81,12 +91,21 @@ type tenantContainment struct {
 
 // unfinished are the containments of all tenants that began before a time and
 // have not come to zero.
-func unfinished(ctx context.Context, tx *db.Tx, before time.Time) (all []tenantContainment, err error) {
-	rows, err := tx.Query(ctx, "select tenant_id, "+columns+" from containment where zero_us is null and at < $1 order by at limit 100", before)
+func unfinished(ctx context.Context, tx *db.Tx, before time.Time) ([]tenantContainment, error) {
+	return ofAll(tx.Query(ctx, "select tenant_id, "+columns+" from containment where zero_us is null and ended_at is null and at < $1 order by at limit 100", before))
+}
+
+// recent are the containments of all tenants that began since a time, and not of
+// one agent or of a resource.
+func recent(ctx context.Context, tx *db.Tx, since time.Time) ([]tenantContainment, error) {
+	return ofAll(tx.Query(ctx, "select tenant_id, "+columns+" from containment where at > $1 and scope not in ('agent', 'resource') order by at limit 100", since))
+}
+
+func ofAll(rows *db.Rows, err error) (all []tenantContainment, _ error) {
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close()
+	defer func() { _ = rows.Close() }()
 	for rows.Next() {
 		var t tenantContainment
 		if t.Containment, err = scan(rows, &t.tenant); err != nil {

@@ -27,7 +27,8 @@ type Agent struct {
 
 	// What the kernel asks for, and no policy sees.
 	Pending   bool      // not yet activated, or retired
-	Holds     []string  // what holds it or its blueprint, as codes; any one stops it
+	Holds     []string  // what holds it alone, as codes; any one stops it
+	Sponsor   string    // the id of the person who answers for it
 	Sponsored bool      // its sponsor is a living person
 	Expires   time.Time // zero is never
 	Segments  []string  // of the network that it may reach; empty is every one

@@ -37,8 +37,9 @@ type Sources struct {
 	// of kind NotFound or Denied. Nil knows every one.
 	Tenant func(ctx context.Context, tenant estover.TenantID) error
 
-	// Holds are the holds on all agents of the tenant, as codes. Nil is none.
-	Holds func(ctx context.Context, tenant estover.TenantID) ([]string, error)
+	// Holds are the holds that cover an agent along with others, as codes: those on
+	// its blueprint, its sponsor's agents, the tenant or everything. Nil is none.
+	Holds func(ctx context.Context, tenant estover.TenantID, a *Agent) ([]string, error)
 
 	// Owner is the id of the agent to whom a target belongs that is neither an
 	// agent nor a session: "oauth_grant:…", "credential:…". "" is nobody. It is
@@ -222,7 +223,7 @@ type known struct {
 	needsGrant bool
 	task       *Session // in which it is done; nil outside of one
 	foreseen   bool     // a session of the agent's own would be opened for it
-	holds      []string // on all agents
+	holds      []string // that cover the agent along with others
 	at         string   // the identifier of the resource that is reached; "" if it is none of the catalogue
 	unique     bool     // its answer would never be asked for again
 	spent      string   // which budget is used up
@@ -271,7 +272,7 @@ func (s *Sources) gather(ctx context.Context, caller estover.Caller, op guard.Op
 			}
 		}
 		if s.Holds != nil {
-			if k.holds, err = s.Holds(ctx, caller.Tenant); err != nil {
+			if k.holds, err = s.Holds(ctx, caller.Tenant, agent); err != nil {
 				return k, ErrNoFacts.Because(err)
 			}
 		}

@@ -49,7 +49,7 @@ func (w *world) sources() Sources {
 		Owner: func(_ context.Context, _ estover.TenantID, target string) (string, error) {
 			return w.owners[target], w.fails
 		},
-		Holds:  func(context.Context, estover.TenantID) ([]string, error) { return w.holds, w.fails },
+		Holds:  func(context.Context, estover.TenantID, *Agent) ([]string, error) { return w.holds, w.fails },
 		Token:  func(context.Context, estover.Caller) error { return w.token },
 		Tenant: func(context.Context, estover.TenantID) error { return w.tenant },
 	}

@@ -39,8 +39,8 @@ func opened(t *testing.T) (*Server, estover.Caller, session.Session) {
 	return s, by, one
 }
 
-// hold has something under way in a session, and gives what it is cut with.
-func hold(t *testing.T, s *Server, id string) <-chan error {
+// heldOpen has something under way in a session, and gives what it is cut with.
+func heldOpen(t *testing.T, s *Server, id string) <-chan error {
 	t.Helper()
 	causes := make(chan error, 1)
 	leave, err := s.live.Hold(&gateway.Exchange{Conn: gateway.Conn{Caller: estover.Caller{Tenant: estover.DefaultTenant, Session: id}}}, func(cause error) { causes <- cause })
@@ -55,7 +55,7 @@ func hold(t *testing.T, s *Server, id string) <-chan error {
 // then: it was decided on before the end, and would be made after it.
 func TestTheEndReachesTheFirstCall(t *testing.T) {
 	s, by, one := opened(t)
-	causes := hold(t, s, one.ID)
+	causes := heldOpen(t, s, one.ID)
 	if err := s.facts.sessions.End(t.Context(), by, one.ID, "done"); err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func TestOnlyWhatHasEndedIsClosed(t *testing.T) {
 	if _, err := s.duties.Authority(t.Context(), estover.DefaultTenant, one.ID); err != nil { // the gateway knows of it
 		t.Fatal(err)
 	}
-	causes := hold(t, s, one.ID)
+	causes := heldOpen(t, s, one.ID)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	if err := s.duties.Close(ctx, estover.DefaultTenant, one.ID); err != nil {

@@ -25,6 +25,7 @@ type Config struct {
 	Listen     string   `flag:"listen" env:"ESTOVER_LISTEN" default:"127.0.0.1:8443" help:"Address of the API, the token service, reverse routes and the public log"`
 	Gateway    string   `flag:"gateway" env:"ESTOVER_GATEWAY" default:"127.0.0.1:8444" help:"Address of the forward proxy, for 'estover run'"`
 	MTLS       string   `flag:"mtls-listen" env:"ESTOVER_MTLS_LISTEN" help:"Address where clients come that show a certificate; then --listen asks nobody for one (default: --listen asks, and a client may decline)"`
+	Control    string   `flag:"control" env:"ESTOVER_CONTROL" help:"Where the kill switch answers by itself: unix:PATH, HOST:PORT of a loopback address, or none (default: unix:DATA/control.sock)"`
 	TLSCert    string   `flag:"tls-cert" env:"ESTOVER_TLS_CERT" help:"PEM file with the server's certificate chain (default: one made by the server's own authority in DATA/tls)"`
 	TLSKey     string   `flag:"tls-key" env:"ESTOVER_TLS_KEY" help:"PEM file with the certificate's key"`
 	Plain      bool     `flag:"plain-http" env:"ESTOVER_PLAIN_HTTP" help:"Serve the API without TLS; only on a loopback address"`
@@ -50,6 +51,11 @@ func (c *Config) check() error {
 	if c.MTLS != "" {
 		if _, _, err := net.SplitHostPort(c.MTLS); err != nil {
 			return fmt.Errorf("--mtls-listen %q is not HOST:PORT", c.MTLS)
+		}
+	}
+	if c.Control != "" && c.Control != noControl && !strings.HasPrefix(c.Control, "unix:") {
+		if at, _, err := net.SplitHostPort(c.Control); err != nil || !loopback(at) {
+			return fmt.Errorf("--control %q is neither unix:PATH nor HOST:PORT of a loopback address", c.Control)
 		}
 	}
 	if c.Data, err = filepath.Abs(c.Data); err != nil {

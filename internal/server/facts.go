@@ -18,6 +18,7 @@ import (
 	"estover.dev/internal/directory"
 	"estover.dev/internal/gateway/rest"
 	"estover.dev/internal/guard"
+	"estover.dev/internal/hold"
 	"estover.dev/internal/oauth"
 	"estover.dev/internal/policy"
 	"estover.dev/internal/resource"
@@ -38,6 +39,7 @@ type facts struct {
 	access    *access.Access
 	secrets   *secret.Secrets
 	registry  *agent.Registry
+	holds     *hold.Holds
 	now       func() time.Time
 	origin    string // under which clients know the reverse routes
 	base      string // the path of the issuer
@@ -83,7 +85,35 @@ func (f *facts) sources() policy.Sources {
 			return f.grants.Get(ctx, tenant, id)
 		},
 		Resource: f.resource,
+		Holds: func(ctx context.Context, tenant estover.TenantID, a *policy.Agent) (codes []string, err error) {
+			over, err := f.holds.Over(ctx, tenant, hold.Agent{Blueprint: a.Blueprint, Sponsor: a.Sponsor})
+			for _, h := range over {
+				codes = append(codes, string(h.Scope))
+			}
+			return codes, err
+		},
 	}
+}
+
+// covered says why an agent may not act that is held along with others, if it is.
+func (f *facts) covered(ctx context.Context, tenant estover.TenantID, a *agent.Agent) error {
+	over, err := f.holds.Over(ctx, tenant, hold.Agent{Blueprint: a.Blueprint, Sponsor: a.Sponsor})
+	if err == nil && len(over) > 0 {
+		err = agent.ErrNotActive.With("The agent is %s.", agent.Quarantined)
+	}
+	return err
+}
+
+// wide gives what says which holds cover an agent along with others, as the
+// registry shows them.
+func wide(ctx context.Context, tx *db.Tx) (func(blueprint, sponsor string) []agent.Hold, error) {
+	over, err := hold.Over(ctx, tx)
+	return func(blueprint, sponsor string) (all []agent.Hold) {
+		for _, h := range over(hold.Agent{Blueprint: blueprint, Sponsor: sponsor}) {
+			all = append(all, agent.Hold{ID: h.ID, Kind: agent.Quarantine, Scope: string(h.Scope), Reason: h.Reason, By: h.By, At: h.At})
+		}
+		return all
+	}, err
 }
 
 // loadAgent is an agent as policy sees it. That its sponsor leaves touches the
@@ -96,7 +126,7 @@ func (f *facts) loadAgent(ctx context.Context, tx *db.Tx, id string) (*policy.Ag
 	a := &policy.Agent{
 		ID: s.ID, Blueprint: s.Blueprint, Team: s.Team, Environment: s.Environment, Tier: s.Tier, Clearance: s.Clearance,
 		Purposes: s.Purposes, Expires: s.ExpiresAt, Segments: s.Segments,
-		Sponsored: f.people.Sponsor(ctx, tx, s.Sponsor) == nil,
+		Sponsor: s.Sponsor, Sponsored: f.people.Sponsor(ctx, tx, s.Sponsor) == nil,
 	}
 	for _, h := range s.Holds {
 		switch h.Kind {
@@ -149,9 +179,17 @@ func loadResource(ctx context.Context, tx *db.Tx, id string) (*policy.Resource, 
 	if err != nil {
 		return nil, err
 	}
+	held, err := hold.OnResource(ctx, tx, id)
+	if err != nil {
+		return nil, err
+	}
+	codes := make([]string, len(held))
+	for i, h := range held {
+		codes[i] = string(h.Scope)
+	}
 	return &policy.Resource{
 		ID: u.ID, Type: u.Type, Class: u.Class, Tags: u.Tags, Purposes: u.Purposes, Destination: u.Destination,
-		SpecialCategory: u.SpecialCategory, Identifier: u.BaseURL, Segment: u.Segment,
+		SpecialCategory: u.SpecialCategory, Identifier: u.BaseURL, Segment: u.Segment, Holds: codes,
 	}, nil
 }
 
@@ -190,6 +228,9 @@ func (f *facts) loadClient(ctx context.Context, tx *db.Tx, id string) (*token.Cl
 	return oauth.ClientOf(s, func(ctx context.Context, now time.Time) error {
 		if status := s.StatusAt(now); status != agent.Active {
 			return agent.ErrNotActive.With("The agent is %s.", status)
+		}
+		if err := f.covered(ctx, tenant, &s.Agent); err != nil {
+			return err
 		}
 		there, err := f.people.Active(ctx, tenant, s.Sponsor)
 		if err == nil && !there {

@@ -46,7 +46,7 @@ func (s *Server) listen() (err error) {
 	}
 	s.own.Add(s.listener.Addr())
 	s.own.Add(s.gatewayListener.Addr())
-	return nil
+	return s.listenControl()
 }
 
 // Run serves until ctx is done, and then stops: what is under way ends, what
@@ -98,6 +98,11 @@ func (s *Server) Run(ctx context.Context) error {
 	var jobs sync.WaitGroup
 	s.startJobs(background, &jobs)
 
+	if s.controlListener != nil {
+		control := s.control()
+		go func() { _ = control.Serve(s.controlListener) }()
+		defer control.Close()
+	}
 	failed := make(chan error, 3)
 	go func() { failed <- closed(main.Serve(edge.Listen(s.listener, mainTLS))) }()
 	if s.mutualListener != nil {

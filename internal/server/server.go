@@ -54,6 +54,7 @@ import (
 	"estover.dev/internal/gateway/duty"
 	"estover.dev/internal/gateway/rest"
 	"estover.dev/internal/guard"
+	"estover.dev/internal/hold"
 	"estover.dev/internal/incident"
 	"estover.dev/internal/login"
 	"estover.dev/internal/notify"
@@ -109,6 +110,8 @@ type Server struct {
 
 	listener, gatewayListener net.Listener
 	mutualListener            net.Listener // nil if clients with certificates have no address of their own
+	controlListener           net.Listener // of the kill switch; nil if it has none
+	controlToken              string       // that it asks for; "" on a socket
 	lock                      *os.File
 	tracer                    trace.Tracer
 }
@@ -267,7 +270,10 @@ func (s *Server) wire() error {
 			return f.sources().Grants(ctx, t, id)
 		},
 		Resource: f.resource,
-		Tenant:   func(ctx context.Context, t estover.TenantID) error { return f.tenants.Active(ctx, t) },
+		Holds: func(ctx context.Context, t estover.TenantID, a *policy.Agent) ([]string, error) {
+			return f.sources().Holds(ctx, t, a)
+		},
+		Tenant: func(ctx context.Context, t estover.TenantID) error { return f.tenants.Active(ctx, t) },
 	}, policy.Options{Logger: s.logger})
 	s.guard = guard.New(s.db, s.log, s.decider, guard.Options{Alive: s.alive, Logger: s.logger})
 	f.follow(s.guard)
@@ -284,6 +290,7 @@ func (s *Server) wire() error {
 		Sponsor: f.people.Sponsor,
 		Pepper:  func(t estover.TenantID, value []byte) []byte { return s.sealer.MAC(t, "client secret", value) },
 		Held:    s.held,
+		Wide:    wide, Liftable: incident.Liftable,
 		Grantable: func(ctx context.Context, tx *db.Tx, g agent.Granted) error {
 			return f.resources.Grantable(ctx, tx, g.Resource, g.Actions)
 		},
@@ -295,6 +302,7 @@ func (s *Server) wire() error {
 		},
 	})
 	f.resources = resource.New(s.guard)
+	f.holds = hold.New(s.guard)
 	f.access = access.New(s.guard, access.Options{
 		Agent: f.registry.Grantable, Resource: f.resources.Grantable, Told: f.sponsors, Verify: s.verifyGrant, Logger: s.logger,
 		Session: func(ctx context.Context, tx *guard.Tx, id string) error { return f.sessions.Hold(ctx, tx, id) },
@@ -341,7 +349,14 @@ func (s *Server) wire() error {
 	}
 	ev := evidence.New(s.guard, s.keys, s.recordings, s.policy.Manifest)
 	ev.Approval = s.approvalOf
-	s.incidents = incident.New(s.guard, f.registry, f.sessions, s.live, ev)
+	s.incidents = incident.New(incident.Config{
+		Guard: s.guard, Agents: f.registry, Sessions: f.sessions, Holds: f.holds, Gateway: s.live, Evidence: ev,
+		Ask: s.requests.Ask, Deciders: lifters, Tenant: f.tenants.Active, Tenants: f.tenants.Names,
+		Person: func(ctx context.Context, tx *db.Tx, id string) error {
+			_, err := directory.Known(ctx, tx, id)
+			return err
+		},
+	})
 	gatewayAddress, err := s.gatewayAddress()
 	if err != nil {
 		return err
@@ -452,8 +467,15 @@ func (s *Server) alive(ctx context.Context, tx *db.Tx, caller estover.Caller) er
 
 // rests says why what an agent's token rests on has ended, if it has.
 func (s *Server) rests(ctx context.Context, caller estover.Caller) error {
-	if caller.Grant == "" || caller.Acting().Kind() != estover.AgentKind {
-		return nil // the session that a certificate stands for is looked at by itself
+	if caller.Acting().Kind() != estover.AgentKind {
+		return nil
+	}
+	if caller.Grant == "" { // the session that a certificate stands for is looked at by itself
+		a, err := s.facts.registry.Snapshot(ctx, caller.Tenant, caller.Acting().ID())
+		if err == nil {
+			err = s.facts.covered(ctx, caller.Tenant, &a.Agent)
+		}
+		return err
 	}
 	return s.tokens.Rests(ctx, caller)
 }
@@ -646,7 +668,7 @@ func (s *Server) trusted() []netip.Prefix {
 
 // close lets go of everything that was opened, in the other order.
 func (s *Server) close() {
-	for _, l := range []net.Listener{s.listener, s.gatewayListener, s.mutualListener} {
+	for _, l := range []net.Listener{s.listener, s.gatewayListener, s.mutualListener, s.controlListener} {
 		if l != nil {
 			_ = l.Close()
 		}

@@ -25,6 +25,7 @@ import (
 	"estover.dev/internal/evidence"
 	"estover.dev/internal/gateway"
 	"estover.dev/internal/guard"
+	"estover.dev/internal/hold"
 	"estover.dev/internal/session"
 	organisation "estover.dev/internal/tenant"
 	"estover.dev/internal/token"
@@ -216,6 +217,12 @@ func (d *Duties) touched(tenant estover.TenantID, kind, id string) {
 		d.recheck(tenant, func(*task) bool { return true })
 	case organisation.Kind:
 		d.recheck(estover.TenantID(id), func(*task) bool { return true })
+	case hold.Kind: // those of the default tenant may reach every other
+		if tenant != estover.DefaultTenant {
+			d.recheck(tenant, func(*task) bool { return true })
+			return
+		}
+		_ = d.Recheck(context.Background()) // it has no error
 	}
 }
 

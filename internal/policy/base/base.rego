@@ -75,7 +75,7 @@ permit contains "operator_sees_absences" if {
 # title: Approvers see what they decide about
 permit contains "approver_looks" if {
 	input.caller.roles.approver == true
-	input.op in {"absence.list", "agent.list", "agent.read", "person.list", "person.read", "resource.list", "resource.read"}
+	input.op in {"absence.list", "agent.list", "agent.read", "containment.list", "person.list", "person.read", "resource.list", "resource.read"}
 }
 
 # METADATA
@@ -112,6 +112,22 @@ permit contains "own_things" if {
 		"access.evaluate", "agent.read", "approver_key.create", "approver_key.end", "approver_key.list", "authorization.create", "authorization.deny", "authorization.list", "consent.end", "consent.list", "grant.list", "login.create", "login.end", "login.list",
 		"passkey.create", "passkey.end", "passkey.list", "person.read", "recovery.create", "registration.end", "registration.read", "registration.update", "session.end", "session.heartbeat", "session.list", "session.read", "session.renew", "token.revoke",
 	}
+}
+
+# METADATA
+# title: People contain the agents that they sponsor
+# description: All of them at once, as containment of the person.
+permit contains "sponsor_contains" if {
+	input.caller.kind == "user"
+	input.facts.own == true
+	input.op == "containment.run"
+}
+
+# METADATA
+# title: Operators try out containment, and put access back to what it was
+permit contains "operator_rehearses" if {
+	input.caller.roles.operator == true
+	input.op in {"access.restore", "drill.list", "drill.run"}
 }
 
 # METADATA

@@ -126,6 +126,26 @@ test_agent_asks_about_itself if {
 	base.permit == set() with input as ask({"op": "access.evaluate", "facts": {"own": false}})
 }
 
+test_sponsor_contains_own_agents if {
+	contain := object.union(person("auditor"), {"op": "containment.run"})
+	base.permit == {"sponsor_contains"} with input as ask(object.union(contain, {"facts": {"own": true}}))
+	base.permit == set() with input as ask(contain)
+	base.permit == set() with input as ask({"op": "containment.run"})
+}
+
+test_operator_rehearses[op] if {
+	some op in ["access.restore", "drill.list", "drill.run"]
+	"operator_rehearses" in base.permit with input as ask(object.union(person("operator"), {"op": op}))
+	base.permit == set() with input as ask(object.union(person("auditor"), {"op": op}))
+}
+
+test_administrators_alone_lift_and_break_the_glass[op] if {
+	some op in ["break_glass.create", "containment.lift", "tenant.contain"]
+	base.permit == {"admin_manages"} with input as ask(object.union(person("admin"), {"op": op}))
+	base.permit == set() with input as ask(object.union(person("operator"), {"op": op}))
+	base.permit == set() with input as ask({"op": op})
+}
+
 test_own_things if {
 	base.permit == {"own_things"} with input as ask({"op": "session.end"})
 	base.permit == {"own_things"} with input as ask({"op": "session.renew"})

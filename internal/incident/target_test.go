@@ -1,0 +1,286 @@
+package incident_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/agent"
+	"estover.dev/internal/db"
+	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/directory"
+	"estover.dev/internal/hold"
+	"estover.dev/internal/incident"
+	"estover.dev/internal/oauth/oauthtest"
+	"estover.dev/internal/session"
+)
+
+// open opens a session of an agent.
+func open(t *testing.T, w *oauthtest.World, id string) session.Session {
+	t.Helper()
+	s, err := w.Sessions.Open(t.Context(), oauthtest.Admin, session.Wish{Agent: id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func state(t *testing.T, w *oauthtest.World, s session.Session) session.State {
+	t.Helper()
+	got, err := w.Sessions.Get(t.Context(), oauthtest.Admin, s.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got.State
+}
+
+// What is contained as a whole is held by one hold, and what it covers loses its
+// sessions; the others keep theirs.
+func TestContainAsAWhole(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		ctx, w := t.Context(), oauthtest.New(t, d)
+		i := over(w, &stuck{})
+		var bots []*oauthtest.Agent
+		for n := range 4 {
+			bots = append(bots, w.Agent(fmt.Sprintf("bot-%d", n)))
+		}
+		other := bots[3]
+		spec := other.Spec
+		spec.Blueprint = "clerk"
+		if _, err := w.Agents.Update(ctx, oauthtest.Admin, other.ID, spec); err != nil {
+			t.Fatal(err)
+		}
+		for name, c := range map[string]struct {
+			target incident.Target
+			ends   []bool // of the sessions of each
+		}{
+			"a blueprint":         {incident.Target{Scope: hold.Blueprint, ID: "bot"}, []bool{true, true, true, false}},
+			"a person":            {incident.Target{Scope: hold.Person, ID: bots[1].Sponsor.ID}, []bool{false, true, false, false}},
+			"an organisation":     {incident.Target{Scope: hold.Tenant, ID: "default"}, []bool{true, true, true, true}},
+			"everything":          {incident.Target{Scope: hold.Everything}, []bool{true, true, true, true}},
+			"another tenant":      {incident.Target{Scope: hold.Tenant, ID: "acme"}, []bool{false, false, false, false}},
+			"a blueprint of none": {incident.Target{Scope: hold.Blueprint, ID: "nothing"}, []bool{false, false, false, false}},
+		} {
+			var opened []session.Session
+			for _, b := range bots {
+				opened = append(opened, open(t, w, b.ID))
+			}
+			before := certificates(t, w)
+			done, err := i.Contain(ctx, oauthtest.Admin, c.target, "a drill")
+			if err != nil || done.ZeroMicros <= 0 || done.Hold == "" {
+				t.Fatalf("containing %s: %+v, %v", name, done, err)
+			}
+			for n, s := range opened {
+				if want := map[bool]session.State{true: session.Ended, false: session.Open}[c.ends[n]]; state(t, w, s) != want {
+					t.Errorf("containing %s leaves the session of bot-%d %s, want %s", name, n, state(t, w, s), want)
+				}
+			}
+			if n := certificates(t, w); n != before+1 {
+				t.Errorf("containing %s made %d certificates, want one", name, n-before)
+			}
+			if l, err := i.Lift(ctx, oauthtest.Admin, done.Hold, "over", true); err != nil || l.State != incident.Lifted {
+				t.Errorf("lifting the hold on %s, alone: %+v, %v", name, l, err)
+			}
+			if list, err := i.List(ctx, oauthtest.Admin, c.target, 10); err != nil || len(list) != 1 || list[0].ID != done.ID {
+				t.Errorf("the containments of %s are %+v, %v", name, list, err)
+			}
+			for _, s := range opened { // for the next
+				if state(t, w, s) == session.Open {
+					if err := w.Sessions.End(ctx, oauthtest.Admin, s.ID, "over"); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
+		for what, target := range map[string]incident.Target{
+			"nothing":             {},
+			"everything by name":  {Scope: hold.Everything, ID: "x"},
+			"an agent of no name": {Scope: incident.Agent},
+			"a bad blueprint":     {Scope: hold.Blueprint, ID: "No Name"},
+			"an unknown kind":     {Scope: "planet", ID: "earth"},
+		} {
+			if _, err := i.Contain(ctx, oauthtest.Admin, target, "x"); !errors.Is(err, incident.ErrTarget) {
+				t.Errorf("containing %s: %v, want ErrTarget", what, err)
+			}
+		}
+		if _, err := i.Contain(ctx, oauthtest.Admin, incident.Target{Scope: hold.Person, ID: "usr_nobody"}, "x"); !errors.Is(err, directory.ErrNotFound) {
+			t.Errorf("containing the agents of a person who is not there: %v, want not found", err)
+		}
+	})
+}
+
+// errDied is the end of a server in the middle of a containment.
+var errDied = errors.New("the server died")
+
+// Wherever a server dies in a containment, before a step takes effect or after,
+// another finishes it: the sessions are ended, one hold stands, and there is one
+// certificate. Before the first commit nothing has happened.
+func TestContainmentSurvives(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		ctx, w := t.Context(), oauthtest.New(t, d)
+		clock := dbtest.NewClock(d)
+		n := 0
+		for _, scope := range []hold.Scope{incident.Agent, hold.Blueprint, hold.Everything} {
+			for _, step := range []string{"hold", "connections", "sessions", "certificate"} {
+				for _, done := range []bool{false, true} {
+					if scope == hold.Everything && step != "sessions" { // the others are the same as for a blueprint
+						continue
+					}
+					n++
+					bot := w.Agent(fmt.Sprintf("bot-%d", n))
+					spec := bot.Spec
+					spec.Blueprint = fmt.Sprintf("kind-%d", n)
+					if _, err := w.Agents.Update(ctx, oauthtest.Admin, bot.ID, spec); err != nil {
+						t.Fatal(err)
+					}
+					target := map[hold.Scope]incident.Target{
+						incident.Agent: theAgent(bot.ID), hold.Blueprint: {Scope: hold.Blueprint, ID: spec.Blueprint}, hold.Everything: {Scope: hold.Everything},
+					}[scope]
+					s := open(t, w, bot.ID)
+					what := fmt.Sprintf("%s, dead at %s (done: %v)", scope, step, done)
+					before := certificates(t, w)
+					reached := false
+					first := over(w, &stuck{})
+					first.Reached(func(at string, is bool) error {
+						if at == step && is == done {
+							reached = true
+							return errDied
+						}
+						return nil
+					})
+					c, err := first.Contain(ctx, oauthtest.Admin, target, "a fault")
+					if reached != errors.Is(err, errDied) {
+						t.Fatalf("%s: %v", what, err)
+					}
+					clock.Advance(2 * time.Minute)
+					second := over(w, &stuck{})
+					for range 2 {
+						if err := second.Resume(ctx); err != nil {
+							t.Errorf("%s: resuming: %v", what, err)
+						}
+					}
+					if step == "hold" && !done {
+						if state(t, w, s) != session.Open || certificates(t, w) != before {
+							t.Errorf("%s: something happened although nothing was committed", what)
+						}
+						if err := w.Sessions.End(ctx, oauthtest.Admin, s.ID, "over"); err != nil {
+							t.Fatal(err)
+						}
+						continue
+					}
+					if state(t, w, s) != session.Ended {
+						t.Errorf("%s: the session is open", what)
+					}
+					if got := certificates(t, w) - before; got != 1 {
+						t.Errorf("%s: %d certificates, want one", what, got)
+					}
+					if list, err := second.List(ctx, oauthtest.Admin, target, 1); err != nil || len(list) != 1 || list[0].ID != c.ID || list[0].ZeroMicros == 0 {
+						t.Errorf("%s: the containment is %+v, %v", what, list, err)
+					}
+					standing, err := second.Standing(ctx, oauthtest.Admin)
+					if err != nil {
+						t.Fatal(err)
+					}
+					holds := 0
+					for _, h := range standing {
+						if h.Target == target {
+							holds++
+						}
+						if _, err := second.Lift(ctx, oauthtest.Admin, h.ID, "over", false); err != nil && !errors.Is(err, agent.ErrRetired) {
+							t.Errorf("%s: lifting %s: %v", what, h.ID, err)
+						}
+					}
+					if holds != 1 {
+						t.Errorf("%s: %d holds stand, want one", what, holds)
+					}
+				}
+			}
+		}
+	})
+}
+
+// A containment whose hold is lifted before it came to its end is given up: what
+// is done for the agent afterwards is not ended again.
+func TestGivenUp(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		ctx, w := t.Context(), oauthtest.New(t, d)
+		clock := dbtest.NewClock(d)
+		gw := &stuck{}
+		i := over(w, gw)
+		bot := w.Agent("bot")
+		gw.set(1)
+		c, err := i.Contain(ctx, oauthtest.Admin, theAgent(bot.ID), "a drill")
+		if !errors.Is(err, incident.ErrNotZero) {
+			t.Fatalf("a containment that does not come to zero: %v", err)
+		}
+		if _, err := i.Lift(ctx, oauthtest.Admin, c.Hold, "a mistake", false); err != nil {
+			t.Fatal(err)
+		}
+		s := open(t, w, bot.ID)
+		gw.set(0)
+		clock.Advance(2 * time.Minute)
+		if err := i.Resume(ctx); err != nil {
+			t.Error(err)
+		}
+		if state(t, w, s) != session.Open || certificates(t, w) != 0 {
+			t.Errorf("after the hold was lifted the session is %s, with %d certificates", state(t, w, s), certificates(t, w))
+		}
+		if list, err := i.List(ctx, oauthtest.Admin, theAgent(bot.ID), 1); err != nil || len(list) != 1 || list[0].EndedAt.IsZero() {
+			t.Errorf("the containment is %+v, %v, want given up", list, err)
+		}
+	})
+}
+
+// Where somebody else could decide, nobody lifts a containment's hold on their
+// own word; a suspension is lifted as ever.
+func TestLiftAlone(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		ctx, w := t.Context(), oauthtest.New(t, d)
+		i := over(w, &stuck{})
+		bot := w.Agent("bot")
+		c, err := i.Contain(ctx, oauthtest.Admin, theAgent(bot.ID), "a drill")
+		if err != nil {
+			t.Fatal(err)
+		}
+		suspended, err := w.Agents.Hold(ctx, oauthtest.Admin, bot.ID, agent.Suspension, "its sponsor is away")
+		if err != nil {
+			t.Fatal(err)
+		}
+		second, err := w.People.Create(ctx, oauthtest.Admin, directory.Spec{Name: "second", Roles: []estover.Role{estover.Approver}}, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := i.Lift(ctx, oauthtest.Admin, c.Hold, "it is fine", false); !errors.Is(err, incident.ErrSecond) {
+			t.Errorf("lifting it while there is somebody else: %v, want ErrSecond", err)
+		}
+		for _, reason := range []string{"", strings.Repeat("x", 501)} {
+			if _, err := i.Lift(ctx, oauthtest.Admin, c.Hold, reason, false); !errors.Is(err, incident.ErrLiftReason) {
+				t.Errorf("lifting it for a reason of %d bytes: %v", len(reason), err)
+			}
+		}
+		eve := estover.Caller{Tenant: "other", Subject: estover.User("usr_eve"), Roles: []estover.Role{estover.Admin}}
+		if _, err := i.Lift(ctx, eve, c.Hold, "mine", false); !errors.Is(err, hold.ErrNotFound) {
+			t.Errorf("lifting another tenant's hold: %v, want ErrNotFound", err)
+		}
+		if _, err := i.Lift(ctx, oauthtest.Admin, suspended.ID, "it is back", false); err != nil {
+			t.Errorf("lifting a suspension: %v", err)
+		}
+		if _, err := w.People.Disable(ctx, oauthtest.Admin, second.ID, "left"); err != nil {
+			t.Fatal(err)
+		}
+		operator := oauthtest.Admin
+		operator.Roles = []estover.Role{estover.Operator}
+		if _, err := i.Lift(ctx, operator, c.Hold, "it is fine", false); !errors.Is(err, incident.ErrSecond) {
+			t.Errorf("an operator who is alone lifts it: %v, want ErrSecond", err)
+		}
+		if l, err := i.Lift(ctx, oauthtest.Admin, c.Hold, "it is fine", false); err != nil || l.State != incident.Lifted {
+			t.Errorf("an administrator who is alone lifts it: %+v, %v", l, err)
+		}
+		if a, err := w.Agents.Get(ctx, oauthtest.Admin, bot.ID); err != nil || a.Status != agent.Active {
+			t.Errorf("the agent is %s, %v", a.Status, err)
+		}
+	})
+}

@@ -1,0 +1,44 @@
+package session
+
+import (
+	"context"
+
+	"estover.dev/internal/db"
+	"estover.dev/internal/guard"
+)
+
+// EndAgents is [Sessions.EndAgent] for several agents.
+func (s *Sessions) EndAgents(ctx context.Context, tx *guard.Tx, agents []string, cause string) ([]string, error) {
+	ended, err := s.end(ctx, tx, cause, func() (all []Session, err error) {
+		for _, a := range agents {
+			some, err := endAgent(ctx, tx.Tx, a, cause)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, some...)
+		}
+		return all, nil
+	})
+	if err == nil {
+		tx.Note("sessions", ended)
+	}
+	return ended, err
+}
+
+// Working are the agents that have sessions which have not ended, in the
+// transaction's tenant.
+func Working(ctx context.Context, tx *db.Tx) (agents []string, err error) {
+	rows, err := tx.Query(ctx, `select distinct agent_id from session where tenant_id = $1 and ended_at is null`, tx.Tenant())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var agent string
+		if err := rows.Scan(&agent); err != nil {
+			return nil, err
+		}
+		agents = append(agents, agent)
+	}
+	return agents, rows.Err()
+}
