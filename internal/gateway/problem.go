@@ -66,9 +66,21 @@ type Refusal struct {
 	Link     string        // where access can be asked for
 	Retry    time.Duration // when the same request may work, if that is known
 
+	// Access is how what was refused could be asked for; nil if nobody could approve
+	// it.
+	Access *AccessRequest
+
 	// Challenge says how to authenticate, if that is what is missing (RFC 9110,
 	// section 11.6.1).
 	Challenge string
+}
+
+// An AccessRequest is how a call that was refused could be allowed.
+type AccessRequest struct {
+	Endpoint string         `json:"endpoint"`           // where Body is sent by POST, as the agent
+	Body     map[string]any `json:"body"`               // what asks for just this call
+	Pending  string         `json:"pending,omitempty"`  // the request that asks for it already and waits
+	Form     string         `json:"form_url,omitempty"` // the page on which people decide about that
 }
 
 // Error is the sentence of the error.
@@ -89,6 +101,8 @@ type problem struct {
 	Rule     string `json:"rule,omitempty"`
 	Help     string `json:"help,omitempty"`
 	Request  string `json:"request_access,omitempty"`
+
+	Access *AccessRequest `json:"access_request,omitempty"`
 }
 
 // DecisionHeader names the decision in every answer of ours. An upstream's copy
@@ -126,7 +140,7 @@ func Refuse(w http.ResponseWriter, request string, err error) int {
 	}
 	var r *Refusal
 	if errors.As(err, &r) {
-		p.Decision, p.Rule, p.Help, p.Request = r.Decision, r.Rule, r.Help, r.Link
+		p.Decision, p.Rule, p.Help, p.Request, p.Access = r.Decision, r.Rule, r.Help, r.Link, r.Access
 		if r.Retry > 0 {
 			h.Set("Retry-After", strconv.Itoa(int((r.Retry+time.Second-1)/time.Second)))
 		}

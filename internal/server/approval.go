@@ -22,9 +22,6 @@ func (s *Server) approvals() *approval.Approvals {
 	return approval.New(s.guard, approval.Options{
 		Effects: map[approval.Kind]approval.Effect{
 			approval.Access: f.elevate,
-			approval.Lift: func(ctx context.Context, tx *guard.Tx, r approval.Request, what approval.Granted) (string, error) {
-				return s.incidents.Approved(ctx, tx, r, what)
-			},
 		},
 		Floors: map[approval.Kind]approval.Rule{approval.Lift: {Quorum: 1, Roles: []string{string(estover.Admin), string(estover.Approver)}}},
 		Decide: s.decider.Decide,
@@ -33,7 +30,7 @@ func (s *Server) approvals() *approval.Approvals {
 		Agent:  asking,
 		Acting: f.registry.Acting,
 		Resource: func(ctx context.Context, tx *db.Tx, id string) (approval.Resource, error) {
-			return requestable(ctx, tx, id)
+			return wantable(ctx, tx, id)
 		},
 		Session: func(ctx context.Context, tx *db.Tx, id string) (approval.Session, error) {
 			one, err := session.Load(ctx, tx, id)
@@ -72,8 +69,8 @@ func asking(ctx context.Context, tx *db.Tx, id string) (approval.Agent, error) {
 	return approval.Agent{ID: a.ID, Name: a.Name, Sponsor: a.Sponsor, Purposes: a.Purposes, Clearance: a.Clearance, Segments: a.Segments}, nil
 }
 
-// requestable is a resource of which something can be asked for.
-func requestable(ctx context.Context, tx *db.Tx, id string) (approval.Resource, error) {
+// wantable is a resource of which something can be asked for.
+func wantable(ctx context.Context, tx *db.Tx, id string) (approval.Resource, error) {
 	u, err := resource.Load(ctx, tx, id)
 	if err == nil && !u.EndedAt.IsZero() {
 		err = resource.ErrNotFound

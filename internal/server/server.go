@@ -269,6 +269,10 @@ func (s *Server) wire() error {
 		Grants: func(ctx context.Context, t estover.TenantID, id string) (*policy.Grants, error) {
 			return f.sources().Grants(ctx, t, id)
 		},
+		Pending: func(ctx context.Context, t estover.TenantID, agent, session, resource, action string) (bool, error) {
+			id, err := s.requests.Waits(ctx, t, agent, session, resource, action)
+			return id != "", err
+		},
 		Resource: f.resource,
 		Holds: func(ctx context.Context, t estover.TenantID, a *policy.Agent) ([]string, error) {
 			return f.sources().Holds(ctx, t, a)
@@ -342,7 +346,7 @@ func (s *Server) wire() error {
 	forwarder := gateway.NewForwarder(&edge.Dialer{Own: s.own}, s.logger)
 	s.duties = duty.New(duty.Config{
 		Guard: s.guard, Agents: f.registry, Resources: f.resources, Sessions: f.sessions, Secrets: f.secrets, Recordings: s.recordings,
-		Spool: s.spool, Sealer: s.sealer, Live: s.live, Covered: s.covered, Access: f.access, Approval: s.approvalOf, Granted: s.granted, Auth: s.authOf, Known: s.known, Opened: f.tenants.Opened, Rests: s.rests, Drop: forwarder.Drop, Node: node(), Logger: s.logger,
+		Spool: s.spool, Sealer: s.sealer, Live: s.live, Covered: s.covered, Access: f.access, Approval: s.approvalOf, Granted: s.granted, Requestable: s.requestable, Auth: s.authOf, Known: s.known, Opened: f.tenants.Opened, Rests: s.rests, Drop: forwarder.Drop, Node: node(), Logger: s.logger,
 	})
 	s.pipeline = &gateway.Pipeline{
 		Steps: s.duties, Forwarder: forwarder, Live: s.live,

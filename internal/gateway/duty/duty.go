@@ -87,6 +87,10 @@ type Config struct {
 	// the certificate authority of its sessions is good for.
 	Granted func(ctx context.Context, tenant estover.TenantID, agent string) ([]*resource.Upstream, error)
 
+	// Requestable is how an agent asks for a call that no grant covers. Nil knows no
+	// way.
+	Requestable func(ctx context.Context, caller estover.Caller, u *resource.Upstream, action string, params map[string]string, decision string) (*gateway.AccessRequest, error)
+
 	// Known says why there is no such tenant, or why it may do nothing. Nil knows
 	// every one.
 	Known func(ctx context.Context, tenant estover.TenantID) error
@@ -253,7 +257,7 @@ func (d *Duties) Decide(r *http.Request, ex *gateway.Exchange) (*gateway.Plan, e
 	}
 	c.op.Purpose = strings.Join(r.Header.Values(purposeHeader), ", ")
 	if c.decision, err = d.admit(ctx, ex, c.op); err != nil {
-		return nil, lacking(ex, c, err)
+		return nil, d.requestable(ctx, ex, c, lacking(ex, c, err))
 	}
 	if c.resource == nil || !c.known {
 		return nil, d.nowhere(ctx, ex, c.op, c.decision)
@@ -264,6 +268,28 @@ func (d *Duties) Decide(r *http.Request, ex *gateway.Exchange) (*gateway.Plan, e
 	d.Sessions.Seen(c.task.key.tenant, c.task.key.session, c.task.idle)
 	ex.Keep(c)
 	return d.plan(ctx, ex, c)
+}
+
+// grantable are the reasons of a refusal that a grant would take away. If there is
+// another among them nobody can approve the call.
+var grantable = []string{"not_granted", "purpose_mismatch", "not_permitted"}
+
+// requestable adds to a refusal how the call could be asked for.
+func (d *Duties) requestable(ctx context.Context, ex *gateway.Exchange, c *call, err error) error {
+	var r *gateway.Refusal
+	if d.Requestable == nil || !errors.As(err, &r) || c.resource == nil || !c.known || c.decision.Engine != "policy" || len(c.decision.Reasons) == 0 ||
+		slices.ContainsFunc(c.decision.Reasons, func(why string) bool { return !slices.Contains(grantable, why) }) {
+		return err
+	}
+	asked, _ := c.op.Input.(policy.Call)
+	params, _ := asked.Params.(map[string]string)
+	how, failed := d.Requestable(ctx, ex.Caller, c.resource, c.action.Name, params, r.Decision)
+	if failed != nil {
+		d.Logger.Error("how a refused call could be asked for is not known", "request", ex.Caller.Request, "error", failed)
+		return err
+	}
+	r.Access = how
+	return err
 }
 
 // lacking adds to a refusal which scope would help, if the token lacks that and
