@@ -419,6 +419,9 @@ func (a *Access) Charge(ctx context.Context, tenant estover.TenantID, accounts [
 // a budget of time.
 func (c *Charge) Until() time.Time { return c.until }
 
+// Held is what of each account the call has taken.
+func (c *Charge) Held() Amount { return c.held }
+
 // Limits reports whether one of the accounts limits rows, records or bytes.
 func (c *Charge) Limits() (rows, bytes bool) {
 	for _, one := range c.accounts {
