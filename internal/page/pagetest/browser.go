@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/net/html"
+
+	"estover.dev/internal/page/softkey"
 )
 
 // A Browser is somebody's browser.
@@ -25,7 +27,7 @@ type Browser struct {
 
 // New is a browser that has never been here.
 func New(t testing.TB, h http.Handler, origin string) *Browser {
-	return &Browser{T: t, Handler: h, Origin: origin, Cookies: map[string]string{}, Keys: &Authenticator{T: t, Origin: origin}}
+	return &Browser{T: t, Handler: h, Origin: origin, Cookies: map[string]string{}, Keys: &Authenticator{T: t, Authenticator: softkey.Authenticator{Origin: origin}}}
 }
 
 // A Page is what a browser shows.
