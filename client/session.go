@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"time"
@@ -109,11 +110,17 @@ func (c *Client) send(ctx context.Context, method, purpose, path string, in, out
 		return err
 	}
 	at := host + path
-	req, err := http.NewRequestWithContext(ctx, method, at, bytes.NewReader(asJSON(in)))
+	var body io.Reader
+	if in != nil {
+		body = bytes.NewReader(asJSON(in))
+	}
+	req, err := http.NewRequestWithContext(ctx, method, at, body)
 	if err != nil {
 		return err
 	}
-	req.Header.Set("Content-Type", "application/json")
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
 	if method == http.MethodPost {
 		// Sent again, because the answer was lost, it is done once.
 		req.Header.Set("Idempotency-Key", rand.Text())
