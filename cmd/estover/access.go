@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -418,6 +419,9 @@ func accessApprove(s *settings) *cobra.Command {
 	var note string
 	var with signing
 	c := requestAction(s, "approve", "Approve a request as it is, or narrower", func(cmd *cobra.Command, c *client, path string) error {
+		if with.key != "" && with.file != "" {
+			return usageError{errors.New("sign with --ssh-key or hand over a --signature, not both")}
+		}
 		in := map[string]any{}
 		only, err := w.list("only")
 		if err != nil {
@@ -476,7 +480,6 @@ with --signature. A passkey signs on the request's page.`
 	f := c.Flags()
 	f.StringVar(&with.key, "ssh-key", "", "sign with this ssh key, by ssh-keygen: its file, or the .pub file of one that an agent holds")
 	f.StringVar(&with.file, "signature", "", "a signature that was made elsewhere: its file, or - for standard input")
-	c.MarkFlagsMutuallyExclusive("ssh-key", "signature")
 	f.StringArrayVar(&w.items, "only", nil, "no more than this, as RESOURCE=ACTION+ACTION; may be repeated")
 	f.StringArrayVar(&w.parameters, "parameter", nil, "with --only, what a parameter of the actions' paths may be, as NAME=VALUE; may be repeated")
 	f.StringVar(&w.class, "class", "", "with --only, the most sensitive class of data")
