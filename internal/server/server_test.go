@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -94,6 +95,10 @@ func build(t *testing.T, database string) *house {
 			<-r.Context().Done()
 		case r.URL.Path == "/v1/echo":
 			fmt.Fprint(w, r.Header.Get("Authorization"))
+		case strings.HasPrefix(r.URL.Path, "/v1/items/rows-"):
+			n, _ := strconv.Atoi(strings.TrimPrefix(r.URL.Path, "/v1/items/rows-"))
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprintf(w, `{"items":[%s]}`, strings.TrimSuffix(strings.Repeat(`{"id":1,"tags":["a","b"]},`, n), ","))
 		default:
 			fmt.Fprintf(w, `{"path":%q}`, r.URL.Path)
 		}

@@ -1,0 +1,267 @@
+package server_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// mandate puts a grant in the place of the bot's usual one, and gives its id.
+func (h *house) mandate(agent string, more map[string]any) string {
+	h.t.Helper()
+	body := map[string]any{
+		"name": agent + "-reads", "agent": agent, "resource": "crm", "actions": []string{"item.read", "slow.read"}, "purposes": []string{"support"}, "class": "confidential",
+	}
+	maps.Copy(body, more)
+	var g struct{ ID string }
+	h.must(http.MethodPost, "/v1/grants", body, &g)
+	return g.ID
+}
+
+// spent is what was taken of a grant's budgets.
+func (h *house) spent(id string) (s struct {
+	Calls, Rows, Records, Money int64
+	BytesOut                    int64 `json:"bytes_out"`
+	FanOut                      int64 `json:"fan_out"`
+},
+) {
+	h.t.Helper()
+	var g struct{ Spent json.RawMessage }
+	h.must(http.MethodGet, "/v1/grants/"+id, nil, &g)
+	if err := json.Unmarshal(g.Spent, &s); err != nil {
+		h.t.Fatalf("the grant has no account: %v", err)
+	}
+	return s
+}
+
+// read asks the upstream for an item, by way of the gateway. An answer that is
+// broken off has an error.
+func (h *house) read(token, item string) (status int, body string, err error) {
+	req, err := http.NewRequest(http.MethodGet, "http://"+h.addr+"/u/crm/v1/items/"+item, nil)
+	if err != nil {
+		return 0, "", err
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	return res.StatusCode, string(b), err
+}
+
+// Whoever is first gets what there is, and not a call more is made; the others
+// hear of which budget, and that is on record.
+func TestBudgetOfCalls(t *testing.T) {
+	each(t, func(t *testing.T, h *house) {
+		id := h.mandate("bot", map[string]any{"budgets": map[string]int{"calls": 20}})
+		token := h.accessToken("")
+		var mu sync.Mutex
+		count := map[string]int{}
+		var refused string
+		var all sync.WaitGroup
+		for range 64 {
+			all.Go(func() {
+				status, body, err := h.read(token, "7")
+				mu.Lock()
+				defer mu.Unlock()
+				switch {
+				case err != nil:
+					t.Error(err)
+				case status == http.StatusOK:
+					count["made"]++
+				default:
+					var p struct{ Code, Detail, Decision string }
+					if err := json.Unmarshal([]byte(body), &p); err != nil || status != http.StatusForbidden || p.Code != "kernel_budget" || !strings.Contains(p.Detail, "bot-reads") {
+						t.Errorf("a call too many: %d %s", status, body)
+					}
+					count["refused"]++
+					refused = p.Decision
+				}
+			})
+		}
+		all.Wait()
+		if count["made"] != 20 || count["refused"] != 44 {
+			t.Errorf("of 64 calls on a budget of 20, %v", count)
+		}
+		if s := h.spent(id); s.Calls != 20 {
+			t.Errorf("taken are %d calls, want 20", s.Calls)
+		}
+		var e struct{ Outcome string }
+		h.must(http.MethodGet, "/v1/events/"+refused, nil, &e)
+		if e.Outcome != "refused" {
+			t.Errorf("the refusal is on record as %q", e.Outcome)
+		}
+		// Another grant beside it is used when the one is empty.
+		h.mandate("bot", map[string]any{"name": "once-more", "budgets": map[string]int{"calls": 1}})
+		if status, body, err := h.read(token, "7"); err != nil || status != http.StatusOK {
+			t.Errorf("on another grant: %d %s %v", status, body, err)
+		}
+		if status, _, _ := h.read(token, "7"); status != http.StatusForbidden {
+			t.Errorf("when that is empty too: %d, want 403", status)
+		}
+	})
+}
+
+// What comes back is counted before the agent has it.
+func TestBudgetsOfAnswers(t *testing.T) {
+	each(t, func(t *testing.T, h *house) {
+		token := h.accessToken("")
+		id := h.mandate("bot", map[string]any{"budgets": map[string]int{"rows": 25}})
+		for range 2 {
+			if status, body, err := h.read(token, "rows-10"); err != nil || status != http.StatusOK || strings.Count(body, `"id"`) != 10 {
+				t.Fatalf("ten rows: %d %s %v", status, body, err)
+			}
+		}
+		if s := h.spent(id); s.Rows != 20 {
+			t.Errorf("after twenty rows, taken are %d", s.Rows)
+		}
+		if _, body, err := h.read(token, "rows-10"); err == nil && !strings.Contains(body, "kernel_budget") || strings.Count(body, `"id"`) > 5 {
+			t.Errorf("ten rows where five are left: %s %v", body, err)
+		}
+		if s := h.spent(id); s.Rows > 25 {
+			t.Errorf("of 25 rows, %d are taken", s.Rows)
+		}
+
+		// An answer that says how long it is is refused as a whole.
+		id = h.mandate("bot", map[string]any{"budgets": map[string]int{"bytes_out": 100}})
+		if status, body, err := h.read(token, "rows-30"); err != nil || status != http.StatusForbidden || h.code([]byte(body)) != "kernel_budget" {
+			t.Errorf("an answer beyond the budget: %d %s %v", status, body, err)
+		}
+		status, body, err := h.read(token, "7")
+		if err != nil || status != http.StatusOK {
+			t.Errorf("a short answer: %d %s %v", status, body, err)
+		}
+		h.until("what was reserved is given back", func() bool { return h.spent(id).BytesOut == int64(len(body)) })
+		if s := h.spent(id); s.Calls != 2 {
+			t.Errorf("taken are %d calls, want two: the upstream has answered both", s.Calls)
+		}
+		for left := 100 - len(body); left >= len(body); left -= len(body) {
+			if status, _, err := h.read(token, "7"); err != nil || status != http.StatusOK {
+				t.Errorf("with %d bytes left: %d %v", left, status, err)
+			}
+		}
+		if status, body, _ := h.read(token, "7"); status != http.StatusForbidden {
+			t.Errorf("with too little left: %d %s", status, body)
+		}
+		if s := h.spent(id); s.BytesOut > 100 {
+			t.Errorf("of 100 bytes, %d are taken", s.BytesOut)
+		}
+	})
+}
+
+// A grant covers what it names: the values of the path's parameters, and its
+// session.
+func TestConfinedGrants(t *testing.T) {
+	each(t, func(t *testing.T, h *house) {
+		in, out := h.openSession(), h.openSession()
+		h.mandate("bot", map[string]any{"parameters": map[string][]string{"id": {"7", "9"}}})
+		token, other := h.accessToken(in), h.accessToken(out)
+		for item, want := range map[string]string{"7": "", "9": "", "8": "outside_parameters", "70": "outside_parameters"} {
+			status, body, err := h.read(token, item)
+			if err != nil || (status == http.StatusOK) != (want == "") || want != "" && h.code([]byte(body)) != want {
+				t.Errorf("item %s: %d %s %v, want %q", item, status, body, err, want)
+			}
+		}
+		h.mandate("bot", map[string]any{"session": in})
+		if status, body, err := h.read(token, "8"); err != nil || status != http.StatusOK {
+			t.Errorf("in the session of the grant: %d %s %v", status, body, err)
+		}
+		if status, body, _ := h.read(other, "8"); status != http.StatusForbidden || h.code([]byte(body)) != "not_granted" {
+			t.Errorf("in another session: %d %s", status, body)
+		}
+		// With its session the grant is over.
+		id := h.mandate("bot", map[string]any{"name": "of-the-session", "session": in})
+		h.must(http.MethodPost, "/v1/sessions/"+in+"/end", map[string]string{"cause": "done"}, nil)
+		var g struct{ State string }
+		h.must(http.MethodGet, "/v1/grants/"+id, nil, &g)
+		if g.State != "ended" {
+			t.Errorf("the grant of a session that has ended is %s", g.State)
+		}
+		// And an eligible one is none.
+		h.mandate("bot", map[string]any{"kind": "eligible"})
+		if status, body, _ := h.read(other, "7"); status != http.StatusForbidden || h.code([]byte(body)) != "not_granted" {
+			t.Errorf("on an eligible grant: %d %s", status, body)
+		}
+	})
+}
+
+// Budgets are divided along a delegation and never multiplied, and when the first
+// agent may do nothing any more, nobody does it by way of it.
+func TestBudgetsAreHandedOn(t *testing.T) {
+	each(t, func(t *testing.T, h *house) {
+		p := h.helper()
+		id := h.mandate("bot", map[string]any{"budgets": map[string]int{"calls": 5, "fan_out": 1}})
+		its := h.mandate("helper", map[string]any{"budgets": map[string]int{"calls": 100}})
+		token := h.accessToken(h.openSession())
+		handed := p.exchange(token)
+		for i, who := range []string{token, handed, handed, token} {
+			if status, body, err := h.read(who, "7"); err != nil || status != http.StatusOK {
+				t.Fatalf("call %d: %d %s %v", i, status, body, err)
+			}
+		}
+		if s := h.spent(id); s.Calls != 4 || s.FanOut != 1 {
+			t.Errorf("of the bot's budget %+v is taken, want 4 calls and one helper", s)
+		}
+		if s := h.spent(its); s.Calls != 2 {
+			t.Errorf("of the helper's own budget %+v is taken, want 2 calls", s)
+		}
+		// In another session it is another piece of work.
+		second := p.exchange(h.accessToken(h.openSession()))
+		if status, body, _ := h.read(second, "7"); status != http.StatusForbidden || h.code([]byte(body)) != "kernel_budget" || !strings.Contains(body, "handed on") {
+			t.Errorf("a second helper where one is allowed: %d %s", status, body)
+		}
+		for i, who := range []string{handed, handed, token} {
+			status, body, _ := h.read(who, "7")
+			if want := map[bool]int{true: http.StatusOK, false: http.StatusForbidden}[i == 0]; status != want {
+				t.Errorf("call %d: %d %s, want %d", 5+i, status, body, want)
+			}
+		}
+		if s := h.spent(id); s.Calls != 5 {
+			t.Errorf("of five calls, %d are taken", s.Calls)
+		}
+		h.mandate("bot", nil)
+		if status, body, err := h.read(handed, "7"); err != nil || status != http.StatusOK {
+			t.Errorf("on a grant without budgets: %d %s %v", status, body, err)
+		}
+		h.must(http.MethodPost, "/v1/grants/bot-reads/end", map[string]string{"reason": "no more"}, nil)
+		if status, body, _ := h.read(handed, "7"); status != http.StatusForbidden || h.code([]byte(body)) != "not_granted" {
+			t.Errorf("when the bot's grant has ended: %d %s", status, body)
+		}
+	})
+}
+
+// A price is taken of the budget of money, for each call.
+func TestBudgetOfMoney(t *testing.T) {
+	each(t, func(t *testing.T, h *house) {
+		var crm map[string]any
+		h.must(http.MethodGet, "/v1/resources/crm", nil, &crm)
+		for _, action := range crm["actions"].([]any) {
+			action.(map[string]any)["price"] = 300_000
+		}
+		spec := map[string]any{}
+		for _, name := range []string{"name", "type", "base_url", "hosts", "actions", "class", "allow_private", "slots", "destination"} {
+			if v, ok := crm[name]; ok {
+				spec[name] = v
+			}
+		}
+		h.must(http.MethodPut, "/v1/resources/crm", spec, nil)
+		id := h.mandate("bot", map[string]any{"budgets": map[string]int{"money": 1_000_000}})
+		token := h.accessToken("")
+		for i := range 4 {
+			status, body, err := h.read(token, fmt.Sprint(i))
+			if want := map[bool]int{true: http.StatusOK, false: http.StatusForbidden}[i < 3]; err != nil || status != want {
+				t.Errorf("call %d at a third of the budget: %d %s %v, want %d", i, status, body, err, want)
+			}
+		}
+		if s := h.spent(id); s.Money != 900_000 {
+			t.Errorf("taken are %d millionths, want 900000", s.Money)
+		}
+	})
+}
