@@ -137,10 +137,11 @@ func appendOne(ctx context.Context, tx *Tx, a Append) error {
 }
 
 // Alive returns [ErrStale] unless the row is there, has not ended and has this
-// epoch, and keeps it so until the transaction ends.
+// epoch, and keeps it so until the transaction ends; in a snapshot it is so for as
+// long as that is looked at.
 func (t *Tx) Alive(ctx context.Context, e Epoch) error {
 	text := aliveText(e.Table)
-	if t.engine == Postgres {
+	if t.engine == Postgres && !t.snapshot {
 		text += " for share"
 	}
 	var one int

@@ -243,7 +243,7 @@ func (d *DB) View(ctx context.Context, tenant estover.TenantID, fn func(*Tx) err
 		return unavailable(ctx, err)
 	}
 	defer func() { _ = t.Rollback() }()
-	return diagnose(fn(&Tx{tenant: tenant, now: d.Now(), engine: Postgres, run: plain{t}}))
+	return diagnose(fn(&Tx{tenant: tenant, now: d.Now(), engine: Postgres, run: plain{t}, snapshot: true}))
 }
 
 // Do runs fn in a transaction of one tenant and commits it. When fn returns an

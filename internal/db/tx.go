@@ -39,6 +39,9 @@ type Tx struct {
 	now    time.Time
 	engine Engine
 	run    runner
+
+	// snapshot says that the transaction only reads, and locks nothing.
+	snapshot bool
 }
 
 // Tenant is whose transaction this is: the first argument of every statement.
