@@ -8,6 +8,7 @@
 //	POST {issuer}/access/v1/search/subject    who may …
 //	POST {issuer}/access/v1/search/resource   … do something where
 //	POST {issuer}/access/v1/search/action     … do what there
+//	POST {issuer}/access/v1/requests          ask for what was refused; also GET, cancel
 //	GET  /.well-known/authzen-configuration   where all this is
 //
 // # The words
@@ -51,10 +52,12 @@ import (
 	"estover.dev"
 	"estover.dev/internal/access"
 	"estover.dev/internal/agent"
+	"estover.dev/internal/approval"
 	"estover.dev/internal/db"
 	"estover.dev/internal/edge"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/resource"
+	"estover.dev/internal/seal"
 	"estover.dev/internal/token"
 )
 
@@ -79,6 +82,8 @@ type Config struct {
 	Agents    *agent.Registry
 	Resources *resource.Catalogue
 	Grants    *access.Access
+	Requests  *approval.Approvals
+	Keys      *seal.Keyring // which sign what a refusal says
 
 	// Decide is the decider of the gateway.
 	Decide func(ctx context.Context, caller estover.Caller, op guard.Op) (guard.Decision, error)
@@ -99,6 +104,7 @@ type Config struct {
 // A Door answers the questions of PEPs.
 type Door struct {
 	Config
+	base  string               // the path of the issuer
 	names *guard.Cache[string] // of agents → id
 }
 
@@ -121,6 +127,7 @@ func (d *Door) Mount(mux *http.ServeMux) error {
 	if err != nil {
 		return err
 	}
+	d.base = u.Path
 	for _, path := range []string{u.Path, u.Path + token.TenantPath + "{tenant}"} {
 		for at, serve := range map[string]endpoint{
 			evaluationPath: d.evaluation, evaluationsPath: d.evaluations,
@@ -129,6 +136,11 @@ func (d *Door) Mount(mux *http.ServeMux) error {
 			mux.Handle(path+at, d.question(serve))
 		}
 		mux.Handle(wellKnown+path, d.at(http.MethodGet, d.metadata))
+		mux.Handle(path+requestsPath, d.at(http.MethodPost, d.submit))
+		mux.Handle(path+schemaPath, d.at(http.MethodGet, d.schema))
+		mux.Handle(path+requestsPath+"/{id}", d.at(http.MethodGet, d.status))
+		mux.Handle("POST "+path+requestsPath+"/{id}/cancel", d.at(http.MethodPost, d.cancel))
+		mux.Handle("DELETE "+path+requestsPath+"/{id}/cancel", d.at(http.MethodDelete, d.cancel))
 	}
 	return nil
 }

@@ -174,7 +174,8 @@ type variant struct {
 }
 
 // find looks up what a question names. What is not there is left empty.
-func (d *Door) find(ctx context.Context, tenant estover.TenantID, q *question) (f found, err error) {
+func (d *Door) find(ctx context.Context, a *asking, q *question) (f found, err error) {
+	tenant := a.tenant
 	if f.situation, err = q.situation(); err != nil {
 		return f, err
 	}
@@ -182,6 +183,10 @@ func (d *Door) find(ctx context.Context, tenant estover.TenantID, q *question) (
 	if q.Subject.Type == agentType && q.Subject.ID != "" {
 		if f.agent, err = d.agentID(ctx, tenant, q.Subject.ID); err != nil {
 			return f, err
+		}
+		// Who asks about itself asks in its own session.
+		if f.Session == "" && a.caller.Acting() == estover.Agent(f.agent) {
+			f.Session = a.caller.Session
 		}
 	}
 	if q.Resource.ID != "" {
@@ -298,7 +303,7 @@ func (d *Door) evaluate(ctx context.Context, a *asking, q *question) (decision, 
 	if err := q.check(); err != nil {
 		return decision{}, err
 	}
-	f, err := d.find(ctx, a.tenant, q)
+	f, err := d.find(ctx, a, q)
 	if err != nil {
 		return decision{}, err
 	}
@@ -325,6 +330,16 @@ func (d *Door) evaluate(ctx context.Context, a *asking, q *question) (decision, 
 		out.Context["reason_user"] = map[string]string{"en": answer.Message}
 		if answer.Next != "" {
 			out.Context["next"] = answer.Next
+		}
+		return out, d.remedy(ctx, a, q, &f, answer, at, out.Context)
+	}
+	if f.Approval.ID != "" {
+		ref, err := d.reference(ctx, a, q, &f, f.Approval.ID)
+		if err != nil {
+			return decision{}, err
+		}
+		if ref != nil {
+			out.Context["approval"] = ref
 		}
 	}
 	return out, nil

@@ -191,7 +191,7 @@ func (d *Door) look(a *asking, s *search, f *found, what string, candidates sour
 // with it, and where the PEP cannot carry them out it alone is left out
 // (Profile for Obligations, section 4.3).
 func (d *Door) result(a *asking, c *candidate) (map[string]any, error) {
-	f, err := d.find(a.Context(), a.tenant, &c.ask)
+	f, err := d.find(a.Context(), a, &c.ask)
 	if err != nil {
 		return nil, err
 	}
@@ -220,7 +220,7 @@ func (d *Door) subjects(a *asking) (any, error) {
 		return nil, err
 	}
 	s.Subject.ID = "" // it is ignored
-	f, err := d.find(a.Context(), a.tenant, &s.question)
+	f, err := d.find(a.Context(), a, &s.question)
 	if err != nil {
 		return nil, err
 	}
@@ -253,7 +253,7 @@ func (d *Door) resources(a *asking) (any, error) {
 		return nil, err
 	}
 	s.Resource.ID = "" // it is ignored
-	f, err := d.find(a.Context(), a.tenant, &s.question)
+	f, err := d.find(a.Context(), a, &s.question)
 	if err != nil {
 		return nil, err
 	}
@@ -292,7 +292,7 @@ func (d *Door) actions(a *asking) (any, error) {
 	if err := first(errors.Join(s.Subject.check(false), s.Resource.check(false), object("context", s.Context))); err != nil {
 		return nil, err
 	}
-	f, err := d.find(a.Context(), a.tenant, &s.question)
+	f, err := d.find(a.Context(), a, &s.question)
 	if err != nil {
 		return nil, err
 	}

@@ -69,6 +69,9 @@ type situation struct {
 	Purpose     string        `json:"purpose"`
 	Class       estover.Class `json:"class"`
 	Obligations []string      `json:"supported_obligations"` // nil for no information
+	Approval    struct {
+		ID string `json:"id"`
+	} `json:"approval"` // that the PEP brings along
 }
 
 // A decision is the answer to one question (section 5.5).
@@ -217,7 +220,7 @@ func (q *question) situation() (s situation, err error) {
 		}
 		return s, err
 	}
-	for field, v := range map[string]string{"session": s.Session, "purpose": s.Purpose} {
+	for field, v := range map[string]string{"session": s.Session, "purpose": s.Purpose, "approval.id": s.Approval.ID} {
 		if len(v) > maxText {
 			return s, missing("context."+field, "This has more than %d bytes.", maxText)
 		}

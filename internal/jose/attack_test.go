@@ -176,6 +176,8 @@ func header(p jose.Purpose, alg, kid string, more ...any) map[string]any {
 		h["typ"] = "token-introspection+jwt"
 	case jose.SecurityEvent:
 		h["typ"] = "secevent+jwt"
+	case jose.Denial:
+		h["typ"] = "authzen-denial+jwt"
 	}
 	for i := 0; i < len(more); i += 2 {
 		if more[i+1] == nil {
@@ -201,6 +203,7 @@ func with(c map[string]any, more ...any) map[string]any {
 
 var purposes = []jose.Purpose{
 	jose.AccessToken, jose.IDToken, jose.ClientAssertion, jose.DPoPProof, jose.IDJAG, jose.JWTBearer, jose.Introspection, jose.SecurityEvent,
+	jose.Denial,
 }
 
 // token makes the sample of a purpose with the key named "k".
@@ -564,6 +567,7 @@ func TestClaims(t *testing.T) {
 			jose.JWTBearer:       {"iss", "sub", "aud", "exp", "iat"},
 			jose.Introspection:   {"iss", "aud", "iat", "token_introspection"},
 			jose.SecurityEvent:   {"iss", "aud", "iat", "jti", "events"},
+			jose.Denial:          {"iss", "sub", "aud", "exp", "iat", "jti"},
 		}[p]
 		for _, name := range needs {
 			for _, v := range []any{nil, "", true, []any{}, []any{1}} {

@@ -70,6 +70,7 @@ const (
 	JWTSVID         Purpose = "jwt_svid"         // SPIFFE JWT-SVID without an issuer
 	Introspection   Purpose = "introspection"    // RFC 9701
 	SecurityEvent   Purpose = "security_event"   // RFC 8417
+	Denial          Purpose = "denial"           // the binding_token of the AuthZEN Access Request and Approval Profile
 )
 
 // The algorithms. Ed25519 is the name that RFC 9864 gives to what RFC 8037
@@ -149,12 +150,16 @@ var kinds = map[Purpose]*kind{
 		typ: "secevent+jwt", signs: []string{rs256, es256}, listed: []string{rs256, es256, es384, edDSA, ed25519},
 		needs: []string{"iss", "aud", "iat", "jti"}, objects: []string{"events"}, refuses: []string{"exp"}, audience: oneOfMany,
 	},
+	Denial: {
+		typ: "authzen-denial+jwt", signs: []string{es256}, accepts: []string{es256},
+		needs: []string{"iss", "sub", "aud", "exp", "iat", "jti"}, audience: exactlyOne, ahead: 15 * time.Minute,
+	},
 }
 
 // taken are the types that say what a token is for. A token that carries one
 // is nothing else, whether or not we have a use for that kind.
 var taken = []string{
-	"at+jwt", "dpop+jwt", "oauth-id-jag+jwt", "token-introspection+jwt", "secevent+jwt", "logout+jwt", "txntoken+jwt",
+	"at+jwt", "dpop+jwt", "oauth-id-jag+jwt", "token-introspection+jwt", "secevent+jwt", "logout+jwt", "txntoken+jwt", "authzen-denial+jwt",
 }
 
 // Reserved reports whether a type says that a token is of one kind and of no

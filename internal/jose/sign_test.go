@@ -30,7 +30,7 @@ func TestSignAndVerify(t *testing.T) {
 	private := map[string]crypto.Signer{"ES256": k.ec, "RS256": k.rsa, "EdDSA": k.ed, "ES384": k.p384}
 	signs := map[jose.Purpose]string{
 		jose.AccessToken: "ES256", jose.IDToken: "RS256 ES256", jose.ClientAssertion: "ES256 EdDSA RS256", jose.DPoPProof: "ES256 EdDSA",
-		jose.IDJAG: "ES256", jose.JWTBearer: "", jose.Introspection: "ES256", jose.SecurityEvent: "RS256 ES256",
+		jose.IDJAG: "ES256", jose.JWTBearer: "", jose.Introspection: "ES256", jose.SecurityEvent: "RS256 ES256", jose.Denial: "ES256",
 	}
 	for _, p := range purposes {
 		for alg, key := range private {

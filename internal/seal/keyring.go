@@ -85,6 +85,7 @@ var plans = map[jose.Purpose]plan{
 	jose.Introspection: {make: makeP256, token: true},
 	jose.IDJAG:         {make: makeP256, token: true, demand: true},
 	jose.SecurityEvent: {make: makeRSA, token: true, demand: true},
+	jose.Denial:        {make: makeP256, token: true, demand: true},
 	LogKey:             {make: makeEd25519},
 	GatewayKey:         {make: makeEd25519},
 	ContainmentKey:     {make: makeEd25519},
@@ -743,7 +744,7 @@ func (k *Keyring) SweepTenant(ctx context.Context, tenant estover.TenantID) erro
 // purposes lists the table in a fixed order, those last that take time.
 func purposes() []jose.Purpose {
 	return []jose.Purpose{
-		LogKey, GatewayKey, ContainmentKey, jose.AccessToken, jose.Introspection, jose.IDJAG, IDTokenES256, jose.IDToken, jose.SecurityEvent,
+		LogKey, GatewayKey, ContainmentKey, jose.AccessToken, jose.Introspection, jose.IDJAG, IDTokenES256, jose.IDToken, jose.SecurityEvent, jose.Denial,
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"estover.dev"
 	"estover.dev/internal/audit"
+	"estover.dev/internal/authzen"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/job"
 )
@@ -49,6 +50,7 @@ func (s *Server) startJobs(ctx context.Context, wg *sync.WaitGroup) {
 	jobs.While("channel.follow", func(ctx context.Context) error { return s.log.Follow(ctx, "notify", s.notify.Take) })
 	jobs.While("channel.send", s.notify.Run)
 	jobs.Every("channel.sweep", time.Hour, s.notify.Sweep)
+	jobs.Every("authzen.sweep", time.Hour, func(ctx context.Context) error { return authzen.Sweep(ctx, s.db) })
 	jobs.Every("request.expire", 5*time.Second, func(ctx context.Context) error {
 		_, err := s.requests.ExpireDue(ctx)
 		return err

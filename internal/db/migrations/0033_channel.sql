@@ -43,3 +43,17 @@ create index channel_message_line on channel_message (tenant_id, channel_id, rec
 create index channel_message_due on channel_message (due_at) where state = 'waiting';
 create index channel_message_said on channel_message (tenant_id, channel_id, recipient, ended_at) where state = 'sent';
 create index channel_message_old on channel_message (ended_at) where ended_at is not null;
+
+-- The keys with which programs have asked for access, so that what is sent again
+-- is asked once.
+create table access_request_key (
+	tenant_id text not null,
+	requester text not null,
+	key text not null, -- its digest
+	body text not null, -- the digest of what was asked
+	request_id text not null, -- '' until it is asked
+	created_at bigint not null,
+	primary key (tenant_id, requester, key)
+);
+
+create index access_request_key_old on access_request_key (created_at);
