@@ -23,10 +23,10 @@ type task struct {
 	client  *client
 	id      string
 	expires time.Time
-	over    chan string   // gets why the session has ended, if it was not ended here
-	nudge   chan struct{} // something has happened that may be its end
+	over    chan string    // gets why the session has ended, if it was not ended here
+	nudge   chan struct{}  // something has happened that may be its end
 	renewed chan time.Time // gets when it ends, if that has changed
-	ended   string        // what over got
+	ended   string         // what over got
 }
 
 // How the end of a session comes to the program.

@@ -1,0 +1,104 @@
+package server_test
+
+import (
+	"io"
+	"testing"
+	"time"
+
+	"estover.dev/internal/policy"
+)
+
+// obliged is the policy that an installation starts with, and an obligation of
+// calls beside.
+func obliged(oblige string) policy.Bundle {
+	return append(policy.Starter(), policy.File{Path: "obliged.rego", Text: `# METADATA
+# title: Obliged
+# description: What a test has policy ask for.
+package tenant.obliged
+
+# METADATA
+# title: Calls come with something
+oblige contains ` + oblige + ` if input.op == "gateway.call"
+`}, policy.File{Path: "obliged_test.rego", Text: `package tenant.obliged_test
+
+import data.tenant.obliged
+
+test_call if {
+	obliged.oblige == {` + oblige + `} with input as {"op": "gateway.call"}
+}
+`})
+}
+
+// forbidden has no call through.
+func forbidden() policy.Bundle {
+	return append(policy.Starter(), policy.File{Path: "closed.rego", Text: `# METADATA
+# title: Closed
+# description: Nothing goes through.
+package tenant.closed
+
+# METADATA
+# title: Closed
+# description: Nothing goes through at the moment.
+# custom:
+#   next: Wait until it is open again.
+deny contains "closed" if input.op == "gateway.call"
+`}, policy.File{Path: "closed_test.rego", Text: `package tenant.closed_test
+
+import data.tenant.closed
+
+test_call if {
+	closed.deny == {"closed"} with input as {"op": "gateway.call"}
+}
+`})
+}
+
+// What is decided about an agent, a resource or the policy reaches the streams
+// that are open, at once, and those alone that it is about (M41).
+func TestStreamsAreDecidedAgain(t *testing.T) {
+	each(t, func(t *testing.T, h *house) {
+		put := func(changes map[string]string) { h.change("", "bot", "alice", changes) }
+		as := func() { put(nil) }
+		for _, c := range []struct {
+			name         string
+			change, back func()
+			goesOn       bool
+		}{
+			{"the clearance is lowered", func() { put(map[string]string{"clearance": "internal"}) }, as, false},
+			{"the purpose is taken away", func() { put(map[string]string{"purposes": "[research]"}) }, as, false},
+			{"the team changes, which nothing rests on", func() { put(map[string]string{"team": "desk"}) }, as, true},
+			{"a policy is activated that forbids it", func() { h.activate(forbidden()) }, func() { h.activate(policy.Starter()) }, false},
+			{"a policy is activated that asks for more", func() { h.activate(obliged(`{"type": "evidence", "mode": "strict"}`)) }, func() { h.activate(policy.Starter()) }, false},
+			{"a policy is activated that says the same", func() {
+				h.activate(append(policy.Starter(), policy.File{Path: "note.rego", Text: "# METADATA\n# title: A note\n# description: It says nothing.\npackage tenant.note\n"}))
+			}, func() { h.activate(policy.Starter()) }, true},
+		} {
+			stream := h.stream(h.accessToken(h.openSession()))
+			t.Cleanup(func() { _ = stream.Close() })
+			ended := make(chan error, 1)
+			go func() {
+				_, err := io.ReadAll(stream)
+				ended <- err
+			}()
+			c.change()
+			at := time.Now()
+			limit := time.Second
+			select {
+			case err := <-ended:
+				if c.goesOn {
+					t.Errorf("%s: the stream ended (%v), want it to go on", c.name, err)
+				} else if err == nil {
+					t.Errorf("%s: the stream ended as if it were whole", c.name)
+				}
+				if took := time.Since(at); took > limit {
+					t.Errorf("%s: the stream was cut after %s, want %s at most", c.name, took, limit)
+				}
+			case <-time.After(limit):
+				if !c.goesOn {
+					t.Errorf("%s: the stream goes on", c.name)
+				}
+			}
+			_ = stream.Close()
+			c.back()
+		}
+	})
+}

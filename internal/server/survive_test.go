@@ -1,0 +1,340 @@
+package server_test
+
+import (
+	"bufio"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"estover.dev/internal/server"
+)
+
+// A scene is a session of an agent of its own, with all that can belong to one.
+type scene struct {
+	*house
+	name, id, secret string // the agent
+	sponsor          string
+	session          string
+	brief            bool // its time is nearly over
+	cert             tls.Certificate
+	helper           *helper
+}
+
+// scene makes an agent with a sponsor, and opens a session of it.
+func (h *house) scene(t *testing.T, n int64, p *helper, wish map[string]any) *scene {
+	t.Helper()
+	at := *h
+	at.t = t
+	_, brief := wish["ttl_seconds"]
+	s := &scene{brief: brief, house: &at, name: fmt.Sprintf("bot-%d", n), sponsor: fmt.Sprintf("sponsor-%d", n)}
+	s.helper = &helper{&at, p.id, p.secret}
+	s.must(http.MethodPost, "/v1/apply", map[string]any{"set": s.name, "files": []map[string]string{{"path": "scene.yaml", "text": fmt.Sprintf(`
+apiVersion: estover.dev/v1
+kind: Person
+metadata: {name: %[2]s}
+spec: {roles: [operator]}
+---
+apiVersion: estover.dev/v1
+kind: Agent
+metadata: {name: %[1]s}
+spec: {blueprint: support, sponsor: %[2]s, purposes: [support], clearance: confidential}
+---
+apiVersion: estover.dev/v1
+kind: Grant
+metadata: {name: %[1]s-reads}
+spec: {agent: %[1]s, resource: crm, actions: [item.read, slow.read], purposes: [support], class: confidential}
+`, s.name, s.sponsor)}}}, nil)
+	var c struct {
+		ID string `json:"client_id"`
+		S  string `json:"client_secret"`
+	}
+	s.must(http.MethodPost, "/v1/agents/"+s.name+"/credentials", map[string]string{"kind": "secret"}, &c)
+	s.id, s.secret = c.ID, c.S
+	s.agent, s.house.secret = c.ID, c.S
+	var thumbprint string
+	s.cert, thumbprint = certificate(t)
+	body := map[string]any{"agent": s.name, "purpose": "support", "certificate_thumbprint": thumbprint}
+	for k, v := range wish {
+		body[k] = v
+	}
+	var opened struct{ Session struct{ ID string } }
+	s.must(http.MethodPost, "/v1/sessions", body, &opened)
+	s.session = opened.Session.ID
+	return s
+}
+
+// form posts a form and gives the answer's members.
+func (s *scene) form(path string, f url.Values) (int, map[string]any) {
+	s.t.Helper()
+	res, err := http.PostForm("http://"+s.addr+path, f)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	var answer map[string]any
+	_ = json.NewDecoder(res.Body).Decode(&answer) // some answers have no body
+	return res.StatusCode, answer
+}
+
+// active reports whether a token is, as the resource hears that it is for.
+func (s *scene) active(token string) bool {
+	_, answer := s.form("/oauth/introspect", url.Values{"token": {token}, "client_id": {s.helper.id}, "client_secret": {s.helper.secret}})
+	return answer["active"] == true
+}
+
+func (s *scene) calls(token string) bool {
+	status, _ := s.do(http.MethodGet, "/u/crm/v1/items/7", token, nil)
+	return status == http.StatusOK
+}
+
+// flows reports, as long as it is asked, whether a stream goes on.
+func flows(r io.ReadCloser, t *testing.T) func() bool {
+	t.Cleanup(func() { _ = r.Close() })
+	var over atomic.Bool
+	go func() {
+		_, _ = io.Copy(io.Discard, r)
+		over.Store(true)
+	}()
+	return func() bool { return !over.Load() }
+}
+
+// belongs are the kinds of things that belong to sessions, by the part that ends
+// them. What is made reports whether it still works.
+var belongs = []struct {
+	part, name string
+	make       func(s *scene) func() bool
+}{
+	{"grants", "a token at the gateway", func(s *scene) func() bool {
+		token := s.accessToken(s.session)
+		return func() bool { return s.calls(token) }
+	}},
+	{"grants", "a token at introspection", func(s *scene) func() bool {
+		token := s.accessToken(s.session)
+		return func() bool { return s.active(token) }
+	}},
+	{"grants", "another token in the session", func(s *scene) func() bool {
+		return func() bool {
+			_, answer := s.form("/oauth/token", url.Values{"grant_type": {"client_credentials"}, "client_id": {s.id}, "client_secret": {s.secret}, "session": {s.session}, "resource": {s.upstream.URL}})
+			return answer["access_token"] != nil
+		}
+	}},
+	{"grants", "the exchange of a token", func(s *scene) func() bool {
+		token := s.accessToken(s.session)
+		return func() bool {
+			_, answer := s.form("/oauth/token", url.Values{
+				"grant_type": {"urn:ietf:params:oauth:grant-type:token-exchange"}, "client_id": {s.helper.id}, "client_secret": {s.helper.secret},
+				"subject_token": {token}, "subject_token_type": {"urn:ietf:params:oauth:token-type:access_token"},
+			})
+			return answer["access_token"] != nil
+		}
+	}},
+	{"grants", "what was handed on", func(s *scene) func() bool {
+		token := s.helper.exchange(s.accessToken(s.session))
+		return func() bool { return s.calls(token) }
+	}},
+	{"grants", "a token in a session within it", func(s *scene) func() bool {
+		var opened struct{ Session struct{ ID string } }
+		s.must(http.MethodPost, "/v1/sessions", map[string]any{"agent": "helper", "purpose": "support", "parent": s.session}, &opened)
+		_, answer := s.form("/oauth/token", url.Values{"grant_type": {"client_credentials"}, "client_id": {s.helper.id}, "client_secret": {s.helper.secret}, "session": {opened.Session.ID}, "resource": {s.upstream.URL}})
+		token, _ := answer["access_token"].(string)
+		return func() bool { return s.calls(token) }
+	}},
+	{"connections", "a stream on a route", func(s *scene) func() bool {
+		return flows(s.stream(s.accessToken(s.session)), s.t)
+	}},
+	{"connections", "a stream of what was handed on", func(s *scene) func() bool {
+		return flows(s.stream(s.helper.exchange(s.accessToken(s.session))), s.t)
+	}},
+	{"connections", "a stream through the forward proxy", func(s *scene) func() bool {
+		conn, err := tls.Dial("tcp", s.config.Gateway, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{s.cert}, NextProtos: []string{"http/1.1"}})
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "GET %s/v1/slow HTTP/1.1\r\nHost: %s\r\n\r\n", s.upstream.URL, strings.TrimPrefix(s.upstream.URL, "http://"))
+		res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil || res.StatusCode != http.StatusOK {
+			s.t.Fatalf("a stream through the forward proxy: %v %v", res, err)
+		}
+		return flows(struct {
+			io.Reader
+			io.Closer
+		}{res.Body, conn}, s.t)
+	}},
+	{"connections", "the session's certificate", func(s *scene) func() bool {
+		return func() bool {
+			conn, err := tls.Dial("tcp", s.config.Gateway, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{s.cert}, NextProtos: []string{"http/1.1"}})
+			if err != nil {
+				return false
+			}
+			defer conn.Close()
+			_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+			fmt.Fprintf(conn, "GET %s/v1/items/7 HTTP/1.1\r\nHost: %s\r\n\r\n", s.upstream.URL, strings.TrimPrefix(s.upstream.URL, "http://"))
+			res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				return false
+			}
+			defer res.Body.Close()
+			return res.StatusCode == http.StatusOK
+		}
+	}},
+	{"mandates", "a grant of the session", func(s *scene) func() bool {
+		var g struct{ ID string }
+		s.must(http.MethodPost, "/v1/grants", map[string]any{
+			"name": s.name + "-changes", "agent": s.name, "resource": "crm", "actions": []string{"item.change"}, "purposes": []string{"support"},
+			"class": "confidential", "session": s.session,
+		}, &g)
+		return func() bool {
+			var one struct {
+				Ended time.Time `json:"ended_at"`
+			}
+			s.must(http.MethodGet, "/v1/grants/"+g.ID, nil, &one)
+			return one.Ended.IsZero()
+		}
+	}},
+	{"requests", "a request that waits for people", func(s *scene) func() bool {
+		if s.brief { // nobody may ask in a session that is about to end
+			return func() bool { return false }
+		}
+		var r struct{ ID, State string }
+		s.must(http.MethodPost, "/v1/access/requests", map[string]any{
+			"agent": s.name, "session": s.session, "purpose": "support", "reason": "the customer wants it gone",
+			"items": []map[string]any{{"resource": "crm", "actions": []string{"item.delete"}}},
+		}, &r)
+		return func() bool {
+			s.must(http.MethodGet, "/v1/access/requests/"+r.ID, nil, &r)
+			return r.State == "pending"
+		}
+	}},
+	{"recordings", "the count of its calls", func(s *scene) func() bool {
+		token := s.accessToken(s.session)
+		s.calls(token)
+		return func() bool { // goes on until the closing statement says how many there were
+			var events struct{ Items []any }
+			s.must(http.MethodGet, "/v1/events?action=session.close&session="+s.session, nil, &events)
+			return len(events.Items) == 0
+		}
+	}},
+}
+
+// ends are how a session ends. Each is over when the session has ended.
+var ends = []struct {
+	name string
+	wish map[string]any // of the session
+	end  func(s *scene)
+}{
+	{"nothing happens", nil, nil},
+	{"ended by the agent", nil, func(s *scene) {
+		if status, body := s.do(http.MethodPost, "/v1/sessions/"+s.session+"/end", s.apiToken(), map[string]string{"cause": "the command ended"}); status >= 300 {
+			s.t.Fatalf("the agent ends its session: %d %s", status, body)
+		}
+	}},
+	{"ended by a person", nil, func(s *scene) {
+		s.must(http.MethodPost, "/v1/sessions/"+s.session+"/end", map[string]string{"cause": "enough"}, nil)
+	}},
+	{"its time is over", map[string]any{"ttl_seconds": 3}, func(s *scene) { s.gone() }},
+	{"the agent is contained", nil, func(s *scene) {
+		s.must(http.MethodPost, "/v1/containments", map[string]string{"agent": s.name, "reason": "a drill"}, nil)
+	}},
+	{"the agent is suspended", nil, func(s *scene) {
+		s.must(http.MethodPost, "/v1/agents/"+s.name+"/holds", map[string]string{"kind": "suspended", "reason": "a test"}, nil)
+	}},
+	{"the agent is retired", nil, func(s *scene) {
+		s.must(http.MethodPost, "/v1/agents/"+s.name+"/holds", map[string]string{"kind": "retired", "reason": "a test"}, nil)
+	}},
+	{"the agent's time is over", nil, func(s *scene) {
+		s.change(s.name, s.name, s.sponsor, map[string]string{"expires_at": time.Now().Add(time.Second).UTC().Format(time.RFC3339Nano)})
+		s.gone()
+	}},
+	{"the sponsor has gone", nil, func(s *scene) {
+		s.must(http.MethodPost, "/v1/people/"+s.sponsor+"/disable", map[string]string{"reason": "left"}, nil)
+	}},
+}
+
+// change registers an agent anew, with something that is otherwise.
+func (h *house) change(set, agent, sponsor string, to map[string]string) {
+	h.t.Helper()
+	spec := map[string]string{"blueprint": "support", "sponsor": sponsor, "purposes": "[support]", "clearance": "confidential"}
+	for member, v := range to {
+		spec[member] = v
+	}
+	text := "apiVersion: estover.dev/v1\nkind: Agent\nmetadata: {name: " + agent + "}\nspec:\n"
+	for member, v := range spec {
+		text += "  " + member + ": " + v + "\n"
+	}
+	h.must(http.MethodPost, "/v1/apply", map[string]any{"set": set, "files": []map[string]string{{"path": "change.yaml", "text": text}}}, nil)
+}
+
+// gone waits until the session has been ended by a sweep.
+func (s *scene) gone() {
+	s.t.Helper()
+	s.until("the session has ended", func() bool {
+		var one struct {
+			Ended time.Time `json:"ended_at"`
+		}
+		s.must(http.MethodGet, "/v1/sessions/"+s.session, nil, &one)
+		return !one.Ended.IsZero()
+	})
+}
+
+// However a session ends, nothing that belongs to it survives: every kind of
+// thing that there is, and all of it works as long as nothing happens.
+func TestNothingSurvivesASession(t *testing.T) {
+	var tried []string
+	for _, b := range belongs {
+		if !slices.Contains(tried, b.part) {
+			tried = append(tried, b.part)
+		}
+	}
+	parts := server.Belonging()
+	slices.Sort(tried)
+	slices.Sort(parts)
+	if !slices.Equal(tried, parts) {
+		t.Errorf("what belongs to a session are %v, and tried are %v: a kind of thing is missing here", parts, tried)
+	}
+	each(t, func(t *testing.T, h *house) {
+		p := h.helper()
+		var n atomic.Int64
+		for _, c := range ends {
+			t.Run(c.name, func(t *testing.T) {
+				t.Parallel()
+				s := h.scene(t, n.Add(1), p, c.wish)
+				works := make([]func() bool, len(belongs))
+				var wg sync.WaitGroup
+				for i, b := range belongs {
+					works[i] = b.make(s)
+				}
+				if c.end == nil {
+					for i, b := range belongs {
+						if !works[i]() {
+							t.Errorf("%s does not work although nothing has happened", b.name)
+						}
+					}
+					return
+				}
+				c.end(s)
+				ended := time.Now()
+				for i, b := range belongs {
+					wg.Go(func() {
+						for works[i]() {
+							if time.Since(ended) > 5*time.Second {
+								t.Errorf("%s works after the end of its session", b.name)
+								return
+							}
+							time.Sleep(5 * time.Millisecond)
+						}
+					})
+				}
+				wg.Wait()
+			})
+		}
+	})
+}
