@@ -1,6 +1,7 @@
 // Demo takes one agent through its first task under Estover, with a sample
-// company on loopback, and shows five things that can go wrong on the way and
-// do not (package story). It needs no account, no container and no network.
+// company on loopback: what it does, what it must not and does not, what it is
+// let do for a while, and how it is stopped (package story). It needs no account,
+// no container and no network.
 //
 // On a terminal it tells the story at reading speed and leaves the server
 // running for a look around. Elsewhere, or with CI set, it runs through, and
@@ -75,11 +76,13 @@ func perform(ctx context.Context, t *teller) (held, of int, err error) {
 		return 0, 0, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	t.title("Estover: one agent, one task, and five things that can go wrong")
+	t.title("Estover: one agent, one task, and what can go wrong")
 	t.paragraph("All of it is on this machine: a sample company with a customer system (CRM) that opens to whoever sends its key, an agent that works there, and a server of Estover. It is in " + dir + " and goes away at the end.")
-	s, err := story.Open(ctx, story.Config{
-		Estover: filepath.Join(bin, "estover"), Agent: filepath.Join(bin, "sample-agent"), Dir: dir, Tell: t.line,
-	})
+	config := story.Config{Estover: filepath.Join(bin, "estover"), Agent: filepath.Join(bin, "sample-agent"), Dir: dir, Tell: t.line}
+	if t.slow {
+		config.Ask = t.ask
+	}
+	s, err := story.Open(ctx, config)
 	if err != nil {
 		return 0, 0, fmt.Errorf("setting the stage: %w", err)
 	}

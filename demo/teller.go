@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -125,6 +126,26 @@ func (t *teller) verdict(held, of int) {
 		colour = red
 	}
 	fmt.Fprintf(t.w, "\n%s\n", t.paint(colour, fmt.Sprintf("demo: %d of %d beats held", held, of)))
+}
+
+// ask asks whoever sits at the terminal. Enter alone is yes.
+func (t *teller) ask(question string) bool {
+	t.listing = false
+	fmt.Fprintf(t.w, "\n  %s ", t.paint(bold, question+" [Y/n]"))
+	said := make(chan string, 1)
+	go func() {
+		line, err := bufio.NewReader(os.Stdin).ReadString('\n')
+		if err != nil {
+			line = "n"
+		}
+		said <- strings.ToLower(strings.TrimSpace(line))
+	}()
+	select {
+	case line := <-said:
+		return line == "" || line == "y" || line == "yes"
+	case <-t.ctx.Done():
+		return false
+	}
 }
 
 // commands lists commands, each with a few words about it.

@@ -6,6 +6,7 @@
 //	agent leak            follow an instruction that stands in a customer's record
 //	agent overreach       delete a customer
 //	agent wrong-purpose   read the customers for something else than the task
+//	agent elevate         do what it may not, once somebody has let it
 //	agent stream          watch the events until they end, then go on working
 //
 // It finds the customer system by CRM_URL and uses the environment's proxy and
@@ -43,7 +44,7 @@ func main() {
 	wait := flag.Bool("wait", false, "at the end, keep everything in memory and wait for a line on standard input")
 	transcript := flag.String("transcript", "", "a file for all that is sent and received")
 	flag.Parse()
-	a := &agent{base: strings.TrimSuffix(os.Getenv("CRM_URL"), "/"), key: os.Getenv("CRM_KEY"), client: &http.Client{}}
+	a := &agent{base: strings.TrimSuffix(os.Getenv("CRM_URL"), "/"), key: os.Getenv("CRM_KEY"), client: &http.Client{}, lines: bufio.NewReader(os.Stdin)}
 	if *transcript != "" {
 		f, err := os.Create(*transcript)
 		if err != nil {
@@ -53,7 +54,7 @@ func main() {
 		a.client.Transport = &tape{to: f}
 	}
 	tasks := map[string]func() error{
-		"work": a.work, "leak": a.leak, "overreach": a.overreach, "wrong-purpose": a.wrongPurpose, "stream": a.stream,
+		"work": a.work, "leak": a.leak, "overreach": a.overreach, "wrong-purpose": a.wrongPurpose, "elevate": a.elevate, "stream": a.stream,
 	}
 	task, ok := tasks[flag.Arg(0)]
 	if !ok || a.base == "" {
@@ -63,7 +64,7 @@ func main() {
 	err := task()
 	if *wait {
 		fmt.Printf("pid %d waits\n", os.Getpid())
-		_, _ = bufio.NewReader(os.Stdin).ReadString('\n') // the end of the input will do as well
+		_, _ = a.lines.ReadString('\n') // the end of the input will do as well
 	}
 	if errors.Is(err, errRefused) {
 		os.Exit(3)
@@ -82,6 +83,7 @@ func fail(err error) {
 type agent struct {
 	base, key string
 	client    *http.Client
+	lines     *bufio.Reader // what somebody types
 	memory    [][]byte
 }
 
@@ -143,6 +145,37 @@ func (a *agent) wrongPurpose() error {
 	say("while I am here, I make a list for an advertising campaign")
 	_, err := a.customers(http.Header{"Estover-Purpose": {"advertising"}})
 	return err
+}
+
+// elevate does two things that it may not do by itself, and then one that nobody
+// has allowed.
+func (a *agent) elevate() error {
+	say("a customer asks what the team plan costs, so I look it up")
+	var prices map[string]string
+	if err := a.insist("GET", "/v1/prices", &prices); err != nil {
+		return err
+	}
+	say("the team plan costs %s", prices["team"])
+	say("cus_1003 is a duplicate, so I take it away")
+	if err := a.insist("DELETE", "/v1/customers/cus_1003", nil); err != nil {
+		return err
+	}
+	say("that worked, so I take away cus_1004 as well")
+	return a.call("DELETE", "/v1/customers/cus_1004", nil, nil, nil)
+}
+
+// insist calls, and if it is refused waits for a line on standard input, by which
+// somebody says that it may, and calls once more.
+func (a *agent) insist(method, target string, out any) error {
+	err := a.call(method, target, nil, nil, out)
+	if !errors.Is(err, errRefused) {
+		return err
+	}
+	say("I wait until somebody lets me")
+	if _, err := a.lines.ReadString('\n'); err != nil {
+		return fmt.Errorf("waiting to be let: %w", err)
+	}
+	return a.call(method, target, nil, nil, out)
 }
 
 // stream watches the events. When they end it asks for something else, which

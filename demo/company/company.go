@@ -5,6 +5,7 @@
 //	GET    /v1/customers/{id}        one customer with the notes about them
 //	POST   /v1/customers/{id}/notes  a note more
 //	DELETE /v1/customers/{id}        gone
+//	GET    /v1/prices                what each plan costs
 //	GET    /v1/events                what happens, as a stream without end
 //	GET    /v1/echo                  the credential as it arrived, to see what becomes of it on the way back
 //
@@ -74,6 +75,7 @@ func New(key, collector string) *Company {
 	c.mux.HandleFunc("GET /v1/customers/{id}", c.read)
 	c.mux.HandleFunc("POST /v1/customers/{id}/notes", c.note)
 	c.mux.HandleFunc("DELETE /v1/customers/{id}", c.remove)
+	c.mux.HandleFunc("GET /v1/prices", c.prices)
 	c.mux.HandleFunc("GET /v1/events", c.events)
 	c.mux.HandleFunc("GET /v1/echo", c.echo)
 	return c
@@ -166,6 +168,10 @@ func (c *Company) list(w http.ResponseWriter, r *http.Request) {
 	}
 	c.mu.Unlock()
 	answer(w, http.StatusOK, page)
+}
+
+func (c *Company) prices(w http.ResponseWriter, _ *http.Request) {
+	answer(w, http.StatusOK, map[string]string{"basic": "9.00", "team": "29.00", "enterprise": "ask us"})
 }
 
 // at is the place of the customer that the request names, or -1 and an answer.

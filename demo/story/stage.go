@@ -29,6 +29,10 @@ type Config struct {
 	Estover, Agent string // the two programs: estover, and the sample company's agent
 	Dir            string // an empty directory for everything that is written; whoever made it removes it
 	Tell           func(Line)
+
+	// Ask asks whoever sits at the terminal, and reports whether they said yes. Nil
+	// where nobody does, and yes is said by the script.
+	Ask func(question string) bool
 }
 
 // A Kind says what a line of the story is.
@@ -62,7 +66,8 @@ type Stage struct {
 	exited chan struct{} // closed when the server has ended
 	how    error         // how it ended, after that
 
-	task string // the session of the task that went well
+	task     string // the session of the task that went well
+	elevated string // that of the task for which it was let do more
 }
 
 // Open sets the stage: it starts the company and a server, logs in, applies

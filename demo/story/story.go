@@ -1,13 +1,13 @@
-// Package story is one agent's first task in five beats, from its work to the
+// Package story is one agent's first task in six beats, from its work to the
 // evidence of it. Each beat is played against the real programs, by way of the
 // real command line, and judges itself: it either returns what it saw, or says
 // what did not hold. The demo tells the story and the end-to-end tests play it,
 // so what one shows is what the other checks.
 //
-//	work ─▶ leak ─▶ overreach ─▶ contain ─▶ evidence
+//	work ─▶ leak ─▶ overreach ─▶ elevate ─▶ contain ─▶ evidence
 //
-// The beats are played in this order on one [Stage]: the fourth takes the agent
-// out of service, and the fifth exports what the first one did.
+// The beats are played in this order on one [Stage]: the fifth takes the agent
+// out of service, and the sixth exports what the first one did.
 package story
 
 import (
@@ -45,6 +45,7 @@ func (s *Stage) Beats() []Beat {
 		{"work", "The agent does its task, and never holds the CRM's key.", s.work},
 		{"leak", "A note in a record tells it to send the customers elsewhere: blocked.", s.leak},
 		{"overreach", "It tries what is outside its grant, and outside its purpose: denied.", s.overreach},
+		{"elevate", "It asks for more: policy lets it have one thing, two people another, and both are gone with the task.", s.elevate},
 		{"contain", "Contain: its open stream ends, and its next call fails.", s.contain},
 		{"evidence", "The evidence is verified offline, and one flipped byte makes it fail.", s.prove},
 	}
@@ -62,6 +63,7 @@ var (
 	echoed   = regexp.MustCompile(`the system answers "(.*)"`)
 	ended    = regexp.MustCompile(`the stream (?:broke|ended) after (\d+) events.*\n(?:estover: .*\n)*→ .*\n(?:estover: .*\n)*← (.*)`)
 	zero     = regexp.MustCompile(`Time to zero: (\S+)\. `)
+	approved = regexp.MustCompile(`(?m)^PASS +approval .*$`)
 	failed   = regexp.MustCompile(`(?m)^FAIL `)
 	someText = []byte("Lindqvist") // the name of a customer, which the agent has read
 )
@@ -405,6 +407,11 @@ func (s *Stage) prove(ctx context.Context) (string, error) {
 	if _, err := s.told(ctx, 0, "evidence", "export", s.task, "--disclose", "--file", "session.zip"); err != nil {
 		return "", err
 	}
+	if s.elevated != "" {
+		if _, err := s.estover(ctx, 0, "evidence", "export", s.elevated, "--disclose", "--file", "elevated.zip"); err != nil {
+			return "", err
+		}
+	}
 	s.say("To be sure that nobody is asked, the server is halted while the file is verified.")
 	if err := s.server.Process.Signal(syscall.SIGSTOP); err != nil {
 		return "", err
@@ -419,6 +426,19 @@ func (s *Stage) prove(ctx context.Context) (string, error) {
 	}
 	if _, err := s.estover(ctx, 0, "verify", "contained.receipt", "--trust", "trust.policy"); err != nil {
 		return "", fmt.Errorf("the certificate of the containment does not verify: %w", err)
+	}
+	if s.elevated != "" {
+		s.say("So is the file of the task for which it was let do more. The signatures of bob and carol are in it:")
+		report, err := s.estover(ctx, 0, "verify", "elevated.zip", "--trust", "trust.policy")
+		if err != nil {
+			return "", err
+		}
+		s.tell(Command, "estover verify elevated.zip --trust trust.policy | grep approval")
+		line := approved.FindString(report)
+		s.show(line)
+		if line == "" {
+			return "", errors.New("the file of the task does not prove that it was approved")
+		}
 	}
 	file, err := s.read("session.zip")
 	if err != nil {
