@@ -201,8 +201,15 @@ func (i *Incidents) Contain(ctx context.Context, caller estover.Caller, target T
 	if err := i.at("hold", false); err != nil {
 		return Containment{}, err
 	}
+	// What is open is counted before: from the commit on it is cut by whoever hears
+	// of the hold first.
+	match, err := i.match(ctx, caller.Tenant, target)
+	if err != nil {
+		return Containment{}, err
+	}
+	open := i.Gateway.CountWhere(match)
 	var ended []string
-	err := i.Guard.Do(ctx, caller, op, func(tx *guard.Tx) (err error) {
+	err = i.Guard.Do(ctx, caller, op, func(tx *guard.Tx) (err error) {
 		c.At = tx.Now()
 		if c.Hold, ended, err = i.hold(ctx, tx, caller, target, reason); err != nil {
 			return err
@@ -214,11 +221,12 @@ func (i *Incidents) Contain(ctx context.Context, caller estover.Caller, target T
 		return Containment{}, err
 	}
 	c.step(begun, "hold", holding[target.Scope], 1)
+	c.step(begun, "sessions", "The sessions are ended, with the grants and tokens that belong to them.", int64(len(ended)))
 	if err := i.at("hold", true); err != nil {
 		return c, err
 	}
 	// From here on it is cut off whoever still waits for the answer.
-	return i.finish(context.WithoutCancel(ctx), caller, c, ended, begun)
+	return i.finish(context.WithoutCancel(ctx), caller, c, ended, open, begun)
 }
 
 // holding is what a hold says, by its scope.
@@ -342,8 +350,9 @@ func (c *Containment) step(begun time.Time, name, what string, count int64) {
 }
 
 // finish does what follows the commit: it cuts, ends what the commit has not
-// ended, looks again, and certifies. ended are the sessions that ended already.
-func (i *Incidents) finish(ctx context.Context, caller estover.Caller, c Containment, ended []string, begun time.Time) (Containment, error) {
+// ended, looks again, and certifies. ended are the sessions that ended already, and
+// open is how much was under way.
+func (i *Incidents) finish(ctx context.Context, caller estover.Caller, c Containment, ended []string, open int, begun time.Time) (Containment, error) {
 	match, err := i.match(ctx, caller.Tenant, c.Target)
 	if err != nil {
 		return c, err
@@ -362,7 +371,7 @@ func (i *Incidents) finish(ctx context.Context, caller estover.Caller, c Contain
 	cut += i.Gateway.CutWhere(func(o *estover.Caller, host, route string) bool {
 		return match(o, host, route) && (c.Scope != Agent || !gone[o.Session])
 	}, ErrContained)
-	c.step(begun, "connections", "The connections and streams that were open are cut.", int64(cut))
+	c.step(begun, "connections", "The connections and streams that were open are cut.", int64(max(cut, open)))
 	if err := i.at("connections", true); err != nil {
 		return c, err
 	}
@@ -373,7 +382,9 @@ func (i *Incidents) finish(ctx context.Context, caller estover.Caller, c Contain
 	// A session may have ended along with one of what is held that is another's.
 	under := func(o *estover.Caller, host, route string) bool { return match(o, host, route) || gone[o.Session] }
 	i.Gateway.CutWhere(under, ErrContained)
-	c.step(begun, "sessions", "The sessions are ended, with the grants and tokens that belong to them.", int64(len(gone)))
+	if len(more) > 0 {
+		c.step(begun, "rest", "The sessions that were too many for one commit, or another organisation's, are ended.", int64(len(more)))
+	}
 	if err == nil {
 		err = i.at("sessions", true)
 	}
@@ -454,9 +465,8 @@ func (i *Incidents) match(ctx context.Context, tenant estover.TenantID, t Target
 		return func(*estover.Caller, string, string) bool { return true }, nil
 	case hold.Tenant:
 		return func(c *estover.Caller, _, _ string) bool { return string(c.Tenant) == t.ID }, nil
-	}
-	err = i.Guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
-		if t.Scope == hold.Resource {
+	case hold.Resource:
+		err = i.Guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
 			u, err := resource.Load(ctx, tx, t.ID)
 			if err != nil {
 				return err
@@ -465,18 +475,42 @@ func (i *Incidents) match(ctx context.Context, tenant estover.TenantID, t Target
 				return c.Tenant == tenant && (route == u.Name || route == "" && slices.Contains(u.Hosts, host))
 			}
 			return nil
+		})
+		return match, err
+	}
+	covered, err := i.under(ctx, tenant, t)
+	agent := func(s estover.Subject) bool { return s.Kind() == estover.AgentKind && covered[s.ID()] }
+	return func(c *estover.Caller, _, _ string) bool {
+		return c.Tenant == tenant && (covered[c.Client] || agent(c.Subject) || slices.ContainsFunc(c.Actors, agent))
+	}, err
+}
+
+// under are the agents that a target covers and that have a part in something
+// which is under way here. There are few of them, however many it covers.
+func (i *Incidents) under(ctx context.Context, tenant estover.TenantID, t Target) (map[string]bool, error) {
+	if t.Scope == Agent {
+		return map[string]bool{t.ID: true}, nil
+	}
+	some := map[string]bool{}
+	i.Gateway.CountWhere(func(c *estover.Caller, _, _ string) bool {
+		if c.Tenant == tenant {
+			some[c.Client] = true
+			for _, s := range append([]estover.Subject{c.Subject}, c.Actors...) {
+				if s.Kind() == estover.AgentKind {
+					some[s.ID()] = true
+				}
+			}
 		}
-		covered, err := i.covered(ctx, tx, t)
-		if err != nil {
-			return err
-		}
-		agent := func(s estover.Subject) bool { return s.Kind() == estover.AgentKind && covered[s.ID()] }
-		match = func(c *estover.Caller, _, _ string) bool {
-			return c.Tenant == tenant && (covered[c.Client] || agent(c.Subject) || slices.ContainsFunc(c.Actors, agent))
-		}
-		return nil
+		return false
 	})
-	return match, err
+	for id := range some {
+		a, err := i.Agents.Snapshot(ctx, tenant, id)
+		if err != nil && estover.KindOf(err) != estover.NotFound {
+			return nil, err
+		}
+		some[id] = err == nil && (t.Scope == hold.Blueprint && a.Blueprint == t.ID || t.Scope == hold.Person && a.Sponsor == t.ID)
+	}
+	return some, nil
 }
 
 // stands reports whether the hold of a containment still stands.
@@ -649,7 +683,7 @@ func (i *Incidents) resume(ctx context.Context, t tenantContainment) error {
 	// or died with the node.
 	t.Steps = nil
 	t.step(begun, "resumed", "The server that began this ended in between; everything was done again.", 1)
-	_, err = i.finish(ctx, system, t.Containment, nil, begun)
+	_, err = i.finish(ctx, system, t.Containment, nil, 0, begun)
 	return err
 }
 

@@ -9,9 +9,11 @@ import (
 
 	"estover.dev"
 	"estover.dev/internal/agent"
+	"estover.dev/internal/approval"
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
 	"estover.dev/internal/directory"
+	"estover.dev/internal/guard"
 	"estover.dev/internal/hold"
 	"estover.dev/internal/incident"
 	"estover.dev/internal/oauth/oauthtest"
@@ -281,6 +283,72 @@ func TestLiftAlone(t *testing.T) {
 		}
 		if a, err := w.Agents.Get(ctx, oauthtest.Admin, bot.ID); err != nil || a.Status != agent.Active {
 			t.Errorf("the agent is %s, %v", a.Status, err)
+		}
+	})
+}
+
+// An approved request lifts the one hold that it is about, if those who approved
+// it were told what it is and none of them had raised it.
+func TestApproved(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		ctx, w := t.Context(), oauthtest.New(t, d)
+		i := over(w, &stuck{})
+		bot := w.Agent("bot")
+		ann, ben := estover.User("usr_ann"), estover.User("usr_ben")
+		one, err := i.Contain(ctx, oauthtest.Admin, theAgent(bot.ID), "a drill")
+		if err != nil {
+			t.Fatal(err)
+		}
+		two, err := i.Contain(ctx, oauthtest.Admin, incident.Target{Scope: hold.Blueprint, ID: "bot"}, "another\ndrill")
+		if err != nil {
+			t.Fatal(err)
+		}
+		told := func(c incident.Containment, reason string) map[string]string {
+			return map[string]string{"holds": c.Target.String(), "raised_by": string(oauthtest.Admin.Subject), "raised_for": "Contained: " + reason}
+		}
+		vote := func(by, in estover.Subject) []approval.Vote {
+			return []approval.Vote{{Round: 1, Approver: by, For: in, Verdict: approval.Approved}}
+		}
+		carry := func(tenant estover.TenantID, r approval.Request) error {
+			r.Kind, r.Round = approval.Lift, 1
+			caller := estover.Caller{Tenant: tenant, Subject: ben}
+			return w.Guard.Do(ctx, caller, guard.Op{Action: "access.approve"}, func(tx *guard.Tx) error {
+				_, err := i.Approved(ctx, tx, r, approval.Granted{})
+				return err
+			})
+		}
+		for what, c := range map[string]struct {
+			tenant  estover.TenantID
+			request approval.Request
+			want    error
+		}{
+			"it is about no hold":          {"default", approval.Request{Target: "agent:" + bot.ID, Votes: vote(ann, "")}, hold.ErrNotFound},
+			"it is about another tenant's": {"other", approval.Request{Target: "hold:" + one.Hold, Arguments: told(one, "a drill"), Votes: vote(ann, "")}, hold.ErrNotFound},
+			"it describes another hold":    {"default", approval.Request{Target: "hold:" + one.Hold, Arguments: told(two, "another drill"), Votes: vote(ann, "")}, incident.ErrTold},
+			"it describes nothing":         {"default", approval.Request{Target: "hold:" + one.Hold, Votes: vote(ann, "")}, incident.ErrTold},
+			"whoever raised it approves": {
+				"default", approval.Request{Target: "hold:" + one.Hold, Arguments: told(one, "a drill"), Votes: vote(oauthtest.Admin.Subject, "")}, incident.ErrRaised,
+			},
+			"somebody approves in the place of whoever raised it": {
+				"default", approval.Request{Target: "hold:" + one.Hold, Arguments: told(one, "a drill"), Votes: vote(ann, oauthtest.Admin.Subject)}, incident.ErrRaised,
+			},
+		} {
+			if err := carry(c.tenant, c.request); !errors.Is(err, c.want) {
+				t.Errorf("%s: %v, want %v", what, err, c.want)
+			}
+		}
+		for n, c := range []incident.Containment{two, one} {
+			reason := []string{"another drill", "a drill"}[n]
+			if err := carry("default", approval.Request{Target: "hold:" + c.Hold, Arguments: told(c, reason), Votes: vote(ann, "")}); err != nil {
+				t.Errorf("lifting the hold on %s: %v", c.Target, err)
+			}
+			standing, err := i.Standing(ctx, oauthtest.Admin)
+			if err != nil || len(standing) != 1-n {
+				t.Errorf("after %d were lifted %+v stand, %v", n+1, standing, err)
+			}
+			if err := carry("default", approval.Request{Target: "hold:" + c.Hold, Arguments: told(c, reason), Votes: vote(ann, "")}); !errors.Is(err, hold.ErrNotFound) {
+				t.Errorf("lifting it again: %v, want ErrNotFound", err)
+			}
 		}
 	})
 }

@@ -22,6 +22,9 @@ func (s *Server) approvals() *approval.Approvals {
 	return approval.New(s.guard, approval.Options{
 		Effects: map[approval.Kind]approval.Effect{
 			approval.Access: f.elevate,
+			approval.Lift: func(ctx context.Context, tx *guard.Tx, r approval.Request, what approval.Granted) (string, error) {
+				return s.incidents.Approved(ctx, tx, r, what)
+			},
 		},
 		Floors: map[approval.Kind]approval.Rule{approval.Lift: {Quorum: 1, Roles: []string{string(estover.Admin), string(estover.Approver)}}},
 		Decide: s.decider.Decide,

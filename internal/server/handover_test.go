@@ -17,30 +17,32 @@ type helper struct {
 	id, secret string
 }
 
-func (h *house) helper() *helper {
+func (h *house) helper() *helper { return h.helperNamed("helper") }
+
+func (h *house) helperNamed(name string) *helper {
 	h.t.Helper()
 	text := fmt.Sprintf(`
 apiVersion: estover.dev/v1
 kind: Agent
-metadata: {name: helper}
+metadata: {name: %[1]s}
 spec:
   blueprint: support
   sponsor: alice
   purposes: [support]
   clearance: confidential
-  client: {grant_types: ["urn:ietf:params:oauth:grant-type:token-exchange"], introspect: [%q]}
+  client: {grant_types: ["urn:ietf:params:oauth:grant-type:token-exchange"], introspect: [%[2]q]}
 ---
 apiVersion: estover.dev/v1
 kind: Grant
-metadata: {name: helper-reads}
-spec: {agent: helper, resource: crm, actions: [item.read, slow.read], purposes: [support], class: confidential}
-`, h.upstream.URL)
-	h.must(http.MethodPost, "/v1/apply", map[string]any{"files": []map[string]string{{"path": "helper.yaml", "text": text}}, "set": "helper"}, nil)
+metadata: {name: %[1]s-reads}
+spec: {agent: %[1]s, resource: crm, actions: [item.read, slow.read], purposes: [support], class: confidential}
+`, name, h.upstream.URL)
+	h.must(http.MethodPost, "/v1/apply", map[string]any{"files": []map[string]string{{"path": "helper.yaml", "text": text}}, "set": name}, nil)
 	var c struct {
 		ID string `json:"client_id"`
 		S  string `json:"client_secret"`
 	}
-	h.must(http.MethodPost, "/v1/agents/helper/credentials", map[string]string{"kind": "secret"}, &c)
+	h.must(http.MethodPost, "/v1/agents/"+name+"/credentials", map[string]string{"kind": "secret"}, &c)
 	return &helper{h, c.ID, c.S}
 }
 
