@@ -81,6 +81,12 @@ func TestAccessForATask(t *testing.T) {
 	if state := d.admin.Must(t, "grant", "list", "--agent", clerk.id, "--all"); !strings.Contains(state, "ended") {
 		t.Errorf("after the session the grants are\n%s", state)
 	}
+	// A program that `estover run` has started asks by the same command, and has
+	// nothing to show but that it is run by it.
+	said := d.admin.Must(t, "run", "-q", "--agent", "clerk", "--", e2etest.Binary(t), "access", "request", "--resource", "crm", "--action", "note.add", "--reason", "Once more")
+	if !strings.Contains(said, "agent:"+clerk.id) || !strings.Contains(said, "pending") {
+		t.Errorf("asked for by a program under run it is\n%s", said)
+	}
 	if state := d.admin.Must(t, "grant", "list", "--agent", clerk.id); strings.Contains(state, "note.add") {
 		t.Errorf("after the session something is left:\n%s", state)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -119,8 +120,9 @@ func accessRequest(s *settings) *cobra.Command {
 	c := &cobra.Command{
 		Use: "request", Short: "Ask for access", Args: noArguments,
 		Long: `Ask for access: for the agent whose credentials are in ESTOVER_CLIENT_ID and
-ESTOVER_CLIENT_SECRET (or ESTOVER_CLIENT_SECRET_FILE), or, as the person who is
-logged in, for an agent that you sponsor or operate.
+ESTOVER_CLIENT_SECRET (or ESTOVER_CLIENT_SECRET_FILE), for the one under whose
+'estover run' this is started, or, as the person who is logged in, for an agent
+that you sponsor or operate.
 
 What policy permits is granted at once. Otherwise the request waits; with --wait
 the command does too, and ends with 0 if it was approved, 3 if it was denied and
@@ -137,7 +139,11 @@ the command does too, and ends with 0 if it was approved, 3 if it was denied and
 			if err != nil {
 				return err
 			}
-			if agentName == "" && c.token == "" || hasOwnCredentials() {
+			if proxy := os.Getenv("ESTOVER_PROXY"); proxy != "" && agentName == "" && !hasOwnCredentials() {
+				if err := c.within(proxy); err != nil {
+					return err
+				}
+			} else if agentName == "" && c.token == "" || hasOwnCredentials() {
 				l := &launch{agent: agentName, purpose: purpose}
 				if err := l.authenticate(ctx, c); err != nil {
 					return err
@@ -178,6 +184,18 @@ the command does too, and ends with 0 if it was approved, 3 if it was denied and
 	_ = c.RegisterFlagCompletionFunc("agent", completeAgents(s))
 	_ = c.RegisterFlagCompletionFunc("resource", completeResources(s))
 	return c
+}
+
+// within makes c speak as the program that `estover run` has started, by way of
+// its proxy.
+func (c *client) within(proxy string) error {
+	u, err := url.Parse(proxy)
+	if err != nil {
+		return fmt.Errorf("ESTOVER_PROXY: %w", err)
+	}
+	c.addr, c.token = "http://estover.internal", ""
+	c.http = &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(u)}}
+	return nil
 }
 
 // body is the request that the flags describe.

@@ -82,6 +82,7 @@ func (s *Server) Run(ctx context.Context) error {
 		Session: func(ctx context.Context, thumbprint [32]byte) (*gateway.Conn, error) {
 			return s.duties.ByCertificate(ctx, base64.RawURLEncoding.EncodeToString(thumbprint[:]))
 		},
+		Own:          s.api.Within,
 		Certificates: func() (*tls.Certificate, error) { return config.GetCertificate(nil) },
 		Logger:       s.logger,
 	}

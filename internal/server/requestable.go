@@ -7,6 +7,7 @@ import (
 	"estover.dev"
 	"estover.dev/internal/approve"
 	"estover.dev/internal/gateway"
+	"estover.dev/internal/gateway/forward"
 	"estover.dev/internal/resource"
 	"estover.dev/internal/token"
 )
@@ -27,8 +28,12 @@ func (s *Server) requestable(ctx context.Context, caller estover.Caller, u *reso
 		}
 		item["parameters"] = only
 	}
+	endpoint := issuer
+	if caller.Grant == "" { // known by the session's certificate, and by nothing that it could show elsewhere
+		endpoint = "http://" + forward.OwnHost
+	}
 	how := &gateway.AccessRequest{
-		Endpoint: issuer + "/v1/access/requests",
+		Endpoint: endpoint + "/v1/access/requests",
 		Body: map[string]any{
 			"agent": agent.ID(), "session": caller.Session, "items": []any{item},
 			"reason": "The call " + action + " of " + u.Name + " was refused (" + decision + ")",

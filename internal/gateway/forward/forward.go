@@ -39,6 +39,11 @@ var (
 
 var errEarly = errors.New("the client did not wait for the answer to CONNECT")
 
+// OwnHost is the name under which a program in a session speaks to us by the
+// proxy, in the clear as far as that: nobody else has it (.internal is for private
+// use).
+const OwnHost = "estover.internal"
+
 // How long the parts of opening a tunnel may take, and how long tunnels last
 // unless the decision says otherwise.
 const (
@@ -58,6 +63,9 @@ type Door struct {
 	// Rules loosen how paths and queries of a host are read. If it is nil, they
 	// are strict.
 	Rules func(ctx context.Context, c *gateway.Conn, host edge.Host) edge.TargetRules
+	// Own answers what is asked of us and not of an upstream, at [OwnHost]. Nil
+	// answers nothing.
+	Own func(w http.ResponseWriter, r *http.Request, caller estover.Caller)
 	// Certificates are the door's own.
 	Certificates func() (*tls.Certificate, error)
 	Logger       *slog.Logger
@@ -159,6 +167,10 @@ func denied(err error) error {
 func (d *Door) absolute(w http.ResponseWriter, r *http.Request, ex *gateway.Exchange) {
 	if r.URL.Scheme != "http" || r.URL.User != nil {
 		d.Pipeline.Refuse(w, ex, ErrNotProxied)
+		return
+	}
+	if d.Own != nil && r.URL.Host == OwnHost {
+		d.Own(w, r, ex.Caller)
 		return
 	}
 	ex.Scheme, ex.Own = "http", own
