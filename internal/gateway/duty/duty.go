@@ -272,7 +272,7 @@ func (d *Duties) Decide(r *http.Request, ex *gateway.Exchange) (*gateway.Plan, e
 
 // grantable are the reasons of a refusal that a grant would take away. If there is
 // another among them nobody can approve the call.
-var grantable = []string{"not_granted", "purpose_mismatch", "not_permitted"}
+var grantable = []string{"not_granted", "outside_parameters", "purpose_mismatch", "not_permitted"}
 
 // requestable adds to a refusal how the call could be asked for.
 func (d *Duties) requestable(ctx context.Context, ex *gateway.Exchange, c *call, err error) error {
