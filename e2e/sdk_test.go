@@ -121,6 +121,16 @@ func TestGoClientSession(t *testing.T) {
 		return client.ErrorOf(res)
 	}
 	must(t, call(http.MethodPost, "/v1/customers/cus_1001/notes"))
+	if now, err := agent.Heartbeat(t.Context(), session); err != nil || now.State != "open" || now.ID != session.ID {
+		t.Errorf("a heartbeat: %+v, %v", now, err)
+	}
+	if renewed, err := agent.RenewSession(t.Context(), session, time.Hour); err != nil || time.Until(renewed.Expires) < 59*time.Minute {
+		t.Errorf("the renewed session is %+v, %v", renewed, err)
+	}
+	part, err := agent.OpenSession(t.Context(), client.Task{Parent: session.ID, Life: 2 * time.Hour, Idle: time.Minute})
+	if err != nil || part.Parent != session.ID || part.Purpose != "support" || time.Until(part.Expires) > time.Hour {
+		t.Errorf("a session within it is %+v, %v", part, err)
+	}
 	var e *client.Error
 	if err := call(http.MethodDelete, "/v1/customers/cus_1001"); !errors.As(err, &e) || e.Code != "not_granted" || e.Status != http.StatusForbidden || e.Decision == "" {
 		t.Errorf("a call that is not granted: %v", err)
@@ -128,6 +138,9 @@ func TestGoClientSession(t *testing.T) {
 		t.Errorf("estover why %s says\n%s", e.Decision, why)
 	}
 	must(t, agent.EndSession(t.Context(), session, "done"))
+	if now, err := agent.Heartbeat(t.Context(), part); err != nil || now.State != "ended" || now.Cause == "" {
+		t.Errorf("the session within it is %+v, %v; want it to have ended", now, err)
+	}
 	if err := call(http.MethodGet, "/v1/customers/cus_1001"); !errors.As(err, &e) || e.Code != "invalid_grant" {
 		t.Errorf("after the end of the session: %v, want invalid_grant", err)
 	}

@@ -108,7 +108,7 @@ func TestRunRenewed(t *testing.T) {
 		t.Errorf("the launcher is gone: %v", err)
 	}
 	r := d.admin.Run(t, "session", "renew", id, "--ttl", "25h")
-	if r.Code == 0 || !strings.Contains(r.Stderr, "24h") {
+	if r.Code == 0 || !strings.Contains(r.Stderr, "86400") {
 		t.Errorf("renewed for 25 hours: exit code %d, %s", r.Code, r.Stderr)
 	}
 	_ = cmd.Process.Signal(syscall.SIGTERM)
