@@ -174,6 +174,9 @@ func (b *Browser) Cookies() []string { b.t.Helper(); return b.list("cookies") }
 // Forget has the browser forget its cookies. Passkeys stay.
 func (b *Browser) Forget() { b.t.Helper(); b.do(map[string]string{"do": "clear"}, nil) }
 
+// Phone makes the page as narrow as on a phone.
+func (b *Browser) Phone() { b.t.Helper(); b.do(map[string]string{"do": "phone"}, nil) }
+
 // Screenshot keeps a picture of the page, for whoever writes a test.
 func (b *Browser) Screenshot(file string) {
 	b.t.Helper()

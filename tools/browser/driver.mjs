@@ -37,6 +37,7 @@ const commands = {
   url: async () => page.url(),
   cookies: async () => (await context.cookies()).map((c) => `${c.name} ${c.secure} ${c.httpOnly} ${c.sameSite} ${c.path}`),
   clear: async () => { await context.clearCookies(); },
+  phone: async () => { await page.setViewportSize({ width: 360, height: 740 }); },
   scheme: async ({ value }) => { await page.emulateMedia({ colorScheme: value }); },
   screenshot: async ({ value }) => { await page.screenshot({ path: value, fullPage: true }); },
   accessibility: async ({ rule }) => {
