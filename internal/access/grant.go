@@ -387,6 +387,7 @@ type Activation struct {
 	For        time.Duration       // how long it lasts
 	Actions    []string            // of those of the grant; all of them if none is named
 	Parameters map[string][]string // within those of the grant
+	Purposes   []string            // of those of the grant; all of them if none is named
 	Class      estover.Class       // that of the grant if it is left out
 	Session    string              // that it ends with; "" for none
 	Request    string              // that it came of; "" for none
@@ -421,6 +422,14 @@ func (a *Access) Activate(ctx context.Context, tx *guard.Tx, id string, what Act
 			}
 		}
 		spec.Actions = what.Actions
+	}
+	if len(what.Purposes) > 0 {
+		for _, purpose := range what.Purposes {
+			if !slices.Contains(g.Purposes, purpose) {
+				return Grant{}, ErrWider.With("The grant %s is not eligible for the purpose %s.", g.Name, purpose).At("purposes")
+			}
+		}
+		spec.Purposes = what.Purposes
 	}
 	if what.Class != "" {
 		if !g.Class.Covers(what.Class) {

@@ -318,6 +318,10 @@ type Options struct {
 	// the event of the request.
 	Decide func(ctx context.Context, caller estover.Caller, op guard.Op) (guard.Decision, error)
 
+	// Eligible reports whether the agent of a request has been given an item already,
+	// to be activated. Nil knows of nothing.
+	Eligible func(ctx context.Context, tx *db.Tx, r Request, item Item) (bool, error)
+
 	// Agent is an agent, also one that may not act. Acting makes sure that it may,
 	// and that nobody holds it until the transaction ends.
 	Agent  func(ctx context.Context, tx *db.Tx, id string) (Agent, error)

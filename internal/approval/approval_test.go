@@ -81,7 +81,7 @@ func (w *world) decide(op guard.Op) guard.Decision {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.asked = append(w.asked, op)
-	action, _, _, _ := op.Input.(approval.Elevation).Elevates()
+	action, _, _, _, _ := op.Input.(approval.Elevation).Elevates()
 	d := guard.Decision{Engine: "policy", Rule: "tenant.test.rule", Revision: "rev1"}
 	switch {
 	case slices.Contains(w.denies, action):

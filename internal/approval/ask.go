@@ -29,11 +29,15 @@ type Elevation struct {
 	Class  estover.Class // of the data that it reaches
 	For    time.Duration // how long
 	Params any           // what the parameters of its path may be, for rules that ask for them
+
+	// Eligible says that the agent has been given this already, to be activated
+	// when it is needed.
+	Eligible bool
 }
 
 // Elevates is what policy sees of it.
-func (e Elevation) Elevates() (action string, class estover.Class, life time.Duration, params any) {
-	return e.Action, e.Class, e.For, e.Params
+func (e Elevation) Elevates() (action string, class estover.Class, life time.Duration, params any, eligible bool) {
+	return e.Action, e.Class, e.For, e.Params, e.Eligible
 }
 
 // Ask asks for something: an agent for itself, or a person for an agent or for
@@ -528,8 +532,14 @@ func (a *Approvals) questions(ctx context.Context, caller estover.Caller, r Requ
 			if err != nil {
 				return err
 			}
+			eligible := false
+			if a.Eligible != nil {
+				if eligible, err = a.Eligible(ctx, tx, r, item); err != nil {
+					return err
+				}
+			}
 			for _, act := range actions {
-				e := Elevation{Action: act.Name, Class: act.Class, For: life}
+				e := Elevation{Action: act.Name, Class: act.Class, For: life, Eligible: eligible}
 				if item.Parameters != nil {
 					e.Params = item.Parameters
 				}

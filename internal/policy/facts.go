@@ -21,6 +21,7 @@ type Facts struct {
 	Destination     string `json:"destination"`      // internal, partner or public
 	Duration        string `json:"duration"`         // none, short, usual or long: for how long something is asked for
 	Elevation       string `json:"elevation"`        // none, pending or approved: whether somebody was asked to grant it
+	Eligible        bool   `json:"eligible"`         // the agent has been given what it asks for already, to be activated
 	Entitled        bool   `json:"entitled"`         // a live grant covers resource, action and class
 	GrantKind       string `json:"grant_kind"`       // none, standing or elevated: the grant that covers it
 	Handover        string `json:"handover"`         // none, own, audience or edge: how a token that is handed on came to who presents it
@@ -80,6 +81,7 @@ var facts = []fact{
 	{name: "destination", word: func(f *Facts) *string { return &f.Destination }, list: []string{"internal", "partner", "public"}, live: true, remedy: "The resource says where it stands; its owner sets it (estover apply)."},
 	{name: "duration", word: func(f *Facts) *string { return &f.Duration }, list: []string{"none", "short", "usual", "long"}, live: true, remedy: "It is asked for for a shorter time: short is an hour at most, usual is eight."},
 	{name: "elevation", word: func(f *Facts) *string { return &f.Elevation }, list: []string{"none", "pending", "approved"}, live: true, remedy: "An elevation is asked for and approved."},
+	{name: "eligible", flag: func(f *Facts) *bool { return &f.Eligible }, live: true, remedy: "An operator gives the agent a grant of the kind eligible (estover grant create --eligible)."},
 	{name: "entitled", flag: func(f *Facts) *bool { return &f.Entitled }, live: true, remedy: "An operator gives the agent a grant for this resource and action (estover apply)."},
 	{name: "grant_kind", word: func(f *Facts) *string { return &f.GrantKind }, list: []string{"none", "standing", "elevated"}, live: true, remedy: "The grant that covers the request is of this kind."},
 	{name: "handover", word: func(f *Facts) *string { return &f.Handover }, list: []string{"none", "own", "audience", "edge"}, live: true, remedy: "The token is for whoever takes it up, or a rule of delegation names both agents."},

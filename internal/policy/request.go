@@ -119,8 +119,9 @@ const elevate = "access.elevate"
 type elevating interface {
 	// Elevates is the action that is asked for, by the name that the resource has for
 	// it, the class of the data that it reaches, for how long, and what the parameters
-	// of its path may be, which a rule finds as input.params; nil for anything.
-	Elevates() (action string, class estover.Class, life time.Duration, params any)
+	// of its path may be, which a rule finds as input.params; nil for anything. And
+	// whether the agent has been given it already, to be activated.
+	Elevates() (action string, class estover.Class, life time.Duration, params any, eligible bool)
 }
 
 // span is a duration as a word of the fact duration.
@@ -350,7 +351,7 @@ func (s *Sources) resource(ctx context.Context, k *known, op guard.Op) error {
 	call, _ := op.Input.(Call)
 	if e, ok := op.Input.(elevating); ok {
 		var life time.Duration
-		call.Action, call.Class, life, call.Params = e.Elevates()
+		call.Action, call.Class, life, call.Params, k.Facts.Eligible = e.Elevates()
 		k.Facts.Duration = span(life)
 	}
 	k.Params, k.foreseen = call.Params, call.Foreseen

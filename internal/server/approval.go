@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 
 	"estover.dev"
@@ -30,6 +31,10 @@ func (s *Server) approvals() *approval.Approvals {
 		Decide: s.decider.Decide,
 		Verify: s.verifySigned,
 		MAC:    func(t estover.TenantID, value []byte) []byte { return s.sealer.MAC(t, "approval", value) },
+		Eligible: func(ctx context.Context, tx *db.Tx, r approval.Request, item approval.Item) (bool, error) {
+			from, err := f.eligible(ctx, tx, r, item)
+			return from != "", err
+		},
 		Agent:  asking,
 		Acting: f.registry.Acting,
 		Resource: func(ctx context.Context, tx *db.Tx, id string) (approval.Resource, error) {
@@ -118,11 +123,53 @@ func personOf(p directory.Person) approval.Person {
 	return approval.Person{ID: p.ID, Name: p.Name, Roles: p.Roles, Active: p.Status == directory.Active}
 }
 
+// eligible is the grant that an agent has for an item, to be activated for the
+// request; "" if there is none.
+func (f *facts) eligible(ctx context.Context, tx *db.Tx, r approval.Request, item approval.Item) (string, error) {
+	all, err := f.access.Load(ctx, tx, r.Agent)
+	if err != nil {
+		return "", err
+	}
+	within := func(g *access.Grant) bool {
+		for name, values := range g.Parameters {
+			asked := item.Parameters[name]
+			if len(asked) == 0 || slices.ContainsFunc(asked, func(v string) bool { return !slices.Contains(values, v) }) {
+				return false
+			}
+		}
+		return slices.Contains(g.Actions, access.All) ||
+			!slices.ContainsFunc(item.Actions, func(a string) bool { return !slices.Contains(g.Actions, a) })
+	}
+	for i := range all {
+		if g := &all[i]; g.Kind == access.Eligible && g.StateAt(tx.Now()) == access.Live && g.Resource == item.Resource &&
+			(g.Session == "" || g.Session == r.Session) && g.Class.Covers(item.Class) && slices.Contains(g.Purposes, r.Purpose) && within(g) {
+			return g.ID, nil
+		}
+	}
+	return "", nil
+}
+
 // elevate gives an agent what was approved: a grant for each resource, which ends
-// with the request's session or at its time.
+// with the request's session or at its time. Where the agent was eligible, it is
+// made of the grant that said so.
 func (f *facts) elevate(ctx context.Context, tx *guard.Tx, r approval.Request, what approval.Granted) (string, error) {
 	var ids []string
 	for _, item := range what.Items {
+		from, err := f.eligible(ctx, tx.Tx, r, item)
+		if err != nil {
+			return "", err
+		}
+		if from != "" {
+			g, err := f.access.Activate(ctx, tx, from, access.Activation{
+				For: what.Until.Sub(tx.Now()), Actions: item.Actions, Purposes: []string{r.Purpose}, Class: item.Class,
+				Parameters: item.Parameters, Session: r.Session, Request: r.ID, Budgets: access.Budgets(what.Budgets),
+			}, r.DecidedBy)
+			if err != nil {
+				return "", err
+			}
+			ids = append(ids, g.ID)
+			continue
+		}
 		g, err := f.access.Give(ctx, tx, access.Spec{
 			Agent: r.Agent, Resource: item.Resource, Actions: item.Actions, Purposes: []string{r.Purpose}, Class: item.Class, ExpiresAt: what.Until,
 			Parameters: item.Parameters, Session: r.Session, Request: r.ID, Budgets: access.Budgets(what.Budgets),

@@ -87,7 +87,7 @@ func within(g access.Grant, r approval.Request) error {
 		return err
 	}
 	switch {
-	case r.Kind != approval.Access, g.Kind != access.Standing, g.ActivatedFrom != "", g.Agent != r.Agent, g.Session != r.Session:
+	case r.Kind != approval.Access, g.Kind != access.Standing, g.Agent != r.Agent, g.Session != r.Session:
 		return errGrantAltered
 	case !slices.Equal(g.Purposes, []string{r.Purpose}):
 		return errGrantAltered

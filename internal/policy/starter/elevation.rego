@@ -18,6 +18,17 @@ permit contains "harmless_read" if {
 }
 
 # METADATA
+# title: What an agent is eligible for is activated
+# description: Somebody has given it that beforehand, to be used when it is needed.
+permit contains "eligible" if {
+	input.op == "access.elevate"
+	input.facts.eligible == true
+	input.facts.purpose_ok == true
+	input.action.effect in {"read", "search", "write", "send", "execute"}
+	input.resource.class in {"public", "internal", "confidential"}
+}
+
+# METADATA
 # title: One person decides
 oblige contains {"type": "approval", "quorum": 1, "roles": ["admin", "approver"], "expires_seconds": 86400} if {
 	input.op == "access.elevate"

@@ -15,6 +15,13 @@ test_harmless_read if {
 	data.estover.allow with input as wanted
 }
 
+test_eligible if {
+	letter := other({"action": {"effect": "send"}, "facts": {"duration": "long", "eligible": true}, "resource": {"class": "confidential"}})
+	elevation.permit == {"eligible"} with input as letter
+	elevation.permit == set() with input as object.union(letter, {"action": {"effect": "pay"}})
+	elevation.permit == set() with input as object.union(letter, {"resource": {"class": "restricted"}})
+}
+
 test_people_decide[change] if {
 	some change in [
 		{"facts": {"duration": "usual"}},
