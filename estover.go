@@ -86,6 +86,7 @@ type Caller struct {
 	Grant    string    // the grant behind the caller's token
 	Epoch    int64     // the epoch of that grant when the token was issued
 	Scopes   []string  // of the caller's token
+	Token    string    // the id of that token; "" for who came without one
 	Tasks    []Task    // to one of which each call of the caller's token belongs; nil for no such bound
 	Strength Strength
 	Address  netip.Addr // where the request came from, behind trusted proxies
@@ -99,6 +100,7 @@ type Task struct {
 	Actions    []string            // by their names there
 	Parameters map[string][]string // what the parameters of an action's path may be, by name; nil for anything
 	Purpose    string              // of the session; "" for whichever it is
+	Budgets    map[string]int64    // how much may be done of it in all: calls, rows, records, bytes_out, money; nil for anything
 }
 
 // Has reports whether the caller has the role.

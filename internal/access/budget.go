@@ -165,12 +165,17 @@ const askAnother = "Ask for another grant, or have an operator give one with a l
 // A Worker is somebody who works on a grant that is another's, by delegation.
 type Worker struct{ Agent, Session string }
 
-// An Account is a grant with budgets on which a call draws.
+// An Account is what has budgets on which a call draws: a grant, or something
+// that passes and limits in the same way what may be done by it.
 type Account struct {
-	ID      string // of the grant
-	Name    string // of the grant, in sentences
+	ID      string // of the grant, or another that is no grant's
+	Name    string // in sentences
 	Budgets Budgets
-	Worker  Worker // who works on it, if that is not its holder in the holder's own session
+	Worker  Worker // who works on a grant, if that is not its holder in the holder's own session
+
+	// Until is when nothing draws any more on what is no grant: it is there from its
+	// first use until then. Zero for a grant, which has its account from the beginning.
+	Until time.Time
 }
 
 // Drawn are the accounts on which calls on a grant draw: its own, and that of the
@@ -179,7 +184,7 @@ type Account struct {
 func Drawn(grants []Grant, g *Grant, w Worker) (accounts []Account) {
 	for {
 		if !g.Budgets.none() {
-			accounts = append(accounts, Account{ID: g.ID, Name: g.Name, Budgets: g.Budgets, Worker: w})
+			accounts = append(accounts, Account{ID: g.ID, Name: "the grant " + g.Name, Budgets: g.Budgets, Worker: w})
 		}
 		i := slices.IndexFunc(grants, func(o Grant) bool { return o.ID == g.ActivatedFrom })
 		if i < 0 || g.ActivatedFrom == "" {
@@ -269,7 +274,28 @@ func (s *spent) counts(k accountKey, w Worker) bool {
 }
 
 // look reads what was taken of accounts, and who works on them.
-func (a *Access) look(ctx context.Context, tenant estover.TenantID, accounts []Account) (all []Spent, err error) {
+func (a *Access) look(ctx context.Context, tenant estover.TenantID, accounts []Account) ([]Spent, error) {
+	all, err := a.read(ctx, tenant, accounts)
+	if !errors.Is(err, ErrNotFound) || !slices.ContainsFunc(accounts, func(one Account) bool { return !one.Until.IsZero() }) {
+		return all, err
+	}
+	if err := a.guard.DB().Do(ctx, tenant, func(tx *db.Tx) error {
+		for _, one := range accounts {
+			if one.Until.IsZero() {
+				continue
+			}
+			if err := openAccount(ctx, tx, one); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	return a.read(ctx, tenant, accounts)
+}
+
+func (a *Access) read(ctx context.Context, tenant estover.TenantID, accounts []Account) (all []Spent, err error) {
 	err = a.guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
 		for _, one := range accounts {
 			k := accountKey{tenant, one.ID}
@@ -322,7 +348,7 @@ func (a *Access) Left(ctx context.Context, tenant estover.TenantID, accounts []A
 			w, what = left(one.Budgets, read[0], now)
 		}
 		if w == Exceeded || w == Near && word == Enough {
-			word, which = w, "the budget "+what+" of the grant "+one.Name
+			word, which = w, "the budget "+what+" of "+one.Name
 		}
 	}
 	return word, which, nil
@@ -545,7 +571,7 @@ func (c *Charge) fit(want Amount, views []Spent, now time.Time) (Amount, error) 
 		for _, d := range dimensions {
 			limit, need := d.limit(b), *d.of(&want)
 			if limit > 0 && need > limit-d.spent(s) {
-				return took, ErrBudget.With("Of the %d %s that the grant %s allows in all, %d are left; this needs %d. %s",
+				return took, ErrBudget.With("Of the %d %s that %s allows in all, %d are left; this needs %d. %s",
 					limit, d.what, one.Name, max(0, limit-d.spent(s)), need, askAnother)
 			}
 		}
@@ -556,14 +582,14 @@ func (c *Charge) fit(want Amount, views []Spent, now time.Time) (Amount, error) 
 			}
 			end := begun.Add(time.Duration(b.Seconds) * time.Second)
 			if !now.Before(end) {
-				return took, ErrBudget.With("The grant %s may be used for %d seconds from its first use, and they are over. %s", one.Name, b.Seconds, askAnother)
+				return took, ErrBudget.With("For %s there are %d seconds from its first use, and they are over. %s", one.Name, b.Seconds, askAnother)
 			}
 			if c.until.IsZero() || end.Before(c.until) {
 				c.until = end
 			}
 		}
 		if one.counted() && s.FanOut >= b.FanOut && !c.access.spent.counts(accountKey{c.tenant, one.ID}, one.Worker) {
-			return took, ErrBudget.With("Work on the grant %s may be handed on to %d agents at once, and is. Let one of them do it, or end its session.", one.Name, b.FanOut)
+			return took, ErrBudget.With("Work on %s may be handed on to %d agents at once, and is. Let one of them do it, or end its session.", one.Name, b.FanOut)
 		}
 	}
 	// Some more of what comes in pieces, as far as every account has it.

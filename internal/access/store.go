@@ -292,3 +292,16 @@ func dueOfDecay(ctx context.Context, tx *db.Tx, now time.Time) (due []decayed, e
 	}
 	return due, rows.Err()
 }
+
+// openAccount makes the account of what is no grant, unless it is there.
+func openAccount(ctx context.Context, tx *db.Tx, a Account) error {
+	_, err := tx.Exec(ctx, "insert into access_spent (tenant_id, id, expires_at) values ($1, $2, $3) on conflict do nothing", tx.Tenant(), a.ID, a.Until)
+	return err
+}
+
+// closeAccounts takes those accounts of all tenants away on which nothing draws
+// any more.
+func closeAccounts(ctx context.Context, tx *db.Tx) error {
+	_, err := tx.Exec(ctx, "delete from access_spent where expires_at < $1", tx.Now())
+	return err
+}

@@ -156,6 +156,11 @@ func (a *Access) Restore(ctx context.Context, caller estover.Caller, id string) 
 	return g, err
 }
 
+// Sweep takes away what was counted of tasks that are over.
+func (a *Access) Sweep(ctx context.Context) error {
+	return a.guard.DB().Do(ctx, "", func(tx *db.Tx) error { return closeAccounts(ctx, tx) })
+}
+
 // Decay announces, suspends and ends grants that nobody uses. It is called every
 // so often, by one node.
 func (a *Access) Decay(ctx context.Context) error {

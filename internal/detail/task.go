@@ -6,8 +6,11 @@ import "estover.dev"
 // these resources, and nothing else. The gateway holds every call against it.
 const Task = "estover_task"
 
-// task is what the type is. It has no member that nothing enforces: how often a
-// task may call, for one, would have to be counted.
+// budgets are the members that say how much may be done of a task in all: with
+// the token, and with all that is handed on of it.
+var budgets = []string{"calls", "rows", "records", "bytes_out", "money"}
+
+// task is what the type is. It has no member that nothing enforces.
 var task = must(Spec{
 	Name: Task, Title: "This task", Confines: true,
 	Members: []Member{
@@ -15,6 +18,11 @@ var task = must(Spec{
 		{Name: "actions", Narrows: Subset, Title: "What"},
 		{Name: "parameters", Narrows: Subsets, Limits: true, Title: "On what"},
 		{Name: "purpose", Limits: true, Title: "What for"},
+		{Name: "calls", Narrows: AtMost, Limits: true, Title: "How many calls"},
+		{Name: "rows", Narrows: AtMost, Limits: true, Title: "How many rows"},
+		{Name: "records", Narrows: AtMost, Limits: true, Title: "How many records of personal data"},
+		{Name: "bytes_out", Narrows: AtMost, Limits: true, Title: "How many bytes of answers"},
+		{Name: "money", Narrows: AtMost, Limits: true, Title: "For how many millionths of money"},
 	},
 	Schema: `{
 		"type": "object", "additionalProperties": false, "required": ["type", "locations", "actions"],
@@ -26,7 +34,12 @@ var task = must(Spec{
 				"type": "object", "minProperties": 1, "maxProperties": 20,
 				"additionalProperties": {"type": "array", "minItems": 1, "maxItems": 100, "uniqueItems": true, "items": {"type": "string", "minLength": 1}}
 			},
-			"purpose": {"type": "string", "minLength": 1}
+			"purpose": {"type": "string", "minLength": 1},
+			"calls": {"type": "integer", "minimum": 1, "maximum": 1000000000000000},
+			"rows": {"type": "integer", "minimum": 1, "maximum": 1000000000000000},
+			"records": {"type": "integer", "minimum": 1, "maximum": 1000000000000000},
+			"bytes_out": {"type": "integer", "minimum": 1, "maximum": 1000000000000000},
+			"money": {"type": "integer", "minimum": 1, "maximum": 1000000000000000}
 		}
 	}`,
 })
@@ -43,6 +56,16 @@ func (l List) Tasks() (tasks []estover.Task) {
 				for name, values := range named {
 					t.Parameters[name] = texts(values)
 				}
+			}
+			for _, name := range budgets {
+				n, ok := number(d.members[name])
+				if !ok {
+					continue
+				}
+				if t.Budgets == nil {
+					t.Budgets = map[string]int64{}
+				}
+				t.Budgets[name] = n.Num().Int64() // the schema has bounded it, and it is whole
 			}
 			tasks = append(tasks, t)
 		}

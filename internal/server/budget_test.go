@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -262,6 +263,61 @@ func TestBudgetOfMoney(t *testing.T) {
 		}
 		if s := h.spent(id); s.Money != 900_000 {
 			t.Errorf("taken are %d millionths, want 900000", s.Money)
+		}
+	})
+}
+
+// Who hands a token on gives a part with it: what is done of the task is counted
+// for the token and for all that is made of it together, however often.
+func TestBudgetOfATaskIsHandedOn(t *testing.T) {
+	each(t, func(t *testing.T, h *house) {
+		p := h.helper()
+		h.must(http.MethodPost, "/v1/apply", map[string]any{"files": []map[string]string{{"path": "bot.yaml", "text": `
+apiVersion: estover.dev/v1
+kind: Agent
+metadata: {name: bot}
+spec: {blueprint: support, sponsor: alice, purposes: [support], clearance: confidential, client: {authorization_details_types: [estover_task]}}
+`}}, "set": "details"}, nil)
+		h.mandate("bot", nil)
+		ask := func(calls int) string {
+			t.Helper()
+			task := fmt.Sprintf(`[{"type":"estover_task","locations":[%q],"actions":["item.read"],"calls":%d}]`, h.upstream.URL, calls)
+			res, err := http.PostForm("http://"+h.addr+"/oauth/token", url.Values{
+				"grant_type": {"client_credentials"}, "client_id": {h.agent}, "client_secret": {h.secret}, "resource": {h.upstream.URL}, "authorization_details": {task},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer res.Body.Close()
+			var answer struct {
+				Token string `json:"access_token"`
+				Error string `json:"error_description"`
+			}
+			if err := json.NewDecoder(res.Body).Decode(&answer); err != nil || answer.Token == "" {
+				t.Fatalf("no token for a task: %v %s", err, answer.Error)
+			}
+			return answer.Token
+		}
+		whole := ask(5)
+		one, two := p.exchange(whole), p.exchange(whole)
+		got := ""
+		for _, who := range []string{one, two, whole, one, two, one, two, whole} {
+			status, body, err := h.read(who, "7")
+			switch {
+			case err == nil && status == http.StatusOK:
+				got += "+"
+			case status == http.StatusForbidden && h.code([]byte(body)) == "kernel_budget" && strings.Contains(body, "the task of the token"):
+				got += "-"
+			default:
+				t.Errorf("a call of a task: %d %s %v", status, body, err)
+			}
+		}
+		if got != "+++++---" {
+			t.Errorf("of a task of five calls, handed on twice: %s", got)
+		}
+		// Another token is another task.
+		if status, body, err := h.read(ask(1), "7"); err != nil || status != http.StatusOK {
+			t.Errorf("with another token: %d %s %v", status, body, err)
 		}
 	})
 }

@@ -61,6 +61,7 @@ func (s *Server) startJobs(ctx context.Context, wg *sync.WaitGroup) {
 	})
 	jobs.Every("containment.resume", 10*time.Second, s.incidents.Resume)
 	jobs.Every("grant.decay", time.Hour, s.facts.access.Decay)
+	jobs.Every("budget.sweep", 10*time.Minute, s.facts.access.Sweep)
 	jobs.Every("token.sweep", 10*time.Minute, func(ctx context.Context) error {
 		_, err := s.tokens.Sweep(ctx)
 		return err

@@ -30,6 +30,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -518,7 +519,72 @@ func (s *Server) covered(ctx context.Context, caller estover.Caller, call access
 			return c, err
 		}
 	}
-	return c, nil
+	tasks, err := s.taskAccounts(ctx, caller, call)
+	c.Accounts = append(c.Accounts, tasks...)
+	return c, err
+}
+
+// taskAccounts are the budgets of the tasks to which a call belongs: of the
+// caller's token, and of every token by way of which that came to be. What was
+// handed on twice is one task.
+func (s *Server) taskAccounts(ctx context.Context, caller estover.Caller, call access.Call) (all []access.Account, err error) {
+	if caller.Grant == "" || caller.Tasks == nil { // what is confined stays so, and only that has tasks
+		return nil, nil
+	}
+	u, err := s.facts.resources.Upstream(ctx, caller.Tenant, call.Resource)
+	if err != nil {
+		return nil, err
+	}
+	g, err := s.tokens.Grant(ctx, caller.Tenant, caller.Grant)
+	if err != nil {
+		return nil, err
+	}
+	add := func(token string, tasks []estover.Task, until time.Time) {
+		best := -1
+		for i := range tasks {
+			if belongs(&tasks[i], u.BaseURL, call) && (best < 0 || tasks[i].Budgets == nil) {
+				best = i
+			}
+		}
+		if best < 0 || tasks[best].Budgets == nil {
+			return
+		}
+		one := access.Account{ID: "task:" + token + ":" + strconv.Itoa(best), Name: "the task of the token", Until: until}
+		for name, n := range tasks[best].Budgets {
+			if err = one.Budgets.Set(name, n); err != nil {
+				return
+			}
+		}
+		all = append(all, one)
+	}
+	add(caller.Token, caller.Tasks, g.Expires)
+	for depth := 0; err == nil && depth <= token.MaxActors+1; depth++ {
+		// A grant of somebody's own has its tasks for all the tokens that come of it;
+		// one that was handed on has those of the token that it was made of.
+		from := g.ID
+		if g.Parent != "" {
+			from = g.From
+		}
+		add(from, g.Details.Tasks(), g.Expires)
+		if g.Parent == "" || err != nil {
+			break
+		}
+		g, err = s.tokens.Grant(ctx, caller.Tenant, g.Parent)
+	}
+	return all, err
+}
+
+// belongs reports whether a call is part of a task.
+func belongs(t *estover.Task, location string, call access.Call) bool {
+	if !slices.Contains(t.Locations, location) || !slices.Contains(t.Actions, call.Action) || t.Purpose != "" && t.Purpose != call.Purpose {
+		return false
+	}
+	for name, values := range t.Parameters {
+		if v, there := call.Parameters[name]; !there || !slices.Contains(values, v) {
+			return false
+		}
+	}
+	return true
 }
 
 // documents are the documents of grants that calls rest on, each made once for

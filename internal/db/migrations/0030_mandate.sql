@@ -16,8 +16,8 @@ create index access_grant_session on access_grant (tenant_id, session_id) where 
 create index access_grant_activated on access_grant (tenant_id, activated_from) where ended_at is null and activated_from is not null;
 create index access_grant_unused on access_grant (tenant_id, id) where ended_at is null and unused_after is not null;
 
--- What has been taken of a grant's budgets, with what is reserved. There is a row
--- for each grant that has any.
+-- What has been taken of budgets, with what is reserved. There is a row for each
+-- grant that has any, and one for each task of a token that has, until it expires.
 create table access_spent (
 	tenant_id text not null,
 	id text not null, -- of the grant
@@ -28,8 +28,11 @@ create table access_spent (
 	money bigint not null default 0 check (money >= 0), -- millionths
 	fan_out bigint not null default 0 check (fan_out >= 0),
 	begun_at bigint, -- the first use
+	expires_at bigint, -- of what is no grant
 	primary key (tenant_id, id)
 );
+
+create index access_spent_due on access_spent (expires_at) where expires_at is not null;
 
 -- Who works on a grant that is somebody else's, by delegation: one for each agent
 -- in each session.
