@@ -100,7 +100,7 @@ var (
 	// ErrTooMany is returned when a tenant has as many channels as it may have.
 	ErrTooMany = &estover.Error{Kind: estover.TooMuch, Code: "channels_too_many", Detail: "There are too many channels. Retire one that nobody reads."}
 	// ErrSend is returned when a message did not get through.
-	ErrSend = &estover.Error{Kind: estover.Unavailable, Code: "channel_unreachable", Detail: "The message did not get through."}
+	ErrSend = &estover.Error{Kind: estover.Conflict, Code: "channel_unreachable", Detail: "The message did not get through."}
 )
 
 // maxChannels bounds the channels of a tenant: all of them are asked about each

@@ -141,7 +141,7 @@ spec: {class: confidential, destinations: ["` + strings.TrimPrefix(hook.URL, "ht
 		}
 		for _, name := range []string{"inside", "ourselves"} {
 			status, b := h.do(http.MethodPost, "/v1/channels/"+name+"/test", h.token, nil)
-			if status != http.StatusServiceUnavailable || h.code(b) != "channel_unreachable" {
+			if status != http.StatusConflict || h.code(b) != "channel_unreachable" {
 				t.Errorf("a test of a channel into our own network (%s): %d %s, want that it does not get through", name, status, b)
 			}
 		}
