@@ -292,7 +292,7 @@ func TestDecay(t *testing.T) {
 		}
 		// One of them is used, and one is wanted.
 		a.Used(ada.Tenant, busy.ID)
-		if _, err := a.Restore(ctx, ada, asked.ID); err != nil {
+		if _, err := a.Resume(ctx, ada, asked.ID); err != nil {
 			t.Fatal(err)
 		}
 		clock.Advance(access.Notice + time.Minute)
@@ -309,13 +309,13 @@ func TestDecay(t *testing.T) {
 			t.Errorf("of what was used there is %v", got)
 		}
 		// A suspended one comes back, and its time begins anew.
-		if g, err := a.Restore(ctx, ada, idle.ID); err != nil || g.State != access.Live || !holds(idle) {
+		if g, err := a.Resume(ctx, ada, idle.ID); err != nil || g.State != access.Live || !holds(idle) {
 			t.Errorf("restored it is %+v, %v", g, err)
 		}
-		if _, err := a.Restore(ctx, ada, idle.ID); !errors.Is(err, access.ErrNotSuspended) {
+		if _, err := a.Resume(ctx, ada, idle.ID); !errors.Is(err, access.ErrNotSuspended) {
 			t.Errorf("restored twice: %v, want ErrNotSuspended", err)
 		}
-		if _, err := a.Restore(ctx, eve, idle.ID); !errors.Is(err, access.ErrNotFound) {
+		if _, err := a.Resume(ctx, eve, idle.ID); !errors.Is(err, access.ErrNotFound) {
 			t.Errorf("restored by another tenant: %v, want ErrNotFound", err)
 		}
 		decay()
@@ -331,7 +331,7 @@ func TestDecay(t *testing.T) {
 		if g, err := a.Get(ctx, ada, idle.ID); err != nil || g.State != access.Ended || g.EndReason == "" {
 			t.Errorf("not restored for 30 days it is %+v, %v", g, err)
 		}
-		if _, err := a.Restore(ctx, ada, idle.ID); !errors.Is(err, access.ErrEnded) {
+		if _, err := a.Resume(ctx, ada, idle.ID); !errors.Is(err, access.ErrEnded) {
 			t.Errorf("restored after its end: %v, want ErrEnded", err)
 		}
 		if g, err := a.Get(ctx, ada, forever.ID); err != nil || g.State != access.Live {

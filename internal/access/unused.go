@@ -133,9 +133,9 @@ func (a *Access) believe(ctx context.Context, tenant estover.TenantID, id string
 	return err
 }
 
-// Restore gives a suspended grant back to its agent, and takes the announcement
+// Resume gives a suspended grant back to its agent, and takes the announcement
 // back that one will be. Its time without use begins anew.
-func (a *Access) Restore(ctx context.Context, caller estover.Caller, id string) (g Grant, err error) {
+func (a *Access) Resume(ctx context.Context, caller estover.Caller, id string) (g Grant, err error) {
 	err = a.guard.Do(ctx, caller, guard.Op{Action: "grant.restore", Target: "grant:" + id}, func(tx *guard.Tx) error {
 		if g, err = lock(ctx, tx.Tx, id); err != nil {
 			return err

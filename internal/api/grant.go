@@ -77,7 +77,7 @@ func (s *Server) restoreGrant(ctx context.Context, in *Named) (*one[access.Grant
 	if err != nil {
 		return nil, s.problem(ctx, err)
 	}
-	g, err := s.Grants.Restore(ctx, callerOf(ctx), id)
+	g, err := s.Grants.Resume(ctx, callerOf(ctx), id)
 	return &one[access.Grant]{g}, s.problem(ctx, err)
 }
 
