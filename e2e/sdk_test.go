@@ -127,7 +127,7 @@ func TestGoClientSession(t *testing.T) {
 	if renewed, err := agent.RenewSession(t.Context(), session, time.Hour); err != nil || time.Until(renewed.Expires) < 59*time.Minute {
 		t.Errorf("the renewed session is %+v, %v", renewed, err)
 	}
-	part, err := agent.OpenSession(t.Context(), client.Task{Parent: session.ID, Life: 2 * time.Hour, Idle: time.Minute})
+	part, err := agent.OpenSession(t.Context(), client.Task{Purpose: "support", Parent: session.ID, Life: 2 * time.Hour, Idle: time.Minute})
 	if err != nil || part.Parent != session.ID || part.Purpose != "support" || time.Until(part.Expires) > time.Hour {
 		t.Errorf("a session within it is %+v, %v", part, err)
 	}

@@ -2,10 +2,14 @@ package server_test
 
 import (
 	"io"
+	"net/http"
+	"path/filepath"
 	"testing"
 	"time"
 
+	"estover.dev/internal/db/dbtest"
 	"estover.dev/internal/policy"
+	"estover.dev/internal/server"
 )
 
 // obliged is the policy that an installation starts with, and an obligation of
@@ -101,4 +105,54 @@ func TestStreamsAreDecidedAgain(t *testing.T) {
 			c.back()
 		}
 	})
+}
+
+// The end of a session and the end of a policy's consent reach what is open on
+// another server on the same database, within a second.
+func TestStreamsOnAnotherServerEnd(t *testing.T) {
+	h := build(t, dbtest.Postgres(t))
+	second := &house{t: t, key: h.key, logs: &syncBuffer{}, addr: freeAddr(t), token: h.token, upstream: h.upstream, agent: h.agent, secret: h.secret}
+	second.config = server.Config{
+		Data: filepath.Join(t.TempDir(), "data"), Database: h.config.Database, Listen: second.addr, Gateway: freeAddr(t), Plain: true,
+		RootKey: "file:" + filepath.Join(h.config.Data+"-keys", "root.key"), Issuer: h.issuer(),
+	}
+	second.start()
+	for _, c := range []struct {
+		what string
+		end  func(session string)
+	}{
+		{"the session ends", func(id string) {
+			h.must(http.MethodPost, "/v1/sessions/"+id+"/end", map[string]string{"cause": "enough"}, nil)
+		}},
+		{"the clearance is lowered", func(string) { h.change("", "bot", "alice", map[string]string{"clearance": "internal"}) }},
+		{"it is forbidden", func(string) { h.activate(forbidden()) }},
+	} {
+		h.change("", "bot", "alice", nil)
+		id := h.openSession()
+		var stream io.ReadCloser
+		second.until("a stream is open on the other server", func() bool { // it may not have heard yet of what was given back
+			token := h.accessToken(id)
+			if status, _ := second.do(http.MethodGet, "/u/crm/v1/items/7", token, nil); status != http.StatusOK {
+				return false
+			}
+			stream = second.stream(token)
+			return true
+		})
+		ended := make(chan error, 1)
+		t.Cleanup(func() { _ = stream.Close() })
+		go func() {
+			_, err := io.ReadAll(stream)
+			ended <- err
+		}()
+		c.end(id)
+		at := time.Now()
+		select {
+		case err := <-ended:
+			if took := time.Since(at); err == nil || took > time.Second {
+				t.Errorf("%s on one server: the stream on the other ended after %s with %v, want it cut within a second", c.what, took, err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Errorf("%s on one server: the stream on the other goes on", c.what)
+		}
+	}
 }
