@@ -86,6 +86,9 @@ func start(t testing.TB) *proxy {
 		Rules: func(_ context.Context, _ *gateway.Conn, host edge.Host) edge.TargetRules {
 			return edge.TargetRules{EncodedSlash: host.IP.IsLoopback()}
 		},
+		Own: func(w http.ResponseWriter, r *http.Request, caller estover.Caller) {
+			fmt.Fprintf(w, "%s %s asked by %s", r.Method, r.URL.Path, caller.Session)
+		},
 		Certificates: func() (*tls.Certificate, error) { return &own, nil },
 		Session: func(_ context.Context, thumbprint [32]byte) (*gateway.Conn, error) {
 			p.mu.Lock()
