@@ -178,6 +178,36 @@ func TestIdle(t *testing.T) {
 	})
 }
 
+// Who works in a session within another uses both.
+func TestIdleWithin(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		clock := dbtest.NewClock(d)
+		bot := w.Agent("bot")
+		root, err := w.Sessions.Open(t.Context(), admin, session.Wish{Agent: bot.ID, Idle: time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		child, err := w.Sessions.Open(t.Context(), admin, session.Wish{Agent: bot.ID, Parent: root.ID})
+		if err != nil || child.IdleSecs != 60 {
+			t.Fatalf("within a session that may be idle for a minute: %+v, %v", child, err)
+		}
+		for range 3 {
+			clock.Advance(50 * time.Second)
+			if _, err := w.Sessions.Beat(t.Context(), admin, child.ID); err != nil {
+				t.Fatal(err)
+			}
+			if n, err := w.Sessions.ExpireDue(t.Context()); n != 0 || err != nil {
+				t.Fatalf("%d sessions ended, %v, while somebody works in the inner one", n, err)
+			}
+		}
+		clock.Advance(2 * time.Minute)
+		if n, err := w.Sessions.ExpireDue(t.Context()); err != nil || n == 0 || count(t, d, "select count(*) from session where ended_at is null") != 0 {
+			t.Errorf("when nobody works any more %d ended, %v; want both", n, err)
+		}
+	})
+}
+
 // A node that has just started does not end what it could not hear of.
 func TestIdleAfterAStart(t *testing.T) {
 	d := dbtest.Open(t)

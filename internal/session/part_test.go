@@ -285,6 +285,11 @@ func TestSessionModel(t *testing.T) {
 					}
 				}
 			}
+			heard := func(id string) { // by those that it is a part of too
+				for ; id != ""; id = model[id].parent {
+					model[id].idle = d.Now().Add(model[id].life)
+				}
+			}
 			live := func(m *one) bool { return !m.ended && d.Now().Before(m.until) }
 			pick := func() string { return rapid.SampledFrom(ids).Draw(rt, "session") }
 			rt.Repeat(map[string]func(*rapid.T){
@@ -313,6 +318,9 @@ func TestSessionModel(t *testing.T) {
 					}
 					m := &one{parent: wish.Parent, opened: got.OpenedAt, until: got.OpenedAt.Add(wish.Life), life: wish.Idle, idle: got.OpenedAt.Add(wish.Idle)}
 					if parent != nil {
+						if m.life == 0 {
+							m.life, m.idle = parent.life, got.OpenedAt.Add(parent.life)
+						}
 						m.depth = parent.depth + 1
 						if parent.until.Before(m.until) {
 							m.until = parent.until
@@ -343,7 +351,7 @@ func TestSessionModel(t *testing.T) {
 							rt.Fatalf("renewed from %s until %s, the limit is %s", m.until, got.ExpiresAt, limit)
 						}
 						m.until = got.ExpiresAt
-						m.idle = d.Now().Add(m.life)
+						heard(id)
 					case !errors.Is(err, session.ErrLimit) && !errors.Is(err, session.ErrInvalid):
 						rt.Fatalf("renewing: %v", err)
 					}
@@ -360,7 +368,7 @@ func TestSessionModel(t *testing.T) {
 						rt.Fatalf("a heartbeat says %s, %v; want open: %v", got.State, err, was)
 					}
 					if was {
-						m.idle = d.Now().Add(m.life)
+						heard(id)
 					}
 				},
 				"end": func(rt *rapid.T) {

@@ -36,7 +36,8 @@
 // A session that was opened with an idle time ends when nothing has been heard of
 // it for so long: neither a heartbeat of its launcher ([Sessions.Beat]) nor a call
 // through a gateway ([Sessions.Seen]). Both are noted in memory and written every
-// so often, and are no events.
+// so often, and are no events. Whoever uses a session uses those that it is a part
+// of, and one within a session that may not be idle may not be idle either.
 //
 // # Ambient sessions
 //

@@ -130,7 +130,7 @@ func orNull(text string) any {
 }
 
 // nest holds the parent of a session that is being opened, and bounds the
-// session by it.
+// session by it: in its time, and in how long nobody may use it if it does not say.
 func nest(ctx context.Context, tx *db.Tx, s *Session) error {
 	if s.Parent == "" {
 		return nil
@@ -145,6 +145,9 @@ func nest(ctx context.Context, tx *db.Tx, s *Session) error {
 	if parent.ExpiresAt.Before(s.ExpiresAt) {
 		s.ExpiresAt = parent.ExpiresAt
 	}
+	if s.IdleSecs == 0 {
+		s.IdleSecs = parent.IdleSecs
+	}
 	s.depth = parent.depth + 1
 	return nil
 }
@@ -156,11 +159,17 @@ func extend(ctx context.Context, tx *db.Tx, s *Session, until time.Time) (bool, 
 	return n == 1, err
 }
 
-// heard stores that a session was used at a time. What is older than what is
-// known already changes nothing.
+// heard stores that a session was used at a time, and with it those that it is a
+// part of. What is older than what is known already changes nothing.
 func heard(ctx context.Context, tx *db.Tx, id string, at time.Time) error {
-	_, err := tx.Exec(ctx, `update session set idle_at = $3 + idle_us
-		where tenant_id = $1 and id = $2 and ended_at is null and idle_us is not null and idle_at < $3 + idle_us`, tx.Tenant(), id, at)
+	_, err := tx.Exec(ctx, `with recursive up(id, parent_id) as (
+			select id, parent_id from session where tenant_id = $1 and id = $2
+			union
+			select s.id, s.parent_id from session s join up on s.id = up.parent_id where s.tenant_id = $1
+		)
+		update session set idle_at = $3 + idle_us
+		where tenant_id = $1 and id in (select id from up) and ended_at is null and idle_us is not null and idle_at < $3 + idle_us`,
+		tx.Tenant(), id, at)
 	return err
 }
 
