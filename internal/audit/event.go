@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base32"
+	"encoding/binary"
 	"fmt"
 	"strings"
 	"sync"
@@ -61,6 +62,20 @@ func NewID() string {
 	ms := uint64(time.Now().UnixMilli())
 	b[0], b[1], b[2], b[3], b[4] = byte(ms>>32), byte(ms>>24), byte(ms>>16), byte(ms>>8), byte(ms)
 	_, _ = rand.Read(b[5:]) // never fails
+	return eventPrefix + sortable.EncodeToString(b[:])
+}
+
+// OnceID is the id of an event that there may be once: it follows from what the
+// event is about, and tells no time. An event that touches something has a row to
+// itself, and of those none has the id of another.
+func OnceID(parts ...string) string {
+	h := sha256.New()
+	for _, p := range parts {
+		_ = binary.Write(h, binary.BigEndian, uint32(len(p))) // a hash takes everything
+		h.Write([]byte(p))
+	}
+	var b [20]byte
+	copy(b[timeDigits*5/8:], h.Sum(nil))
 	return eventPrefix + sortable.EncodeToString(b[:])
 }
 

@@ -43,7 +43,7 @@ func (d *Duties) draw(ctx context.Context, p *gateway.Plan, c *call, w db.Append
 	if personal {
 		want.Records = 1
 	}
-	if c.charge, err = d.Access.Charge(ctx, w.Tenant, c.covered.Accounts, want, w); err != nil {
+	if err := d.take(ctx, c, want, w); err != nil {
 		return err
 	}
 	if until := c.charge.Until(); !until.IsZero() {
