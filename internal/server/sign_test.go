@@ -82,14 +82,19 @@ func (a *approver) approve(id string, document []byte, by *attest.Assertion) (in
 	return a.h.do(http.MethodPost, "/v1/access/requests/"+id+"/approve", a.token, body)
 }
 
-// wish asks for the deletion of one item, in the name of an operator.
-func (h *house) wish(token, item string) requested {
+// wish asks for the deletion of one item, in the name of an operator, so many
+// times if that is said.
+func (h *house) wish(token, item string, calls ...int) requested {
 	h.t.Helper()
 	var r requested
-	status, b := h.do(http.MethodPost, "/v1/access/requests", token, map[string]any{
+	body := map[string]any{
 		"agent": "bot", "purpose": "support", "reason": "It was asked for", "for_seconds": 1800,
 		"items": []map[string]any{{"resource": "crm", "actions": []string{"item.delete"}, "parameters": map[string][]string{"id": {item}}}},
-	})
+	}
+	if len(calls) > 0 {
+		body["budgets"] = map[string]int{"calls": calls[0]}
+	}
+	status, b := h.do(http.MethodPost, "/v1/access/requests", token, body)
 	if err := json.Unmarshal(b, &r); err != nil || status >= 300 || r.State != "pending" {
 		h.t.Fatalf("asking: %d %s", status, b)
 	}
@@ -343,6 +348,55 @@ func TestApprovalAttacks(t *testing.T) {
 				}
 			})
 		}
+		t.Run("database row edited by hand/the count of uses", func(t *testing.T) {
+			r := h.wish(operator, "twice", 2)
+			quorum(r)
+			grant := h.request(r.ID).Result
+			for n := range 2 {
+				if status := h.deletes("twice"); status != http.StatusOK {
+					t.Fatalf("use %d of 2: %d, want 200", n+1, status)
+				}
+			}
+			if status := h.deletes("twice"); status < 400 {
+				t.Errorf("a third use: %d", status)
+			}
+			exec(t, `update access_spent set calls = 0 where id = $1`, grant)
+			h.again()
+			if status := h.deletes("twice"); status < 400 {
+				t.Errorf("a third use, after the count was put back: %d", status)
+			}
+			exec(t, `delete from access_spent where id = $1`, grant)
+			h.again()
+			if status := h.deletes("twice"); status < 400 {
+				t.Errorf("a third use, after the count was deleted: %d", status)
+			}
+			_, b := h.do(http.MethodGet, "/v1/events?action=approval.use&limit=100", h.token, nil)
+			if n := strings.Count(string(b), "request:"+r.ID); n != 2 {
+				t.Errorf("%d uses are on record, want 2: %s", n, b)
+			}
+		})
+		t.Run("uses at once", func(t *testing.T) {
+			r := h.wish(operator, "five", 5)
+			quorum(r)
+			token := h.accessToken("")
+			var wg sync.WaitGroup
+			var done atomic.Int64
+			for range 32 {
+				wg.Go(func() {
+					if res, _ := h.get(http.MethodDelete, "http://"+h.addr+"/u/crm/v1/items/five", "Authorization", "Bearer "+token); res.StatusCode == http.StatusOK {
+						done.Add(1)
+					}
+				})
+			}
+			wg.Wait()
+			if done.Load() != 5 {
+				t.Errorf("an approval for 5 calls gave %d", done.Load())
+			}
+			_, b := h.do(http.MethodGet, "/v1/events?action=approval.use&limit=100", h.token, nil)
+			if n := strings.Count(string(b), "request:"+r.ID); n != 5 {
+				t.Errorf("%d uses are on record, want 5", n)
+			}
+		})
 		t.Run("database row edited by hand/a grant is inserted", func(t *testing.T) {
 			r := h.wish(operator, "inserted")
 			quorum(r)
