@@ -6,7 +6,7 @@
 //	agent leak            follow an instruction that stands in a customer's record
 //	agent overreach       delete a customer
 //	agent wrong-purpose   read the customers for something else than the task
-//	agent elevate         do what it may not, once somebody has let it
+//	agent elevate         ask for what it may not do, and do it when it is let
 //	agent stream          watch the events until they end, then go on working
 //
 // It finds the customer system by CRM_URL and uses the environment's proxy and
@@ -34,6 +34,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // errRefused is what remains of an answer that says no. The agent has already
@@ -44,7 +45,7 @@ func main() {
 	wait := flag.Bool("wait", false, "at the end, keep everything in memory and wait for a line on standard input")
 	transcript := flag.String("transcript", "", "a file for all that is sent and received")
 	flag.Parse()
-	a := &agent{base: strings.TrimSuffix(os.Getenv("CRM_URL"), "/"), key: os.Getenv("CRM_KEY"), client: &http.Client{}, lines: bufio.NewReader(os.Stdin)}
+	a := &agent{base: strings.TrimSuffix(os.Getenv("CRM_URL"), "/"), key: os.Getenv("CRM_KEY"), client: &http.Client{}}
 	if *transcript != "" {
 		f, err := os.Create(*transcript)
 		if err != nil {
@@ -64,7 +65,7 @@ func main() {
 	err := task()
 	if *wait {
 		fmt.Printf("pid %d waits\n", os.Getpid())
-		_, _ = a.lines.ReadString('\n') // the end of the input will do as well
+		_, _ = bufio.NewReader(os.Stdin).ReadString('\n') // the end of the input will do as well
 	}
 	if errors.Is(err, errRefused) {
 		os.Exit(3)
@@ -83,7 +84,7 @@ func fail(err error) {
 type agent struct {
 	base, key string
 	client    *http.Client
-	lines     *bufio.Reader // what somebody types
+	silent    bool // it does not print what it calls
 	memory    [][]byte
 }
 
@@ -147,33 +148,59 @@ func (a *agent) wrongPurpose() error {
 	return err
 }
 
-// elevate does two things that it may not do by itself, and then one that nobody
-// has allowed.
+// elevate does two things that it may not do by itself, and then one for which it
+// does not ask.
 func (a *agent) elevate() error {
-	say("a customer asks what the team plan costs, so I look it up")
+	say("a customer wants to know what the team plan costs, so I look it up")
 	var prices map[string]string
-	if err := a.insist("GET", "/v1/prices", &prices); err != nil {
+	if err := a.insist("GET", "/v1/prices", "A customer asks what a plan costs", &prices); err != nil {
 		return err
 	}
 	say("the team plan costs %s", prices["team"])
 	say("cus_1003 is a duplicate, so I take it away")
-	if err := a.insist("DELETE", "/v1/customers/cus_1003", nil); err != nil {
+	if err := a.insist("DELETE", "/v1/customers/cus_1003", "cus_1003 is a duplicate of cus_1011", nil); err != nil {
 		return err
 	}
 	say("that worked, so I take away cus_1004 as well")
 	return a.call("DELETE", "/v1/customers/cus_1004", nil, nil, nil)
 }
 
-// insist calls, and if it is refused waits for a line on standard input, by which
-// somebody says that it may, and calls once more.
-func (a *agent) insist(method, target string, out any) error {
+// insist calls, and if it is refused does what the refusal says: it asks for the
+// call, with a reason, waits until somebody has decided, and calls once more.
+func (a *agent) insist(method, target, reason string, out any) error {
 	err := a.call(method, target, nil, nil, out)
 	if !errors.Is(err, errRefused) {
 		return err
 	}
-	say("I wait until somebody lets me")
-	if _, err := a.lines.ReadString('\n'); err != nil {
-		return fmt.Errorf("waiting to be let: %w", err)
+	var refusal struct {
+		Ask struct {
+			Endpoint string         `json:"endpoint"`
+			Body     map[string]any `json:"body"`
+		} `json:"access_request"`
+	}
+	if json.Unmarshal(a.memory[len(a.memory)-1], &refusal) != nil || refusal.Ask.Endpoint == "" {
+		return err
+	}
+	ask := refusal.Ask
+	ask.Body["reason"] = reason
+	ask.Body["budgets"] = map[string]int{"calls": 1}
+	var request struct {
+		ID    string `json:"id"`
+		State string `json:"state"`
+	}
+	if err := a.call("POST", ask.Endpoint, nil, ask.Body, &request); err != nil {
+		return err
+	}
+	say("I have asked: %s is %s", request.ID, request.State)
+	for quiet := *a; request.State == "pending"; {
+		time.Sleep(200 * time.Millisecond)
+		quiet.silent = true
+		if err := quiet.call("GET", ask.Endpoint+"/"+request.ID, nil, nil, &request); err != nil {
+			return err
+		}
+		if request.State != "pending" {
+			say("it is %s", request.State)
+		}
 	}
 	return a.call(method, target, nil, nil, out)
 }
@@ -266,7 +293,9 @@ func (a *agent) send(method, target string, extra http.Header, in any) (*http.Re
 	if a.key != "" && toCRM {
 		req.Header.Set("Authorization", "Bearer "+a.key)
 	}
-	fmt.Printf("→ %s %s\n", method, target)
+	if !a.silent {
+		fmt.Printf("→ %s %s\n", method, target)
+	}
 	resp, err := a.client.Do(req)
 	var refused *url.Error
 	if errors.As(err, &refused) { // the proxy would not connect, or nobody could
@@ -276,7 +305,9 @@ func (a *agent) send(method, target string, extra http.Header, in any) (*http.Re
 	if err != nil {
 		return nil, err
 	}
-	fmt.Printf("← %s\n", resp.Status)
+	if !a.silent {
+		fmt.Printf("← %s\n", resp.Status)
+	}
 	if resp.StatusCode >= 300 {
 		defer resp.Body.Close()
 		a.printRefusal(resp)

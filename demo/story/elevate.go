@@ -14,15 +14,12 @@ import (
 	"estover.dev/demo/person"
 )
 
-var (
-	waitsToBeLet = regexp.MustCompile(`(?m)I wait until somebody lets me\n`)
-	letOnce      = regexp.MustCompile(`the team plan costs 29\.00\n(?s:.*)I wait until somebody lets me\n`)
-)
+var asked = regexp.MustCompile(`I have asked: (apr_[a-z0-9]+) is (\w+)\n`)
 
 // A request for access, as the command line tells of it.
 type request struct {
-	ID, State, Result string
-	Rule              struct {
+	State string
+	Rule  struct {
 		Quorum int
 		Signed bool
 	}
@@ -37,13 +34,13 @@ func (s *Stage) elevate(ctx context.Context) (string, error) {
 		return "", err
 	}
 	before := len(s.Company.Calls())
-	s.say("A task may need more than an agent has. This one is asked for a price, and its grant says nothing of prices.")
+	s.say("A task may need more than an agent has. Its grant says nothing of prices, and nothing of deleting customers. Each refusal says how to ask for just this call, and that is what the agent does.")
 	p, err := s.start(ctx, "support", "elevate")
 	if err != nil {
 		return "", err
 	}
 	defer p.stop()
-	_, err = p.until(ctx, waitsToBeLet)
+	_, err = p.until(ctx, regexp.MustCompile(asked.String()+`(?s:.*)`+asked.String()))
 	p.show(s)
 	if err != nil {
 		return "", err
@@ -52,34 +49,19 @@ func (s *Stage) elevate(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	s.say("The refusal says what to ask for. Prices are harmless to read, and for an hour and a declared purpose policy says yes to that by itself, at once:")
-	prices, err := s.ask(ctx, "--session", session, "--resource", "crm", "--action", "price.read", "--reason", "A customer asks for a price")
-	if err != nil {
-		return "", err
+	requests := asked.FindAllStringSubmatch(p.printed.String(), -1)
+	if len(requests) != 2 || requests[0][2] != "approved" || requests[1][2] != "pending" {
+		return "", fmt.Errorf("policy was to approve of the one at once, and not of the other: %q", requests)
 	}
-	if prices.State != "approved" {
-		return "", fmt.Errorf("policy did not approve of reading prices: the request is %s", prices.State)
-	}
-	if _, err := p.stdin.Write([]byte("\n")); err != nil {
-		return "", err
-	}
-	_, err = p.until(ctx, letOnce)
-	p.show(s)
-	if err != nil {
+	s.say("Prices are harmless to read. For a declared purpose and an hour, policy said yes to that by itself:")
+	if _, err := s.told(ctx, 0, "access", "why", requests[0][1]); err != nil {
 		return "", err
 	}
 	s.say("To delete a customer is another matter: it cannot be taken back, so two people decide, and sign what they decide. It is asked for this one customer and one call.")
-	removal, err := s.ask(ctx, "--session", session, "--resource", "crm", "--action", "customer.delete", "--parameter", "id=cus_1003", "--budget", "calls=1", "--reason", "cus_1003 is a duplicate of cus_1011")
-	if err != nil {
+	if _, err := s.told(ctx, 0, "access", "why", requests[1][1]); err != nil {
 		return "", err
 	}
-	if removal.State != "pending" || removal.Rule.Quorum != 2 || !removal.Rule.Signed {
-		return "", fmt.Errorf("to delete a customer is to be approved by two who sign, and the request is %+v", removal)
-	}
-	if err := s.decide(ctx, removal.ID, approvers); err != nil {
-		return "", err
-	}
-	if _, err := p.stdin.Write([]byte("\n")); err != nil {
+	if err := s.decide(ctx, requests[1][1], approvers); err != nil {
 		return "", err
 	}
 	s.say("The agent goes on. It takes away the one customer, and tries another:")
@@ -94,19 +76,12 @@ func (s *Stage) elevate(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("the CRM was called with %v, not with %v", calls, want)
 	}
 	s.say("The task is over, and with it what it was let do:")
-	again, err := s.start(ctx, "support", "elevate")
+	again, err := s.run(ctx, "support", "overreach")
 	if err != nil {
 		return "", err
 	}
-	defer again.stop()
-	_ = again.stdin.Close() // nobody lets it
-	err = again.end(ctx)
-	again.show(s)
-	if err != nil {
+	if _, err := s.denied(ctx, again, before+len(want), "estover.base.not_granted"); err != nil {
 		return "", err
-	}
-	if now := s.Company.Calls()[before:]; len(now) != len(want) {
-		return "", fmt.Errorf("what it was let do outlives the task: %v", now[len(want):])
 	}
 	if err := s.gone(ctx, session); err != nil {
 		return "", err
@@ -141,18 +116,6 @@ func (s *Stage) approvers(ctx context.Context, names ...string) (all []*person.P
 	return all, nil
 }
 
-// ask asks for access for the agent.
-func (s *Stage) ask(ctx context.Context, args ...string) (r request, err error) {
-	args = append([]string{"access", "request", "--agent", "support-bot"}, args...)
-	s.tell(Command, "estover %s", shell(args))
-	if err := s.query(ctx, &r, args...); err != nil {
-		return r, err
-	}
-	text, err := s.estover(ctx, 0, "access", "why", r.ID)
-	s.show(text)
-	return r, err
-}
-
 // decide lets people approve a request, each with their own passkey, and makes sure
 // that one alone is not enough.
 func (s *Stage) decide(ctx context.Context, id string, approvers []*person.Person) error {
@@ -178,6 +141,9 @@ func (s *Stage) decide(ctx context.Context, id string, approvers []*person.Perso
 		var r request
 		if err := s.query(ctx, &r, "access", "show", id); err != nil {
 			return err
+		}
+		if r.Rule.Quorum != len(approvers) || !r.Rule.Signed {
+			return fmt.Errorf("the rule is not that %d sign: %+v", len(approvers), r.Rule)
 		}
 		if want := map[bool]string{true: "approved", false: "pending"}[i == len(approvers)-1]; r.State != want {
 			return fmt.Errorf("after %d signatures the request is %s, not %s", i+1, r.State, want)
