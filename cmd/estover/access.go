@@ -23,7 +23,7 @@ func accessCommand(s *settings) *cobra.Command {
 		`An agent has what it was granted, and asks for what a task needs beside. What
 policy permits is granted at once, for a while; everything else waits for people
 to decide, and is gone at the end of the session or at its time.`)
-	c.AddCommand(accessRequest(s), accessList(s), accessShow(s), accessWhy(s), accessDocument(s), accessApprove(s), accessDeny(s), accessCancel(s), accessWatch(s))
+	c.AddCommand(accessRequest(s), accessList(s), accessShow(s), accessWhy(s), accessDocument(s), accessApprove(s), accessDeny(s), accessCancel(s), accessWatch(s), accessRestore(s))
 	return c
 }
 

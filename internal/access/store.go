@@ -305,3 +305,16 @@ func closeAccounts(ctx context.Context, tx *db.Tx) error {
 	_, err := tx.Exec(ctx, "delete from access_spent where expires_at < $1", tx.Now())
 	return err
 }
+
+// asOf reads the grants of an agent that had neither ended nor expired at a time,
+// and had begun to be, the oldest first.
+func asOf(ctx context.Context, tx *db.Tx, agent string, at time.Time) ([]Grant, error) {
+	rows, err := tx.Query(ctx, "select "+grantColumns+` from access_grant
+		where tenant_id = $1 and agent_id = $2 and created_at <= $3 and (ended_at is null or ended_at > $3)
+		and (expires_at is null or expires_at > $3) and (suspended_at is null or suspended_at > $3)
+		order by created_at + 0, id`, tx.Tenant(), agent, at)
+	if err != nil {
+		return nil, err
+	}
+	return scanGrants(tx, rows)
+}

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -17,6 +18,26 @@ func (s *Server) incidents() {
 	huma.Register(s.huma, op("get-containment-certificate", http.MethodGet, "/v1/containments/{id}/certificate", tag, "The signed certificate of a containment, to be verified offline"), s.containmentCertificate)
 	huma.Register(s.huma, op("list-holds", http.MethodGet, "/v1/holds", tag, "List the holds that two people lift"), s.listHolds)
 	huma.Register(s.huma, op("lift-standing-hold", http.MethodPost, "/v1/holds/{id}/lift", tag, "Lift a hold, or ask for it where two people do that; the others stay"), s.liftStanding)
+	huma.Register(s.huma, op("run-drill", http.MethodPost, "/v1/drills", tag, "Contain a decoy, and measure how long it takes"), s.runDrill)
+	huma.Register(s.huma, op("list-drills", http.MethodGet, "/v1/drills", tag, "List drills, the newest first"), s.listDrills)
+}
+
+func (s *Server) runDrill(ctx context.Context, in *struct {
+	Body struct {
+		BoundMillis int64 `json:"bound_millis,omitempty" minimum:"0" maximum:"60000" doc:"What it may take before it is an alarm; a second by itself"`
+	}
+},
+) (*one[incident.Drill], error) {
+	d, err := s.Incidents.Drill(ctx, callerOf(ctx), time.Duration(in.Body.BoundMillis)*time.Millisecond)
+	return &one[incident.Drill]{d}, s.problem(ctx, err)
+}
+
+func (s *Server) listDrills(ctx context.Context, in *struct {
+	Limit int `query:"limit" minimum:"1" maximum:"200" default:"50"`
+},
+) (*many[incident.Drill], error) {
+	all, err := s.Incidents.Drills(ctx, callerOf(ctx), in.Limit)
+	return pageOf(all, ""), s.problem(ctx, err)
 }
 
 func (s *Server) listHolds(ctx context.Context, _ *struct{}) (*many[incident.Standing], error) {

@@ -76,6 +76,8 @@ func (s *Server) routes() {
 	s.keys()
 	s.events()
 	s.incidents()
+	s.restorations()
+	s.emergencies()
 	s.applying()
 	s.doctors()
 	s.tenants()

@@ -192,7 +192,7 @@ func (d *Directory) Active(ctx context.Context, tenant estover.TenantID, id stri
 	if estover.KindOf(err) == estover.NotFound {
 		return false, nil
 	}
-	return err == nil && h.Status == Active, err
+	return err == nil && h.Status == Active && !h.over(d.guard.DB().Now()), err
 }
 
 // Name is, from memory, what a person is called; "" if there is no such person.

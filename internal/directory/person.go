@@ -39,7 +39,8 @@ type Person struct {
 	DisabledReason string    `json:"disabled_reason,omitempty"`
 	ManagedBy      string    `json:"managed_by,omitempty"` // who made it and keeps it: "apply/NAME"; "" if it was made by hand
 	CreatedAt      time.Time `json:"created_at"`
-	Epoch          int64     `json:"epoch"` // raised when the person's roles change or the person is disabled
+	ExpiresAt      time.Time `json:"expires_at,omitzero"` // when they stop by themselves: who came in by emergency codes
+	Epoch          int64     `json:"epoch"`               // raised when the person's roles change or the person is disabled
 }
 
 // Errors about people.

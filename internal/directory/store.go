@@ -12,14 +12,14 @@ import (
 	"estover.dev/internal/db"
 )
 
-const personColumns = "id, name, email, roles, managed_by, created_at, disabled_at, disabled_reason, epoch"
+const personColumns = "id, name, email, roles, managed_by, created_at, disabled_at, disabled_reason, epoch, expires_at"
 
 // scanner is a row of a query, or the only one.
 type scanner interface{ Scan(dest ...any) error }
 
 func scanPerson(row scanner) (p Person, err error) {
 	var roles []string
-	err = row.Scan(&p.ID, &p.Name, &p.Email, &roles, &p.ManagedBy, &p.CreatedAt, &p.DisabledAt, &p.DisabledReason, &p.Epoch)
+	err = row.Scan(&p.ID, &p.Name, &p.Email, &roles, &p.ManagedBy, &p.CreatedAt, &p.DisabledAt, &p.DisabledReason, &p.Epoch, &p.ExpiresAt)
 	if errors.Is(err, db.ErrNoRows) {
 		return p, ErrNotFound
 	}
@@ -98,11 +98,11 @@ func update(ctx context.Context, tx *db.Tx, p Person) error {
 	return err
 }
 
-// lockAdministrators gives the ids of the active administrators, and nobody
-// else changes their rows until the transaction ends.
+// lockAdministrators gives the ids of the active administrators who are so for
+// good, and nobody else changes their rows until the transaction ends.
 func lockAdministrators(ctx context.Context, tx *db.Tx) (ids []string, err error) {
 	rows, err := tx.Query(ctx, `select id from person
-		where tenant_id = $1 and disabled_at is null and roles like '%"admin"%' order by created_at, id`+tx.ForUpdate(), tx.Tenant())
+		where tenant_id = $1 and disabled_at is null and expires_at is null and roles like '%"admin"%' order by created_at, id`+tx.ForUpdate(), tx.Tenant())
 	if err != nil {
 		return nil, err
 	}
@@ -591,4 +591,79 @@ func linkIdentity(ctx context.Context, tx *db.Tx, provider, subject, person stri
 
 func findEmail(ctx context.Context, tx *db.Tx, email string) (Person, error) {
 	return scanPerson(tx.QueryRow(ctx, "select "+personColumns+" from person where tenant_id = $1 and email = $2", tx.Tenant(), email))
+}
+
+func insertGlass(ctx context.Context, tx *db.Tx, g Glass) error {
+	_, err := tx.Exec(ctx, `insert into emergency_set (tenant_id, id, shares, quorum, created_at, created_by, expires_at) values ($1, $2, $3, $4, $5, $6, $7)`,
+		tx.Tenant(), g.ID, g.Shares, g.Quorum, g.CreatedAt, g.CreatedBy, g.ExpiresAt)
+	return err
+}
+
+func insertGlassCode(ctx context.Context, tx *db.Tx, set string, hash []byte) error {
+	_, err := tx.Exec(ctx, `insert into emergency_code (tenant_id, hash, set_id) values ($1, $2, $3)`, tx.Tenant(), hash, set)
+	return err
+}
+
+// endGlass ends the set of codes that stands, if one does.
+func endGlass(ctx context.Context, tx *db.Tx) error {
+	_, err := tx.Exec(ctx, `update emergency_set set ended_at = $2 where tenant_id = $1 and ended_at is null`, tx.Tenant(), tx.Now())
+	return err
+}
+
+func standingGlass(ctx context.Context, tx *db.Tx) (g Glass, err error) {
+	err = tx.QueryRow(ctx, `select id, shares, quorum, created_at, created_by, expires_at from emergency_set
+		where tenant_id = $1 and ended_at is null and expires_at > $2`, tx.Tenant(), tx.Now()).
+		Scan(&g.ID, &g.Shares, &g.Quorum, &g.CreatedAt, &g.CreatedBy, &g.ExpiresAt)
+	if errors.Is(err, db.ErrNoRows) {
+		err = ErrNoGlass
+	}
+	return g, err
+}
+
+// goodCodes counts those of different hashes that are codes of a set.
+func goodCodes(ctx context.Context, tx *db.Tx, set string, hashes [][]byte) (n int64, err error) {
+	for _, h := range hashes {
+		var one int64
+		if err := tx.QueryRow(ctx, `select count(*) from emergency_code where tenant_id = $1 and hash = $2 and set_id = $3`, tx.Tenant(), h, set).Scan(&one); err != nil {
+			return 0, err
+		}
+		n += one
+	}
+	return n, nil
+}
+
+// openGlass uses a set up, if it stands.
+func openGlass(ctx context.Context, tx *db.Tx, set, person string) (bool, error) {
+	n, err := tx.Exec(ctx, `update emergency_set set opened_at = $3, ended_at = $3, person_id = $4
+		where tenant_id = $1 and id = $2 and ended_at is null and expires_at > $3`, tx.Tenant(), set, tx.Now(), person)
+	return n == 1, err
+}
+
+// expirePerson says when a person's own time is over.
+func expirePerson(ctx context.Context, tx *db.Tx, id string, at time.Time) error {
+	_, err := tx.Exec(ctx, `update person set expires_at = $3 where tenant_id = $1 and id = $2`, tx.Tenant(), id, at)
+	return err
+}
+
+// A personOf is a person of a tenant.
+type personOf struct {
+	tenant estover.TenantID
+	id     string
+}
+
+// expiredPeople are those whose own time is over and who are not disabled yet.
+func expiredPeople(ctx context.Context, tx *db.Tx) (due []personOf, err error) {
+	rows, err := tx.Query(ctx, `select tenant_id, id from person where expires_at <= $1 and disabled_at is null order by expires_at limit 100`, tx.Now())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var one personOf
+		if err := rows.Scan(&one.tenant, &one.id); err != nil {
+			return nil, err
+		}
+		due = append(due, one)
+	}
+	return due, rows.Err()
 }

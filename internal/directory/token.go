@@ -252,7 +252,7 @@ func (d *Directory) Authenticate(ctx context.Context, tenant estover.TenantID, v
 	}
 	now := d.guard.DB().Now()
 	for _, t := range h.tokens {
-		if t.hash == hash && t.live(now) && h.Status == Active {
+		if t.hash == hash && t.live(now) && h.Status == Active && !h.over(now) {
 			return estover.Caller{
 				Tenant: tenant, Subject: estover.User(h.ID), Roles: h.Roles,
 				Grant: t.ID, Epoch: h.Epoch, Strength: estover.BySecret,

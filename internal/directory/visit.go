@@ -70,7 +70,7 @@ func (d *Directory) Visit(ctx context.Context, tenant estover.TenantID, value st
 		return nil, ErrToken
 	case err != nil:
 		return nil, err
-	case !t.live(now) || p.Status != Active || now.Sub(t.SeenAt) >= VisitIdle:
+	case !t.live(now) || p.Status != Active || p.over(now) || now.Sub(t.SeenAt) >= VisitIdle:
 		return nil, ErrToken
 	}
 	if now.Sub(t.SeenAt) >= seenEvery {

@@ -144,6 +144,8 @@ type Config struct {
 	Ask func(ctx context.Context, caller estover.Caller, w approval.Wish) (approval.Request, error)
 	// Deciders are the people who may decide about that, by their ids.
 	Deciders func(ctx context.Context, tx *db.Tx) ([]string, error)
+	// Decoy makes an agent that a drill contains.
+	Decoy func(ctx context.Context, caller estover.Caller) (*Decoy, error)
 	// Person says in a transaction that there is no such person, if so.
 	Person func(ctx context.Context, tx *db.Tx, id string) error
 	// Tenant says that there is no such tenant, if so. Tenants are all of them.

@@ -115,3 +115,28 @@ func ofAll(rows *db.Rows, err error) (all []tenantContainment, _ error) {
 	}
 	return all, rows.Err()
 }
+
+func insertDrill(ctx context.Context, tx *db.Tx, d Drill) error {
+	_, err := tx.Exec(ctx, `insert into drill (tenant_id, id, run_by, at, containment_id, refused_us, stream_us, zero_us, bound_us, error)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
+		tx.Tenant(), d.ID, d.By, d.At, d.Containment, d.RefusedMicros, d.StreamMicros, d.ZeroMicros, d.BoundMicros, d.Error)
+	return err
+}
+
+func listDrills(ctx context.Context, tx *db.Tx, limit int) (all []Drill, err error) {
+	rows, err := tx.Query(ctx, `select id, run_by, at, containment_id, refused_us, stream_us, zero_us, bound_us, error from drill
+		where tenant_id = $1 order by at desc, id limit $2`, tx.Tenant(), limit)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var d Drill
+		if err := rows.Scan(&d.ID, &d.By, &d.At, &d.Containment, &d.RefusedMicros, &d.StreamMicros, &d.ZeroMicros, &d.BoundMicros, &d.Error); err != nil {
+			return nil, err
+		}
+		d.Slow = d.slow()
+		all = append(all, d)
+	}
+	return all, rows.Err()
+}

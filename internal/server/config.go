@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"estover.dev/internal/incident"
 	"estover.dev/internal/seal"
 )
 
@@ -33,6 +34,8 @@ type Config struct {
 	ProxyCerts bool     `flag:"proxy-certificates" env:"ESTOVER_PROXY_CERTIFICATES" help:"Believe trusted proxies about the certificates of clients too (Client-Cert, RFC 9440); they must take out what a client itself sends under that name"`
 	Loopback   string   `flag:"development-client-roots" env:"ESTOVER_DEVELOPMENT_CLIENT_ROOTS" help:"For development: PEM file of authorities; documents of clients (metadata_url) may then be on this machine itself, under certificates of theirs. Only where the server listens on a loopback address"`
 	Rotation   string   `flag:"key-rotation" env:"ESTOVER_KEY_ROTATION" default:"720h" help:"How long a key signs tokens before the next takes over, from 24h to 8760h; the next is published an hour before"`
+	DrillEvery string   `flag:"drill-every" env:"ESTOVER_DRILL_EVERY" help:"How often the kill switch is tried out on a decoy, from 1m to 8760h (default: only by 'estover drill')"`
+	DrillBound string   `flag:"drill-bound" env:"ESTOVER_DRILL_BOUND" default:"1s" help:"What such a drill may take before it is an alarm, from 1ms to 1m"`
 	LogLevel   string   `flag:"log-level" env:"ESTOVER_LOG_LEVEL" default:"info" help:"debug, info, warn or error"`
 	Pprof      string   `flag:"pprof" env:"ESTOVER_PPROF" help:"Loopback address that answers profilers (go tool pprof), without asking who they are; off if empty"`
 	LogJSON    bool     `flag:"log-json" env:"ESTOVER_LOG_JSON" help:"Write the log as JSON"`
@@ -94,6 +97,12 @@ func (c *Config) check() error {
 	if _, err := c.rotation(); err != nil {
 		return err
 	}
+	if _, err := c.drillEvery(); err != nil {
+		return err
+	}
+	if _, err := c.drillBound(); err != nil {
+		return err
+	}
 	if c.ProxyCerts && len(c.Proxies) == 0 {
 		return fmt.Errorf("--proxy-certificates is about the proxies that --trusted-proxy names, and there is none")
 	}
@@ -106,6 +115,30 @@ func (c *Config) check() error {
 		}
 	}
 	return nil
+}
+
+// drillEvery is how often a drill is held; 0 for never.
+func (c *Config) drillEvery() (time.Duration, error) {
+	if c.DrillEvery == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(c.DrillEvery)
+	if err != nil || d < time.Minute || d > longestRotation {
+		return 0, fmt.Errorf("--drill-every %q is no time between 1m and 8760h", c.DrillEvery)
+	}
+	return d, nil
+}
+
+// drillBound is what a drill may take.
+func (c *Config) drillBound() (time.Duration, error) {
+	if c.DrillBound == "" {
+		return incident.DrillBound, nil
+	}
+	d, err := time.ParseDuration(c.DrillBound)
+	if err != nil || d < time.Millisecond || d > time.Minute {
+		return 0, fmt.Errorf("--drill-bound %q is no time between 1ms and 1m", c.DrillBound)
+	}
+	return d, nil
 }
 
 // The bounds of how long a key signs.

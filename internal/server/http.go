@@ -57,7 +57,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.ca = ca
+	s.ca, s.certificate = ca, config.GetCertificate
 	stopTracing, err := s.startTracing(ctx)
 	if err != nil {
 		return err

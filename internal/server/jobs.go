@@ -59,6 +59,10 @@ func (s *Server) startJobs(ctx context.Context, wg *sync.WaitGroup) {
 		_, err := s.requests.EscalateDue(ctx)
 		return err
 	})
+	if every, err := s.config.drillEvery(); err == nil && every > 0 {
+		jobs.Every("drill", every, s.drill)
+	}
+	jobs.Every("break_glass.expire", 30*time.Second, s.facts.people.EndEmergencies)
 	jobs.Every("containment.resume", 10*time.Second, s.incidents.Resume)
 	jobs.Every("grant.decay", time.Hour, s.facts.access.Decay)
 	jobs.Every("budget.sweep", 10*time.Minute, s.facts.access.Sweep)

@@ -19,6 +19,7 @@ import (
 	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -113,6 +114,7 @@ type Server struct {
 	mutualListener            net.Listener // nil if clients with certificates have no address of their own
 	controlListener           net.Listener // of the kill switch; nil if it has none
 	controlToken              string       // that it asks for; "" on a socket
+	certificate               func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	lock                      *os.File
 	tracer                    trace.Tracer
 }
@@ -356,7 +358,7 @@ func (s *Server) wire() error {
 	ev.Approval = s.approvalOf
 	s.incidents = incident.New(incident.Config{
 		Guard: s.guard, Agents: f.registry, Sessions: f.sessions, Holds: f.holds, Gateway: s.live, Evidence: ev,
-		Ask: s.requests.Ask, Deciders: lifters, Tenant: f.tenants.Active, Tenants: f.tenants.Names,
+		Ask: s.requests.Ask, Decoy: s.decoy, Deciders: lifters, Tenant: f.tenants.Active, Tenants: f.tenants.Names,
 		Person: func(ctx context.Context, tx *db.Tx, id string) error {
 			_, err := directory.Known(ctx, tx, id)
 			return err

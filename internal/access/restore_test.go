@@ -1,0 +1,173 @@
+package access_test
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"estover.dev"
+	"estover.dev/internal/access"
+	"estover.dev/internal/db"
+	"estover.dev/internal/db/dbtest"
+)
+
+// names are what grants are called, by state of the agent's access.
+func names(grants []access.Grant) (all []string) {
+	for _, g := range grants {
+		all = append(all, g.Name)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// TestRestoreModel gives and takes at random, with time passing, remembers what
+// there was at each moment, and puts the access back to one of them: what covers
+// something afterwards is what did then, if its time is not over.
+func TestRestoreModel(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		clock := dbtest.NewClock(d)
+		a, ctx := open(t, d), t.Context()
+		n := 0
+		rapid.Check(t, func(t *rapid.T) {
+			n++
+			agent := fmt.Sprintf("agt_%d", n)
+			type given struct {
+				action  string
+				expires time.Time
+			}
+			now := map[string]given{}
+			type moment struct {
+				at   time.Time
+				what map[string]given
+			}
+			var moments []moment
+			prune := func(m map[string]given) map[string]given {
+				out := maps.Clone(m)
+				maps.DeleteFunc(out, func(_ string, g given) bool { return !g.expires.IsZero() && !d.Now().Before(g.expires) })
+				return out
+			}
+			t.Repeat(map[string]func(*rapid.T){
+				"give": func(t *rapid.T) {
+					name := fmt.Sprintf("%s-%d", agent[4:], rapid.IntRange(1, 3).Draw(t, "name"))
+					s := spec(name)
+					s.Agent = agent
+					g := given{action: rapid.SampledFrom([]string{"read", "write"}).Draw(t, "action")}
+					s.Actions = []string{g.action}
+					if rapid.Bool().Draw(t, "expires") {
+						g.expires = d.Now().Add(90 * time.Minute)
+						s.ExpiresAt = g.expires
+					}
+					if _, err := a.Put(ctx, ada, s, ""); err != nil {
+						t.Fatal(err)
+					}
+					now[name] = g
+				},
+				"take": func(t *rapid.T) {
+					live, err := a.Grants(ctx, ada.Tenant, agent)
+					if err != nil {
+						t.Fatal(err)
+					}
+					live = slices.DeleteFunc(slices.Clone(live), func(g access.Grant) bool { return g.StateAt(d.Now()) != access.Live })
+					if len(live) == 0 {
+						t.Skip("nothing is given")
+					}
+					g := rapid.SampledFrom(live).Draw(t, "grant")
+					if _, err := a.End(ctx, ada, g.ID, "not needed"); err != nil {
+						t.Fatal(err)
+					}
+					delete(now, g.Name)
+				},
+				"remember": func(*rapid.T) {
+					moments = append(moments, moment{d.Now(), prune(now)})
+					clock.Advance(time.Hour)
+				},
+				"restore": func(t *rapid.T) {
+					if len(moments) == 0 {
+						t.Skip("nothing is remembered")
+					}
+					clock.Advance(time.Second)
+					m := rapid.SampledFrom(moments).Draw(t, "moment")
+					plan, err := a.Restore(ctx, ada, agent, m.at, "", true)
+					if err != nil || plan.Done {
+						t.Fatalf("a restoration that is tried: %+v, %v", plan, err)
+					}
+					done, err := a.Restore(ctx, ada, agent, m.at, "it went wrong", false)
+					if err != nil || !done.Done || !slices.Equal(names(done.Keep), names(plan.Keep)) || !slices.Equal(names(done.Take), names(plan.Take)) || len(done.Give) != len(plan.Give) {
+						t.Fatalf("what was done is %+v, %v, and what was foreseen %+v", done, err, plan)
+					}
+					now = prune(m.what)
+				},
+				"": func(t *rapid.T) {
+					live, err := a.Grants(ctx, ada.Tenant, agent)
+					if err != nil {
+						t.Fatal(err)
+					}
+					has := map[string]given{}
+					for _, g := range live {
+						if g.StateAt(d.Now()) == access.Live {
+							has[g.Name] = given{g.Actions[0], g.ExpiresAt}
+						}
+					}
+					if want := prune(now); !maps.EqualFunc(has, want, func(a, b given) bool { return a.action == b.action && a.expires.Equal(b.expires) }) {
+						t.Fatalf("the agent has %v, want %v", has, want)
+					}
+				},
+			})
+		})
+	})
+}
+
+// What cannot be put back is said, and a restoration is on one's own tenant.
+func TestRestore(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		clock := dbtest.NewClock(d)
+		a, ctx := open(t, d), t.Context()
+		short, lasting := spec("short"), spec("lasting")
+		short.ExpiresAt = d.Now().Add(time.Hour)
+		var ids []string
+		for _, s := range []access.Spec{short, lasting} {
+			g, err := a.Put(ctx, ada, s, "apply/company")
+			if err != nil {
+				t.Fatal(err)
+			}
+			ids = append(ids, g.ID)
+		}
+		at := d.Now()
+		clock.Advance(time.Minute)
+		for _, id := range ids {
+			if _, err := a.End(ctx, ada, id, "a mistake"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		clock.Advance(2 * time.Hour)
+		r, err := a.Restore(ctx, ada, short.Agent, at, "it was a mistake", false)
+		if err != nil || len(r.Give) != 1 || r.Give[0].Name != "lasting" || r.Give[0].ID == ids[1] || r.Give[0].ManagedBy != "apply/company" || len(r.Leave) != 1 || r.Leave[0].Name != "short" || r.Leave[0].Why != "Its time is over." {
+			t.Errorf("put back was %+v, %v", r, err)
+		}
+		for what, c := range map[string]struct {
+			caller estover.Caller
+			agent  string
+			at     time.Time
+			reason string
+			want   error
+		}{
+			"to a time to come":   {ada, short.Agent, d.Now().Add(time.Hour), "x", access.ErrRestore},
+			"to no time":          {ada, short.Agent, time.Time{}, "x", access.ErrRestore},
+			"of nobody":           {ada, "", at, "x", access.ErrRestore},
+			"without a reason":    {ada, short.Agent, at, "", access.ErrReason},
+			"of what is no agent": {ada, "res_crm", at, "x", &estover.Error{Kind: estover.NotFound, Code: "agent_not_found"}},
+		} {
+			if _, err := a.Restore(ctx, c.caller, c.agent, c.at, c.reason, false); !errors.Is(err, c.want) {
+				t.Errorf("restoring %s: %v, want %v", what, err, c.want)
+			}
+		}
+		if r, err := a.Restore(ctx, eve, short.Agent, at, "mine", false); err == nil && (len(r.Give) > 0 || len(r.Take) > 0) {
+			t.Errorf("another tenant's access was put back: %+v", r)
+		}
+	})
+}
