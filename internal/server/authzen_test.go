@@ -622,3 +622,71 @@ test_pep if {
 		}
 	})
 }
+
+// Each organisation has a decision point of its own, where nothing of another is
+// known.
+func TestAuthZENTenants(t *testing.T) {
+	each(t, func(t *testing.T, h *house) {
+		acme := h.found("acme", "127.0.0.0/8")
+		acme.apply()
+		host, _, _ := strings.Cut(h.addr, "/")
+		for issuer, path := range map[string]string{"http://localhost:" + h.port(): "", "http://localhost:" + h.port() + "/t/acme": "/t/acme"} {
+			res, body := h.get(http.MethodGet, "http://"+host+"/.well-known/authzen-configuration"+path)
+			var m object
+			if err := json.Unmarshal(body, &m); err != nil || res.StatusCode != http.StatusOK {
+				t.Fatalf("%s: %d %s", issuer, res.StatusCode, body)
+			}
+			if m["policy_decision_point"] != issuer || m["access_evaluation_endpoint"] != issuer+evaluationPath || m["access_request_endpoint"] != issuer+accessRequests || m["jwks_uri"] != issuer+"/oauth/jwks" {
+				t.Errorf("the metadata of %s: %v", issuer, m)
+			}
+		}
+		ask := func(at *house, token, agent string) (int, answer) {
+			b, err := json.Marshal(asks("subject", object{"type": "agent", "id": agent}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			status, body := at.do(http.MethodPost, evaluationPath, token, json.RawMessage(b))
+			var a answer
+			_ = json.Unmarshal(body, &a)
+			return status, a
+		}
+		for _, one := range []*house{h, acme} {
+			if status, a := ask(one, one.token, one.agent); status != http.StatusOK || a.Decision == nil || !*a.Decision {
+				t.Errorf("%s about its own: %d %v", one.addr, status, a)
+			}
+		}
+		if status, a := ask(acme, acme.token, h.agent); status != http.StatusOK || *a.Decision || a.Context["reason"] != "kernel_agent_unknown" {
+			t.Errorf("about another organisation's agent: %d %v", status, a)
+		}
+		if status, _ := ask(acme, h.token, acme.agent); status != http.StatusUnauthorized {
+			t.Errorf("an administrator of another organisation: %d, want 401", status)
+		}
+	})
+}
+
+// A question counts against no budget, and the answer is the gateway's when one is
+// used up.
+func TestAuthZENBudgets(t *testing.T) {
+	each(t, func(t *testing.T, h *house) {
+		s := h.seek("frugal")
+		session := h.openSessionOf("frugal")
+		h.must(http.MethodPost, "/v1/grants", object{
+			"agent": "frugal", "resource": "crm", "actions": []string{"item.read"}, "purposes": []string{"support"}, "class": "confidential", "budgets": object{"calls": 1},
+		}, nil)
+		q := s.question("context", object{"session": session}, "action", object{"name": "item.read", "properties": object{"id": "7"}})
+		for range 5 {
+			if _, a, _ := s.pep(h.token, evaluationPath, q); !*a.Decision {
+				t.Fatalf("before anything was used: %v", a)
+			}
+		}
+		token := s.accessTokenOf(session)
+		if status, body := h.do(http.MethodGet, "/u/crm/v1/items/7", token, nil); status != http.StatusOK {
+			t.Fatalf("the one call: %d %s", status, body)
+		}
+		status, body := h.do(http.MethodGet, "/u/crm/v1/items/7", token, nil)
+		_, a, _ := s.pep(h.token, evaluationPath, q)
+		if status == http.StatusOK || *a.Decision {
+			t.Errorf("with the budget used up the gateway says %d %s, the decision point %v", status, body, a)
+		}
+	})
+}

@@ -17,7 +17,7 @@ import (
 // Access Request and Approval Profile.
 type seeker struct {
 	*house
-	id, token string
+	id, secret, token string
 }
 
 const accessRequests = "/access/v1/requests"
@@ -33,9 +33,24 @@ func (h *house) seek(name string) *seeker {
 	h.must(http.MethodPost, "/v1/agents/"+name+"/credentials", object{"kind": "secret"}, &c)
 	agent, secret := h.agent, h.secret
 	h.agent, h.secret = c.ID, c.S
-	s := &seeker{h, c.ID, h.apiToken()}
+	s := &seeker{h, c.ID, c.S, h.apiToken()}
 	h.agent, h.secret = agent, secret
 	return s
+}
+
+// accessTokenOf is a token of the seeker for the upstream, in a session.
+func (s *seeker) accessTokenOf(session string) string {
+	h := *s.house
+	h.agent, h.secret = s.id, s.secret
+	return h.accessToken(session)
+}
+
+// openSessionOf opens a session of an agent.
+func (h *house) openSessionOf(agent string) string {
+	h.t.Helper()
+	var opened struct{ Session struct{ ID string } }
+	h.must(http.MethodPost, "/v1/sessions", object{"agent": agent, "purpose": "support"}, &opened)
+	return opened.Session.ID
 }
 
 // question is what the seeker asks about itself.
