@@ -88,6 +88,11 @@ func TestBudgetUsedUp(t *testing.T) {
 	if got.Allow || !slices.Equal(got.Reasons, []string{"kernel_budget"}) || !strings.Contains(got.Message, "the budget calls of the grant reading") || got.Next == "" {
 		t.Errorf("on a budget used up: %+v", got)
 	}
+	under := read(nil)
+	under.Input = Call{Action: "customer.read", Charged: true}
+	if got := decide(t, d, sue, under); !got.Allow {
+		t.Errorf("a call that is under way and has taken the last of it: %+v", got)
+	}
 	near := one
 	near.ID, near.Left = "gra_2", withLeft("near")
 	full := one

@@ -74,6 +74,10 @@ type Call struct {
 	Class  estover.Class // of the data that the action reaches; "" is the resource's
 	Params any           // the arguments, for rules that ask for them; a value that JSON could hold
 
+	// Charged says that the call is under way and has taken its share of budgets:
+	// that nothing is left of them is no reason to end it.
+	Charged bool
+
 	// Foreseen says that nobody makes the call: it is asked what would be said of it
 	// in a session that would be opened for the purpose. Only what makes no call
 	// sets it.
@@ -228,6 +232,7 @@ type known struct {
 	at         string   // the identifier of the resource that is reached; "" if it is none of the catalogue
 	unique     bool     // its answer would never be asked for again
 	spent      string   // which budget is used up
+	charged    bool     // the call has taken its share of them
 	now        time.Time
 }
 
@@ -354,7 +359,7 @@ func (s *Sources) resource(ctx context.Context, k *known, op guard.Op) error {
 		call.Action, call.Class, life, call.Params, k.Facts.Eligible = e.Elevates()
 		k.Facts.Duration = span(life)
 	}
-	k.Params, k.foreseen = call.Params, call.Foreseen
+	k.Params, k.foreseen, k.charged = call.Params, call.Foreseen, call.Charged
 	noun, _, _ := strings.Cut(op.Action, ".")
 	ref := op.Resource
 	if ref == "" && noun == "secret" && strings.HasPrefix(op.Target, "secret:") && op.Action != "secret.create" {
@@ -561,7 +566,7 @@ func (k *known) covering(ctx context.Context, grants *Grants, op guard.Op) (*Gra
 			continue
 		}
 		word, which := "ok", ""
-		if g.Left != nil {
+		if g.Left != nil && !k.charged {
 			var err error
 			if word, which, err = g.Left(ctx); err != nil {
 				return nil, err

@@ -70,10 +70,10 @@ func TestCheck(t *testing.T) {
 		t.Errorf("the spec is %+v", s)
 	}
 	for i, want := range []Action{
-		{"customer.read", "GET", "/api/customers/{id}", guard.Reads, estover.Confidential},
-		{"customer.change", "PATCH", "/api/customers/{id}", guard.Writes, estover.Restricted},
-		{"customer.delete", "DELETE", "/api/customers/{id}", guard.Deletes, estover.Confidential},
-		{"mail.send", "POST", "/api/mail", guard.Sends, estover.Confidential},
+		{"customer.read", "GET", "/api/customers/{id}", guard.Reads, estover.Confidential, 0},
+		{"customer.change", "PATCH", "/api/customers/{id}", guard.Writes, estover.Restricted, 0},
+		{"customer.delete", "DELETE", "/api/customers/{id}", guard.Deletes, estover.Confidential, 0},
+		{"mail.send", "POST", "/api/mail", guard.Sends, estover.Confidential, 0},
 	} {
 		if s.Actions[i] != want {
 			t.Errorf("action %d is %+v, want %+v", i, s.Actions[i], want)

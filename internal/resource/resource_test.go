@@ -377,3 +377,36 @@ func rootPEM(t *testing.T) string {
 	}
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
+
+func TestInSegments(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		c := open(t, d)
+		for name, segment := range map[string]string{"mail": "", "crm": "sales", "erp": "finance"} {
+			s := crm()
+			s.Name, s.BaseURL, s.Segment = name, "https://"+name+".example.com", segment
+			put(t, c, s)
+		}
+		for _, want := range []struct {
+			segments []string
+			limit    int
+			names    string
+		}{
+			{nil, 10, "crm erp mail"},
+			{[]string{"finance"}, 10, "erp mail"},
+			{[]string{"sales", "finance"}, 2, "crm erp"},
+			{[]string{"elsewhere"}, 10, "mail"},
+		} {
+			found, err := c.InSegments(t.Context(), ada.Tenant, want.segments, want.limit)
+			var names []string
+			for _, r := range found {
+				names = append(names, r.Name)
+			}
+			if got := strings.Join(names, " "); err != nil || got != want.names {
+				t.Errorf("up to %d of %v are %q, %v, want %q", want.limit, want.segments, got, err, want.names)
+			}
+		}
+		if found, err := c.InSegments(t.Context(), eve.Tenant, nil, 10); err != nil || len(found) != 0 {
+			t.Errorf("another tenant finds %v, %v", found, err)
+		}
+	})
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"slices"
 
 	"estover.dev"
 	"estover.dev/internal/db"
@@ -64,6 +65,32 @@ func Load(ctx context.Context, tx *db.Tx, id string) (*Upstream, error) {
 // Upstream is the resource with this id, from memory, or [ErrNotFound].
 func (c *Catalogue) Upstream(ctx context.Context, tenant estover.TenantID, id string) (*Upstream, error) {
 	return c.upstreams.Get(ctx, tenant, id)
+}
+
+// InSegments are the resources of these segments and of none, or all if no segment
+// is named, in the order of their names: at most so many, and none from behind
+// the first five thousand.
+func (c *Catalogue) InSegments(ctx context.Context, tenant estover.TenantID, segments []string, limit int) (found []Resource, err error) {
+	err = c.guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
+		after := ""
+		for range 5000 / MaxPage {
+			page, err := list(ctx, tx, Filter{}, after, MaxPage)
+			if err != nil || len(page) == 0 {
+				return err
+			}
+			for _, r := range page {
+				if len(segments) == 0 || r.Segment == "" || slices.Contains(segments, r.Segment) {
+					found = append(found, r)
+				}
+				if len(found) == limit {
+					return nil
+				}
+			}
+			after = page[len(page)-1].Name
+		}
+		return nil
+	})
+	return found, err
 }
 
 // UpstreamByName is the resource with this name, from memory, or [ErrNotFound].

@@ -349,7 +349,7 @@ func (s *Server) wire() error {
 	forwarder := gateway.NewForwarder(&edge.Dialer{Own: s.own}, s.logger)
 	s.duties = duty.New(duty.Config{
 		Guard: s.guard, Agents: f.registry, Resources: f.resources, Sessions: f.sessions, Secrets: f.secrets, Recordings: s.recordings,
-		Spool: s.spool, Sealer: s.sealer, Live: s.live, Covered: s.covered, Access: f.access, Approval: s.approvalOf, Granted: s.granted, Requestable: s.requestable, Auth: s.authOf, Known: s.known, Opened: f.tenants.Opened, Rests: s.rests, Drop: forwarder.Drop, Node: node(), Logger: s.logger,
+		Spool: s.spool, Sealer: s.sealer, Live: s.live, Covered: s.covered, Access: f.access, Approval: s.approvalOf, Granted: s.granted, Reachable: s.reachable, Requestable: s.requestable, Auth: s.authOf, Known: s.known, Opened: f.tenants.Opened, Rests: s.rests, Drop: forwarder.Drop, Node: node(), Logger: s.logger,
 	})
 	s.pipeline = &gateway.Pipeline{
 		Steps: s.duties, Forwarder: forwarder, Live: s.live,
@@ -659,6 +659,51 @@ func (s *Server) granted(ctx context.Context, tenant estover.TenantID, id string
 		}
 	}
 	return all, nil
+}
+
+// maxReachable bounds the hosts that stand in the certificate of a session's
+// authority.
+const maxReachable = 500
+
+// reachable are the hosts of the resources on which an agent is granted anything,
+// and then those of all others in its segments: something on one of them may be
+// granted to it while it works.
+func (s *Server) reachable(ctx context.Context, tenant estover.TenantID, id string) (hosts []string, err error) {
+	a, err := s.facts.registry.Snapshot(ctx, tenant, id)
+	if err != nil {
+		return nil, err
+	}
+	granted, err := s.granted(ctx, tenant, id)
+	if err != nil {
+		return nil, err
+	}
+	others, err := s.facts.resources.InSegments(ctx, tenant, a.Segments, maxReachable)
+	if err != nil {
+		return nil, err
+	}
+	add := func(r *resource.Resource) error {
+		at, err := url.Parse(r.BaseURL)
+		if err != nil {
+			return err
+		}
+		for _, h := range r.Hosts {
+			host, err := edge.ParseHost(h, edge.DefaultPort(at.Scheme))
+			if err != nil {
+				return err
+			}
+			if bare := host.Bare(); len(hosts) < maxReachable && !slices.Contains(hosts, bare) {
+				hosts = append(hosts, bare)
+			}
+		}
+		return nil
+	}
+	for _, u := range granted {
+		err = errors.Join(err, add(&u.Resource))
+	}
+	for i := range others {
+		err = errors.Join(err, add(&others[i]))
+	}
+	return hosts, err
 }
 
 // held ends what an agent has under way when it is held: its sessions with all

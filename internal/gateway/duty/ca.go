@@ -7,7 +7,6 @@ import (
 
 	"estover.dev"
 	"estover.dev/internal/db"
-	"estover.dev/internal/edge"
 	"estover.dev/internal/gateway"
 	"estover.dev/internal/redact"
 	"estover.dev/internal/seal"
@@ -31,19 +30,9 @@ func (d *Duties) CA(ctx context.Context, tenant estover.TenantID, id string) (*g
 	if err != nil {
 		return nil, err
 	}
-	ups, err := d.Granted(ctx, tenant, s.Agent)
+	hosts, err := d.Reachable(ctx, tenant, s.Agent)
 	if err != nil {
 		return nil, err
-	}
-	var hosts []string
-	for _, up := range ups {
-		for _, h := range up.Hosts {
-			host, err := edge.ParseHost(h, edge.DefaultPort(up.URL.Scheme))
-			if err != nil {
-				return nil, err
-			}
-			hosts = append(hosts, host.Bare())
-		}
 	}
 	made, err := gateway.NewCA(id, hosts, d.Guard.DB().Now())
 	if err != nil {

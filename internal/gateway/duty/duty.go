@@ -83,8 +83,12 @@ type Config struct {
 	// there are no requests.
 	Approval func(ctx context.Context, tenant estover.TenantID, request string) (mode string, record []byte, err error)
 
-	// Granted are the resources on which an agent is granted anything: what
-	// the certificate authority of its sessions is good for.
+	// Reachable are hosts that an agent may ever reach, also if something is granted
+	// to it in the middle of a session: what the certificate authority of its
+	// sessions is good for.
+	Reachable func(ctx context.Context, tenant estover.TenantID, agent string) ([]string, error)
+	// Granted are the resources on which an agent is granted anything, or eligible
+	// for it.
 	Granted func(ctx context.Context, tenant estover.TenantID, agent string) ([]*resource.Upstream, error)
 
 	// Requestable is how an agent asks for a call that no grant covers. Nil knows no

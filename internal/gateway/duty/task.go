@@ -26,6 +26,7 @@ import (
 	"estover.dev/internal/gateway"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/hold"
+	"estover.dev/internal/policy"
 	"estover.dev/internal/session"
 	organisation "estover.dev/internal/tenant"
 	"estover.dev/internal/token"
@@ -329,6 +330,10 @@ func (d *Duties) still(ex *gateway.Exchange) error {
 	c, err := d.classify(ctx, ex)
 	if err != nil {
 		return err
+	}
+	if input, ok := c.op.Input.(policy.Call); ok {
+		input.Charged = true
+		c.op.Input = input
 	}
 	decision, err := d.admit(ctx, ex, c.op)
 	if err == nil && d.demandsMore(decision, ex) {
