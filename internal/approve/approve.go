@@ -369,9 +369,9 @@ func (d *Door) show(r *page.Request) error {
 		}
 	}
 	v.Words = document.Fingerprint([]byte(v.Text))
-	title := "A request"
-	if n := nameOf(q); n != "" {
-		title = n + " asks for more"
+	title := "A request to " + string(q.Kind)
+	if q.Kind == approval.Access {
+		title = nameOf(q) + " asks for more"
 	}
 	return r.Show(requestPage, page.View{Title: title, Data: v})
 }

@@ -476,6 +476,33 @@ func TestSignedByPasskey(t *testing.T) {
 	})
 }
 
+// Whoever tries signatures one after the other has to wait.
+func TestDecisionsThatFail(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := open(t, d)
+		w.signed.Store(true)
+		_, alice := w.person("alice", estover.Approver)
+		_, carol := w.person("carol", estover.Approver)
+		r := w.ask()
+		path := "/approve/" + r.ID
+		p := alice.Go(path)
+		alice.Keys.Unverified = true
+		stopped := false
+		for range 30 {
+			_, _, status := sign(alice, p, r.ID)
+			if stopped = status == http.StatusTooManyRequests; stopped {
+				break
+			}
+		}
+		if !stopped {
+			t.Error("somebody may try signatures without end")
+		}
+		if _, wrong, status := sign(carol, carol.Go(path), r.ID); status != http.StatusOK {
+			t.Errorf("somebody else meanwhile: %d %q", status, wrong)
+		}
+	})
+}
+
 // TestPasskeyRowEdited is the passkey in the attack list "a row of the database is
 // edited by hand": it lets nobody in, and signs nothing.
 func TestPasskeyRowEdited(t *testing.T) {

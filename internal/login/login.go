@@ -76,6 +76,9 @@ type Config struct {
 	// Agents is the path below the issuer of the page that shows people the
 	// agents that act for them; "" if there is none.
 	Agents string
+	// Approvals is the path below the issuer of the page that shows people what
+	// waits for their decision; "" if there is none.
+	Approvals string
 
 	// Entered is told that somebody has come in by an invitation. Nil tells
 	// nobody.

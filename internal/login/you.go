@@ -37,6 +37,9 @@ func (d *Door) you(r *page.Request) error {
 	if d.Agents != "" {
 		data.Agents = r.Path(d.Agents)
 	}
+	if d.Approvals != "" {
+		data.Approvals = r.Path(d.Approvals)
+	}
 	if data.MayAdd && d.keys != nil {
 		h, err := newHolder(r.Visit.Person, keys)
 		if err != nil {
@@ -57,7 +60,7 @@ type youData struct {
 	MayAdd, MayChange      bool // now, without being asked who they are again
 	Add, End, Codes, Again string
 	EndForm, CodesForm     string
-	Agents                 string
+	Agents, Approvals      string
 	Places                 []placeView
 	Leave, LeaveForm       string
 }

@@ -46,6 +46,7 @@ import (
 	"estover.dev/internal/api"
 	"estover.dev/internal/apply"
 	"estover.dev/internal/approval"
+	"estover.dev/internal/approve"
 	"estover.dev/internal/audit"
 	"estover.dev/internal/db"
 	"estover.dev/internal/directory"
@@ -339,7 +340,7 @@ func (s *Server) wire() error {
 	}
 	s.oauth = oauth.New(oauth.Config{Tokens: s.tokens, Sessions: f.sessions, Callers: s.callers, Trusts: s.trusts, Mutual: token.Issuer(s.config.mutual()), NoCertificates: !s.config.certificates(), Registrations: f.registry, Pages: s.pages, Requester: f.requester, Named: f.people.Named, Identity: f.identity, Documents: oauth.NewDocuments(s.fetchDocument, s.db.Now), Logger: s.logger})
 	if s.login, err = login.New(login.Config{
-		Issuer: token.Issuer(s.config.Issuer), People: f.people, Pages: s.pages, Agents: oauth.ConsentsPath,
+		Issuer: token.Issuer(s.config.Issuer), People: f.people, Pages: s.pages, Agents: oauth.ConsentsPath, Approvals: approve.Path,
 		Fetcher: s.providerFetcher, Secret: s.providerSecret, Entered: s.entered, Logger: s.logger,
 	}); err != nil {
 		return err
