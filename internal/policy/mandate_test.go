@@ -89,9 +89,11 @@ func TestBudgetUsedUp(t *testing.T) {
 		t.Errorf("on a budget used up: %+v", got)
 	}
 	under := read(nil)
-	under.Input = Call{Action: "customer.read", Charged: true}
-	if got := decide(t, d, sue, under); !got.Allow {
-		t.Errorf("a call that is under way and has taken the last of it: %+v", got)
+	for grant, want := range map[string]bool{"gra_1": true, "gra_2": false} {
+		under.Input = Call{Action: "customer.read", Charged: []string{grant}}
+		if got := decide(t, d, sue, under); got.Allow != want {
+			t.Errorf("a call that is under way and has taken the last of %s: %+v, want %v", grant, got, want)
+		}
 	}
 	near := one
 	near.ID, near.Left = "gra_2", withLeft("near")

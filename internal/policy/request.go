@@ -74,9 +74,9 @@ type Call struct {
 	Class  estover.Class // of the data that the action reaches; "" is the resource's
 	Params any           // the arguments, for rules that ask for them; a value that JSON could hold
 
-	// Charged says that the call is under way and has taken its share of budgets:
-	// that nothing is left of them is no reason to end it.
-	Charged bool
+	// Charged are the grants of whose budgets a call that is under way has taken its
+	// share: that nothing is left of them is no reason to end it.
+	Charged []string
 
 	// Foreseen says that nobody makes the call: it is asked what would be said of it
 	// in a session that would be opened for the purpose. Only what makes no call
@@ -232,7 +232,7 @@ type known struct {
 	at         string   // the identifier of the resource that is reached; "" if it is none of the catalogue
 	unique     bool     // its answer would never be asked for again
 	spent      string   // which budget is used up
-	charged    bool     // the call has taken its share of them
+	charged    []string // the grants of whose budgets it has taken its share
 	now        time.Time
 }
 
@@ -566,7 +566,7 @@ func (k *known) covering(ctx context.Context, grants *Grants, op guard.Op) (*Gra
 			continue
 		}
 		word, which := "ok", ""
-		if g.Left != nil && !k.charged {
+		if g.Left != nil && !contains(k.charged, g.ID) {
 			var err error
 			if word, which, err = g.Left(ctx); err != nil {
 				return nil, err

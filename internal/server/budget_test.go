@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // mandate puts a grant in the place of the bot's usual one, and gives its id.
@@ -320,4 +321,67 @@ spec: {blueprint: support, sponsor: alice, purposes: [support], clearance: confi
 			t.Errorf("with another token: %d %s %v", status, body, err)
 		}
 	})
+}
+
+// streamEnd reports when a stream has.
+func streamEnd(stream io.Reader) <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		_, _ = io.ReadAll(stream)
+		close(done)
+	}()
+	return done
+}
+
+// What is under way on the last of a budget goes on, whatever else changes about
+// the agent, and ends with its grant; what rests on another ends with that (M41).
+func TestTheLastCallGoesOn(t *testing.T) {
+	each(t, func(t *testing.T, h *house) {
+		id := h.mandate("bot", map[string]any{"budgets": map[string]int{"calls": 1}})
+		token := h.accessToken("")
+		first := h.stream(token)
+		defer first.Close()
+		if s := h.spent(id); s.Calls != 1 {
+			t.Fatalf("of the only call, %d are taken", s.Calls)
+		}
+		h.mandate("bot", map[string]any{"name": "another"})
+		second := h.stream(token)
+		defer second.Close()
+		firstEnds, secondEnds := streamEnd(first), streamEnd(second)
+		h.must(http.MethodPost, "/v1/grants/another/end", map[string]string{"reason": "no more"}, nil)
+		h.ended("the stream whose grant has ended", secondEnds)
+		select {
+		case <-firstEnds:
+			t.Error("a call that had taken the last of a budget was cut, since nothing is left of it")
+		default:
+		}
+		h.mandate("bot", map[string]any{"parameters": map[string][]string{"id": {"7"}}})
+		h.ended("the stream whose grant became narrower", firstEnds)
+	})
+}
+
+// Work that was handed on ends when the first agent may not do it any more (M41).
+func TestWhatIsHandedOnEndsWithTheFirstGrant(t *testing.T) {
+	each(t, func(t *testing.T, h *house) {
+		p := h.helper()
+		h.mandate("bot", nil)
+		stream := h.stream(p.exchange(h.accessToken(h.openSession())))
+		defer stream.Close()
+		done := streamEnd(stream)
+		h.must(http.MethodPost, "/v1/grants/bot-reads/end", map[string]string{"reason": "no more"}, nil)
+		h.ended("the helper's stream", done)
+	})
+}
+
+func (h *house) ended(what string, done <-chan struct{}) {
+	h.t.Helper()
+	at := time.Now()
+	select {
+	case <-done:
+		if took := time.Since(at); took > 2*time.Second {
+			h.t.Errorf("%s was cut after %s, want less than two seconds", what, took)
+		}
+	case <-time.After(30 * time.Second):
+		h.t.Fatalf("%s goes on", what)
+	}
 }

@@ -509,6 +509,7 @@ func (s *Server) covered(ctx context.Context, caller estover.Caller, call access
 		if fit != access.Granted {
 			continue
 		}
+		c.Grants = append(c.Grants, g.ID)
 		if holder != acting {
 			c.Accounts = append(c.Accounts, access.Drawn(grants, g, access.Worker{Agent: acting.ID(), Session: caller.Session})...)
 			continue

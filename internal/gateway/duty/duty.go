@@ -121,7 +121,8 @@ type Config struct {
 // Covered is what a call rests on.
 type Covered struct {
 	Grant    string           // the id of the grant that covers it; "" if there is none
-	Document string           // of that grant, for the receipt
+	Grants   []string         // that grant, and those of all by way of whom the work came
+	Document string           // of the first, for the receipt
 	Request  string           // that it came of; "" if it came of none
 	Accounts []access.Account // on whose budgets it draws; none for most
 }

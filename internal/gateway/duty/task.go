@@ -332,8 +332,10 @@ func (d *Duties) still(ex *gateway.Exchange) error {
 		return err
 	}
 	if input, ok := c.op.Input.(policy.Call); ok {
-		input.Charged = true
-		c.op.Input = input
+		if began, ok := ex.Kept().(*call); ok {
+			input.Charged = began.covered.Grants
+			c.op.Input = input
+		}
 	}
 	decision, err := d.admit(ctx, ex, c.op)
 	if err == nil && d.demandsMore(decision, ex) {
