@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"estover.dev"
@@ -158,15 +159,38 @@ func (s *Sessions) endIdle(ctx context.Context) (int, error) {
 	})
 }
 
-// endExpired ends the sessions of agents whose own time is over. No session is
-// older than [LongestLife], so it need not look further back.
+// A look is when a node has looked for agents whose time is over.
+type look struct {
+	mu         sync.Mutex
+	last, full time.Time
+}
+
+// The times between looks.
+const (
+	lookBack = time.Minute      // further than the last look, for what was being written then
+	fullLook = 10 * time.Minute // after which a look goes back as far as there can be sessions
+)
+
+// since is from when on a look at this time has to find agents whose time is over.
+func (l *look) since(now time.Time) time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	since := l.last.Add(-lookBack)
+	if now.Sub(l.full) >= fullLook {
+		l.full, since = now, now.Add(-LongestLife-time.Hour) // no session is older
+	}
+	l.last = now
+	return since
+}
+
+// endExpired ends the sessions of agents whose own time is over.
 func (s *Sessions) endExpired(ctx context.Context) (count int, err error) {
 	if s.Expired == nil {
 		return 0, nil
 	}
 	var agents []AgentOf
 	err = s.guard.DB().View(ctx, "", func(tx *db.Tx) (err error) {
-		agents, err = s.Expired(ctx, tx, tx.Now().Add(-LongestLife-time.Hour))
+		agents, err = s.Expired(ctx, tx, s.looked.since(tx.Now()))
 		return err
 	})
 	for _, a := range agents {

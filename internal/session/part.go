@@ -94,7 +94,9 @@ type leftovers struct {
 // doing is how far that is.
 type doing struct {
 	busy  bool
-	again bool // the session has changed since it began
+	again bool      // the session has changed since it began
+	tries int64     // that have failed
+	next  time.Time // when it is tried again
 }
 
 // touched hears of sessions that have changed, here or on another node, after
@@ -147,7 +149,8 @@ func (s *Sessions) finishHere(at place) {
 		case err == nil:
 			delete(s.left.here, at)
 		}
-		d.busy = false
+		d.busy, d.next = false, time.Now().Add(wait(d.tries))
+		d.tries++
 		s.left.mu.Unlock()
 		return
 	}
@@ -173,11 +176,14 @@ func (s *Sessions) here(ctx context.Context, at place) error {
 }
 
 // Run does on this node what follows the end of sessions, and writes when they
-// were last used, until ctx is done.
+// were last used, until ctx is done. Nothing waits for a part that takes its time.
 func (s *Sessions) Run(ctx context.Context) error {
+	var busy sync.WaitGroup
+	defer busy.Wait()
 	t := time.NewTicker(lookTime)
 	defer t.Stop()
 	for {
+		look := false
 		select {
 		case <-ctx.Done():
 			// What was heard of is not lost with this node.
@@ -185,27 +191,40 @@ func (s *Sessions) Run(ctx context.Context) error {
 			defer cancel()
 			return s.saveSeen(last, true)
 		case <-t.C:
+			look = true
 		case <-s.left.wake:
 		}
-		s.left.mu.Lock()
-		var again []place
-		for at, d := range s.left.here {
-			if !d.busy {
-				again = append(again, at)
+		busy.Go(func() {
+			if _, err := s.FinishDue(ctx); err != nil && ctx.Err() == nil {
+				s.Logger.Error("what follows the end of sessions could not be done", "error", err)
 			}
+		})
+		if !look {
+			continue
 		}
-		s.left.mu.Unlock()
-		for _, at := range again {
+		for _, at := range s.left.due() {
 			go s.finishHere(at)
-		}
-		if _, err := s.FinishDue(ctx); err != nil && ctx.Err() == nil {
-			s.Logger.Error("what follows the end of sessions could not be done", "error", err)
 		}
 		if err := s.saveSeen(ctx, false); err != nil && ctx.Err() == nil {
 			s.Logger.Error("when sessions were last used could not be written", "error", err)
 		}
 	}
 }
+
+// due are the sessions of which something is to be tried again.
+func (l *leftovers) due() (again []place) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for at, d := range l.here {
+		if !d.busy && !time.Now().Before(d.next) {
+			again = append(again, at)
+		}
+	}
+	return again
+}
+
+// wait is how long a part waits that has failed so many times before.
+func wait(tries int64) time.Duration { return min(firstWait<<min(tries, 20), mostWait) }
 
 // FinishDue does the steps that are due, of all tenants, and says how many were
 // done. One that fails is put off.
@@ -251,9 +270,8 @@ func (s *Sessions) finish(ctx context.Context, st step) bool {
 		return err == nil
 	}
 	s.Logger.Error("something of a session could not be ended yet", "session", st.id, "part", st.part, "error", err)
-	wait := min(firstWait<<min(st.tries, 20), mostWait)
 	if err := s.guard.DB().Do(ctx, st.tenant, func(tx *db.Tx) error {
-		return putOff(ctx, tx, st, short(err.Error()), tx.Now().Add(wait))
+		return putOff(ctx, tx, st, short(err.Error()), tx.Now().Add(wait(st.tries)))
 	}); err != nil && ctx.Err() == nil {
 		s.Logger.Error("that it is to be done again could not be written; it is, in a minute", "session", st.id, "part", st.part, "error", err)
 	}

@@ -223,6 +223,7 @@ type Sessions struct {
 	keys    keys
 	seen    activity
 	left    leftovers
+	looked  look
 	since   time.Time // when this node began to hear of sessions
 }
 
