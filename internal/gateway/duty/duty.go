@@ -293,7 +293,13 @@ func (d *Duties) requestable(ctx context.Context, ex *gateway.Exchange, c *call,
 		d.Logger.Error("how a refused call could be asked for is not known", "request", ex.Caller.Request, "error", failed)
 		return err
 	}
-	r.Access = how
+	switch r.Access = how; {
+	case how == nil:
+	case how.Pending != "":
+		r.Help = "This has been asked for and waits for a decision (" + how.Pending + "). Try again when it is approved."
+	default:
+		r.Help = "Ask for it: send the body of access_request to its endpoint, with a reason. " + r.Help
+	}
 	return err
 }
 
