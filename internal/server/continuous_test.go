@@ -3,6 +3,7 @@ package server_test
 import (
 	"io"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"testing"
 	"time"
@@ -155,4 +156,26 @@ func TestStreamsOnAnotherServerEnd(t *testing.T) {
 			t.Errorf("%s on one server: the stream on the other goes on", c.what)
 		}
 	}
+}
+
+// What was opened with a token ends when the token is revoked, and what was opened
+// with another of the same session goes on.
+func TestStreamsEndWithARevokedToken(t *testing.T) {
+	each(t, func(t *testing.T, h *house) {
+		id := h.openSession()
+		token := h.accessToken(id)
+		revoked, other := flows(h.stream(token), t), flows(h.stream(h.accessToken(id)), t)
+		res, err := http.PostForm("http://"+h.addr+"/oauth/revoke", url.Values{"token": {token}, "client_id": {h.agent}, "client_secret": {h.secret}})
+		if err != nil || res.StatusCode != http.StatusOK {
+			t.Fatalf("revoking: %v %v", res, err)
+		}
+		at := time.Now()
+		h.until("the stream of a revoked token is cut", func() bool { return !revoked() })
+		if took := time.Since(at); took > time.Second {
+			t.Errorf("the stream of a revoked token was cut after %s, want a second at most", took)
+		}
+		if !other() {
+			t.Error("the stream of another token was cut too")
+		}
+	})
 }

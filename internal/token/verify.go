@@ -70,8 +70,9 @@ func (t *Tokens) stands(ctx context.Context, tok *Token, now time.Time) error {
 }
 
 // Rests says why what a caller's token rested on has ended, if it has: the grant,
-// the client, the subject, an actor. It is for what was begun with the token and
-// goes on, whether or not the token itself has come to its end.
+// the client, the subject, an actor; or that the token itself was revoked. It is
+// for what was begun with the token and goes on, whether or not the token has come
+// to the end of its time.
 func (t *Tokens) Rests(ctx context.Context, caller estover.Caller) error {
 	g, err := t.grants.Get(ctx, caller.Tenant, caller.Grant)
 	if err != nil {
@@ -79,6 +80,9 @@ func (t *Tokens) Rests(ctx context.Context, caller estover.Caller) error {
 	}
 	if !g.Ended.IsZero() || g.Epoch != caller.Epoch {
 		return ErrGrantEnded
+	}
+	if _, denied := slices.BinarySearch(g.denied, caller.Token); denied {
+		return ErrGrantEnded.With("The token was revoked.")
 	}
 	c, err := t.Clients.Client(ctx, caller.Tenant, g.Client)
 	if err != nil {
