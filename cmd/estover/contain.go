@@ -2,13 +2,16 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -60,6 +63,7 @@ func called(scope, name string) string {
 
 func containCommand(s *settings) *cobra.Command {
 	var reason, certificate string
+	var at controlled
 	c := &cobra.Command{
 		Use: "contain AGENT | SCOPE NAME | everything", Short: "Cut an agent, or much more, off, now",
 		Long: `Contain holds an agent, ends its sessions with the tokens that belong to them,
@@ -69,11 +73,15 @@ since you asked.
 Instead of an agent you may name a blueprint, a person (the agents that they
 sponsor), a resource, or a tenant; and everything is all agents of all tenants.
 One hold covers whatever it is as a whole, with the agents that are registered
-later. What was contained is let go by two people: 'estover contain lift'.`,
+later. What was contained is let go by two people: 'estover contain lift'.
+
+With --control it is asked for on the kill switch's own listener, by whoever runs
+the server, when the rest of it does not answer.`,
 		Example: `  estover contain invoices-bot --reason "sends customers to strangers" --certificate contained.estover-receipt
   estover contain blueprint support --reason "a prompt that leaks"
   estover contain resource crm --reason "it answers with another customer's records"
-  estover contain everything --reason "somebody has our signing key"`,
+  estover contain everything --reason "somebody has our signing key"
+  estover contain everything --reason "it does not answer" --control unix:estover-data/control.sock`,
 		ValidArgsFunction: completeAgents(s),
 		Args: func(_ *cobra.Command, args []string) error {
 			_, _, err := containTarget(args)
@@ -84,13 +92,16 @@ later. What was contained is let go by two people: 'estover contain lift'.`,
 			if err != nil {
 				return err
 			}
-			c, err := s.client()
+			c, path, err := at.client(s, "/v1/containments", "/contain")
 			if err != nil {
 				return err
 			}
 			var done incident.Containment
 			in := map[string]string{"scope": scope, "target": name, "reason": reason}
-			if err := c.do(cmd.Context(), http.MethodPost, "/v1/containments", in, &done); err != nil {
+			if at.tenant != "" {
+				in["tenant"] = at.tenant
+			}
+			if err := c.do(cmd.Context(), http.MethodPost, path, in, &done); err != nil {
 				return err
 			}
 			if err := s.show(cmd.OutOrStdout(), done, func(t *table) { containedTable(t, called(scope, name), done) }); err != nil {
@@ -113,7 +124,82 @@ later. What was contained is let go by two people: 'estover contain lift'.`,
 	c.Flags().StringVar(&reason, "reason", "", "why, for those who find it held")
 	c.Flags().StringVar(&certificate, "certificate", "", "file for the signed certificate")
 	_ = c.MarkFlagRequired("reason")
-	c.AddCommand(containList(s), containCertificate(s), containHolds(s), containLift(s))
+	at.flags(c)
+	c.MarkFlagsMutuallyExclusive("control", "certificate")
+	c.AddCommand(containList(s), containCertificate(s), containHolds(s), containLift(s), containStatus(s))
+	return c
+}
+
+// A controlled is where the kill switch's own listener is.
+type controlled struct{ at, tokenFile, tenant string }
+
+func (a *controlled) flags(c *cobra.Command) {
+	c.Flags().StringVar(&a.at, "control", "", "the kill switch's own listener, unix:PATH or HOST:PORT, in the place of the API")
+	c.Flags().StringVar(&a.tokenFile, "control-token-file", "", "file with the token that it wants on HOST:PORT: DATA/control-token")
+	c.Flags().StringVar(&a.tenant, "control-tenant", "", "the organisation whose agent, blueprint, person or resource it is, with --control")
+}
+
+// client is a client of the control listener, if one is named, and else of the
+// API, with the path that is meant there.
+func (a *controlled) client(s *settings, api, control string) (*client, string, error) {
+	if a.at == "" {
+		if a.tokenFile != "" || a.tenant != "" {
+			return nil, "", usageError{errors.New("--control-token-file and --control-tenant are for --control")}
+		}
+		c, err := s.client()
+		return c, api, err
+	}
+	network, addr := "tcp", a.at
+	if path, ok := strings.CutPrefix(a.at, "unix:"); ok {
+		network, addr = "unix", path
+	}
+	c := &client{addr: "http://control", http: &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, network, addr)
+		},
+	}}}
+	if a.tokenFile != "" {
+		b, err := os.ReadFile(a.tokenFile)
+		if err != nil {
+			return nil, "", err
+		}
+		c.token = strings.TrimSpace(string(b))
+	}
+	return c, control, nil
+}
+
+func containStatus(s *settings) *cobra.Command {
+	var at controlled
+	c := &cobra.Command{
+		Use: "status --control LISTENER", Short: "Say what is held, as the kill switch's own listener knows it", Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if at.at == "" {
+				return usageError{errors.New("say with --control where the kill switch listens; 'estover contain holds' asks the API")}
+			}
+			c, path, err := at.client(s, "", "/status")
+			if err != nil {
+				return err
+			}
+			if at.tenant != "" {
+				path += "?tenant=" + url.QueryEscape(at.tenant)
+			}
+			var status struct {
+				Version      string                 `json:"version"`
+				Holds        []incident.Standing    `json:"holds"`
+				Containments []incident.Containment `json:"containments"`
+			}
+			if err := c.do(cmd.Context(), http.MethodGet, path, nil, &status); err != nil {
+				return err
+			}
+			return s.show(cmd.OutOrStdout(), status, func(t *table) {
+				t.row("HOLD", "ON", "SINCE", "BY", "REASON")
+				for _, h := range status.Holds {
+					t.row(h.ID, h.Target.String(), h.At, h.By, h.Reason)
+				}
+			})
+		},
+	}
+	at.flags(c)
 	return c
 }
 

@@ -52,7 +52,7 @@ func (s *Server) breakGlass(ctx context.Context, in *struct {
 	from := callerOf(ctx)
 	secret, token, p, err := s.People.BreakGlass(ctx, from, in.Body.Codes, in.Body.Reason)
 	if err != nil {
-		if estover.KindOf(err) == estover.Unknown {
+		if estover.KindOf(err) == estover.Denied {
 			s.logger.Warn("emergency codes were tried that do not suffice", "tenant", from.Tenant, "address", from.Address, "request", from.Request)
 		}
 		return nil, s.problem(ctx, err)

@@ -38,7 +38,7 @@ var (
 	// ErrGlassShape is returned for a set that cannot be.
 	ErrGlassShape = &estover.Error{Kind: estover.Invalid, Code: "break_glass_invalid", Detail: "A set has between 2 and 20 codes, of which at least 2 are needed, and lasts three years at most."}
 	// ErrGlass is returned when the glass stays whole. It does not say what was wrong.
-	ErrGlass = &estover.Error{Kind: estover.Unknown, Code: "break_glass_refused", Detail: "These are not enough good codes of the set that stands. Each is used once, and a later set ends those before."}
+	ErrGlass = &estover.Error{Kind: estover.Denied, Code: "break_glass_refused", Detail: "These are not enough good codes of the set that stands. Each is used once, and a later set ends those before."}
 	// ErrGlassReason is returned when the glass is to be broken without a reason.
 	ErrGlassReason = &estover.Error{Kind: estover.Invalid, Code: "break_glass_reason_missing", Detail: "Say why, in up to 500 characters: everybody will ask.", Field: "reason"}
 	// ErrNoGlass is returned when there is no set of codes.

@@ -81,7 +81,7 @@ func TestBreakGlass(t *testing.T) {
 		open := func(codes ...string) (int, []byte) {
 			return h.do(http.MethodPost, "/v1/break-glass/open", "", map[string]any{"codes": codes, "reason": "nobody can come in"})
 		}
-		if status, body := open(made.Codes[0]); h.code(body) != "break_glass_refused" || status != http.StatusUnauthorized {
+		if status, body := open(made.Codes[0]); h.code(body) != "break_glass_refused" || status != http.StatusForbidden {
 			t.Errorf("with one of two codes: %d %s", status, body)
 		}
 		status, body := open(made.Codes[2], made.Codes[0])
@@ -92,7 +92,7 @@ func TestBreakGlass(t *testing.T) {
 		if status, body := h.do(http.MethodPost, "/v1/people/alice/invitations", in.Token, map[string]int{}); status != http.StatusOK {
 			t.Errorf("the emergency administrator lets somebody in: %d %s", status, body)
 		}
-		if status, body := open(made.Codes[1], made.Codes[0]); status != http.StatusUnauthorized {
+		if status, body := open(made.Codes[1], made.Codes[0]); status != http.StatusForbidden {
 			t.Errorf("with codes that are used up: %d %s", status, body)
 		}
 		if !strings.Contains(h.logs.String(), "THE GLASS WAS BROKEN") {
