@@ -667,6 +667,7 @@ type Call struct {
 	Class      estover.Class // of the data
 	Purpose    string
 	Session    string            // in which it is made; "" outside of one
+	Within     []string          // the sessions that this is a part of
 	Parameters map[string]string // of the action's path
 
 	// Some asks whether there is any session and are any parameters for which a
@@ -679,7 +680,7 @@ type Call struct {
 func (g *Grant) Covers(now time.Time, c Call) bool {
 	return g.Kind != Eligible && g.Resource == c.Resource && g.Class.Covers(c.Class) && g.StateAt(now) == Live &&
 		(slices.Contains(g.Actions, c.Action) || slices.Contains(g.Actions, All)) &&
-		(c.Some && c.Session == "" || g.Session == "" || g.Session == c.Session) &&
+		(c.Some && c.Session == "" || g.Session == "" || g.Session == c.Session || slices.Contains(c.Within, g.Session)) &&
 		(c.Some || within(g.Parameters, c.Parameters))
 }
 

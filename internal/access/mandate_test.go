@@ -76,6 +76,9 @@ func TestParameters(t *testing.T) {
 			t.Errorf("in the session %q a grant of ses_one covers: %v, want %v", session, got, want)
 		}
 	}
+	if !g.Covers(now, access.Call{Resource: "res_crm", Action: "customer.read", Class: estover.Internal, Session: "ses_inner", Within: []string{"ses_middle", "ses_one"}}) {
+		t.Error("a grant of ses_one does not cover what is done in a session within it")
+	}
 }
 
 func TestMandateRefuses(t *testing.T) {

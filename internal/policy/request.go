@@ -60,6 +60,7 @@ type Session struct {
 	ID      string
 	Agent   string // the agent whose task it is
 	Purpose string
+	Within  []string // the sessions that it is a part of, the nearest first
 	Ended   bool
 	Expires time.Time // zero is never
 	Epoch   int64     // raised by whatever changes what its tokens are worth
@@ -189,10 +190,18 @@ func NewGrants(list []Grant) *Grants {
 	return g
 }
 
-// live reports whether a grant holds now and in this session.
-func (g *Grant) live(session string, now time.Time) bool {
-	return !g.Ended && (g.Session == "" || g.Session == session) &&
+// live reports whether a grant holds now and in one of these sessions.
+func (g *Grant) live(sessions []string, now time.Time) bool {
+	return !g.Ended && (g.Session == "" || contains(sessions, g.Session)) &&
 		(g.From.IsZero() || !now.Before(g.From)) && (g.Until.IsZero() || now.Before(g.Until))
+}
+
+// sessions are the one in which it is done, and those that it is a part of.
+func (k *known) sessions() []string {
+	if k.task == nil {
+		return nil
+	}
+	return append(k.task.Within[:len(k.task.Within):len(k.task.Within)], k.task.ID)
 }
 
 // names reports whether a grant names an action.
@@ -549,7 +558,7 @@ func (k *known) covering(ctx context.Context, grants *Grants, op guard.Op) (*Gra
 	list := grants.byResource[ref]
 	for i := range list {
 		g := &list[i]
-		if !g.live(k.Session, k.now) {
+		if !g.live(k.sessions(), k.now) {
 			continue
 		}
 		if handed {
@@ -608,7 +617,7 @@ func (k *known) tokenGrant(grants *Grants, op guard.Op) *Grant {
 	pick := func(list []Grant) *Grant {
 		var best *Grant
 		for i := range list {
-			if g := &list[i]; g.live(k.Session, k.now) && (best == nil || !best.given(k.Purpose) && g.given(k.Purpose)) {
+			if g := &list[i]; g.live(k.sessions(), k.now) && (best == nil || !best.given(k.Purpose) && g.given(k.Purpose)) {
 				best = g
 			}
 		}

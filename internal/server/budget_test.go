@@ -385,3 +385,43 @@ func (h *house) ended(what string, done <-chan struct{}) {
 		h.t.Fatalf("%s goes on", what)
 	}
 }
+
+// A grant of a session covers the sessions within it, and what is done there draws
+// on the same budgets; those sessions count among those who work on it at once.
+func TestGrantsReachSessionsWithin(t *testing.T) {
+	each(t, func(t *testing.T, h *house) {
+		outer := h.openSession()
+		inner := func() string {
+			t.Helper()
+			var opened struct{ Session struct{ ID string } }
+			h.must(http.MethodPost, "/v1/sessions", map[string]string{"agent": "bot", "purpose": "support", "parent": outer}, &opened)
+			return opened.Session.ID
+		}
+		one, two := inner(), inner()
+		tokens := map[string]string{}
+		for _, s := range []string{outer, one, two} {
+			tokens[s] = h.accessToken(s)
+		}
+		id := h.mandate("bot", map[string]any{"session": outer, "budgets": map[string]int{"calls": 4, "fan_out": 1}})
+		for i, c := range []struct {
+			session string
+			want    string
+		}{{outer, ""}, {one, ""}, {two, "kernel_budget"}, {one, ""}} {
+			status, body, err := h.read(tokens[c.session], "7")
+			if err != nil || (status == http.StatusOK) != (c.want == "") || c.want != "" && h.code([]byte(body)) != c.want {
+				t.Errorf("call %d: %d %s %v, want %q", i, status, body, err, c.want)
+			}
+		}
+		if s := h.spent(id); s.Calls != 3 || s.FanOut != 1 {
+			t.Errorf("taken is %+v, want three calls by one session within", s)
+		}
+		// When that session has ended another takes its place.
+		h.must(http.MethodPost, "/v1/sessions/"+one+"/end", map[string]string{"cause": "done"}, nil)
+		if status, body, err := h.read(tokens[two], "7"); err != nil || status != http.StatusOK {
+			t.Errorf("when the first has ended: %d %s %v", status, body, err)
+		}
+		if status, body, _ := h.read(tokens[outer], "7"); status != http.StatusForbidden || h.code([]byte(body)) != "kernel_budget" {
+			t.Errorf("a fifth call: %d %s", status, body)
+		}
+	})
+}

@@ -79,7 +79,15 @@ func (f *facts) sources() policy.Sources {
 			if err != nil {
 				return policy.Session{}, err
 			}
-			return policy.Session{ID: s.ID, Agent: s.Agent, Purpose: s.Purpose, Ended: !s.EndedAt.IsZero(), Expires: s.ExpiresAt, Epoch: s.Epoch}, nil
+			within, err := f.within(ctx, tenant, s)
+			if err != nil {
+				return policy.Session{}, err
+			}
+			one := policy.Session{ID: s.ID, Agent: s.Agent, Purpose: s.Purpose, Ended: !s.EndedAt.IsZero(), Expires: s.ExpiresAt, Epoch: s.Epoch}
+			for _, parent := range within {
+				one.Within = append(one.Within, parent.ID)
+			}
+			return one, nil
 		},
 		Grants: func(ctx context.Context, tenant estover.TenantID, id string) (*policy.Grants, error) {
 			return f.grants.Get(ctx, tenant, id)
@@ -93,6 +101,17 @@ func (f *facts) sources() policy.Sources {
 			return codes, err
 		},
 	}
+}
+
+// within are the sessions that one is a part of, the nearest first.
+func (f *facts) within(ctx context.Context, tenant estover.TenantID, s *session.Session) (all []*session.Session, err error) {
+	for s.Parent != "" && len(all) <= session.MaxDepth {
+		if s, err = f.sessions.Snapshot(ctx, tenant, s.Parent); err != nil {
+			return nil, err
+		}
+		all = append(all, s)
+	}
+	return all, nil
 }
 
 // covered says why an agent may not act that is held along with others, if it is.
