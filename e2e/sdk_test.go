@@ -46,7 +46,8 @@ func TestGoClient(t *testing.T) {
 	with := func(name, settings string) string {
 		return strings.Replace(e2etest.Agent(name, "support"), "spec: {", "spec: {client: {"+settings+"}, ", 1)
 	}
-	c := newOAuthClient(t, d, "client", with("client", `grant_types: ["urn:ietf:params:oauth:grant-type:jwt-bearer"]`), reads("client"))
+	c := newOAuthClient(t, d, "client", with("client", `grant_types: ["urn:ietf:params:oauth:grant-type:jwt-bearer"]`), reads("client"),
+		strings.Replace(e2etest.Grant("client-notes", "client", "crm", "note.add", "support"), "spec: {", "spec: {kind: eligible, ", 1))
 	helper := newOAuthClient(t, d, "helper", with("helper", `grant_types: ["urn:ietf:params:oauth:grant-type:token-exchange"], introspect: ["`+d.site.URL+`"]`), reads("helper"))
 	c.env = append(c.env, "HELPER_ID="+helper.id, "HELPER_SECRET="+helper.secret, "WORKLOAD_TOKEN="+c.workload(t))
 	c.runs(t, e2etest.Build(t, t.TempDir(), "sdk", "./clients/sdk"))

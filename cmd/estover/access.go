@@ -148,8 +148,9 @@ the command does too, and ends with 0 if it was approved, 3 if it was denied and
 				if err := l.authenticate(ctx, c); err != nil {
 					return err
 				}
-				if l.asAgent {
+				if l.asAgent { // whose token may run out while it waits
 					delete(in, "agent")
+					c.renew = func(ctx context.Context) error { return l.authenticate(ctx, c) }
 				}
 			}
 			var r approval.Request

@@ -344,9 +344,6 @@ type Options struct {
 	// MAC is a keyed digest of a tenant, by which rows are known to have been
 	// written here. Nil looks at none.
 	MAC func(tenant estover.TenantID, value []byte) []byte
-	// Voted is called in the transaction of each vote, after [Options.Verify].
-	// Nil does nothing.
-	Voted func(ctx context.Context, tx *guard.Tx, r Request, v Vote) error
 }
 
 // Waiting is the kind of the copies of what waits for a decision, by agent: what

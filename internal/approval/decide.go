@@ -133,9 +133,6 @@ func (a *Approvals) voted(ctx context.Context, tx *guard.Tx, r *Request, v Vote)
 		return err
 	}
 	r.Votes = append(r.Votes, v)
-	if a.Voted != nil {
-		return a.Voted(ctx, tx, *r, v)
-	}
 	return nil
 }
 

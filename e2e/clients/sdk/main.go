@@ -74,6 +74,49 @@ func task(ctx context.Context, agent *client.Client, api string) (text string, e
 	return get(ctx, crm, api+"/v1/customers/cus_1001")
 }
 
+// note adds a note, which the agent may not do by itself: it asks for that, in
+// its session and for a while, and waits until it is decided.
+func note(ctx context.Context, agent *client.Client, session client.Session, api, text string) error {
+	request, err := agent.Ask(ctx, client.Wish{
+		Access:  []client.Access{{Resource: "crm", Actions: []string{"note.add"}}},
+		Session: session.ID, For: 10 * time.Minute, Reason: "the customer called",
+	})
+	if err == nil {
+		request, err = agent.Await(ctx, request)
+	}
+	if err != nil {
+		return err
+	}
+	if request.State != client.Approved {
+		return fmt.Errorf("the request is %s: %s", request.State, request.Note)
+	}
+	crm := &http.Client{Transport: &client.Transport{
+		Client: agent,
+		Want:   client.Want{Resources: []string{api}, Session: session.ID},
+	}}
+	answer, err := crm.Post(api+"/v1/customers/cus_1001/notes", "application/json", strings.NewReader(`{"text": "`+text+`"}`))
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	return client.ErrorOf(answer)
+}
+
+// noted adds a note in a session of its own.
+func noted(ctx context.Context, agent *client.Client, api string) (string, error) {
+	session, err := agent.OpenSession(ctx, client.Task{})
+	if err != nil {
+		return "", err
+	}
+	if err := note(ctx, agent, session, api, "Called about the invoice."); err != nil {
+		return "", err
+	}
+	if err := agent.EndSession(ctx, session, "done"); err != nil {
+		return "", err
+	}
+	return read(ctx, agent, api)
+}
+
 // takeUp reads a customer with a token that another agent has handed over.
 func takeUp(ctx context.Context, helper *client.Client, handed, api string) (string, error) {
 	token, err := helper.Exchange(ctx, handed, client.Want{Scopes: []string{"customer.read"}})
@@ -178,6 +221,7 @@ func all(ctx context.Context, issuer, id, identifier string) error {
 		"read as a workload":         func() (string, error) { return read(ctx, workload, api) },
 		"do a task":                  func() (string, error) { return task(ctx, agent, api) },
 		"do a task by a certificate": func() (string, error) { return task(ctx, certified, api) },
+		"ask for more":               func() (string, error) { return noted(ctx, planner, api) },
 		"take up a token":            func() (string, error) { return takeUp(ctx, helper, handed.Reveal(), api) },
 		"call without the gateway":   func() (string, error) { return get(ctx, direct, own+"/who") },
 	} {
