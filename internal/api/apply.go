@@ -13,7 +13,7 @@ import (
 )
 
 func (s *Server) applying() {
-	o := op("apply", http.MethodPost, "/v1/apply", "Apply", "Make so what files say: people, secrets' metadata, resources, agents, grants, policies")
+	o := op("apply", http.MethodPost, "/v1/apply", "Apply", "Make so what files say: people, secrets' metadata, resources, agents, grants, channels, policies")
 	o.MaxBodyBytes = maxBody
 	huma.Register(s.huma, o, s.apply)
 }

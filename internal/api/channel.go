@@ -31,7 +31,7 @@ func (s *Server) putChannel(ctx context.Context, in *struct {
 	if in.Body.Name != in.ID {
 		return nil, s.problem(ctx, notify.ErrInvalid.With("The path says %q and the body %q; a channel is named once and for good.", in.ID, in.Body.Name).At("name"))
 	}
-	c, err := s.Notify.Put(ctx, callerOf(ctx), in.Body)
+	c, err := s.Notify.Put(ctx, callerOf(ctx), in.Body, "")
 	return &one[notify.Channel]{c}, s.problem(ctx, err)
 }
 

@@ -1,5 +1,6 @@
 // Package apply makes what is written in files so: people, secrets' metadata,
-// resources, agents, grants and policies, as YAML under version control.
+// resources, agents, grants, channels and policies, as YAML under version
+// control.
 //
 //	apiVersion: estover.dev/v1
 //	kind: Agent
@@ -29,7 +30,7 @@
 // Things are taken away and made in an order in which nothing speaks of what
 // is not there, and a name or host is free before it is taken again:
 //
-//	− providers, − detail types, − trusts, − grants, − resources · + people, secrets, providers, resources, agents, grants, trusts, detail types, policy · − agents, − people
+//	− channels, − providers, − detail types, − trusts, − grants, − resources · + people, secrets, providers, resources, agents, grants, trusts, detail types, channels, policy · − agents, − people
 package apply
 
 import (
@@ -47,6 +48,7 @@ import (
 	"estover.dev/internal/directory"
 	"estover.dev/internal/federation"
 	"estover.dev/internal/guard"
+	"estover.dev/internal/notify"
 	"estover.dev/internal/policy"
 	"estover.dev/internal/resource"
 	"estover.dev/internal/secret"
@@ -71,6 +73,7 @@ type Parts struct {
 	Policy    *policy.Policy
 	Trusts    *federation.Trusts
 	Details   *token.DetailTypes
+	Channels  *notify.Notify
 }
 
 // An Applier carries out files. It is safe for use by many at once.
@@ -279,21 +282,21 @@ func (s step) failed(err error) error {
 
 // order is the order in which things are made; they are taken away in the
 // reverse.
-var order = []string{KindPerson, KindSecret, KindProvider, KindResource, KindAgent, KindGrant, KindTrust, KindDetail, KindPolicy}
+var order = []string{KindPerson, KindSecret, KindProvider, KindResource, KindAgent, KindGrant, KindTrust, KindDetail, KindChannel, KindPolicy}
 
 // plan compares what is wanted with what is there.
 func (r *run) plan(ctx context.Context, prune bool) ([]step, error) {
 	var first, middle, last []step
 	if prune {
-		for _, k := range []string{KindProvider, KindDetail, KindTrust, KindGrant, KindResource, KindAgent, KindPerson} {
+		for _, k := range []string{KindChannel, KindProvider, KindDetail, KindTrust, KindGrant, KindResource, KindAgent, KindPerson} {
 			steps, err := r.prunable(ctx, k)
 			if err != nil {
 				return nil, err
 			}
-			if k == KindProvider || k == KindDetail || k == KindTrust || k == KindGrant || k == KindResource {
-				first = append(first, steps...)
-			} else {
+			if k == KindAgent || k == KindPerson {
 				last = append(last, steps...)
+			} else {
+				first = append(first, steps...)
 			}
 		}
 	}

@@ -23,6 +23,7 @@ import (
 	"estover.dev/internal/federation"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/guard/guardtest"
+	"estover.dev/internal/notify"
 	"estover.dev/internal/policy"
 	"estover.dev/internal/resource"
 	"estover.dev/internal/seal"
@@ -72,7 +73,8 @@ func build(t *testing.T, d *db.DB) *house {
 			Own:   func(estover.TenantID) string { return "https://estover.example" },
 			Agent: func(ctx context.Context, tx *db.Tx, id string) error { return agents.Grantable(ctx, tx, id, nil) },
 		}),
-		Details: token.NewDetailTypes(g),
+		Details:  token.NewDetailTypes(g),
+		Channels: notify.New(g, notify.Options{}),
 	})
 	return h
 }

@@ -13,6 +13,7 @@ import (
 	"estover.dev/internal/detail"
 	"estover.dev/internal/directory"
 	"estover.dev/internal/federation"
+	"estover.dev/internal/notify"
 	"estover.dev/internal/policy"
 	"estover.dev/internal/resource"
 	"estover.dev/internal/secret"
@@ -29,6 +30,7 @@ const (
 	KindGrant    = "Grant"
 	KindTrust    = "Trust"
 	KindDetail   = "DetailType"
+	KindChannel  = "Channel"
 	KindPolicy   = "Policy"
 )
 
@@ -171,7 +173,7 @@ func all[T any](page func(after string) ([]T, string, error)) (out []T, err erro
 
 // kinds are the kinds that there are.
 var kinds = map[string]kind{
-	KindPerson: person, KindProvider: providerKind, KindSecret: secretKind, KindResource: resourceKind, KindAgent: agentKind, KindGrant: grantKind, KindTrust: trustKind, KindDetail: detailKind, KindPolicy: policyKind,
+	KindPerson: person, KindProvider: providerKind, KindSecret: secretKind, KindResource: resourceKind, KindAgent: agentKind, KindGrant: grantKind, KindTrust: trustKind, KindDetail: detailKind, KindChannel: channelKind, KindPolicy: policyKind,
 }
 
 const pruned = "No file mentions it any more (estover apply --prune)."
@@ -291,14 +293,7 @@ var resourceKind = kind{
 	},
 	refers: func(ctx context.Context, r *run, d *Document) error {
 		for i, slot := range d.Spec.(*resource.Spec).Slots {
-			if r.wanted(KindSecret, slot.Secret) != nil {
-				continue
-			}
-			_, err := r.Secrets.Get(ctx, r.caller, slot.Secret)
-			if estover.KindOf(err) == estover.NotFound {
-				return Problems{d.problem(fmt.Sprintf("slots[%d].secret", i), "There is no Secret %q, neither in the files nor on the server.", slot.Secret)}
-			}
-			if err != nil {
+			if err := r.referSecret(ctx, d, fmt.Sprintf("slots[%d].secret", i), slot.Secret); err != nil {
 				return err
 			}
 		}
@@ -499,6 +494,41 @@ var detailKind = kind{
 	remove: func(ctx context.Context, r *run, o object) error { return r.Details.Retire(ctx, r.caller, o.name) },
 }
 
+var channelKind = kind{
+	hints: map[string]string{"key": noValue, "password": noValue, "token": noValue},
+	make:  func() any { return &notify.Spec{} },
+	check: func(_ *parser, d *Document) (err error) {
+		s := d.Spec.(*notify.Spec)
+		s.Name = d.Name
+		*s, err = notify.Check(*s)
+		return err
+	},
+	refers: func(ctx context.Context, r *run, d *Document) error {
+		if s := d.Spec.(*notify.Spec); s.Secret != "" {
+			return r.referSecret(ctx, d, "secret", s.Secret)
+		}
+		return nil
+	},
+	find: func(ctx context.Context, r *run, d *Document) (object, bool, error) {
+		c, err := r.Channels.ByName(ctx, r.caller, d.Name)
+		return found(object{c.ID, c.Name, &c.Spec}, err)
+	},
+	put: func(ctx context.Context, r *run, d *Document, _ object) error {
+		_, err := r.Channels.Put(ctx, r.caller, *d.Spec.(*notify.Spec), r.managedBy)
+		return err
+	},
+	managed: func(ctx context.Context, r *run) (out []object, err error) {
+		channels, err := r.Channels.List(ctx, r.caller)
+		for _, c := range channels {
+			if c.ManagedBy == r.managedBy {
+				out = append(out, object{c.ID, c.Name, &c.Spec})
+			}
+		}
+		return out, err
+	},
+	remove: func(ctx context.Context, r *run, o object) error { return r.Channels.Retire(ctx, r.caller, o.name) },
+}
+
 // agentName is the name of an agent, or the id if there is none.
 func (r *run) agentName(ctx context.Context, id string) (string, error) {
 	a, err := r.Agents.Get(ctx, r.caller, id)
@@ -583,6 +613,19 @@ func (r *run) actionsOf(ctx context.Context, name string) (names []string, err e
 	}
 	slices.Sort(names)
 	return slices.Compact(names), nil
+}
+
+// referSecret checks that a document may speak of a secret. None is ever taken
+// away by a run.
+func (r *run) referSecret(ctx context.Context, d *Document, field, name string) error {
+	if r.wanted(KindSecret, name) != nil {
+		return nil
+	}
+	_, err := r.Secrets.Get(ctx, r.caller, name)
+	if estover.KindOf(err) == estover.NotFound {
+		return Problems{d.problem(field, "There is no Secret %q, neither in the files nor on the server.", name)}
+	}
+	return err
 }
 
 const noValue = "A secret's value never stands in a file. Write it with `estover secret write`."

@@ -81,6 +81,7 @@ type Spec struct {
 type Channel struct {
 	ID string `json:"id"` // chn_…
 	Spec
+	ManagedBy    string          `json:"managed_by,omitempty"`
 	CreatedAt    time.Time       `json:"created_at"`
 	CreatedBy    estover.Subject `json:"created_by"`
 	ChangedAt    time.Time       `json:"changed_at"`
@@ -296,8 +297,9 @@ func (s *Spec) perHour() int64 {
 }
 
 // Put adds a channel, or changes the one of this name. One that is added tells
-// of what happens from then on.
-func (n *Notify) Put(ctx context.Context, caller estover.Caller, spec Spec) (c Channel, err error) {
+// of what happens from then on. managedBy says who keeps one that is added, if not
+// a person by hand.
+func (n *Notify) Put(ctx context.Context, caller estover.Caller, spec Spec, managedBy string) (c Channel, err error) {
 	if spec, err = Check(spec); err != nil {
 		return c, err
 	}
@@ -320,7 +322,7 @@ func (n *Notify) Put(ctx context.Context, caller estover.Caller, spec Spec) (c C
 			if len(have) >= maxChannels {
 				return ErrTooMany
 			}
-			c = Channel{ID: id, Spec: spec, CreatedAt: tx.Now(), CreatedBy: caller.Subject, ChangedAt: tx.Now(), Epoch: 1}
+			c = Channel{ID: id, Spec: spec, ManagedBy: managedBy, CreatedAt: tx.Now(), CreatedBy: caller.Subject, ChangedAt: tx.Now(), Epoch: 1}
 			err = insert(ctx, tx.Tx, c)
 		}
 		if err != nil {

@@ -189,7 +189,7 @@ func (b *bench) decided(id string) {
 
 func (b *bench) put(s notify.Spec) notify.Channel {
 	b.t.Helper()
-	c, err := b.Put(b.t.Context(), admin, s)
+	c, err := b.Put(b.t.Context(), admin, s, "")
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -791,7 +791,7 @@ func TestChannel(t *testing.T) {
 			t.Errorf("another tenant's channel: %v, want ErrNotFound", err)
 		}
 		refuses := notify.New(guardtest.New(t, d, guardtest.DenyAll), b.Options)
-		if _, err := refuses.Put(t.Context(), admin, standard(h)); estover.KindOf(err) != estover.Denied {
+		if _, err := refuses.Put(t.Context(), admin, standard(h), ""); estover.KindOf(err) != estover.Denied {
 			t.Errorf("a channel of somebody who may not: %v", err)
 		}
 	})

@@ -11,14 +11,14 @@ import (
 	"estover.dev/internal/db"
 )
 
-const columns = "id, spec, created_at, created_by, changed_at, ended_at, epoch, failing_since, failure"
+const columns = "id, spec, managed_by, created_at, created_by, changed_at, ended_at, epoch, failing_since, failure"
 
 // scanner is a row of a query, or the only one.
 type scanner interface{ Scan(dest ...any) error }
 
 func scan(row scanner) (c Channel, err error) {
 	var spec string
-	err = row.Scan(&c.ID, &spec, &c.CreatedAt, &c.CreatedBy, &c.ChangedAt, &c.EndedAt, &c.Epoch, &c.FailingSince, &c.Failure)
+	err = row.Scan(&c.ID, &spec, &c.ManagedBy, &c.CreatedAt, &c.CreatedBy, &c.ChangedAt, &c.EndedAt, &c.Epoch, &c.FailingSince, &c.Failure)
 	if errors.Is(err, db.ErrNoRows) {
 		return c, ErrNotFound
 	}
@@ -59,9 +59,9 @@ func insert(ctx context.Context, tx *db.Tx, c Channel) error {
 	if err != nil {
 		return err
 	}
-	n, err := tx.Exec(ctx, `insert into channel (tenant_id, id, name, kind, spec, created_at, created_by, changed_at, epoch)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict do nothing`,
-		tx.Tenant(), c.ID, c.Name, c.Kind, string(spec), c.CreatedAt, c.CreatedBy, c.ChangedAt, c.Epoch)
+	n, err := tx.Exec(ctx, `insert into channel (tenant_id, id, name, kind, spec, managed_by, created_at, created_by, changed_at, epoch)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict do nothing`,
+		tx.Tenant(), c.ID, c.Name, c.Kind, string(spec), c.ManagedBy, c.CreatedAt, c.CreatedBy, c.ChangedAt, c.Epoch)
 	if err == nil && n == 0 {
 		return db.ErrStale
 	}

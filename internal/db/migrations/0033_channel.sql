@@ -5,6 +5,7 @@ create table channel (
 	name text not null,
 	kind text not null check (kind in ('email', 'slack', 'teams', 'webhook')),
 	spec text not null, -- JSON
+	managed_by text not null default '', -- apply/SET
 	created_at bigint not null,
 	created_by text not null,
 	changed_at bigint not null,
