@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"encoding/json"
-	"maps"
 	"net/url"
 	"slices"
 	"time"
@@ -80,16 +79,15 @@ func (s *Server) verifyGrant(ctx context.Context, tx *db.Tx, g access.Grant) err
 	return within(g, r)
 }
 
-// within says that a grant gives more than a request that was approved.
+// within says that a grant gives more than a request that was approved. One that
+// was made of an eligible grant may give less than that.
 func within(g access.Grant, r approval.Request) error {
 	doc, err := document.Parse(r.Document)
 	if err != nil {
 		return err
 	}
 	switch {
-	case r.Kind != approval.Access, g.Kind != access.Standing, g.Agent != r.Agent, g.Session != r.Session:
-		return errGrantAltered
-	case !slices.Equal(g.Purposes, []string{r.Purpose}):
+	case r.Kind != approval.Access, g.Kind != access.Standing, g.Agent != r.Agent, g.Session != r.Session, !slices.Equal(g.Purposes, []string{r.Purpose}):
 		return errGrantAltered
 	case !slices.Contains(approval.Results(r.Result), g.ID):
 		return errGrantAltered
@@ -99,11 +97,27 @@ func within(g access.Grant, r approval.Request) error {
 		return errGrantAltered
 	}
 	for _, item := range r.Offer.Items {
-		if item.Resource == g.Resource && slices.Equal(item.Actions, g.Actions) && item.Class == g.Class && maps.EqualFunc(item.Parameters, g.Parameters, slices.Equal) {
+		if item.Resource == g.Resource && item.Class.Covers(g.Class) && fewer(g.Actions, item.Actions) && narrower(g.Parameters, item.Parameters) {
 			return nil
 		}
 	}
 	return errGrantAltered
+}
+
+// fewer reports whether actions are among others.
+func fewer(actions, among []string) bool {
+	return len(actions) > 0 && (slices.Contains(among, access.All) || !slices.ContainsFunc(actions, func(a string) bool { return !slices.Contains(among, a) }))
+}
+
+// narrower reports whether parameters are confined to values that others have, at
+// least.
+func narrower(p, among map[string][]string) bool {
+	for name, values := range among {
+		if len(p[name]) == 0 || slices.ContainsFunc(p[name], func(v string) bool { return !slices.Contains(values, v) }) {
+			return false
+		}
+	}
+	return true
 }
 
 // An approved is what a receipt says of the request that a grant came of.

@@ -172,6 +172,29 @@ func TestApprovalAttacks(t *testing.T) {
 				t.Errorf("a call beside it: %d, want 403", status)
 			}
 		})
+		t.Run("what the agent is eligible for", func(t *testing.T) {
+			var eligible struct{ ID string }
+			h.must(http.MethodPost, "/v1/grants", map[string]any{
+				"agent": "bot", "resource": "crm", "actions": []string{"*"}, "purposes": []string{"support"}, "class": "confidential", "kind": "eligible",
+			}, &eligible)
+			r := h.wish(operator, "maybe")
+			quorum(r)
+			var g struct {
+				ActivatedFrom string `json:"activated_from"`
+			}
+			h.must(http.MethodGet, "/v1/grants/"+h.request(r.ID).Result, nil, &g)
+			if g.ActivatedFrom != eligible.ID {
+				t.Errorf("the grant is made of %q, want %q", g.ActivatedFrom, eligible.ID)
+			}
+			h.again()
+			if status := h.deletes("maybe"); status != http.StatusOK {
+				t.Errorf("the call that was approved: %d, want 200", status)
+			}
+			if status := h.deletes("other"); status != http.StatusForbidden {
+				t.Errorf("a call beside it: %d, want 403", status)
+			}
+			h.must(http.MethodPost, "/v1/grants/"+eligible.ID+"/end", map[string]string{"reason": "a test"}, nil)
+		})
 		t.Run("own request", func(t *testing.T) {
 			r := h.wish(operator, "own")
 			// Alice asked for it, and becomes an approver.
