@@ -18,8 +18,9 @@ func verifyCommand() *cobra.Command {
 		Short: "Check a receipt, a session's evidence or a certificate of containment, offline",
 		Long: `Verify checks a file of evidence without any network: that every byte is as it
 was written, that the statements are signed by an enrolled gateway and stand in
-the log that the checkpoint signs, that the grants cover the calls, and that no
-call of the session is missing. Each step is PASS, FAIL or NOT DISCLOSED.
+the log that the checkpoint signs, that the grants cover the calls, that people
+have approved and signed what had to be, and that no call of the session is
+missing. Each step is PASS, FAIL or NOT DISCLOSED.
 
 Whose keys count is said by a trust policy, which you should have got from
 somewhere else than the file: 'estover audit trust' prints the server's. Without
