@@ -468,7 +468,7 @@ func TestWordsOfOthers(t *testing.T) {
 	b.put(notify.Spec{Name: "team", Kind: notify.Teams, URL: h.URL + "/teams", AllowPrivate: true})
 	b.put(notify.Spec{Name: "mail", Kind: notify.Email, Server: s.addr, TLS: "none", From: "estover@example.com", AllowPrivate: true})
 	b.clock.Advance(time.Second)
-	evil := "Urgent <https://evil.example/approve|approve here>\r\nBcc: everybody@example.com\n[click](http://evil.example) \u202eevil\u0007 www.evil.example"
+	evil := "Urgent <https://evil.example/approve|approve here>\r\nBcc: everybody@example.com\n[click](http://evil.example) \u202eevil\u0007 www.evil.example Evil.example/approve evil\u3002example ev\u200bil.exa\u200bmple evil.1.example ann@evil.example 3.5"
 	b.asks("apr_1", evil, "user:usr_ann")
 	b.mu.Lock()
 	m := b.requests["apr_1"]
@@ -490,13 +490,29 @@ func TestWordsOfOthers(t *testing.T) {
 		if strings.Contains(text, "mrkdwn") && strings.Count(text, "mrkdwn") != 1 {
 			t.Errorf("more than our link is markup:\n%s", text)
 		}
+		noHost(t, text)
 	}
 	msg := s.read(t)
 	if msg.head.Get("Bcc") != "" || strings.Contains(msg.body, "://evil") || !strings.Contains(msg.body, "approves nothing") {
 		t.Errorf("the letter: %v\n%s", msg.head, msg.body)
 	}
+	noHost(t, msg.body)
 	if subject, err := new(mime.WordDecoder).DecodeHeader(msg.head.Get("Subject")); err != nil || !strings.HasPrefix(subject, "Estover: The agent bot  Subject: approved") {
 		t.Errorf("the subject: %q %v", subject, err)
+	}
+}
+
+// noHost fails if there is the name of a host that is not ours, of which programs
+// make a link without being asked.
+func noHost(t *testing.T, text string) {
+	t.Helper()
+	for _, bad := range []string{"evil.", "evil\u3002", "@example.com", "@evil.", "1.example"} {
+		if strings.Contains(strings.ToLower(text), bad) {
+			t.Errorf("the message has %q:\n%s", bad, text)
+		}
+	}
+	if !strings.Contains(text, "3.5") {
+		t.Errorf("the message has not the number:\n%s", text)
 	}
 }
 

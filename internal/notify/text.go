@@ -16,7 +16,35 @@ const maxWords = 500
 // plain is a text of one line as it may be shown: nothing that cannot be seen,
 // nothing that changes the order in which it is read, and no address that a
 // program would make a link of.
-func plain(s string) string {
+func plain(s string) string { return short(clean(s)) }
+
+// Quoted is a text of somebody else's choosing as it may be shown: [plain] is for
+// what an administrator has named. Programs make links of bare names of hosts too,
+// so no dot stays between two words.
+func Quoted(s string) string {
+	in := []rune(clean(s))
+	var out strings.Builder
+	for i, r := range in {
+		if strings.ContainsRune(dots, r) && i > 0 && i < len(in)-1 && joins(in[i-1], in[i+1]) {
+			out.WriteString("[.]")
+			continue
+		}
+		out.WriteRune(r)
+	}
+	return short(out.String())
+}
+
+// dots are what stands for a dot in the name of a host (IDNA2003, section 3.1).
+const dots = ".\u3002\uff0e\uff61"
+
+// joins reports whether two characters with a dot between them may be within the
+// name of a host, and not in a number.
+func joins(a, b rune) bool {
+	word := func(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) }
+	return word(a) && word(b) && !(unicode.IsDigit(a) && unicode.IsDigit(b))
+}
+
+func clean(s string) string {
 	s = strings.Map(func(r rune) rune {
 		switch {
 		case r == '\n' || r == '\r' || r == '\t':
@@ -30,10 +58,14 @@ func plain(s string) string {
 	for _, lead := range []string{"www.", "mailto:"} {
 		s = strings.ReplaceAll(s, lead, lead[:len(lead)-1]+"["+lead[len(lead)-1:]+"]")
 	}
-	if r := []rune(s); len(r) > maxWords {
-		s = string(r[:maxWords]) + "…"
-	}
 	return strings.TrimSpace(s)
+}
+
+func short(s string) string {
+	if r := []rune(s); len(r) > maxWords {
+		return strings.TrimSpace(string(r[:maxWords])) + "…"
+	}
+	return s
 }
 
 // subjectOf is what a message is about, in a line.
@@ -68,7 +100,7 @@ func (s *saying) lines() []string {
 		all = append(all, plain(l))
 	}
 	if m.Reason != "" {
-		all = append(all, "Reason: "+plain(m.Reason))
+		all = append(all, "Reason: "+Quoted(m.Reason))
 	}
 	if m.Fingerprint != "" {
 		all = append(all, "Fingerprint: "+plain(m.Fingerprint))

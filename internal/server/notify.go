@@ -46,7 +46,7 @@ func (s *Server) matter(ctx context.Context, t estover.TenantID, id string) (m n
 	who := string(r.Requester)
 	if r.Requester.Kind() == estover.UserKind {
 		if name, err := s.facts.people.Name(ctx, t, r.Requester.ID()); err == nil {
-			who = name
+			who = notify.Quoted(name)
 		}
 	}
 	switch {
@@ -64,7 +64,7 @@ func (s *Server) matter(ctx context.Context, t estover.TenantID, id string) (m n
 		}
 		line := name + ": " + strings.Join(item.Actions, ", ")
 		for _, p := range sortedNames(item.Parameters) {
-			line += fmt.Sprintf(", %s: %s", p, strings.Join(item.Parameters[p], " or "))
+			line += fmt.Sprintf(", %s: %s", p, notify.Quoted(strings.Join(item.Parameters[p], " or ")))
 		}
 		m.Lines = append(m.Lines, line)
 	}
@@ -72,10 +72,10 @@ func (s *Server) matter(ctx context.Context, t estover.TenantID, id string) (m n
 		m.Lines = append(m.Lines, "For "+(time.Duration(r.Offer.Seconds)*time.Second).String()+" from the approval on")
 	}
 	if r.Purpose != "" {
-		m.Lines = append(m.Lines, "Purpose: "+r.Purpose)
+		m.Lines = append(m.Lines, "Purpose: "+notify.Quoted(r.Purpose))
 	}
 	for _, name := range sortedNames(r.Context) {
-		m.Lines = append(m.Lines, name+": "+r.Context[name])
+		m.Lines = append(m.Lines, notify.Quoted(name+": "+r.Context[name]))
 	}
 	return m, nil
 }
