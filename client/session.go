@@ -53,8 +53,10 @@ type Session struct {
 // [Want.Session] to get tokens that belong to it, and end it when the task is
 // done.
 func (c *Client) OpenSession(ctx context.Context, t Task) (Session, error) {
-	in := map[string]any{"purpose": t.Purpose, "task": t.About, "ttl_seconds": int64(t.Life / time.Second),
-		"idle_seconds": int64(t.Idle / time.Second), "parent": t.Parent}
+	in := map[string]any{
+		"purpose": t.Purpose, "task": t.About, "ttl_seconds": int64(t.Life / time.Second),
+		"idle_seconds": int64(t.Idle / time.Second), "parent": t.Parent,
+	}
 	var out struct{ Session Session }
 	if err := c.manage(ctx, t.Purpose, "/v1/sessions", in, &out); err != nil {
 		return Session{}, fmt.Errorf("opening a session: %w", err)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
@@ -14,6 +15,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/net/websocket"
 
 	"estover.dev/internal/server"
 )
@@ -23,19 +26,20 @@ type scene struct {
 	*house
 	name, id, secret string // the agent
 	sponsor          string
-	session          string
+	session, parent  string
 	brief            bool // its time is nearly over
 	cert             tls.Certificate
 	helper           *helper
+	sockets          string // the host of an upstream with WebSockets
 }
 
 // scene makes an agent with a sponsor, and opens a session of it.
-func (h *house) scene(t *testing.T, n int64, p *helper, wish map[string]any) *scene {
+func (h *house) scene(t *testing.T, n int64, p *helper, sockets string, wish map[string]any) *scene {
 	t.Helper()
 	at := *h
 	at.t = t
 	_, brief := wish["ttl_seconds"]
-	s := &scene{brief: brief, house: &at, name: fmt.Sprintf("bot-%d", n), sponsor: fmt.Sprintf("sponsor-%d", n)}
+	s := &scene{brief: brief, sockets: sockets, house: &at, name: fmt.Sprintf("bot-%d", n), sponsor: fmt.Sprintf("sponsor-%d", n)}
 	s.helper = &helper{&at, p.id, p.secret}
 	s.must(http.MethodPost, "/v1/apply", map[string]any{"set": s.name, "files": []map[string]string{{"path": "scene.yaml", "text": fmt.Sprintf(`
 apiVersion: estover.dev/v1
@@ -52,6 +56,11 @@ apiVersion: estover.dev/v1
 kind: Grant
 metadata: {name: %[1]s-reads}
 spec: {agent: %[1]s, resource: crm, actions: [item.read, slow.read], purposes: [support], class: confidential}
+---
+apiVersion: estover.dev/v1
+kind: Grant
+metadata: {name: %[1]s-talks}
+spec: {agent: %[1]s, resource: sockets, actions: [talk], purposes: [support], class: confidential}
 `, s.name, s.sponsor)}}}, nil)
 	var c struct {
 		ID string `json:"client_id"`
@@ -67,6 +76,10 @@ spec: {agent: %[1]s, resource: crm, actions: [item.read, slow.read], purposes: [
 		body[k] = v
 	}
 	var opened struct{ Session struct{ ID string } }
+	if body["parent"] == true {
+		s.must(http.MethodPost, "/v1/sessions", map[string]any{"agent": s.name, "purpose": "support"}, &opened)
+		s.parent, body["parent"] = opened.Session.ID, opened.Session.ID
+	}
 	s.must(http.MethodPost, "/v1/sessions", body, &opened)
 	s.session = opened.Session.ID
 	return s
@@ -169,6 +182,22 @@ var belongs = []struct {
 			io.Closer
 		}{res.Body, conn}, s.t)
 	}},
+	{"connections", "a WebSocket through the forward proxy", func(s *scene) func() bool {
+		conn, err := tls.Dial("tcp", s.config.Gateway, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{s.cert}, NextProtos: []string{"http/1.1"}})
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "GET http://%s/v1/talk HTTP/1.1\r\nHost: %[1]s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nOrigin: http://%[1]s\r\n"+
+			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", s.sockets)
+		in := bufio.NewReader(conn)
+		if res, err := http.ReadResponse(in, nil); err != nil || res.StatusCode != http.StatusSwitchingProtocols {
+			s.t.Fatalf("a WebSocket through the forward proxy: %v %v", res, err)
+		}
+		return flows(struct {
+			io.Reader
+			io.Closer
+		}{in, conn}, s.t)
+	}},
 	{"connections", "the session's certificate", func(s *scene) func() bool {
 		return func() bool {
 			conn, err := tls.Dial("tcp", s.config.Gateway, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{s.cert}, NextProtos: []string{"http/1.1"}})
@@ -241,6 +270,9 @@ var ends = []struct {
 		s.must(http.MethodPost, "/v1/sessions/"+s.session+"/end", map[string]string{"cause": "enough"}, nil)
 	}},
 	{"its time is over", map[string]any{"ttl_seconds": 3}, func(s *scene) { s.gone() }},
+	{"what it is a part of is ended", map[string]any{"parent": true}, func(s *scene) {
+		s.must(http.MethodPost, "/v1/sessions/"+s.parent+"/end", map[string]string{"cause": "enough"}, nil)
+	}},
 	{"the agent is contained", nil, func(s *scene) {
 		s.must(http.MethodPost, "/v1/containments", map[string]string{"agent": s.name, "reason": "a drill"}, nil)
 	}},
@@ -302,11 +334,24 @@ func TestNothingSurvivesASession(t *testing.T) {
 	}
 	each(t, func(t *testing.T, h *house) {
 		p := h.helper()
+		talk := httptest.NewServer(websocket.Handler(func(c *websocket.Conn) { _, _ = io.Copy(io.Discard, c) }))
+		t.Cleanup(talk.Close)
+		sockets := strings.TrimPrefix(talk.URL, "http://")
+		h.must(http.MethodPost, "/v1/apply", map[string]any{"set": "sockets", "files": []map[string]string{{"path": "sockets.yaml", "text": `
+apiVersion: estover.dev/v1
+kind: Resource
+metadata: {name: sockets}
+spec:
+  base_url: ` + talk.URL + `
+  allow_private: [127.0.0.0/8]
+  class: confidential
+  actions: [{name: talk, method: GET, path: /v1/talk}]
+`}}}, nil)
 		var n atomic.Int64
 		for _, c := range ends {
 			t.Run(c.name, func(t *testing.T) {
 				t.Parallel()
-				s := h.scene(t, n.Add(1), p, c.wish)
+				s := h.scene(t, n.Add(1), p, sockets, c.wish)
 				works := make([]func() bool, len(belongs))
 				var wg sync.WaitGroup
 				for i, b := range belongs {
