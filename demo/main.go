@@ -137,7 +137,7 @@ func look(ctx context.Context, t *teller, s *story.Stage, held, of int, bin stri
 		"estover event list --outcome refused", "what was refused",
 		"estover session list", "the tasks; then: estover session show SESSION",
 		"estover session replay SESSION", "what went through the gateway",
-		"estover agent show support-bot", "its hold; then: estover agent lift support-bot HOLD --reason …",
+		"estover agent show support-bot", "its hold; then: estover contain lift HOLD --reason …, and somebody else approves it",
 		"estover run --agent support-bot --purpose support -- curl $CRM_URL/v1/customers", "any program, once it is lifted",
 		"estover audit verify", "every entry of the log",
 		"less "+filepath.Join(s.Dir, "company.yaml"), "what the company is made of",

@@ -201,7 +201,11 @@ func agentHold(s *settings) *cobra.Command {
 				return err
 			}
 			return s.show(cmd.OutOrStdout(), h, func(t *table) {
-				t.row(fmt.Sprintf("%s is %s (%s). Lift it with: estover agent lift %s %s --reason …", args[0], h.Kind, h.ID, args[0], h.ID))
+				lift := fmt.Sprintf("Lift it with: estover agent lift %s %s --reason …", args[0], h.ID)
+				if h.Kind == agent.Quarantine {
+					lift = fmt.Sprintf("Two people lift it; ask for it with: estover contain lift %s --reason …", h.ID)
+				}
+				t.row(fmt.Sprintf("%s is %s (%s). %s", args[0], h.Kind, h.ID, lift))
 			})
 		},
 	}
@@ -215,6 +219,8 @@ func agentLift(s *settings) *cobra.Command {
 	var reason string
 	c := &cobra.Command{
 		Use: "lift AGENT HOLD", Short: "Take one hold away; the others stay",
+		Long: `Lift takes one hold of an agent away, and the others stay. A quarantine, which is
+what a containment leaves, takes two people: 'estover contain lift'.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 2 {
 				return usageError{errors.New("estover agent lift needs the agent and the hold; 'estover agent show' lists its holds")}

@@ -365,7 +365,7 @@ func (s *Stage) contain(ctx context.Context) (string, error) {
 	if err := s.quiet(ctx); err != nil {
 		return "", err
 	}
-	s.say("It does not get up again either, until a person lifts the hold:")
+	s.say("It does not get up again either, until two people lift the hold:")
 	calls := len(s.Company.Calls())
 	again, err := s.run(ctx, "support", "work")
 	if err != nil {
