@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"estover.dev/internal/session"
 )
 
 // TestSocket tells sockets apart that share a port and have different
@@ -40,5 +42,34 @@ func TestSocket(t *testing.T) {
 	}
 	if c, _ := socket(own, 1); c != "" {
 		t.Errorf("a socket that is not there is %q", c)
+	}
+}
+
+// TestBinding finds out on this machine to what a session can be bound, and lets
+// in whom the answer lets in.
+func TestBinding(t *testing.T) {
+	if bound, err := binding(); bound != session.ByProcess || err != nil {
+		t.Errorf("a session can be bound to %s (%v), want process", bound, err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	out, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	in, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	// The connection is ours: of this user, and of no program that was started.
+	for bound, want := range map[session.Bound]bool{session.ByProcess: false, session.ByUser: true, session.ByNothing: true} {
+		if got := (&tree{bound: bound}).owns(in); got != want {
+			t.Errorf("bound to %s, a connection of this process is let in: %v, want %v", bound, got, want)
+		}
 	}
 }
