@@ -21,7 +21,8 @@
 // A tunnel confers nothing: every request in it is decided for itself. Streams
 // are long requests, so whatever changes about a session, an agent, its grants,
 // a resource or the policy is applied to them at once: what would not be
-// allowed any more is cut.
+// allowed any more, or only along with an obligation that it was begun without, is
+// cut.
 package duty
 
 import (
