@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"estover.dev/attest"
+	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/policy"
 )
 
 // A drill.
@@ -68,6 +70,60 @@ func TestDrill(t *testing.T) {
 			t.Errorf("an agent holds a drill: %d %s, want 403", status, body)
 		}
 	})
+}
+
+// A server that is told to holds drills by itself, the first one at once, and tells
+// in its log of one that is too slow.
+func TestDrillBySchedule(t *testing.T) {
+	h := build(t, dbtest.SQLite(t))
+	h.restart(func() { h.config.DrillEvery, h.config.DrillBound = "1m", "1ms" })
+	var list struct {
+		Items []struct {
+			By, Error string
+			Slow      bool
+		}
+	}
+	h.until("a drill was held", func() bool {
+		h.must(http.MethodGet, "/v1/drills", nil, &list)
+		return len(list.Items) > 0
+	})
+	if d := list.Items[0]; d.By != "system:drill" || !d.Slow || d.Error != "" {
+		t.Errorf("the drill by the schedule is %+v", d)
+	}
+	h.until("the log says that it was slow", func() bool {
+		return strings.Contains(h.logs.String(), "a drill of the kill switch was too slow or failed")
+	})
+}
+
+// A policy may want two people even where an administrator is alone.
+func TestNobodyLiftsAlone(t *testing.T) {
+	h := build(t, dbtest.SQLite(t))
+	h.activate(append(policy.Starter(), policy.File{Path: "containment.rego", Text: `# METADATA
+# title: Containment
+# description: What holds for the holds of containments.
+package tenant.containment
+
+# METADATA
+# title: Nobody lifts alone
+# description: The hold of a containment is lifted by two people.
+# custom:
+#   next: Make somebody else an approver, and ask again.
+deny contains "nobody_lifts_alone" if input.op == "containment.lift"
+`}))
+	var done contained
+	h.must(http.MethodPost, "/v1/containments", map[string]string{"agent": "bot", "reason": "a drill"}, &done)
+	if status, body := h.do(http.MethodPost, "/v1/holds/"+done.Hold+"/lift", h.token, map[string]string{"reason": "mine"}); h.code(body) != "nobody_lifts_alone" {
+		t.Errorf("lifting a hold alone, where policy denies it: %d %s", status, body)
+	}
+	h.must(http.MethodPost, "/v1/people", map[string]any{"name": "bob", "roles": []string{"approver"}}, nil)
+	var asked struct{ Request string }
+	h.must(http.MethodPost, "/v1/holds/"+done.Hold+"/lift", map[string]string{"reason": "the prompt was mended"}, &asked)
+	if status, body := h.do(http.MethodPost, "/v1/access/requests/"+asked.Request+"/approve", h.invite("bob"), map[string]any{}); status != http.StatusOK {
+		t.Errorf("an approver approves it: %d %s", status, body)
+	}
+	if status, body := h.do(http.MethodGet, "/u/crm/v1/items/7", h.accessToken(""), nil); status != http.StatusOK {
+		t.Errorf("after the hold was lifted: %d %s", status, body)
+	}
 }
 
 // The emergency codes let somebody in who has no token, and the log is loud.

@@ -701,6 +701,10 @@ func TestConfig(t *testing.T) {
 		{func(c *server.Config) { c.TLSCert = "a.pem" }, "--tls-key"},
 		{func(c *server.Config) { c.Proxies = []string{"10.0.0.1"} }, "--trusted-proxy"},
 		{func(c *server.Config) { c.ProxyCerts = true }, "--proxy-certificates"},
+		{func(c *server.Config) { c.Control = "0.0.0.0:8445" }, "--control"},
+		{func(c *server.Config) { c.Control = "here" }, "--control"},
+		{func(c *server.Config) { c.DrillEvery = "1s" }, "--drill-every"},
+		{func(c *server.Config) { c.DrillBound = "1h" }, "--drill-bound"},
 		{func(c *server.Config) { c.Database = "mysql://" }, "sqlite:FILE or postgres"},
 		{func(c *server.Config) { c.RootKey = "file:" + filepath.Join(c.Data, "root.key") }, "root key"},
 	} {
