@@ -1,0 +1,4 @@
+package db
+
+// Waiting is how much work waits for the writer of SQLite.
+func Waiting(d *DB) int { return len(d.writer.queue) + len(d.writer.first) }
