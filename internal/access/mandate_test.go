@@ -343,6 +343,54 @@ func TestDecay(t *testing.T) {
 	})
 }
 
+// TestDecayOfEligible: what was made of an eligible grant that is suspended covers
+// nothing, and cannot be used without that one's budgets.
+func TestDecayOfEligible(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		clock := dbtest.NewClock(d)
+		gd := guardtest.New(t, d, guardtest.AllowAll)
+		a, ctx := access.New(gd, withSessions()), t.Context()
+		day := 24 * time.Hour
+		s := spec("may")
+		s.Kind, s.Budgets, s.UnusedAfter = access.Eligible, access.Budgets{Calls: 1}, int64(day/time.Second)
+		eligible := put(t, a, s)
+		made := activate(t, gd, a, eligible.ID, access.Activation{For: 60 * day})
+		covers := func() (drawn int, fit access.Fit) {
+			t.Helper()
+			grants, err := a.Grants(ctx, ada.Tenant, "agt_bot")
+			if err != nil {
+				t.Fatal(err)
+			}
+			g, fit := access.Entitled(d.Now(), grants, access.Call{Resource: s.Resource, Action: s.Actions[0], Class: s.Class, Purpose: s.Purposes[0]})
+			if fit == access.Granted {
+				drawn = len(access.Drawn(grants, g, access.Worker{}))
+			}
+			return drawn, fit
+		}
+		if drawn, fit := covers(); fit != access.Granted || drawn != 1 {
+			t.Fatalf("%s fits %d, and draws on %d accounts", made.Name, fit, drawn)
+		}
+		for _, wait := range []time.Duration{2 * day, access.Notice + day} {
+			clock.Advance(wait)
+			if err := a.Decay(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if g, err := a.Get(ctx, ada, eligible.ID); err != nil || g.State != access.Suspended {
+			t.Fatalf("the eligible grant is %+v, %v", g, err)
+		}
+		if drawn, fit := covers(); fit != access.NotGranted {
+			t.Errorf("while it is suspended what was made of it fits %d, and draws on %d accounts", fit, drawn)
+		}
+		if _, err := a.Resume(ctx, ada, eligible.ID); err != nil {
+			t.Fatal(err)
+		}
+		if drawn, fit := covers(); fit != access.Granted || drawn != 1 {
+			t.Errorf("when it is back, what was made of it fits %d, and draws on %d accounts", fit, drawn)
+		}
+	})
+}
+
 // TestUsedCostsNoWrite: the last use is written down once an hour.
 func TestUsedCostsNoWrite(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {

@@ -35,7 +35,8 @@ var ErrRestore = &estover.Error{Kind: estover.Invalid, Code: "restore_invalid", 
 
 // Restore puts the grants of an agent back to what they were at a time, in one
 // transaction. With try it does nothing, and says what it would do. What came of
-// a request or belonged to a session is not given again: that was for a task.
+// a request or belonged to a session is not given again: that was for a task. Nor
+// is what was taken of budgets: it counts for the grant that is given again.
 func (a *Access) Restore(ctx context.Context, caller estover.Caller, agent string, at time.Time, reason string, try bool) (r Restoration, err error) {
 	at = at.UTC().Truncate(time.Microsecond)
 	op := guard.Op{Action: "access.restore", Target: string(estover.Agent(agent)), Detail: map[string]any{"at": at, "reason": reason}}
@@ -62,12 +63,20 @@ func (a *Access) Restore(ctx context.Context, caller estover.Caller, agent strin
 			}
 		}
 		for i, old := range r.Give {
+			if old.EndedAt.IsZero() { // it sleeps, and must not wake up beside the other
+				if err := a.endOne(ctx, tx, old, "access was put back: "+reason); err != nil {
+					return err
+				}
+			}
 			g := Grant{ID: estover.NewID("grt"), Spec: old.Spec, ManagedBy: old.ManagedBy, CreatedAt: tx.Now(), CreatedBy: caller.Subject, Epoch: 1}
 			if g.Name, err = a.free(ctx, tx, old, g.ID); err != nil {
 				return err
 			}
 			g.State = g.StateAt(tx.Now())
 			if err := insert(ctx, tx.Tx, g); err != nil {
+				return err
+			}
+			if err := carry(ctx, tx.Tx, old.ID, g.ID); err != nil {
 				return err
 			}
 			r.Give[i] = g
@@ -95,7 +104,7 @@ func (a *Access) free(ctx context.Context, tx *guard.Tx, old Grant, id string) (
 	case held.Agent != old.Agent:
 		return id, nil
 	}
-	return old.Name, a.endOne(ctx, tx, held, "access was put back") // its time is over, or it sleeps
+	return old.Name, a.endOne(ctx, tx, held, "access was put back") // its time is over
 }
 
 func idsOf(grants []Grant) []string {

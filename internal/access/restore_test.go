@@ -171,3 +171,59 @@ func TestRestore(t *testing.T) {
 		}
 	})
 }
+
+// TestRestoreKeepsWhatWasSpent: a grant that is given again has no more left of its
+// budgets than it had when it ended.
+func TestRestoreKeepsWhatWasSpent(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		clock := dbtest.NewClock(d)
+		a, ctx := open(t, d), t.Context()
+		s := spec("few")
+		s.Budgets = access.Budgets{Calls: 3, Seconds: 3600}
+		old := put(t, a, s)
+		at, begun := d.Now(), d.Now().Add(time.Minute)
+		clock.Advance(time.Minute)
+		for range 2 {
+			if _, err := a.Charge(ctx, ada.Tenant, access.Drawn([]access.Grant{old}, &old, access.Worker{}), access.Amount{Calls: 1}, db.Append{Tenant: ada.Tenant}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := a.End(ctx, ada, old.ID, "a mistake"); err != nil {
+			t.Fatal(err)
+		}
+		clock.Advance(time.Minute)
+		r, err := a.Restore(ctx, ada, s.Agent, at, "it was a mistake", false)
+		if err != nil || len(r.Give) != 1 {
+			t.Fatalf("put back was %+v, %v", r, err)
+		}
+		again := r.Give[0]
+		if got := spentOf(t, a, again.ID); got.Calls != 2 || got.BegunAt.Before(begun) || got.BegunAt.After(begun.Add(time.Minute)) {
+			t.Errorf("of the grant that was given again is taken %+v, want 2 calls since %s", got, begun)
+		}
+		made := 0
+		for range 3 {
+			if _, err := a.Charge(ctx, ada.Tenant, access.Drawn([]access.Grant{again}, &again, access.Worker{}), access.Amount{Calls: 1}, db.Append{Tenant: ada.Tenant}); err == nil {
+				made++
+			}
+		}
+		if made != 1 {
+			t.Errorf("%d calls were made on what was left of one", made)
+		}
+		// One that sleeps does not wake up beside what is given in its place.
+		s.Name, s.Budgets.Seconds, s.UnusedAfter = "", 0, 3600
+		asleep := put(t, a, s)
+		at = d.Now()
+		for range 2 {
+			clock.Advance(access.Notice + 2*time.Hour)
+			if err := a.Decay(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if r, err = a.Restore(ctx, ada, s.Agent, at, "it was needed", false); err != nil || !slices.ContainsFunc(r.Give, func(g access.Grant) bool { return g.UnusedAfter > 0 }) {
+			t.Fatalf("put back was %+v, %v", r, err)
+		}
+		if _, err := a.Resume(ctx, ada, asleep.ID); !errors.Is(err, access.ErrEnded) {
+			t.Errorf("waking up what was given again: %v, want ErrEnded", err)
+		}
+	})
+}

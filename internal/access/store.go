@@ -216,6 +216,14 @@ func works(ctx context.Context, tx *db.Tx, id string, w Worker) (bool, error) {
 	return err == nil, err
 }
 
+// carry has what was taken of the budgets of one grant count for another.
+func carry(ctx context.Context, tx *db.Tx, from, to string) error {
+	_, err := tx.Exec(ctx, `update access_spent
+		set calls = o.calls, rows_out = o.rows_out, records = o.records, bytes_out = o.bytes_out, money = o.money, begun_at = o.begun_at
+		from access_spent o where access_spent.tenant_id = $1 and access_spent.id = $3 and o.tenant_id = $1 and o.id = $2`, tx.Tenant(), from, to)
+	return err
+}
+
 // giveBack takes less of a grant's budgets than was reserved.
 func giveBack(ctx context.Context, tx *db.Tx, id string, a Amount) error {
 	_, err := tx.Exec(ctx, `update access_spent set calls = calls - $3, rows_out = rows_out - $4, records = records - $5,

@@ -270,15 +270,16 @@ type refused struct {
 
 // Load is what a [guard.Cache] of the kind "grants" calls: the grants of an agent
 // that have neither ended nor expired, are not suspended and stand up to
-// verification, the oldest first.
+// verification, the oldest first. What was made of an eligible grant is among them
+// only if that is.
 func (a *Access) Load(ctx context.Context, tx *db.Tx, agent string) ([]Grant, error) {
 	grants, err := load(ctx, tx, agent)
-	if err != nil || a.Verify == nil {
-		return grants, err
+	if err != nil {
+		return nil, err
 	}
 	good := grants[:0]
 	for _, g := range grants {
-		if g.Request != "" {
+		if g.Request != "" && a.Verify != nil {
 			if err := a.Verify(ctx, tx, g); err != nil {
 				if estover.KindOf(err) == estover.Unavailable || ctx.Err() != nil {
 					return nil, err
@@ -289,7 +290,11 @@ func (a *Access) Load(ctx context.Context, tx *db.Tx, agent string) ([]Grant, er
 		}
 		good = append(good, g)
 	}
-	return good, nil
+	there := map[string]bool{}
+	for i := range good {
+		there[good[i].ID] = true
+	}
+	return slices.DeleteFunc(good, func(g Grant) bool { return g.ActivatedFrom != "" && !there[g.ActivatedFrom] }), nil
 }
 
 // refuse puts on record that a grant is not what was approved. It returns at
