@@ -446,3 +446,67 @@ func TestContainUnderLoad(t *testing.T) {
 		}
 	})
 }
+
+// What who runs the server contains reaches another organisation, also on another
+// node, and is nothing that the organisation can lift; what an organisation
+// contains reaches nobody else.
+func TestContainAcross(t *testing.T) {
+	h := build(t, dbtest.Postgres(t))
+	acme := h.found("acme", "127.0.0.0/8")
+	acme.apply()
+	second := &house{t: t, key: h.key, logs: &syncBuffer{}, addr: freeAddr(t)}
+	second.config = h.config
+	second.config.Data, second.config.Listen, second.config.Gateway = filepath.Join(t.TempDir(), "data"), second.addr, freeAddr(t)
+	second.config.RootKey, second.config.Issuer = "file:"+filepath.Join(h.config.Data+"-keys", "root.key"), h.issuer()
+	second.start()
+	there := *acme
+	there.addr = second.addr + "/t/acme"
+	item := func(at *house, token string) int {
+		status, _ := at.do(http.MethodGet, "/u/crm/v1/items/7", token, nil)
+		return status
+	}
+	for _, c := range []struct{ scope, target string }{{"tenant", "acme"}, {"everything", ""}} {
+		session := acme.openSession()
+		token, own := acme.accessToken(session), h.accessToken("")
+		second.until("the other node takes the token", func() bool { return item(&there, token) == http.StatusOK })
+		stream := there.stream(token)
+		var done contained
+		h.must(http.MethodPost, "/v1/containments", map[string]string{"scope": c.scope, "target": c.target, "reason": "a drill"}, &done)
+		h.dead(c.scope+", on another node", stream)
+		second.until("the other node refuses the token", func() bool { return item(&there, token) == http.StatusUnauthorized })
+		if status := acme.tokenStatus(); status == http.StatusOK {
+			t.Errorf("a token of acme after the containment of %s", c.scope)
+		}
+		if want := map[string]int{"tenant": http.StatusOK, "everything": http.StatusUnauthorized}[c.scope]; item(h, own) != want {
+			t.Errorf("a token of the default tenant after the containment of %s: want %d", c.scope, want)
+		}
+		var ended struct{ State string }
+		acme.must(http.MethodGet, "/v1/sessions/"+session, nil, &ended)
+		if ended.State != "ended" {
+			t.Errorf("a session of acme after the containment of %s is %s", c.scope, ended.State)
+		}
+		if status, body := acme.do(http.MethodPost, "/v1/holds/"+done.Hold+"/lift", acme.token, map[string]string{"reason": "mine"}); h.code(body) != "hold_not_found" {
+			t.Errorf("acme lifts what it did not raise: %d %s", status, body)
+		}
+		h.must(http.MethodPost, "/v1/holds/"+done.Hold+"/lift", map[string]string{"reason": "the drill is over"}, nil)
+		h.until("acme goes on", func() bool { return acme.tokenStatus() == http.StatusOK })
+	}
+	for what, in := range map[string]map[string]string{
+		"everything":         {"scope": "everything", "reason": "mine"},
+		"the default tenant": {"scope": "tenant", "target": "default", "reason": "mine"},
+		"a tenant of others": {"scope": "tenant", "target": "nobody", "reason": "mine"},
+	} {
+		if status, body := acme.do(http.MethodPost, "/v1/containments", acme.token, in); h.code(body) != "kernel_installation" {
+			t.Errorf("acme contains %s: %d %s", what, status, body)
+		}
+	}
+	own := h.accessToken("")
+	var done contained
+	acme.must(http.MethodPost, "/v1/containments", map[string]string{"scope": "tenant", "reason": "we are looking"}, &done)
+	if status := acme.tokenStatus(); status == http.StatusOK {
+		t.Error("a token of acme after it has contained itself")
+	}
+	if item(h, own) != http.StatusOK {
+		t.Error("what acme contains reaches the default tenant")
+	}
+}
