@@ -137,6 +137,8 @@ var (
 	ErrRetired = &estover.Error{Kind: estover.Conflict, Code: "agent_retired", Detail: "The agent is retired, and that is final. Create another one under another name."}
 	// ErrNotActive is returned when an agent is to act that may not.
 	ErrNotActive = &estover.Error{Kind: estover.Denied, Code: "agent_not_active", Detail: "The agent may not act."}
+	// ErrHeldTogether is returned when an agent would leave what is held as a whole.
+	ErrHeldTogether = &estover.Error{Kind: estover.Conflict, Code: "agent_held_together", Detail: "The agent is held along with others, by its blueprint or its sponsor, and keeps both until that hold is lifted. `estover contain holds` lists which it is."}
 	// ErrPurpose is returned when an agent is to do something for a purpose that it has not declared.
 	ErrPurpose = &estover.Error{Kind: estover.Invalid, Code: "purpose_not_declared", Detail: "The agent has not declared this purpose. Add it to the agent first."}
 )
@@ -335,6 +337,9 @@ func (r *Registry) Update(ctx context.Context, caller estover.Caller, id string,
 				return err
 			}
 		}
+		if err := r.stays(ctx, tx.Tx, a.Spec, spec); err != nil {
+			return err
+		}
 		tx.Note("before", a.Spec)
 		tx.Note("after", spec)
 		if narrows(a.Spec, spec) {
@@ -347,6 +352,25 @@ func (r *Registry) Update(ctx context.Context, caller estover.Caller, id string,
 		return update(ctx, tx.Tx, a)
 	})
 	return a, err
+}
+
+// stays refuses a change by which an agent would come from under a hold that it
+// has along with others.
+func (r *Registry) stays(ctx context.Context, tx *db.Tx, old, s Spec) error {
+	if s.Blueprint == old.Blueprint && s.Sponsor == old.Sponsor {
+		return nil
+	}
+	wide, err := r.wide(ctx, tx)
+	if err != nil {
+		return err
+	}
+	after := wide(s.Blueprint, s.Sponsor)
+	for _, h := range wide(old.Blueprint, old.Sponsor) {
+		if !slices.ContainsFunc(after, func(o Hold) bool { return o.ID == h.ID }) {
+			return ErrHeldTogether
+		}
+	}
+	return nil
 }
 
 func (r *Registry) checkSponsor(ctx context.Context, tx *db.Tx, person string) error {

@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -56,6 +57,52 @@ func TestRetire(t *testing.T) {
 		}
 		if _, err := r.Create(ctx, ada, spec("bot"), agent.Origin{}); !errors.Is(err, agent.ErrNameTaken) {
 			t.Errorf("using its name again: %v, want ErrNameTaken", err)
+		}
+	})
+}
+
+// What covers an agent along with others is not shaken off by making it one of
+// another kind, or somebody else's: that would lift the hold of it on one word.
+func TestNoWayFromUnderAHold(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		held := map[string]bool{} // by blueprint or sponsor
+		o := options
+		o.Wide = func(context.Context, *db.Tx) (func(blueprint, sponsor string) []agent.Hold, error) {
+			return func(blueprint, sponsor string) (all []agent.Hold) {
+				for _, what := range []string{blueprint, sponsor} {
+					if held[what] {
+						all = append(all, agent.Hold{ID: "hld_" + what, Kind: agent.Quarantine})
+					}
+				}
+				return all
+			}, nil
+		}
+		r, ctx := agent.New(guardtest.New(t, d, guardtest.AllowAll), o), t.Context()
+		a := create(t, r, spec("bot"))
+		for _, what := range []string{"invoices", "usr_ada"} {
+			clear(held)
+			held[what] = true
+			changed := get(t, r, a.ID).Spec
+			if what == "invoices" {
+				changed.Blueprint = "dunning"
+			} else {
+				changed.Sponsor = "usr_bob"
+			}
+			if _, err := r.Update(ctx, ada, a.ID, changed); !errors.Is(err, agent.ErrHeldTogether) {
+				t.Errorf("leaving %s, which is held: %v, want ErrHeldTogether", what, err)
+			}
+			if got := get(t, r, a.ID); got.Status != agent.Quarantined {
+				t.Errorf("the agent is %s", got.Status)
+			}
+			same := get(t, r, a.ID).Spec
+			same.Team = what
+			if _, err := r.Update(ctx, ada, a.ID, same); err != nil {
+				t.Errorf("changing something else: %v", err)
+			}
+			clear(held)
+			if _, err := r.Update(ctx, ada, a.ID, changed); err != nil {
+				t.Errorf("leaving %s when the hold is lifted: %v", what, err)
+			}
 		}
 	})
 }
