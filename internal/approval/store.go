@@ -300,11 +300,6 @@ func scanAbsence(row scanner) (a Absence, err error) {
 	return a, err
 }
 
-func findAbsence(ctx context.Context, tx *db.Tx, person string) (Absence, error) {
-	return scanAbsence(tx.QueryRow(ctx, "select "+absenceColumns+" from person_absence where tenant_id = $1 and person_id = $2 and until > $3",
-		tx.Tenant(), person, tx.Now()))
-}
-
 // absences are those that go on: all, or those in which somebody is the deputy.
 func absences(ctx context.Context, tx *db.Tx, deputy string) (all []Absence, err error) {
 	rows, err := tx.Query(ctx, "select "+absenceColumns+` from person_absence

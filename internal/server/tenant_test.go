@@ -245,8 +245,8 @@ func TestTenantIsDisabledOnAnotherNode(t *testing.T) {
 		"a token": func() (int, string) {
 			return there.send(http.MethodPost, "/oauth/token", "", url.Values{"grant_type": {"client_credentials"}, "client_id": {acme.agent}, "client_secret": {acme.secret}, "session": {session}})
 		},
-		"the API":       func() (int, string) { return there.send(http.MethodGet, "/v1/agents", acme.token, nil) },
-		"a route":       func() (int, string) { return there.send(http.MethodGet, "/u/crm/v1/items/7", token, nil) },
+		"the API": func() (int, string) { return there.send(http.MethodGet, "/v1/agents", acme.token, nil) },
+		"a route": func() (int, string) { return there.send(http.MethodGet, "/u/crm/v1/items/7", token, nil) },
 		"introspection": func() (int, string) {
 			return there.send(http.MethodPost, "/oauth/introspect", "", url.Values{"client_id": {acme.agent}, "client_secret": {acme.secret}, "token": {token}})
 		},
