@@ -20,6 +20,9 @@
 //   - what nothing permits and nothing denies goes to people, under the
 //     strictest of what the obligations of the type "approval" demand ([Rule]).
 //
+// Whoever approves access asks policy once more: what it has come to deny, or to
+// want more for, is not approved under the rule of before.
+//
 // A person decides for others only. Nobody decides about their own request, or
 // about one of an agent in whose chain they stand; no agent decides anything.
 // Each has one vote. A vote counts when the last one is given: whoever was
@@ -255,6 +258,9 @@ var (
 	ErrWider = &estover.Error{Kind: estover.Invalid, Code: "request_wider", Detail: "That is more than what is on the table. A request can be approved as it is, or narrower."}
 	// ErrChanged is returned when what is on the table is not what the person has seen.
 	ErrChanged = &estover.Error{Kind: estover.Conflict, Code: "request_changed", Detail: "What is on the table is not what you have seen. Look at the request again."}
+	// ErrStricter is returned when policy has come to want more for what was asked for
+	// than the request's rule does.
+	ErrStricter = &estover.Error{Kind: estover.Conflict, Code: "request_policy_changed", Detail: "Policy wants more for this than it did when it was asked for. Deny the request, so that it can be asked for again under the rule that holds by now."}
 	// ErrUnsigned is returned when a vote lacks the signature that policy wants.
 	ErrUnsigned = &estover.Error{Kind: estover.Denied, Code: "request_unsigned", Detail: "Policy wants this approval signed: approve it on its page with a passkey, or with `estover access approve --ssh-key`."}
 	// ErrNote is returned when a request is denied without a word.

@@ -442,6 +442,70 @@ func TestPeopleDecide(t *testing.T) {
 	})
 }
 
+// What policy says when people approve counts, and not only what it said when they
+// were asked.
+func TestPolicyChangesMeanwhile(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := open(t, d)
+		ctx := t.Context()
+		quorum := func(n int64) []guard.Obligation { return demand(map[string]any{"quorum": n}) }
+		for name, c := range map[string]struct {
+			change func()
+			want   error
+		}{
+			"two must approve":      {func() { h.demands = quorum(2) }, approval.ErrStricter},
+			"it must be signed":     {func() { h.demands = demand(map[string]any{"signed": true}) }, approval.ErrStricter},
+			"others decide":         {func() { h.demands = demand(map[string]any{"roles": []string{"admin"}}) }, approval.ErrStricter},
+			"the sponsor may not":   {func() { h.demands = demand(map[string]any{"exclude_sponsor": true}) }, approval.ErrStricter},
+			"nobody may":            {func() { h.demands = demand(map[string]any{"roles": []string{}}) }, approval.ErrNobody},
+			"it needs nobody":       {func() { h.permits = []string{"customer.read"} }, nil},
+			"it is as it was":       {func() {}, nil},
+			"nothing but the other": {func() { h.denies = []string{"customer.delete"} }, nil},
+		} {
+			h.change(func() { h.demands, h.denies, h.permits = quorum(1), nil, nil })
+			r, before := h.ask(t, bot, reading()), h.live(t)
+			h.change(c.change)
+			got, err := h.Approve(ctx, bob, r.ID, approval.Choice{})
+			if c.want != nil {
+				is(t, name, err, c.want)
+				if n := h.live(t) - before; n != 0 {
+					t.Errorf("%s: %d grants were made", name, n)
+				}
+				if _, err := h.Deny(ctx, bob, r.ID, "policy has changed"); err != nil {
+					t.Errorf("%s: denying it: %v", name, err)
+				}
+				continue
+			}
+			if err != nil || got.State != approval.Approved {
+				t.Errorf("%s: approving is %s, %v", name, got.State, err)
+			}
+		}
+
+		h.change(func() { h.demands, h.denies, h.permits = quorum(2), nil, nil })
+		r, before := h.ask(t, bot, reading("customer.read", "customer.delete")), h.live(t)
+		if _, err := h.Approve(ctx, bob, r.ID, approval.Choice{}); err != nil {
+			t.Fatal(err)
+		}
+		h.change(func() { h.denies = []string{"customer.delete"} })
+		var refusal *guard.Refusal
+		if _, err := h.Approve(ctx, cy, r.ID, approval.Choice{}); !errors.As(err, &refusal) || h.live(t) != before {
+			t.Errorf("approving what is forbidden by now: %v, %d grants", err, h.live(t)-before)
+		}
+		_, err := h.Approve(ctx, dan, r.ID, approval.Choice{})
+		is(t, "approving it as somebody who has nothing to do with it", err, approval.ErrNotFound)
+		only := approval.Choice{Narrow: []approval.Item{{Resource: "res_crm", Actions: []string{"customer.read"}}}}
+		for _, c := range []estover.Caller{cy, bob} {
+			if _, err := h.Approve(ctx, c, r.ID, only); err != nil {
+				t.Errorf("approving what is not forbidden: %v", err)
+			}
+			only.Narrow = nil
+		}
+		if h.live(t) != before+1 {
+			t.Errorf("%d grants were made, want 1", h.live(t)-before)
+		}
+	})
+}
+
 func TestQuorum(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		h := open(t, d)

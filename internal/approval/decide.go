@@ -43,6 +43,9 @@ func (a *Approvals) Approve(ctx context.Context, caller estover.Caller, id strin
 			return r, err
 		}
 	}
+	if err := a.still(ctx, caller, id, c); err != nil {
+		return r, err
+	}
 	op := guard.Op{Action: "access.approve", Target: "request:" + id}
 	err = a.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
 		s, err := a.deciding(ctx, tx, caller, id, &r)
@@ -96,6 +99,61 @@ func (a *Approvals) Approve(ctx context.Context, caller estover.Caller, id strin
 		return a.settled(ctx, tx, &r)
 	})
 	return r, err
+}
+
+// still makes sure that policy, as it is by now, lets people approve what they
+// choose of a request for access under its rule: what it has come to deny is
+// refused, and what it wants more for is to be asked for anew. All else that keeps
+// the caller from approving it is for the transaction to say.
+func (a *Approvals) still(ctx context.Context, caller estover.Caller, id string, c Choice) error {
+	var r Request
+	decides := false
+	if err := a.guard.DB().View(ctx, caller.Tenant, func(tx *db.Tx) (err error) {
+		decides = false
+		if r, err = find(ctx, tx, id); err != nil || r.Kind != Access || r.State != Pending {
+			return err
+		}
+		s, err := a.may(ctx, tx, &r, caller.Subject.ID())
+		if err != nil || s.own || len(s.by) == 0 {
+			return err
+		}
+		decides = a.choose(ctx, tx, &r, c) == nil
+		return nil
+	}); err != nil {
+		return err
+	}
+	if !decides {
+		return nil
+	}
+	r.Items, r.Seconds, r.Budgets = r.Offer.Items, r.Offer.Seconds, r.Offer.Budgets
+	questions, err := a.questions(ctx, caller, r)
+	if err != nil {
+		return err
+	}
+	said, err := a.decided(ctx, r.asker(caller), questions)
+	if err != nil {
+		return err
+	}
+	rule, err := stricter(a.Floors[r.Kind], said.obligations)
+	if err != nil {
+		return err
+	}
+	if !r.Rule.meets(rule) {
+		return ErrStricter
+	}
+	return nil
+}
+
+// asker is as whom policy is asked about a request when a person decides about it:
+// as the agent that it is for, in whose name it was asked. How that proved who it
+// is was looked at then.
+func (r *Request) asker(caller estover.Caller) estover.Caller {
+	c := asAgent(caller, *r)
+	c.Strength = estover.ByBound
+	if n := len(r.Chain); n > 0 {
+		c.Subject, c.Actors = r.Chain[n-1], append([]estover.Subject{r.Requester}, r.Chain[:n-1]...)
+	}
+	return c
 }
 
 // deciding locks a request about which the caller may decide.

@@ -84,6 +84,7 @@ func TestModel(t *testing.T) {
 				}
 				return nil
 			}
+			wanted := 0 // by policy, as it was changed last
 			for range rapid.IntRange(1, 14).Draw(t, "steps") {
 				what := rapid.SampledFrom([]string{"ask", "ask", "approve", "approve", "approve", "deny", "cancel", "wait", "expire", "disable", "enable"}).Draw(t, "what")
 				if len(all) == 0 {
@@ -93,6 +94,7 @@ func TestModel(t *testing.T) {
 				switch what {
 				case "ask":
 					quorum := rapid.IntRange(1, 2).Draw(t, "quorum")
+					wanted = quorum
 					h.change(func() { h.demands = demand(map[string]any{"quorum": int64(quorum), "expires_seconds": int64(86400)}) })
 					wish := reading([][]string{{"customer.read"}, {"customer.read", "customer.delete"}}[rapid.IntRange(0, 1).Draw(t, "actions")]...)
 					wish.Items[0].Parameters = map[string][]string{"id": {fmt.Sprint(run)}}
@@ -128,6 +130,9 @@ func TestModel(t *testing.T) {
 						} else if !slices.Equal(m.actions, only) {
 							round, actions, votes = round+1, only, map[estover.Subject]bool{}
 						}
+					}
+					if want == nil && wanted > m.quorum {
+						want = approval.ErrStricter
 					}
 					if want == nil && votes[who.Subject] {
 						want = approval.ErrVoted

@@ -77,6 +77,15 @@ func stricter(floor Rule, demanded []guard.Obligation) (Rule, error) {
 	return r, nil
 }
 
+// meets reports whether a rule demands at least what another does.
+func (r *Rule) meets(other Rule) bool {
+	outside := func(roles, among []string) bool {
+		return slices.ContainsFunc(roles, func(w string) bool { return !slices.Contains(among, w) })
+	}
+	return r.Quorum >= other.Quorum && (r.Signed || !other.Signed) && (r.ExcludeSponsor || !other.ExcludeSponsor) &&
+		!outside(r.Roles, other.Roles) && !outside(r.EscalateTo, slices.Concat(other.Roles, other.EscalateTo))
+}
+
 // both are the words that stand in both lists; a list that is nil says nothing.
 func both(a, b []string) []string {
 	if a == nil {
