@@ -292,14 +292,6 @@ func (a *Approvals) vote(ctx context.Context, tx *db.Tx, id string, v Vote) erro
 
 const absenceColumns = "person_id, deputy_id, until, created_at, created_by"
 
-func scanAbsence(row scanner) (a Absence, err error) {
-	err = row.Scan(&a.Person, &a.Deputy, &a.Until, &a.CreatedAt, &a.CreatedBy)
-	if errors.Is(err, db.ErrNoRows) {
-		err = ErrNoAbsence
-	}
-	return a, err
-}
-
 // absences are those that go on: all, or those in which somebody is the deputy.
 func absences(ctx context.Context, tx *db.Tx, deputy string) (all []Absence, err error) {
 	rows, err := tx.Query(ctx, "select "+absenceColumns+` from person_absence
@@ -309,8 +301,8 @@ func absences(ctx context.Context, tx *db.Tx, deputy string) (all []Absence, err
 	}
 	defer rows.Close()
 	for rows.Next() {
-		a, err := scanAbsence(rows)
-		if err != nil {
+		var a Absence
+		if err := rows.Scan(&a.Person, &a.Deputy, &a.Until, &a.CreatedAt, &a.CreatedBy); err != nil {
 			return nil, err
 		}
 		all = append(all, a)
