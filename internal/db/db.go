@@ -8,8 +8,8 @@
 //     that it writes, and may run more than once: it has no effect outside of
 //     its transaction, and does no I/O, cryptography or policy.
 //   - [DB.Append] is for the hot paths: it inserts rows, provided that others
-//     still have the epoch that the caller saw, and that a [Step] finds its row
-//     if it has one.
+//     still have the epoch that the caller saw, and that each [Step] that it has
+//     finds its row.
 //
 // None of them is called inside another: whoever holds a connection never
 // waits for a second one, so a crowd of requests cannot starve itself.

@@ -261,6 +261,51 @@ func TestStep(t *testing.T) {
 	})
 }
 
+// Several steps are taken together or not at all, also beside neighbours that are
+// written by the same commit: 64 take both of two things of which there are 10 and
+// 7, and 7 can.
+func TestSteps(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		makeNotes(t, d)
+		ctx := t.Context()
+		if err := d.Do(ctx, "acme", func(tx *db.Tx) error { return errors.Join(insert(ctx, tx, "ten"), insert(ctx, tx, "seven")) }); err != nil {
+			t.Fatal(err)
+		}
+		take := func(id string, most int64) db.Step {
+			return db.Step{Text: "update note set epoch = epoch + 1 where tenant_id = $1 and id = $2 and epoch < $3", Args: []any{id, most}}
+		}
+		var wg sync.WaitGroup
+		var won atomic.Int64
+		for i := range 64 {
+			wg.Go(func() {
+				err := d.Append(ctx, db.Append{
+					Tenant: "acme", Steps: []db.Step{take("ten", 10), take("seven", 7)},
+					Rows: []db.Row{{Into: noteTable, Values: []any{"acme", fmt.Sprintf("s%d", i), int64(0), []byte("x")}}},
+				})
+				switch {
+				case err == nil:
+					won.Add(1)
+				case !errors.Is(err, db.ErrStale):
+					t.Errorf("one of many: %v", err)
+				}
+			})
+		}
+		wg.Wait()
+		var ten, seven int64
+		if err := d.View(ctx, "acme", func(tx *db.Tx) error {
+			return errors.Join(
+				tx.QueryRow(ctx, "select epoch from note where tenant_id = $1 and id = 'ten'", "acme").Scan(&ten),
+				tx.QueryRow(ctx, "select epoch from note where tenant_id = $1 and id = 'seven'", "acme").Scan(&seven),
+			)
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if n := count(t, d); won.Load() != 7 || ten != 7 || seven != 7 || n != 2+7 {
+			t.Errorf("%d took both, %d of ten and %d of seven are taken, and there are %d notes", won.Load(), ten, seven, n)
+		}
+	})
+}
+
 // Appends that share a commit are all or nothing each, whatever goes wrong with
 // others in it: a key that is taken after another row was written, a table that
 // is not there, a function that fails or panics.
