@@ -982,7 +982,7 @@ func TestTail(t *testing.T) {
 		go func() {
 			done <- l.Tail(ctx, time.Millisecond, func(tenant estover.TenantID, touches []string) {
 				heard <- fmt.Sprint(tenant, touches)
-			})
+			}, nil)
 		}()
 		for n := range 5 {
 			e := event(n)

@@ -17,7 +17,10 @@ import (
 // transaction commits: a number that is left out may still appear, and is
 // looked for until no transaction can be that old. What a round costs is in
 // proportion to what happened since the last one.
-func (l *Log) Tail(ctx context.Context, every time.Duration, fn func(tenant estover.TenantID, touches []string)) error {
+//
+// After a round looked is told when it began: whatever was committed before has
+// been told by then. Nil is told nothing.
+func (l *Log) Tail(ctx context.Context, every time.Duration, fn func(tenant estover.TenantID, touches []string), looked func(at time.Time)) error {
 	t := tail{missing: map[int64]time.Time{}}
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
@@ -27,12 +30,16 @@ func (l *Log) Tail(ctx context.Context, every time.Duration, fn func(tenant esto
 			return nil
 		case <-ticker.C:
 		}
+		begun := time.Now()
 		recent, err := t.next(ctx, l.db)
 		if err != nil {
 			continue // the next round looks for the same
 		}
 		for _, e := range recent {
 			fn(e.tenant, strings.Fields(e.touches))
+		}
+		if looked != nil {
+			looked(begun)
 		}
 	}
 }

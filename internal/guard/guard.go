@@ -167,8 +167,18 @@ func (r *Refusal) Unwrap() error {
 // nothing was done.
 var ErrNotRecorded = &estover.Error{Kind: estover.Unavailable, Code: "audit_unavailable", Detail: "This cannot be recorded, so it was not done. Try again, and if it goes on, run `estover doctor`."}
 
+// ErrDeaf is returned to agents by a node that has not heard for too long of what
+// others have changed: it cannot know whether they may still do what they may.
+var ErrDeaf = &estover.Error{Kind: estover.Unavailable, Code: "changes_unknown", Detail: "This node has not heard of changes for a while, so it cannot say that this is still allowed. Try again in a moment."}
+
+// deafAfter is how long a node goes on by its copies when it cannot read the log.
+const deafAfter = 10 * time.Second
+
 // Options are what the server hands in when it puts the house together.
 type Options struct {
+	// DeafAfter is how long agents are answered by copies while the log cannot be
+	// followed; the usual time if it is zero.
+	DeafAfter time.Duration
 	// Alive checks, inside the transaction of a Do, that what the caller's
 	// authority rests on has not ended since the caller was recognised. Nil
 	// checks nothing.
@@ -183,6 +193,8 @@ type Guard struct {
 	decider Decider
 	alive   func(context.Context, *db.Tx, estover.Caller) error
 	logger  *slog.Logger
+	deaf    time.Duration
+	heard   atomic.Pointer[time.Time] // until when the log was followed; nil where it never is
 
 	mu      sync.RWMutex
 	onTouch []func(tenant estover.TenantID, kind, id string)
@@ -190,7 +202,10 @@ type Guard struct {
 
 // New is a door to d whose events go to log.
 func New(d *db.DB, log *audit.Log, decider Decider, o Options) *Guard {
-	g := &Guard{db: d, log: log, decider: decider, alive: o.Alive, logger: o.Logger}
+	g := &Guard{db: d, log: log, decider: decider, alive: o.Alive, logger: o.Logger, deaf: o.DeafAfter}
+	if g.deaf == 0 {
+		g.deaf = deafAfter
+	}
 	if g.alive == nil {
 		g.alive = func(context.Context, *db.Tx, estover.Caller) error { return nil }
 	}
@@ -313,6 +328,11 @@ func (g *Guard) Read(ctx context.Context, caller estover.Caller, op Op, fn func(
 // is admitted must be recorded before it takes effect, with [Guard.Record] or
 // [Guard.Act].
 func (g *Guard) Admit(ctx context.Context, caller estover.Caller, op Op) (Decision, error) {
+	if caller.Acting().Kind() == estover.AgentKind {
+		if at := g.heard.Load(); at != nil && time.Since(*at) > g.deaf {
+			return Decision{}, ErrDeaf
+		}
+	}
 	decision, err := g.decider.Decide(ctx, caller, op)
 	if err != nil {
 		var known *estover.Error
@@ -545,9 +565,13 @@ func (g *Guard) touched(tenant estover.TenantID, touches []string) {
 // followEvery is how often a node looks for what others have changed.
 const followEvery = 150 * time.Millisecond
 
-// Run follows the log for changes made on other nodes until ctx is done.
+// Run follows the log for changes made on other nodes until ctx is done. From its
+// beginning on agents are refused with [ErrDeaf] when the log cannot be read for
+// too long.
 func (g *Guard) Run(ctx context.Context) error {
-	err := g.log.Tail(ctx, followEvery, func(tenant estover.TenantID, touches []string) { g.touched(tenant, touches) })
+	looked := func(at time.Time) { g.heard.Store(&at) }
+	looked(time.Now())
+	err := g.log.Tail(ctx, followEvery, func(tenant estover.TenantID, touches []string) { g.touched(tenant, touches) }, looked)
 	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("following the log: %w", err)
 	}

@@ -172,6 +172,46 @@ func TestFailClosed(t *testing.T) {
 	})
 }
 
+// A node that does not hear of changes any more goes by its copies for a while,
+// and then answers no agent: one may have been contained elsewhere. Who contains
+// one is answered.
+func TestWhoHearsNothingAnswersNoAgent(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		const deaf = 500 * time.Millisecond
+		g := guard.New(d, guardtest.Log(t, d), guardtest.AllowAll, guard.Options{DeafAfter: deaf})
+		bot := estover.Caller{Tenant: estover.DefaultTenant, Subject: estover.Agent("agt_bot")}
+		op := guard.Op{Action: "gateway.call"}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- g.Run(ctx) }()
+		for begun := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+			_, err := g.Admit(t.Context(), bot, op)
+			if time.Since(begun) > 2*deaf && err == nil {
+				break // it has heard since it began
+			}
+			if err != nil && !errors.Is(err, guard.ErrDeaf) || time.Since(begun) > time.Minute {
+				t.Fatalf("while the log is followed: %v", err)
+			}
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(deaf + time.Millisecond)
+		if _, err := g.Admit(t.Context(), bot, op); !errors.Is(err, guard.ErrDeaf) {
+			t.Errorf("long after it was followed: %v, want ErrDeaf", err)
+		}
+		person := estover.Caller{Tenant: estover.DefaultTenant, Subject: estover.User("usr_ada")}
+		if _, err := g.Admit(t.Context(), person, guard.Op{Action: "containment.run"}); err != nil {
+			t.Errorf("a person, after that: %v", err)
+		}
+		person.Actors = []estover.Subject{bot.Subject}
+		if _, err := g.Admit(t.Context(), person, op); !errors.Is(err, guard.ErrDeaf) {
+			t.Errorf("an agent for a person, after that: %v, want ErrDeaf", err)
+		}
+	})
+}
+
 func TestRecordRestsOnEpochs(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		makeThing(t, d)
