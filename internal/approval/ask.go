@@ -44,6 +44,12 @@ func (e Elevation) Elevates() (action string, class estover.Class, life time.Dur
 // an act of their own. What policy permits is approved in the same call. Whoever
 // asks for the same again, while it waits, gets the request that is there.
 func (a *Approvals) Ask(ctx context.Context, caller estover.Caller, w Wish) (Request, error) {
+	return a.AskAlong(ctx, caller, w, func(*db.Tx, string) error { return nil })
+}
+
+// AskAlong is [Approvals.Ask] that notes something along with the request, given
+// its id: it is asked if that is noted, and the other way round.
+func (a *Approvals) AskAlong(ctx context.Context, caller estover.Caller, w Wish, along func(tx *db.Tx, id string) error) (Request, error) {
 	made, likeness, err := a.wished(caller, w)
 	if err != nil {
 		return Request{}, err
@@ -78,8 +84,10 @@ func (a *Approvals) Ask(ctx context.Context, caller estover.Caller, w Wish) (Req
 	var out Request
 	for range 4 {
 		err = a.guard.Act(ctx, caller, op, may, func(tx *guard.Tx) (err error) {
-			out, err = a.ask(ctx, tx, caller, made, likeness, permitted)
-			return err
+			if out, err = a.ask(ctx, tx, caller, made, likeness, permitted); err != nil {
+				return err
+			}
+			return along(tx.Tx, out.ID)
 		})
 		if !errors.Is(err, db.ErrStale) { // somebody has just asked for the same
 			break

@@ -330,11 +330,21 @@ func (d *Door) submit(w http.ResponseWriter, r *http.Request, tenant estover.Ten
 		if err := into(a.body, &s); err != nil {
 			return 0, nil, err
 		}
-		wish, questions, err := d.wished(a, &s)
+		key, err := keyOf(a)
 		if err != nil {
 			return 0, nil, err
 		}
-		made, err := d.once(a, wish)
+		made, err := d.asked(a, key)
+		var questions []question
+		switch {
+		case err == nil: // the refusal may be too old by now, but was not when it was asked
+			questions, _, _, err = s.asks()
+		case estover.KindOf(err) == estover.NotFound:
+			var wish approval.Wish
+			if wish, questions, err = d.wished(a, &s); err == nil {
+				made, err = d.ask(a, wish, key)
+			}
+		}
 		if err != nil {
 			return 0, nil, err
 		}
@@ -425,56 +435,57 @@ func words(context jsontext.Value) (reason string, more map[string]string, err e
 // maxKey bounds an Idempotency-Key, in bytes.
 const maxKey = 200
 
-// once asks, unless the same was asked with the same key.
-func (d *Door) once(a *asking, w approval.Wish) (approval.Request, error) {
+// keyOf is the Idempotency-Key of a submission; nil if it has none.
+func keyOf(a *asking) (*keyed, error) {
 	key := a.Header.Get("Idempotency-Key")
 	if key == "" {
-		return d.Requests.Ask(a.Context(), a.caller, w)
+		return nil, nil
 	}
 	if len(key) > maxKey {
-		return approval.Request{}, missing("Idempotency-Key", "This has more than %d bytes.", maxKey)
+		return nil, missing("Idempotency-Key", "This has more than %d bytes.", maxKey)
 	}
 	v := jsontext.Value(slices.Clone(a.body))
 	if err := v.Canonicalize(); err != nil {
-		return approval.Request{}, ErrQuestion.Because(err)
+		return nil, ErrQuestion.Because(err)
 	}
-	k := keyed{requester: string(a.caller.Subject), key: sum("key", []byte(key)), body: sum("body", v)}
-	known, err := d.reserve(a.Context(), a.tenant, k)
+	return &keyed{requester: string(a.caller.Subject), key: sum("key", []byte(key)), body: sum("body", v)}, nil
+}
+
+// asked is the request that was made with a key before; an error of kind NotFound
+// if none was. The same key with another body is an error.
+func (d *Door) asked(a *asking, k *keyed) (approval.Request, error) {
+	if k == nil {
+		return approval.Request{}, approval.ErrNotFound
+	}
+	request := ""
+	err := d.Guard.DB().View(a.Context(), a.tenant, func(tx *db.Tx) (err error) {
+		request, err = findKey(a.Context(), tx, *k)
+		return err
+	})
 	if err != nil {
 		return approval.Request{}, err
 	}
-	if known != "" {
-		return d.Requests.Get(a.Context(), a.caller, known)
+	return d.Requests.Get(a.Context(), a.caller, request)
+}
+
+// ask makes a request, along with its key: whoever sends the same at the same time
+// makes none.
+func (d *Door) ask(a *asking, w approval.Wish, k *keyed) (approval.Request, error) {
+	if k == nil {
+		return d.Requests.Ask(a.Context(), a.caller, w)
 	}
-	made, err := d.Requests.Ask(a.Context(), a.caller, w)
-	if err != nil {
-		return made, err
+	made, err := d.Requests.AskAlong(a.Context(), a.caller, w, func(tx *db.Tx, id string) error {
+		return insertKey(a.Context(), tx, *k, id)
+	})
+	if errors.Is(err, errKeyTaken) {
+		return d.asked(a, k)
 	}
-	return made, d.Guard.DB().Do(a.Context(), a.tenant, func(tx *db.Tx) error { return setKey(a.Context(), tx, k, made.ID) })
+	return made, err
 }
 
 func sum(what string, b []byte) string {
 	s := sha256.Sum256(append([]byte(what+"\n"), b...))
 	return hex.EncodeToString(s[:])
-}
-
-// reserve notes the key of a request, and says which request was made with it
-// before. The same key with another body is an error.
-func (d *Door) reserve(ctx context.Context, tenant estover.TenantID, k keyed) (request string, err error) {
-	err = d.Guard.DB().Do(ctx, tenant, func(tx *db.Tx) error {
-		was, err := findKey(ctx, tx, k)
-		switch {
-		case errors.Is(err, db.ErrNoRows):
-			return insertKey(ctx, tx, k)
-		case err != nil:
-			return err
-		case was.body != k.body:
-			return errDuplicate
-		}
-		request = was.request
-		return nil
-	})
-	return request, err
 }
 
 // A tasked is what is answered about a request (Access Request Response).

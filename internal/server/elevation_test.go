@@ -314,6 +314,74 @@ test_never if {
 	})
 }
 
+// What policy permits at once is permitted once, whoever sends it again or at the
+// same time.
+func TestAccessRequestOnce(t *testing.T) {
+	each(t, func(t *testing.T, h *house) {
+		s := h.seek("seeker")
+		q := s.question()
+		body := submission(q, s.refused(q), "-")
+		h.activate(append(policy.Starter(), policy.File{Path: "at_once.rego", Text: `# METADATA
+# title: At once
+# description: What agents may have for the asking.
+package tenant.at_once
+
+# METADATA
+# title: Items are read by whoever asks
+permit contains "at_once" if {
+	input.op == "access.elevate"
+	input.action.name == "item.read"
+}
+`}, policy.File{Path: "at_once_test.rego", Text: `package tenant.at_once_test
+
+import data.tenant.at_once
+
+test_at_once if {
+	at_once.permit == {"at_once"} with input as {"op": "access.elevate", "action": {"name": "item.read"}}
+	at_once.permit == set() with input as {"op": "access.elevate", "action": {"name": "item.change"}}
+}
+`}))
+		ids := make(chan string, 32)
+		var wg sync.WaitGroup
+		for range 32 {
+			wg.Go(func() {
+				status, task, b := s.at(http.MethodPost, accessRequests, body, "Idempotency-Key", "once")
+				if status != http.StatusCreated || task.Task.Status != "approved" {
+					t.Errorf("asking for what is permitted: %d %s", status, b)
+				}
+				ids <- task.Task.ID
+			})
+		}
+		wg.Wait()
+		close(ids)
+		id := <-ids
+		for one := range ids {
+			if one != id {
+				t.Fatalf("32 times the same made %s and %s", id, one)
+			}
+		}
+		var grants struct {
+			Items []struct {
+				Agent   string
+				Request string
+			}
+		}
+		h.must(http.MethodGet, "/v1/grants?agent=seeker", nil, &grants)
+		made := 0
+		for _, g := range grants.Items {
+			if g.Request != "" {
+				made++
+			}
+		}
+		if made != 1 {
+			t.Errorf("32 times the same made %d grants, want 1: %v", made, grants.Items)
+		}
+		if status, task, b := s.at(http.MethodPost, accessRequests, submission(q, object{}, "something else"), "Idempotency-Key", "once"); status != http.StatusConflict || task.Task.ID != "" {
+			t.Errorf("something else with the same key: %d %s", status, b)
+		}
+	})
+}
+
 // Several things in one request, each with the refusal that it is about; 64 at
 // once with one key are one request.
 func TestAccessRequestBundle(t *testing.T) {

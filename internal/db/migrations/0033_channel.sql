@@ -52,7 +52,7 @@ create table access_request_key (
 	requester text not null,
 	key text not null, -- its digest
 	body text not null, -- the digest of what was asked
-	request_id text not null, -- '' until it is asked
+	request_id text not null,
 	created_at bigint not null,
 	primary key (tenant_id, requester, key)
 );
