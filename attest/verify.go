@@ -583,5 +583,5 @@ func zeroStep(p Predicate) Step {
 	if len(c.Steps) == 0 || c.Zero < last || c.Zero <= 0 {
 		return say(ZeroStep, Fail, "It does not say when nothing of %s could act any more.", c.Target)
 	}
-	return say(ZeroStep, Pass, "Nothing of %s could act %s after it was asked for, at %s.", c.Target, time.Duration(c.Zero)*time.Microsecond, c.Time.Format(time.RFC3339))
+	return say(ZeroStep, Pass, "Nothing of %s could act %s after it was asked for, at %s, by what the server saw that did it.", c.Target, time.Duration(c.Zero)*time.Microsecond, c.Time.Format(time.RFC3339))
 }
