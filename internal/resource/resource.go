@@ -119,6 +119,8 @@ var (
 	// ErrElsewhere is returned when somebody but an administrator changes whom
 	// secrets are shown to: whoever can do that can read them.
 	ErrElsewhere = &estover.Error{Kind: estover.Denied, Code: "resource_needs_admin", Detail: "Only an administrator decides that a resource which gets secrets is connected to at an address of its own, believed by roots of its own, or spoken to without TLS, and what else changes in that."}
+	// ErrHeld is returned when a resource that is held would give up a host.
+	ErrHeld = &estover.Error{Kind: estover.Conflict, Code: "resource_held", Detail: "The resource is held, and keeps its hosts until the hold is lifted: another in its place would not be. `estover contain holds` lists which hold it is."}
 	// ErrAction is returned when a resource has no such action.
 	ErrAction = &estover.Error{Kind: estover.Invalid, Code: "action_not_found", Detail: "The resource has no such action."}
 )
@@ -126,6 +128,10 @@ var (
 // A Catalogue is the resources of all tenants. It is safe for use by many at
 // once.
 type Catalogue struct {
+	// Held reports in a transaction whether a resource is held: then another may
+	// not come in its place. It is set once, at wiring; nil knows of no holds.
+	Held func(ctx context.Context, tx *db.Tx, id string) (bool, error)
+
 	guard     *guard.Guard
 	upstreams *guard.Cache[*Upstream] // by id
 	names     *guard.Cache[string]    // name → id
@@ -162,6 +168,9 @@ func (c *Catalogue) Put(ctx context.Context, caller estover.Caller, spec Spec, m
 			if elsewhere(old, spec) && !trusted(caller) {
 				return ErrElsewhere
 			}
+			if err := c.stays(ctx, tx.Tx, r.ID, old.Hosts, spec.Hosts); err != nil {
+				return err
+			}
 			if !equal(old, spec) {
 				r.Spec, r.ChangedAt = spec, tx.Now()
 				r.Epoch++
@@ -183,6 +192,19 @@ func (c *Catalogue) Put(ctx context.Context, caller estover.Caller, spec Spec, m
 		return setHosts(ctx, tx.Tx, r)
 	})
 	return r, err
+}
+
+// stays refuses that a resource which is held gives up a host, which another
+// could take.
+func (c *Catalogue) stays(ctx context.Context, tx *db.Tx, id string, old, hosts []string) error {
+	if c.Held == nil || !slices.ContainsFunc(old, func(h string) bool { return !slices.Contains(hosts, h) }) {
+		return nil
+	}
+	held, err := c.Held(ctx, tx, id)
+	if err == nil && held {
+		err = ErrHeld
+	}
+	return err
 }
 
 // elsewhere reports whether a change could show secrets to somebody else than
@@ -220,6 +242,9 @@ func (c *Catalogue) Retire(ctx context.Context, caller estover.Caller, id string
 			return err
 		}
 		hosts := r.Hosts
+		if err := c.stays(ctx, tx.Tx, r.ID, hosts, nil); err != nil {
+			return err
+		}
 		r.EndedAt, r.ChangedAt, r.Hosts = tx.Now(), tx.Now(), nil
 		r.Epoch++
 		touch(tx, r.ID, r.Name, slices.Clone(hosts))

@@ -120,6 +120,16 @@ func TestContainAsAWhole(t *testing.T) {
 				if status != http.StatusForbidden || !bytes.Contains(body, []byte(c.call)) {
 					t.Errorf("a call of a resource that is held: %d %s", status, body)
 				}
+				// Nobody puts another in its place, which would not be held.
+				if status, body := h.do(http.MethodDelete, "/v1/resources/crm", h.token, nil); h.code(body) != "resource_held" {
+					t.Errorf("retiring a resource that is held: %d %s", status, body)
+				}
+				moved := map[string]any{
+					"name": "crm", "base_url": "https://crm.example.com", "class": "confidential", "actions": []map[string]string{{"name": "item.read", "method": "GET", "path": "/v1/items/{id}"}},
+				}
+				if status, body := h.do(http.MethodPut, "/v1/resources/crm", h.token, moved); h.code(body) != "resource_held" {
+					t.Errorf("moving a resource that is held: %d %s", status, body)
+				}
 			} else {
 				if status != http.StatusUnauthorized {
 					t.Errorf("a call after the containment of a %s: %d %s, want 401", c.scope, status, body)

@@ -309,6 +309,10 @@ func (s *Server) wire() error {
 		},
 	})
 	f.resources = resource.New(s.guard)
+	f.resources.Held = func(ctx context.Context, tx *db.Tx, id string) (bool, error) {
+		on, err := hold.OnResource(ctx, tx, id)
+		return len(on) > 0, err
+	}
 	f.holds = hold.New(s.guard)
 	f.access = access.New(s.guard, access.Options{
 		Agent: f.registry.Grantable, Resource: f.resources.Grantable, Told: f.sponsors, Verify: s.verifyGrant, Logger: s.logger,
