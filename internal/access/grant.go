@@ -444,6 +444,11 @@ func (a *Access) Activate(ctx context.Context, tx *guard.Tx, id string, what Act
 	if err != nil {
 		return Grant{}, err
 	}
+	if !g.AnnouncedAt.IsZero() { // it is used after all
+		if err := wake(ctx, tx.Tx, g); err != nil {
+			return Grant{}, err
+		}
+	}
 	return made, used(ctx, tx.Tx, g.ID, tx.Now())
 }
 

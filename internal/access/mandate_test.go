@@ -337,6 +337,20 @@ func TestDecay(t *testing.T) {
 		if _, err := a.Resume(ctx, ada, idle.ID); !errors.Is(err, access.ErrEnded) {
 			t.Errorf("restored after its end: %v, want ErrEnded", err)
 		}
+		// Whoever activates an eligible grant uses it.
+		s.Kind = access.Eligible
+		eligible := put(t, a, s)
+		clock.Advance(91 * day)
+		decay()
+		if g, err := a.Get(ctx, ada, eligible.ID); err != nil || g.AnnouncedAt.IsZero() {
+			t.Errorf("an eligible grant that nobody activates is %+v, %v", g, err)
+		}
+		activate(t, gd, a, eligible.ID, access.Activation{For: time.Hour})
+		clock.Advance(access.Notice + time.Minute)
+		decay()
+		if g, err := a.Get(ctx, ada, eligible.ID); err != nil || g.State != access.Live || !g.AnnouncedAt.IsZero() {
+			t.Errorf("an eligible grant that was activated is %+v, %v", g, err)
+		}
 		if g, err := a.Get(ctx, ada, forever.ID); err != nil || g.State != access.Live {
 			t.Errorf("what is never doubted is %+v, %v", g, err)
 		}
