@@ -52,8 +52,8 @@ func (s *Server) openSession(ctx context.Context, in *struct {
 ) (*one[openedSession], error) {
 	c := callerOf(ctx)
 	ref := in.Body.Agent
-	if ref == "" && c.Subject.Kind() == estover.AgentKind {
-		ref = c.Subject.ID()
+	if acts := c.Acting(); ref == "" && acts.Kind() == estover.AgentKind {
+		ref = acts.ID()
 	}
 	id, err := s.agentID(ctx, ref)
 	if err != nil {
