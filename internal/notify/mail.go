@@ -89,6 +89,10 @@ func transfer(conn net.Conn, host string, config *tls.Config, s Spec, password e
 	}
 	if s.User != "" {
 		if err := c.Auth(plainAuth{s.User, password}); err != nil {
+			var said *textproto.Error
+			if errors.As(err, &said) { // in words that may repeat what it was told
+				return &textproto.Error{Code: said.Code, Msg: "it does not know the user name with this password"}
+			}
 			return err
 		}
 	}

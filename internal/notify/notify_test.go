@@ -125,9 +125,13 @@ func (b *bench) again() *notify.Notify {
 // follows the log does.
 func (b *bench) happens(action, request string, approvers ...string) audit.Entry {
 	b.t.Helper()
+	action, again := strings.CutSuffix(action, " again")
 	op := guard.Op{Action: action, Target: "request:" + request}
 	var id string
 	err := b.guard.Do(b.t.Context(), bot, op, func(tx *guard.Tx) error {
+		if again {
+			tx.Note("again", true)
+		}
 		if request != "" {
 			tx.Note("request", request)
 			tx.Note("kind", "access")
@@ -447,6 +451,12 @@ func TestFatigue(t *testing.T) {
 		if n := strings.Count(string(posts[len(posts)-1].body), "approve/apr_flood"); len(posts) != 4 || n != 20 {
 			t.Errorf("%d messages, the last with %d requests; want 4, and 20 in the digest", len(posts), n)
 		}
+		// Who asks for what waits already bothers nobody, however often they do.
+		for range 5 {
+			b.happens("access.request again", "apr_1")
+			b.clock.Advance(2 * time.Hour)
+			b.send(0)
+		}
 		// What waits is decided before it is told: nobody is bothered.
 		b.asks("apr_quick", "quick")
 		b.decided("apr_quick")
@@ -613,7 +623,7 @@ func (s *mailServer) talk(c net.Conn, secure bool) {
 			if known = err == nil && secure && string(plain) == "\x00"+s.user+"\x00"+password; known {
 				say("235 welcome")
 			} else {
-				say("535 5.7.8 who are you?")
+				say("535 5.7.8 nobody is known by " + rest)
 			}
 		case verb == "MAIL" && !known:
 			say("530 5.7.0 authenticate first")
@@ -726,6 +736,25 @@ func TestEmail(t *testing.T) {
 				s.read(t)
 			}
 		})
+	}
+}
+
+// A server that repeats what it was told does not make us tell the password.
+func TestEmailRepeatsThePassword(t *testing.T) {
+	b := newBench(t, dbtest.Open(t))
+	s := newMail(t, "starttls", "estover")
+	b.roots = &tls.Config{InsecureSkipVerify: true}
+	wrong := "a-wrong-password"
+	b.secrets["mail/password"] = wrong
+	b.put(notify.Spec{Name: "mail", Kind: notify.Email, Server: s.addr, User: "estover", Secret: "mail/password", From: "estover@example.com", To: []string{"team@example.com"}, AllowPrivate: true})
+	err := b.Test(t.Context(), admin, "mail")
+	if !errors.Is(err, notify.ErrSend) || !strings.Contains(err.Error(), "535") {
+		t.Fatalf("with a wrong password: %v", err)
+	}
+	for _, told := range []string{err.Error(), b.channel("mail").Failure} {
+		if strings.Contains(told, wrong) || strings.Contains(told, base64.StdEncoding.EncodeToString([]byte("\x00estover\x00"+wrong))) {
+			t.Errorf("the password is told: %s", told)
+		}
 	}
 }
 

@@ -75,6 +75,9 @@ func (n *Notify) messages(ctx context.Context, tenant estover.TenantID, channels
 	if e.Outcome != audit.Done || e.Erased || slices.ContainsFunc(never, func(p string) bool { return strings.HasPrefix(e.Action, p) }) {
 		return nil, nil
 	}
+	if again, _ := e.Detail["again"].(bool); again { // it waits already, and those who decide know
+		return nil, nil
+	}
 	word := func(name string) string { s, _ := e.Detail[name].(string); return s }
 	about := event{
 		ID: e.ID, At: e.At, Action: e.Action, Actor: e.Actor, Target: e.Target,
