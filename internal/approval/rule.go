@@ -37,6 +37,10 @@ const obligation = "approval"
 func stricter(floor Rule, demanded []guard.Obligation) (Rule, error) {
 	r := floor
 	r.Roles, r.EscalateTo = slices.Clone(r.Roles), slices.Clone(r.EscalateTo)
+	var among [][]string // of each that says who decides, whoever may by it, at once or later
+	if floor.Roles != nil {
+		among = append(among, slices.Concat(floor.Roles, floor.EscalateTo))
+	}
 	for _, o := range demanded {
 		if o.Type != obligation {
 			continue
@@ -49,6 +53,9 @@ func stricter(floor Rule, demanded []guard.Obligation) (Rule, error) {
 		r.Roles = both(r.Roles, list("roles"))
 		if r.Roles != nil && len(r.Roles) == 0 {
 			return r, ErrNobody
+		}
+		if roles := list("roles"); roles != nil {
+			among = append(among, slices.Concat(roles, list("escalate_roles")))
 		}
 		r.Signed = r.Signed || flag("signed")
 		r.ExcludeSponsor = r.ExcludeSponsor || flag("exclude_sponsor")
@@ -65,6 +72,9 @@ func stricter(floor Rule, demanded []guard.Obligation) (Rule, error) {
 		r.ExpiresAfter = u.ExpiresAfter
 	}
 	r.ExpiresAfter = min(max(r.ExpiresAfter, int64(Shortest/time.Second)), int64(LongestWait/time.Second))
+	for _, roles := range among {
+		r.EscalateTo = slices.DeleteFunc(r.EscalateTo, func(w string) bool { return !slices.Contains(roles, w) })
+	}
 	if len(r.EscalateTo) == 0 {
 		r.EscalateAfter = 0
 	}

@@ -105,6 +105,14 @@ func TestMergeApproval(t *testing.T) {
 			  {"type":"approval","exclude_sponsor":true,"signed":false,"escalate_seconds":30}]`,
 			`[{"type":"approval","properties":{"escalate_seconds":30,"exclude_sponsor":true,"expires_seconds":600,"quorum":2,"roles":["approver"],"signed":true}}]`,
 		},
+		"others later, where one rule knows of none": {
+			`[{"type":"approval","roles":["admin"]},{"type":"approval","roles":["admin","approver"],"escalate_seconds":60,"escalate_roles":["admin","operator"]}]`,
+			`[{"type":"approval","properties":{"escalate_roles":["admin"],"escalate_seconds":60,"roles":["admin"]}}]`,
+		},
+		"others later, where the other rule says nothing of who": {
+			`[{"type":"approval","signed":true},{"type":"approval","roles":["admin"],"escalate_seconds":60,"escalate_roles":["operator"]}]`,
+			`[{"type":"approval","properties":{"escalate_roles":["operator"],"escalate_seconds":60,"roles":["admin"],"signed":true}}]`,
+		},
 		"roles that have nothing in common": {
 			`[{"type":"approval","roles":["admin"]},{"type":"approval","roles":["sponsor"]}]`,
 			`[{"type":"approval","properties":{"roles":[]}}]`,

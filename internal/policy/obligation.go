@@ -225,7 +225,8 @@ func lowest(all []map[string]any) []map[string]any {
 
 // mergeApproval keeps what is hardest to meet: the most people, those roles that
 // every rule names, the shortest times. Roles that no two rules share leave an
-// empty list, which is nobody.
+// empty list, which is nobody. Later others may decide only as far as no rule that
+// says who does leaves them out.
 func mergeApproval(all []map[string]any) []map[string]any {
 	m := map[string]any{}
 	for _, props := range all {
@@ -248,6 +249,15 @@ func mergeApproval(all []map[string]any) []map[string]any {
 				}
 			}
 		}
+	}
+	if to, ok := m["escalate_roles"].([]string); ok {
+		for _, props := range all {
+			if roles, ok := props["roles"].([]string); ok {
+				later, _ := props["escalate_roles"].([]string)
+				to = slices.DeleteFunc(slices.Clone(to), func(w string) bool { return !contains(roles, w) && !contains(later, w) })
+			}
+		}
+		m["escalate_roles"] = to
 	}
 	return []map[string]any{m}
 }
