@@ -159,6 +159,11 @@ type Request struct {
 	DecidedBy   estover.Subject `json:"decided_by,omitempty"` // of the last vote; system:policy for policy
 	Note        string          `json:"note,omitempty"`       // of the decision
 
+	// Eligible says for each item whether policy approved it knowing that the agent
+	// had been given it already, to be activated. It is known while it is asked, and
+	// not kept: an effect that finds it otherwise by then does nothing.
+	Eligible []bool `json:"-"`
+
 	row        row
 	nonce      string    // of its documents
 	escalateAt time.Time // zero for never, and once it is done

@@ -548,6 +548,55 @@ func TestQuorum(t *testing.T) {
 	})
 }
 
+// What policy approves because the agent is eligible is not given when that has ended
+// in between.
+func TestEligibleNoMore(t *testing.T) {
+	d := dbtest.Open(t)
+	was, told := true, []bool(nil)
+	h := open(t, d, func(o *approval.Options) {
+		o.Eligible = func(context.Context, *db.Tx, approval.Request, approval.Item) (bool, error) { return was, nil }
+		give := o.Effects[approval.Access]
+		o.Effects[approval.Access] = func(ctx context.Context, tx *guard.Tx, r approval.Request, what approval.Granted) (string, error) {
+			told = r.Eligible
+			if slices.Contains(r.Eligible, true) { // it has ended by now
+				return "", approval.ErrChanged
+			}
+			return give(ctx, tx, r, what)
+		}
+	})
+	h.permits = []string{"customer.read"}
+	_, err := h.Ask(t.Context(), bot, reading())
+	is(t, "asking for what ends meanwhile", err, approval.ErrChanged)
+	if all, _, err := h.List(t.Context(), ann, approval.Filter{}, "", 0); err != nil || len(all) != 0 || h.live(t) != 0 || !slices.Equal(told, []bool{true}) {
+		t.Errorf("%d requests, %v; %d grants; it was told %v", len(all), err, h.live(t), told)
+	}
+	was = false
+	if r := h.ask(t, bot, reading()); r.State != approval.Approved || !slices.Equal(told, []bool{false}) || h.live(t) != 1 {
+		t.Errorf("asking for what is permitted all the same: %s, told %v", r.State, told)
+	}
+}
+
+// Others decide later only as far as every rule that says who decides lets them.
+func TestEscalationIsNoWayAround(t *testing.T) {
+	d := dbtest.Open(t)
+	h := open(t, d)
+	later := map[string]any{"roles": []string{"admin", "approver"}, "escalate_seconds": int64(600), "escalate_roles": []string{"approver", "operator"}}
+	h.demands = append(demand(map[string]any{"roles": []string{"admin", "approver"}}), demand(later)...)
+	r := h.ask(t, bot, reading())
+	if !slices.Equal(r.Rule.EscalateTo, []string{"approver"}) {
+		t.Errorf("it escalates to %v, want the approvers, whom both name", r.Rule.EscalateTo)
+	}
+	h.demands = append(demand(map[string]any{"roles": []string{"admin"}}), demand(later)...)
+	r = h.ask(t, bot, reading("customer.list"))
+	if len(r.Rule.EscalateTo) > 0 || r.Rule.EscalateAfter != 0 {
+		t.Errorf("it escalates to %v after %d, want never", r.Rule.EscalateTo, r.Rule.EscalateAfter)
+	}
+	h.demands = demand(map[string]any{"escalate_seconds": int64(600), "escalate_roles": []string{"auditor", "operator"}})
+	if r = h.ask(t, opal, approval.Wish{Kind: approval.Lift, Target: "hold:hld_1", Reason: "It was a drill"}); !slices.Equal(r.Rule.EscalateTo, []string{"operator"}) {
+		t.Errorf("what has a floor escalates to %v, want the operators, whom it names", r.Rule.EscalateTo)
+	}
+}
+
 func TestNarrower(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		h := open(t, d)

@@ -65,7 +65,7 @@ func (a *Approvals) AskAlong(ctx context.Context, caller estover.Caller, w Wish,
 	if err := a.guard.DB().View(ctx, caller.Tenant, func(tx *db.Tx) error { return a.look(ctx, tx, caller, &made) }); err != nil {
 		return Request{}, err
 	}
-	questions, err := a.questions(ctx, caller, made)
+	questions, err := a.questions(ctx, caller, &made)
 	if err != nil {
 		return Request{}, err
 	}
@@ -93,6 +93,7 @@ func (a *Approvals) AskAlong(ctx context.Context, caller estover.Caller, w Wish,
 			break
 		}
 	}
+	out.Eligible = nil
 	return out, err
 }
 
@@ -520,8 +521,9 @@ func asAgent(caller estover.Caller, r Request) estover.Caller {
 	}
 }
 
-// questions are what policy is asked about a request: one for each action.
-func (a *Approvals) questions(ctx context.Context, caller estover.Caller, r Request) (all []guard.Op, err error) {
+// questions are what policy is asked about a request: one for each action. It keeps
+// in the request of what the agent is eligible.
+func (a *Approvals) questions(ctx context.Context, caller estover.Caller, r *Request) (all []guard.Op, err error) {
 	life := time.Duration(r.Seconds) * time.Second
 	if r.Kind != Access {
 		return []guard.Op{{
@@ -530,7 +532,7 @@ func (a *Approvals) questions(ctx context.Context, caller estover.Caller, r Requ
 		}}, nil
 	}
 	err = a.guard.DB().View(ctx, caller.Tenant, func(tx *db.Tx) error {
-		all = nil
+		all, r.Eligible = nil, make([]bool, len(r.Items))
 		for i, item := range r.Items {
 			res, err := a.Resource(ctx, tx, item.Resource)
 			if err != nil {
@@ -540,14 +542,13 @@ func (a *Approvals) questions(ctx context.Context, caller estover.Caller, r Requ
 			if err != nil {
 				return err
 			}
-			eligible := false
 			if a.Eligible != nil {
-				if eligible, err = a.Eligible(ctx, tx, r, item); err != nil {
+				if r.Eligible[i], err = a.Eligible(ctx, tx, *r, item); err != nil {
 					return err
 				}
 			}
 			for _, act := range actions {
-				e := Elevation{Action: act.Name, Class: act.Class, For: life, Eligible: eligible}
+				e := Elevation{Action: act.Name, Class: act.Class, For: life, Eligible: r.Eligible[i]}
 				if item.Parameters != nil {
 					e.Params = item.Parameters
 				}

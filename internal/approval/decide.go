@@ -126,7 +126,7 @@ func (a *Approvals) still(ctx context.Context, caller estover.Caller, id string,
 		return nil
 	}
 	r.Items, r.Seconds, r.Budgets = r.Offer.Items, r.Offer.Seconds, r.Offer.Budgets
-	questions, err := a.questions(ctx, caller, r)
+	questions, err := a.questions(ctx, caller, &r)
 	if err != nil {
 		return err
 	}

@@ -30,7 +30,7 @@ func (a *Approvals) Foresee(ctx context.Context, caller estover.Caller, w Wish) 
 	if err := a.guard.DB().View(ctx, caller.Tenant, func(tx *db.Tx) error { return a.look(ctx, tx, caller, &made) }); err != nil {
 		return rule, false, err
 	}
-	questions, err := a.questions(ctx, caller, made)
+	questions, err := a.questions(ctx, caller, &made)
 	if err != nil {
 		return rule, false, err
 	}

@@ -154,7 +154,7 @@ func (f *facts) eligible(ctx context.Context, tx *db.Tx, r approval.Request, ite
 // made of the grant that said so.
 func (f *facts) elevate(ctx context.Context, tx *guard.Tx, r approval.Request, what approval.Granted) (string, error) {
 	var ids []string
-	for _, item := range what.Items {
+	for i, item := range what.Items {
 		from, err := f.eligible(ctx, tx.Tx, r, item)
 		if err != nil {
 			return "", err
@@ -169,6 +169,9 @@ func (f *facts) elevate(ctx context.Context, tx *guard.Tx, r approval.Request, w
 			}
 			ids = append(ids, g.ID)
 			continue
+		}
+		if i < len(r.Eligible) && r.Eligible[i] {
+			return "", approval.ErrChanged.With("What the agent was eligible for is over. Ask again.")
 		}
 		g, err := f.access.Give(ctx, tx, access.Spec{
 			Agent: r.Agent, Resource: item.Resource, Actions: item.Actions, Purposes: []string{r.Purpose}, Class: item.Class, ExpiresAt: what.Until,
