@@ -52,6 +52,10 @@ func (a *Access) Restore(ctx context.Context, caller estover.Caller, agent strin
 		return r, err
 	}
 	err = a.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
+		// Of two who put it back at once the second sees what the first has given.
+		if err := lockAgent(ctx, tx.Tx, agent); err != nil {
+			return err
+		}
 		if r, err = a.restoration(ctx, tx.Tx, agent, at); err != nil {
 			return err
 		}
@@ -132,11 +136,20 @@ func (a *Access) restoration(ctx context.Context, tx *db.Tx, agent string, at ti
 	if err != nil {
 		return r, err
 	}
-	for _, g := range were {
-		kept := slices.IndexFunc(are, func(now Grant) bool { return now.ID == g.ID && now.SuspendedAt.IsZero() || equalGrant(now, g) })
+	keep := func(g Grant, same func(now, before Grant) bool) bool {
+		kept := slices.IndexFunc(are, func(now Grant) bool { return same(now, g) })
 		if kept >= 0 {
 			r.Keep = append(r.Keep, are[kept])
 			are = slices.Delete(are, kept, kept+1)
+		}
+		return kept >= 0
+	}
+	// What is there still is itself first of all, and not what stands for another.
+	were = slices.DeleteFunc(were, func(g Grant) bool {
+		return keep(g, func(now, before Grant) bool { return now.ID == before.ID && now.SuspendedAt.IsZero() })
+	})
+	for _, g := range were {
+		if keep(g, equalGrant) {
 			continue
 		}
 		why, err := a.irreparable(ctx, tx, g)
@@ -154,8 +167,11 @@ func (a *Access) restoration(ctx context.Context, tx *db.Tx, agent string, at ti
 }
 
 // equalGrant reports whether a grant that covers something says the same as one
-// of before.
+// of before. Those without a name are called by their ids, and differ in that alone.
 func equalGrant(now, before Grant) bool {
+	if now.Name == now.ID && before.Name == before.ID {
+		now.Name = before.Name
+	}
 	return now.SuspendedAt.IsZero() && equal(now.Spec, before.Spec)
 }
 

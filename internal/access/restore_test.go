@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -224,6 +225,54 @@ func TestRestoreKeepsWhatWasSpent(t *testing.T) {
 		}
 		if _, err := a.Resume(ctx, ada, asleep.ID); !errors.Is(err, access.ErrEnded) {
 			t.Errorf("waking up what was given again: %v, want ErrEnded", err)
+		}
+	})
+}
+
+// TestRestoreTwice: who puts access back again, or at the same moment as others,
+// finds that it is back: nothing is given twice, with or without a name.
+func TestRestoreTwice(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		clock := dbtest.NewClock(d)
+		a, ctx := open(t, d), t.Context()
+		named, unnamed := put(t, a, spec("named")), put(t, a, spec(""))
+		at := d.Now()
+		clock.Advance(time.Minute)
+		for _, g := range []access.Grant{named, unnamed} {
+			if _, err := a.End(ctx, ada, g.ID, "a mistake"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var all sync.WaitGroup
+		for range 64 {
+			all.Go(func() {
+				if _, err := a.Restore(ctx, ada, named.Agent, at, "it was a mistake", false); err != nil && !errors.Is(err, db.ErrStale) {
+					t.Errorf("restoring beside others: %v", err)
+				}
+			})
+		}
+		all.Wait()
+		live, _, err := a.List(ctx, ada, access.Filter{Agent: named.Agent}, "", 0)
+		if err != nil || len(live) != 4 {
+			t.Errorf("there are %d grants, %v, want the two of before and the two that were given again", len(live), err)
+		}
+		clock.Advance(time.Minute)
+		if r, err := a.Restore(ctx, ada, named.Agent, at, "once more", false); err != nil || len(r.Give) != 0 || len(r.Take) != 0 || len(r.Keep) != 2 {
+			t.Errorf("once more: gives %v, takes %v, keeps %v, %v", names(r.Give), names(r.Take), names(r.Keep), err)
+		}
+		// Of two that say the same the one that is there stays, and the other comes back.
+		first, second := put(t, a, spec("")), put(t, a, spec(""))
+		at = d.Now()
+		clock.Advance(time.Minute)
+		if _, err := a.End(ctx, ada, first.ID, "a mistake"); err != nil {
+			t.Fatal(err)
+		}
+		r, err := a.Restore(ctx, ada, named.Agent, at, "it was a mistake", false)
+		if err != nil || len(r.Give) != 1 || len(r.Take) != 0 || !slices.ContainsFunc(r.Keep, func(g access.Grant) bool { return g.ID == second.ID }) {
+			t.Errorf("one of two: gives %v, takes %v, keeps %v, %v", names(r.Give), names(r.Take), names(r.Keep), err)
+		}
+		if g, err := a.Get(ctx, ada, second.ID); err != nil || g.State != access.Live {
+			t.Errorf("the one that was there is %+v, %v", g, err)
 		}
 	})
 }

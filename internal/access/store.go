@@ -58,6 +58,18 @@ func lock(ctx context.Context, tx *db.Tx, id string) (Grant, error) {
 	return scanGrant(tx, tx.QueryRow(ctx, "select "+grantColumns+" from access_grant where tenant_id = $1 and id = $2"+tx.ForUpdate(), tx.Tenant(), id))
 }
 
+// lockAgent has nobody else lock the grants of an agent until the transaction ends.
+func lockAgent(ctx context.Context, tx *db.Tx, agent string) error {
+	rows, err := tx.Query(ctx, "select id from access_grant where tenant_id = $1 and agent_id = $2 order by id"+tx.ForUpdate(), tx.Tenant(), agent)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() { // every row is locked once it was read
+	}
+	return rows.Err()
+}
+
 const byName = "select " + grantColumns + " from access_grant where tenant_id = $1 and name = $2 and ended_at is null"
 
 func findName(ctx context.Context, tx *db.Tx, name string) (Grant, error) {
