@@ -203,7 +203,7 @@ func (a *Access) decay(ctx context.Context, d decayed) error {
 			if err != nil {
 				return err
 			}
-			tx.Note("tell", tell)
+			tx.Note("approvers", tell) // whom a channel tells of it
 		}
 		switch d.due {
 		case announce:
