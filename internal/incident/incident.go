@@ -401,11 +401,20 @@ func (i *Incidents) finish(ctx context.Context, caller estover.Caller, c Contain
 	if err := i.at("certificate", false); err != nil {
 		return c, err
 	}
-	if err := i.certify(ctx, caller, &c); err != nil {
+	if err := i.certify(ctx, caller, &c); errors.Is(err, errCertified) {
+		err = i.Guard.DB().View(ctx, caller.Tenant, func(tx *db.Tx) (err error) {
+			c, err = find(ctx, tx, c.ID)
+			return err
+		})
+		return c, err
+	} else if err != nil {
 		return c, err
 	}
 	return c, i.at("certificate", true)
 }
+
+// errCertified says that another node has taken the containment up and was first.
+var errCertified = errors.New("the containment is certified already")
 
 // patience bounds how long it is tried to end the last sessions of a target.
 const patience = time.Minute
@@ -590,12 +599,19 @@ func (i *Incidents) certify(ctx context.Context, caller estover.Caller, c *Conta
 	c.Event = decision.ID
 	return i.Guard.Act(ctx, system, op, decision, func(tx *guard.Tx) error {
 		tx.Leaf(leaf)
-		return update(ctx, tx.Tx, *c)
+		open, err := update(ctx, tx.Tx, *c)
+		if err == nil && !open {
+			err = errCertified
+		}
+		return err
 	})
 }
 
 func (i *Incidents) save(ctx context.Context, tenant estover.TenantID, c Containment) error {
-	return i.Guard.DB().Do(ctx, tenant, func(tx *db.Tx) error { return update(ctx, tx, c) })
+	return i.Guard.DB().Do(ctx, tenant, func(tx *db.Tx) error {
+		_, err := update(ctx, tx, c)
+		return err
+	})
 }
 
 // Certificate is the receipt of a containment's certificate, to be verified

@@ -26,19 +26,20 @@ func insert(ctx context.Context, tx *db.Tx, c Containment) error {
 	return err
 }
 
-// update writes what was done; a containment that reached zero stays as it is.
-func update(ctx context.Context, tx *db.Tx, c Containment) error {
+// update writes what was done. False: the containment has reached zero, and stays
+// as it is.
+func update(ctx context.Context, tx *db.Tx, c Containment) (bool, error) {
 	steps, err := json.Marshal(c.Steps)
 	if err != nil {
-		return err
+		return false, err
 	}
 	var zero any
 	if c.ZeroMicros > 0 {
 		zero = c.ZeroMicros
 	}
-	_, err = tx.Exec(ctx, "update containment set steps = $3, zero_us = $4, event_id = $5 where tenant_id = $1 and id = $2 and zero_us is null",
+	n, err := tx.Exec(ctx, "update containment set steps = $3, zero_us = $4, event_id = $5 where tenant_id = $1 and id = $2 and zero_us is null",
 		tx.Tenant(), c.ID, string(steps), zero, c.Event)
-	return err
+	return n == 1, err
 }
 
 func scan(row interface{ Scan(...any) error }, more ...any) (c Containment, err error) {

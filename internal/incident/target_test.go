@@ -204,6 +204,35 @@ func TestContainmentSurvives(t *testing.T) {
 	})
 }
 
+// A containment that takes so long that another node takes it up is certified by
+// the one that is done first, and by that alone.
+func TestCertifiedOnce(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		ctx, w := t.Context(), oauthtest.New(t, d)
+		clock := dbtest.NewClock(d)
+		bot := w.Agent("bot")
+		first, second := over(w, &stuck{}), over(w, &stuck{})
+		first.Reached(func(at string, is bool) error {
+			if at != "certificate" || is {
+				return nil
+			}
+			clock.Advance(2 * time.Minute)
+			return second.Resume(ctx)
+		})
+		c, err := first.Contain(ctx, oauthtest.Admin, theAgent(bot.ID), "a slow one")
+		if err != nil {
+			t.Fatalf("a containment that another has certified: %v", err)
+		}
+		if n := certificates(t, w); n != 1 {
+			t.Errorf("there are %d certificates, want one", n)
+		}
+		list, err := first.List(ctx, oauthtest.Admin, theAgent(bot.ID), 1)
+		if err != nil || len(list) != 1 || list[0].Event != c.Event || list[0].ZeroMicros != c.ZeroMicros || c.Event == "" {
+			t.Errorf("it is %+v, %v, and was answered as %+v", list, err, c)
+		}
+	})
+}
+
 // A containment whose hold is lifted before it came to its end is given up: what
 // is done for the agent afterwards is not ended again.
 func TestGivenUp(t *testing.T) {
