@@ -188,11 +188,15 @@ func (d *Door) unbind(ctx context.Context, a *asking, q *question, n *denial) er
 	if err := claims.Into(&b); err != nil {
 		return errBinding.Because(err)
 	}
+	names, _, err := members(q.Context)
+	if err != nil {
+		return err
+	}
 	sum, err := hash(q, b.Members)
 	if err != nil {
 		return err
 	}
-	if b.Hash != sum || b.Subject != string(a.caller.Subject) || b.Until != n.Expires || n.Evaluation != "" && n.Evaluation != b.Evaluation {
+	if b.Hash != sum || !slices.Equal(names, b.Members) || b.Subject != string(a.caller.Subject) || b.Until != n.Expires || n.Evaluation != "" && n.Evaluation != b.Evaluation {
 		return errBinding
 	}
 	return nil

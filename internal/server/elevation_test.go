@@ -234,6 +234,8 @@ func TestAccessRequestBinding(t *testing.T) {
 			"another subject":         {set("subject", object{"type": "agent", "id": h.agent}), "invalid_denial_binding"},
 			"another purpose":         {set("context", object{"purpose": "marketing", "reason": "x"}), "invalid_denial_binding"},
 			"more of the action":      {set("action", object{"name": "item.read", "properties": object{"id": "8"}}), "invalid_denial_binding"},
+			"a class of data beside":  {set("context", object{"purpose": "support", "class": "public", "reason": "x"}), "invalid_denial_binding"},
+			"a session beside":        {set("context", object{"purpose": "support", "session": h.openSessionOf(s.id), "reason": "x"}), "invalid_denial_binding"},
 			"no denial":               {set("denial", nil), "invalid_denial_binding"},
 			"no token":                {denial("binding_token", ""), "invalid_denial_binding"},
 			"a token that is none":    {denial("binding_token", "nonsense"), "invalid_denial_binding"},
