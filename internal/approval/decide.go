@@ -3,6 +3,7 @@ package approval
 import (
 	"bytes"
 	"context"
+	"errors"
 	"reflect"
 	"slices"
 	"time"
@@ -110,7 +111,11 @@ func (a *Approvals) still(ctx context.Context, caller estover.Caller, id string,
 	decides := false
 	if err := a.guard.DB().View(ctx, caller.Tenant, func(tx *db.Tx) (err error) {
 		decides = false
-		if r, err = find(ctx, tx, id); err != nil || r.Kind != Access || r.State != Pending {
+		r, err = find(ctx, tx, id)
+		if errors.Is(err, ErrNotFound) || err == nil && (r.Kind != Access || r.State != Pending) {
+			return nil
+		}
+		if err != nil {
 			return err
 		}
 		s, err := a.may(ctx, tx, &r, caller.Subject.ID())
