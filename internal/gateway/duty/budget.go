@@ -18,13 +18,20 @@ import (
 	"estover.dev/internal/gateway"
 )
 
-// cover finds out what a call rests on.
+// errUncovered refuses a call whose grant has ended, or has come to its time, since
+// policy was asked. Nothing would be left to take its share of.
+var errUncovered = &estover.Error{Kind: estover.Denied, Code: "not_granted", Detail: "The grant for this has just ended. Ask your sponsor or an operator for another."}
+
+// cover finds out what a call rests on. An agent's rests on a grant.
 func (d *Duties) cover(ctx context.Context, ex *gateway.Exchange, c *call) (err error) {
 	c.covered, err = d.Covered(ctx, ex.Caller, access.Call{
 		Resource: c.resource.ID, Action: c.action.Name, Class: c.class(), Purpose: ex.Caller.Purpose, Session: ex.Caller.Session, Parameters: c.params,
 	})
 	if err != nil {
 		return err
+	}
+	if c.covered.Grant == "" && ex.Caller.Acting().Kind() == estover.AgentKind {
+		return errUncovered
 	}
 	c.commits.Grant, c.commits.Approval = c.covered.Document, c.covered.Request
 	c.approval, err = d.approved(ctx, ex.Caller.Tenant, c.commits)

@@ -1,12 +1,35 @@
 package duty
 
 import (
+	"context"
 	"encoding/json"
 	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"estover.dev"
+	"estover.dev/internal/access"
+	"estover.dev/internal/gateway"
+	"estover.dev/internal/resource"
 )
+
+// TestNothingGoesUncovered: a call whose grant has ended since policy was asked is
+// not made without one, and without its budgets.
+func TestNothingGoesUncovered(t *testing.T) {
+	found := Covered{}
+	d := &Duties{Config: Config{Covered: func(context.Context, estover.Caller, access.Call) (Covered, error) { return found, nil }}}
+	c := &call{resource: &resource.Upstream{}}
+	bot := &gateway.Exchange{}
+	bot.Caller = estover.Caller{Tenant: estover.DefaultTenant, Subject: estover.User("usr_ada"), Actors: []estover.Subject{estover.Agent("agt_bot")}}
+	if err := d.cover(t.Context(), bot, c); estover.KindOf(err) != estover.Denied {
+		t.Errorf("a call without a grant: %v, want a refusal", err)
+	}
+	found.Grant = "grt_1"
+	if err := d.cover(t.Context(), bot, c); err != nil {
+		t.Errorf("a call on a grant: %v", err)
+	}
+}
 
 // TestRows: what counts as a row, however the answer is cut into pieces.
 func TestRows(t *testing.T) {

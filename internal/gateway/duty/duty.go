@@ -413,7 +413,13 @@ func (d *Duties) plan(ctx context.Context, ex *gateway.Exchange, c *call) (*gate
 		level = recordFull
 	}
 	c.commits = evidence.Committed{Seed: newSeed(), Principal: ex.Caller.Subject}
-	if err := d.cover(ctx, ex, c); err != nil {
+	if err := d.cover(ctx, ex, c); errors.Is(err, errUncovered) {
+		r, err := d.refuse(ctx, ex, c.op, c.decision, errUncovered)
+		if err != nil {
+			return nil, err
+		}
+		return nil, r
+	} else if err != nil {
 		return nil, err
 	}
 	d.taps(ex, c, p, level)

@@ -77,7 +77,9 @@ func (d *Duties) intend(ctx context.Context, ex *gateway.Exchange, p *gateway.Pl
 		}
 		c.op.Action, c.op.Members = asked, members
 		before := c.covered.Grant
-		if failed := d.cover(ctx, ex, c); failed != nil {
+		if failed := d.cover(ctx, ex, c); errors.Is(failed, errUncovered) {
+			return err
+		} else if failed != nil {
 			return failed
 		}
 		if c.covered.Grant == before {
