@@ -24,6 +24,7 @@ func (s *Server) covered(ctx context.Context, caller estover.Caller, call access
 	var c duty.Covered
 	acting := caller.Acting()
 	holders := append([]estover.Subject{acting, caller.Subject}, caller.Actors...)
+	chain := len(holders)
 	own := access.Worker{} // who works on a grant of its own, but in a session within another
 	if caller.Session != "" {
 		at, err := s.facts.sessions.Snapshot(ctx, caller.Tenant, caller.Session)
@@ -52,7 +53,11 @@ func (s *Server) covered(ctx context.Context, caller estover.Caller, call access
 		if err != nil {
 			return c, err
 		}
-		if fit != access.Granted {
+		switch {
+		case fit == access.Granted, fit == access.OtherPurpose && i > 0: // what for is asked of who acts
+		case 0 < i && i < chain:
+			return duty.Covered{}, nil // its grant has ended since policy was asked
+		default:
 			continue
 		}
 		c.Grants = append(c.Grants, g.ID)
