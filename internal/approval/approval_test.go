@@ -718,6 +718,31 @@ func TestExpiryAndEscalation(t *testing.T) {
 	})
 }
 
+// Whoever can write to the database lets nobody decide before it is their turn.
+func TestEscalatedByHand(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := open(t, d)
+		ctx := t.Context()
+		h.demands = demand(map[string]any{"roles": []string{"approver"}, "escalate_seconds": int64(600), "escalate_roles": []string{"operator"}})
+		r := h.ask(t, bot, reading())
+		for _, after := range []time.Duration{0, 10 * time.Minute} {
+			err := d.Do(ctx, tenant, func(tx *db.Tx) error {
+				_, err := tx.Exec(ctx, "update access_request set escalated_at = $3 where tenant_id = $1 and id = $2", tx.Tenant(), r.ID, r.CreatedAt.Add(after))
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = h.Approve(ctx, opal, r.ID, approval.Choice{})
+			is(t, fmt.Sprintf("deciding when it says that it has escalated after %s", after), err, approval.ErrNotApprover)
+		}
+		h.clock.Advance(10 * time.Minute)
+		if got, err := h.Approve(ctx, opal, r.ID, approval.Choice{}); err != nil || got.State != approval.Approved {
+			t.Errorf("deciding in time: %s, %v", got.State, err)
+		}
+	})
+}
+
 func TestAbsence(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		h := open(t, d)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"time"
 
 	"estover.dev"
 	"estover.dev/internal/db"
@@ -51,6 +52,10 @@ func scan(tx *db.Tx, row scanner) (r Request, err error) {
 	r.Rule, r.Policy, r.nonce = s.Rule, s.Policy, s.Nonce
 	r.row.state, r.row.spec, r.row.offer = r.State, text, offer
 	r.State = r.StateAt(tx.Now())
+	// That is not under the MAC, but the earliest time for it is.
+	if first := r.CreatedAt.Add(time.Duration(r.Rule.EscalateAfter) * time.Second); r.EscalatedAt.Before(first) || r.EscalatedAt.After(tx.Now()) {
+		r.EscalatedAt = time.Time{}
+	}
 	return r, err
 }
 
