@@ -46,6 +46,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -289,6 +290,9 @@ func (r *Registry) Create(ctx context.Context, caller estover.Caller, spec Spec,
 	spec, err := Check(spec)
 	if err != nil {
 		return Agent{}, err
+	}
+	if strings.HasPrefix(spec.Name, "agt_") { // nobody would find it by its name, the kill switch neither
+		return Agent{}, ErrInvalid.With("The name of an agent does not begin with agt_, as its id does: %q would be looked for as one.", spec.Name).At("name")
 	}
 	id, hold := estover.NewID("agt"), estover.NewID("hld")
 	var a Agent

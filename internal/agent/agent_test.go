@@ -107,6 +107,7 @@ func TestCreate(t *testing.T) {
 			field string
 		}{
 			{"a taken name", func(s *agent.Spec) { s.Name = "bot" }, agent.ErrNameTaken, "name"},
+			{"a name like an id", func(s *agent.Spec) { s.Name = "agt_sly" }, agent.ErrInvalid, "name"},
 			{"a name with a space", func(s *agent.Spec) { s.Name = "my bot" }, agent.ErrInvalid, "name"},
 			{"no blueprint", func(s *agent.Spec) { s.Blueprint = "" }, agent.ErrInvalid, "blueprint"},
 			{"no sponsor", func(s *agent.Spec) { s.Sponsor = "" }, agent.ErrInvalid, "sponsor"},
