@@ -202,11 +202,13 @@ func (e *Evidence) Session(ctx context.Context, caller estover.Caller, session s
 	if err != nil {
 		return nil, err
 	}
-	calls, err := e.list(ctx, caller.Tenant, session, CallAction)
+	// The closing statement follows the calls that it counts, so it is read first:
+	// a session that is just being closed has then either all of them or no end.
+	closing, err := e.list(ctx, caller.Tenant, session, ClosingAction)
 	if err != nil {
 		return nil, err
 	}
-	closing, err := e.list(ctx, caller.Tenant, session, ClosingAction)
+	calls, err := e.list(ctx, caller.Tenant, session, CallAction)
 	if err != nil {
 		return nil, err
 	}
