@@ -23,8 +23,9 @@
 // Whoever approves access asks policy once more: what it has come to deny, or to
 // want more for, is not approved under the rule of before.
 //
-// A person decides for others only. Nobody decides about their own request, or
-// about one of an agent in whose chain they stand; no agent decides anything.
+// A person decides for others only. Nobody decides about their own request, about
+// one of an agent in whose chain they stand, or about one for a session that they
+// opened; no agent decides anything.
 // Each has one vote. A vote counts when the last one is given: whoever was
 // disabled or lost the role in between has not approved.
 //
@@ -132,6 +133,7 @@ type Request struct {
 	Agent     string            `json:"agent,omitempty"` // that it is for
 	AgentName string            `json:"agent_name,omitempty"`
 	Session   string            `json:"session,omitempty"`
+	OpenedBy  estover.Subject   `json:"session_opened_by,omitempty"` // the person in whose hands the session is
 	Purpose   string            `json:"purpose,omitempty"`
 
 	Items   []Item  `json:"items,omitempty"` // as asked for
@@ -252,7 +254,7 @@ var (
 	// ErrNotYours is returned when somebody asks for an agent that is not theirs.
 	ErrNotYours = &estover.Error{Kind: estover.Denied, Code: "request_for_another", Detail: "An agent asks for itself, and a person for agents that they sponsor, unless they are an administrator or an operator."}
 	// ErrOwn is returned when somebody decides about what they asked for themselves.
-	ErrOwn = &estover.Error{Kind: estover.Denied, Code: "request_own", Detail: "Nobody decides about their own request, or one that was made in their name. Somebody else has to."}
+	ErrOwn = &estover.Error{Kind: estover.Denied, Code: "request_own", Detail: "Nobody decides about their own request, or one that was made in their name or in a session that they opened. Somebody else has to."}
 	// ErrPerson is returned when something decides that is not a person by themselves.
 	ErrPerson = &estover.Error{Kind: estover.Denied, Code: "request_needs_person", Detail: "A request is decided by a person who is signed in, and not by an agent or in somebody's place."}
 	// ErrNotApprover is returned when somebody decides whom the rule does not name.
@@ -301,6 +303,7 @@ type Action struct {
 // A Session is what must be known of a session.
 type Session struct {
 	ID, Agent, Purpose string
+	OpenedBy           estover.Subject // it, or the session that it is a part of
 	Expires            time.Time
 	Ended              bool
 }

@@ -425,6 +425,17 @@ func TestPeopleDecide(t *testing.T) {
 			t.Errorf("asked for in bob's name it is by %s, for %v", r.Requester, r.Chain)
 		}
 		is(t, "approving what was asked in one's name", approve(bob), approval.ErrOwn)
+
+		// Whoever has started an agent does not approve what it asks for.
+		h.change(func() { s := h.sessions["ses_1"]; s.OpenedBy = bob.Subject; h.sessions["ses_1"] = s })
+		started := h.ask(t, bot, reading("customer.delete"))
+		h.change(func() { s := h.sessions["ses_1"]; s.OpenedBy = ""; h.sessions["ses_1"] = s })
+		_, err = h.Approve(ctx, bob, started.ID, approval.Choice{})
+		is(t, "approving what was asked in a session of one's own", err, approval.ErrOwn)
+		if _, err = h.Deny(ctx, cy, started.ID, "No"); err != nil {
+			t.Errorf("denying what was asked in another's session: %v", err)
+		}
+
 		_, err = h.Deny(ctx, cy, r.ID, "")
 		is(t, "denying without a word", err, approval.ErrNote)
 		if got, err = h.Deny(ctx, cy, r.ID, "Not today"); err != nil || got.State != approval.Denied || got.Note != "Not today" || h.live(t) != 1 {

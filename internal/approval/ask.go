@@ -414,6 +414,9 @@ func (a *Approvals) look(ctx context.Context, tx *db.Tx, caller estover.Caller, 
 		if left < Shortest && r.CreatedAt.IsZero() {
 			return ErrInvalid.With("The session ends in less than %s. Open another one, and ask for that.", Shortest).At("session")
 		}
+		if r.CreatedAt.IsZero() && s.OpenedBy.Kind() == estover.UserKind {
+			r.OpenedBy = s.OpenedBy
+		}
 		if r.Purpose == "" {
 			r.Purpose = s.Purpose
 		}

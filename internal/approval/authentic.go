@@ -132,7 +132,7 @@ func (a *Approvals) Proven(ctx context.Context, tx *db.Tx, id string) (Request, 
 	var heard []estover.Subject
 	for _, v := range r.Votes {
 		if document.Digest(v.Document) != document.Digest(r.Document) || slices.Contains(heard, v.Approver) ||
-			v.Approver == r.Requester || slices.Contains(r.Chain, v.Approver) {
+			r.asked(v.Approver.ID()) {
 			return r, ErrAltered
 		}
 		heard = append(heard, v.Approver)

@@ -119,7 +119,7 @@ func sooner(a, b int64) int64 {
 type standing struct {
 	Person
 	sponsor bool            // they answer for the agent
-	own     bool            // they asked for it, or it was asked for in their name
+	own     bool            // they asked for it, it was asked for in their name, or in a session of theirs
 	by      []string        // the roles; empty if they may not
 	instead estover.Subject // in whose place, if only so
 }
@@ -135,10 +135,11 @@ func (r *Request) roles() []string {
 }
 
 // asked reports whether somebody asked for it, or whether it was asked for in
-// their name.
+// their name, or in a session that they opened: what works there does so at their
+// word.
 func (r *Request) asked(person string) bool {
 	s := estover.User(person)
-	return r.Requester == s || slices.Contains(r.Chain, s)
+	return r.Requester == s || r.OpenedBy == s || slices.Contains(r.Chain, s)
 }
 
 // may finds out by what a person may decide about a request: by their own role,

@@ -13,6 +13,7 @@ import (
 // A spec is what never changes of a request, and that no statement looks into.
 type spec struct {
 	Chain     []estover.Subject `json:"chain,omitempty"`
+	OpenedBy  estover.Subject   `json:"session_opened_by,omitempty"`
 	AgentName string            `json:"agent_name,omitempty"`
 	Purpose   string            `json:"purpose,omitempty"`
 	Items     []Item            `json:"items,omitempty"`
@@ -47,7 +48,7 @@ func scan(tx *db.Tx, row scanner) (r Request, err error) {
 	if err == nil {
 		err = json.Unmarshal([]byte(offer), &r.Offer)
 	}
-	r.Chain, r.AgentName, r.Purpose, r.Items, r.Seconds, r.Budgets = s.Chain, s.AgentName, s.Purpose, s.Items, s.Seconds, s.Budgets
+	r.Chain, r.OpenedBy, r.AgentName, r.Purpose, r.Items, r.Seconds, r.Budgets = s.Chain, s.OpenedBy, s.AgentName, s.Purpose, s.Items, s.Seconds, s.Budgets
 	r.Target, r.Arguments, r.Reason, r.Context = s.Target, s.Arguments, s.Reason, s.Context
 	r.Rule, r.Policy, r.nonce = s.Rule, s.Policy, s.Nonce
 	r.row.state, r.row.spec, r.row.offer = r.State, text, offer
@@ -151,7 +152,7 @@ func (a *Approvals) insert(ctx context.Context, tx *db.Tx, r Request, likeness s
 // specOf is the JSON of what never changes of a request.
 func specOf(r *Request) (string, error) {
 	b, err := json.Marshal(spec{
-		r.Chain, r.AgentName, r.Purpose, r.Items, r.Seconds, r.Budgets, r.Target, r.Arguments, r.Reason, r.Context, r.Rule, r.Policy, r.nonce,
+		r.Chain, r.OpenedBy, r.AgentName, r.Purpose, r.Items, r.Seconds, r.Budgets, r.Target, r.Arguments, r.Reason, r.Context, r.Rule, r.Policy, r.nonce,
 	})
 	return string(b), err
 }

@@ -30,7 +30,7 @@ func TestElevation(t *testing.T) {
 		return guard.Op{Action: "access.elevate", Target: "resource:" + resource, Resource: resource, Session: "ses_sue", Effect: effect, Input: e}
 	}
 	const one = `[{"type":"approval","properties":{"expires_seconds":86400,"quorum":1,"roles":["admin","approver"]}}]`
-	const two = `[{"type":"approval","properties":{"expires_seconds":86400,"quorum":2,"roles":["admin","approver"],"signed":true}}]`
+	const two = `[{"type":"approval","properties":{"exclude_sponsor":true,"expires_seconds":86400,"quorum":2,"roles":["admin","approver"],"signed":true}}]`
 	for name, c := range map[string]struct {
 		caller      estover.Caller
 		op          guard.Op

@@ -45,7 +45,14 @@ func (s *Server) approvals() *approval.Approvals {
 			if err != nil {
 				return approval.Session{}, err
 			}
-			return approval.Session{ID: one.ID, Agent: one.Agent, Purpose: one.Purpose, Expires: one.ExpiresAt, Ended: !one.EndedAt.IsZero()}, nil
+			in := approval.Session{ID: one.ID, Agent: one.Agent, Purpose: one.Purpose, OpenedBy: one.OpenedBy, Expires: one.ExpiresAt, Ended: !one.EndedAt.IsZero()}
+			for one.Parent != "" && in.OpenedBy.Kind() != estover.UserKind {
+				if one, err = session.Load(ctx, tx, one.Parent); err != nil {
+					return approval.Session{}, err
+				}
+				in.OpenedBy = one.OpenedBy
+			}
+			return in, nil
 		},
 		Hold:   f.sessions.Hold,
 		Person: deciding,

@@ -35,8 +35,8 @@ oblige contains {"type": "approval", "quorum": 1, "roles": ["admin", "approver"]
 }
 
 # METADATA
-# title: Two decide about restricted data, and sign it
-oblige contains {"type": "approval", "quorum": 2, "signed": true} if {
+# title: Two decide about restricted data, neither of them the sponsor, and sign it
+oblige contains {"type": "approval", "quorum": 2, "signed": true, "exclude_sponsor": true} if {
 	input.resource.class == "restricted"
 	input.op == "access.elevate"
 	input.action.name != "lift"
@@ -44,8 +44,8 @@ oblige contains {"type": "approval", "quorum": 2, "signed": true} if {
 }
 
 # METADATA
-# title: Two decide about what cannot be taken back, and sign it
-oblige contains {"type": "approval", "quorum": 2, "signed": true} if {
+# title: Two decide about what cannot be taken back, neither of them the sponsor, and sign it
+oblige contains {"type": "approval", "quorum": 2, "signed": true, "exclude_sponsor": true} if {
 	input.op == "access.elevate"
 	input.action.effect in {"pay", "delete", "admin"}
 	input.action.name != "lift"

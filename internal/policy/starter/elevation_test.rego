@@ -8,7 +8,7 @@ wanted := object.union(call, {"op": "access.elevate", "facts": {"duration": "sho
 
 other(change) := object.union(wanted, change)
 
-signed := {"type": "approval", "quorum": 2, "signed": true}
+signed := {"type": "approval", "quorum": 2, "signed": true, "exclude_sponsor": true}
 
 test_harmless_read if {
 	elevation.permit == {"harmless_read"} with input as wanted
