@@ -25,3 +25,11 @@ func Holders(ctx context.Context, tx *db.Tx, resource, after string, limit int) 
 	}
 	return all, rows.Err()
 }
+
+// Given reports whether an agent was ever given anything of a resource, also what
+// is over.
+func Given(ctx context.Context, tx *db.Tx, agent, resource string) (given bool, err error) {
+	const some = "exists (select 1 from access_grant where tenant_id = $1 and agent_id = $2 and resource_id = $3 and ended_at is "
+	err = tx.QueryRow(ctx, "select "+some+"null) or "+some+"not null)", tx.Tenant(), agent, resource).Scan(&given)
+	return given, err
+}

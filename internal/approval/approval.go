@@ -161,6 +161,10 @@ type Request struct {
 	DecidedBy   estover.Subject `json:"decided_by,omitempty"` // of the last vote; system:policy for policy
 	Note        string          `json:"note,omitempty"`       // of the decision
 
+	// Risk is of what is on the table, for whoever decides about access; zero once it
+	// is decided, and for an agent. See [Risk].
+	Risk Risk `json:"risk,omitzero"`
+
 	// Eligible says for each item whether policy approved it knowing that the agent
 	// had been given it already, to be activated. It is known while it is asked, and
 	// not kept: an effect that finds it otherwise by then does nothing.
@@ -280,6 +284,7 @@ var (
 type Agent struct {
 	ID, Name  string
 	Sponsor   string // the id of a person
+	Tier      string // low, medium or high: how much harm it can do
 	Purposes  []string
 	Clearance estover.Class
 	Segments  []string // that it may reach; empty is every one
@@ -289,6 +294,8 @@ type Agent struct {
 type Resource struct {
 	ID, Name, Segment string
 	Purposes          []string // for which alone it may be used; empty is every one
+	Special           bool     // it holds special categories of personal data
+	Public            bool     // whoever is at the other end is the public
 	Actions           []Action
 }
 
@@ -335,6 +342,10 @@ type Options struct {
 	// Eligible reports whether the agent of a request has been given an item already,
 	// to be activated. Nil knows of nothing.
 	Eligible func(ctx context.Context, tx *db.Tx, r Request, item Item) (bool, error)
+
+	// Given reports whether an agent was ever given anything of a resource, also what
+	// is over. Nil knows of nothing.
+	Given func(ctx context.Context, tx *db.Tx, agent, resource string) (bool, error)
 
 	// Agent is an agent, also one that may not act. Acting makes sure that it may,
 	// and that nobody holds it until the transaction ends.

@@ -112,7 +112,7 @@ func (a *Approvals) ask(ctx context.Context, tx *guard.Tx, caller estover.Caller
 		tx.SetTarget("request:" + same.ID)
 		a.tell(tx, same)
 		tx.Note("again", true)
-		return same, nil
+		return same, a.weigh(ctx, tx.Tx, caller, &same)
 	case err == nil: // it has expired, and nobody has put that on record yet
 		if err := lapse(ctx, tx.Tx, same.ID); err != nil {
 			return r, err
@@ -141,6 +141,13 @@ func (a *Approvals) ask(ctx context.Context, tx *guard.Tx, caller estover.Caller
 	tx.Note("items", r.Items)
 	tx.Note("for_seconds", r.Seconds)
 	tx.Note("policy", r.Policy)
+	if r.Kind == Access {
+		risk, err := a.riskOf(ctx, tx.Tx, &r)
+		if err != nil {
+			return r, err
+		}
+		tx.Note("risk", risk.Level)
+	}
 	if permitted {
 		r.DecidedBy, r.escalateAt = ByPolicy, time.Time{}
 		if err := a.carryOut(ctx, tx, &r); err != nil {
@@ -162,6 +169,9 @@ func (a *Approvals) ask(ctx context.Context, tx *guard.Tx, caller estover.Caller
 		return r, err
 	}
 	tx.Touch(Waiting, r.Agent)
+	if err := a.weigh(ctx, tx.Tx, caller, &r); err != nil {
+		return r, err
+	}
 	return r, a.insert(ctx, tx.Tx, r, likeness)
 }
 

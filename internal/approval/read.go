@@ -37,7 +37,10 @@ func (a *Approvals) Get(ctx context.Context, caller estover.Caller, id string) (
 			return err
 		}
 		r.row = row{}
-		return a.shown(ctx, tx, caller, &r)
+		if err := a.shown(ctx, tx, caller, &r); err != nil {
+			return err
+		}
+		return a.weigh(ctx, tx, caller, &r)
 	})
 	return r, err
 }
@@ -101,6 +104,11 @@ func (a *Approvals) List(ctx context.Context, caller estover.Caller, f Filter, a
 			}
 			return err != nil
 		})
+		for i := range all {
+			if failed == nil {
+				failed = a.weigh(ctx, tx, caller, &all[i])
+			}
+		}
 		return failed
 	})
 	return all, next, err

@@ -41,6 +41,9 @@ func (a *Approvals) Why(ctx context.Context, caller estover.Caller, id string) (
 		if err := a.shown(ctx, tx, caller, &r); err != nil {
 			return err
 		}
+		if err := a.weigh(ctx, tx, caller, &r); err != nil {
+			return err
+		}
 		e, err = a.explain(ctx, tx, caller, r)
 		return err
 	})

@@ -35,6 +35,7 @@ func (s *Server) approvals() *approval.Approvals {
 			from, err := f.eligible(ctx, tx, r, item)
 			return from != "", err
 		},
+		Given:  access.Given,
 		Agent:  asking,
 		Acting: f.registry.Acting,
 		Resource: func(ctx context.Context, tx *db.Tx, id string) (approval.Resource, error) {
@@ -81,7 +82,7 @@ func asking(ctx context.Context, tx *db.Tx, id string) (approval.Agent, error) {
 	if err != nil {
 		return approval.Agent{}, err
 	}
-	return approval.Agent{ID: a.ID, Name: a.Name, Sponsor: a.Sponsor, Purposes: a.Purposes, Clearance: a.Clearance, Segments: a.Segments}, nil
+	return approval.Agent{ID: a.ID, Name: a.Name, Sponsor: a.Sponsor, Tier: string(a.Tier), Purposes: a.Purposes, Clearance: a.Clearance, Segments: a.Segments}, nil
 }
 
 // wantable is a resource of which something can be asked for.
@@ -93,7 +94,10 @@ func wantable(ctx context.Context, tx *db.Tx, id string) (approval.Resource, err
 	if err != nil {
 		return approval.Resource{}, err
 	}
-	r := approval.Resource{ID: u.ID, Name: u.Name, Segment: u.Segment, Purposes: u.Purposes}
+	r := approval.Resource{
+		ID: u.ID, Name: u.Name, Segment: u.Segment, Purposes: u.Purposes,
+		Special: u.SpecialCategory, Public: u.Destination != "internal" && u.Destination != "partner",
+	}
 	for _, a := range u.Actions {
 		class := a.Class
 		if class == "" {
