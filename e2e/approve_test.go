@@ -96,8 +96,9 @@ func TestApproveInABrowser(t *testing.T) {
 	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {
 		t.Fatalf("ssh-keygen: %v\n%s", err, out)
 	}
-	d.admin.Must(t, "person", "key", "add", key+".pub")
-	d.admin.Must(t, "access", "approve", deletion, "--ssh-key", key)
+	quinn := colleague(t, d, "quinn", "approver") // the administrator is the sponsor, and does not count
+	quinn.Must(t, "person", "key", "add", key+".pub")
+	quinn.Must(t, "access", "approve", deletion, "--ssh-key", key)
 	b.Goto(link)
 	b.Heading("bot asks for more")
 	if text := b.Text(); !strings.Contains(text, "This request is approved") || strings.Contains(text, "Sign with a passkey") {
