@@ -289,6 +289,7 @@ func requestRows(t *table, r approval.Request) {
 	if b := budgetText(table.Budgets); b != "" {
 		t.row("Budget:", b)
 	}
+	riskRows(t, r.Risk)
 	if r.State == approval.Pending {
 		t.pairs("Decided by", fmt.Sprintf("%d of %s", r.Rule.Quorum, strings.Join(r.Rule.Roles, ", ")), "Signed", map[bool]string{true: "yes"}[r.Rule.Signed], "Expires", r.ExpiresAt)
 	}
@@ -296,6 +297,14 @@ func requestRows(t *table, r approval.Request) {
 		t.row("Vote:", fmt.Sprintf("%s by %s%s at %s %s", v.Verdict, v.Approver, inPlaceOf(v.For), v.At.Local().Format(time.DateTime), v.Note))
 	}
 	t.pairs("Asked", r.CreatedAt, "Decided", r.DecidedAt, "By", r.DecidedBy, "Note", r.Note, "Until", table.Until, "Grants", r.Result)
+}
+
+// riskRows says how much is asked for, of a request that waits.
+func riskRows(t *table, r approval.Risk) {
+	t.pairs("Risk", r.Level)
+	for _, because := range r.Because {
+		t.row("  because:", because)
+	}
 }
 
 func inPlaceOf(who estover.Subject) string {
@@ -356,13 +365,13 @@ func accessList(s *settings) *cobra.Command {
 				return err
 			}
 			return s.show(cmd.OutOrStdout(), requests, func(t *table) {
-				t.row("ID", "STATE", "AGENT", "WHAT", "FOR", "REASON", "EXPIRES")
+				t.row("ID", "STATE", "RISK", "AGENT", "WHAT", "FOR", "REASON", "EXPIRES")
 				for _, r := range requests {
 					what := r.Target
 					for _, item := range r.Offer.Items {
 						what = strings.TrimPrefix(what+"; "+itemText(item), "; ")
 					}
-					t.row(r.ID, r.State, first(r.AgentName, r.Agent), what, time.Duration(r.Offer.Seconds)*time.Second, r.Reason, r.ExpiresAt)
+					t.row(r.ID, r.State, first(string(r.Risk.Level), "-"), first(r.AgentName, r.Agent), what, time.Duration(r.Offer.Seconds)*time.Second, r.Reason, r.ExpiresAt)
 				}
 			})
 		},
@@ -424,6 +433,7 @@ func accessWhy(s *settings) *cobra.Command {
 			if r.State != approval.Pending {
 				return
 			}
+			riskRows(t, r.Risk)
 			t.row("Missing:", e.Missing)
 			for _, w := range e.May {
 				t.row("May decide:", fmt.Sprintf("%s (%s)%s", w.Name, strings.Join(w.By, ", "), inPlaceOf(w.Instead)))

@@ -131,6 +131,39 @@ func TestPut(t *testing.T) {
 	})
 }
 
+func TestGiven(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		a, ctx := open(t, d), t.Context()
+		given := func(tenant estover.TenantID, agent, resource string) (ever bool) {
+			t.Helper()
+			if err := d.View(ctx, tenant, func(tx *db.Tx) (err error) {
+				ever, err = access.Given(ctx, tx, agent, resource)
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			return ever
+		}
+		if given(ada.Tenant, "agt_bot", "res_crm") {
+			t.Error("before there is a grant, one was given")
+		}
+		g := put(t, a, spec("support"))
+		for _, when := range []string{"while it lasts", "when it is over"} {
+			if !given(ada.Tenant, "agt_bot", "res_crm") {
+				t.Errorf("%s, no grant was ever given", when)
+			}
+			if given(ada.Tenant, "agt_other", "res_crm") || given(ada.Tenant, "agt_bot", "res_wiki") || given(eve.Tenant, "agt_bot", "res_crm") {
+				t.Errorf("%s, a grant of another agent, resource or tenant was given", when)
+			}
+			if when == "while it lasts" {
+				if _, err := a.End(ctx, ada, g.ID, "over"); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	})
+}
+
 func TestPutRefuses(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		a := open(t, d)

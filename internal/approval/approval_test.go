@@ -962,3 +962,86 @@ func TestApprovedAtOnce(t *testing.T) {
 		race(t, houses...)
 	})
 }
+
+// TestRiskIsShown looks at where a risk is shown, to whom, and that it is of what is
+// on the table at present.
+func TestRiskIsShown(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		ctx := t.Context()
+		given, gone := map[string]bool{}, false
+		h := open(t, d, func(o *approval.Options) {
+			o.Given = func(_ context.Context, _ *db.Tx, agent, resource string) (bool, error) {
+				return given[agent+" "+resource], nil
+			}
+			agent, resource := o.Agent, o.Resource
+			o.Agent = func(ctx context.Context, tx *db.Tx, id string) (approval.Agent, error) {
+				a, err := agent(ctx, tx, id)
+				a.Tier = "low"
+				return a, err
+			}
+			o.Resource = func(ctx context.Context, tx *db.Tx, id string) (approval.Resource, error) {
+				if gone {
+					return approval.Resource{}, errNone
+				}
+				return resource(ctx, tx, id)
+			}
+		})
+		h.demands = demand(map[string]any{"quorum": int64(2)})
+		r := h.ask(t, bot, reading("customer.delete", "customer.list"))
+		shown := func(who estover.Caller) approval.Risk {
+			t.Helper()
+			got, err := h.Get(ctx, who, r.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			why, err := h.Why(ctx, who, r.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all, _, err := h.List(ctx, who, approval.Filter{}, "", 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(all) != 1 || why.Request.Risk.String() != got.Risk.String() || all[0].Risk.String() != got.Risk.String() {
+				t.Errorf("of %d requests, this one has the risk %q, but %q where it is explained, or another in the list", len(all), got.Risk, why.Request.Risk)
+			}
+			return got.Risk
+		}
+		want := "high. The agent could delete: customer.delete of crm. It reaches confidential data: crm. " +
+			"Neither parameters nor a budget bound how much: crm. The agent was never given anything there before: crm."
+		if got := shown(ann); got.String() != want {
+			t.Errorf("the risk is\n%s\nwant\n%s", got, want)
+		}
+		// It is for those who decide: what is asked is not made up for it.
+		if got := shown(bot); got.Level != "" || r.Risk.Level != "" {
+			t.Errorf("the agent is told that the risk is %s, and %s when it asks", got, r.Risk)
+		}
+		if same := h.ask(t, sue, approval.Wish{Agent: "agt_bot", Session: "ses_1", Purpose: "support", Items: reading("customer.delete", "customer.list").Items, Reason: "x"}); same.ID != r.ID || same.Risk.String() != want {
+			t.Errorf("the sponsor who asks for the same is told of %s: %s", same.ID, same.Risk)
+		}
+		// It is of what is known by now, and of what is on the table by now.
+		given["agt_bot res_crm"] = true
+		if got := shown(ann); slices.ContainsFunc(got.Because, func(s string) bool { return strings.Contains(s, "never given") }) {
+			t.Errorf("once the agent was given something there, the risk is %s", got)
+		}
+		gone = true
+		if got := shown(ann); got.Level != approval.HighRisk || !strings.HasPrefix(got.Because[0], "Some of it is not there any more") {
+			t.Errorf("of a resource that is gone the risk is %s", got)
+		}
+		gone = false
+		less := []approval.Item{{Resource: "res_crm", Actions: []string{"customer.list"}, Class: estover.Internal}}
+		if _, err := h.Approve(ctx, bob, r.ID, approval.Choice{Narrow: less}); err != nil {
+			t.Fatal(err)
+		}
+		if got := shown(ann); got.String() != "low. Neither parameters nor a budget bound how much: crm." {
+			t.Errorf("of less the risk is %s", got)
+		}
+		// What is decided is no risk any more, and what was is on record.
+		if _, err := h.Deny(ctx, cy, r.ID, "No"); err != nil {
+			t.Fatal(err)
+		}
+		if got := shown(ann); got.Level != "" {
+			t.Errorf("of what is denied the risk is %s", got)
+		}
+	})
+}

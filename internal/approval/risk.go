@@ -103,12 +103,28 @@ func (it *weighedItem) bounded() bool {
 
 // risk measures what is on the table.
 func (k *weighed) risk() Risk {
+	total, because := k.measure()
+	return Risk{levelOf(total), because}
+}
+
+func levelOf(total int) Level {
+	switch {
+	case total >= highFrom:
+		return HighRisk
+	case total >= raisedFrom:
+		return RaisedRisk
+	}
+	return LowRisk
+}
+
+// measure is how much all weighs that adds to the risk, and what that is, in
+// sentences.
+func (k *weighed) measure() (total int, because []string) {
 	type reason struct {
 		weight int
 		text   string
 	}
 	var reasons []reason
-	total := 0
 	add := func(weight int, format string, args ...any) {
 		if weight > 0 {
 			total += weight
@@ -173,17 +189,11 @@ func (k *weighed) risk() Risk {
 	slices.SortFunc(reasons, func(a, b reason) int {
 		return cmp.Or(cmp.Compare(b.weight, a.weight), cmp.Compare(a.text, b.text))
 	})
-	r := Risk{Level: LowRisk, Because: []string{}}
-	switch {
-	case total >= highFrom:
-		r.Level = HighRisk
-	case total >= raisedFrom:
-		r.Level = RaisedRisk
-	}
+	because = []string{}
 	for _, one := range reasons {
-		r.Because = append(r.Because, one.text)
+		because = append(because, one.text)
 	}
-	return r
+	return total, because
 }
 
 // String is the risk in a line.

@@ -105,7 +105,7 @@ func open(t *testing.T, d *db.DB) *world {
 			if tx.Tenant() != tenant {
 				return approval.Agent{}, approval.ErrNotFound
 			}
-			return approval.Agent{ID: id, Name: "invoices-bot", Sponsor: "usr_sue", Purposes: []string{"support"}, Clearance: estover.Confidential}, nil
+			return approval.Agent{ID: id, Name: "invoices-bot", Sponsor: "usr_sue", Purposes: []string{"support"}, Tier: "low", Clearance: estover.Confidential}, nil
 		},
 		Acting:   func(context.Context, *db.Tx, string) error { return nil },
 		Resource: func(context.Context, *db.Tx, string) (approval.Resource, error) { return crm, nil },
@@ -227,6 +227,7 @@ func TestLookingDecidesNothing(t *testing.T) {
 			for _, want := range []string{
 				"invoices-bot", "of the kind billing", "sue", "&lt;customer&gt;", "INC-1", "customer.read", "customer.list", "2 hours", "One approval",
 				document.Fingerprint(r.Document), "seconds: 7200", "uses: 3", "Nothing else was asked for this agent", "3 calls",
+				"<dt>Risk</dt><dd><strong>low</strong>", "<li>The agent was never given anything there before: crm.</li>",
 			} {
 				if !strings.Contains(p.Body, want) {
 					t.Errorf("the page does not say %q:\n%s", want, p.Body)
@@ -252,7 +253,7 @@ func TestLookingDecidesNothing(t *testing.T) {
 			t.Errorf("after somebody looked at it the request is %s", s)
 		}
 		list := alice.Go("/approve")
-		if !strings.Contains(list.Body, "/approve/"+r.ID) || !strings.Contains(list.Body, "invoices-bot") {
+		if !strings.Contains(list.Body, "/approve/"+r.ID) || !strings.Contains(list.Body, "invoices-bot") || !strings.Contains(list.Body, "low risk, asked") {
 			t.Errorf("the list of what waits is\n%s", list.Body)
 		}
 		// Somebody who does not decide sees nothing of it.

@@ -74,6 +74,9 @@ func (s *Server) matter(ctx context.Context, t estover.TenantID, id string) (m n
 	if r.Purpose != "" {
 		m.Lines = append(m.Lines, "Purpose: "+notify.Quoted(r.Purpose))
 	}
+	if r.Risk.Level != "" {
+		m.Lines = append(m.Lines, "Risk: "+r.Risk.String())
+	}
 	for _, name := range sortedNames(r.Context) {
 		m.Lines = append(m.Lines, notify.Quoted(name+": "+r.Context[name]))
 	}

@@ -166,6 +166,9 @@ spec: {class: confidential, destinations: ["` + strings.TrimPrefix(hook.URL, "ht
 					t.Errorf("the %s has not %q:\n%s", where, want, text)
 				}
 			}
+			if risk := "Risk: raised. It reaches confidential data: crm. Neither parameters nor a budget bound how much: crm."; where != "webhook" && !strings.Contains(text, risk) {
+				t.Errorf("the %s does not say %q:\n%s", where, risk, text)
+			}
 			if strings.Contains(text, "https://evil.example") {
 				t.Errorf("the %s has a link of the agent's:\n%s", where, text)
 			}
