@@ -147,6 +147,7 @@ func (p *Pages) Mount(mux *http.ServeMux) {
 func (p *Pages) Handle(mux *http.ServeMux, at string, serve func(*Request) error, methods ...string) {
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		q := &Request{Request: r, Writer: w, Tenant: estover.DefaultTenant, pages: p}
+		q.meet()
 		if name := estover.TenantID(r.PathValue("tenant")); name != "" {
 			err := error(errNoPage) // the default tenant has one name, which is none
 			if name != estover.DefaultTenant {
@@ -157,6 +158,7 @@ func (p *Pages) Handle(mux *http.ServeMux, at string, serve func(*Request) error
 				return
 			}
 			q.Tenant = name
+			q.meet()
 		}
 		o := edge.OriginOf(r)
 		q.From = estover.Caller{Tenant: q.Tenant, Address: o.Address, Request: o.Request}
@@ -217,11 +219,17 @@ const (
 	browserCookie = "__Host-estover-browser"
 )
 
-// recognise finds out who is signed in.
-func (r *Request) recognise() error {
+// meet finds out which browser this is. It comes before all else, since a page
+// that refuses must not name the browser anew: its forms would be good no more.
+func (r *Request) meet() {
+	r.browser = ""
 	if c, err := r.Cookie(r.cookie(browserCookie)); err == nil && len(c.Value) <= 64 {
 		r.browser = c.Value
 	}
+}
+
+// recognise finds out who is signed in.
+func (r *Request) recognise() error {
 	c, err := r.Cookie(r.cookie(visitCookie))
 	if err != nil || len(c.Value) > 128 {
 		return nil
