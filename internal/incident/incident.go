@@ -28,6 +28,8 @@ package incident
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -179,6 +181,55 @@ const batch = 100
 // any more, with the time that this took. It may be done to what is held already:
 // whatever that still has ends.
 func (i *Incidents) Contain(ctx context.Context, caller estover.Caller, target Target, reason string) (Containment, error) {
+	return i.contain(ctx, caller, estover.NewID("ctn"), target, reason)
+}
+
+// ContainOnce is [Incidents.Contain] for what may be sent twice, as a form may: the
+// same key of the same caller is the same containment, and the answer is what has
+// become of it.
+func (i *Incidents) ContainOnce(ctx context.Context, caller estover.Caller, key string, target Target, reason string) (Containment, error) {
+	sum := sha256.Sum256([]byte(string(caller.Subject) + "\x00" + target.String() + "\x00" + key))
+	id := "ctn_" + hex.EncodeToString(sum[:13]) // as long as others
+	c, err := i.contain(ctx, caller, id, target, reason)
+	if !errors.Is(err, errBegun) {
+		return c, err
+	}
+	err = i.Guard.DB().View(ctx, caller.Tenant, func(tx *db.Tx) (err error) {
+		c, err = find(ctx, tx, id)
+		return err
+	})
+	return c, err
+}
+
+// errBegun says that this very containment was begun before.
+var errBegun = errors.New("the containment was begun before")
+
+// op is what containing a target is for policy.
+func (t Target) op(caller estover.Caller) guard.Op {
+	op := guard.Op{Action: "containment.run", Target: t.String(), Effect: guard.Manages}
+	if t.others(caller.Tenant) { // which is for those who run the installation
+		op.Action = "tenant.contain"
+	}
+	return op
+}
+
+// others reports whether a target covers agents of other tenants than this.
+func (t Target) others(tenant estover.TenantID) bool {
+	return t.Scope == hold.Everything || t.Scope == hold.Tenant && t.ID != string(tenant)
+}
+
+// there says that there is no such other tenant, to those who run the
+// installation.
+func (i *Incidents) there(ctx context.Context, caller estover.Caller, t Target) error {
+	if t.Scope == hold.Tenant && t.others(caller.Tenant) && caller.Tenant == estover.DefaultTenant {
+		if err := i.Tenant(ctx, estover.TenantID(t.ID)); estover.KindOf(err) == estover.NotFound {
+			return err
+		}
+	}
+	return nil
+}
+
+func (i *Incidents) contain(ctx context.Context, caller estover.Caller, id string, target Target, reason string) (Containment, error) {
 	if reason == "" || len(reason) > 500 {
 		return Containment{}, ErrReason
 	}
@@ -186,19 +237,14 @@ func (i *Incidents) Contain(ctx context.Context, caller estover.Caller, target T
 		return Containment{}, err
 	}
 	begun := time.Now()
-	c := Containment{ID: estover.NewID("ctn"), Target: target, By: caller.Subject, Reason: reason}
+	c := Containment{ID: id, Target: target, By: caller.Subject, Reason: reason}
 	if target.Scope == Agent {
 		c.Agent = target.ID
 	}
-	op := guard.Op{Action: "containment.run", Target: target.String(), Detail: map[string]any{"containment": c.ID, "reason": reason}}
-	others := target.Scope == hold.Everything || target.Scope == hold.Tenant && target.ID != string(caller.Tenant)
-	if others { // which is for those who run the installation
-		op.Action = "tenant.contain"
-	}
-	if target.Scope == hold.Tenant && others {
-		if err := i.Tenant(ctx, estover.TenantID(target.ID)); estover.KindOf(err) == estover.NotFound && caller.Tenant == estover.DefaultTenant {
-			return Containment{}, err
-		}
+	op := target.op(caller)
+	op.Detail = map[string]any{"containment": c.ID, "reason": reason}
+	if err := i.there(ctx, caller, target); err != nil {
+		return Containment{}, err
 	}
 	if err := i.at("hold", false); err != nil {
 		return Containment{}, err

@@ -20,9 +20,14 @@ func newSeed() []byte {
 
 const columns = "id, scope, target, hold_id, contained_by, reason, at, steps, coalesce(zero_us, 0), event_id, ended_at"
 
+// insert begins a containment, unless it was begun before.
 func insert(ctx context.Context, tx *db.Tx, c Containment) error {
-	_, err := tx.Exec(ctx, "insert into containment (tenant_id, id, scope, target, hold_id, contained_by, reason, at) values ($1, $2, $3, $4, $5, $6, $7, $8)",
+	n, err := tx.Exec(ctx, `insert into containment (tenant_id, id, scope, target, hold_id, contained_by, reason, at)
+		values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (tenant_id, id) do nothing`,
 		tx.Tenant(), c.ID, c.Scope, c.Target.ID, c.Hold, c.By, c.Reason, c.At)
+	if err == nil && n == 0 {
+		return errBegun
+	}
 	return err
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -378,6 +379,72 @@ func TestApproved(t *testing.T) {
 			if err := carry("default", approval.Request{Target: "hold:" + c.Hold, Arguments: told(c, reason), Votes: vote(ann, "")}); !errors.Is(err, hold.ErrNotFound) {
 				t.Errorf("lifting it again: %v, want ErrNotFound", err)
 			}
+		}
+	})
+}
+
+// What would be contained is what is contained then, and to look changes nothing.
+// The same key contains once.
+func TestForeseeAndOnce(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		ctx, w := t.Context(), oauthtest.New(t, d)
+		i := over(w, &stuck{})
+		one, two := w.Agent("bot-1"), w.Agent("bot-2")
+		open(t, w, one.ID)
+		open(t, w, one.ID)
+		s := open(t, w, two.ID)
+		for target, want := range map[incident.Target]incident.Reach{
+			theAgent(one.ID):                         {Agents: 1, Sessions: 2},
+			{Scope: hold.Blueprint, ID: "bot"}:       {Agents: 2, Sessions: 3},
+			{Scope: hold.Blueprint, ID: "nothing"}:   {},
+			{Scope: hold.Person, ID: two.Sponsor.ID}: {Agents: 1, Sessions: 1},
+			{Scope: hold.Tenant, ID: "default"}:      {Agents: 2, Sessions: 3},
+			{Scope: hold.Tenant, ID: "acme"}:         {},
+			{Scope: hold.Everything}:                 {Agents: 2, Sessions: 3},
+		} {
+			if got, err := i.Foresee(ctx, oauthtest.Admin, target); err != nil || got != want {
+				t.Errorf("%s would cover %+v, %v, want %+v", target, got, err, want)
+			}
+		}
+		if _, err := i.Foresee(ctx, oauthtest.Admin, theAgent("agt_nobody")); !errors.Is(err, agent.ErrNotFound) {
+			t.Errorf("an agent that is not there: %v", err)
+		}
+		if state(t, w, s) != session.Open {
+			t.Error("to look ended a session")
+		}
+		w.Decider.Set(oauthtest.Deny("tenant.contain"))
+		for _, target := range []incident.Target{{Scope: hold.Everything}, {Scope: hold.Tenant, ID: "acme"}} {
+			if _, err := i.Foresee(ctx, oauthtest.Admin, target); estover.KindOf(err) != estover.Denied {
+				t.Errorf("%s, to whoever may not contain it: %v, want a refusal", target, err)
+			}
+		}
+		w.Decider.Set(nil)
+
+		var done [8]incident.Containment
+		var all sync.WaitGroup
+		for n := range done {
+			all.Go(func() {
+				var err error
+				if done[n], err = i.ContainOnce(ctx, oauthtest.Admin, "a key", theAgent(one.ID), "a drill"); err != nil {
+					t.Errorf("containing once: %v", err)
+				}
+			})
+		}
+		all.Wait()
+		for _, c := range done {
+			if c.ID != done[0].ID || c.Hold != done[0].Hold {
+				t.Errorf("the same key contained as %s by %s and as %s by %s", c.ID, c.Hold, done[0].ID, done[0].Hold)
+			}
+		}
+		if list, err := i.List(ctx, oauthtest.Admin, theAgent(one.ID), 10); err != nil || len(list) != 1 || list[0].ZeroMicros <= 0 {
+			t.Errorf("the same key contained %d times, %v", len(list), err)
+		}
+		other, err := i.ContainOnce(ctx, oauthtest.Admin, "another key", theAgent(one.ID), "a drill")
+		if err != nil || other.ID == done[0].ID {
+			t.Errorf("another key is the same containment: %+v, %v", other, err)
+		}
+		if elses, err := i.ContainOnce(ctx, oauthtest.Admin, "a key", theAgent(two.ID), "a drill"); err != nil || elses.Agent != two.ID {
+			t.Errorf("the same key for another agent: %+v, %v", elses, err)
 		}
 	})
 }

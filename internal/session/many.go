@@ -42,3 +42,23 @@ func Working(ctx context.Context, tx *db.Tx) (agents []string, err error) {
 	}
 	return agents, rows.Err()
 }
+
+// Running counts the sessions that have not ended by their agents, in the
+// transaction's tenant.
+func Running(ctx context.Context, tx *db.Tx) (map[string]int, error) {
+	rows, err := tx.Query(ctx, `select agent_id, count(*) from session where tenant_id = $1 and ended_at is null group by agent_id`, tx.Tenant())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	open := map[string]int{}
+	for rows.Next() {
+		var agent string
+		var n int
+		if err := rows.Scan(&agent, &n); err != nil {
+			return nil, err
+		}
+		open[agent] = n
+	}
+	return open, rows.Err()
+}
