@@ -79,6 +79,10 @@ type Config struct {
 	// Approvals is the path below the issuer of the page that shows people what
 	// waits for their decision; "" if there is none.
 	Approvals string
+	// Contain is the path below the issuer of the page on which people use the kill
+	// switch; "" if there is none. MayContain says whether somebody is shown it.
+	Contain    string
+	MayContain func(ctx context.Context, caller estover.Caller) (bool, error)
 
 	// Entered is told that somebody has come in by an invitation. Nil tells
 	// nobody.

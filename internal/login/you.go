@@ -40,6 +40,15 @@ func (d *Door) you(r *page.Request) error {
 	if d.Approvals != "" {
 		data.Approvals = r.Path(d.Approvals)
 	}
+	if d.Contain != "" {
+		may, err := d.MayContain(r.Context(), r.Visit.Caller)
+		if err != nil {
+			return err
+		}
+		if may {
+			data.Contain = r.Path(d.Contain)
+		}
+	}
 	if data.MayAdd && d.keys != nil {
 		h, err := newHolder(r.Visit.Person, keys)
 		if err != nil {
@@ -61,6 +70,7 @@ type youData struct {
 	Add, End, Codes, Again string
 	EndForm, CodesForm     string
 	Agents, Approvals      string
+	Contain                string
 	Places                 []placeView
 	Leave, LeaveForm       string
 }

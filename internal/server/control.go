@@ -210,8 +210,19 @@ func (s *Server) cutOff(ctx context.Context, tenant estover.TenantID, t incident
 	if err != nil && estover.KindOf(err) != estover.Denied { // a disabled one may be contained too
 		return incident.Containment{}, err
 	}
+	if t, err = s.containable(ctx, caller, t); err != nil {
+		return incident.Containment{}, err
+	}
+	c, err := s.incidents.Contain(ctx, caller, t, reason)
+	if err == nil {
+		s.logger.Warn("contained", "target", t.String(), "containment", c.ID, "zero", time.Duration(c.ZeroMicros)*time.Microsecond)
+	}
+	return c, err
+}
+
+// containable is a target that is named by name or id, by its id.
+func (s *Server) containable(ctx context.Context, caller estover.Caller, t incident.Target) (_ incident.Target, err error) {
 	byName := !strings.HasPrefix(t.ID, map[hold.Scope]string{incident.Agent: "agt_", hold.Person: "usr_", hold.Resource: "res_"}[t.Scope])
-	err = nil
 	switch f := &s.facts; {
 	case t.Scope == incident.Agent && byName:
 		a, found := f.registry.ByName(ctx, caller, t.ID)
@@ -223,16 +234,9 @@ func (s *Server) cutOff(ctx context.Context, tenant estover.TenantID, t incident
 		r, found := f.resources.ByName(ctx, caller, t.ID)
 		t.ID, err = r.ID, found
 	case t.Scope == hold.Tenant && t.ID == "":
-		t.ID = string(tenant)
+		t.ID = string(caller.Tenant)
 	}
-	if err != nil {
-		return incident.Containment{}, err
-	}
-	c, err := s.incidents.Contain(ctx, caller, t, reason)
-	if err == nil {
-		s.logger.Warn("contained", "target", t.String(), "containment", c.ID, "zero", time.Duration(c.ZeroMicros)*time.Microsecond)
-	}
-	return c, err
+	return t, err
 }
 
 // Everything contains everything: what a signal means.

@@ -182,6 +182,7 @@ func (s *Server) handler() (http.Handler, error) {
 	s.pages.Mount(mux)
 	s.login.Mount(mux)
 	s.approvePages().Mount(mux)
+	s.containPages().Mount(mux)
 	if err := s.decisionPoint().Mount(mux); err != nil {
 		return nil, err
 	}

@@ -47,6 +47,7 @@ import (
 	"estover.dev/internal/approval"
 	"estover.dev/internal/approve"
 	"estover.dev/internal/audit"
+	"estover.dev/internal/contain"
 	"estover.dev/internal/db"
 	"estover.dev/internal/directory"
 	"estover.dev/internal/edge"
@@ -343,7 +344,7 @@ func (s *Server) wire() error {
 	}
 	s.oauth = oauth.New(oauth.Config{Tokens: s.tokens, Sessions: f.sessions, Callers: s.callers, Trusts: s.trusts, Mutual: token.Issuer(s.config.mutual()), NoCertificates: !s.config.certificates(), Registrations: f.registry, Pages: s.pages, Requester: f.requester, Named: f.people.Named, Identity: f.identity, Documents: oauth.NewDocuments(s.fetchDocument, s.db.Now), Logger: s.logger})
 	if s.login, err = login.New(login.Config{
-		Issuer: token.Issuer(s.config.Issuer), People: f.people, Pages: s.pages, Agents: oauth.ConsentsPath, Approvals: approve.Path,
+		Issuer: token.Issuer(s.config.Issuer), People: f.people, Pages: s.pages, Agents: oauth.ConsentsPath, Approvals: approve.Path, Contain: contain.Path, MayContain: s.mayContain,
 		Fetcher: s.providerFetcher, Secret: s.providerSecret, Entered: s.entered, Logger: s.logger,
 	}); err != nil {
 		return err

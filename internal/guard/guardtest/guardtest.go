@@ -4,8 +4,10 @@ package guardtest
 
 import (
 	"context"
+	"crypto"
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/ed25519"
 	"crypto/rand"
 	"testing"
 
@@ -50,7 +52,12 @@ func Log(t testing.TB, d *db.DB) *audit.Log {
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, sign, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return audit.Open(d, audit.Options{
+		Key: func(context.Context, estover.TenantID) (crypto.Signer, error) { return sign, nil },
 		Seal: func(tenant estover.TenantID, id string, plain []byte) ([]byte, error) {
 			return aead.Seal(nil, nil, plain, []byte(string(tenant)+"\x00"+id)), nil
 		},
