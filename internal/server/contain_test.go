@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httputil"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -20,6 +21,7 @@ import (
 
 	"estover.dev/attest"
 	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/page/pagetest"
 )
 
 // A contained is what the API says of a containment.
@@ -519,4 +521,86 @@ func TestContainAcross(t *testing.T) {
 	if item(h, own) != http.StatusOK {
 		t.Error("what acme contains reaches the default tenant")
 	}
+}
+
+// What people do on the page of the kill switch is what they may by policy: an
+// operator contains and asks that it goes on; who has no role stops their own
+// agents alone; the pages of another tenant know none of it.
+func TestContainOnThePage(t *testing.T) {
+	each(t, func(t *testing.T, h *house) {
+		enter := func(name string, roles ...string) *pagetest.Browser {
+			t.Helper()
+			h.must(http.MethodPost, "/v1/people", map[string]any{"name": name, "roles": roles}, nil)
+			var invitation struct{ Token string }
+			h.must(http.MethodPost, "/v1/people/"+name+"/invitations", map[string]int{}, &invitation)
+			at, err := url.Parse("http://" + h.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := pagetest.New(t, httputil.NewSingleHostReverseProxy(at), h.issuer())
+			start := b.Send(b.Load("/login/invitation"), "/login/invitation", "invitation", invitation.Token)
+			if end := b.Send(start, "/login/enrol", "label", "phone"); end.Status != http.StatusOK {
+				t.Fatalf("%s could not enrol: %d %s", name, end.Status, end.Body)
+			}
+			return b
+		}
+		look := func(b *pagetest.Browser, scope, name string) *pagetest.Page {
+			t.Helper()
+			return b.Send(b.Go("/contain"), "/contain/look", "scope", scope, "name", name, "reason", "it sends customers to strangers")
+		}
+		olga, nick := enter("olga", "operator"), enter("nick")
+		for who, b := range map[string]*pagetest.Browser{"an operator": olga, "somebody without a role": nick} {
+			if p := b.Go("/login/you"); !strings.Contains(p.Body, `href="/contain"`) {
+				t.Errorf("the page of %s has no link to the kill switch:\n%s", who, p.Body)
+			}
+			if p := b.Go("/contain"); p.Status != http.StatusOK || strings.Contains(p.Body, `value="everything"`) {
+				t.Errorf("%s is offered to contain everything: %d\n%s", who, p.Status, p.Body)
+			}
+			if p := look(b, "everything", ""); p.Status != http.StatusForbidden {
+				t.Errorf("%s contains everything: %d, want 403", who, p.Status)
+			}
+		}
+		if p := look(nick, "agent", h.agent); p.Status != http.StatusForbidden {
+			t.Errorf("somebody without a role contains another's agent: %d, want 403", p.Status)
+		}
+		if p := look(nick, "person", "me"); !strings.Contains(p.Body, "<dt>Agents</dt><dd>0,") {
+			t.Errorf("somebody who sponsors nothing would contain\n%s", p.Body)
+		}
+
+		stream := h.stream(h.accessToken(h.openSession()))
+		p := look(olga, "agent", "bot")
+		if !strings.Contains(p.Body, "<dt>Open sessions</dt><dd>1,") || !strings.Contains(p.Body, "<dd>1 calls and streams") {
+			t.Errorf("what would be contained is\n%s", p.Body)
+		}
+		done := olga.Send(p, "/contain/now")
+		h.dead("contained on the page", stream)
+		if h.tokenStatus() == http.StatusOK || !strings.Contains(done.Body, "Nothing of it can act any more") {
+			t.Errorf("containing: %d\n%s", done.Status, done.Body)
+		}
+		var list struct{ Items []contained }
+		h.must(http.MethodGet, "/v1/containments", nil, &list)
+		if len(list.Items) != 1 {
+			t.Fatalf("there are %+v", list.Items)
+		}
+		certificate := olga.Load("/contain/done/" + list.Items[0].ID + "/certificate")
+		if report := attest.Verify([]byte(certificate.Body), h.trust()); certificate.Status != http.StatusOK || !report.OK() {
+			t.Errorf("the certificate: %d\n%s", certificate.Status, report)
+		}
+		if p := nick.Go("/contain"); strings.Contains(p.Body, "it sends customers") {
+			t.Errorf("somebody without a role sees what is contained:\n%s", p.Body)
+		}
+		if p := olga.Load("/t/default/contain"); p.Status != http.StatusNotFound {
+			t.Errorf("the pages of a tenant that there is not: %d", p.Status)
+		}
+		at := "/contain/hold/" + list.Items[0].Hold
+		asked := olga.Post(at+"/lift", olga.Fill(olga.Go(at), at+"/lift", "reason", "the prompt was mended"))
+		id, ok := strings.CutPrefix(asked.Header.Get("Location"), "/approve/")
+		if p := olga.Go("/approve/" + id); !ok || p.Status != http.StatusOK || !strings.Contains(p.Body, "the prompt was mended") {
+			t.Errorf("asking that it goes on: %d to %q, whose page is %d\n%s", asked.Status, asked.Header.Get("Location"), p.Status, p.Body)
+		}
+		h.must(http.MethodPost, "/v1/access/requests/"+id+"/approve", map[string]any{}, nil)
+		if h.tokenStatus() != http.StatusOK {
+			t.Error("after somebody else approved that it goes on, there is no token")
+		}
+	})
 }
