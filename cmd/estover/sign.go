@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"estover.dev/attest"
+	"estover.dev/internal/approval"
 	"estover.dev/internal/approval/document"
 	"estover.dev/internal/directory"
 )
@@ -33,6 +34,8 @@ type previewed struct {
 	Document    []byte `json:"document"`
 	Digest      string `json:"digest"`
 	Fingerprint string `json:"fingerprint"`
+
+	Risk approval.Risk `json:"risk,omitzero"`
 }
 
 // preview fetches the document that would be approved by a choice, and works out
@@ -49,9 +52,13 @@ func preview(ctx context.Context, c *client, path string, choice any) (p preview
 	return p, nil
 }
 
-// tell shows a document and its eight words, before anything is signed.
+// tell shows a document, its eight words and its risk, before anything is signed.
 func (p previewed) tell(w io.Writer) {
-	fmt.Fprintf(w, "%s\nIn eight words: %s\n\n", p.Document, p.Fingerprint)
+	fmt.Fprintf(w, "%s\nIn eight words: %s\n", p.Document, p.Fingerprint)
+	if p.Risk.Level != "" {
+		fmt.Fprintf(w, "Risk: %s\n", printable(p.Risk.String()))
+	}
+	fmt.Fprintln(w)
 }
 
 // sign signs a document, and says which of the caller's keys has.

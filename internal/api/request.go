@@ -132,6 +132,8 @@ type shownDocument struct {
 	Text        string `json:"text" doc:"The same bytes as text"`
 	Digest      string `json:"digest" doc:"Of the document, in hexadecimal: the challenge that a passkey signs"`
 	Fingerprint string `json:"fingerprint" doc:"The same as eight words, to compare by eye"`
+
+	Risk approval.Risk `json:"risk,omitzero" doc:"Of what the document grants, for access"`
 }
 
 func (s *Server) previewApproval(ctx context.Context, in *struct {
@@ -143,12 +145,12 @@ func (s *Server) previewApproval(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, s.problem(ctx, err)
 	}
-	text, err := s.Requests.Preview(ctx, callerOf(ctx), in.ID, c)
+	text, risk, err := s.Requests.Preview(ctx, callerOf(ctx), in.ID, c)
 	if err != nil {
 		return nil, s.problem(ctx, err)
 	}
 	digest := document.Digest(text)
-	return &one[shownDocument]{shownDocument{text, string(text), hex.EncodeToString(digest[:]), document.Fingerprint(text)}}, nil
+	return &one[shownDocument]{shownDocument{text, string(text), hex.EncodeToString(digest[:]), document.Fingerprint(text), risk}}, nil
 }
 
 func (s *Server) approveRequest(ctx context.Context, in *struct {

@@ -638,7 +638,7 @@ func TestNarrower(t *testing.T) {
 		}
 		// Somebody narrows it, which begins another round over another document.
 		less := approval.Choice{Narrow: []approval.Item{{Resource: "res_crm", Actions: []string{"customer.read"}, Parameters: map[string][]string{"id": {"42"}}}}, For: 10 * time.Minute, Budgets: &approval.Budgets{Calls: 1}}
-		text, err := h.Preview(ctx, cy, r.ID, less)
+		text, _, err := h.Preview(ctx, cy, r.ID, less)
 		if err != nil || !strings.Contains(string(text), "parameter: id=42\n") || !strings.Contains(string(text), "seconds: 600\n") || strings.Contains(string(text), "customer.delete") {
 			t.Fatalf("the document is\n%s\n%v", text, err)
 		}
@@ -842,7 +842,7 @@ func TestSigned(t *testing.T) {
 	less := approval.Choice{Narrow: []approval.Item{{Resource: "res_crm", Actions: []string{"customer.list"}}}, Assertion: signature(bob, r.Document)}
 	_, err = h.Approve(ctx, bob, r.ID, less)
 	is(t, "approving less with a signature over all", err, bad)
-	text, err := h.Preview(ctx, bob, r.ID, less)
+	text, _, err := h.Preview(ctx, bob, r.ID, less)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -1030,6 +1030,12 @@ func TestRiskIsShown(t *testing.T) {
 		}
 		gone = false
 		less := []approval.Item{{Resource: "res_crm", Actions: []string{"customer.list"}, Class: estover.Internal}}
+		if _, risk, err := h.Preview(ctx, ann, r.ID, approval.Choice{Narrow: less}); err != nil || risk.Level != approval.LowRisk {
+			t.Errorf("of less the risk would be %s, %v, want low", risk, err)
+		}
+		if got := shown(ann); got.Level != approval.HighRisk {
+			t.Errorf("after somebody looked at less the risk is %s", got)
+		}
 		if _, err := h.Approve(ctx, bob, r.ID, approval.Choice{Narrow: less}); err != nil {
 			t.Fatal(err)
 		}

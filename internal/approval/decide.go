@@ -289,9 +289,9 @@ func (a *Approvals) Cancel(ctx context.Context, caller estover.Caller, id, note 
 	return r, err
 }
 
-// Preview is the document that a person would approve by this choice: what they
-// look at, and sign, before they do.
-func (a *Approvals) Preview(ctx context.Context, caller estover.Caller, id string, c Choice) (text []byte, err error) {
+// Preview is the document that a person would approve by this choice, which they
+// look at, and sign, before they do; and the risk of that.
+func (a *Approvals) Preview(ctx context.Context, caller estover.Caller, id string, c Choice) (text []byte, risk Risk, err error) {
 	err = a.guard.Read(ctx, caller, a.op(caller, "access.read", id), func(tx *db.Tx) error {
 		r, err := find(ctx, tx, id)
 		if err != nil {
@@ -303,11 +303,14 @@ func (a *Approvals) Preview(ctx context.Context, caller estover.Caller, id strin
 		if r.State != Pending {
 			return ErrNotPending.With("The request is %s.", r.State)
 		}
-		err = a.choose(ctx, tx, &r, c)
-		text = r.Document
+		if err := a.choose(ctx, tx, &r, c); err != nil {
+			return err
+		}
+		err = a.weigh(ctx, tx, caller, &r)
+		text, risk = r.Document, r.Risk
 		return err
 	})
-	return text, err
+	return text, risk, err
 }
 
 // preview is [Approvals.Preview] on the way to a decision, which is recorded.

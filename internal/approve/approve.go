@@ -283,6 +283,7 @@ type requestView struct {
 	Missing  int64
 	May      bool   // the person may decide
 	Not      string // why they may not
+	Risk     approval.Risk
 	Text     string // the document
 	Words    string
 	Narrow   bool // less than what is on the table
@@ -335,7 +336,7 @@ func (d *Door) show(r *page.Request) error {
 	q := why.Request
 	v := requestView{
 		Request: q, Pending: q.State == approval.Pending, State: string(q.State), Missing: why.Missing, Signed: q.Rule.Signed, Text: string(q.Document),
-		At: at(r, id), All: r.Path(Path), Items: itemsOf(q.Offer.Items), Length: words(time.Duration(q.Offer.Seconds) * time.Second),
+		At: at(r, id), All: r.Path(Path), Items: itemsOf(q.Offer.Items), Length: words(time.Duration(q.Offer.Seconds) * time.Second), Risk: q.Risk,
 		Context: pairs(q.Context), Args: pairs(q.Arguments), Budgets: budgets(q.Offer.Budgets),
 	}
 	v.May = slices.ContainsFunc(why.May, func(w approval.Who) bool { return w.Person == r.Visit.Person.ID })
@@ -391,12 +392,12 @@ func (d *Door) decide(r *page.Request, v *requestView) error {
 	if err != nil {
 		return err
 	}
-	text, err := d.Approvals.Preview(r.Context(), r.Visit.Caller, v.Request.ID, choice)
+	text, risk, err := d.Approvals.Preview(r.Context(), r.Visit.Caller, v.Request.ID, choice)
 	if err != nil {
 		return err
 	}
 	v.Narrow = string(text) != v.Text
-	v.Text, v.Only = string(text), strings.Join(c.only, ",")
+	v.Text, v.Only, v.Risk = string(text), strings.Join(c.only, ","), risk
 	if choice.For > 0 {
 		v.For, v.Length = strconv.FormatInt(c.life, 10), words(choice.For)
 	}
@@ -560,7 +561,7 @@ func (d *Door) deciding(r *page.Request, what string) (id string, form page.Post
 		if c, err = chosen.of(q.Offer); err != nil {
 			return id, form, c, nil, false, err
 		}
-		if text, err = d.Approvals.Preview(r.Context(), r.Visit.Caller, id, c); err != nil {
+		if text, _, err = d.Approvals.Preview(r.Context(), r.Visit.Caller, id, c); err != nil {
 			return id, form, c, nil, false, err
 		}
 		digest := document.Digest(text)

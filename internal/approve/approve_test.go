@@ -372,7 +372,7 @@ func TestNarrow(t *testing.T) {
 		}
 		p := alice.Go(path + "?some=1&for=900&only=0/customer.read")
 		body := unescape(p.Body)
-		if !strings.Contains(body, "seconds: 900") || strings.Contains(body, "\naction: customer.list\n") || !strings.Contains(body, "15 minutes from the approval on") ||
+		if !strings.Contains(body, "seconds: 900") || strings.Contains(body, "\naction: customer.list\n") || !strings.Contains(body, "<dt>Risk</dt><dd><strong>low</strong>, of this much") || !strings.Contains(body, "15 minutes from the approval on") ||
 			strings.Contains(body, document.Fingerprint(r.Document)) {
 			t.Errorf("the narrower page is\n%s", p.Body)
 		}
