@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -908,7 +909,7 @@ func TestFollow(t *testing.T) {
 				}
 				return nil
 			}
-			fatal(t, l.Follow(ctx, "provision", func(_ context.Context, tenant estover.TenantID, events []Entry) error {
+			fatal(t, l.Follow(ctx, "provision", nil, func(_ context.Context, tenant estover.TenantID, events []Entry) error {
 				take(tenant, events)
 				if len(seen[acme]) == 700 && len(seen["other"]) == 10 && life == 2 {
 					stop()
@@ -936,7 +937,7 @@ func TestFollowTrouble(t *testing.T) {
 		others := make(chan int, 100)
 		done := make(chan error)
 		go func() {
-			done <- l.Follow(ctx, "notify", func(_ context.Context, tenant estover.TenantID, events []Entry) error {
+			done <- l.Follow(ctx, "notify", nil, func(_ context.Context, tenant estover.TenantID, events []Entry) error {
 				if tenant == "other" {
 					others <- len(events)
 					return nil
@@ -961,13 +962,88 @@ func TestFollowTrouble(t *testing.T) {
 			t.Errorf("%d attempts, want 3", attempts)
 		}
 		ctx, stop = context.WithCancel(t.Context())
-		fatal(t, l.Follow(ctx, "another", func(_ context.Context, _ estover.TenantID, events []Entry) error {
+		fatal(t, l.Follow(ctx, "another", nil, func(_ context.Context, _ estover.TenantID, events []Entry) error {
 			if events[0].Index != 0 {
 				t.Errorf("another follower begins at %d", events[0].Index)
 			}
 			stop()
 			return nil
 		}))
+	})
+}
+
+// A follower gets the events that it wants, also while it wants none.
+func TestFollowWants(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		l := newKeys(t).open(d)
+		add := func(action string) {
+			t.Helper()
+			fatal(t, d.Do(t.Context(), acme, func(tx *db.Tx) error {
+				p, err := l.Prepare(acme, Event{ID: NewID(), Action: action, Outcome: Done, Actor: "user:usr_ann", At: tx.Now()})
+				if err != nil {
+					return err
+				}
+				return l.Write(t.Context(), tx, p)
+			}))
+			fatal(t, l.Sequence(t.Context(), acme))
+		}
+		caughtUp := func() bool {
+			behindOf := 0
+			fatal(t, d.View(t.Context(), "", func(tx *db.Tx) error {
+				logs, err := behind(t.Context(), tx, "some")
+				behindOf = len(logs)
+				return err
+			}))
+			return behindOf == 0
+		}
+		var mu sync.Mutex
+		var seen []string
+		wants := func(action string) bool { return strings.HasPrefix(action, "access.") }
+		listening := true
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() {
+			done <- l.Follow(ctx, "some", func(context.Context, estover.TenantID) (func(string) bool, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				if !listening {
+					return nil, nil
+				}
+				return wants, nil
+			}, func(_ context.Context, _ estover.TenantID, events []Entry) error {
+				mu.Lock()
+				defer mu.Unlock()
+				for _, e := range events {
+					seen = append(seen, e.Action)
+				}
+				return nil
+			})
+		}()
+		for _, action := range []string{"token.issue", "access.request", "gateway.call", "access.approve"} {
+			add(action)
+		}
+		for !caughtUp() {
+			time.Sleep(time.Millisecond)
+		}
+		mu.Lock()
+		listening = false
+		mu.Unlock()
+		add("access.deny")
+		for !caughtUp() {
+			time.Sleep(time.Millisecond)
+		}
+		mu.Lock()
+		listening = true
+		mu.Unlock()
+		add("access.cancel")
+		for !caughtUp() {
+			time.Sleep(time.Millisecond)
+		}
+		stop()
+		fatal(t, <-done)
+		if want := []string{"access.request", "access.approve", "access.cancel"}; !slices.Equal(seen, want) {
+			t.Errorf("the follower was given %q, want %q", seen, want)
+		}
 	})
 }
 

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"estover.dev"
@@ -26,8 +27,13 @@ const (
 // fails, before its batch is done, and if several nodes follow under one name;
 // so fn is idempotent, by [Event.ID]. When fn fails it is called again with the
 // same events, after a pause that grows; other tenants do not wait for that.
-func (l *Log) Follow(ctx context.Context, name string, fn func(ctx context.Context, tenant estover.TenantID, events []Entry) error) error {
-	f := follower{l, name, fn, map[estover.TenantID]trouble{}}
+//
+// wants, which may be nil for every event, says before each batch which actions
+// the tenant's events are to be of; nil for none at all, which are then not even
+// read. To open an event costs as much as to write it, and most of the log is of
+// calls and tokens.
+func (l *Log) Follow(ctx context.Context, name string, wants Wants, fn func(ctx context.Context, tenant estover.TenantID, events []Entry) error) error {
+	f := follower{l, name, wants, fn, map[estover.TenantID]trouble{}}
 	for {
 		grown := l.grows() // before the look, so that nothing falls between
 		more, err := f.once(ctx)
@@ -49,10 +55,14 @@ func (l *Log) Follow(ctx context.Context, name string, fn func(ctx context.Conte
 	}
 }
 
+// Wants says of which actions somebody wants a tenant's events: none if it is nil.
+type Wants func(ctx context.Context, tenant estover.TenantID) (func(action string) bool, error)
+
 // A follower is one Follow under way.
 type follower struct {
 	log    *Log
 	name   string
+	wants  Wants
 	fn     func(ctx context.Context, tenant estover.TenantID, events []Entry) error
 	failed map[estover.TenantID]trouble
 }
@@ -100,6 +110,16 @@ func (f *follower) once(ctx context.Context) (more bool, err error) {
 func (f *follower) deliver(ctx context.Context, c cursor) error {
 	l := f.log
 	end := min(c.next+followBatch, c.size)
+	var wanted func(action string) bool
+	if f.wants != nil {
+		var err error
+		if wanted, err = f.wants(ctx, c.tenant); err != nil {
+			return err
+		}
+		if wanted == nil {
+			return l.db.Do(ctx, c.tenant, func(tx *db.Tx) error { return saveCursor(ctx, tx, f.name, c.size) })
+		}
+	}
 	var rows []row
 	err := l.db.View(ctx, c.tenant, func(tx *db.Tx) (err error) {
 		rows, err = readPlaced(ctx, tx, c.next, end)
@@ -111,12 +131,17 @@ func (f *follower) deliver(ctx context.Context, c cursor) error {
 	if int64(len(rows)) != end-c.next {
 		return ErrDamaged
 	}
+	if wanted != nil {
+		rows = slices.DeleteFunc(rows, func(r row) bool { return !wanted(r.event.Action) })
+	}
 	events, err := l.entries(c.tenant, rows)
 	if err != nil {
 		return err
 	}
-	if err := f.fn(ctx, c.tenant, events); err != nil {
-		return err
+	if len(events) > 0 {
+		if err := f.fn(ctx, c.tenant, events); err != nil {
+			return err
+		}
 	}
 	if err := l.fault("follow: before the cursor"); err != nil {
 		return err

@@ -109,7 +109,7 @@ func TestPack(t *testing.T) {
 		seen := map[string]int64{}
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		fatal(t, l.Follow(ctx, "pack", func(_ context.Context, _ estover.TenantID, events []Entry) error {
+		fatal(t, l.Follow(ctx, "pack", nil, func(_ context.Context, _ estover.TenantID, events []Entry) error {
 			for _, e := range events {
 				if int64(len(seen)) == e.Index {
 					seen[e.ID] = e.Index

@@ -39,6 +39,17 @@ type message struct {
 	due       time.Time
 }
 
+// Wants is of which actions the channels of a tenant tell, for [audit.Log.Follow].
+func (n *Notify) Wants(ctx context.Context, tenant estover.TenantID) (func(action string) bool, error) {
+	channels, err := n.copies.Get(ctx, tenant, all)
+	if err != nil || len(channels) == 0 {
+		return nil, err
+	}
+	return func(action string) bool {
+		return slices.ContainsFunc(channels, func(c Channel) bool { return c.tells(action) })
+	}, nil
+}
+
 // Take puts what a tenant's channels tell of events into the outbox. It is what
 // follows the log ([audit.Log.Follow]), and does nothing about an event that it
 // has seen.

@@ -47,7 +47,7 @@ func (s *Server) startJobs(ctx context.Context, wg *sync.WaitGroup) {
 		_, err := s.facts.sessions.ExpireDue(ctx)
 		return err
 	})
-	jobs.While("channel.follow", func(ctx context.Context) error { return s.log.Follow(ctx, "notify", s.notify.Take) })
+	jobs.While("channel.follow", func(ctx context.Context) error { return s.log.Follow(ctx, "notify", s.notify.Wants, s.notify.Take) })
 	jobs.While("channel.send", s.notify.Run)
 	jobs.Every("channel.sweep", time.Hour, s.notify.Sweep)
 	jobs.Every("authzen.sweep", time.Hour, func(ctx context.Context) error { return authzen.Sweep(ctx, s.db) })
