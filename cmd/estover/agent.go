@@ -22,7 +22,7 @@ func agentCommand(s *settings) *cobra.Command {
 good, has a person who answers for it, the purposes that it has declared, and
 the most sensitive class of data that it may reach. It may act while nothing
 holds it: each hold has a reason of its own and is lifted by itself.`)
-	c.AddCommand(agentList(s), agentShow(s), agentCreate(s), agentHold(s), agentLift(s), agentRetire(s), agentCredential(s))
+	c.AddCommand(agentList(s), agentShow(s), agentCreate(s), agentHold(s), agentLift(s), agentRisk(s), agentRetire(s), agentCredential(s))
 	return c
 }
 
@@ -100,9 +100,9 @@ func agentList(s *settings) *cobra.Command {
 				return err
 			}
 			return s.show(cmd.OutOrStdout(), all, func(t *table) {
-				t.row("NAME", "STATUS", "BLUEPRINT", "PURPOSES", "CLEARANCE", "ID")
+				t.row("NAME", "STATUS", "BLUEPRINT", "PURPOSES", "CLEARANCE", "RISK", "ID")
 				for _, a := range all {
-					t.row(a.Name, a.Status, a.Blueprint, a.Purposes, a.Clearance, a.ID)
+					t.row(a.Name, a.Status, a.Blueprint, a.Purposes, a.Clearance, a.Risk.Band, a.ID)
 				}
 			})
 		},
@@ -117,7 +117,7 @@ func agentList(s *settings) *cobra.Command {
 func showAgent(s *settings, cmd *cobra.Command, a agent.Agent) error {
 	return s.show(cmd.OutOrStdout(), a, func(t *table) {
 		t.pairs("Name", a.Name, "Id", a.ID, "Status", a.Status, "Blueprint", a.Blueprint, "Sponsor", a.Sponsor, "Team", a.Team,
-			"Environment", a.Environment, "Purposes", a.Purposes, "Clearance", a.Clearance, "Tier", a.Tier, "Segments", a.Segments,
+			"Environment", a.Environment, "Purposes", a.Purposes, "Clearance", a.Clearance, "Tier", a.Tier, "Risk", riskCell(a.Risk), "Segments", a.Segments,
 			"Expires", a.ExpiresAt, "Created", a.CreatedAt, "Kept by", a.ManagedBy)
 		if a.Client != nil {
 			if b, err := json.Marshal(a.Client); err == nil {
@@ -131,6 +131,14 @@ func showAgent(s *settings, cmd *cobra.Command, a agent.Agent) error {
 			t.row("Hold:", fmt.Sprintf("%s  %s since %s, by %s: %s", h.ID, h.Kind, cell(h.At), h.By, h.Reason))
 		}
 	})
+}
+
+// riskCell is a band of risk with who set it and why.
+func riskCell(r agent.Risk) string {
+	if r.At.IsZero() {
+		return string(r.Band)
+	}
+	return fmt.Sprintf("%s since %s, by %s: %s", r.Band, cell(r.At), r.By, r.Reason)
 }
 
 func agentShow(s *settings) *cobra.Command {
@@ -242,6 +250,38 @@ what a containment leaves, takes two people: 'estover contain lift'.`,
 		},
 	}
 	c.Flags().StringVar(&reason, "reason", "", "why the agent may go on")
+	_ = c.MarkFlagRequired("reason")
+	return c
+}
+
+func agentRisk(s *settings) *cobra.Command {
+	var reason string
+	c := &cobra.Command{
+		Use: "risk AGENT BAND", Short: "Say how risky an agent is held to be: low, raised, high or critical",
+		Long: `Risk sets the band of an agent's risk, which policies read as the fact risk_band.
+It stops nothing by itself. What the agent has open is decided again at once.`,
+		Example: "  estover agent risk invoices-bot raised --reason 'it reads more than usual'",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 2 {
+				return usageError{errors.New("estover agent risk needs the agent and the band: low, raised, high or critical")}
+			}
+			return nil
+		},
+		ValidArgsFunction: completeAgents(s),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.client()
+			if err != nil {
+				return err
+			}
+			var a agent.Agent
+			body := map[string]string{"band": args[1], "reason": reason}
+			if err := c.do(cmd.Context(), http.MethodPut, "/v1/agents/"+url.PathEscape(args[0])+"/risk", body, &a); err != nil {
+				return err
+			}
+			return showAgent(s, cmd, a)
+		},
+	}
+	c.Flags().StringVar(&reason, "reason", "", "why, for those whom it stops")
 	_ = c.MarkFlagRequired("reason")
 	return c
 }

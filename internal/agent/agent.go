@@ -96,7 +96,8 @@ type Agent struct {
 	Spec
 	Registration *Registration `json:"registration,omitempty"` // of one that registered itself
 	Status       Status        `json:"status"`                 // when it was read; see [Agent.StatusAt]
-	Holds        []Hold        `json:"holds"`                  // those that are not lifted, the oldest first
+	Risk         Risk          `json:"risk"`
+	Holds        []Hold        `json:"holds"` // those that are not lifted, the oldest first
 	ManagedBy    string        `json:"managed_by,omitempty"`
 	CreatedAt    time.Time     `json:"created_at"`
 	EndedAt      time.Time     `json:"ended_at,omitzero"` // when it was retired
@@ -303,7 +304,7 @@ func (r *Registry) Create(ctx context.Context, caller estover.Caller, spec Spec,
 		if err := r.checkSponsor(ctx, tx.Tx, spec.Sponsor); err != nil {
 			return err
 		}
-		a = Agent{ID: id, Spec: spec, Holds: []Hold{}, ManagedBy: origin.ManagedBy, CreatedAt: tx.Now(), Epoch: 1}
+		a = Agent{ID: id, Spec: spec, Risk: Risk{Band: LowRisk}, Holds: []Hold{}, ManagedBy: origin.ManagedBy, CreatedAt: tx.Now(), Epoch: 1}
 		if err := insert(ctx, tx.Tx, a); err != nil {
 			return err
 		}

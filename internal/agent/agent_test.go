@@ -323,6 +323,7 @@ func TestRefused(t *testing.T) {
 			"agent.update":      func() error { _, err := r.Update(ctx, ada, a.ID, spec("bot")); return err },
 			"agent.hold":        func() error { _, err := r.Hold(ctx, ada, a.ID, agent.Suspension, "x"); return err },
 			"agent.lift":        func() error { _, err := r.Lift(ctx, ada, a.ID, "hld_x", "x"); return err },
+			"agent.risk":        func() error { _, err := r.SetRisk(ctx, ada, a.ID, agent.HighRisk, "x"); return err },
 			"agent.read":        func() error { _, err := r.Get(ctx, ada, a.ID); return err },
 			"agent.list":        func() error { _, _, err := r.List(ctx, ada, agent.Filter{}, "", 0); return err },
 			"credential.create": func() error { _, _, err := r.CreateSecret(ctx, ada, a.ID, "", 0); return err },

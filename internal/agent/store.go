@@ -15,7 +15,8 @@ import (
 )
 
 const agentColumns = `id, name, blueprint, sponsor, team, environment, purposes, clearance, tier, segments,
-	expires_at, managed_by, created_at, ended_at, epoch, client, registration`
+	expires_at, managed_by, created_at, ended_at, epoch, client, registration,
+	risk_band, risk_reason, risk_by, risk_at`
 
 // scanner is a row of a query, or the only one.
 type scanner interface{ Scan(dest ...any) error }
@@ -23,7 +24,8 @@ type scanner interface{ Scan(dest ...any) error }
 func scanAgent(row scanner) (a Agent, err error) {
 	var client, registration *string
 	err = row.Scan(&a.ID, &a.Name, &a.Blueprint, &a.Sponsor, &a.Team, &a.Environment, &a.Purposes, &a.Clearance, &a.Tier, &a.Segments,
-		&a.ExpiresAt, &a.ManagedBy, &a.CreatedAt, &a.EndedAt, &a.Epoch, &client, &registration)
+		&a.ExpiresAt, &a.ManagedBy, &a.CreatedAt, &a.EndedAt, &a.Epoch, &client, &registration,
+		&a.Risk.Band, &a.Risk.Reason, &a.Risk.By, &a.Risk.At)
 	if errors.Is(err, db.ErrNoRows) {
 		err = ErrNotFound
 	}
@@ -188,10 +190,12 @@ func update(ctx context.Context, tx *db.Tx, a Agent) error {
 		return err
 	}
 	_, err := tx.Exec(ctx, `update agent set blueprint = $3, sponsor = $4, team = $5, environment = $6, purposes = $7, clearance = $8,
-			tier = $9, segments = $10, expires_at = $11, ended_at = $12, epoch = $13, client = $14, metadata_url = $15, registration = $16
+			tier = $9, segments = $10, expires_at = $11, ended_at = $12, epoch = $13, client = $14, metadata_url = $15, registration = $16,
+			risk_band = $17, risk_reason = $18, risk_by = $19, risk_at = $20
 		where tenant_id = $1 and id = $2`,
 		tx.Tenant(), a.ID, a.Blueprint, a.Sponsor, a.Team, a.Environment, a.Purposes, a.Clearance,
-		a.Tier, a.Segments, a.ExpiresAt, a.EndedAt, a.Epoch, a.Client.stored(), a.metadata(), a.Registration.stored())
+		a.Tier, a.Segments, a.ExpiresAt, a.EndedAt, a.Epoch, a.Client.stored(), a.metadata(), a.Registration.stored(),
+		a.Risk.Band, a.Risk.Reason, a.Risk.By, a.Risk.At)
 	if db.Taken(err) {
 		err = ErrMetadataTaken.At("client.metadata_url")
 	}

@@ -29,6 +29,7 @@ func (s *Server) agents() {
 	huma.Register(s.huma, op("update-agent", http.MethodPut, "/v1/agents/{id}", tag, "Change what is said of an agent"), s.updateAgent)
 	huma.Register(s.huma, op("hold-agent", http.MethodPost, "/v1/agents/{id}/holds", tag, "Stop an agent, beside whatever else holds it"), s.holdAgent)
 	huma.Register(s.huma, op("lift-hold", http.MethodPost, "/v1/agents/{id}/holds/{hold}/lift", tag, "Take one hold away; the others stay"), s.liftHold)
+	huma.Register(s.huma, op("set-agent-risk", http.MethodPut, "/v1/agents/{id}/risk", tag, "Say how risky an agent is held to be"), s.setAgentRisk)
 	huma.Register(s.huma, op("list-credentials", http.MethodGet, "/v1/agents/{id}/credentials", tag, "List the live credentials of an agent"), s.listCredentials)
 	huma.Register(s.huma, op("create-credential", http.MethodPost, "/v1/agents/{id}/credentials", tag, "Make a secret, shown once, or register public keys or a certificate's name"), s.createCredential)
 	huma.Register(s.huma, op("retire-credential", http.MethodPost, "/v1/agents/{id}/credentials/{credential}/retire", tag, "End a credential, at once or after an overlap"), s.retireCredential)
@@ -125,6 +126,22 @@ func (s *Server) liftHold(ctx context.Context, in *struct {
 		return nil, s.problem(ctx, err)
 	}
 	a, err = s.Agents.Get(ctx, callerOf(ctx), id)
+	return &one[agent.Agent]{a}, s.problem(ctx, err)
+}
+
+func (s *Server) setAgentRisk(ctx context.Context, in *struct {
+	Named
+	Body struct {
+		Band   agent.Band `json:"band" enum:"low,raised,high,critical"`
+		Reason string     `json:"reason" minLength:"1" maxLength:"500"`
+	}
+},
+) (*one[agent.Agent], error) {
+	id, err := s.agentID(ctx, in.ID)
+	if err != nil {
+		return nil, s.problem(ctx, err)
+	}
+	a, err := s.Agents.SetRisk(ctx, callerOf(ctx), id, in.Body.Band, in.Body.Reason)
 	return &one[agent.Agent]{a}, s.problem(ctx, err)
 }
 

@@ -230,6 +230,7 @@ var agentKind = kind{
 	hints: map[string]string{
 		"status":      "Whether an agent is held is no part of a file. Use `estover agent hold` and `estover agent lift`.",
 		"holds":       "Holds are no part of a file. Use `estover agent hold` and `estover agent lift`.",
+		"risk":        "How risky an agent is held to be is no part of a file. Use `estover agent risk`.",
 		"credentials": "Credentials are no part of a file. Use `estover agent credential`.",
 	},
 	make: func() any { return &agent.Spec{} },

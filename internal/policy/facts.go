@@ -37,7 +37,7 @@ type Facts struct {
 	PurposeOK       bool   `json:"purpose_ok"`       // the purpose is declared and, where a grant is needed, the grant's
 	RecipientKnown  bool   `json:"recipient_known"`  // the recipient was named by the user or the task
 	ResidencyOK     bool   `json:"residency_ok"`     // the data stays in its region
-	RiskBand        string `json:"risk_band"`        // low, raised, high or critical
+	RiskBand        string `json:"risk_band"`        // low, raised, high or critical: how risky the agent is held to be
 	RuleOfTwo       bool   `json:"rule_of_two"`      // untrusted input, private data and an effect outside meet here
 	SecretFound     bool   `json:"secret_found"`     // the request carries a secret where none belongs
 	ServerTrusted   bool   `json:"server_trusted"`   // the server of the resource is trusted
@@ -97,7 +97,7 @@ var facts = []fact{
 	{name: "purpose_ok", flag: func(f *Facts) *bool { return &f.PurposeOK }, live: true, remedy: "The session is opened for a purpose that the agent has declared and its grant names (estover run --purpose …)."},
 	{name: "recipient_known", flag: func(f *Facts) *bool { return &f.RecipientKnown }, remedy: "The user or the task names the recipient."},
 	{name: "residency_ok", flag: func(f *Facts) *bool { return &f.ResidencyOK }, remedy: "The data stays in its region."},
-	{name: "risk_band", word: func(f *Facts) *string { return &f.RiskBand }, list: []string{"low", "raised", "high", "critical"}, remedy: "The agent's risk falls."},
+	{name: "risk_band", word: func(f *Facts) *string { return &f.RiskBand }, list: []string{"low", "raised", "high", "critical"}, live: true, remedy: "An operator sets the agent's risk down again (estover agent risk)."},
 	{name: "rule_of_two", flag: func(f *Facts) *bool { return &f.RuleOfTwo }, remedy: "A session without untrusted input, or without private data, does it."},
 	{name: "secret_found", flag: func(f *Facts) *bool { return &f.SecretFound }, remedy: "The secret is taken out of the request; the gateway adds what the resource needs."},
 	{name: "server_trusted", flag: func(f *Facts) *bool { return &f.ServerTrusted }, remedy: "The server is trusted by its operator."},

@@ -22,6 +22,7 @@ type Agent struct {
 	Team        string
 	Environment string // development, staging, production, …
 	Tier        string // low, medium or high: how much harm it can do; "" is low
+	Risk        string // low, raised, high or critical: how risky it is held to be; "" is low
 	Clearance   estover.Class
 	Purposes    []string // that it has declared
 

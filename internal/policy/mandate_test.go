@@ -77,6 +77,21 @@ func TestMandateFacts(t *testing.T) {
 	}
 }
 
+// TestRiskBand: the risk of who acts is a fact, and a word that nobody knows is
+// the worst.
+func TestRiskBand(t *testing.T) {
+	for risk, want := range map[string]string{"": "low", "low": "low", "raised": "raised", "high": "high", "critical": "critical", "odd": "critical"} {
+		w := shop()
+		w.agents["agt_sue"].Risk = risk
+		if got := gathered(t, w, sue, call("customer.read", guard.Reads)).RiskBand; got != want {
+			t.Errorf("of an agent whose risk is %q the fact is %s, want %s", risk, got, want)
+		}
+		if got := gathered(t, w, person(estover.Operator), guard.Op{Action: "agent.read", Target: "agent:agt_sue", Effect: guard.Reads}).RiskBand; got != "low" {
+			t.Errorf("of a person who looks at an agent whose risk is %q the fact is %s, want low", risk, got)
+		}
+	}
+}
+
 // TestBudgetUsedUp: nothing a policy says overrides it, and the answer says which
 // budget it is. Where another grant covers the call it does not matter.
 func TestBudgetUsedUp(t *testing.T) {

@@ -281,6 +281,7 @@ func (s *Sources) gather(ctx context.Context, caller estover.Caller, op guard.Op
 		}
 		k.agent, k.Agent = agent, agent
 		k.Facts.AgentTier = among("agent_tier", agent.Tier, "high")
+		k.Facts.RiskBand = among("risk_band", agent.Risk, "critical")
 		if s.Token != nil {
 			if err := s.Token(ctx, caller); err != nil {
 				return k, errKernel("kernel_token")

@@ -57,12 +57,46 @@ test_call if {
 `})
 }
 
+// wary has nothing through to an agent whose risk is raised.
+func wary() policy.Bundle {
+	return append(policy.Starter(), policy.File{Path: "wary.rego", Text: `# METADATA
+# title: Wary
+# description: Calls of agents whose risk is raised.
+package tenant.wary
+
+# METADATA
+# title: No grant is used by an agent of raised risk
+# description: The agent's risk is raised, and nothing reaches the resource until it falls.
+# custom:
+#   next: Ask an operator to look at the agent.
+deny contains "risky_call" if {
+	input.op == "gateway.call"
+	input.facts.risk_band in {"raised", "high", "critical"}
+	input.facts.entitled == true
+}
+`}, policy.File{Path: "wary_test.rego", Text: `package tenant.wary_test
+
+import data.tenant.wary
+
+test_raised if {
+	wary.deny == {"risky_call"} with input as {"op": "gateway.call", "facts": {"risk_band": "raised", "entitled": true}}
+}
+
+test_low if {
+	wary.deny == set() with input as {"op": "gateway.call", "facts": {"risk_band": "low", "entitled": true}}
+}
+`})
+}
+
 // What is decided about an agent, a resource or the policy reaches the streams
 // that are open, at once, and those alone that it is about (M41).
 func TestStreamsAreDecidedAgain(t *testing.T) {
 	each(t, func(t *testing.T, h *house) {
 		put := func(changes map[string]string) { h.change("", "bot", "alice", changes) }
 		as := func() { put(nil) }
+		risk := func(band string) {
+			h.must(http.MethodPut, "/v1/agents/bot/risk", map[string]string{"band": band, "reason": "as it looks"}, nil)
+		}
 		for _, c := range []struct {
 			name         string
 			change, back func()
@@ -76,6 +110,9 @@ func TestStreamsAreDecidedAgain(t *testing.T) {
 			{"a policy is activated that says the same", func() {
 				h.activate(append(policy.Starter(), policy.File{Path: "note.rego", Text: "# METADATA\n# title: A note\n# description: It says nothing.\npackage tenant.note\n"}))
 			}, func() { h.activate(policy.Starter()) }, true},
+			{"the risk is raised, which nothing rests on", func() { risk("critical") }, func() { risk("low"); h.activate(wary()) }, true},
+			{"the risk is raised, and a policy says no to that", func() { risk("raised") }, func() { risk("low") }, false},
+			{"the reason of a low risk changes", func() { risk("low") }, func() { h.activate(policy.Starter()) }, true},
 		} {
 			stream := h.stream(h.accessToken(h.openSession()))
 			t.Cleanup(func() { _ = stream.Close() })

@@ -143,7 +143,7 @@ func (f *facts) loadAgent(ctx context.Context, tx *db.Tx, id string) (*policy.Ag
 		return nil, err
 	}
 	a := &policy.Agent{
-		ID: s.ID, Blueprint: s.Blueprint, Team: s.Team, Environment: s.Environment, Tier: s.Tier, Clearance: s.Clearance,
+		ID: s.ID, Blueprint: s.Blueprint, Team: s.Team, Environment: s.Environment, Tier: s.Tier, Risk: string(s.Risk.Band), Clearance: s.Clearance,
 		Purposes: s.Purposes, Expires: s.ExpiresAt, Segments: s.Segments,
 		Sponsor: s.Sponsor, Sponsored: f.people.Sponsor(ctx, tx, s.Sponsor) == nil,
 	}

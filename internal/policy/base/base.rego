@@ -39,7 +39,7 @@ permit contains "admin_reads_secret" if {
 permit contains "operator_operates" if {
 	input.caller.roles.operator == true
 	input.op in {
-		"access.evaluate", "agent.create", "agent.hold", "agent.lift", "agent.list", "agent.read", "agent.update",
+		"access.evaluate", "agent.create", "agent.hold", "agent.lift", "agent.list", "agent.read", "agent.risk", "agent.update",
 		"apply.run", "channel.list", "channel.read", "containment.list", "containment.read", "containment.run", "credential.create", "credential.list", "credential.retire",
 		"detail_type.list", "detail_type.read", "event.list", "event.read", "grant.create", "grant.end", "grant.list", "grant.read", "grant.restore",
 		"initial_token.list", "key.list",

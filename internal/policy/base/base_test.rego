@@ -58,6 +58,7 @@ test_nobody_else_reads_secrets[role] if {
 
 test_operator_operates if {
 	base.permit == {"operator_operates"} with input as ask(object.union(person("operator"), {"op": "agent.hold"}))
+	base.permit == {"operator_operates"} with input as ask(object.union(person("operator"), {"op": "agent.risk"}))
 	base.permit == {"operator_operates"} with input as ask(object.union(person("operator"), {"op": "containment.run"}))
 }
 
@@ -71,7 +72,7 @@ test_auditor_reads if {
 }
 
 test_auditor_changes_nothing[op] if {
-	some op in ["agent.create", "agent.hold", "grant.create", "session.end", "policy.push", "secret.write"]
+	some op in ["agent.create", "agent.hold", "agent.risk", "grant.create", "session.end", "policy.push", "secret.write"]
 	base.permit == set() with input as ask(object.union(person("auditor"), {"op": op}))
 }
 
@@ -206,7 +207,7 @@ test_baseline_permits_no_call if {
 }
 
 test_agent_does_not_manage[op] if {
-	some op in ["agent.create", "agent.lift", "grant.create", "policy.push", "secret.read", "secret.write", "resource.put"]
+	some op in ["agent.create", "agent.lift", "agent.risk", "grant.create", "policy.push", "secret.read", "secret.write", "resource.put"]
 	base.permit == set() with input as ask({"op": op})
 }
 
