@@ -14,6 +14,7 @@ type Facts struct {
 	ApprovalOK      bool   `json:"approval_ok"`      // a person approved this very request
 	ArgsInScope     bool   `json:"args_in_scope"`    // no: a grant covers the action, but not these parameters of its path
 	AuthStrength    string `json:"auth_strength"`    // secret, key or bound: how the caller proved who it is
+	Bound           string `json:"bound"`            // process, user or none: to what the session is bound, as its launcher says
 	Budget          string `json:"budget"`           // ok, near or exceeded: how much of the grant's budgets is used up
 	Bulk            string `json:"bulk"`             // one, some or many records
 	ChangeFreeze    bool   `json:"change_freeze"`    // changes are frozen
@@ -50,7 +51,7 @@ type Facts struct {
 // Unremarkable are the facts of a request about which nothing is known that
 // would speak for it or against it: no grant, no purpose, no risk.
 var Unremarkable = Facts{
-	AgentTier: "low", ArgsInScope: true, AuthStrength: "secret", Budget: "ok", Bulk: "one",
+	AgentTier: "low", ArgsInScope: true, AuthStrength: "secret", Bound: "none", Budget: "ok", Bulk: "one",
 	Destination: "internal", Duration: "none", Elevation: "none", GrantKind: "none", Handover: "none", InHours: true,
 	LabelConf: "public", LabelIntegrity: "trusted", Novelty: "none", Origin: "none", PII: "none",
 	PlaceOK: true, RecipientKnown: true, ResidencyOK: true, RiskBand: "low",
@@ -74,6 +75,7 @@ var facts = []fact{
 	{name: "approval_ok", flag: func(f *Facts) *bool { return &f.ApprovalOK }, remedy: "A person approves the request."},
 	{name: "args_in_scope", flag: func(f *Facts) *bool { return &f.ArgsInScope }, live: true, remedy: "The parameters of the path are those that the grant names, or another grant is asked for."},
 	{name: "auth_strength", word: func(f *Facts) *string { return &f.AuthStrength }, list: []string{"secret", "key", "bound"}, live: true, remedy: "The agent proves who it is by a key (private_key_jwt), not by a secret that can be copied."},
+	{name: "bound", word: func(f *Facts) *string { return &f.Bound }, list: []string{"process", "user", "none"}, live: true, remedy: "The session is opened by the launcher, which binds it to what it starts (estover run)."},
 	{name: "budget", word: func(f *Facts) *string { return &f.Budget }, list: []string{"ok", "near", "exceeded"}, live: true, remedy: "Another grant is asked for, or an operator gives one with a larger budget."},
 	{name: "bulk", word: func(f *Facts) *string { return &f.Bulk }, list: []string{"one", "some", "many"}, remedy: "Fewer records are asked for at once."},
 	{name: "change_freeze", flag: func(f *Facts) *bool { return &f.ChangeFreeze }, remedy: "The freeze of changes ends."},

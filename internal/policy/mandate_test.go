@@ -92,6 +92,31 @@ func TestRiskBand(t *testing.T) {
 	}
 }
 
+// TestBound: a rule decides by what the session in which a request is made is bound
+// to, and a word that nobody knows is none.
+func TestBound(t *testing.T) {
+	for bound, want := range map[string]string{"": "none", "none": "none", "user": "user", "process": "process", "host": "none"} {
+		w := shop()
+		task := w.sessions["ses_sue"]
+		task.Bound = bound
+		w.sessions["ses_sue"] = task
+		op := call("customer.read", guard.Reads)
+		if got := gathered(t, w, sue, op).Bound; got != want {
+			t.Errorf("in a session that is bound to %q the fact is %s, want %s", bound, got, want)
+		}
+		for _, word := range []string{"process", "user", "none"} {
+			rule := denial("\tinput.facts.bound == \"" + word + "\"\n\tinput.op == \"gateway.call\"")
+			d := deciderOf(t, w, append(Starter(), File{Path: "test.rego", Text: rule}))
+			if got := decide(t, d, sue, op); got.Allow == (want == word) {
+				t.Errorf("in a session that is bound to %q, where %s is denied, the answer is %+v", bound, word, got)
+			}
+		}
+	}
+	if got := gathered(t, shop(), person(estover.Operator), guard.Op{Action: "session.read", Target: "session:ses_sue", Effect: guard.Reads}).Bound; got != "none" {
+		t.Errorf("outside of a session the fact is %s, want none", got)
+	}
+}
+
 // TestBudgetUsedUp: nothing a policy says overrides it, and the answer says which
 // budget it is. Where another grant covers the call it does not matter.
 func TestBudgetUsedUp(t *testing.T) {

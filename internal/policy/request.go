@@ -65,6 +65,7 @@ type Session struct {
 	Expires time.Time // zero is never
 	Epoch   int64     // raised by whatever changes what its tokens are worth
 	Budget  string    // ok, near or exceeded; "" is ok
+	Bound   string    // process, user or none: to what it is bound, as its launcher says; "" is none
 }
 
 // A Call is the [guard.Op.Input] of gateway.call and secret.use: what the
@@ -336,6 +337,7 @@ func (s *Sources) session(ctx context.Context, k *known, op guard.Op) error {
 		k.Purpose = clean(task.Purpose)
 	}
 	k.Facts.Budget = among("budget", task.Budget, "exceeded")
+	k.Facts.Bound = among("bound", task.Bound, "none")
 	return nil
 }
 

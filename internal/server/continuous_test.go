@@ -145,6 +145,50 @@ func TestStreamsAreDecidedAgain(t *testing.T) {
 	})
 }
 
+// A policy may want sessions that are bound to processes, and hears that from
+// whoever opens one.
+func TestPolicyReadsWhatASessionIsBoundTo(t *testing.T) {
+	each(t, func(t *testing.T, h *house) {
+		h.activate(append(policy.Starter(), policy.File{Path: "bound.rego", Text: `# METADATA
+# title: Bound
+# description: Calls are made in sessions that are bound to processes.
+package tenant.bound
+
+# METADATA
+# title: Bound to processes
+# description: The session is not bound to the processes of its program.
+# custom:
+#   next: Start the agent with estover run --bind-process.
+deny contains "not_bound" if {
+	input.op == "gateway.call"
+	not input.facts.bound == "process"
+}
+`}, policy.File{Path: "bound_test.rego", Text: `package tenant.bound_test
+
+import data.tenant.bound
+
+test_user if {
+	bound.deny == {"not_bound"} with input as {"op": "gateway.call", "facts": {"bound": "user"}}
+}
+
+test_process if {
+	bound.deny == set() with input as {"op": "gateway.call", "facts": {"bound": "process"}}
+}
+`}))
+		for bound, want := range map[string]int{"": http.StatusForbidden, "none": http.StatusForbidden, "user": http.StatusForbidden, "process": http.StatusOK} {
+			var opened struct{ Session struct{ ID string } }
+			wish := map[string]string{"agent": "bot", "purpose": "support"}
+			if bound != "" {
+				wish["bound"] = bound
+			}
+			h.must(http.MethodPost, "/v1/sessions", wish, &opened)
+			if status, body := h.do(http.MethodGet, "/u/crm/v1/items/7", h.accessToken(opened.Session.ID), nil); status != want {
+				t.Errorf("a call in a session that is bound to %q: %d %s, want %d", bound, status, body, want)
+			}
+		}
+	})
+}
+
 // The end of a session and the end of a policy's consent reach what is open on
 // another server on the same database, within a second.
 func TestStreamsOnAnotherServerEnd(t *testing.T) {

@@ -83,7 +83,7 @@ func (f *facts) sources() policy.Sources {
 			if err != nil {
 				return policy.Session{}, err
 			}
-			one := policy.Session{ID: s.ID, Agent: s.Agent, Purpose: s.Purpose, Ended: !s.EndedAt.IsZero(), Expires: s.ExpiresAt, Epoch: s.Epoch}
+			one := policy.Session{ID: s.ID, Agent: s.Agent, Purpose: s.Purpose, Ended: !s.EndedAt.IsZero(), Expires: s.ExpiresAt, Epoch: s.Epoch, Bound: string(s.Bound)}
 			for _, parent := range within {
 				one.Within = append(one.Within, parent.ID)
 			}
