@@ -198,3 +198,58 @@ func TestSessionEndIsFinished(t *testing.T) {
 	_ = r.cmd.Process.Signal(syscall.SIGTERM)
 	_ = r.wait()
 }
+
+// A server that is killed at any moment while a session ends has ended it with all
+// that belongs to it, or has not: then nobody was told that it had, and it ends when
+// it is ended again.
+func TestSessionEndIsAllOrNothing(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, e2etest.Start(t))
+	token := d.admin.Token(t)
+	var ids []string
+	for _, after := range []time.Duration{0, time.Millisecond, 2 * time.Millisecond, 4 * time.Millisecond, 8 * time.Millisecond, 20 * time.Millisecond, 60 * time.Millisecond} {
+		r := d.start(t, "sh", "-c", "curl -sSN "+d.site.URL+"/v1/events")
+		e2etest.Eventually(t, "the stream is open", func() bool { return d.crm.Streams() == 1 })
+		id := d.last(t).ID
+		var request struct{ ID string }
+		d.admin.JSON(t, &request, "access", "request", "--agent", "bot", "--session", id, "--resource", "crm", "--action", "customer.delete", "--reason", "to be gone "+after.String())
+		d.admin.Must(t, "grant", "create", "--agent", "bot", "--session", id, "--resource", "crm", "--action", "customer.list", "--purpose", "support", "--class", "confidential")
+
+		told := make(chan error, 1)
+		go func() {
+			told <- d.Post(t, token, "/v1/sessions/"+id+"/end", map[string]string{"cause": "enough"}, nil)
+		}()
+		time.Sleep(after) // where in the end the kill falls is for the machine to say
+		d.Kill()
+		acknowledged := <-told == nil
+		e2etest.Eventually(t, "the stream is closed", func() bool { return d.crm.Streams() == 0 })
+		d.Restart(t)
+		state := d.show(t, id).State
+		if acknowledged && state != session.Ended {
+			t.Fatalf("killed after %s: the session is %s, and its end was acknowledged", after, state)
+		}
+		ended := state == session.Ended
+		t.Logf("killed after %s: acknowledged %v, ended %v", after, acknowledged, ended)
+		if !ended {
+			d.admin.Run(t, "session", "end", id, "--cause", "again") // or its launcher has just done so
+		}
+		e2etest.Eventually(t, "the session has ended", func() bool { return d.show(t, id).State == session.Ended })
+		ids = append(ids, id)
+		var what struct{ State string }
+		if d.admin.JSON(t, &what, "access", "show", request.ID); what.State != "cancelled" {
+			t.Errorf("killed after %s: a request of the session is %s", after, what.State)
+		}
+		var grants []struct{ Session, State string }
+		d.admin.JSON(t, &grants, "grant", "list", "--agent", "bot", "--all")
+		for _, g := range grants {
+			if g.Session == id && g.State != "ended" {
+				t.Errorf("killed after %s: a grant of the session is %s", after, g.State)
+			}
+		}
+		_ = r.cmd.Process.Signal(syscall.SIGTERM)
+		_ = r.wait()
+	}
+	for _, id := range ids {
+		e2etest.Eventually(t, "nothing of the session is left to be ended", func() bool { return len(d.show(t, id).Ending) == 0 })
+	}
+}
