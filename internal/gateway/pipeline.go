@@ -193,7 +193,12 @@ func (p *Pipeline) Serve(w http.ResponseWriter, r *http.Request, ex *Exchange) {
 
 	plan, err := p.Steps.Decide(r, ex)
 	if err != nil {
-		Refuse(w, ex.Caller.Request, f.because(err))
+		// What was refused may have been decided again meanwhile, and cut for it; the
+		// answer to it says more.
+		if own := (*Refusal)(nil); !errors.As(err, &own) {
+			err = f.because(err)
+		}
+		Refuse(w, ex.Caller.Request, err)
 		return
 	}
 	f.plan = plan
