@@ -75,7 +75,7 @@ func TestRestoreModel(t *testing.T) {
 					}
 					live = slices.DeleteFunc(slices.Clone(live), func(g access.Grant) bool { return g.StateAt(d.Now()) != access.Live })
 					if len(live) == 0 {
-						t.Skip("nothing is given")
+						return // nothing is given
 					}
 					g := rapid.SampledFrom(live).Draw(t, "grant")
 					if _, err := a.End(ctx, ada, g.ID, "not needed"); err != nil {
@@ -89,7 +89,7 @@ func TestRestoreModel(t *testing.T) {
 				},
 				"restore": func(t *rapid.T) {
 					if len(moments) == 0 {
-						t.Skip("nothing is remembered")
+						return // nothing is remembered
 					}
 					clock.Advance(time.Second)
 					m := rapid.SampledFrom(moments).Draw(t, "moment")

@@ -466,11 +466,7 @@ func TestContainAcross(t *testing.T) {
 	h := build(t, dbtest.Postgres(t))
 	acme := h.found("acme", "127.0.0.0/8")
 	acme.apply()
-	second := &house{t: t, key: h.key, logs: &syncBuffer{}, addr: freeAddr(t)}
-	second.config = h.config
-	second.config.Data, second.config.Listen, second.config.Gateway = filepath.Join(t.TempDir(), "data"), second.addr, freeAddr(t)
-	second.config.RootKey, second.config.Issuer = "file:"+filepath.Join(h.config.Data+"-keys", "root.key"), h.issuer()
-	second.start()
+	second := h.node()
 	there := *acme
 	there.addr = second.addr + "/t/acme"
 	item := func(at *house, token string) int {

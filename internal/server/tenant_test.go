@@ -169,6 +169,37 @@ func kids(t *testing.T, jwks []byte) (all []string) {
 	return all
 }
 
+// node is another server on the database of this one.
+func (h *house) node() *house {
+	h.t.Helper()
+	n := &house{t: h.t, key: h.key, logs: &syncBuffer{}, addr: freeAddr(h.t), config: h.config}
+	n.config.Data, n.config.Listen, n.config.Gateway = filepath.Join(h.t.TempDir(), "data"), n.addr, freeAddr(h.t)
+	n.config.RootKey, n.config.Issuer = "file:"+filepath.Join(h.config.Data+"-keys", "root.key"), h.issuer()
+	n.start()
+	return n
+}
+
+// held opens a stream that does not end by itself; cut is closed when it has ended.
+func (h *house) held(token string) (cut <-chan struct{}) {
+	h.t.Helper()
+	req, err := http.NewRequest(http.MethodGet, "http://"+h.addr+"/u/crm/v1/slow", nil)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	stream, err := http.DefaultClient.Do(req)
+	if err != nil || stream.StatusCode != http.StatusOK {
+		h.t.Fatalf("a stream did not begin: %v %v", stream, err)
+	}
+	h.t.Cleanup(func() { _ = stream.Body.Close() }) // else the upstream would wait for its end
+	ended := make(chan struct{})
+	go func() {
+		_, _ = io.Copy(io.Discard, stream.Body) // however it ends, it does
+		close(ended)
+	}()
+	return ended
+}
+
 // A disabled tenant gets nothing, at once, and everything again when it is
 // enabled.
 func TestTenantIsDisabled(t *testing.T) {
@@ -199,21 +230,7 @@ func TestTenantIsDisabled(t *testing.T) {
 		}
 		look("an active", true)
 		// What is under way is cut, and not only refused when it comes again.
-		req, err := http.NewRequest(http.MethodGet, "http://"+acme.addr+"/u/crm/v1/slow", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Authorization", "Bearer "+token)
-		stream, err := http.DefaultClient.Do(req)
-		if err != nil || stream.StatusCode != http.StatusOK {
-			t.Fatalf("a stream did not begin: %v %v", stream, err)
-		}
-		t.Cleanup(func() { _ = stream.Body.Close() }) // else the upstream would wait for its end
-		cut := make(chan struct{})
-		go func() {
-			_, _ = io.Copy(io.Discard, stream.Body) // however it ends, it does
-			close(cut)
-		}()
+		cut := acme.held(token)
 		h.must(http.MethodPost, "/v1/tenants/acme/disable", map[string]string{"reason": "unpaid"}, nil)
 		look("a disabled", false)
 		select {
@@ -232,11 +249,7 @@ func TestTenantIsDisabledOnAnotherNode(t *testing.T) {
 	h := build(t, dbtest.Postgres(t))
 	acme := h.found("acme", "127.0.0.0/8")
 	acme.apply()
-	second := &house{t: t, key: h.key, logs: &syncBuffer{}, addr: freeAddr(t)}
-	second.config = h.config
-	second.config.Data, second.config.Listen, second.config.Gateway = filepath.Join(t.TempDir(), "data"), second.addr, freeAddr(t)
-	second.config.RootKey, second.config.Issuer = "file:"+filepath.Join(h.config.Data+"-keys", "root.key"), h.issuer()
-	second.start()
+	second := h.node()
 	there := *acme
 	there.addr = second.addr + "/t/acme"
 
@@ -256,21 +269,7 @@ func TestTenantIsDisabledOnAnotherNode(t *testing.T) {
 			t.Fatalf("%s at another node, before: %d %s", what, status, body)
 		}
 	}
-	req, err := http.NewRequest(http.MethodGet, "http://"+there.addr+"/u/crm/v1/slow", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Authorization", "Bearer "+token)
-	stream, err := http.DefaultClient.Do(req)
-	if err != nil || stream.StatusCode != http.StatusOK {
-		t.Fatalf("a stream did not begin: %v %v", stream, err)
-	}
-	t.Cleanup(func() { _ = stream.Body.Close() }) // else the upstream would wait for its end
-	cut := make(chan struct{})
-	go func() {
-		_, _ = io.Copy(io.Discard, stream.Body) // however it ends, it does
-		close(cut)
-	}()
+	cut := there.held(token)
 	h.must(http.MethodPost, "/v1/tenants/acme/disable", map[string]string{"reason": "unpaid"}, nil)
 	for what, ask := range asked {
 		h.until(what+" is refused by another node", func() bool { status, _ := ask(); return status >= http.StatusBadRequest })
