@@ -21,7 +21,8 @@ import (
 // other writers wait meanwhile, a few microseconds for each.
 const maxRound = 1024
 
-// whenBeaten is how many rounds a node leaves out after another was faster.
+// whenBeaten is how many rounds a node leaves out after another was faster, and
+// how many milliseconds it waits where it is to be done now.
 const whenBeaten = 5
 
 // whenFailed is how long at least a node waits after a round that failed.
@@ -84,14 +85,25 @@ func (l *Log) round(ctx context.Context) error {
 		return err
 	})
 	for _, t := range tenants {
-		err = errors.Join(err, l.Sequence(ctx, t))
+		err = errors.Join(err, l.sequence(ctx, t))
 	}
 	return err
 }
 
 // Sequence gives each of the tenant's waiting events its place, and publishes
-// a checkpoint of the tree that they make.
+// a checkpoint of the tree that they make. Where other nodes do the same it tries
+// again until nothing waits.
 func (l *Log) Sequence(ctx context.Context, tenant estover.TenantID) error {
+	for {
+		err := l.sequence(ctx, tenant)
+		if !errors.Is(err, errBeaten) || !sleep(ctx, whenBeaten*time.Millisecond) {
+			return err
+		}
+	}
+}
+
+// sequence is Sequence, but once: with errBeaten where another node was faster.
+func (l *Log) sequence(ctx context.Context, tenant estover.TenantID) error {
 	for {
 		n, err := l.place(ctx, tenant)
 		if err != nil {
