@@ -33,6 +33,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
+	"strings"
 	"time"
 
 	"estover.dev"
@@ -76,6 +78,7 @@ type Kind struct {
 	Name    string // "postgres"
 	Title   string // "PostgreSQL"
 	Address string // how an address looks: "HOST[:PORT]/DATABASE"
+	Port    string // of an address that names none and whose scheme does not say it; "" if an address always names one
 	MaxName int    // the longest name of a user, in bytes
 
 	Options  []Field
@@ -191,3 +194,30 @@ func (e *Refused) Error() string { return "the target refuses: " + e.Reason }
 
 // Refuse makes a [Refused].
 func Refuse(format string, args ...any) error { return &Refused{fmt.Sprintf(format, args...)} }
+
+// schemes are the ports of addresses that are URLs.
+var schemes = map[string]string{"http": "80", "https": "443", "ldap": "389", "ldaps": "636"}
+
+// Host is host:port of an address of this kind: what an engine dials, and what
+// must be among the destinations of the secret with which it logs in.
+func (k Kind) Host(address string) (string, error) {
+	bad := fmt.Errorf("the address of a target of the kind %s is %s, not %q", k.Name, k.Address, address)
+	port := k.Port
+	scheme, rest, is := strings.Cut(address, "://")
+	if !is {
+		scheme, rest = "tcp", address
+	} else if p, known := schemes[scheme]; known {
+		port = p
+	}
+	u, err := url.Parse(scheme + "://" + rest)
+	if err != nil || u.User != nil || u.Hostname() == "" || strings.ContainsAny(u.Host, ", ") {
+		return "", bad
+	}
+	if p := u.Port(); p != "" {
+		port = p
+	}
+	if port == "" {
+		return "", fmt.Errorf("the address %q names no port", address)
+	}
+	return net.JoinHostPort(strings.ToLower(u.Hostname()), port), nil
+}
