@@ -101,6 +101,10 @@ type Kind struct {
 	// wrote it. It does not ask the target.
 	CheckTemplate func(Template) error
 
+	// Warn gives what whoever writes the template should know of it, one sentence
+	// each. It may be nil.
+	Warn func(Template) []string
+
 	// Open makes an engine for one target. It does not connect. It refuses an
 	// address or options that cannot be with an error for who wrote them.
 	Open func(Config) (Engine, error)
@@ -136,8 +140,9 @@ type Engine interface {
 	// Create makes a user and gives what it logs in with.
 	Create(ctx context.Context, o Order) (Material, error)
 
-	// Extend has the target refuse the user later than it was told before.
-	Extend(ctx context.Context, name string, until time.Time) error
+	// Extend has the target refuse the user, who was made from t, later than it was
+	// told before.
+	Extend(ctx context.Context, name string, t Template, until time.Time) error
 
 	// Revoke ends users for good: no log-in, no session, then no user. It gives an
 	// error or nil for each of them, in order: one that cannot be ended holds no
@@ -170,6 +175,21 @@ type Engine interface {
 	Close() error
 }
 
+// An Inspector is an Engine that can say which of its rights the admin has at
+// the target, so that a failed trial can name what is missing.
+type Inspector interface {
+	// Rights looks up what users of such a template take.
+	Rights(ctx context.Context, t Template) ([]Right, error)
+}
+
+// A Right is something that the admin has to be allowed at the target.
+type Right struct {
+	Name   string // "make users (CREATEROLE)"
+	Has    bool
+	Needed bool   // nothing works without it; else what is lost is in Help
+	Help   string // what it is for, and the statement that gives it
+}
+
 // ErrUnreachable is wrapped by errors of a target that cannot be reached, or
 // cannot be worked at with the admin's credential: nothing was begun there.
 var ErrUnreachable = errors.New("the target cannot be reached")
@@ -192,8 +212,15 @@ type Refused struct {
 
 func (e *Refused) Error() string { return "the target refuses: " + e.Reason }
 
-// Refuse makes a [Refused].
-func Refuse(format string, args ...any) error { return &Refused{fmt.Sprintf(format, args...)} }
+// Refuse makes a [Refused], of one line and at most 500 bytes, whatever the
+// target had to say.
+func Refuse(format string, args ...any) error {
+	words := strings.Join(strings.FieldsFunc(fmt.Sprintf(format, args...), unicode.IsControl), " ")
+	if len(words) > 500 {
+		words = strings.ToValidUTF8(words[:500], "")
+	}
+	return &Refused{words}
+}
 
 // schemes are the ports of addresses that are URLs.
 var schemes = map[string]string{"http": "80", "https": "443", "ldap": "389", "ldaps": "636"}
