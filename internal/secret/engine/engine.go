@@ -36,6 +36,7 @@ import (
 	"net/url"
 	"strings"
 	"time"
+	"unicode"
 
 	"estover.dev"
 )
