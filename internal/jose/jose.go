@@ -70,6 +70,7 @@ const (
 	JWTSVID         Purpose = "jwt_svid"         // SPIFFE JWT-SVID without an issuer
 	Introspection   Purpose = "introspection"    // RFC 9701
 	SecurityEvent   Purpose = "security_event"   // RFC 8417
+	LoginToken      Purpose = "login_token"      // what a workload logs in with at the Vault-compatible door, whose role says what it must be
 	Denial          Purpose = "denial"           // the binding_token of the AuthZEN Access Request and Approval Profile
 )
 
@@ -149,6 +150,10 @@ var kinds = map[Purpose]*kind{
 	SecurityEvent: {
 		typ: "secevent+jwt", signs: []string{rs256, es256}, listed: []string{rs256, es256, es384, edDSA, ed25519},
 		needs: []string{"iss", "aud", "iat", "jti"}, objects: []string{"events"}, refuses: []string{"exp"}, audience: oneOfMany,
+	},
+	LoginToken: {
+		any: true, listed: []string{rs256, es256, es384, edDSA, ed25519},
+		needs: []string{"exp"}, audience: noAudience, fallback: true,
 	},
 	Denial: {
 		typ: "authzen-denial+jwt", signs: []string{es256}, accepts: []string{es256},

@@ -38,6 +38,8 @@ const (
 	InitialToken Kind = "it"  // with which a client registers itself
 	Visit        Kind = "vs"  // a browser in which a person is signed in
 	Pushed       Kind = "ru"  // an authorization request that was pushed
+	Ticket       Kind = "vt"  // a token of the Vault-compatible door
+	Wrapping     Kind = "vw"  // an answer of that door which waits to be fetched
 )
 
 // randomBytes is a multiple of three, so that base64 leaves no bit unused and

@@ -1,0 +1,556 @@
+package ticket
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/db"
+	"estover.dev/internal/guard"
+	"estover.dev/internal/jose"
+)
+
+// Errors about log-ins by JWT.
+var (
+	// ErrJWT is returned for a JWT that lets nobody in. Its sentence says which
+	// rule it broke.
+	ErrJWT = &estover.Error{Kind: estover.Invalid, Code: "jwt_login", Detail: "error validating token"}
+	// ErrNotSet is returned when a mount has not been set up.
+	ErrNotSet = &estover.Error{Kind: estover.Invalid, Code: "ticket_mount_not_set", Detail: "could not load configuration"}
+	// ErrSetting is returned for what a mount cannot be set to.
+	ErrSetting = &estover.Error{Kind: estover.Invalid, Code: "ticket_setting_invalid", Detail: "This cannot be set."}
+)
+
+// A JWTConfig says whose JWTs are looked at. The secret of an OpenID client is
+// not kept: people log in elsewhere.
+type JWTConfig struct {
+	DiscoveryURL   string         `json:"oidc_discovery_url"`
+	DiscoveryCA    string         `json:"oidc_discovery_ca_pem"`
+	ClientID       string         `json:"oidc_client_id"`
+	ResponseMode   string         `json:"oidc_response_mode"`
+	ResponseTypes  []string       `json:"oidc_response_types"`
+	DefaultRole    string         `json:"default_role"`
+	JWKSURL        string         `json:"jwks_url"`
+	JWKSCA         string         `json:"jwks_ca_pem"`
+	PublicKeys     []string       `json:"jwt_validation_pubkeys"`
+	Algorithms     []string       `json:"jwt_supported_algs"`
+	BoundIssuer    string         `json:"bound_issuer"`
+	Provider       map[string]any `json:"provider_config"`
+	NamespaceState bool           `json:"namespace_in_state"`
+
+	// AllowPrivate lets the keys be fetched from a private network, as far as the
+	// tenant may open it. It is ours, and not Vault's.
+	AllowPrivate bool `json:"allow_private"`
+}
+
+// A JWTRole says which JWTs let one in.
+type JWTRole struct {
+	RoleType         string            `json:"role_type"`
+	UserClaim        string            `json:"user_claim"`
+	UserClaimPointer bool              `json:"user_claim_json_pointer"`
+	BoundAudiences   []string          `json:"bound_audiences"`
+	BoundSubject     string            `json:"bound_subject"`
+	BoundClaims      map[string]any    `json:"bound_claims"`
+	BoundClaimsType  string            `json:"bound_claims_type"`
+	ClaimMappings    map[string]string `json:"claim_mappings"`
+	GroupsClaim      string            `json:"groups_claim"`
+	Scopes           []string          `json:"oidc_scopes"`
+	Redirects        []string          `json:"allowed_redirect_uris"`
+	Verbose          bool              `json:"verbose_oidc_logging"`
+	MaxAge           int64             `json:"max_age"`
+	ExpirationLeeway int64             `json:"expiration_leeway"` // seconds, as are these; 0 for the usual, -1 for none
+	NotBeforeLeeway  int64             `json:"not_before_leeway"`
+	ClockSkewLeeway  int64             `json:"clock_skew_leeway"`
+}
+
+func (k *JWTRole) check() error {
+	switch {
+	case k.RoleType != "jwt" && k.RoleType != "oidc":
+		return ErrRole.With("invalid 'role_type': %s", k.RoleType)
+	case k.UserClaim == "":
+		return ErrRole.With("a user claim must be defined on the role")
+	case k.BoundClaimsType != "string" && k.BoundClaimsType != "glob":
+		return ErrRole.With("invalid 'bound_claims_type': %s", k.BoundClaimsType)
+	case k.RoleType == "oidc" && len(k.Redirects) == 0:
+		return ErrRole.With("'allowed_redirect_uris' must be set if 'role_type' is 'oidc' or unspecified.")
+	case k.RoleType == "jwt" && len(k.BoundAudiences) == 0 && k.BoundSubject == "" && len(k.BoundClaims) == 0:
+		return ErrRole.With("must have at least one bound constraint when creating/updating a role")
+	}
+	for name, want := range k.BoundClaims {
+		for _, v := range listOf(want) {
+			if _, ok := v.(string); !ok && k.BoundClaimsType == "glob" {
+				return ErrRole.With("claim is not a string or list: %v", name)
+			}
+		}
+	}
+	for _, n := range []int64{k.ExpirationLeeway, k.NotBeforeLeeway, k.ClockSkewLeeway} {
+		if n < -1 || n > 3600 {
+			return ErrRole.With("a leeway is between nothing (-1) and an hour")
+		}
+	}
+	return nil
+}
+
+// maxSetting bounds what a mount is set to, in bytes of JSON.
+const maxSetting = 256 << 10
+
+func settingTarget(at Way, name string) string { return "ticket_mount:" + at.under(name) }
+
+// SetJWT sets whose JWTs a way looks at.
+func (t *Tickets) SetJWT(ctx context.Context, caller estover.Caller, at Way, c JWTConfig) error {
+	ways := 0
+	for _, set := range []bool{c.DiscoveryURL != "", c.JWKSURL != "", len(c.PublicKeys) > 0} {
+		if set {
+			ways++
+		}
+	}
+	if ways != 1 {
+		return ErrSetting.With("exactly one of 'jwt_validation_pubkeys', 'jwks_url' or 'oidc_discovery_url' must be set")
+	}
+	for _, text := range []string{c.DiscoveryURL, c.JWKSURL} {
+		if u, err := url.Parse(text); text != "" && (err != nil || u.Host == "" || u.User != nil || u.Scheme != "https" && u.Scheme != "http") {
+			return ErrSetting.With("%q is not a URL that can be fetched", text)
+		}
+	}
+	if len(c.PublicKeys) > 0 {
+		if _, err := pemKeys(c.PublicKeys); err != nil {
+			return ErrSetting.With("error parsing public key: %v", err)
+		}
+	}
+	for _, ca := range []string{c.DiscoveryCA, c.JWKSCA} {
+		if ca != "" && !x509.NewCertPool().AppendCertsFromPEM([]byte(ca)) {
+			return ErrSetting.With("could not parse CA PEM value successfully")
+		}
+	}
+	for _, alg := range c.Algorithms {
+		if !jose.Supports(jose.LoginToken, alg) {
+			return ErrSetting.With("unsupported algorithm: %s", alg)
+		}
+	}
+	if len(encode(c)) > maxSetting {
+		return ErrSetting.With("a configuration has at most %d bytes", maxSetting)
+	}
+	if c.JWKSURL != "" || c.DiscoveryURL != "" { // it is said now if they cannot be had
+		if _, err := t.keys.of(ctx, caller.Tenant, c, time.Time{}); err != nil {
+			return ErrSetting.With("error checking %s: the keys cannot be fetched: %s", c.JWKSURL+c.DiscoveryURL, sentence(err)).Because(err)
+		}
+	}
+	op := guard.Op{Action: "ticket_mount.set", Target: settingTarget(at, "config"), Detail: map[string]any{"issuer": c.BoundIssuer, "keys": c.JWKSURL + c.DiscoveryURL}}
+	return t.guard.Do(ctx, caller, op, func(tx *guard.Tx) error { return putSetting(ctx, tx.Tx, at.ID, "config", c) })
+}
+
+func sentence(err error) string {
+	var e *estover.Error
+	if errors.As(err, &e) {
+		return e.Detail
+	}
+	return "it does not answer"
+}
+
+// JWT is whose JWTs a way looks at; [ErrNoRole] if nobody has said.
+func (t *Tickets) JWT(ctx context.Context, caller estover.Caller, at Way) (c JWTConfig, err error) {
+	err = t.guard.Read(ctx, caller, guard.Op{Action: "ticket_mount.read", Target: settingTarget(at, "config")}, func(tx *db.Tx) error {
+		there, err := findSetting(ctx, tx, at.ID, "config", &c)
+		if err == nil && !there {
+			err = ErrNoRole
+		}
+		return err
+	})
+	return c, err
+}
+
+// LoginJWT gets a ticket for the agent that a JWT role leads to. An empty name is
+// the way's usual role.
+func (t *Tickets) LoginJWT(ctx context.Context, tenant estover.TenantID, at Way, from From, name, token string) (Made, error) {
+	var c JWTConfig
+	var r *Role
+	err := t.guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
+		there, err := findSetting(ctx, tx, at.ID, "config", &c)
+		if err != nil {
+			return err
+		}
+		if !there {
+			return ErrNotSet
+		}
+		if name == "" {
+			name = c.DefaultRole
+		}
+		if name == "" {
+			return ErrJWT.With("missing role")
+		}
+		r, err = findRole(ctx, tx, at.ID, name)
+		if errors.Is(err, ErrNoRole) || err == nil && r.JWT == nil {
+			err = ErrJWT.With("role %q could not be found", name)
+		}
+		return err
+	})
+	switch {
+	case err != nil:
+		return Made{}, err
+	case r.JWT.RoleType != "jwt":
+		return Made{}, ErrJWT.With("role with oidc role_type is not allowed")
+	case token == "":
+		return Made{}, ErrJWT.With("missing token")
+	}
+	claims, err := t.verify(ctx, tenant, c, r.JWT, token)
+	if err != nil {
+		return Made{}, err
+	}
+	w := r.wish(at, from)
+	if w.DisplayName, w.Meta, err = r.JWT.recognise(claims); err != nil {
+		return Made{}, err
+	}
+	w.Meta["role"] = r.Name
+	w.DisplayName = at.name() + "-" + w.DisplayName
+	return t.login(ctx, tenant, r, from, w, func(tx *guard.Tx) error {
+		now, err := findRole(ctx, tx.Tx, at.ID, name)
+		if errors.Is(err, ErrNoRole) || err == nil && now.epoch != r.epoch {
+			return ErrJWT.With("the role has changed meanwhile; log in again")
+		}
+		tx.Note("jwt_subject", claims.Subject)
+		tx.Note("jwt_issuer", claims.Issuer)
+		return err
+	})
+}
+
+// name is what a way is called in the names of what is got by it.
+func (w Way) name() string {
+	return strings.ReplaceAll(strings.Trim(strings.TrimPrefix(w.Path, "auth/"), "/"), "/", "-")
+}
+
+// verify looks at the signature of a JWT and at all that its role demands of it.
+func (t *Tickets) verify(ctx context.Context, tenant estover.TenantID, c JWTConfig, r *JWTRole, token string) (*jose.Claims, error) {
+	u, err := jose.Peek(token)
+	if err != nil {
+		return nil, ErrJWT.With("error validating token: %s", sentence(err))
+	}
+	algs := c.Algorithms
+	if len(algs) == 0 {
+		algs = []string{"RS256", "ES256", "ES384", "EdDSA"}
+	}
+	keys, err := t.keys.of(ctx, tenant, c, time.Time{})
+	if err != nil {
+		return nil, err
+	}
+	claims, err := r.timely(u, keys.set, algs, t.guard.DB().Now())
+	if errors.Is(err, jose.ErrUnknownKey) && len(c.PublicKeys) == 0 {
+		if keys, err = t.keys.of(ctx, tenant, c, keys.at); err != nil {
+			return nil, err
+		}
+		claims, err = r.timely(u, keys.set, algs, t.guard.DB().Now())
+	}
+	if err != nil {
+		return nil, ErrJWT.With("error validating token: %s", sentence(err))
+	}
+	issuer := c.BoundIssuer
+	if issuer == "" {
+		issuer = keys.issuer
+	}
+	switch {
+	case issuer != "" && claims.Issuer != issuer:
+		return nil, ErrJWT.With("error validating token: invalid issuer (iss) claim")
+	case r.BoundSubject != "" && claims.Subject != r.BoundSubject:
+		return nil, ErrJWT.With("error validating claims: sub claim does not match bound subject")
+	case len(r.BoundAudiences) == 0 && len(claims.Audience) > 0:
+		return nil, ErrJWT.With("error validating token: invalid audience (aud) claim: audience claim found in JWT but no audiences bound to the role")
+	case len(r.BoundAudiences) > 0 && !slices.ContainsFunc(claims.Audience, func(a string) bool { return slices.Contains(r.BoundAudiences, a) }):
+		return nil, ErrJWT.With("error validating token: invalid audience (aud) claim: aud claim does not match any bound audience")
+	}
+	return claims, nil
+}
+
+// The leeways of a JWT's times if nobody says otherwise.
+const usualLeeway = 60
+
+// timely verifies a token now, and, if it is late or early, at the time at which
+// its role still lets it in.
+func (r *JWTRole) timely(u jose.Unverified, keys *jose.Keys, algs []string, now time.Time) (*jose.Claims, error) {
+	at := func(now time.Time) (*jose.Claims, error) {
+		return u.Verify(jose.LoginToken, keys, jose.Expected{Now: now, AnyAudience: true, Algorithms: algs})
+	}
+	claims, err := at(now)
+	if err == nil || errors.Is(err, jose.ErrUnknownKey) {
+		return claims, err
+	}
+	skew := leeway(r.ClockSkewLeeway, usualLeeway)
+	if errors.Is(err, jose.ErrExpired) {
+		if late := leeway(r.ExpirationLeeway, 0) + skew; late > 0 {
+			return at(now.Add(-late))
+		}
+		return nil, err
+	}
+	if early := leeway(r.NotBeforeLeeway, 0) + skew; early > 0 {
+		if claims, again := at(now.Add(early)); again == nil {
+			return claims, nil
+		}
+	}
+	return nil, err
+}
+
+func leeway(n, usual int64) time.Duration {
+	switch {
+	case n < 0:
+		return 0
+	case n == 0:
+		return seconds(usual)
+	}
+	return seconds(n)
+}
+
+// recognise holds the claims of a JWT against those that its role is bound to, and
+// gives whom it names and what its ticket remembers of it.
+func (r *JWTRole) recognise(c *jose.Claims) (name string, meta map[string]string, err error) {
+	dec := json.NewDecoder(strings.NewReader(string(c.Raw)))
+	dec.UseNumber()
+	var all map[string]any
+	if err := dec.Decode(&all); err != nil {
+		return "", nil, ErrJWT.With("error validating claims: they cannot be read")
+	}
+	for claim, want := range r.BoundClaims {
+		have, ok := pointed(all, claim)
+		if !ok {
+			return "", nil, ErrJWT.With("error validating claims: claim %q is missing", claim)
+		}
+		if !r.matches(have, want) {
+			return "", nil, ErrJWT.With("error validating claims: claim %q does not match any associated bound claim values", claim)
+		}
+	}
+	user := r.UserClaim
+	var v any
+	var ok bool
+	if r.UserClaimPointer {
+		v, ok = pointed(all, user)
+	} else {
+		v, ok = all[user]
+	}
+	if name, ok = scalar(v); !ok || name == "" {
+		return "", nil, ErrJWT.With("claim %q not found in token", user)
+	}
+	if len(name) > maxName-64 {
+		return "", nil, ErrJWT.With("claim %q is longer than %d bytes", user, maxName-64)
+	}
+	meta = map[string]string{}
+	for claim, to := range r.ClaimMappings {
+		v, ok := pointed(all, claim)
+		text, plain := scalar(v)
+		if !ok {
+			continue
+		}
+		if !plain {
+			return "", nil, ErrJWT.With("error converting claim %q to string", claim)
+		}
+		meta[to] = text
+	}
+	return name, meta, nil
+}
+
+// matches reports whether one of the values of a claim is one of those that a role
+// is bound to.
+func (r *JWTRole) matches(have, want any) bool {
+	for _, h := range listOf(have) {
+		text, ok := scalar(h)
+		if !ok {
+			continue
+		}
+		for _, w := range listOf(want) {
+			pattern, ok := scalar(w)
+			if ok && (text == pattern || r.BoundClaimsType == "glob" && glob(pattern, text)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func listOf(v any) []any {
+	if list, ok := v.([]any); ok {
+		return list
+	}
+	return []any{v}
+}
+
+// scalar is a value as text, if it is one.
+func scalar(v any) (string, bool) {
+	switch v := v.(type) {
+	case string:
+		return v, true
+	case bool:
+		return strconv.FormatBool(v), true
+	case json.Number:
+		return v.String(), true
+	case float64:
+		return strconv.FormatFloat(v, 'f', -1, 64), true
+	}
+	return "", false
+}
+
+// pointed is the value of a claim, by its name or by a JSON pointer (RFC 6901).
+func pointed(all map[string]any, name string) (any, bool) {
+	if !strings.HasPrefix(name, "/") {
+		v, ok := all[name]
+		return v, ok
+	}
+	var at any = all
+	for _, part := range strings.Split(name[1:], "/") {
+		part = strings.ReplaceAll(strings.ReplaceAll(part, "~1", "/"), "~0", "~")
+		switch v := at.(type) {
+		case map[string]any:
+			next, ok := v[part]
+			if !ok {
+				return nil, false
+			}
+			at = next
+		case []any:
+			n, err := strconv.Atoi(part)
+			if err != nil || n < 0 || n >= len(v) {
+				return nil, false
+			}
+			at = v[n]
+		default:
+			return nil, false
+		}
+	}
+	return at, true
+}
+
+// pemKeys are public keys in PEM.
+func pemKeys(list []string) (*jose.Keys, error) {
+	var keys []*jose.Key
+	for _, text := range list {
+		block, _ := pem.Decode([]byte(text))
+		if block == nil {
+			return nil, errors.New("data does not contain any valid public keys")
+		}
+		var public any
+		var err error
+		switch block.Type {
+		case "CERTIFICATE":
+			var c *x509.Certificate
+			if c, err = x509.ParseCertificate(block.Bytes); err == nil {
+				public = c.PublicKey
+			}
+		case "RSA PUBLIC KEY":
+			public, err = x509.ParsePKCS1PublicKey(block.Bytes)
+		default:
+			public, err = x509.ParsePKIXPublicKey(block.Bytes)
+		}
+		if err != nil {
+			return nil, errors.New("data does not contain any valid public keys")
+		}
+		k, err := jose.NewKey("", "", public)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, k)
+	}
+	return jose.NewKeys(keys...), nil
+}
+
+// ErrKeys is returned when the keys of who signs JWTs cannot be had.
+var ErrKeys = &estover.Error{Kind: estover.Unavailable, Code: "jwt_keys_unavailable", Detail: "The keys of the issuer cannot be fetched at the moment. Try again."}
+
+// How long fetched keys serve.
+const (
+	keysLife  = 10 * time.Minute
+	keysPause = 30 * time.Second // between two fetches at least
+	maxKeys   = 1000             // sources that are remembered
+)
+
+// keysets are the keys that were fetched, by where from.
+type keysets struct {
+	fetch func(ctx context.Context, tenant estover.TenantID, url, authorities string, private bool) ([]byte, error)
+	now   func() time.Time
+
+	mu   sync.Mutex
+	sets map[keysFrom]*keyset
+}
+
+type keysFrom struct {
+	tenant            estover.TenantID
+	jwks, description string
+	authorities       string
+	private           bool
+}
+
+// A keyset is keys that were fetched, and when.
+type keyset struct {
+	set    *jose.Keys
+	issuer string // that a description names
+	at     time.Time
+	tried  time.Time
+	err    error
+}
+
+// of are the keys by which JWTs are looked at. With after, keys that came by then
+// will not do, unless it is too early to ask again.
+func (s *keysets) of(ctx context.Context, tenant estover.TenantID, c JWTConfig, after time.Time) (keyset, error) {
+	if len(c.PublicKeys) > 0 {
+		set, err := pemKeys(c.PublicKeys)
+		return keyset{set: set}, err
+	}
+	from := keysFrom{tenant, c.JWKSURL, c.DiscoveryURL, c.JWKSCA + c.DiscoveryCA, c.AllowPrivate}
+	s.mu.Lock()
+	have := s.sets[from]
+	now := s.now()
+	s.mu.Unlock()
+	if have != nil {
+		fresh := have.set != nil && now.Sub(have.at) < keysLife && (after.IsZero() || have.at.After(after))
+		switch {
+		case fresh, have.set != nil && now.Sub(have.tried) < keysPause:
+			return *have, nil
+		case have.set == nil && now.Sub(have.tried) < keysPause && !after.IsZero():
+			return keyset{}, ErrKeys.Because(have.err)
+		}
+	}
+	got := &keyset{tried: now, at: now}
+	got.set, got.issuer, got.err = s.get(ctx, from)
+	if got.err != nil && have != nil && have.set != nil && now.Sub(have.at) < time.Hour {
+		got.set, got.issuer, got.at = have.set, have.issuer, have.at // they serve for a while when none can be had
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sets == nil || len(s.sets) >= maxKeys {
+		s.sets = map[keysFrom]*keyset{}
+	}
+	s.sets[from] = got
+	if got.set == nil {
+		return keyset{}, ErrKeys.Because(got.err)
+	}
+	return *got, nil
+}
+
+func (s *keysets) get(ctx context.Context, from keysFrom) (*jose.Keys, string, error) {
+	issuer, at := "", from.jwks
+	if from.description != "" {
+		b, err := s.fetch(ctx, from.tenant, strings.TrimSuffix(from.description, "/")+"/.well-known/openid-configuration", from.authorities, from.private)
+		if err != nil {
+			return nil, "", err
+		}
+		var d struct {
+			Issuer string `json:"issuer"`
+			Keys   string `json:"jwks_uri"`
+		}
+		if err := json.Unmarshal(b, &d); err != nil || d.Keys == "" {
+			return nil, "", errors.New("the description of the issuer names no keys")
+		}
+		if strings.TrimSuffix(d.Issuer, "/") != strings.TrimSuffix(from.description, "/") {
+			return nil, "", errors.New("the description is of another issuer")
+		}
+		issuer, at = d.Issuer, d.Keys
+	}
+	b, err := s.fetch(ctx, from.tenant, at, from.authorities, from.private)
+	if err != nil {
+		return nil, "", err
+	}
+	set, err := jose.ParseKeys(b)
+	return set, issuer, err
+}
