@@ -47,7 +47,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"regexp"
@@ -121,7 +120,7 @@ type Spec struct {
 type Secret struct {
 	ID string `json:"id"`
 	Spec
-	CurrentVersion int64     `json:"current_version"` // the newest; 0 before the first
+	CurrentVersion int64     `json:"current_version"` // what is used: the newest, but of a rotated secret; 0 before the first
 	CreatedAt      time.Time `json:"created_at"`
 	UpdatedAt      time.Time `json:"updated_at"`
 }
@@ -147,6 +146,11 @@ type Version struct {
 	DeletedAt   time.Time       `json:"deleted_at,omitzero"`
 	DestroyedAt time.Time       `json:"destroyed_at,omitzero"`
 
+	// Of a secret whose versions a rotation makes.
+	Phase      Phase     `json:"phase,omitempty"`
+	Slot       string    `json:"slot,omitempty"`       // the one of its two users, a or b, that logs in with it
+	GraceUntil time.Time `json:"grace_until,omitzero"` // how long a previous version is kept at least
+
 	sealed []byte
 }
 
@@ -160,7 +164,10 @@ const DefaultField = "value"
 type Options struct {
 	// FlushEvery is how often [Secrets.Run] writes what was used. 1 s if zero.
 	FlushEvery time.Duration
-	Logger     *slog.Logger
+	// Standing says why this node may not use rotated secrets, if it may not: it
+	// counts as gone for who retires their versions. Nil says that it may.
+	Standing func() error
+	Logger   *slog.Logger
 }
 
 // Secrets are the secrets of all tenants. It is safe for use by many at once.
@@ -170,8 +177,11 @@ type Secrets struct {
 	o      Options
 	copies *guard.Cache[*held] // by path
 
-	mu   sync.Mutex
-	uses map[useKey]tally // since the last flush
+	mu      sync.Mutex
+	uses    map[useKey]tally // since the last flush
+	carried map[useKey]int64 // what is open at the moment
+
+	flushing sync.Mutex
 }
 
 // Holding is where the values of secrets lie, for [seal.Sealer.Hold].
@@ -187,7 +197,7 @@ func New(g *guard.Guard, s *seal.Sealer, o Options) *Secrets {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	x := &Secrets{guard: g, sealer: s, o: o, uses: map[useKey]tally{}}
+	x := &Secrets{guard: g, sealer: s, o: o, uses: map[useKey]tally{}, carried: map[useKey]int64{}}
 	x.copies = guard.NewCache(g, "secret_path", func(ctx context.Context, tx *db.Tx, path string) (*held, error) {
 		r, err := find(ctx, tx, unescape(path))
 		if err != nil {
@@ -288,20 +298,14 @@ func (s *Secrets) Write(ctx context.Context, c estover.Caller, path string, fiel
 			return nil, invalid
 		case expect != Any && expect != r.CurrentVersion:
 			return nil, ErrVersion.With("The current version of %s is %d, not %d.", path, r.CurrentVersion, expect)
+		case r.managed():
+			return nil, ErrManaged
 		}
-		r.CurrentVersion++
-		v = Version{ID: VersionID(r.ID, r.CurrentVersion), N: r.CurrentVersion, State: Live, Fields: names, CreatedAt: r.UpdatedAt, CreatedBy: c.Subject}
-		var err error
-		if v.sealed, err = s.sealer.Seal(c.Tenant, v.aad(r.ID), plain); err != nil {
-			return nil, fmt.Errorf("sealing a version: %w", err)
-		}
-		r.versions = append(r.versions, v)
-		w := &write{version: &v, note: map[string]any{"version": v.ID}}
-		for name, value := range fields {
-			w.prints = append(w.prints, fingerprint{name, s.fingerprint(c.Tenant, value)})
-		}
-		slices.SortFunc(w.prints, func(a, b fingerprint) int { return strings.Compare(a.field, b.field) })
-		return w, nil
+		w := &write{}
+		v = Version{Fields: names, CreatedBy: c.Subject}
+		err := s.add(c.Tenant, r, w, &v, plain, fields)
+		r.CurrentVersion = v.N
+		return w, err
 	})
 	if err != nil {
 		return Version{}, err
@@ -360,6 +364,9 @@ func (s *Secrets) move(ctx context.Context, c estover.Caller, op guard.Op, path 
 func (s *Secrets) Remove(ctx context.Context, c estover.Caller, path string) error {
 	op := guard.Op{Action: "secret.remove", Target: target(path), Effect: guard.Deletes}
 	_, err := s.change(ctx, c, op, path, func(r *record) (*write, error) {
+		if r.managed() {
+			return nil, ErrManaged.With("The secret %s is rotated. End its rotation first: estover rotation remove %s", path, path)
+		}
 		for i := range r.versions {
 			destroy(&r.versions[i], r.UpdatedAt)
 		}
@@ -375,6 +382,7 @@ type write struct {
 	version *Version
 	prints  []fingerprint
 	note    map[string]any
+	then    func(tx *guard.Tx) error // more that is changed along with it
 }
 
 // A fingerprint is what is kept of a value to recognise it by.
@@ -418,7 +426,10 @@ func (s *Secrets) change(ctx context.Context, c estover.Caller, op guard.Op, pat
 			}
 			tx.Touch("secret", after.ID)
 			tx.Touch("secret_path", escape(path))
-			return replace(ctx, tx.Tx, before, after, w)
+			if err := replace(ctx, tx.Tx, before, after, w); err != nil || w.then == nil {
+				return err
+			}
+			return w.then(tx)
 		})
 		if !errors.Is(done, errStale) {
 			return after, done
@@ -565,9 +576,21 @@ func (s *Secrets) mac(tenant estover.TenantID, r *record) []byte {
 	for _, v := range r.versions {
 		number(v.N)
 		number(v.CreatedAt.UnixMicro())
-		text(append([]string{string(v.State), string(v.CreatedBy)}, v.Fields...)...)
+		list := append([]string{string(v.State), string(v.CreatedBy)}, v.Fields...)
+		if v.Phase != "" { // no field has such a name
+			list = append(list, "\x00phase", string(v.Phase), v.Slot, strconv.FormatInt(micros(v.GraceUntil), 10))
+		}
+		text(list...)
 	}
 	return s.sealer.MAC(tenant, "secret.row", b)
+}
+
+// micros is a time as it is stored; 0 for none.
+func micros(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro()
 }
 
 var (

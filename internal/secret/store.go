@@ -33,7 +33,7 @@ func find(ctx context.Context, tx *db.Tx, path string) (*record, error) {
 
 // versionsOf reads the versions of a secret, the oldest first.
 func versionsOf(ctx context.Context, tx *db.Tx, id string) ([]Version, error) {
-	rows, err := tx.Query(ctx, `select version, fields, created_at, created_by, deleted_at, destroyed_at
+	rows, err := tx.Query(ctx, `select version, fields, created_at, created_by, deleted_at, destroyed_at, phase, slot, grace_until
 		from secret_version where tenant_id = $1 and secret_id = $2 order by version`, tx.Tenant(), id)
 	if err != nil {
 		return nil, err
@@ -42,7 +42,7 @@ func versionsOf(ctx context.Context, tx *db.Tx, id string) ([]Version, error) {
 	var list []Version
 	for rows.Next() {
 		v := Version{State: Live}
-		if err := rows.Scan(&v.N, &v.Fields, &v.CreatedAt, &v.CreatedBy, &v.DeletedAt, &v.DestroyedAt); err != nil {
+		if err := rows.Scan(&v.N, &v.Fields, &v.CreatedAt, &v.CreatedBy, &v.DeletedAt, &v.DestroyedAt, &v.Phase, &v.Slot, &v.GraceUntil); err != nil {
 			return nil, err
 		}
 		v.ID = VersionID(id, v.N)
@@ -122,7 +122,7 @@ func replace(ctx context.Context, tx *db.Tx, before, after *record, w *write) er
 		return errStale
 	}
 	for i, was := range before.versions {
-		if is := after.versions[i]; is.State != was.State {
+		if is := after.versions[i]; is.State != was.State || is.Phase != was.Phase {
 			if err := setState(ctx, tx, after.ID, is); err != nil {
 				return err
 			}
@@ -132,8 +132,8 @@ func replace(ctx context.Context, tx *db.Tx, before, after *record, w *write) er
 		return nil
 	}
 	v := w.version
-	_, err = tx.Exec(ctx, `insert into secret_version (tenant_id, secret_id, version, fields, sealed, created_at, created_by)
-		values ($1, $2, $3, $4, $5, $6, $7)`, tx.Tenant(), after.ID, v.N, v.Fields, v.sealed, v.CreatedAt, v.CreatedBy)
+	_, err = tx.Exec(ctx, `insert into secret_version (tenant_id, secret_id, version, fields, sealed, created_at, created_by, phase, slot)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, tx.Tenant(), after.ID, v.N, v.Fields, v.sealed, v.CreatedAt, v.CreatedBy, v.Phase, v.Slot)
 	if err != nil {
 		return err
 	}
@@ -149,12 +149,12 @@ func replace(ctx context.Context, tx *db.Tx, before, after *record, w *write) er
 
 // setState stores the state of a version. A destroyed one loses its bytes.
 func setState(ctx context.Context, tx *db.Tx, id string, v Version) error {
-	set := `deleted_at = $4, destroyed_at = $5`
+	set := `deleted_at = $4, destroyed_at = $5, phase = $6, slot = $7, grace_until = $8`
 	if v.State == Destroyed {
 		set += `, sealed = null`
 	}
 	_, err := tx.Exec(ctx, `update secret_version set `+set+` where tenant_id = $1 and secret_id = $2 and version = $3`,
-		tx.Tenant(), id, v.N, v.DeletedAt, v.DestroyedAt)
+		tx.Tenant(), id, v.N, v.DeletedAt, v.DestroyedAt, v.Phase, v.Slot, v.GraceUntil)
 	return err
 }
 
@@ -220,6 +220,35 @@ func usesBy(ctx context.Context, tx *db.Tx, f UseFilter, limit int) ([]Use, erro
 			return nil, err
 		}
 		list = append(list, u)
+	}
+	return list, rows.Err()
+}
+
+// A Holder is a use of a version by who may still have it.
+type Holder struct {
+	Use
+	Newer bool // it has read a later version in plaintext since
+}
+
+// Holders are all who have used a version, the latest first. What is still in
+// memory on a node is not among them.
+func Holders(ctx context.Context, tx *db.Tx, secret string, n int64) ([]Holder, error) {
+	rows, err := tx.Query(ctx, `select u.subject, u.session_id, u.via, u.first_at, u.last_at, u.count, exists (
+			select 1 from secret_use l where l.tenant_id = u.tenant_id and l.secret_id = u.secret_id and l.version > u.version
+				and l.subject = u.subject and l.session_id = u.session_id and l.via = 'plaintext' and l.last_at >= u.last_at)
+		from secret_use u where u.tenant_id = $1 and u.secret_id = $2 and u.version = $3
+		order by u.last_at desc, u.subject, u.session_id, u.via`, tx.Tenant(), secret, n)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	var list []Holder
+	for rows.Next() {
+		h := Holder{Use: Use{Secret: secret, Version: n}}
+		if err := rows.Scan(&h.Subject, &h.Session, &h.Via, &h.FirstAt, &h.LastAt, &h.Count, &h.Newer); err != nil {
+			return nil, err
+		}
+		list = append(list, h)
 	}
 	return list, rows.Err()
 }

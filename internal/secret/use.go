@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"estover.dev"
@@ -57,6 +58,12 @@ func (r *record) usable(n int64) (*Version, error) {
 		return nil, ErrNoVersion.With("The secret %s has no version yet. Write one.", r.Path)
 	case v == nil:
 		return nil, ErrNoVersion.With("The secret %s has no version %d.", r.Path, n)
+	case v.Phase == Pending:
+		return nil, ErrNoVersion.With("Version %d of the secret %s is pending: no system is told of it before it has been tried.", n, r.Path)
+	case v.Phase == Retiring:
+		return nil, ErrNoVersion.With("Version %d of the secret %s is being retired. Use the current one.", n, r.Path)
+	case v.State != Live && v.Phase != "":
+		return nil, ErrNoVersion.With("Version %d of the secret %s is %s.", n, r.Path, v.Phase)
 	case v.State != Live:
 		return nil, ErrNoVersion.With("Version %d of the secret %s is %s.", n, r.Path, v.State)
 	}
@@ -77,6 +84,8 @@ type Injection struct {
 	Secret  string        // the secret's id
 	Version string        // sec_…@3: what stands for the value in every record
 	Class   estover.Class // of what the secret opens
+
+	key useKey
 }
 
 // Use gives the gateway a field of the current version for a request to a
@@ -112,9 +121,84 @@ func (s *Secrets) Use(ctx context.Context, c estover.Caller, path, field, host s
 		if err != nil {
 			return Injection{}, err
 		}
-		s.count(c, h.ID, v.N)
-		return Injection{Value: value, Secret: h.ID, Version: v.ID, Class: h.Class}, nil
+		k := keyOf(c, h.ID, v.N, Gateway)
+		if s.count(k); v.Phase == "" {
+			return Injection{Value: value, Secret: h.ID, Version: v.ID, Class: h.Class, key: k}, nil
+		}
+		moved, err := s.moved(ctx, c.Tenant, path, h)
+		if err != nil {
+			return Injection{}, err
+		}
+		if !moved {
+			return Injection{Value: value, Secret: h.ID, Version: v.ID, Class: h.Class, key: k}, nil
+		}
 	}
+}
+
+// moved says, of a version of a rotated secret that has been counted and is about
+// to be used, whether another one may have taken its place: then it is looked
+// again. A node that has said that it uses a version no more ([Secrets.Ended])
+// had forgotten its copy before it counted, so whoever counts later finds another
+// copy here. Only a node that has not heard yet injects a version that is not the
+// current one any more, and it counts that.
+func (s *Secrets) moved(ctx context.Context, tenant estover.TenantID, path string, h *held) (bool, error) {
+	if s.o.Standing != nil {
+		if err := s.o.Standing(); err != nil {
+			return false, err
+		}
+	}
+	now, err := s.held(ctx, tenant, path)
+	return now != h, err
+}
+
+// Carry says that what carries an injected value is open, until done is called:
+// a request, a stream, a connection.
+func (s *Secrets) Carry(in Injection) (done func()) {
+	k := in.key
+	s.mu.Lock()
+	s.carried[k]++
+	s.mu.Unlock()
+	return sync.OnceFunc(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.carried[k]--; s.carried[k] == 0 {
+			delete(s.carried, k)
+		}
+	})
+}
+
+// A Connection is what one subject has open with a version on one node.
+type Connection struct {
+	Subject estover.Subject `json:"subject"`
+	Session string          `json:"session,omitempty"`
+	Count   int64           `json:"count"`
+}
+
+// Ended makes sure that this node uses a version of a secret no more that is not
+// the current one, writes what it has used of it, and says what it still has
+// open.
+func (s *Secrets) Ended(ctx context.Context, tenant estover.TenantID, path, id string, n int64) ([]Connection, error) {
+	s.copies.Drop(tenant, escape(path))
+	if err := s.Flush(ctx); err != nil {
+		return nil, err
+	}
+	return s.Carried(tenant, id, n), nil
+}
+
+// Carried is what this node has open with a version.
+func (s *Secrets) Carried(tenant estover.TenantID, id string, n int64) []Connection {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	open := []Connection{}
+	for k, count := range s.carried {
+		if k.tenant == tenant && k.secret == id && k.version == n {
+			open = append(open, Connection{k.subject, k.session, count})
+		}
+	}
+	slices.SortFunc(open, func(a, b Connection) int {
+		return cmp.Or(cmp.Compare(a.Subject, b.Subject), cmp.Compare(a.Session, b.Session))
+	})
+	return open
 }
 
 // allows reports whether the secret may be sent to a host.
@@ -254,8 +338,8 @@ func keyOf(c estover.Caller, secret string, version int64, via Via) useKey {
 	return useKey{c.Tenant, secret, version, acting, c.Session, via}
 }
 
-func (s *Secrets) count(c estover.Caller, secret string, version int64) {
-	k, now := keyOf(c, secret, version, Gateway), s.guard.DB().Now()
+func (s *Secrets) count(k useKey) {
+	now := s.guard.DB().Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.uses[k] = s.uses[k].add(tally{now, now, 1})
@@ -266,6 +350,8 @@ const flushAtOnce = 200
 
 // Flush writes what was used since the last time.
 func (s *Secrets) Flush(ctx context.Context) error {
+	s.flushing.Lock() // whoever comes back from here knows that nothing earlier is still on its way
+	defer s.flushing.Unlock()
 	s.mu.Lock()
 	uses := s.uses
 	s.uses = make(map[useKey]tally, len(uses))
