@@ -307,6 +307,16 @@ func (s *Sealer) RotateDEK(ctx context.Context, tenant estover.TenantID, class C
 	return s.refresh(ctx, tenant, class)
 }
 
+// Newest is the version of the data key under which values of a tenant's class are
+// sealed, and since when; 0 if the tenant is not prepared.
+func (s *Sealer) Newest(tenant estover.TenantID, class Class) (version int64, since time.Time) {
+	k := s.ring(tenant, class).current(s.db.Now())
+	if k == nil {
+		return 0, time.Time{}
+	}
+	return int64(k.version), k.created
+}
+
 // Sweep brings every prepared tenant up to date: it loads what other nodes
 // made, sets messages aside, and rotates data keys that are due.
 func (s *Sealer) Sweep(ctx context.Context) error {

@@ -1,0 +1,24 @@
+package vault
+
+import (
+	"estover.dev/internal/mount"
+	"estover.dev/internal/secret"
+)
+
+// Parts are the packages that the door speaks for.
+type Parts struct {
+	Mounts   *mount.Mounts
+	Policies *mount.Policies
+	Secrets  *secret.Secrets
+}
+
+// areas lists every route there is.
+func (d *Door) areas() []Route {
+	var all []Route
+	for _, area := range [][]Route{
+		d.status(), d.mounts(), d.authMounts(), d.policies(),
+	} {
+		all = append(all, area...)
+	}
+	return all
+}
