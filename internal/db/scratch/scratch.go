@@ -2,13 +2,25 @@
 // a socket there, for one process. It ends with that process, however the
 // process ends, and leaves nothing behind. Tests and measurements use it;
 // nothing that serves does.
+//
+// It can also be a database as others have one ([Options.Listen]): reached over
+// the network, with TLS, by people with passwords.
 package scratch
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"database/sql"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"maps"
+	"math/big"
+	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -27,12 +39,27 @@ import (
 type Options struct {
 	// Durable has every commit reach the disk, as in real life.
 	Durable bool
+
+	// Listen has the server take connections on a port of loopback as well, from
+	// who shows a password (SCRAM) of a role that has one, with TLS or without.
+	Listen bool
+
+	// Settings are parameters of the server beside those it starts with here.
+	Settings map[string]string
 }
 
 // A Server is a PostgreSQL that runs.
 type Server struct {
 	// URL is its database, whose owner may do everything.
 	URL string
+
+	// Address is 127.0.0.1:PORT if the server listens there, and Authorities who
+	// signed the certificate that it shows, in PEM.
+	Address     string
+	Authorities []byte
+
+	// Log is the file that the server writes its log into.
+	Log string
 
 	hold *exec.Cmd
 	// leash is what the server's shell waits on. It is kept for the life of
@@ -62,17 +89,28 @@ func Start(o Options) (*Server, error) {
 	if out, err := initdb.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("initdb: %w\n%s", err, out)
 	}
+	s := &Server{URL: "postgres:///postgres?host=" + dir + "&user=postgres", Log: filepath.Join(dir, "log")}
 	sync := "off"
 	if o.Durable {
 		sync = "on"
 	}
-	const script = `"$0" -D "$1/data" -k "$1" -c listen_addresses= -c fsync="$2" -c full_page_writes="$2" \
-		-c max_connections=400 -c shared_buffers=64MB -c deadlock_timeout=200ms >"$1/log" 2>&1 & pid=$!
-		cat >/dev/null; kill -QUIT $pid; wait $pid; rm -rf "$1"`
-	s := &Server{
-		URL:  "postgres:///postgres?host=" + dir + "&user=postgres",
-		hold: exec.Command("sh", "-c", script, filepath.Join(bin, "postgres"), dir, sync),
+	settings := map[string]string{
+		"listen_addresses": "", "fsync": sync, "full_page_writes": sync, "max_connections": "400", "shared_buffers": "64MB", "deadlock_timeout": "200ms",
 	}
+	if o.Listen {
+		if err := s.listen(dir, attr, settings); err != nil {
+			return nil, err
+		}
+	}
+	maps.Copy(settings, o.Settings)
+	const script = `bin=$0 dir=$1; shift
+		"$bin" -D "$dir/data" -k "$dir" "$@" >"$dir/log" 2>&1 & pid=$!
+		cat >/dev/null; kill -QUIT $pid; wait $pid; rm -rf "$dir"`
+	args := []string{"-c", script, filepath.Join(bin, "postgres"), dir}
+	for name, value := range settings {
+		args = append(args, "-c", name+"="+value)
+	}
+	s.hold = exec.Command("sh", args...)
 	s.hold.SysProcAttr, s.hold.Dir = attr, dir
 	if s.leash, err = s.hold.StdinPipe(); err != nil {
 		return nil, err
@@ -95,6 +133,77 @@ func Start(o Options) (*Server, error) {
 			return nil, fmt.Errorf("%w\n%s", err, log)
 		}
 	}
+}
+
+// listen adds a port of loopback to the settings, and what TLS needs there.
+func (s *Server) listen(dir string, attr *syscall.SysProcAttr, settings map[string]string) error {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	s.Address = l.Addr().String()
+	_ = l.Close()
+	authority, cert, key, err := certificate()
+	if err != nil {
+		return err
+	}
+	s.Authorities = authority
+	settings["listen_addresses"], settings["ssl"] = "127.0.0.1", "on"
+	settings["port"] = strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+	s.URL += "&port=" + settings["port"]
+	for _, f := range []struct {
+		setting, path string
+		content       []byte
+	}{
+		{"hba_file", "hba.conf", []byte("local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")},
+		{"ssl_cert_file", "server.crt", cert},
+		{"ssl_key_file", "server.key", key},
+	} {
+		path := filepath.Join(dir, f.path)
+		settings[f.setting] = path
+		if err := os.WriteFile(path, f.content, 0o600); err != nil {
+			return err
+		}
+		if attr != nil {
+			if err := os.Chown(path, int(attr.Credential.Uid), int(attr.Credential.Gid)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// certificate makes a certificate of localhost and 127.0.0.1 for a day, with
+// its key, and who signed it.
+func certificate() (authority, cert, key []byte, err error) {
+	root, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	leaf, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	now := time.Now()
+	ca := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "scratch"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	its := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "localhost"}, NotBefore: ca.NotBefore, NotAfter: ca.NotAfter,
+		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	signer, err := x509.CreateCertificate(rand.Reader, ca, ca, root.Public(), root)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	signed, err := x509.CreateCertificate(rand.Reader, its, ca, leaf.Public(), root)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(leaf)
+	block := func(kind string, b []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: b}) }
+	return block("CERTIFICATE", signer), block("CERTIFICATE", signed), block("PRIVATE KEY", private), err
 }
 
 // Stop ends the server and takes away what it wrote.
