@@ -268,7 +268,7 @@ const (
 	secretUse = "secret-id"
 )
 
-// tenantOf makes sure that there is the tenant of a value, so that its keys can
+// known makes sure that there is the tenant of a value, so that its keys can
 // be asked for.
 func (t *Tickets) known(ctx context.Context, tenant estover.TenantID) error {
 	if err := t.Tenant(ctx, tenant); err != nil {
@@ -610,6 +610,9 @@ func (t *Ticket) told() map[string]any {
 // make settles the times of a ticket and writes it. And does more in the
 // transaction, before; nil does not.
 func (t *Tickets) make(ctx context.Context, caller estover.Caller, op guard.Op, m *Made, w Wish, until time.Time, and func(tx *guard.Tx) error) error {
+	if err := t.Sealer.Prepare(ctx, m.tenant); err != nil {
+		return err
+	}
 	v := value(opaque.Ticket, m.tenant)
 	m.hash = t.hash(m.tenant, ticketUse, v)
 	err := t.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
