@@ -81,8 +81,9 @@ func million(ctx context.Context, b *Bench) ([]Row, error) {
 
 // endTokens gives one agent a million tokens and holds it, which ends them all.
 // It says how long the request took that held it, once the server has written
-// and sealed what the tokens left behind, and makes sure that the first and the
-// last token are nothing any more.
+// and sealed what the tokens left behind and has held others, since the first
+// hold after a start costs what each first request costs. It makes sure that the
+// first and the last token are nothing any more.
 func (in *installation) endTokens(ctx context.Context) (time.Duration, error) {
 	const name = "bot-7"
 	secret, err := in.secret(ctx, name)
@@ -103,11 +104,14 @@ func (in *installation) endTokens(ctx context.Context) (time.Duration, error) {
 	if err := in.process.rest(ctx); err != nil {
 		return 0, err
 	}
-	began := time.Now()
-	if err := in.call(ctx, http.MethodPost, "/v1/agents/"+name+"/holds", map[string]string{"kind": "suspended", "reason": "a million tokens"}, nil); err != nil {
-		return 0, err
+	var took time.Duration
+	for _, held := range []string{"bot-8", "bot-9", name} {
+		began := time.Now()
+		if err := in.call(ctx, http.MethodPost, "/v1/agents/"+held+"/holds", map[string]string{"kind": "suspended", "reason": "a million tokens"}, nil); err != nil {
+			return 0, err
+		}
+		took = time.Since(began)
 	}
-	took := time.Since(began)
 	for _, token := range []string{first.Access, last.Access} {
 		var what struct {
 			Ours struct{ Alive bool } `json:"access_token"`
