@@ -26,6 +26,8 @@ type Config struct {
 	Listen     string   `flag:"listen" env:"ESTOVER_LISTEN" default:"127.0.0.1:8443" help:"Address of the API, the token service, reverse routes and the public log"`
 	Gateway    string   `flag:"gateway" env:"ESTOVER_GATEWAY" default:"127.0.0.1:8444" help:"Address of the forward proxy, for 'estover run'"`
 	MTLS       string   `flag:"mtls-listen" env:"ESTOVER_MTLS_LISTEN" help:"Address where clients come that show a certificate; then --listen asks nobody for one (default: --listen asks, and a client may decline)"`
+	Vault      string   `flag:"vault-listen" env:"ESTOVER_VAULT_LISTEN" help:"Address of the Vault-compatible door, as 127.0.0.1:8200, where its clients look by themselves; it is below /vault/ of --listen in any case (default: only there)"`
+	VaultHead  bool     `flag:"vault-request-header" env:"ESTOVER_VAULT_REQUEST_HEADER" help:"Have the Vault-compatible door demand the header X-Vault-Request, which no browser sends by itself"`
 	Control    string   `flag:"control" env:"ESTOVER_CONTROL" help:"Where the kill switch answers by itself: unix:PATH, HOST:PORT of a loopback address, or none (default: unix:DATA/control.sock)"`
 	TLSCert    string   `flag:"tls-cert" env:"ESTOVER_TLS_CERT" help:"PEM file with the server's certificate chain (default: one made by the server's own authority in DATA/tls)"`
 	TLSKey     string   `flag:"tls-key" env:"ESTOVER_TLS_KEY" help:"PEM file with the certificate's key"`
@@ -54,6 +56,15 @@ func (c *Config) check() error {
 	if c.MTLS != "" {
 		if _, _, err := net.SplitHostPort(c.MTLS); err != nil {
 			return fmt.Errorf("--mtls-listen %q is not HOST:PORT", c.MTLS)
+		}
+	}
+	if c.Vault != "" {
+		at, _, err := net.SplitHostPort(c.Vault)
+		if err != nil {
+			return fmt.Errorf("--vault-listen %q is not HOST:PORT", c.Vault)
+		}
+		if c.Plain && !loopback(at) {
+			return fmt.Errorf("--plain-http is only for a loopback address, and %s of --vault-listen is none; give a certificate with --tls-cert instead", at)
 		}
 	}
 	if c.Control != "" && c.Control != noControl && !strings.HasPrefix(c.Control, "unix:") {
@@ -172,6 +183,20 @@ func (c *Config) mutual() string {
 	}
 	u.Scheme, u.Host = "https", net.JoinHostPort(u.Hostname(), port)
 	return u.String()
+}
+
+// vault is the Vault-compatible door as clients reach it at an address of its
+// own: under the name of the issuer. "" if it has none.
+func (c *Config) vault() string {
+	if c.Vault == "" {
+		return ""
+	}
+	u, err := url.Parse(c.Issuer)
+	_, port, splitErr := net.SplitHostPort(c.Vault)
+	if err != nil || splitErr != nil {
+		panic("server: a configuration that was not checked")
+	}
+	return u.Scheme + "://" + net.JoinHostPort(u.Hostname(), port)
 }
 
 // certificates reports whether a client can show a certificate at all.

@@ -24,6 +24,7 @@ import (
 	"estover.dev/internal/guard"
 	"estover.dev/internal/resource"
 	"estover.dev/internal/token"
+	"estover.dev/internal/vault"
 )
 
 // logPath is where the public log is served.
@@ -43,6 +44,12 @@ func (s *Server) listen() (err error) {
 			return fmt.Errorf("--mtls-listen: %w", err)
 		}
 		s.own.Add(s.mutualListener.Addr())
+	}
+	if s.config.Vault != "" {
+		if s.vaultListener, err = net.Listen("tcp", s.config.Vault); err != nil {
+			return fmt.Errorf("--vault-listen: %w", err)
+		}
+		s.own.Add(s.vaultListener.Addr())
 	}
 	s.own.Add(s.listener.Addr())
 	s.own.Add(s.gatewayListener.Addr())
@@ -104,10 +111,20 @@ func (s *Server) Run(ctx context.Context) error {
 		go func() { _ = control.Serve(s.controlListener) }()
 		defer control.Close()
 	}
-	failed := make(chan error, 3)
+	failed := make(chan error, 4)
 	go func() { failed <- closed(main.Serve(edge.Listen(s.listener, mainTLS))) }()
 	if s.mutualListener != nil {
 		go func() { failed <- closed(main.Serve(edge.Listen(s.mutualListener, edge.AskCertificate(config)))) }()
+	}
+	doors := []*http.Server{main}
+	if s.vaultListener != nil {
+		door := edge.NewServer(s.vaultHandler(), s.logger)
+		doors = append(doors, door)
+		doorTLS := edge.AskCertificate(config)
+		if s.config.Plain {
+			doorTLS = nil
+		}
+		go func() { failed <- closed(door.Serve(edge.Listen(s.vaultListener, doorTLS))) }()
 	}
 	go func() { failed <- closed(proxy.Serve(s.gatewayListener)) }()
 	s.logger.Info("serving", "issuer", s.config.Issuer, "listen", s.listener.Addr().String(), "gateway", s.gatewayListener.Addr().String(), "authority", ca, "version", s.version)
@@ -119,7 +136,7 @@ func (s *Server) Run(ctx context.Context) error {
 	s.logger.Info("stopping")
 	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
 	defer cancel()
-	s.shutDown(stopping, main, proxy)
+	s.shutDown(stopping, doors, proxy)
 	stopJobs()
 	jobs.Wait()
 	err = errors.Join(err, s.flush(stopping), stopTracing(stopping))
@@ -129,15 +146,17 @@ func (s *Server) Run(ctx context.Context) error {
 
 // shutDown closes the doors. Streams would keep them open for ever, so those
 // that have not ended after half of the time are cut.
-func (s *Server) shutDown(ctx context.Context, main *http.Server, proxy *forward.Door) {
+func (s *Server) shutDown(ctx context.Context, doors []*http.Server, proxy *forward.Door) {
 	var closing sync.WaitGroup
 	half, cancel := context.WithTimeout(ctx, stopTime/2)
 	defer cancel()
-	closing.Go(func() {
-		if main.Shutdown(half) != nil {
-			_ = main.Close()
-		}
-	})
+	for _, door := range doors {
+		closing.Go(func() {
+			if door.Shutdown(half) != nil {
+				_ = door.Close()
+			}
+		})
+	}
 	closing.Go(func() { _ = proxy.Shutdown(half) })
 	closing.Wait()
 	// WebSockets and tunnels are connections that the servers know nothing of.
@@ -199,7 +218,7 @@ func (s *Server) handler() (http.Handler, error) {
 	mux.Handle("GET /metrics", s.metrics())
 	routes := &rest.Door{Pipeline: s.pipeline, Base: s.facts.base, Caller: s.routeCaller, Route: s.route, Described: s.described}
 	front := edge.Front{Trusted: s.trusted(), Certificates: s.config.ProxyCerts}
-	paced, described := edge.Pace{}.Handler(mux), edge.Pace{}.Handler(s.described)
+	paced, described, pacedVault := edge.Pace{}.Handler(mux), edge.Pace{}.Handler(s.described), edge.Pace{}.Handler(s.vault)
 	return front.Handler(s.traced(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// The door of reverse routes, and what they say of themselves, come
 		// before the mux, which would redirect what is refused there.
@@ -210,6 +229,10 @@ func (s *Server) handler() (http.Handler, error) {
 		if routes.Matches(r) {
 			edge.Unpaced(w) // it has limits of its own, for streams in both directions
 			routes.ServeHTTP(w, r)
+			return
+		}
+		if base, tenant, ok := vault.Matches(r.URL.Path, s.facts.base); ok {
+			pacedVault.ServeHTTP(w, r.WithContext(vault.Below(r.Context(), base, tenant)))
 			return
 		}
 		if r.URL.Path != "/" && strings.HasSuffix(r.URL.Path, "/") || strings.Contains(r.URL.Path, "//") {

@@ -60,6 +60,7 @@ import (
 	"estover.dev/internal/hold"
 	"estover.dev/internal/incident"
 	"estover.dev/internal/login"
+	"estover.dev/internal/mount"
 	"estover.dev/internal/notify"
 	"estover.dev/internal/oauth"
 	"estover.dev/internal/page"
@@ -71,6 +72,7 @@ import (
 	"estover.dev/internal/session"
 	"estover.dev/internal/tenant"
 	"estover.dev/internal/token"
+	"estover.dev/internal/vault"
 )
 
 // A Server is everything that Estover is, over one database.
@@ -108,10 +110,14 @@ type Server struct {
 	pages      *page.Pages
 	login      *login.Door
 	api        *api.Server
+	mounts     *mount.Mounts
+	acls       *mount.Policies
+	vault      *vault.Door
 	own        *edge.Own
 	clients    *edge.Fetcher // to the documents of clients
 
 	listener, gatewayListener net.Listener
+	vaultListener             net.Listener // nil if the Vault-compatible door has no address of its own
 	mutualListener            net.Listener // nil if clients with certificates have no address of their own
 	controlListener           net.Listener // of the kill switch; nil if it has none
 	controlToken              string       // that it asks for; "" on a socket
@@ -369,6 +375,9 @@ func (s *Server) wire() error {
 			return err
 		},
 	})
+	s.mounts = mount.New(s.guard, mount.Options{Kinds: s.mountKinds()})
+	s.acls = mount.NewPolicies(s.guard)
+	s.vault = s.vaultDoor()
 	gatewayAddress, err := s.gatewayAddress()
 	if err != nil {
 		return err
@@ -425,10 +434,13 @@ func expiredAgents(ctx context.Context, tx *db.Tx, since time.Time) (all []sessi
 
 // origins are the addresses under which clients know this server.
 func (s *Server) origins() []string {
-	if m := s.config.mutual(); m != "" {
-		return []string{s.config.Issuer, m}
+	all := []string{s.config.Issuer}
+	for _, more := range []string{s.config.mutual(), s.config.vault()} {
+		if more != "" {
+			all = append(all, more)
+		}
 	}
-	return []string{s.config.Issuer}
+	return all
 }
 
 func node() string {
@@ -643,7 +655,7 @@ func (s *Server) trusted() []netip.Prefix {
 
 // close lets go of everything that was opened, in the other order.
 func (s *Server) close() {
-	for _, l := range []net.Listener{s.listener, s.gatewayListener, s.mutualListener, s.controlListener} {
+	for _, l := range []net.Listener{s.listener, s.gatewayListener, s.vaultListener, s.mutualListener, s.controlListener} {
 		if l != nil {
 			_ = l.Close()
 		}

@@ -93,7 +93,7 @@ func namesOf(c Config) []string {
 	if h, err := os.Hostname(); err == nil {
 		names = append(names, h)
 	}
-	for _, addr := range []string{c.Listen, c.Gateway, c.MTLS} {
+	for _, addr := range []string{c.Listen, c.Gateway, c.MTLS, c.Vault} {
 		if h, _, err := net.SplitHostPort(addr); err == nil && h != "" {
 			if ip := net.ParseIP(h); ip == nil || !ip.IsUnspecified() {
 				names = append(names, h)

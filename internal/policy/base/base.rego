@@ -39,10 +39,10 @@ permit contains "admin_reads_secret" if {
 permit contains "operator_operates" if {
 	input.caller.roles.operator == true
 	input.op in {
-		"access.evaluate", "agent.create", "agent.hold", "agent.lift", "agent.list", "agent.read", "agent.risk", "agent.update",
+		"access.evaluate", "acl.list", "acl.read", "agent.create", "agent.hold", "agent.lift", "agent.list", "agent.read", "agent.risk", "agent.update",
 		"apply.run", "channel.list", "channel.read", "containment.list", "containment.read", "containment.run", "credential.create", "credential.list", "credential.retire",
 		"detail_type.list", "detail_type.read", "event.list", "event.read", "grant.create", "grant.end", "grant.list", "grant.read", "grant.restore",
-		"initial_token.list", "key.list",
+		"initial_token.list", "key.list", "mount.list", "mount.read",
 		"person.list", "person.read", "policy.list", "policy.read", "recording.list",
 		"resource.list", "resource.put", "resource.read", "resource.retire",
 		"secret.create", "secret.list", "secret.update", "secret.write",
@@ -56,9 +56,9 @@ permit contains "operator_operates" if {
 permit contains "auditor_reads" if {
 	input.caller.roles.auditor == true
 	input.op in {
-		"access.evaluate", "agent.list", "agent.read", "channel.list", "channel.read", "containment.list", "containment.read", "credential.list", "detail_type.list", "detail_type.read",
+		"access.evaluate", "acl.list", "acl.read", "agent.list", "agent.read", "channel.list", "channel.read", "containment.list", "containment.read", "credential.list", "detail_type.list", "detail_type.read",
 		"event.list", "event.read", "evidence.export",
-		"grant.list", "grant.read", "initial_token.list", "key.list", "person.list", "person.read", "policy.list", "policy.read",
+		"grant.list", "grant.read", "initial_token.list", "key.list", "mount.list", "mount.read", "person.list", "person.read", "policy.list", "policy.read",
 		"recording.list", "recording.read", "resource.list", "resource.read",
 		"secret.list", "server.read", "session.list", "session.read", "token.introspect", "trust.list", "trust.read",
 	}
@@ -128,6 +128,14 @@ permit contains "sponsor_contains" if {
 permit contains "operator_rehearses" if {
 	input.caller.roles.operator == true
 	input.op in {"access.restore", "drill.list", "drill.run"}
+}
+
+# METADATA
+# title: Everybody may ask which mount of the Vault-compatible door a path lies in
+# description: Clients ask before they read. The door shows it to those alone whose token reaches something there.
+permit contains "mount_found" if {
+	input.caller.kind in {"agent", "user"}
+	input.op == "mount.find"
 }
 
 # METADATA

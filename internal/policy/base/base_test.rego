@@ -56,6 +56,19 @@ test_nobody_else_reads_secrets[role] if {
 	base.deny == {"secret_needs_admin", "secret_needs_purpose"} with input as asked
 }
 
+test_mounts_and_policies_of_the_door_are_seen[role] if {
+	some role in ["operator", "auditor"]
+	some op in ["acl.list", "acl.read", "mount.list", "mount.read"]
+	base.permit != set() with input as ask(object.union(person(role), {"op": op}))
+	base.permit == set() with input as ask(object.union(person("approver"), {"op": op}))
+}
+
+test_mounts_are_found_by_everybody if {
+	base.permit == {"mount_found"} with input as ask({"op": "mount.find", "facts": {"own": false}})
+	base.permit == {"mount_found"} with input as ask(object.union(person("auditor"), {"op": "mount.find"}))
+	base.permit == set() with input as ask({"op": "mount.enable", "facts": {"own": false}})
+}
+
 test_operator_operates if {
 	base.permit == {"operator_operates"} with input as ask(object.union(person("operator"), {"op": "agent.hold"}))
 	base.permit == {"operator_operates"} with input as ask(object.union(person("operator"), {"op": "agent.risk"}))
