@@ -242,7 +242,7 @@ func (t *Tickets) verify(ctx context.Context, tenant estover.TenantID, c JWTConf
 		return nil, err
 	}
 	claims, err := r.timely(u, keys.set, algs, t.guard.DB().Now())
-	if errors.Is(err, jose.ErrUnknownKey) && len(c.PublicKeys) == 0 {
+	if err != nil && len(c.PublicKeys) == 0 && !slices.ContainsFunc(keys.set.All(), func(k *jose.Key) bool { return k.ID == u.Header.KeyID }) {
 		if keys, err = t.keys.of(ctx, tenant, c, keys.at); err != nil {
 			return nil, err
 		}
