@@ -435,6 +435,9 @@ func (l *Leases) activate(ctx context.Context, tenant estover.TenantID, x *Lease
 		}
 		return err
 	})
+	if err == nil {
+		err = l.at("L3 reply", true)
+	}
 	if err != nil && !errors.Is(err, ErrEnded) {
 		// The reply may have been lost, and not the commit: the row decides (F3).
 		if x.State = l.state(detached, tenant, x.ID); x.State == Live {
