@@ -1,0 +1,13 @@
+package rotation
+
+// ErrCrash is what a function given to [Rotations.Reached] ends the work with.
+var ErrCrash = errCrash
+
+// HoldTime is for how long a node that has died has a rotation.
+const HoldTime = holdTime
+
+// Reached has f told of each effect before it is made and after.
+func (x *Rotations) Reached(f func(point string) error) { x.reached = f }
+
+// Due is when a version is to be replaced, and After when a cron fires.
+var Due = Spec.due

@@ -1,0 +1,113 @@
+package rotation_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/secret/engine"
+)
+
+// A memory is a target in memory.
+type memory struct {
+	mu       sync.Mutex
+	users    map[string][]string // their passwords
+	sessions map[string]int
+	down     error  // what everything answers
+	wrong    string // a user that nobody logs in as, whatever the password
+	refuse   string // a user whose password cannot be changed
+	made     []string
+	refused  int           // log-ins
+	slow     time.Duration // that it takes to change a password
+}
+
+func newMemory(users ...string) *memory {
+	m := &memory{users: map[string][]string{}, sessions: map[string]int{}}
+	for _, u := range users {
+		m.users[u] = []string{"first-of-" + u}
+	}
+	return m
+}
+
+func (m *memory) Create(ctx context.Context, o engine.Order) (engine.Material, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := errors.Join(m.down, ctx.Err()); err != nil {
+		return nil, err
+	}
+	m.made = append(m.made, o.Name+" "+strings.Join(o.Template["groups"], ","))
+	m.users[o.Name] = []string{string(o.Secret.Reveal())}
+	return engine.Material{"username": estover.NewSecret([]byte(o.Name)), "password": o.Secret}, nil
+}
+
+func (m *memory) Extend(context.Context, string, engine.Template, time.Time) error {
+	return engine.ErrUnsupported
+}
+
+func (m *memory) Revoke(_ context.Context, users []engine.Doomed) []error {
+	return make([]error, len(users))
+}
+
+func (m *memory) List(context.Context, string) ([]string, error) { return nil, engine.ErrUnsupported }
+
+func (m *memory) SetSecret(ctx context.Context, user string, s, keep estover.Secret) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := errors.Join(m.down, ctx.Err()); err != nil {
+		return err
+	}
+	if m.users[user] == nil {
+		return fmt.Errorf("%w: %s", engine.ErrNoUser, user)
+	}
+	if user == m.refuse {
+		return engine.Refuse("not this one")
+	}
+	m.users[user] = []string{string(s.Reveal())}
+	if m.slow > 0 { // the target has it, and takes its time to say so
+		m.mu.Unlock()
+		time.Sleep(m.slow)
+		m.mu.Lock()
+	}
+	if !keep.Empty() {
+		m.users[user] = append(m.users[user], string(keep.Reveal()))
+	}
+	return nil
+}
+
+func (m *memory) Verify(ctx context.Context, c engine.Credential) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := errors.Join(m.down, ctx.Err()); err != nil {
+		return err
+	}
+	for _, p := range m.users[c.User] {
+		if p == string(c.Secret.Reveal()) && c.User != m.wrong {
+			return nil
+		}
+	}
+	m.refused++
+	return fmt.Errorf("%w: %s", engine.ErrWrongSecret, c.User)
+}
+
+func (m *memory) Sessions(_ context.Context, user string) (list []engine.Session, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for range m.sessions[user] {
+		list = append(list, engine.Session{ID: "1", From: "192.0.2.7"})
+	}
+	return list, m.down
+}
+
+func (m *memory) EndSessions(_ context.Context, user string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.sessions, user)
+	return m.down
+}
+
+func (m *memory) Now(context.Context) (time.Time, error) { return time.Now(), nil }
+func (m *memory) Close() error                           { return nil }

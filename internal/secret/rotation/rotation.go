@@ -1,0 +1,541 @@
+// Package rotation changes secrets at the systems that accept them, and proves
+// from our own traffic that nobody uses the old one before it dies.
+//
+// A managed secret is one at a path of package secret whose versions are made
+// here and applied to a user of a target. With two users, in the slots a and b,
+// the one serves while the other gets the next password, so that at every moment
+// the current version logs in, and the one before it too until its turn is over:
+//
+//	idle ─R1▶ staged ─R2▶ applied ─R3▶ verified ─R4▶ grace ─R5▶ retiring ─▶ scrambling ─▶ idle
+//	             └──────────┴─────────────┴─▶ aborting ─▶ idle   ▲     └─(laggards)─▶ grace
+//
+//	R1  a secret is generated and stored, sealed, as the pending version
+//	R2  the user of the idle slot gets it at the target
+//	R3  somebody logs in with it
+//	R4  it is the current version, by one compare-and-swap; the one before is the previous
+//	R5  when the grace is over and nobody uses the previous version, its user's
+//	    password is scrambled, and it is retired
+//
+// What is stored comes before what is done (R6): whatever a crash leaves behind,
+// the row and the versions say what to do, and every step may be done again. Only
+// R4 cannot be taken back; before it, a rotation that fails is abandoned and the
+// current version has never been touched. A step belongs to the node that has
+// claimed the row, and each change of the row names the generation that it
+// expects, so that two nodes doing it twice leave the same result.
+//
+// # When a version may die
+//
+// Its grace is over (R7), and every holder is settled: the gateway has not used
+// it for the quiet period and has nothing open with it, on every node, each of
+// which says so when it is asked (a node that does not answer any more uses no
+// rotated secret either); who read it in plaintext has read a later one since, or
+// its session or log-in has ended; nobody is logged in at the target as the old
+// user. Otherwise it lives on, and who holds it up is named ([Rotations.Explain],
+// R8). When that takes longer than a second grace, it is an alarm. A person may
+// end it all the same, with a reason ([Rotations.Force]).
+//
+// # One user only
+//
+// Where there is but one user (single_slot), a target that takes two passwords
+// for it at once is treated as above. Any other refuses whoever comes between R2
+// and R4 with what was good before; how long that was is measured by logging in
+// and shown.
+//
+// # Admin users
+//
+// The secret by which a target is worked at is rotated in the same way (R12): the
+// second user is made, from a template, if it is not there, and logs in, before
+// anybody touches the password of the first.
+package rotation
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/db"
+	"estover.dev/internal/guard"
+	"estover.dev/internal/secret"
+	"estover.dev/internal/secret/engine"
+)
+
+// The errors of rotations.
+var (
+	ErrNotFound = &estover.Error{Kind: estover.NotFound, Code: "rotation_not_found", Detail: "The secret is not rotated. Begin with `estover rotation put`."}
+	ErrInvalid  = &estover.Error{Kind: estover.Invalid, Code: "rotation_invalid", Detail: "The secret cannot be rotated in this way."}
+	ErrBusy     = &estover.Error{Kind: estover.Conflict, Code: "rotation_under_way", Detail: "A rotation is under way. `estover rotation explain` says what it waits for."}
+	ErrStopped  = &estover.Error{Kind: estover.Conflict, Code: "rotation_stopped", Detail: "Rotations at this target are stopped since a new password did not log in. Find out why, then: estover rotation clear TARGET"}
+	ErrReason   = &estover.Error{Kind: estover.Invalid, Code: "rotation_reason_missing", Detail: "Say why, in up to 500 characters: who is cut off needs to know.", Field: "reason"}
+	ErrNothing  = &estover.Error{Kind: estover.Conflict, Code: "rotation_nothing_to_force", Detail: "No version of the secret is on its way out, so there is nothing to force."}
+	ErrNode     = &estover.Error{Kind: estover.Unavailable, Code: "node_not_standing", Detail: "This node has not been able to say that it is there, so it uses no secret that is rotated. Try again in a moment."}
+)
+
+// errLost says that another node has taken the rotation over, or somebody has
+// changed it.
+var errLost = &estover.Error{Kind: estover.Conflict, Code: "rotation_changed", Detail: "The rotation has changed in the meantime. Look again."}
+
+// A Kind says how the versions of a secret are applied.
+type Kind string
+
+// The kinds.
+const (
+	TwoUsers   Kind = "two_users"
+	SingleSlot Kind = "single_slot"
+)
+
+// A Step is how far a rotation has come.
+type Step string
+
+// The steps, as the package's picture has them.
+const (
+	Idle       Step = "idle"
+	Staged     Step = "staged"
+	Applied    Step = "applied"
+	Verified   Step = "verified"
+	Grace      Step = "grace"
+	Retiring   Step = "retiring"
+	Scrambling Step = "scrambling"
+	Aborting   Step = "aborting"
+)
+
+// A Spec is what one says of a rotation.
+type Spec struct {
+	Target      string          `json:"target"` // where the users are, by its name or id
+	Kind        Kind            `json:"kind"`
+	Users       []string        `json:"users" nullable:"false" doc:"The users at the target: two of them, or one for single_slot"`
+	UserField   string          `json:"user_field,omitempty" doc:"The field of the secret that has the user's name; username if left out"`
+	SecretField string          `json:"secret_field,omitempty" doc:"The field that has the password; password if left out"`
+	Template    engine.Template `json:"template,omitempty" doc:"What a user that is not there is made from; without it both must be there"`
+	Schedule    string          `json:"schedule,omitempty" doc:"By the risk of the secret if left out; a time as 12h or 30d; five fields of cron, in UTC; or manual"`
+	Window      string          `json:"window,omitempty" doc:"In which part of the day it begins, in UTC, as 02:00-05:00"`
+
+	// How long clients go on with what they have (R7).
+	Cache      int64 `json:"cache_seconds,omitempty" minimum:"0" doc:"How long clients keep a version in memory"`
+	Poll       int64 `json:"poll_seconds,omitempty" minimum:"0" doc:"How often they look for another one"`
+	Connection int64 `json:"connection_seconds,omitempty" minimum:"0" doc:"How long they keep a connection"`
+	Quiet      int64 `json:"quiet_seconds,omitempty" minimum:"0" doc:"For how long nobody must have used a version that is to die; 600 if left out"`
+}
+
+// Grace is how long a previous version is kept at least: the cache of clients,
+// twice the time in which they look, or the age of connections, whichever is
+// longest. An hour if nothing is said.
+func (s Spec) Grace() time.Duration {
+	if s.Cache == 0 && s.Poll == 0 && s.Connection == 0 {
+		return time.Hour
+	}
+	return time.Duration(max(s.Cache, 2*s.Poll, s.Connection)) * time.Second
+}
+
+func (s Spec) quiet() time.Duration { return time.Duration(s.Quiet) * time.Second }
+
+// user is the name of a slot's user.
+func (s Spec) user(slot string) string {
+	if slot == "b" && len(s.Users) > 1 {
+		return s.Users[1]
+	}
+	return s.Users[0]
+}
+
+// A Rotation is the life of one managed secret.
+type Rotation struct {
+	Secret string `json:"secret"` // its id
+	Path   string `json:"path"`
+	Spec
+	Step       Step            `json:"step"`
+	Slot       string          `json:"slot,omitempty"` // that serves
+	Pending    int64           `json:"pending_version,omitempty"`
+	Current    int64           `json:"current_version,omitempty"`
+	Previous   int64           `json:"previous_version,omitempty"`
+	Generation int64           `json:"generation"`
+	GraceUntil time.Time       `json:"grace_until,omitzero"`
+	DueAt      time.Time       `json:"due_at,omitzero"` // when the next begins by itself
+	RotatedAt  time.Time       `json:"rotated_at,omitzero"`
+	CreatedAt  time.Time       `json:"created_at"`
+	LastError  string          `json:"last_error,omitempty"`
+	LateAt     time.Time       `json:"late_at,omitzero"`          // since when it is an alarm that a version does not retire
+	Refused    int64           `json:"refused_micros,omitempty"`  // with one user: for how long log-ins were refused the last time
+	ForcedBy   estover.Subject `json:"forced_by,omitempty"`       // who ends the previous version although it is used
+	Reason     string          `json:"forced_reason,omitempty"`   // and why
+	Laggards   []Laggard       `json:"laggards" nullable:"false"` // who held up the retirement when it was last looked
+	Stopped    string          `json:"target_stopped,omitempty"`  // why no rotation begins at the target
+	Next       time.Time       `json:"next_try_at,omitzero"`      // when something is done about it again
+
+	kind       Kind
+	epoch      int64
+	tries      int64
+	heldBy     string
+	heldUntil  time.Time
+	switchedAt time.Time
+	applyingAt time.Time
+}
+
+// A Target is what rotations need to know of one.
+type Target struct {
+	ID      string
+	Name    string
+	Overlap bool // a user may have two secrets at once
+}
+
+// Config is what rotations are made of.
+type Config struct {
+	Guard   *guard.Guard
+	Secrets *secret.Secrets
+
+	// Target finds a target by its name or id. Engine works at one.
+	Target func(ctx context.Context, tenant estover.TenantID, name string) (Target, error)
+	Engine func(ctx context.Context, tenant estover.TenantID, id string) (engine.Engine, error)
+
+	// Sponsor is who answers for an agent; "" if nobody.
+	Sponsor func(ctx context.Context, tx *db.Tx, agent string) (string, error)
+	// Over reports whether somebody who has read a value cannot work with us any
+	// more: the session has ended or, outside of one, every log-in of theirs.
+	Over func(ctx context.Context, tx *db.Tx, subject estover.Subject, session string) (bool, error)
+	// Risk is how much harm the secret would do, whatever the reason. Nil: what is
+	// said of it.
+	Risk func(ctx context.Context, tenant estover.TenantID, s secret.Secret) (secret.Risk, error)
+
+	Node   string // the name of this node; one that nobody has if empty
+	Logger *slog.Logger
+}
+
+// Rotations are the managed secrets of all tenants. It is safe for use by many
+// at once.
+type Rotations struct {
+	Config
+	until atomic.Int64 // until when this node counts as there, in microseconds
+
+	// reached is told of each effect before it is made and after, and may end the
+	// work there as a crash would. It is nil but in tests.
+	reached func(point string) error
+}
+
+// New puts rotations together.
+func New(c Config) *Rotations {
+	if c.Node == "" {
+		c.Node = estover.NewID("node")
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	return &Rotations{Config: c}
+}
+
+func (x *Rotations) at(point string) error {
+	if x.reached == nil {
+		return nil
+	}
+	return x.reached(point)
+}
+
+func target(path string) string { return "secret:" + path }
+
+// check fills in what a spec leaves open and says what is wrong with it.
+func (s Spec) check() (Spec, error) {
+	if s.Kind == "" {
+		s.Kind = TwoUsers
+	}
+	if s.UserField == "" {
+		s.UserField = "username"
+	}
+	if s.SecretField == "" {
+		s.SecretField = "password"
+	}
+	if s.Quiet == 0 {
+		s.Quiet = 600
+	}
+	want := map[Kind]int{TwoUsers: 2, SingleSlot: 1}[s.Kind]
+	switch {
+	case want == 0:
+		return s, ErrInvalid.With("A secret is rotated as two_users or single_slot, not %q.", s.Kind).At("kind")
+	case s.Target == "":
+		return s, ErrInvalid.With("Say at which target the users are.").At("target")
+	case len(s.Users) != want:
+		return s, ErrInvalid.With("A rotation of the kind %s has the names of %d users at the target, not %d.", s.Kind, want, len(s.Users)).At("users")
+	case slices.ContainsFunc(s.Users, func(u string) bool { return u == "" || len(u) > 255 }):
+		return s, ErrInvalid.With("The name of a user has 1 to 255 bytes.").At("users")
+	case want == 2 && s.Users[0] == s.Users[1]:
+		return s, ErrInvalid.With("The two users are two: one serves while the other gets its password.").At("users")
+	case s.UserField == s.SecretField:
+		return s, ErrInvalid.With("The name of the user and the password are two fields.").At("secret_field")
+	case max(s.Cache, s.Poll, s.Connection, s.Quiet) > 30*24*3600:
+		return s, ErrInvalid.With("Clients are waited for 30 days at most.")
+	}
+	if _, err := parseSchedule(s.Schedule); err != nil {
+		return s, err
+	}
+	_, err := parseWindow(s.Window)
+	return s, err
+}
+
+// Put has the secret at a path rotated, or changes how. If it has a version, that
+// is what the first user logs in with; the first rotation makes the one of the
+// second.
+func (x *Rotations) Put(ctx context.Context, c estover.Caller, path string, spec Spec) (Rotation, error) {
+	spec, invalid := spec.check()
+	op := guard.Op{Action: "rotation.schedule", Target: target(path), Detail: map[string]any{"spec": spec}}
+	if invalid != nil {
+		return Rotation{}, x.refused(ctx, c, op, invalid)
+	}
+	at, err := x.Target(ctx, c.Tenant, spec.Target)
+	if err != nil {
+		return Rotation{}, x.refused(ctx, c, op, err)
+	}
+	spec.Target = at.ID
+	before, err := x.load(ctx, c.Tenant, path)
+	switch {
+	case err == nil:
+		return x.alter(ctx, c, op, before, spec)
+	case !errors.Is(err, ErrNotFound):
+		return Rotation{}, err
+	}
+	r := Rotation{Path: path, Spec: spec, kind: spec.Kind, Step: Idle, Laggards: []Laggard{}}
+	risk, err := x.risk(ctx, c.Tenant, path)
+	if err != nil {
+		return Rotation{}, x.refused(ctx, c, op, err)
+	}
+	slot, version, err := x.slotOf(ctx, c.Tenant, path, spec)
+	if err != nil {
+		return Rotation{}, x.refused(ctx, c, op, err)
+	}
+	_, err = x.Secrets.Turn(ctx, c, op, path, func(t *secret.Turn) (err error) {
+		r.Secret, r.Slot = t.Secret().ID, slot
+		if r.Current, err = t.Adopt(slot); err == nil && r.Current != version {
+			err = ErrInvalid.With("%s has another version since a moment ago. Try again.", path)
+		}
+		return err
+	}, func(tx *guard.Tx) error {
+		n := r
+		n.CreatedAt, n.Generation = tx.Now(), 1
+		if n.Current > 0 {
+			n.RotatedAt = tx.Now()
+		}
+		n.plan(tx.Now(), risk)
+		r.CreatedAt, r.Generation, r.RotatedAt, r.DueAt, r.Next = n.CreatedAt, 1, n.RotatedAt, n.DueAt, n.Next
+		return insert(ctx, tx.Tx, n, c.Subject)
+	})
+	return r, err
+}
+
+// slotOf is by which of the users one logs in with the current version, which
+// somebody wrote; "" if there is none yet.
+func (x *Rotations) slotOf(ctx context.Context, tenant estover.TenantID, path string, spec Spec) (slot string, version int64, err error) {
+	s, err := x.Secrets.Describe(ctx, tenant, path)
+	if err != nil || s.CurrentVersion == 0 {
+		return "", 0, err
+	}
+	fields, err := x.Secrets.Values(ctx, tenant, path, s.CurrentVersion)
+	if err != nil {
+		return "", 0, err
+	}
+	for _, f := range []string{spec.UserField, spec.SecretField} {
+		if fields[f].Empty() {
+			return "", 0, ErrInvalid.With("Version %d of the secret %s has no field %s.", s.CurrentVersion, path, f)
+		}
+	}
+	at := slices.Index(spec.Users, string(fields[spec.UserField].Reveal()))
+	if at < 0 {
+		return "", 0, ErrInvalid.With("Version %d of the secret %s does not log in as %s.", s.CurrentVersion, path, strings.Join(spec.Users, " or ")).At("users")
+	}
+	return []string{"a", "b"}[at], s.CurrentVersion, nil
+}
+
+// refused tells whoever may do an operation what is wrong with it.
+func (x *Rotations) refused(ctx context.Context, c estover.Caller, op guard.Op, why error) error {
+	return x.Guard.Do(ctx, c, op, func(*guard.Tx) error { return why })
+}
+
+// alter changes how a secret is rotated. Its users and its target stay while a
+// rotation is under way.
+func (x *Rotations) alter(ctx context.Context, c estover.Caller, op guard.Op, r Rotation, spec Spec) (Rotation, error) {
+	risk, err := x.risk(ctx, c.Tenant, r.Path)
+	if err != nil {
+		return Rotation{}, err
+	}
+	var n Rotation
+	err = x.Guard.Do(ctx, c, op, func(tx *guard.Tx) error {
+		if n, err = find(ctx, tx.Tx, r.Secret); err != nil {
+			return err
+		}
+		same := n.Target == spec.Target && n.Kind == spec.Kind && slices.Equal(n.Users, spec.Users) && n.UserField == spec.UserField && n.SecretField == spec.SecretField
+		if !same && n.Step != Idle {
+			return ErrBusy.With("A rotation of %s is under way, so its users stay as they are. `estover rotation explain %s` says what it waits for.", r.Path, r.Path)
+		}
+		if !same && n.Current > 0 {
+			return ErrInvalid.With("The users of %s are part of its versions. End this rotation and begin another: estover rotation remove %s", r.Path, r.Path)
+		}
+		n.Spec, n.kind = spec, spec.Kind
+		n.plan(tx.Now(), risk)
+		return save(ctx, tx.Tx, &n)
+	})
+	return n, err
+}
+
+// Remove ends the rotation of a secret. Its current version stays, as one that
+// somebody wrote.
+func (x *Rotations) Remove(ctx context.Context, c estover.Caller, path string) error {
+	op := guard.Op{Action: "rotation.remove", Target: target(path), Effect: guard.Deletes}
+	r, err := x.load(ctx, c.Tenant, path)
+	if err != nil {
+		return x.refused(ctx, c, op, err)
+	}
+	if r.Step != Idle {
+		return x.refused(ctx, c, op, ErrBusy.With("A rotation of %s is under way. `estover rotation explain %s` says what it waits for.", path, path))
+	}
+	_, err = x.Secrets.Turn(ctx, c, op, path, (*secret.Turn).Release, func(tx *guard.Tx) error { return end(ctx, tx.Tx, r) })
+	if errors.Is(err, errLost) {
+		err = ErrBusy
+	}
+	return err
+}
+
+// Get shows the rotation of a secret.
+func (x *Rotations) Get(ctx context.Context, c estover.Caller, path string) (r Rotation, err error) {
+	err = x.Guard.Read(ctx, c, guard.Op{Action: "rotation.read", Target: target(path)}, func(tx *db.Tx) error {
+		r, err = findPath(ctx, tx, path)
+		return err
+	})
+	return r, err
+}
+
+// List shows the rotations below a prefix in the order of their paths: at most
+// limit of them, after the path that the page before ended with.
+func (x *Rotations) List(ctx context.Context, c estover.Caller, prefix, after string, limit int) (list []Rotation, err error) {
+	err = x.Guard.Read(ctx, c, guard.Op{Action: "rotation.list"}, func(tx *db.Tx) error {
+		list, err = findBelow(ctx, tx, prefix, after, limit)
+		return err
+	})
+	return list, err
+}
+
+func (x *Rotations) load(ctx context.Context, tenant estover.TenantID, path string) (r Rotation, err error) {
+	err = x.Guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
+		r, err = findPath(ctx, tx, path)
+		return err
+	})
+	return r, err
+}
+
+func (x *Rotations) risk(ctx context.Context, tenant estover.TenantID, path string) (secret.Risk, error) {
+	s, err := x.Secrets.Describe(ctx, tenant, path)
+	if err != nil || x.Risk == nil {
+		return s.Spec.Risk, err
+	}
+	return x.Config.Risk(ctx, tenant, s)
+}
+
+// Run has a rotation begin now, and does what can be done of it at once: the
+// answer is a secret whose new version is the current one, or an error that says
+// why not.
+func (x *Rotations) Run(ctx context.Context, c estover.Caller, path string) (Rotation, error) {
+	op := guard.Op{Action: "rotation.run", Target: target(path)}
+	var r Rotation
+	err := x.Guard.Do(ctx, c, op, func(tx *guard.Tx) (err error) {
+		if r, err = findPath(ctx, tx.Tx, path); err != nil {
+			return err
+		}
+		switch {
+		case r.Step == Grace || r.Step == Retiring || r.Step == Scrambling:
+			return ErrBusy.With("Version %d of %s has not retired yet, and its user gets the next password. `estover rotation explain %s` says who uses it.", r.Previous, path, path)
+		case r.Step != Idle:
+			r.Next, r.LastError, r.tries = tx.Now(), "", 0 // it goes on at once
+		default:
+			if until := r.switchedAt.Add(r.Grace()); tx.Now().Before(until) && !r.switchedAt.IsZero() {
+				return ErrBusy.With("%s was rotated at %s, and clients may have that version until %s. It is not rotated twice in that time.", path, r.switchedAt.Format(time.RFC3339), until.Format(time.RFC3339))
+			}
+			if err := mayBegin(ctx, tx.Tx, r.Target); err != nil {
+				return err
+			}
+			r.DueAt, r.Next, r.LastError, r.tries = tx.Now(), tx.Now(), "", 0
+			r.heldBy, r.heldUntil = "", time.Time{} // who has it does nothing yet
+		}
+		return save(ctx, tx.Tx, &r)
+	})
+	if err != nil {
+		return Rotation{}, err
+	}
+	// Whoever asked may have gone; what has begun is brought to its end.
+	return x.through(context.WithoutCancel(ctx), c.Tenant, r)
+}
+
+// runTime is how long [Rotations.Run] waits for what it began.
+const runTime = 50 * time.Second
+
+// through works at a rotation until it needs nothing but time, whichever node
+// does the work.
+func (x *Rotations) through(ctx context.Context, tenant estover.TenantID, r Rotation) (Rotation, error) {
+	ctx, cancel := context.WithTimeout(ctx, runTime)
+	defer cancel()
+	before := r
+	for {
+		err := x.advance(ctx, tenant, r.Secret)
+		if err != nil && !errors.Is(err, errLost) {
+			return r, err
+		}
+		path := r.Path
+		if r, err = x.load(ctx, tenant, path); err != nil {
+			return r, err
+		}
+		switch {
+		case r.Current != before.Current:
+			return r, nil
+		case r.LastError != "":
+			return r, failed(r)
+		}
+		select {
+		case <-ctx.Done():
+			return r, ErrBusy
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// Clear lets rotations begin again at a target where they were stopped: somebody
+// has found out why a password did not log in.
+func (x *Rotations) Clear(ctx context.Context, c estover.Caller, name string) error {
+	op := guard.Op{Action: "rotation.clear", Target: "target:" + name}
+	at, err := x.Target(ctx, c.Tenant, name)
+	if err != nil {
+		return x.refused(ctx, c, op, err)
+	}
+	op.Target = "target:" + at.ID
+	return x.Guard.Do(ctx, c, op, func(tx *guard.Tx) error {
+		n, err := clearStop(ctx, tx.Tx, at.ID)
+		if err == nil && n == 0 {
+			err = ErrInvalid.With("Rotations at %s are not stopped.", name)
+		}
+		return err
+	})
+}
+
+// Checked is told that a check of a target has passed, which clears it too.
+func (x *Rotations) Checked(ctx context.Context, tenant estover.TenantID, id string) error {
+	stopped := false
+	err := x.Guard.DB().View(ctx, tenant, func(tx *db.Tx) (err error) {
+		stopped, err = isStopped(ctx, tx, id)
+		return err
+	})
+	if err != nil || !stopped {
+		return err
+	}
+	op := guard.Op{Action: "rotation.clear", Target: "target:" + id, Detail: map[string]any{"checked": true}}
+	return x.Guard.Do(ctx, system(tenant), op, func(tx *guard.Tx) error {
+		_, err := clearStop(ctx, tx.Tx, id)
+		return err
+	})
+}
+
+func system(tenant estover.TenantID) estover.Caller {
+	return estover.Caller{Tenant: tenant, Subject: estover.System("rotation")}
+}
+
+// ErrFailed is returned when a rotation that was asked for has not come through.
+var ErrFailed = &estover.Error{Kind: estover.Unavailable, Code: "rotation_failed", Detail: "The secret could not be rotated."}
+
+func failed(r Rotation) error {
+	return ErrFailed.With("%s could not be rotated: %s. Its current version is untouched.", r.Path, r.LastError)
+}

@@ -1,0 +1,581 @@
+package rotation
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"maps"
+	"sync"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/db"
+	"estover.dev/internal/guard"
+	"estover.dev/internal/secret"
+	"estover.dev/internal/secret/engine"
+)
+
+// How long things take, and when they are tried again.
+const (
+	holdTime   = time.Minute      // for which a node has a rotation; longer than what it does at the target
+	effectTime = 30 * time.Second // for one thing at the target, by the target's own reckoning too
+	firstWait  = time.Second      // after a first failure; it doubles each time
+	mostWait   = 5 * time.Minute
+	askAgain   = 15 * time.Second // that somebody uses a version is looked for again
+	atOnce     = 8                // rotations that a node works at
+	perTarget  = 2                // rotations that are under way at a target (R11)
+)
+
+// RunDue works at the rotations that are due, of all tenants. It is called every
+// second, and may be called on two nodes.
+func (x *Rotations) RunDue(ctx context.Context) error {
+	var due []place
+	err := x.Guard.DB().View(ctx, "", func(tx *db.Tx) (err error) {
+		due, err = findDue(ctx, tx, 100)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	var wg sync.WaitGroup
+	places := make(chan struct{}, atOnce)
+	for _, at := range due {
+		places <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-places }()
+			if err := x.advance(ctx, at.tenant, at.id); err != nil && !errors.Is(err, errLost) && ctx.Err() == nil {
+				x.Logger.Error("a rotation could not be worked at", "secret", at.id, "error", err)
+			}
+		})
+	}
+	wg.Wait()
+	return nil
+}
+
+// A place is a rotation of a tenant.
+type place struct {
+	tenant estover.TenantID
+	id     string
+}
+
+// advance claims a rotation and does what can be done of it now. It returns
+// errLost if another node has it, or there is nothing to do yet.
+func (x *Rotations) advance(ctx context.Context, tenant estover.TenantID, id string) error {
+	w := &work{x: x, tenant: tenant}
+	err := x.Guard.DB().Do(ctx, tenant, func(tx *db.Tx) (err error) {
+		if w.r, err = find(ctx, tx, id); err != nil {
+			return err
+		}
+		if w.r.Next.After(tx.Now()) || w.r.heldUntil.After(tx.Now()) {
+			return errLost
+		}
+		w.r.heldBy, w.r.heldUntil = x.Node, tx.Now().Add(holdTime)
+		return save(ctx, tx, &w.r)
+	})
+	if err != nil {
+		return err
+	}
+	defer w.stopProbe()
+	again := true
+	for again && err == nil {
+		again, err = w.step(ctx)
+	}
+	if errors.Is(err, errLost) || errors.Is(err, errCrash) {
+		return err
+	}
+	if failed := w.late(ctx); failed != nil {
+		return failed
+	}
+	if err != nil {
+		return w.putOff(ctx, err)
+	}
+	return w.release(ctx)
+}
+
+// errCrash is what tests end the work with as a crash would.
+var errCrash = errors.New("the node is gone")
+
+// A work is a rotation that this node has claimed.
+type work struct {
+	x      *Rotations
+	tenant estover.TenantID
+	r      Rotation
+	probe  *probe
+}
+
+// step does the next thing, and says whether there may be another one to do at
+// once.
+func (w *work) step(ctx context.Context) (again bool, err error) {
+	switch w.r.Step {
+	case Idle:
+		return w.stage(ctx)
+	case Staged:
+		return w.apply(ctx)
+	case Applied:
+		return w.verify(ctx)
+	case Verified:
+		return w.change(ctx)
+	case Grace:
+		return w.ask(ctx)
+	case Retiring:
+		return w.settle(ctx)
+	case Scrambling:
+		return w.scramble(ctx)
+	case Aborting:
+		return w.abort(ctx)
+	}
+	panic("rotation: a step that there is not: " + string(w.r.Step))
+}
+
+// move stores the next state of the rotation in one guarded operation; turn, if
+// it is not nil, changes the versions of the secret along with it. Both work on
+// copies and may run more than once.
+func (w *work) move(ctx context.Context, action string, detail map[string]any, turn func(t *secret.Turn, n *Rotation) error, change func(tx *guard.Tx, n *Rotation) error) error {
+	op := guard.Op{Action: action, Target: target(w.r.Path), Detail: detail}
+	planned, next := w.r, w.r
+	then := func(tx *guard.Tx) error {
+		next = planned
+		next.heldUntil, next.tries, next.LastError = tx.Now().Add(holdTime), 0, ""
+		if err := change(tx, &next); err != nil {
+			return err
+		}
+		return save(ctx, tx.Tx, &next)
+	}
+	var err error
+	if turn == nil {
+		err = w.x.Guard.Do(ctx, system(w.tenant), op, then)
+	} else {
+		_, err = w.x.Secrets.Turn(ctx, system(w.tenant), op, w.r.Path, func(t *secret.Turn) error {
+			planned = w.r
+			return turn(t, &planned)
+		}, then)
+	}
+	if err == nil {
+		w.r = next
+	}
+	return err
+}
+
+// putOff has the rotation tried again later, and keeps why.
+func (w *work) putOff(ctx context.Context, why error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	return w.store(ctx, func(now time.Time, n *Rotation) {
+		n.LastError = short(reason(why))
+		n.Next = now.Add(min(firstWait<<min(n.tries, 20), mostWait))
+		n.tries++
+		n.heldBy, n.heldUntil = "", time.Time{}
+	})
+}
+
+// store changes the row of the rotation where there is nothing to tell.
+func (w *work) store(ctx context.Context, change func(now time.Time, n *Rotation)) error {
+	var n Rotation
+	err := w.x.Guard.DB().Do(ctx, w.tenant, func(tx *db.Tx) error {
+		n = w.r
+		change(tx.Now(), &n)
+		return save(ctx, tx, &n)
+	})
+	if err == nil {
+		w.r = n
+	}
+	return err
+}
+
+// reason is an error as it is told to operators.
+func reason(err error) string {
+	var known *estover.Error
+	if errors.As(err, &known) {
+		return known.Detail
+	}
+	return err.Error()
+}
+
+func short(text string) string {
+	const most = 500
+	if len(text) > most {
+		return text[:most]
+	}
+	return text
+}
+
+// release lets others have the rotation.
+func (w *work) release(ctx context.Context) error {
+	return w.store(ctx, func(_ time.Time, n *Rotation) { n.heldBy, n.heldUntil = "", time.Time{} })
+}
+
+// later stores that there is nothing to do before a time.
+func (w *work) later(ctx context.Context, at func(now time.Time) time.Time) error {
+	return w.store(ctx, func(now time.Time, n *Rotation) { n.Next = at(now) })
+}
+
+// effect does something at the target, between two points at which a node may
+// die.
+func (w *work) effect(ctx context.Context, point string, do func(ctx context.Context, e engine.Engine) error) error {
+	if err := w.x.at("before " + point); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, effectTime)
+	defer cancel()
+	e, err := w.x.Engine(ctx, w.tenant, w.r.Target)
+	if err != nil {
+		return err
+	}
+	if err := do(ctx, e); err != nil {
+		return err
+	}
+	return w.x.at("after " + point)
+}
+
+// newPassword is 24 random bytes in letters (L9).
+func newPassword() estover.Secret {
+	b := make([]byte, 24)
+	_, _ = rand.Read(b) // never fails
+	text := make([]byte, base64.RawURLEncoding.EncodedLen(len(b)))
+	base64.RawURLEncoding.Encode(text, b)
+	clear(b)
+	return estover.NewSecret(text)
+}
+
+// idle is the slot that does not serve.
+func (r *Rotation) idle() string {
+	if r.kind == TwoUsers && r.Slot == "a" {
+		return "b"
+	}
+	return "a"
+}
+
+// stage is R1: the next secret is stored, before anything is touched.
+func (w *work) stage(ctx context.Context) (bool, error) {
+	if w.r.DueAt.IsZero() || w.r.DueAt.After(w.x.Guard.DB().Now()) {
+		return false, w.later(ctx, func(time.Time) time.Time {
+			if w.r.DueAt.IsZero() {
+				return never
+			}
+			return w.r.DueAt
+		})
+	}
+	slot := w.r.idle()
+	fields := map[string]estover.Secret{}
+	if w.r.Current > 0 {
+		old, err := w.x.Secrets.Values(ctx, w.tenant, w.r.Path, w.r.Current)
+		if err != nil {
+			return false, err
+		}
+		maps.Copy(fields, old) // host, port and the like are as they were
+	}
+	fields[w.r.UserField] = estover.NewSecret([]byte(w.r.user(slot)))
+	fields[w.r.SecretField] = newPassword()
+	if err := w.x.at("before R1"); err != nil {
+		return false, err
+	}
+	err := w.move(ctx, "rotation.stage", map[string]any{"slot": slot}, func(t *secret.Turn, n *Rotation) (err error) {
+		n.Pending, err = t.Stage(fields, slot)
+		return err
+	}, func(tx *guard.Tx, n *Rotation) error {
+		n.Step, n.applyingAt = Staged, time.Time{}
+		return begin(ctx, tx.Tx, n.Target)
+	})
+	switch {
+	case errors.Is(err, errCrowded):
+		return false, w.later(ctx, func(now time.Time) time.Time { return now.Add(5 * time.Second) })
+	case errors.Is(err, ErrStopped):
+		return false, w.later(ctx, func(now time.Time) time.Time { return now.Add(mostWait) })
+	case err != nil:
+		return false, err
+	}
+	return true, w.x.at("after R1")
+}
+
+// apply is R2: the user of the idle slot gets at the target what is stored.
+func (w *work) apply(ctx context.Context) (bool, error) {
+	values, err := w.x.Secrets.Values(ctx, w.tenant, w.r.Path, w.r.Pending)
+	if err != nil {
+		return false, err
+	}
+	user, password := w.r.user(w.r.idle()), values[w.r.SecretField]
+	var keep estover.Secret
+	if w.r.kind == SingleSlot && w.r.Current > 0 {
+		at, err := w.x.Target(ctx, w.tenant, w.r.Target)
+		if err != nil {
+			return false, err
+		}
+		old, err := w.x.Secrets.Values(ctx, w.tenant, w.r.Path, w.r.Current)
+		if err != nil {
+			return false, err
+		}
+		if at.Overlap {
+			keep = old[w.r.SecretField]
+		} else if err := w.beginRefusing(ctx, user, old[w.r.SecretField]); err != nil {
+			return false, err
+		}
+	}
+	err = w.effect(ctx, "R2", func(ctx context.Context, e engine.Engine) error {
+		err := e.SetSecret(ctx, user, password, keep)
+		if errors.Is(err, engine.ErrNoUser) && len(w.r.Template) > 0 {
+			_, err = e.Create(ctx, engine.Order{Name: user, Secret: password, Template: w.r.Template})
+		}
+		return err
+	})
+	if final(err) {
+		return true, w.fail(ctx, err, false)
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, w.move(ctx, "rotation.apply", map[string]any{"slot": w.r.idle(), "version": secret.VersionID(w.r.Secret, w.r.Pending)}, nil, func(_ *guard.Tx, n *Rotation) error {
+		n.Step = Applied
+		return nil
+	})
+}
+
+// final reports whether a target has refused for good what it was asked for.
+func final(err error) bool {
+	var refused *engine.Refused
+	return errors.As(err, &refused) || errors.Is(err, engine.ErrNoUser) || errors.Is(err, engine.ErrUnsupported)
+}
+
+// verify is R3: somebody logs in as clients do.
+func (w *work) verify(ctx context.Context) (bool, error) {
+	values, err := w.x.Secrets.Values(ctx, w.tenant, w.r.Path, w.r.Pending)
+	if err != nil {
+		return false, err
+	}
+	err = w.effect(ctx, "R3", func(ctx context.Context, e engine.Engine) error {
+		return e.Verify(ctx, engine.Credential{User: w.r.user(w.r.idle()), Secret: values[w.r.SecretField]})
+	})
+	if errors.Is(err, engine.ErrWrongSecret) || final(err) {
+		return true, w.fail(ctx, err, true)
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, w.move(ctx, "rotation.verify", map[string]any{"version": secret.VersionID(w.r.Secret, w.r.Pending)}, nil, func(_ *guard.Tx, n *Rotation) error {
+		n.Step = Verified
+		return nil
+	})
+}
+
+// fail ends a rotation before R4. If the new password did not log in, no other
+// rotation begins at the target before somebody has looked (R11).
+func (w *work) fail(ctx context.Context, why error, stop bool) error {
+	text := short(reason(why))
+	return w.move(ctx, "rotation.abort", map[string]any{"version": secret.VersionID(w.r.Secret, w.r.Pending), "why": text, "target_stopped": stop}, nil, func(tx *guard.Tx, n *Rotation) error {
+		n.Step, n.LastError = Aborting, text
+		if !stop {
+			return nil
+		}
+		return stopTarget(ctx, tx.Tx, n.Target, n.Secret, text)
+	})
+}
+
+// change is R4, the only step that cannot be taken back: the pending version is
+// the current one.
+func (w *work) change(ctx context.Context) (bool, error) {
+	overlap := w.r.kind == TwoUsers
+	if !overlap {
+		at, err := w.x.Target(ctx, w.tenant, w.r.Target)
+		if err != nil {
+			return false, err
+		}
+		overlap = at.Overlap
+	}
+	risk, err := w.x.risk(ctx, w.tenant, w.r.Path)
+	if err != nil {
+		return false, err
+	}
+	if err := w.x.at("before R4"); err != nil {
+		return false, err
+	}
+	grace := w.x.Guard.DB().Now().Add(w.r.Grace())
+	slot := w.r.idle()
+	detail := map[string]any{"version": secret.VersionID(w.r.Secret, w.r.Pending), "slot": slot}
+	err = w.move(ctx, "rotation.switch", detail, func(t *secret.Turn, n *Rotation) error {
+		before, err := t.Promote(n.Pending, grace)
+		if err != nil {
+			return err
+		}
+		n.Current, n.Pending, n.Previous, n.Slot, n.GraceUntil = n.Pending, 0, before, slot, time.Time{}
+		if n.Step = Idle; before == 0 {
+			return nil
+		}
+		if !overlap { // the target has accepted nothing else since R2
+			n.Previous = 0
+			return t.Done(before, secret.Previous)
+		}
+		n.Step, n.GraceUntil = Grace, grace
+		return nil
+	}, func(tx *guard.Tx, n *Rotation) error {
+		if !n.applyingAt.IsZero() {
+			n.Refused = tx.Now().Sub(n.applyingAt).Microseconds() // at most; the probe knows better
+		}
+		n.RotatedAt, n.LateAt, n.Laggards, n.ForcedBy, n.Reason = tx.Now(), time.Time{}, []Laggard{}, "", ""
+		if w.r.Current > 0 {
+			n.switchedAt = tx.Now()
+		}
+		if n.Step == Grace {
+			tx.Note("previous", secret.VersionID(n.Secret, n.Previous))
+			tx.Note("grace_until", n.GraceUntil)
+		}
+		n.DueAt = n.due(tx.Now(), risk, n.Secret, n.Current)
+		if n.wait(); n.Step == Grace {
+			n.Next = n.GraceUntil
+		}
+		return done(ctx, tx.Tx, n.Target)
+	})
+	if err != nil {
+		return false, err
+	}
+	if err := w.x.at("after R4"); err != nil {
+		return false, err
+	}
+	return false, w.endRefusing(ctx)
+}
+
+// abort undoes what was begun of a rotation that failed (R6).
+func (w *work) abort(ctx context.Context) (bool, error) {
+	user, password := w.r.user(w.r.idle()), newPassword()
+	if w.r.kind == SingleSlot && w.r.Current > 0 {
+		old, err := w.x.Secrets.Values(ctx, w.tenant, w.r.Path, w.r.Current)
+		if err != nil {
+			return false, err
+		}
+		password = old[w.r.SecretField]
+	}
+	err := w.effect(ctx, "R6", func(ctx context.Context, e engine.Engine) error {
+		return e.SetSecret(ctx, user, password, estover.Secret{})
+	})
+	if err != nil && !errors.Is(err, engine.ErrNoUser) {
+		return false, err
+	}
+	why := w.r.LastError
+	return false, w.move(ctx, "rotation.abandon", map[string]any{"version": secret.VersionID(w.r.Secret, w.r.Pending), "why": why}, func(t *secret.Turn, n *Rotation) error {
+		err := t.Done(n.Pending, secret.Pending)
+		n.Pending = 0
+		return err
+	}, func(tx *guard.Tx, n *Rotation) error {
+		n.Step, n.LastError, n.applyingAt = Idle, why, time.Time{}
+		if !n.DueAt.IsZero() && n.DueAt.Before(tx.Now().Add(time.Hour)) {
+			n.DueAt = tx.Now().Add(time.Hour)
+		}
+		n.wait()
+		return done(ctx, tx.Tx, n.Target)
+	})
+}
+
+// scramble is the end of R5: nothing accepts the previous version any more.
+func (w *work) scramble(ctx context.Context) (bool, error) {
+	if w.r.kind == TwoUsers {
+		user := w.r.user(w.r.idle())
+		err := w.effect(ctx, "R5", func(ctx context.Context, e engine.Engine) error {
+			err := e.SetSecret(ctx, user, newPassword(), estover.Secret{})
+			if errors.Is(err, engine.ErrNoUser) {
+				return nil
+			}
+			if err == nil {
+				err = e.EndSessions(ctx, user)
+			}
+			return err
+		})
+		if err != nil {
+			return false, err
+		}
+	} else {
+		values, err := w.x.Secrets.Values(ctx, w.tenant, w.r.Path, w.r.Current)
+		if err != nil {
+			return false, err
+		}
+		err = w.effect(ctx, "R5", func(ctx context.Context, e engine.Engine) error {
+			return e.SetSecret(ctx, w.r.user("a"), values[w.r.SecretField], estover.Secret{})
+		})
+		if err != nil {
+			return false, err
+		}
+	}
+	return true, w.move(ctx, "rotation.retire", map[string]any{"version": secret.VersionID(w.r.Secret, w.r.Previous), "forced_by": string(w.r.ForcedBy)}, func(t *secret.Turn, n *Rotation) error {
+		err := t.Done(n.Previous, secret.Retiring)
+		n.Previous = 0
+		return err
+	}, func(_ *guard.Tx, n *Rotation) error {
+		n.Step, n.GraceUntil, n.LateAt, n.Laggards, n.ForcedBy, n.Reason = Idle, time.Time{}, time.Time{}, []Laggard{}, "", ""
+		n.wait()
+		return nil
+	})
+}
+
+// A probe logs in again and again with the only password of a user while that
+// changes: from when it is first refused until there is another current version,
+// nobody gets in who asks us for one.
+type probe struct {
+	stop  chan struct{}
+	done  chan struct{}
+	first time.Time // when a log-in was first refused, by the clock of this process
+}
+
+// probeEvery is how often the probe logs in.
+const probeEvery = 10 * time.Millisecond
+
+// beginRefusing stores when the only password of a user begins to change, and
+// starts to measure for how long log-ins are refused.
+func (w *work) beginRefusing(ctx context.Context, user string, old estover.Secret) error {
+	if w.r.applyingAt.IsZero() {
+		if err := w.store(ctx, func(now time.Time, n *Rotation) { n.applyingAt = now }); err != nil {
+			return err
+		}
+	}
+	if w.probe != nil {
+		return nil
+	}
+	e, err := w.x.Engine(ctx, w.tenant, w.r.Target)
+	if err != nil {
+		return err
+	}
+	p := &probe{stop: make(chan struct{}), done: make(chan struct{})}
+	w.probe = p
+	ctx = context.WithoutCancel(ctx)
+	go func() {
+		defer close(p.done)
+		t := time.NewTicker(probeEvery)
+		defer t.Stop()
+		for {
+			limited, cancel := context.WithTimeout(ctx, effectTime)
+			began := time.Now()
+			if err := e.Verify(limited, engine.Credential{User: user, Secret: old}); errors.Is(err, engine.ErrWrongSecret) && p.first.IsZero() {
+				p.first = began
+			}
+			cancel()
+			select {
+			case <-p.stop:
+				return
+			case <-t.C:
+			}
+		}
+	}()
+	return nil
+}
+
+// endRefusing stores what the probe has measured, once the next password is the
+// current one.
+func (w *work) endRefusing(ctx context.Context) error {
+	p := w.probe
+	if p == nil {
+		return nil
+	}
+	measured := time.Now()
+	w.stopProbe()
+	refused := int64(0)
+	if !p.first.IsZero() {
+		refused = measured.Sub(p.first).Microseconds()
+	}
+	return w.store(ctx, func(_ time.Time, n *Rotation) { n.Refused = refused })
+}
+
+func (w *work) stopProbe() {
+	if w.probe == nil {
+		return
+	}
+	close(w.probe.stop)
+	<-w.probe.done
+	w.probe = nil
+}

@@ -1,0 +1,370 @@
+package rotation
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/db"
+	"estover.dev/internal/secret"
+)
+
+const columns = `r.secret_id, s.path, r.target_id, r.kind, r.spec, r.step, r.slot, r.pending, r.current, r.previous, r.generation, r.epoch,
+	r.grace_until, r.due_at, r.next_try_at, r.tries, r.last_error, r.held_by, r.held_until, r.created_at, r.rotated_at, r.switched_at,
+	r.applying_at, r.late_at, r.refused_us, r.forced_by, r.forced_reason, r.laggards, coalesce(t.reason, '')`
+
+const from = ` from rotation r join secret s on s.tenant_id = r.tenant_id and s.id = r.secret_id
+	left join rotation_target t on t.tenant_id = r.tenant_id and t.target_id = r.target_id and t.stopped_at is not null
+	where r.ended_at is null`
+
+func scan(scan func(...any) error) (Rotation, error) {
+	var r Rotation
+	var target, spec, laggards string
+	err := scan(&r.Secret, &r.Path, &target, &r.kind, &spec, &r.Step, &r.Slot, &r.Pending, &r.Current, &r.Previous, &r.Generation, &r.epoch,
+		&r.GraceUntil, &r.DueAt, &r.Next, &r.tries, &r.LastError, &r.heldBy, &r.heldUntil, &r.CreatedAt, &r.RotatedAt, &r.switchedAt,
+		&r.applyingAt, &r.LateAt, &r.Refused, &r.ForcedBy, &r.Reason, &laggards, &r.Stopped)
+	if err == nil {
+		err = json.Unmarshal([]byte(spec), &r.Spec)
+	}
+	if r.Laggards = []Laggard{}; err == nil && laggards != "" {
+		err = json.Unmarshal([]byte(laggards), &r.Laggards)
+	}
+	r.Target = target
+	return r, err
+}
+
+func one(row db.Single) (Rotation, error) {
+	r, err := scan(row.Scan)
+	if errors.Is(err, db.ErrNoRows) {
+		err = ErrNotFound
+	}
+	return r, err
+}
+
+// find reads the rotation of a secret.
+func find(ctx context.Context, tx *db.Tx, id string) (Rotation, error) {
+	return one(tx.QueryRow(ctx, "select "+columns+from+" and r.tenant_id = $1 and r.secret_id = $2", tx.Tenant(), id))
+}
+
+// findPath reads the rotation of the secret at a path.
+func findPath(ctx context.Context, tx *db.Tx, path string) (Rotation, error) {
+	return one(tx.QueryRow(ctx, "select "+columns+from+" and r.tenant_id = $1 and s.path = $2 and s.ended_at is null", tx.Tenant(), path))
+}
+
+func findBelow(ctx context.Context, tx *db.Tx, prefix, after string, limit int) ([]Rotation, error) {
+	rows, err := tx.Query(ctx, "select "+columns+from+` and r.tenant_id = $1 and s.path > $2 and substr(s.path, 1, $4) = $3
+		order by s.path limit $5`, tx.Tenant(), after, prefix, len([]rune(prefix)), limit)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	list := []Rotation{}
+	for rows.Next() {
+		r, err := scan(rows.Scan)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, r)
+	}
+	return list, rows.Err()
+}
+
+// encode is a value as it is stored beside others.
+func encode(v any) (string, error) {
+	b, err := json.Marshal(v)
+	return string(b), err
+}
+
+func insert(ctx context.Context, tx *db.Tx, r Rotation, by estover.Subject) error {
+	spec, err := encode(r.Spec)
+	if err != nil {
+		return err
+	}
+	if err := alone(ctx, tx, r); err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `insert into rotation (tenant_id, secret_id, target_id, kind, spec, step, slot, current, due_at, next_try_at, created_at, created_by, rotated_at)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+		on conflict (tenant_id, secret_id) do update set target_id = excluded.target_id, kind = excluded.kind, spec = excluded.spec, step = excluded.step,
+			slot = excluded.slot, current = excluded.current, pending = 0, previous = 0, due_at = excluded.due_at, next_try_at = excluded.next_try_at,
+			created_at = excluded.created_at, created_by = excluded.created_by, rotated_at = excluded.rotated_at, switched_at = null, applying_at = null,
+			grace_until = null, late_at = null, tries = 0, last_error = '', refused_us = 0, forced_by = '', forced_reason = '', laggards = '',
+			generation = rotation.generation + 1, ended_at = null`,
+		tx.Tenant(), r.Secret, r.Target, r.kind, spec, r.Step, r.Slot, r.Current, r.DueAt, r.Next, r.CreatedAt, by, r.RotatedAt)
+	return err
+}
+
+// alone refuses a rotation whose users are those of another one at the target.
+func alone(ctx context.Context, tx *db.Tx, r Rotation) error {
+	// Whoever comes second waits here for the first.
+	_, err := tx.Exec(ctx, `insert into rotation_target (tenant_id, target_id) values ($1, $2)
+		on conflict (tenant_id, target_id) do update set under_way = rotation_target.under_way`, tx.Tenant(), r.Target)
+	if err != nil {
+		return err
+	}
+	rows, err := tx.Query(ctx, "select "+columns+from+" and r.tenant_id = $1 and r.target_id = $2", tx.Tenant(), r.Target)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		other, err := scan(rows.Scan)
+		if err != nil {
+			return err
+		}
+		for _, u := range r.Users {
+			if slices.Contains(other.Users, u) {
+				return ErrInvalid.With("The password of %s is changed by the rotation of %s already.", u, other.Path).At("users")
+			}
+		}
+	}
+	return rows.Err()
+}
+
+// save stores what has become of a rotation, unless it has changed since it was
+// read, and counts its generation on.
+func save(ctx context.Context, tx *db.Tx, r *Rotation) error {
+	spec, err := encode(r.Spec)
+	if err != nil {
+		return err
+	}
+	laggards, err := encode(r.Laggards)
+	if err != nil {
+		return err
+	}
+	held := int64(0)
+	if !r.heldUntil.IsZero() {
+		held = r.heldUntil.UnixMicro()
+	}
+	n, err := tx.Exec(ctx, `update rotation set target_id = $4, kind = $5, spec = $6, step = $7, slot = $8, pending = $9, current = $10, previous = $11,
+			epoch = $12, grace_until = $13, due_at = $14, next_try_at = $15, tries = $16, last_error = $17, held_by = $18, held_until = $19,
+			rotated_at = $20, switched_at = $21, applying_at = $22, late_at = $23, refused_us = $24, forced_by = $25, forced_reason = $26,
+			laggards = $27, generation = generation + 1
+		where tenant_id = $1 and secret_id = $2 and generation = $3 and ended_at is null`,
+		tx.Tenant(), r.Secret, r.Generation, r.Target, r.kind, spec, r.Step, r.Slot, r.Pending, r.Current, r.Previous,
+		r.epoch, r.GraceUntil, r.DueAt, r.Next, r.tries, r.LastError, r.heldBy, held,
+		r.RotatedAt, r.switchedAt, r.applyingAt, r.LateAt, r.Refused, r.ForcedBy, r.Reason, laggards)
+	if err == nil && n == 0 {
+		return errLost
+	}
+	r.Generation++
+	return err
+}
+
+func end(ctx context.Context, tx *db.Tx, r Rotation) error {
+	n, err := tx.Exec(ctx, `update rotation set ended_at = $4 where tenant_id = $1 and secret_id = $2 and generation = $3 and step = 'idle' and ended_at is null`,
+		tx.Tenant(), r.Secret, r.Generation, tx.Now())
+	if err == nil && n == 0 {
+		return errLost
+	}
+	return err
+}
+
+func places(rows *db.Rows, err error) (list []place, _ error) {
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var at place
+		if err := rows.Scan(&at.tenant, &at.id); err != nil {
+			return nil, err
+		}
+		list = append(list, at)
+	}
+	return list, rows.Err()
+}
+
+// findDue are the rotations of all tenants at which there is something to do and
+// no node works.
+func findDue(ctx context.Context, tx *db.Tx, limit int) ([]place, error) {
+	return places(tx.Query(ctx, `select tenant_id, secret_id from rotation
+		where ended_at is null and next_try_at <= $1 and held_until <= $1 order by next_try_at limit $2`, tx.Now(), limit))
+}
+
+// byRisk are the rotations of all tenants whose schedule may be another today.
+func byRisk(ctx context.Context, tx *db.Tx) ([]place, error) {
+	return places(tx.Query(ctx, `select tenant_id, secret_id from rotation where ended_at is null and step = 'idle' and due_at is not null`))
+}
+
+func countLate(ctx context.Context, tx *db.Tx) (n int64, err error) {
+	err = tx.QueryRow(ctx, `select count(*) from rotation where ended_at is null and late_at is not null`).Scan(&n)
+	return n, err
+}
+
+// errCrowded says that as many rotations are under way at a target as may be.
+var errCrowded = errors.New("other rotations are under way at the target")
+
+// begin counts a rotation in at its target, unless there are enough or they are
+// stopped there.
+func begin(ctx context.Context, tx *db.Tx, target string) error {
+	_, err := tx.Exec(ctx, `insert into rotation_target (tenant_id, target_id) values ($1, $2) on conflict (tenant_id, target_id) do nothing`, tx.Tenant(), target)
+	if err != nil {
+		return err
+	}
+	n, err := tx.Exec(ctx, `update rotation_target set under_way = under_way + 1
+		where tenant_id = $1 and target_id = $2 and under_way < $3 and stopped_at is null`, tx.Tenant(), target, perTarget)
+	if err != nil || n == 1 {
+		return err
+	}
+	if err := mayBegin(ctx, tx, target); err != nil {
+		return err
+	}
+	return errCrowded
+}
+
+// mayBegin says why no rotation begins at a target, if it is stopped there.
+func mayBegin(ctx context.Context, tx *db.Tx, target string) error {
+	stopped, err := isStopped(ctx, tx, target)
+	if err == nil && stopped {
+		err = ErrStopped.With("Rotations at this target are stopped since a new password did not log in. Find out why, then: estover rotation clear %s", target)
+	}
+	return err
+}
+
+func isStopped(ctx context.Context, tx *db.Tx, target string) (bool, error) {
+	var n int
+	err := tx.QueryRow(ctx, `select count(*) from rotation_target where tenant_id = $1 and target_id = $2 and stopped_at is not null`, tx.Tenant(), target).Scan(&n)
+	return n > 0, err
+}
+
+// done counts a rotation out at its target.
+func done(ctx context.Context, tx *db.Tx, target string) error {
+	_, err := tx.Exec(ctx, `update rotation_target set under_way = under_way - 1 where tenant_id = $1 and target_id = $2`, tx.Tenant(), target)
+	return err
+}
+
+func stopTarget(ctx context.Context, tx *db.Tx, target, secret, why string) error {
+	_, err := tx.Exec(ctx, `update rotation_target set stopped_at = $3, stopped_by = $4, reason = $5
+		where tenant_id = $1 and target_id = $2 and stopped_at is null`, tx.Tenant(), target, tx.Now(), secret, why)
+	return err
+}
+
+func clearStop(ctx context.Context, tx *db.Tx, target string) (int64, error) {
+	n, err := tx.Exec(ctx, `update rotation_target set stopped_at = null, stopped_by = '', reason = ''
+		where tenant_id = $1 and target_id = $2 and stopped_at is not null`, tx.Tenant(), target)
+	if err == nil && n > 0 { // those who waited for it need not wait longer
+		_, err = tx.Exec(ctx, `update rotation set next_try_at = $3, generation = generation + 1
+			where tenant_id = $1 and target_id = $2 and ended_at is null and step = 'idle' and due_at <= $3 and held_until <= $3`, tx.Tenant(), target, tx.Now())
+	}
+	return n, err
+}
+
+// present says until when a node is there, and forgets those that have long gone.
+func present(ctx context.Context, tx *db.Tx, node string, until time.Time) error {
+	_, err := tx.Exec(ctx, `insert into rotation_node (node, until) values ($1, $2) on conflict (node) do update set until = excluded.until`, node, until)
+	if err == nil {
+		_, err = tx.Exec(ctx, `delete from rotation_node where until < $1`, tx.Now().Add(-24*time.Hour))
+	}
+	return err
+}
+
+func absent(ctx context.Context, tx *db.Tx, node string) error {
+	_, err := tx.Exec(ctx, `delete from rotation_node where node = $1`, node)
+	return err
+}
+
+// A question is put to every node: what it has open with a version that is on its
+// way out, and, when that is to retire, that it uses it no more.
+type question struct {
+	tenant  estover.TenantID
+	secret  string
+	path    string
+	version int64
+	epoch   int64
+	asked   bool                // to use it no more
+	said    []secret.Connection // the last time
+}
+
+// questions are those that a node has to answer.
+func questions(ctx context.Context, tx *db.Tx, node string) (list []question, err error) {
+	rows, err := tx.Query(ctx, `select r.tenant_id, r.secret_id, s.path, r.previous, r.epoch, r.step, coalesce(a.open, '[]'), coalesce(a.epoch, 0), coalesce(a.version, 0)
+		from rotation r join secret s on s.tenant_id = r.tenant_id and s.id = r.secret_id
+		left join rotation_ack a on a.tenant_id = r.tenant_id and a.secret_id = r.secret_id and a.node = $1
+		where r.ended_at is null and r.step in ('grace', 'retiring')`, node)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var q question
+		var step Step
+		var open string
+		var epoch, version int64
+		if err := rows.Scan(&q.tenant, &q.secret, &q.path, &q.version, &q.epoch, &step, &open, &epoch, &version); err != nil {
+			return nil, err
+		}
+		q.asked = step == Retiring
+		if q.asked && epoch == q.epoch {
+			continue
+		}
+		if version == q.version {
+			if err := json.Unmarshal([]byte(open), &q.said); err != nil {
+				return nil, err
+			}
+		}
+		if !q.asked {
+			q.epoch = epoch
+		}
+		list = append(list, q)
+	}
+	return list, rows.Err()
+}
+
+// answer stores what a node has to say.
+func answer(ctx context.Context, tx *db.Tx, node string, q question, open []secret.Connection) error {
+	text, err := encode(open)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `insert into rotation_ack (tenant_id, secret_id, node, version, epoch, at, open) values ($1, $2, $3, $4, $5, $6, $7)
+		on conflict (tenant_id, secret_id, node) do update set version = excluded.version, epoch = excluded.epoch, at = excluded.at, open = excluded.open`,
+		tx.Tenant(), q.secret, node, q.version, q.epoch, tx.Now(), text)
+	return err
+}
+
+// unanswered are the nodes that are there and have not answered.
+func unanswered(ctx context.Context, tx *db.Tx, r Rotation) ([]string, error) {
+	rows, err := tx.Query(ctx, `select n.node from rotation_node n where n.until > $4 and not exists (
+			select 1 from rotation_ack a where a.tenant_id = $1 and a.secret_id = $2 and a.node = n.node and a.epoch = $3)
+		order by n.node`, tx.Tenant(), r.Secret, r.epoch, tx.Now())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	list := []string{}
+	for rows.Next() {
+		var node string
+		if err := rows.Scan(&node); err != nil {
+			return nil, err
+		}
+		list = append(list, node)
+	}
+	return list, rows.Err()
+}
+
+// stillOpen is what the nodes that are there have open with the version that is on
+// its way out.
+func stillOpen(ctx context.Context, tx *db.Tx, r Rotation) (list []secret.Connection, err error) {
+	rows, err := tx.Query(ctx, `select a.open from rotation_ack a join rotation_node n on n.node = a.node
+		where a.tenant_id = $1 and a.secret_id = $2 and a.version = $3 and n.until > $4 order by a.node`, tx.Tenant(), r.Secret, r.Previous, tx.Now())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var text string
+		var some []secret.Connection
+		if err := rows.Scan(&text); err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal([]byte(text), &some); err != nil {
+			return nil, err
+		}
+		list = append(list, some...)
+	}
+	return list, rows.Err()
+}
