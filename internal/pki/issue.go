@@ -266,8 +266,16 @@ func (p *PKI) handOut(ctx context.Context, c estover.Caller, op guard.Op, sign f
 		for k, v := range op.Detail {
 			rec.Detail[k] = v
 		}
-		hot := guard.Hot{Live: done.live(), Rows: []db.Row{certificateRow(c.Tenant, r)}}
-		err = p.guard.Record(ctx, c, rec, decision, hot)
+		// What it rests on is held until the row is there: its end either finds the
+		// row, or comes first.
+		err = p.guard.Act(ctx, c, rec, decision, func(tx *guard.Tx) error {
+			for _, e := range done.live() {
+				if err := tx.Alive(ctx, e); err != nil {
+					return err
+				}
+			}
+			return tx.Insert(ctx, certificateRow(c.Tenant, r))
+		})
 		if errors.Is(err, db.ErrStale) {
 			p.forget(c.Tenant, done)
 			continue

@@ -10,9 +10,9 @@
 //
 // # No certificate without a row
 //
-// A certificate is signed first and then written, in the commit of its event and
-// together with what other callers write at the same time; it is answered after
-// that. If the commit fails, because the session has ended, the role was taken
+// A certificate is signed first and then written, in the commit of its event,
+// while its session, role and authority are held; it is answered after that. If
+// the commit fails, because the session has ended, the role was taken
 // away or the event cannot be written, what was signed is dropped and nobody has
 // it. So everything that anybody holds can be revoked, and a certificate costs one
 // narrow row, no timer and no work when it ends by itself.
