@@ -3,6 +3,7 @@ package resource
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net/netip"
 	"net/url"
@@ -60,6 +61,15 @@ func Load(ctx context.Context, tx *db.Tx, id string) (*Upstream, error) {
 		return nil, err
 	}
 	return ready(r)
+}
+
+// IDOf is the id of a resource that is named by its id or its name.
+func IDOf(ctx context.Context, tx *db.Tx, ref string) (string, error) {
+	r, err := find(ctx, tx, ref)
+	if errors.Is(err, ErrNotFound) {
+		r, err = findName(ctx, tx, ref)
+	}
+	return r.ID, err
 }
 
 // Upstream is the resource with this id, from memory, or [ErrNotFound].

@@ -41,6 +41,7 @@ func (s *Server) startJobs(ctx context.Context, wg *sync.WaitGroup) {
 	each("heartbeat", s.every(time.Minute, "the heartbeat", s.heartbeat))
 	each("what is under way", s.every(5*time.Second, "asking again about what is under way", s.duties.Recheck))
 	each("sessions", s.facts.sessions.Run)
+	each("leases", s.leases.Run)
 
 	jobs := job.New(s.db, job.Options{Logger: s.logger})
 	jobs.Every("session.expire", 5*time.Second, func(ctx context.Context) error {
@@ -66,6 +67,7 @@ func (s *Server) startJobs(ctx context.Context, wg *sync.WaitGroup) {
 	jobs.Every("containment.resume", 10*time.Second, s.incidents.Resume)
 	jobs.Every("grant.decay", time.Hour, s.facts.access.Decay)
 	jobs.Every("budget.sweep", 10*time.Minute, s.facts.access.Sweep)
+	jobs.Every("lease.alarm", 5*time.Second, s.leases.Alarm)
 	jobs.Every("token.sweep", 10*time.Minute, func(ctx context.Context) error {
 		_, err := s.tokens.Sweep(ctx)
 		return err

@@ -69,6 +69,8 @@ import (
 	"estover.dev/internal/resource"
 	"estover.dev/internal/seal"
 	"estover.dev/internal/secret"
+	"estover.dev/internal/secret/lease"
+	"estover.dev/internal/secret/target"
 	"estover.dev/internal/session"
 	"estover.dev/internal/tenant"
 	"estover.dev/internal/token"
@@ -96,6 +98,8 @@ type Server struct {
 	policy     *policy.Policy
 	tokens     *token.Tokens
 	trusts     *federation.Trusts
+	targets    *target.Targets
+	leases     *lease.Leases
 	recordings *recording.Recordings
 	duties     *duty.Duties
 	requests   *approval.Approvals
@@ -192,7 +196,7 @@ func (s *Server) openGround(ctx context.Context) (err error) {
 	if s.sealer, err = seal.Open(ctx, s.db, source); err != nil {
 		return fmt.Errorf("opening the keys: %w", err)
 	}
-	s.sealer.Hold(secret.Holding, seal.SigningKeys)
+	s.sealer.Hold(secret.Holding, lease.Holding, seal.SigningKeys)
 	if err := s.sealer.Prepare(ctx, estover.DefaultTenant); err != nil {
 		return fmt.Errorf("opening the keys: %w", err)
 	}
@@ -288,6 +292,7 @@ func (s *Server) wire() error {
 			return f.sources().Holds(ctx, t, a)
 		},
 		Tenant: func(ctx context.Context, t estover.TenantID) error { return f.tenants.Active(ctx, t) },
+		Owner:  s.owner,
 	}, policy.Options{Logger: s.logger})
 	s.guard = guard.New(s.db, s.log, s.decider, guard.Options{Alive: s.alive, Logger: s.logger})
 	f.follow(s.guard)
@@ -326,6 +331,7 @@ func (s *Server) wire() error {
 		Session: func(ctx context.Context, tx *guard.Tx, id string) error { return f.sessions.Hold(ctx, tx, id) },
 	})
 	f.secrets = secret.New(s.guard, s.sealer, secret.Options{Logger: s.logger})
+	s.targets, s.leases = s.leasing()
 	f.sessions = session.New(s.guard, session.Config{
 		Clients: f, Acting: f.registry.Acting, Expired: expiredAgents, Seal: s.sealAs(seal.Audit), Unseal: s.openAs(seal.Audit), Logger: s.logger,
 	}, s.belonging()...)
@@ -410,6 +416,15 @@ func (s *Server) belonging() []session.Part {
 		{Name: "requests", End: func(ctx context.Context, tx *guard.Tx, sessions []string) (int, error) {
 			return s.requests.EndOfSessions(ctx, tx, sessions)
 		}},
+		// Credentials that were made for it are good for nothing from here on, and are
+		// taken away where they were made: the end of the session is the end of them.
+		{
+			Name: "leases",
+			End: func(ctx context.Context, tx *guard.Tx, sessions []string) (int, error) {
+				return s.leases.EndOfSessions(ctx, tx, sessions)
+			},
+			After: func(ctx context.Context, t estover.TenantID, id string) error { return s.leases.Settled(ctx, t, id) },
+		},
 		// Exchanges, streams, tunnels and connections to upstreams are a node's own,
 		// and so is the session's certificate authority. Then the recording is closed
 		// and the closing statement written, by the node that has the calls.
@@ -579,6 +594,11 @@ func (s *Server) granted(ctx context.Context, tenant estover.TenantID, id string
 // held ends what an agent has under way when it is held: its sessions with all
 // that belongs to them, and for good its grants too.
 func (s *Server) held(ctx context.Context, tx *guard.Tx, id string, kind agent.Kind) error {
+	if kind == agent.Retirement {
+		if err := retirable(ctx, tx.Tx, id); err != nil {
+			return err
+		}
+	}
 	cause := "the agent is " + string(kind)
 	if _, err := s.facts.sessions.EndAgent(ctx, tx, id, cause); err != nil {
 		return err
@@ -659,6 +679,9 @@ func (s *Server) close() {
 		if l != nil {
 			_ = l.Close()
 		}
+	}
+	if s.targets != nil {
+		s.targets.Close()
 	}
 	if s.bucket != nil {
 		_ = s.bucket.Close()

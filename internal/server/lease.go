@@ -1,0 +1,137 @@
+package server
+
+import (
+	"context"
+	"net"
+	"strings"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/access"
+	"estover.dev/internal/db"
+	"estover.dev/internal/edge"
+	"estover.dev/internal/guard"
+	"estover.dev/internal/policy"
+	"estover.dev/internal/resource"
+	"estover.dev/internal/secret/engine"
+	"estover.dev/internal/secret/engine/postgres"
+	"estover.dev/internal/secret/lease"
+	"estover.dev/internal/secret/target"
+)
+
+// kinds are the kinds of target at which credentials are made. This is the one
+// place where another kind joins.
+func kinds() []engine.Kind {
+	return []engine.Kind{postgres.Kind}
+}
+
+// leasing puts together what credentials are made with.
+func (s *Server) leasing() (*target.Targets, *lease.Leases) {
+	dialer := &edge.Dialer{Own: s.own}
+	targets := target.New(s.guard, s.facts.secrets, target.Options{
+		Kinds: kinds(), InUse: lease.AtTarget, Logger: s.logger,
+		// A target is where its operator says and the owner of its admin's secret
+		// allows; that may be an address of the house.
+		Dial: func(ctx context.Context, address string) (net.Conn, error) {
+			host, _, err := net.SplitHostPort(address)
+			if err != nil {
+				return nil, err
+			}
+			return dialer.Dial(ctx, address, edge.Opening{Hosts: []string{host}})
+		},
+	})
+	return targets, lease.New(s.guard, s.sealer, targets, lease.Options{
+		Action: s.leaseAction, Resource: s.leaseResource, Session: s.leaseSession, Grant: s.leaseGrant, Logger: s.logger,
+	})
+}
+
+// leaseAction is what policy is told of the action that a lease is for.
+func (s *Server) leaseAction(ctx context.Context, t estover.TenantID, id, action string) (any, guard.Effect, error) {
+	u, err := s.facts.resources.Upstream(ctx, t, id)
+	if err != nil {
+		return nil, "", err
+	}
+	for i := range u.Actions {
+		if a := &u.Actions[i]; a.Name == action {
+			return policy.Call{Action: a.Name, Class: a.Class}, a.Effect, nil
+		}
+	}
+	return nil, "", resource.ErrNotFound.With("The resource %s has no action %s any more.", u.Name, action)
+}
+
+// leaseResource is a resource that a role names, by its id or its name.
+func (s *Server) leaseResource(ctx context.Context, tx *db.Tx, ref, action string) (string, error) {
+	id, err := resource.IDOf(ctx, tx, ref)
+	if err != nil {
+		return "", err
+	}
+	return id, s.facts.resources.Grantable(ctx, tx, id, []string{action})
+}
+
+// leaseSession keeps a session from ending, and says when it will by itself.
+func (s *Server) leaseSession(ctx context.Context, tx *db.Tx, id string) (time.Time, error) {
+	if err := s.facts.sessions.Hold(ctx, &guard.Tx{Tx: tx}, id); err != nil {
+		return time.Time{}, err
+	}
+	one, err := s.facts.sessions.Snapshot(ctx, tx.Tenant(), id)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return one.ExpiresAt, nil
+}
+
+// leaseGrant says until when the grant goes on which a lease rests.
+func (s *Server) leaseGrant(ctx context.Context, c estover.Caller, id, action string) (time.Time, error) {
+	input, _, err := s.leaseAction(ctx, c.Tenant, id, action)
+	if err != nil {
+		return time.Time{}, err
+	}
+	call := access.Call{Resource: id, Action: action, Class: input.(policy.Call).Class, Purpose: c.Purpose, Session: c.Session}
+	if c.Session != "" {
+		at, err := s.facts.sessions.Snapshot(ctx, c.Tenant, c.Session)
+		if err != nil {
+			return time.Time{}, err
+		}
+		if call.Purpose == "" {
+			call.Purpose = at.Purpose
+		}
+		within, err := s.facts.within(ctx, c.Tenant, at)
+		if err != nil {
+			return time.Time{}, err
+		}
+		for _, parent := range within {
+			call.Within = append(call.Within, parent.ID)
+		}
+	}
+	grants, err := s.facts.access.Grants(ctx, c.Tenant, c.Acting().ID())
+	if err != nil {
+		return time.Time{}, err
+	}
+	g, _ := access.Entitled(s.db.Now(), grants, call)
+	if g == nil { // policy has just said otherwise, so it has ended in between
+		return time.Time{}, errGrantGone
+	}
+	return g.ExpiresAt, nil
+}
+
+var errGrantGone = &estover.Error{Kind: estover.Conflict, Code: "grant_ended", Detail: "The grant that this rests on has just ended. Ask for another one."}
+
+// owner is the agent to whom something belongs.
+func (s *Server) owner(ctx context.Context, t estover.TenantID, target string) (string, error) {
+	if id, is := strings.CutPrefix(target, "lease:"); is {
+		return s.leases.Owner(ctx, t, id)
+	}
+	return "", nil
+}
+
+// errLeasesOverdue is returned to who retires an agent of which something is left.
+var errLeasesOverdue = &estover.Error{Kind: estover.Conflict, Code: "agent_has_overdue_leases", Detail: "Credentials of the agent should be gone and are not, so it is not retired yet. Suspend it, and look with `estover secret lease list --overdue`."}
+
+// retirable says why an agent cannot be retired yet.
+func retirable(ctx context.Context, tx *db.Tx, id string) error {
+	n, err := lease.StandingIn(ctx, tx, lease.Filter{Agent: id})
+	if err == nil && n.Overdue > 0 {
+		err = errLeasesOverdue.With("%d credentials of the agent should be gone and are not, so it is not retired yet. Suspend it, and look with `estover secret lease list --agent %s --overdue`.", n.Overdue, id)
+	}
+	return err
+}
