@@ -48,6 +48,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"regexp"
 	"slices"
@@ -114,6 +115,8 @@ type Spec struct {
 	Owner        estover.Subject `json:"owner"`        // who answers for it; the one who creates it if empty
 	Destinations []string        `json:"destinations"` // host or host:port, exact; 443 without a port
 	Description  string          `json:"description"`
+	Keep
+	Custom map[string]string `json:"custom_metadata,omitempty"` // whatever its owner wants to remember of it
 }
 
 // A Secret is what there is to know of a secret without its values.
@@ -150,6 +153,8 @@ type Version struct {
 	Phase      Phase     `json:"phase,omitempty"`
 	Slot       string    `json:"slot,omitempty"`       // the one of its two users, a or b, that logs in with it
 	GraceUntil time.Time `json:"grace_until,omitzero"` // how long a previous version is kept at least
+
+	DeleteAt time.Time `json:"delete_at,omitzero"` // when it is deleted by itself
 
 	sealed []byte
 }
@@ -245,6 +250,12 @@ type Change struct {
 	Owner        *estover.Subject `json:"owner,omitempty"`
 	Destinations *[]string        `json:"destinations,omitempty"`
 	Description  *string          `json:"description,omitempty"`
+
+	MaxVersions *int64             `json:"max_versions,omitempty"`
+	CASRequired *bool              `json:"cas_required,omitempty"`
+	DeleteAfter *Duration          `json:"delete_version_after,omitempty"`
+	Custom      *map[string]string `json:"custom_metadata,omitempty"`
+	Merge       map[string]*string `json:"merge_custom_metadata,omitempty"` // into what there is; a null takes one away
 }
 
 // Update changes what is said of a secret. Destinations are added, and the
@@ -258,6 +269,11 @@ func (s *Secrets) Update(ctx context.Context, c estover.Caller, path string, cha
 		set(&r.Owner, change.Owner)
 		set(&r.Destinations, change.Destinations)
 		set(&r.Description, change.Description)
+		set(&r.MaxVersions, change.MaxVersions)
+		set(&r.CASRequired, change.CASRequired)
+		set(&r.DeleteAfter, change.DeleteAfter)
+		set(&r.Custom, change.Custom)
+		r.Custom = merged(r.Custom, change.Merge)
 		spec, err := r.check()
 		if err != nil {
 			return nil, err
@@ -290,28 +306,14 @@ const Any int64 = -1
 func (s *Secrets) Write(ctx context.Context, c estover.Caller, path string, fields map[string]estover.Secret, expect int64) (Version, error) {
 	names, plain, invalid := encode(fields)
 	defer clear(plain)
-	var v Version
-	op := guard.Op{Action: "secret.write", Target: target(path), Detail: map[string]any{"fields": names}}
-	_, err := s.change(ctx, c, op, path, func(r *record) (*write, error) {
-		switch {
-		case invalid != nil:
-			return nil, invalid
-		case expect != Any && expect != r.CurrentVersion:
-			return nil, ErrVersion.With("The current version of %s is %d, not %d.", path, r.CurrentVersion, expect)
-		case r.managed():
-			return nil, ErrManaged
-		}
-		w := &write{}
-		v = Version{Fields: names, CreatedBy: c.Subject}
-		err := s.add(c.Tenant, r, w, &v, plain, fields)
-		r.CurrentVersion = v.N
-		return w, err
+	_, v, err := s.put(ctx, c, path, Put{Expect: expect}, func(*record) (*content, error) {
+		return &content{names: names, plain: plain, texts: fields}, invalid
 	})
-	if err != nil {
-		return Version{}, err
-	}
-	return v, nil
+	return v, err
 }
+
+// Newest stands for the current version among those to delete or destroy.
+const Newest int64 = 0
 
 // Delete takes versions out of use. They can be brought back.
 func (s *Secrets) Delete(ctx context.Context, c estover.Caller, path string, versions ...int64) error {
@@ -326,7 +328,7 @@ func (s *Secrets) Delete(ctx context.Context, c estover.Caller, path string, ver
 func (s *Secrets) Undelete(ctx context.Context, c estover.Caller, path string, versions ...int64) error {
 	return s.move(ctx, c, guard.Op{Action: "secret.undelete"}, path, versions, func(v *Version, _ time.Time) {
 		if v.State == Deleted {
-			v.State, v.DeletedAt = Live, time.Time{}
+			v.State, v.DeletedAt, v.DeleteAt = Live, time.Time{}, time.Time{}
 		}
 	})
 }
@@ -349,10 +351,14 @@ func (s *Secrets) move(ctx context.Context, c estover.Caller, op guard.Op, path 
 			return nil, ErrInvalid.With("Say which versions of the secret are meant.")
 		}
 		for _, n := range versions {
+			if n == Newest {
+				n = r.CurrentVersion
+			}
 			v := r.version(n)
 			if v == nil {
 				return nil, ErrNoVersion.With("The secret %s has no version %d.", path, n)
 			}
+			*v = v.at(r.UpdatedAt)
 			to(v, r.UpdatedAt)
 		}
 		return &write{}, nil
@@ -380,6 +386,7 @@ func (s *Secrets) Remove(ctx context.Context, c estover.Caller, path string) err
 // of its versions.
 type write struct {
 	version *Version
+	trimmed []int64 // versions that are kept no longer
 	prints  []fingerprint
 	note    map[string]any
 	then    func(tx *guard.Tx) error // more that is changed along with it
@@ -472,11 +479,25 @@ func (s *Secrets) Versions(ctx context.Context, c estover.Caller, path string) (
 	if err != nil {
 		return nil, err
 	}
+	return r.shown(), nil
+}
+
+// Show is a secret and its versions without their values, the newest first.
+func (s *Secrets) Show(ctx context.Context, c estover.Caller, path string) (Secret, []Version, error) {
+	r, err := s.seen(ctx, c, path)
+	if err != nil {
+		return Secret{}, nil, err
+	}
+	return r.Secret, r.shown(), nil
+}
+
+// shown are the versions as they are at the moment, the newest first.
+func (r *record) shown() []Version {
 	list := make([]Version, 0, len(r.versions))
 	for _, v := range slices.Backward(r.versions) {
-		list = append(list, v)
+		list = append(list, v.at(r.seen))
 	}
-	return list, nil
+	return list
 }
 
 func (s *Secrets) seen(ctx context.Context, c estover.Caller, path string) (r *record, err error) {
@@ -532,6 +553,7 @@ type record struct {
 	Secret
 	epoch    int64
 	ended    time.Time
+	seen     time.Time // when it was read
 	mac      []byte
 	versions []Version // the oldest first
 }
@@ -580,7 +602,18 @@ func (s *Secrets) mac(tenant estover.TenantID, r *record) []byte {
 		if v.Phase != "" { // no field has such a name
 			list = append(list, "\x00phase", string(v.Phase), v.Slot, strconv.FormatInt(micros(v.GraceUntil), 10))
 		}
+		if !v.DeleteAt.IsZero() {
+			list = append(list, "\x00delete", strconv.FormatInt(micros(v.DeleteAt), 10))
+		}
 		text(list...)
+	}
+	if r.Keep != (Keep{}) || len(r.Custom) > 0 { // what is not said is not in it, as before it could be said
+		number(r.MaxVersions)
+		number(int64(r.DeleteAfter))
+		text("\x00keep", strconv.FormatBool(r.CASRequired))
+		for _, k := range slices.Sorted(maps.Keys(r.Custom)) {
+			text(k, r.Custom[k])
+		}
 	}
 	return s.sealer.MAC(tenant, "secret.row", b)
 }
@@ -617,6 +650,9 @@ func (p Spec) check() (Spec, error) {
 		return p, ErrInvalid.With("The description of a secret has at most 1000 bytes.")
 	case len(p.Destinations) > 100:
 		return p, ErrInvalid.With("A secret has at most 100 destinations.")
+	}
+	if err := p.checkKeep(); err != nil {
+		return p, err
 	}
 	if err := checkPath(p.Path); err != nil {
 		return p, err

@@ -2,18 +2,30 @@ package secret
 
 import (
 	"context"
+	"encoding/json"
 	"strconv"
 	"strings"
+	"time"
 
 	"estover.dev/internal/db"
 )
 
-const secretColumns = `id, path, class, risk, owner, destinations, description, current_version, created_at, updated_at, epoch, mac`
+const secretColumns = `id, path, class, risk, owner, destinations, description, current_version, created_at, updated_at, epoch, mac,
+	max_versions, cas_required, delete_after, custom`
 
 func scanSecret(scan func(...any) error) (*record, error) {
 	r := &record{}
+	var after int64
+	var custom string
 	err := scan(&r.ID, &r.Path, &r.Class, &r.Risk, &r.Owner, &r.Destinations, &r.Description, &r.CurrentVersion,
-		&r.CreatedAt, &r.UpdatedAt, &r.epoch, &r.mac)
+		&r.CreatedAt, &r.UpdatedAt, &r.epoch, &r.mac, &r.MaxVersions, &r.CASRequired, &after, &custom)
+	if err != nil {
+		return r, err
+	}
+	r.DeleteAfter = Duration(time.Duration(after) * time.Microsecond)
+	if custom != "{}" {
+		err = json.Unmarshal([]byte(custom), &r.Custom)
+	}
 	return r, err
 }
 
@@ -27,13 +39,26 @@ func find(ctx context.Context, tx *db.Tx, path string) (*record, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.seen = tx.Now()
 	r.versions, err = versionsOf(ctx, tx, r.ID)
 	return r, err
 }
 
+// customText is custom metadata as it is stored.
+func customText(m map[string]string) string {
+	if len(m) == 0 {
+		return "{}"
+	}
+	b, err := json.Marshal(m)
+	if err != nil {
+		panic("secret: a map of strings that has no JSON: " + err.Error())
+	}
+	return string(b)
+}
+
 // versionsOf reads the versions of a secret, the oldest first.
 func versionsOf(ctx context.Context, tx *db.Tx, id string) ([]Version, error) {
-	rows, err := tx.Query(ctx, `select version, fields, created_at, created_by, deleted_at, destroyed_at, phase, slot, grace_until
+	rows, err := tx.Query(ctx, `select version, fields, created_at, created_by, deleted_at, destroyed_at, phase, slot, grace_until, delete_at
 		from secret_version where tenant_id = $1 and secret_id = $2 order by version`, tx.Tenant(), id)
 	if err != nil {
 		return nil, err
@@ -42,7 +67,7 @@ func versionsOf(ctx context.Context, tx *db.Tx, id string) ([]Version, error) {
 	var list []Version
 	for rows.Next() {
 		v := Version{State: Live}
-		if err := rows.Scan(&v.N, &v.Fields, &v.CreatedAt, &v.CreatedBy, &v.DeletedAt, &v.DestroyedAt, &v.Phase, &v.Slot, &v.GraceUntil); err != nil {
+		if err := rows.Scan(&v.N, &v.Fields, &v.CreatedAt, &v.CreatedBy, &v.DeletedAt, &v.DestroyedAt, &v.Phase, &v.Slot, &v.GraceUntil, &v.DeleteAt); err != nil {
 			return nil, err
 		}
 		v.ID = VersionID(id, v.N)
@@ -89,6 +114,7 @@ func findBelow(ctx context.Context, tx *db.Tx, prefix, after string, limit int) 
 	}
 	_ = rows.Close()
 	for _, r := range list {
+		r.seen = tx.Now()
 		if r.versions, err = versionsOf(ctx, tx, r.ID); err != nil {
 			return nil, err
 		}
@@ -99,9 +125,9 @@ func findBelow(ctx context.Context, tx *db.Tx, prefix, after string, limit int) 
 // insert stores a secret that has no version.
 func insert(ctx context.Context, tx *db.Tx, r *record) error {
 	_, err := tx.Exec(ctx, `insert into secret (tenant_id, `+secretColumns+`)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)`,
 		tx.Tenant(), r.ID, r.Path, r.Class, r.Risk, r.Owner, r.Destinations, r.Description, r.CurrentVersion,
-		r.CreatedAt, r.UpdatedAt, r.epoch, r.mac)
+		r.CreatedAt, r.UpdatedAt, r.epoch, r.mac, r.MaxVersions, r.CASRequired, r.DeleteAfter.micros(), customText(r.Custom))
 	if db.Taken(err) {
 		return ErrExists.With("There is a secret %s already.", r.Path)
 	}
@@ -111,19 +137,27 @@ func insert(ctx context.Context, tx *db.Tx, r *record) error {
 // replace stores a changed secret, unless it is no longer as it was read.
 func replace(ctx context.Context, tx *db.Tx, before, after *record, w *write) error {
 	n, err := tx.Exec(ctx, `update secret set class = $4, risk = $5, owner = $6, destinations = $7, description = $8,
-			current_version = $9, updated_at = $10, epoch = $11, ended_at = $12, mac = $13
+			current_version = $9, updated_at = $10, epoch = $11, ended_at = $12, mac = $13,
+			max_versions = $14, cas_required = $15, delete_after = $16, custom = $17
 		where tenant_id = $1 and id = $2 and epoch = $3 and ended_at is null`,
 		tx.Tenant(), before.ID, before.epoch, after.Class, after.Risk, after.Owner, after.Destinations, after.Description,
-		after.CurrentVersion, after.UpdatedAt, after.epoch, after.ended, after.mac)
+		after.CurrentVersion, after.UpdatedAt, after.epoch, after.ended, after.mac,
+		after.MaxVersions, after.CASRequired, after.DeleteAfter.micros(), customText(after.Custom))
 	if err != nil {
 		return err
 	}
 	if n == 0 {
 		return errStale
 	}
-	for i, was := range before.versions {
-		if is := after.versions[i]; is.State != was.State || is.Phase != was.Phase {
-			if err := setState(ctx, tx, after.ID, is); err != nil {
+	for _, was := range before.versions {
+		is := after.version(was.N)
+		switch {
+		case is == nil:
+			if err := deleteVersion(ctx, tx, after.ID, was.N); err != nil {
+				return err
+			}
+		case is.State != was.State || is.Phase != was.Phase || !is.DeleteAt.Equal(was.DeleteAt):
+			if err := setState(ctx, tx, after.ID, *is); err != nil {
 				return err
 			}
 		}
@@ -132,8 +166,8 @@ func replace(ctx context.Context, tx *db.Tx, before, after *record, w *write) er
 		return nil
 	}
 	v := w.version
-	_, err = tx.Exec(ctx, `insert into secret_version (tenant_id, secret_id, version, fields, sealed, created_at, created_by, phase, slot)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, tx.Tenant(), after.ID, v.N, v.Fields, v.sealed, v.CreatedAt, v.CreatedBy, v.Phase, v.Slot)
+	_, err = tx.Exec(ctx, `insert into secret_version (tenant_id, secret_id, version, fields, sealed, created_at, created_by, phase, slot, delete_at)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`, tx.Tenant(), after.ID, v.N, v.Fields, v.sealed, v.CreatedAt, v.CreatedBy, v.Phase, v.Slot, v.DeleteAt)
 	if err != nil {
 		return err
 	}
@@ -149,13 +183,42 @@ func replace(ctx context.Context, tx *db.Tx, before, after *record, w *write) er
 
 // setState stores the state of a version. A destroyed one loses its bytes.
 func setState(ctx context.Context, tx *db.Tx, id string, v Version) error {
-	set := `deleted_at = $4, destroyed_at = $5, phase = $6, slot = $7, grace_until = $8`
+	set := `deleted_at = $4, destroyed_at = $5, phase = $6, slot = $7, grace_until = $8, delete_at = $9`
 	if v.State == Destroyed {
 		set += `, sealed = null`
 	}
 	_, err := tx.Exec(ctx, `update secret_version set `+set+` where tenant_id = $1 and secret_id = $2 and version = $3`,
-		tx.Tenant(), id, v.N, v.DeletedAt, v.DestroyedAt, v.Phase, v.Slot, v.GraceUntil)
+		tx.Tenant(), id, v.N, v.DeletedAt, v.DestroyedAt, v.Phase, v.Slot, v.GraceUntil, v.DeleteAt)
 	return err
+}
+
+// deleteVersion forgets a version that is kept no longer, and what its values
+// would be recognised by.
+func deleteVersion(ctx context.Context, tx *db.Tx, id string, n int64) error {
+	for _, table := range []string{"secret_fingerprint", "secret_version"} {
+		if _, err := tx.Exec(ctx, `delete from `+table+` where tenant_id = $1 and secret_id = $2 and version = $3`, tx.Tenant(), id, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pathsBelow reads the paths of the secrets below a prefix.
+func pathsBelow(ctx context.Context, tx *db.Tx, prefix string, visit func(path string)) error {
+	rows, err := tx.Query(ctx, `select path from secret
+		where tenant_id = $1 and ended_at is null and substr(path, 1, $3) = $2`, tx.Tenant(), prefix, len([]rune(prefix)))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var path string
+		if err := rows.Scan(&path); err != nil {
+			return err
+		}
+		visit(path)
+	}
+	return rows.Err()
 }
 
 // unchanged reports whether a secret is still as it was read.

@@ -62,6 +62,8 @@ func (r *record) usable(n int64) (*Version, error) {
 		return nil, ErrNoVersion.With("Version %d of the secret %s is pending: no system is told of it before it has been tried.", n, r.Path)
 	case v.Phase == Retiring:
 		return nil, ErrNoVersion.With("Version %d of the secret %s is being retired. Use the current one.", n, r.Path)
+	case v.at(r.seen).State == Deleted && v.State == Live:
+		return nil, ErrNoVersion.With("Version %d of the secret %s was deleted when its time was over.", n, r.Path)
 	case v.State != Live && v.Phase != "":
 		return nil, ErrNoVersion.With("Version %d of the secret %s is %s.", n, r.Path, v.Phase)
 	case v.State != Live:
@@ -104,6 +106,9 @@ func (s *Secrets) Use(ctx context.Context, c estover.Caller, path, field, host s
 			return Injection{}, h.why
 		}
 		v := h.current
+		if v.at(s.guard.DB().Now()).State != Live {
+			return Injection{}, ErrNoVersion.With("Version %d of the secret %s was deleted when its time was over.", v.N, path)
+		}
 		field := cmp.Or(field, DefaultField)
 		if !slices.Contains(v.Fields, field) {
 			return Injection{}, ErrNoField.With("Version %d of the secret %s has no field %s.", v.N, path, field)
@@ -266,8 +271,9 @@ func (s *Secrets) Read(ctx context.Context, c estover.Caller, path string, n int
 		case done != nil:
 			return Plain{}, done
 		}
-		p := Plain{Version: *v}
+		p := Plain{Version: *v, Custom: r.Custom}
 		err = s.open(c.Tenant, r.ID, v, func(plain []byte) (err error) {
+			p.Object = estover.NewSecret(bytes.Clone(plain))
 			p.Values, err = decode(plain)
 			return err
 		})

@@ -1,6 +1,7 @@
 package secret
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"maps"
@@ -13,8 +14,8 @@ import (
 )
 
 const (
-	maxFields = 64
-	maxValue  = 64 << 10 // bytes of one value
+	maxFields = 1000
+	maxValue  = 64 << 10 // bytes of one value that the gateway may send
 	maxValues = 1 << 20  // bytes of a version
 )
 
@@ -68,8 +69,8 @@ func encode(fields map[string]estover.Secret) (names []string, plain []byte, err
 func decode(plain []byte) (map[string]estover.Secret, error) {
 	defer clear(plain)
 	fields := map[string]estover.Secret{}
-	err := walk(plain, func(name, quoted []byte) (err error) {
-		fields[string(name)], err = unquote(quoted)
+	err := walk(plain, func(name string, value []byte) (err error) {
+		fields[name], err = worth(value)
 		return err
 	})
 	return fields, err
@@ -78,13 +79,22 @@ func decode(plain []byte) (map[string]estover.Secret, error) {
 // decodeField reads one field of a version, and clears the text.
 func decodeField(plain []byte, field string) (value estover.Secret, err error) {
 	defer clear(plain)
-	err = walk(plain, func(name, quoted []byte) (err error) {
-		if string(name) == field {
-			value, err = unquote(quoted)
+	err = walk(plain, func(name string, raw []byte) (err error) {
+		if name == field {
+			value, err = worth(raw)
 		}
 		return err
 	})
 	return value, err
+}
+
+// worth is a value as who uses it wants it: a text without its quotes, anything
+// else as it is written in JSON.
+func worth(raw []byte) (estover.Secret, error) {
+	if raw[0] == '"' {
+		return unquote(raw)
+	}
+	return estover.NewSecret(bytes.Clone(raw)), nil
 }
 
 func unquote(quoted []byte) (estover.Secret, error) {
@@ -95,12 +105,15 @@ func unquote(quoted []byte) (estover.Secret, error) {
 // errShape says that a version is not what [encode] writes.
 var errShape = errors.New("not the fields of a version")
 
-// walk goes through an object of strings as [encode] writes it: without blanks,
-// and with names that need no escapes. Reading it by hand leaves no copies of
-// values behind in the buffers of a decoder.
-func walk(plain []byte, visit func(name, quoted []byte) error) error {
+// walk goes through an object without blanks, as [encode] and [parse] write it.
+// Reading it by hand leaves no copies of values behind in the buffers of a
+// decoder.
+func walk(plain []byte, visit func(name string, value []byte) error) error {
 	if len(plain) == 0 || plain[0] != '{' {
 		return errShape
+	}
+	if string(plain) == "{}" {
+		return nil
 	}
 	for rest := plain; ; {
 		name, ok := text(rest[1:])
@@ -108,12 +121,20 @@ func walk(plain []byte, visit func(name, quoted []byte) error) error {
 			return errShape
 		}
 		rest = rest[2+len(name):]
-		value, ok := text(rest)
+		value, ok := span(rest)
 		if !ok || len(rest) <= len(value) {
 			return errShape
 		}
 		rest = rest[len(value):]
-		if err := visit(name[1:len(name)-1], value); err != nil {
+		bare := name[1 : len(name)-1]
+		if bytes.IndexByte(bare, '\\') >= 0 {
+			b, err := jsontext.AppendUnquote(nil, name)
+			if err != nil {
+				return errShape
+			}
+			bare = b
+		}
+		if err := visit(string(bare), value); err != nil {
 			return err
 		}
 		if rest[0] == '}' && len(rest) == 1 {
@@ -123,6 +144,39 @@ func walk(plain []byte, visit func(name, quoted []byte) error) error {
 			return errShape
 		}
 	}
+}
+
+// span is the value that b begins with.
+func span(b []byte) ([]byte, bool) {
+	if len(b) > 0 && b[0] == '"' {
+		return text(b)
+	}
+	for i, depth := 0, 0; i < len(b); i++ {
+		switch b[i] {
+		case '"':
+			s, ok := text(b[i:])
+			if !ok {
+				return nil, false
+			}
+			i += len(s) - 1
+			continue
+		case '{', '[':
+			depth++
+			continue
+		case '}', ']':
+			depth--
+		case ',':
+		default:
+			continue
+		}
+		switch {
+		case depth < 0, depth == 0 && b[i] == ',': // the end of what it stands in
+			return b[:i], i > 0
+		case depth == 0 && (b[i] == '}' || b[i] == ']'):
+			return b[:i+1], true
+		}
+	}
+	return nil, false
 }
 
 // text is the quoted string that b begins with.
@@ -144,7 +198,9 @@ func text(b []byte) ([]byte, bool) {
 // A Plain is a version in plaintext.
 type Plain struct {
 	Version
-	Values map[string]estover.Secret `json:"-"`
+	Values map[string]estover.Secret `json:"-"` // texts as they are, others as JSON
+	Object estover.Secret            `json:"-"` // all of them as one object of JSON, every value as it was written
+	Custom map[string]string         `json:"-"` // what is said of the secret
 }
 
 // MarshalJSON shows everything but the values, even to who puts the version
