@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -76,11 +78,9 @@ func (t *target) remake(ctx context.Context, c *pgx.Conn, o engine.Order, login 
 		statements = append(statements, "grant "+idents(groups)+" to "+ident(o.Name))
 	}
 	err := t.do(ctx, c, statements...)
-	if code(err) == noSuchRole {
-		if there, e := exists(ctx, c, o.Name); e == nil && !there {
-			// Dropped meanwhile: the same as a role that another is at.
-			return &refused{engine.Refused{Reason: "somebody else drops the role"}, internalError}
-		}
+	if code(err) == noSuchRole && strings.Contains(err.Error(), strconv.Quote(o.Name)) {
+		// Dropped meanwhile: the same as a role that another is at.
+		return &refused{engine.Refused{Reason: "somebody else drops the role"}, internalError}
 	}
 	return err
 }

@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -76,10 +77,11 @@ func TestSuite(t *testing.T) {
 		},
 		// A user who owns something in a database that takes no connections.
 		Spoil: func(ctx context.Context, name string) (func(context.Context) error, error) {
-			if err := exec(ctx, "create database shut"); err != nil {
+			shut := "shut_" + name
+			if err := exec(ctx, "create database "+shut); err != nil {
 				return nil, err
 			}
-			c, err := pgx.Connect(ctx, strings.Replace(s.Super, "/crm?", "/shut?", 1))
+			c, err := pgx.Connect(ctx, strings.Replace(s.Super, "/crm?", "/"+shut+"?", 1))
 			if err != nil {
 				return nil, err
 			}
@@ -87,8 +89,8 @@ func TestSuite(t *testing.T) {
 			if _, err := c.Exec(ctx, "grant create on schema public to readers; create table its (n int); alter table its owner to "+name); err != nil {
 				return nil, err
 			}
-			return func(ctx context.Context) error { return exec(ctx, "alter database shut allow_connections true") },
-				exec(ctx, "alter database shut allow_connections false")
+			return func(ctx context.Context) error { return exec(ctx, "alter database "+shut+" allow_connections true") },
+				exec(ctx, "alter database "+shut+" allow_connections false")
 		},
 		Log:     s.ReadLog,
 		Expires: true,
@@ -104,6 +106,9 @@ func open(t *testing.T, c engine.Config) engine.Engine {
 	t.Cleanup(func() { _ = e.Close() })
 	return e
 }
+
+// unique is a name for something that only one run of a test has.
+func unique(name string) string { return name + "_" + strings.ToLower(rand.Text()[:6]) }
 
 func create(t *testing.T, e engine.Engine, name string, tmpl engine.Template) engine.Material {
 	t.Helper()
@@ -130,9 +135,10 @@ func revoke(t *testing.T, e engine.Engine, tmpl engine.Template, names ...string
 // TestOwner is of users who own tables in two databases (F9, Q4).
 func TestOwner(t *testing.T) {
 	s := enginetest.Postgres(t)
-	s.Exec(t, `create role keeper; grant keeper to estover`)
+	keeper := unique("keeper")
+	s.Exec(t, `create role `+keeper+`; grant `+keeper+` to estover`)
 	writers := engine.Template{"groups": {"writers"}}
-	for i, owner := range []string{"", "keeper"} {
+	for i, owner := range []string{"", keeper} {
 		c := s.Config
 		c.Options = map[string]string{"owner": owner}
 		e := open(t, c)
@@ -164,6 +170,9 @@ func TestOwner(t *testing.T) {
 			var rows int
 			if err := conn.QueryRow(t.Context(), fmt.Sprintf(`select tableowner, (select count(*) from mine_%d) from pg_tables where tablename = 'mine_%d'`, i, i)).Scan(&now, &rows); err != nil || now != owner || rows != 1 {
 				t.Errorf("the table in %s belongs to %q and has %d rows, %v; want %q and 1", database, now, rows, err, owner)
+			}
+			if _, err := conn.Exec(t.Context(), fmt.Sprintf("drop table mine_%d", i)); err != nil {
+				t.Error(err)
 			}
 			_ = conn.Close(t.Context())
 		}
@@ -353,18 +362,21 @@ func TestStatements(t *testing.T) {
 	}
 }
 
-// late passes on what is written only after a while, also what was written by
-// one who has closed the connection since.
+// late passes on the order to make a user only after a while, also if who wrote
+// it has closed the connection since.
 type late struct {
 	net.Conn
-	by *time.Duration
 	in chan func()
 }
 
 func (l *late) Write(b []byte) (int, error) {
 	b = append([]byte(nil), b...)
-	by := *l.by
-	l.in <- func() { time.Sleep(by); _, _ = l.Conn.Write(b) }
+	l.in <- func() {
+		if strings.Contains(string(b), "create role") {
+			time.Sleep(600 * time.Millisecond)
+		}
+		_, _ = l.Conn.Write(b)
+	}
 	return len(b), nil
 }
 
@@ -377,14 +389,13 @@ func (l *late) Close() error { l.in <- func() { _ = l.Conn.Close() }; return nil
 // effect there (L2, F4).
 func TestTooLate(t *testing.T) {
 	s := enginetest.Postgres(t)
-	var by time.Duration
 	c := s.Config
 	c.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := new(net.Dialer).DialContext(ctx, network, address)
 		if err != nil {
 			return nil, err
 		}
-		l := &late{conn, &by, make(chan func(), 100)}
+		l := &late{conn, make(chan func(), 100)}
 		go func() {
 			for f := range l.in {
 				f()
@@ -396,7 +407,6 @@ func TestTooLate(t *testing.T) {
 	if _, err := e.Now(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	by = 600 * time.Millisecond
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if _, err := e.Create(ctx, engine.Order{Name: "e_late_a", Secret: estover.NewSecret([]byte("x")), Template: readers}); err == nil {
@@ -469,9 +479,10 @@ func TestHeldUp(t *testing.T) {
 // then named.
 func TestRights(t *testing.T) {
 	s := enginetest.Postgres(t)
-	s.Exec(t, `create role lesser login password 'lesser'`)
+	lesser := unique("lesser")
+	s.Exec(t, `create role `+lesser+` login password 'lesser'`)
 	c := s.Config
-	c.Admin = engine.Credential{User: "lesser", Secret: estover.NewSecret([]byte("lesser"))}
+	c.Admin = engine.Credential{User: lesser, Secret: estover.NewSecret([]byte("lesser"))}
 	c.Options = map[string]string{"owner": "readers"}
 	e := open(t, c)
 	missing := func() (needed, other []string) {
@@ -505,7 +516,7 @@ func TestRights(t *testing.T) {
 	if _, err := e.Create(t.Context(), engine.Order{Name: "e_rights_a", Secret: estover.NewSecret([]byte("x")), Template: readers}); !strings.Contains(fmt.Sprint(err), "permission denied") {
 		t.Errorf("making a user without a right: %v", err)
 	}
-	s.Exec(t, `alter role lesser createrole; grant readers to lesser`)
+	s.Exec(t, `alter role `+lesser+` createrole; grant readers to `+lesser)
 	needed, other = missing()
 	expect("what is missing then", needed, "the group role no_such_group")
 	expect("what else is missing then", other, "end sessions (pg_signal_backend)", "see where sessions come from (pg_read_all_stats)")
@@ -526,7 +537,8 @@ func TestRights(t *testing.T) {
 	if conn.Ping(t.Context()) == nil {
 		t.Error("a session goes on after its user was revoked by an admin that is a member")
 	}
-	s.Exec(t, `grant pg_signal_backend, pg_read_all_stats to lesser; create role no_such_group`)
+	s.Exec(t, `grant pg_signal_backend, pg_read_all_stats to `+lesser+`; create role no_such_group`)
+	t.Cleanup(func() { s.Exec(t, `drop role no_such_group`) })
 	needed, other = missing()
 	expect("what is missing in the end", append(needed, other...))
 }
@@ -535,13 +547,14 @@ func TestRights(t *testing.T) {
 // made, and either can be replaced (R12).
 func TestPair(t *testing.T) {
 	s := enginetest.Postgres(t)
-	s.Exec(t, `create role maker createrole; grant pg_signal_backend to maker;
-		create role blue login password 'blue' in role maker; create role green login noinherit password 'green' in role maker`)
+	maker, blue, green := unique("maker"), unique("blue"), unique("green")
+	s.Exec(t, `create role `+maker+` createrole; grant pg_signal_backend to `+maker+`;
+		create role `+blue+` login password 'blue' in role `+maker+`; create role `+green+` login noinherit password 'green' in role `+maker)
 	engines := map[string]engine.Engine{}
-	for _, admin := range []string{"blue", "green"} {
+	for admin, user := range map[string]string{"blue": blue, "green": green} {
 		c := s.Config
-		c.Admin = engine.Credential{User: admin, Secret: estover.NewSecret([]byte(admin))}
-		c.Options = map[string]string{"role": "maker"}
+		c.Admin = engine.Credential{User: user, Secret: estover.NewSecret([]byte(admin))}
+		c.Options = map[string]string{"role": maker}
 		engines[admin] = open(t, c)
 	}
 	create(t, engines["blue"], "e_pair_a", readers)
@@ -549,7 +562,7 @@ func TestPair(t *testing.T) {
 	if left := s.Users(t, "e_pair_"); len(left) != 0 {
 		t.Errorf("users left: %q", left)
 	}
-	for _, admin := range []string{"blue", "green"} {
+	for _, admin := range []string{blue, green} {
 		if err := engines["green"].SetSecret(t.Context(), admin, estover.NewSecret([]byte("another-"+admin)), estover.Secret{}); err != nil {
 			t.Errorf("a new password for the admin %s: %v", admin, err)
 		}
