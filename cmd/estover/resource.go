@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -68,7 +69,15 @@ func resourceShow(s *settings) *cobra.Command {
 				t.pairs("Name", r.Name, "Id", r.ID, "Base URL", r.BaseURL, "Hosts", r.Hosts, "Class", r.Class, "Purposes", r.Purposes,
 					"Destination", r.Destination, "Evidence", r.Evidence, "Record", r.Record, "Changed", r.ChangedAt, "Kept by", r.ManagedBy)
 				for _, slot := range r.Slots {
-					t.row("Slot:", fmt.Sprintf("%s %s ← secret %s", slot.Slot, slot.Name, slot.Secret))
+					source := slot.Secret
+					if slot.Static() {
+						source = "secret " + source
+					}
+					only := ""
+					if len(slot.Actions) > 0 {
+						only = ", for " + strings.Join(slot.Actions, ", ")
+					}
+					t.row("Slot:", strings.TrimSpace(slot.Slot+" "+slot.Name)+" ← "+source+only)
 				}
 				t.row()
 				t.row("ACTION", "METHOD", "PATH", "EFFECT", "CLASS")

@@ -294,6 +294,9 @@ var resourceKind = kind{
 	},
 	refers: func(ctx context.Context, r *run, d *Document) error {
 		for i, slot := range d.Spec.(*resource.Spec).Slots {
+			if !slot.Static() {
+				continue // of leases and connections no file speaks
+			}
 			if err := r.referSecret(ctx, d, fmt.Sprintf("slots[%d].secret", i), slot.Secret); err != nil {
 				return err
 			}

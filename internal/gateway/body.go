@@ -20,6 +20,7 @@ type sending struct {
 	f       *flight
 	from    io.Reader
 	scan    *redact.Reader // looks for placeholders
+	shown   []byte         // what the tap is still to see of a body that was read before
 	tripped bool
 	in, out *http.Request
 	since   atomic.Int64 // when the read from the client began that goes on
@@ -71,8 +72,14 @@ func (s *sending) Read(p []byte) (int, error) {
 		return 0, s.broke(ErrTooLarge.With("The body has more than the %d bytes that the rule for this action allows.", limit))
 	}
 	if f.plan.Sent != nil && n > 0 {
-		if err := f.plan.Sent.Body(p[:n]); err != nil {
-			return 0, s.broke(err)
+		piece := p[:n]
+		if f.text != nil { // what is recorded is not what is sent: it has labels in the place of secrets
+			piece, s.shown = s.shown, nil
+		}
+		if len(piece) > 0 {
+			if err := f.plan.Sent.Body(piece); err != nil {
+				return 0, s.broke(err)
+			}
 		}
 	}
 	switch {
@@ -237,7 +244,8 @@ func (f *flight) body(res *http.Response) error {
 	if limit := p.Limits.Answer; limit > 0 && res.ContentLength > limit {
 		return ErrAnswerLarge.With("The answer has %d bytes; the rule for this action allows %d.", res.ContentLength, limit)
 	}
-	if (f.scrubs() || p.Tokens != nil) && encoded(res) {
+	keeps := p.Tokens != nil && res.StatusCode < 300 && (!p.TokenGuess || f.guesses(res))
+	if (f.scrubs() || keeps) && encoded(res) {
 		decoded, err := decode(res.Header.Get("Content-Encoding"), d.from)
 		if err != nil {
 			return err
@@ -248,8 +256,12 @@ func (f *flight) body(res *http.Response) error {
 		res.Header.Del("Content-Length")
 		res.ContentLength = -1
 	}
-	if p.Tokens != nil && res.StatusCode < 300 {
-		if err := f.keepTokens(res); err != nil {
+	if keeps {
+		keep := f.keepTokens
+		if p.TokenGuess {
+			keep = f.guessTokens
+		}
+		if err := keep(res); err != nil {
 			return err
 		}
 	}

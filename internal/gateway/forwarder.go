@@ -109,7 +109,12 @@ type flight struct {
 	told     bool        // the answer is one of ours, and complete
 	wrote    atomic.Bool // the head may have reached the upstream
 
-	own  []string // the folded names of the headers that are emptied
+	own []string // the folded names of the headers that are emptied
+
+	text, shown []byte // of the request, as it is sent and as it is recorded, if it was read before; nil if not
+	signs       bool   // there is a signature to be made
+	aws         awsForm
+
 	up   sending
 	down receiving
 	ws   *socket
@@ -243,6 +248,7 @@ func (f *flight) forward(r *http.Request) {
 		// the server would close it then. See [sending.finish].
 		_ = f.control.EnableFullDuplex()
 		f.up.f, f.up.from, f.up.in = f, r.Body, r
+		f.up.shown = f.shown
 	}
 	f.carry(r)
 	f.settle()
@@ -268,20 +274,27 @@ func (f *flight) carry(r *http.Request) {
 // ready refuses what can be refused before anything is sent.
 func (f *flight) ready(r *http.Request) error {
 	p := f.plan
-	for _, s := range p.Slots {
-		if err := s.check(); err != nil {
+	f.own = f.ex.Own
+	for i := range p.Slots {
+		if err := p.Slots[i].check(); err != nil {
 			return err
 		}
-	}
-	f.own = f.ex.Own
-	for _, s := range p.Slots {
-		if h := s.header(); h != "" {
+		for _, h := range p.Slots[i].headers() {
 			f.own = append(f.own[:len(f.own):len(f.own)], edge.Fold(h))
 		}
 	}
 	if p.Limits.Request > 0 && r.ContentLength > p.Limits.Request {
 		return ErrTooLarge.With("The body has %d bytes; the rule for this action allows %d.", r.ContentLength, p.Limits.Request)
 	}
+	if err := f.trip(r); err != nil {
+		return err
+	}
+	return f.sealBody(r)
+}
+
+// trip refuses a head with a placeholder in it.
+func (f *flight) trip(r *http.Request) error {
+	p := f.plan
 	if p.Tripwire == nil {
 		return nil
 	}
@@ -326,8 +339,14 @@ func (f *flight) rewrite(pr *httputil.ProxyRequest) {
 	}
 	f.trailers(pr)
 	query := emptyQuery(ex.Query, p.Slots)
+	f.sized(out)
+	var signatures *signed
+	if f.signs {
+		signatures = f.sign(out, query)
+	}
 	if p.Sent != nil {
 		shown := fill(out.Header, query, p.Slots, true)
+		shown = signatures.show(out.Header, shown, p.Slots)
 		err := tapHead(p.Sent, func(b *bytes.Buffer) {
 			fmt.Fprintf(b, "%s %s", out.Method, ex.Path)
 			if shown != "" {
@@ -339,14 +358,16 @@ func (f *flight) rewrite(pr *httputil.ProxyRequest) {
 			f.broke(err)
 		}
 	}
-	out.URL.RawQuery = fill(out.Header, query, p.Slots, false)
+	out.URL.RawQuery = signatures.put(out.Header, fill(out.Header, query, p.Slots, false))
 	if out.Body != nil {
 		f.up.out = out
 		if p.Tripwire != nil {
 			f.up.scan = p.Tripwire.Reader(f.up.from, func(string) { f.up.tripped = true })
 		}
 		out.Body = &f.up
-		if n := pr.In.ContentLength; 0 < n && n <= short && edge.Arrived(pr.In) {
+		if f.text != nil {
+			out.Body = f.up.whole(int64(len(f.text)))
+		} else if n := pr.In.ContentLength; 0 < n && n <= short && edge.Arrived(pr.In) {
 			out.Body = f.up.whole(n)
 		}
 	}
@@ -708,8 +729,26 @@ func Buffer(r *http.Request, max int64) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
+// Peek reads the body of a request like [Buffer], for a step that is interested in
+// short ones alone: of a longer one it gives nothing.
+func Peek(r *http.Request, max int64) ([]byte, error) {
+	if r.Body == nil || r.Body == http.NoBody || r.ContentLength > max {
+		return nil, nil
+	}
+	text, err := io.ReadAll(io.LimitReader(r.Body, max+1))
+	if err != nil {
+		return nil, ErrTooLarge.With("The body could not be read.").Because(err)
+	}
+	if int64(len(text)) > max {
+		r.Body = &buffered{io.MultiReader(bytes.NewReader(text), r.Body), r.Body}
+		return nil, nil
+	}
+	r.Body = &buffered{bytes.NewReader(text), r.Body}
+	return text, nil
+}
+
 // A buffered body was read before.
 type buffered struct {
-	*bytes.Reader
+	io.Reader
 	io.Closer
 }

@@ -24,8 +24,8 @@
 // spelling. It comes back neither in a head, a trailer, a body, a frame nor an
 // informational answer, in any of the encodings that package redact knows.
 //
-// Bodies are never collected, unless a step asks to see one. Each piece goes to
-// the taps (see [Tap]) and on, at once.
+// Bodies are never collected, unless a step asks to see one, a signature covers it
+// or a secret goes into it. Each piece goes to the taps (see [Tap]) and on, at once.
 //
 // Every exchange and every tunnel is in the [Live] index under its session.
 // [Live.Cut] ends them all within a second, also those that stand still.

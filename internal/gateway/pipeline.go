@@ -105,7 +105,12 @@ type Plan struct {
 	// handle that the agent gets instead: this is the upstream's token endpoint
 	// (gateway.md, C8).
 	Tokens func(member string, value estover.Secret) (handle string, err error)
-	Limits Limits
+	// TokenMembers are the members of the answer that are tokens; those of RFC 6749
+	// if there are none. With TokenGuess it is not known that this is a token
+	// endpoint: tokens are kept back if the answer looks like one's.
+	TokenMembers []string
+	TokenGuess   bool
+	Limits       Limits
 
 	// Sent sees the request as it is forwarded, slots shown as their labels.
 	// Received sees the answer as it came; the needles are not masked, so nothing

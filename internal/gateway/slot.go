@@ -5,12 +5,15 @@ import (
 	"encoding/base64"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/net/http/httpguts"
 
 	"estover.dev"
 	"estover.dev/internal/edge"
+	"estover.dev/internal/gateway/sign"
 )
 
 // A Certificate is a client certificate with its key.
@@ -19,40 +22,78 @@ type Certificate = tls.Certificate
 // A SlotKind is a place in a request where a secret may be put.
 type SlotKind string
 
-// The kinds of slot. A client certificate is not among them: it belongs to the
-// connection, see [Upstream].
+// The kinds of slot.
 const (
 	HeaderSlot SlotKind = "header" // the value of a header, after a prefix
 	QuerySlot  SlotKind = "query"  // the value of a query parameter
 	BasicSlot  SlotKind = "basic"  // the password of HTTP Basic, with a user's name
+	BodySlot   SlotKind = "body"   // a member of a JSON body
+	FormSlot   SlotKind = "form"   // a parameter of a form that has a handle as its value
+	MTLSSlot   SlotKind = "mtls"   // the connection's client certificate, see [Upstream]
+	AWSSlot    SlotKind = "sigv4"  // a signature of AWS over the request
+	HMACSlot   SlotKind = "hmac"   // a signature by a template over the request
 )
 
 // A Slot is one place and the secret that belongs there. The place is emptied
 // before it is filled. Nothing else of a request is ever replaced (gateway.md,
-// G10).
+// G10). Signatures are made when all other slots are filled.
 type Slot struct {
 	Kind   SlotKind
-	Name   string // of the header or the parameter
+	Name   string // of the header, the parameter or the member: a JSON Pointer
 	Prefix string // before the secret in a header: "Bearer "
 	User   string // for BasicSlot
 	Secret estover.Secret
 	Label  string // what stands for the secret in the record: "sec_…@3"
+
+	Handle   string    // for FormSlot: what the secret stands in the place of
+	AWS      *sign.AWS // for AWSSlot
+	Unsigned bool      // for AWSSlot: whether a body may go out that is not signed
+	HMAC     *sign.HMAC
 }
 
-// header is the name of the header that the slot is in, if it is in one.
-func (s Slot) header() string {
+// headers are the names of the headers that the slot fills.
+func (s *Slot) headers() []string {
 	switch s.Kind {
 	case HeaderSlot:
-		return s.Name
+		return []string{s.Name}
 	case BasicSlot:
-		return "Authorization"
+		return []string{"Authorization"}
+	case AWSSlot:
+		return sign.AWSHeaders
+	case HMACSlot:
+		names := []string{s.Name}
+		for name := range s.HMAC.Spec.Headers {
+			names = append(names, name)
+		}
+		return names
 	}
-	return ""
+	return nil
 }
 
+// parameters are the names of the query parameters that the slot fills.
+func (s *Slot) parameters() []string {
+	switch s.Kind {
+	case QuerySlot:
+		return []string{s.Name}
+	case AWSSlot:
+		return sign.AWSParameters
+	}
+	return nil
+}
+
+// signs reports whether the slot is a signature.
+func (s *Slot) signs() bool { return s.Kind == AWSSlot || s.Kind == HMACSlot }
+
 // check refuses a slot that cannot be filled.
-func (s Slot) check() error {
+func (s *Slot) check() error {
 	switch {
+	case s.Kind == MTLSSlot:
+		return nil
+	case s.Kind == AWSSlot:
+		if s.AWS.KeyID == "" || s.AWS.Key.Empty() || strings.ContainsAny(s.AWS.KeyID, "/, \r\n") {
+			return ErrSlot.With("There is no key of AWS for the signature.")
+		}
+		return nil
 	case s.Secret.Empty():
 		return ErrSlot.With("There is no secret for the slot %s %s.", s.Kind, s.Name)
 	case s.Kind == HeaderSlot && !httpguts.ValidHeaderFieldName(s.Name):
@@ -61,18 +102,26 @@ func (s Slot) check() error {
 		return ErrSlot.With("The secret for the header %s cannot stand in a header: it has a line end or another control character.", s.Name)
 	case s.Kind == BasicSlot && strings.ContainsRune(s.User, ':'):
 		return ErrSlot.With("The name of a user cannot have a colon in HTTP Basic.")
-	case s.Kind == QuerySlot && s.Name == "":
-		return ErrSlot.With("The query parameter of a slot has no name.")
-	case s.Kind != HeaderSlot && s.Kind != BasicSlot && s.Kind != QuerySlot:
-		return ErrSlot.With("There is no slot of the kind %q.", s.Kind)
+	case (s.Kind == QuerySlot || s.Kind == BodySlot || s.Kind == FormSlot) && s.Name == "":
+		return ErrSlot.With("The slot %s has no name.", s.Kind)
+	case s.Kind == BodySlot && !utf8.Valid(s.Secret.Reveal()):
+		return ErrSlot.With("The secret for the member %s of the body cannot stand in JSON: it is not UTF-8.", s.Name)
 	}
-	return nil
+	switch s.Kind {
+	case HeaderSlot, BasicSlot, QuerySlot, BodySlot, FormSlot, HMACSlot:
+		return nil
+	}
+	return ErrSlot.With("There is no slot of the kind %q.", s.Kind)
 }
 
-// fill sets the slots, which are empty. With show they are filled with labels.
+// label is what stands for the secret wherever a request is shown.
+func (s *Slot) label() string { return "‹secret " + s.Label + "›" }
+
+// fill sets the slots of the head, which are empty, but for signatures. With show
+// they are filled with labels.
 func fill(h http.Header, query string, slots []Slot, show bool) string {
 	for _, s := range slots {
-		value := "‹secret " + s.Label + "›"
+		value := s.label()
 		switch {
 		case s.Kind == QuerySlot:
 			if !show {
@@ -86,7 +135,7 @@ func fill(h http.Header, query string, slots []Slot, show bool) string {
 			h.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(s.User+":"+string(s.Secret.Reveal()))))
 		case s.Kind == BasicSlot:
 			h.Set("Authorization", "Basic "+s.User+":"+value)
-		default:
+		case s.Kind == HeaderSlot:
 			if !show {
 				value = string(s.Secret.Reveal())
 			}
@@ -99,23 +148,29 @@ func fill(h http.Header, query string, slots []Slot, show bool) string {
 // emptyQuery takes out every parameter whose name a server could take for that
 // of a slot. What is left stays as it was.
 func emptyQuery(query string, slots []Slot) string {
-	for _, s := range slots {
-		if s.Kind != QuerySlot || query == "" {
+	for i := range slots {
+		names := slots[i].parameters()
+		if len(names) == 0 || query == "" {
 			continue
 		}
 		var left []string
 		for part := range strings.SplitSeq(query, "&") {
-			name, _, _ := strings.Cut(part, "=")
-			if plain, err := url.QueryUnescape(name); err == nil {
-				name = plain
-			}
-			// PHP and its like read "key[]" and "key.x" as "key".
-			name, _, _ = strings.Cut(name, "[")
-			if edge.Fold(strings.TrimSpace(name)) != edge.Fold(s.Name) {
+			if folded := foldParameter(part); !slices.ContainsFunc(names, func(name string) bool { return edge.Fold(name) == folded }) {
 				left = append(left, part)
 			}
 		}
 		query = strings.Join(left, "&")
 	}
 	return query
+}
+
+// foldParameter is the name of a parameter as servers may take it.
+func foldParameter(part string) string {
+	name, _, _ := strings.Cut(part, "=")
+	if plain, err := url.QueryUnescape(name); err == nil {
+		name = plain
+	}
+	// PHP and its like read "key[]" and "key.x" as "key".
+	name, _, _ = strings.Cut(name, "[")
+	return edge.Fold(strings.TrimSpace(name))
 }

@@ -7,7 +7,9 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -17,8 +19,72 @@ import (
 // maxTokens is how large the answer of a token endpoint may be.
 const maxTokens = 64 << 10
 
-// tokenMembers are the members of a token endpoint's answer that stay here.
-var tokenMembers = map[string]bool{"access_token": true, "id_token": true, "refresh_token": true}
+// tokenMembers are the members of a token endpoint's answer that stay here, if
+// nothing else is said (RFC 6749, section 5.1).
+var tokenMembers = []string{"access_token", "id_token", "refresh_token"}
+
+// guesses reports whether an answer may be that of a token endpoint of which nobody
+// has said so: it is one of those that RFC 6749 describes, in sections 4 and 5.1.
+func (f *flight) guesses(res *http.Response) bool {
+	if res.Request.Method != http.MethodPost || res.StatusCode != http.StatusOK || res.ContentLength > maxTokens {
+		return false
+	}
+	asked, _, _ := mime.ParseMediaType(res.Request.Header.Get("Content-Type"))
+	answered, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
+	if answered != "application/json" && answered != formType {
+		return false
+	}
+	return asked == formType || strings.Contains(strings.ToLower(res.Header.Get("Cache-Control")), "no-store")
+}
+
+const formType = "application/x-www-form-urlencoded"
+
+// guessTokens keeps tokens back from an answer that turns out to have some.
+// Everything else goes on as it is.
+func (f *flight) guessTokens(res *http.Response) error {
+	text, err := io.ReadAll(io.LimitReader(f.down.from, maxTokens+1))
+	if err != nil {
+		return f.upstreamError(err)
+	}
+	rest := f.down.from
+	f.down.from = bytes.NewReader(text)
+	if len(text) > maxTokens {
+		f.down.from = io.MultiReader(bytes.NewReader(text), rest)
+		return nil
+	}
+	if !hasTokens(res, text) {
+		return nil
+	}
+	return f.keepTokens(res)
+}
+
+// hasTokens reports whether a text is an answer with tokens in it.
+func hasTokens(res *http.Response, text []byte) bool {
+	if kind, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type")); kind == formType {
+		form, err := url.ParseQuery(string(text))
+		return err == nil && slices.ContainsFunc(tokenMembers, form.Has)
+	}
+	d := jsontext.NewDecoder(bytes.NewReader(text), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	if d.PeekKind() != '{' {
+		return false
+	}
+	if _, err := d.ReadToken(); err != nil {
+		return false
+	}
+	for d.PeekKind() == '"' {
+		name, err := d.ReadToken()
+		if err != nil {
+			return false
+		}
+		if slices.Contains(tokenMembers, name.String()) && d.PeekKind() == '"' {
+			return true
+		}
+		if d.SkipValue() != nil {
+			return false
+		}
+	}
+	return false
+}
 
 // keepTokens replaces the tokens in the answer of an upstream's token endpoint
 // by handles (gateway.md, C8). An answer in which they cannot be found for sure
@@ -35,9 +101,9 @@ func (f *flight) keepTokens(res *http.Response) error {
 	var kept []byte
 	switch kind {
 	case "application/json":
-		kept, err = tokensInJSON(text, f.plan.Tokens)
-	case "application/x-www-form-urlencoded":
-		kept, err = tokensInForm(text, f.plan.Tokens)
+		kept, err = tokensInJSON(text, f.plan.members(), f.plan.Tokens)
+	case formType:
+		kept, err = tokensInForm(text, f.plan.members(), f.plan.Tokens)
 	default:
 		return ErrAnswer.With("The answer of the token endpoint is %q, which is not JSON, so that the token in it cannot be kept back.", kind)
 	}
@@ -51,17 +117,25 @@ func (f *flight) keepTokens(res *http.Response) error {
 	return nil
 }
 
+// members are the members that are tokens.
+func (p *Plan) members() []string {
+	if len(p.TokenMembers) > 0 {
+		return p.TokenMembers
+	}
+	return tokenMembers
+}
+
 type keeper = func(member string, value estover.Secret) (string, error)
 
 // tokensInJSON replaces the tokens among the members of JSON objects, at any
 // depth.
-func tokensInJSON(text []byte, keep keeper) ([]byte, error) {
+func tokensInJSON(text []byte, members []string, keep keeper) ([]byte, error) {
 	var out bytes.Buffer
 	d := jsontext.NewDecoder(bytes.NewReader(text))
 	e := jsontext.NewEncoder(&out)
 	name := "" // of the member whose value comes next
 	for {
-		if tokenMembers[name] && d.PeekKind() != 'n' {
+		if name != "" && slices.Contains(members, name) && d.PeekKind() != 'n' {
 			t, err := d.ReadToken()
 			if err != nil {
 				return nil, err
@@ -99,12 +173,12 @@ func tokensInJSON(text []byte, keep keeper) ([]byte, error) {
 var errNotString = errors.New("a token is not a string")
 
 // tokensInForm replaces the tokens among the parameters of a form.
-func tokensInForm(text []byte, keep keeper) ([]byte, error) {
+func tokensInForm(text []byte, members []string, keep keeper) ([]byte, error) {
 	form, err := url.ParseQuery(string(text))
 	if err != nil {
 		return nil, err
 	}
-	for member := range tokenMembers {
+	for _, member := range members {
 		for i, value := range form[member] {
 			handle, err := keep(member, estover.NewSecret([]byte(value)))
 			if err != nil {

@@ -27,6 +27,7 @@ const (
 	firstByte      = 2 * time.Minute
 	maxAnswerHead  = 256 << 10
 	expectContinue = time.Second
+	tlsHandshake   = 10 * time.Second
 )
 
 // A poolKey says who may share a connection: one session, to one host, with
@@ -105,7 +106,7 @@ func (ps *pools) transport(up *Upstream) *http.Transport {
 			return ps.dialer.Dial(ctx, cmp.Or(up.Address, address), up.Opening)
 		},
 		TLSClientConfig:        up.config(),
-		TLSHandshakeTimeout:    10 * time.Second,
+		TLSHandshakeTimeout:    tlsHandshake,
 		DisableCompression:     true,
 		MaxIdleConnsPerHost:    idlePerPool,
 		IdleConnTimeout:        idleConn,
@@ -120,15 +121,45 @@ func (ps *pools) transport(up *Upstream) *http.Transport {
 	}
 	t.Protocols.SetHTTP1(true)
 	t.Protocols.SetHTTP2(true)
+	if up.Certificate != nil {
+		t.DialTLSContext = func(ctx context.Context, _, address string) (net.Conn, error) {
+			conn, err := ps.dialer.Dial(ctx, cmp.Or(up.Address, address), up.Opening)
+			if err != nil {
+				return nil, err
+			}
+			return up.present(ctx, conn)
+		}
+	}
 	return t
+}
+
+// present opens TLS with the client certificate of the slot "mtls". An upstream
+// that does not ask for it gets nothing at all: what follows would be sent by
+// nobody.
+func (up *Upstream) present(ctx context.Context, conn net.Conn) (net.Conn, error) {
+	c, asked := up.config(), false
+	c.NextProtos = []string{"h2", "http/1.1"}
+	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		asked = true
+		return up.Certificate, nil
+	}
+	secured := tls.Client(conn, c)
+	ctx, cancel := context.WithTimeout(ctx, tlsHandshake)
+	defer cancel()
+	err := secured.HandshakeContext(ctx)
+	if err == nil && !asked {
+		err = ErrSlot.With("The upstream does not ask for the client certificate of the slot mtls, so the request would come from nobody.")
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return secured, nil
 }
 
 // config is how the upstream's certificate is checked.
 func (up *Upstream) config() *tls.Config {
 	c := &tls.Config{RootCAs: up.Roots, MinVersion: tls.VersionTLS12, ServerName: up.Host.Bare()}
-	if up.Certificate != nil {
-		c.Certificates = []tls.Certificate{*up.Certificate}
-	}
 	if len(up.Pins) > 0 {
 		c.InsecureSkipVerify = up.Roots == nil
 		c.VerifyConnection = func(s tls.ConnectionState) error {

@@ -9,12 +9,10 @@ import (
 	"net/netip"
 	"net/url"
 	"path"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
-	"golang.org/x/net/http/httpguts"
 	"golang.org/x/net/idna"
 
 	"estover.dev"
@@ -74,8 +72,11 @@ func Check(s Spec) (Spec, error) {
 		s.Address = at
 	}
 	s.CA = c.roots(s.CA)
-	s.Slots = c.slots(s.Slots)
 	s.Actions = c.actions(s.Actions, s.Class)
+	s.Slots = c.slots(s.Slots, s.Actions)
+	if strings.HasPrefix(s.BaseURL, "http:") && slices.ContainsFunc(s.Slots, func(slot Slot) bool { return slot.Slot == MTLS }) {
+		c.wrong("slots", "A client certificate is shown over TLS: the URL begins with https://.")
+	}
 	return s, errors.Join(c.bad...)
 }
 
@@ -269,64 +270,6 @@ func (c *checker) roots(text string) string {
 	}
 }
 
-// ours are the headers that a slot may not fill: they frame the request, or
-// the gateway sets them.
-var ours = []string{
-	"connection", "content-length", "expect", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade",
-	"forwarded", "via", "date", "content-type", "content-encoding", "accept-encoding", "range",
-}
-
-// variable is the name of a variable of the environment.
-var variable = regexp.MustCompile(`^[A-Z][A-Z0-9_]{0,99}$`)
-
-func (c *checker) slots(list []Slot) []Slot {
-	if len(list) > maxSlots {
-		c.wrong("slots", "A resource has at most %d slots.", maxSlots)
-	}
-	seen := map[string]bool{}
-	for i, s := range list {
-		if s.Placeholder != "" && !variable.MatchString(s.Placeholder) {
-			c.wrong(fmt.Sprintf("slots[%d].placeholder", i), "The name of a variable has capitals, digits and underscores, as CRM_API_KEY, not %q.", s.Placeholder)
-		}
-		at := func(field string) string { return fmt.Sprintf("slots[%d].%s", i, field) }
-		place := s.Slot + " " + s.Name
-		switch s.Slot {
-		case Header:
-			place = "header " + strings.ToLower(strings.ReplaceAll(s.Name, "_", "-"))
-			name := strings.ToLower(s.Name)
-			if !httpguts.ValidHeaderFieldName(s.Name) || slices.Contains(ours, name) || strings.HasPrefix(name, "proxy-") ||
-				strings.HasPrefix(name, "x-forwarded-") || strings.HasPrefix(name, "estover-") {
-				c.wrong(at("name"), "A secret cannot go into the header %q.", s.Name)
-			}
-			if !httpguts.ValidHeaderFieldValue(s.Prefix) {
-				c.wrong(at("prefix"), "The prefix %q cannot stand in a header.", s.Prefix)
-			}
-		case Query:
-			if s.Name == "" || strings.ContainsFunc(s.Name, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("&=#+%;", r) }) {
-				c.wrong(at("name"), "The name of the query parameter is a plain word, not %q.", s.Name)
-			}
-		case Basic:
-			place = "header authorization"
-			if strings.ContainsFunc(s.Name, func(r rune) bool { return r < ' ' || r == 0x7f || r == ':' }) {
-				c.wrong(at("name"), "A user name has neither a colon nor control characters.")
-			}
-		default:
-			c.wrong(at("slot"), "A slot is a header, a query parameter or basic, not %q.", s.Slot)
-		}
-		if s.Slot != Header && s.Prefix != "" {
-			c.wrong(at("prefix"), "Only a header has a prefix.")
-		}
-		if s.Secret == "" || len(s.Secret) > 256 || strings.HasPrefix(s.Secret, "/") || strings.ContainsFunc(s.Secret, func(r rune) bool { return r <= ' ' || r > '~' }) {
-			c.wrong(at("secret"), "The secret is named by its path, as crm/api-key, not %q.", s.Secret)
-		}
-		if seen[place] {
-			c.wrong(at("name"), "Two slots fill the same place.")
-		}
-		seen[place] = true
-	}
-	return slices.Clone(list)
-}
-
 var effects = []guard.Effect{
 	guard.Reads, guard.Searches, guard.Writes, guard.Deletes, guard.Sends, guard.Executes, guard.Manages, guard.Pays,
 }
@@ -362,6 +305,14 @@ func (c *checker) actions(list []Action, class estover.Class) []Action {
 			c.wrong(at("name"), "Two actions are called %s and differ in effect or class. A grant could not tell them apart: give one another name.", a.Name)
 		}
 		byName[a.Name] = *a
+		for _, member := range a.Tokens {
+			if member == "" || len(member) > 100 {
+				c.wrong(at("tokens"), "A member of the answer has a name of up to 100 characters, as access_token, not %q.", member)
+			}
+		}
+		if len(a.Tokens) > 10 {
+			c.wrong(at("tokens"), "An answer has at most 10 kinds of tokens.")
+		}
 		if other, err := routes.add(*a); err != nil {
 			c.wrong(at("path"), "%s", err)
 		} else if other != nil {

@@ -11,6 +11,7 @@ import (
 	"math/big"
 	"net/netip"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -70,12 +71,12 @@ func TestCheck(t *testing.T) {
 		t.Errorf("the spec is %+v", s)
 	}
 	for i, want := range []Action{
-		{"customer.read", "GET", "/api/customers/{id}", guard.Reads, estover.Confidential, 0},
-		{"customer.change", "PATCH", "/api/customers/{id}", guard.Writes, estover.Restricted, 0},
-		{"customer.delete", "DELETE", "/api/customers/{id}", guard.Deletes, estover.Confidential, 0},
-		{"mail.send", "POST", "/api/mail", guard.Sends, estover.Confidential, 0},
+		{"customer.read", "GET", "/api/customers/{id}", guard.Reads, estover.Confidential, 0, nil},
+		{"customer.change", "PATCH", "/api/customers/{id}", guard.Writes, estover.Restricted, 0, nil},
+		{"customer.delete", "DELETE", "/api/customers/{id}", guard.Deletes, estover.Confidential, 0, nil},
+		{"mail.send", "POST", "/api/mail", guard.Sends, estover.Confidential, 0, nil},
 	} {
-		if s.Actions[i] != want {
+		if !reflect.DeepEqual(s.Actions[i], want) {
 			t.Errorf("action %d is %+v, want %+v", i, s.Actions[i], want)
 		}
 	}
@@ -124,7 +125,7 @@ func TestCheckRefuses(t *testing.T) {
 		{"no certificate among the roots", func(s *Spec) { s.CA = "trust me" }, "ca"},
 		{"a broken certificate", func(s *Spec) { s.CA = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n" }, "ca"},
 		{"text after the roots", func(s *Spec) { s.CA = cert + "and more" }, "ca"},
-		{"an unknown slot", func(s *Spec) { s.Slots[0].Slot = "body" }, "slots[0].slot"},
+		{"an unknown slot", func(s *Spec) { s.Slots[0] = Slot{Slot: "cookie", Secret: "x"} }, "slots[0].slot"},
 		{"a secret in the Host header", func(s *Spec) { s.Slots[0].Name = "Host" }, "slots[0].name"},
 		{"a secret in our header", func(s *Spec) { s.Slots[0].Name = "Estover-Purpose" }, "slots[0].name"},
 		{"a header with a space", func(s *Spec) { s.Slots[0].Name = "X Key" }, "slots[0].name"},

@@ -27,6 +27,7 @@ package resource
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -69,25 +70,9 @@ type Action struct {
 	Effect guard.Effect  `json:"effect,omitempty" enum:"read,search,write,delete,send,execute,admin,pay" doc:"What it does to the world. By itself: read for GET and HEAD, delete for DELETE, write for the others."`
 	Class  estover.Class `json:"class,omitempty" enum:"public,internal,confidential,restricted" doc:"The class of the data that it touches; that of the resource by itself."`
 	Price  int64         `json:"price,omitempty" minimum:"0" doc:"What one call costs, in millionths of the currency unit: what it draws on a budget of money."`
+
+	Tokens []string `json:"tokens,omitempty" doc:"The members of the answer's JSON that are tokens, as access_token: they stay here, and the agent gets a handle in the place of each, which is good in this session and for this resource alone."`
 }
-
-// A Slot is the one place of a request where a secret may be put.
-type Slot struct {
-	Slot   string `json:"slot" enum:"header,query,basic" doc:"The kind of place."`
-	Name   string `json:"name,omitempty" doc:"The name of the header or of the query parameter; for basic the user name, if it is not in the secret's field username."`
-	Prefix string `json:"prefix,omitempty" doc:"What stands before the secret in a header: \"Bearer \"."`
-	Secret string `json:"secret" minLength:"1" doc:"The path of the secret."`
-	Field  string `json:"field,omitempty" doc:"The field of the secret, if it has several."`
-
-	Placeholder string `json:"placeholder,omitempty" pattern:"^([A-Z][A-Z0-9_]*)?$" doc:"A variable of the environment, as CRM_API_KEY, in which programs get a value that opens nothing, if they do not start without one."`
-}
-
-// The kinds of slot.
-const (
-	Header = "header"
-	Query  = "query"
-	Basic  = "basic"
-)
 
 // Limits bound one call. Zero is the gateway's own limit.
 type Limits struct {
@@ -214,7 +199,7 @@ func elsewhere(old, s Spec) bool {
 	if len(s.Slots) == 0 || s.Address == "" && s.CA == "" && !strings.HasPrefix(s.BaseURL, "http:") {
 		return false
 	}
-	return s.Address != old.Address || s.CA != old.CA || s.BaseURL != old.BaseURL || !slices.Equal(s.Hosts, old.Hosts) || !slices.Equal(s.Slots, old.Slots)
+	return s.Address != old.Address || s.CA != old.CA || s.BaseURL != old.BaseURL || !slices.Equal(s.Hosts, old.Hosts) || !reflect.DeepEqual(s.Slots, old.Slots)
 }
 
 // trusted reports whether a caller may do what [ErrElsewhere] keeps others

@@ -197,6 +197,7 @@ func (s *Server) openGround(ctx context.Context) (err error) {
 		return fmt.Errorf("opening the keys: %w", err)
 	}
 	s.sealer.Hold(secret.Holding, lease.Holding, seal.SigningKeys)
+	s.sealer.Hold(duty.KeptTokens)
 	if err := s.sealer.Prepare(ctx, estover.DefaultTenant); err != nil {
 		return fmt.Errorf("opening the keys: %w", err)
 	}
@@ -425,6 +426,8 @@ func (s *Server) belonging() []session.Part {
 			},
 			After: func(ctx context.Context, t estover.TenantID, id string) error { return s.leases.Settled(ctx, t, id) },
 		},
+		// Tokens of upstreams that the gateway has kept back.
+		{Name: "upstream_tokens", End: duty.EndTokens},
 		// Exchanges, streams, tunnels and connections to upstreams are a node's own,
 		// and so is the session's certificate authority. Then the recording is closed
 		// and the closing statement written, by the node that has the calls.

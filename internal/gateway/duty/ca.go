@@ -2,15 +2,12 @@ package duty
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"estover.dev"
 	"estover.dev/internal/db"
 	"estover.dev/internal/gateway"
-	"estover.dev/internal/redact"
 	"estover.dev/internal/seal"
-	"estover.dev/internal/secret"
 	"estover.dev/internal/session"
 )
 
@@ -91,24 +88,18 @@ func (d *Duties) Placeholders(ctx context.Context, tenant estover.TenantID, id s
 			if slot.Placeholder == "" {
 				continue
 			}
-			if out[slot.Placeholder], err = d.Secrets.Placeholder(ctx, tenant, estover.Agent(s.Agent), id, slot.Secret); err != nil {
-				return nil, err
+			for _, variable := range []string{slot.Placeholder, slot.SecretVariable()} {
+				if variable == "" {
+					continue
+				}
+				if out[variable], err = d.Secrets.Placeholder(ctx, tenant, estover.Agent(s.Agent), id, slot.Secret); err != nil {
+					return nil, err
+				}
 			}
 		}
 	}
 	return out, nil
 }
-
-// tripwire finds placeholders, anybody's, in requests: the prefix and each of
-// the characters that can follow it.
-var tripwire = sync.OnceValue(func() *redact.Matcher {
-	var values []redact.Value
-	for _, c := range "abcdefghijklmnopqrstuvwxyz234567" {
-		values = append(values, redact.Value{Name: "placeholder", Text: []byte(secret.PlaceholderPrefix + string(c))})
-	}
-	m, _ := redact.NewMatcher(values...)
-	return m
-})
 
 func caAAD(id string) seal.AAD { return seal.AAD{Class: seal.PKI, ID: "session:" + id} }
 

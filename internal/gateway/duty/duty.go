@@ -48,7 +48,6 @@ import (
 	"estover.dev/internal/guard"
 	"estover.dev/internal/policy"
 	"estover.dev/internal/recording"
-	"estover.dev/internal/redact"
 	"estover.dev/internal/resource"
 	"estover.dev/internal/seal"
 	"estover.dev/internal/secret"
@@ -112,6 +111,13 @@ type Config struct {
 	// are; zero where none stands there.
 	Auth func(ctx context.Context, caller estover.Caller) (token.Auth, error)
 
+	// Lease is a field of the credential that a role makes for the caller's session,
+	// for a request to a host. Nil where there are no leases.
+	Lease func(ctx context.Context, caller estover.Caller, role, field, host string) (secret.Injection, error)
+	// Connection is the access token of an OAuth connection, for a request to a host.
+	// Nil where there are no connections.
+	Connection func(ctx context.Context, caller estover.Caller, name, host string) (secret.Injection, error)
+
 	// Drop closes the connections to upstreams that were made for a session.
 	Drop func(tenant estover.TenantID, session string)
 
@@ -131,14 +137,16 @@ type Covered struct {
 // Duties are the steps of the pipeline. It is safe for use by many at once.
 type Duties struct {
 	Config
-	cas *guard.Cache[*gateway.CA]
+	cas  *guard.Cache[*gateway.CA]
+	kept *guard.Cache[*kept] // tokens of upstreams, by the digest of their handle
 
 	mu    sync.Mutex
 	tasks map[taskKey]*task
 
 	changed changed
 
-	needles needles
+	needles      needles
+	certificates certificates
 	Counts
 }
 
@@ -165,6 +173,7 @@ type task struct {
 func New(c Config) *Duties {
 	d := &Duties{Config: c, tasks: map[taskKey]*task{}}
 	d.cas = guard.NewCache(c.Guard, caKind, d.loadCA)
+	d.kept = guard.NewCache(c.Guard, keptKind, loadKept)
 	c.Guard.OnTouch(d.touched)
 	return d
 }
@@ -186,6 +195,8 @@ type call struct {
 	intent   [32]byte // the leaf hash of the intent
 	at       time.Time
 	secrets  []string // id@version of what was put in
+	handed   []handed // handles of tokens that came with it
+	onEcho   map[string]string
 	commits  evidence.Committed
 	approval attest.ApprovalRef
 	salt     func(name string) attest.Salt
@@ -273,6 +284,9 @@ func (d *Duties) Decide(r *http.Request, ex *gateway.Exchange) (*gateway.Plan, e
 	}
 	d.Sessions.Seen(c.task.key.tenant, c.task.key.session, c.task.idle)
 	ex.Keep(c)
+	if c.handed, err = handles(r); err != nil {
+		return nil, err
+	}
 	return d.plan(ctx, ex, c)
 }
 
@@ -558,58 +572,28 @@ func least(have, n int64) int64 {
 	return min(have, n)
 }
 
-// userField is the field of a secret that has the user's name for HTTP Basic.
-const userField = "username"
-
-// Fill puts the secrets of the resource into their slots. They must be meant
-// for the host that the request goes to; one that cannot be had is the end of
-// the call.
-func (d *Duties) Fill(ctx context.Context, ex *gateway.Exchange, p *gateway.Plan) error {
-	c := p.State.(*call)
-	var values []redact.Value
-	for _, slot := range c.resource.Slots {
-		op := guard.Op{Action: "secret.use", Target: "secret:" + slot.Secret, Effect: guard.Reads, Resource: c.resource.ID, Input: policy.Call{}}
-		if _, err := d.admit(ctx, ex, op); err != nil {
-			return err
-		}
-		used, err := d.Secrets.Use(ctx, ex.Caller, slot.Secret, slot.Field, ex.Host.String())
-		if err != nil {
-			return err
-		}
-		label := used.Version
-		c.secrets = append(c.secrets, label)
-		s := gateway.Slot{Kind: gateway.SlotKind(slot.Slot), Name: slot.Name, Prefix: slot.Prefix, Secret: used.Value, Label: label}
-		if slot.Slot == resource.Basic {
-			if s.User, s.Name = slot.Name, ""; s.User == "" {
-				user, err := d.Secrets.Use(ctx, ex.Caller, slot.Secret, userField, ex.Host.String())
-				if err != nil {
-					return err
-				}
-				s.User = string(user.Value.Reveal())
-			}
-			values = append(values, redact.Basic(label, s.User, string(used.Value.Reveal()))...)
-		} else {
-			values = append(values, redact.Value{Name: label, Text: used.Value.Reveal()})
-		}
-		p.Slots = append(p.Slots, s)
-	}
-	if len(p.Slots) == 0 {
-		return nil
-	}
-	p.Credential = strings.Join(c.secrets, " ")
-	p.Needles = d.needles.of(taskKey{ex.Caller.Tenant, p.Credential}, values)
-	p.Echoed = func(name string) { d.echoed(ex, c, name) }
-	return nil
-}
-
 // echoed records that a resource sent an injected secret back.
 func (d *Duties) echoed(ex *gateway.Exchange, c *call, name string) {
 	system := estover.Caller{Tenant: ex.Caller.Tenant, Subject: estover.System("gateway"), Request: ex.Caller.Request}
 	op := guard.Op{
-		Action: echoAction, Target: "secret:" + strings.SplitN(name, "@", 2)[0], Resource: c.resource.ID, Session: ex.Caller.Session,
+		Action: echoAction, Target: sighted(name), Resource: c.resource.ID, Session: ex.Caller.Session,
 		Detail: map[string]any{"version": name, "call": c.decision.ID},
 	}
+	if then := c.onEcho[name]; then != "" {
+		op.Detail["then"] = then
+	}
 	d.note(system, op)
+}
+
+// sighted is what a label stands for, as events name it.
+func sighted(label string) string {
+	id, _, _ := strings.Cut(label, "@")
+	for prefix, kind := range map[string]string{"lse_": "lease:", "con_": "connection:", "utk_": "upstream_token:"} {
+		if strings.HasPrefix(id, prefix) {
+			return kind + id
+		}
+	}
+	return "secret:" + id
 }
 
 // note records what is no call: it is written as soon as it can be, on the

@@ -45,3 +45,33 @@ func isOpen(ctx context.Context, tx *db.Tx, session string) (bool, error) {
 	}
 	return err == nil, err
 }
+
+// insertKept keeps a token.
+func insertKept(ctx context.Context, tx *db.Tx, digest []byte, member string, k kept) error {
+	_, err := tx.Exec(ctx, `insert into gateway_token (tenant_id, id, digest, session_id, resource_id, member, sealed, created_at)
+		values ($1, $2, $3, $4, $5, $6, $7, $8)`, tx.Tenant(), k.id, digest, k.session, k.resource, member, k.sealed, tx.Now())
+	return err
+}
+
+// findKept reads a token by the digest of its handle.
+func findKept(ctx context.Context, tx *db.Tx, digest []byte) (*kept, error) {
+	k := &kept{}
+	err := tx.QueryRow(ctx, "select id, session_id, resource_id, sealed from gateway_token where tenant_id = $1 and digest = $2", tx.Tenant(), digest).
+		Scan(&k.id, &k.session, &k.resource, &k.sealed)
+	if errors.Is(err, db.ErrNoRows) {
+		return nil, errForeign
+	}
+	return k, err
+}
+
+// deleteKept takes away the tokens of sessions, and says how many there were.
+func deleteKept(ctx context.Context, tx *db.Tx, sessions []string) (count int, err error) {
+	for _, id := range sessions {
+		n, err := tx.Exec(ctx, "delete from gateway_token where tenant_id = $1 and session_id = $2", tx.Tenant(), id)
+		if err != nil {
+			return 0, err
+		}
+		count += int(n)
+	}
+	return count, nil
+}

@@ -1,0 +1,249 @@
+package duty
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/gateway"
+	"estover.dev/internal/gateway/sign"
+	"estover.dev/internal/guard"
+	"estover.dev/internal/policy"
+	"estover.dev/internal/redact"
+	"estover.dev/internal/resource"
+	"estover.dev/internal/secret"
+)
+
+// The fields by which slots find what they need in a secret.
+const (
+	userField        = "username" // of HTTP Basic
+	passwordField    = "password" // of a leased credential, if the slot names no other
+	certificateField = "certificate"
+	keyField         = "key"
+	awsIDField       = "access_key_id"
+	awsKeyField      = "secret_access_key"
+	awsTokenField    = "session_token"
+	keyIDField       = "key_id"
+)
+
+// Fill puts the secrets of the resource into their slots. They must be meant
+// for the host that the request goes to; one that cannot be had is the end of
+// the call.
+func (d *Duties) Fill(ctx context.Context, ex *gateway.Exchange, p *gateway.Plan) error {
+	c := p.State.(*call)
+	var values []redact.Value
+	for i := range c.resource.Slots {
+		slot := &c.resource.Slots[i]
+		if !slot.Fills(c.action.Name) {
+			continue
+		}
+		op := guard.Op{Action: "secret.use", Target: target(slot), Effect: guard.Reads, Resource: c.resource.ID, Input: policy.Call{}}
+		if _, err := d.admit(ctx, ex, op); err != nil {
+			return err
+		}
+		more, err := d.fill(ctx, ex, p, c, slot)
+		if err != nil {
+			return unfilled(err)
+		}
+		values = append(values, more...)
+	}
+	more, err := d.fillTokens(ctx, ex, p, c)
+	if err != nil {
+		return err
+	}
+	values = append(values, more...)
+	d.keepsTokens(ex, p, c)
+	if len(p.Slots) == 0 {
+		return nil
+	}
+	p.Credential = strings.Join(c.secrets, " ")
+	if len(values) > 0 {
+		p.Needles = d.needles.of(taskKey{ex.Caller.Tenant, p.Credential}, values)
+	}
+	p.Echoed = func(name string) { d.echoed(ex, c, name) }
+	return nil
+}
+
+// target is what fills a slot, as events and policies name it.
+func target(s *resource.Slot) string {
+	switch {
+	case s.Static():
+		return "secret:" + s.Secret
+	case strings.HasPrefix(s.Secret, resource.LeasePrefix):
+		return "lease_role:" + strings.TrimPrefix(s.Secret, resource.LeasePrefix)
+	}
+	return s.Secret // connection:NAME
+}
+
+// unfilled says in the gateway's way why a slot cannot be filled: nothing was
+// forwarded, and it is not the agent's mistake.
+func unfilled(err error) error {
+	var known *estover.Error
+	if !errors.As(err, &known) || gateway.StatusOf(known) >= 500 {
+		return err
+	}
+	return gateway.ErrSlot.With("%s", known.Detail).Because(err)
+}
+
+// A filling is the fields that fill one slot, all of one version.
+type filling struct {
+	fields map[string]estover.Secret
+	label  string
+}
+
+func (f *filling) text(field string) string { return string(f.fields[field].Reveal()) }
+
+// get reads fields of what fills a slot. Those whose names end with a question mark
+// need not be there.
+func (d *Duties) get(ctx context.Context, ex *gateway.Exchange, slot *resource.Slot, fields ...string) (*filling, error) {
+	for range 3 { // a version may be written in between
+		f := &filling{fields: map[string]estover.Secret{}}
+		again := false
+		for _, field := range fields {
+			name, optional := strings.CutSuffix(field, "?")
+			in, err := d.inject(ctx, ex, slot, name)
+			if optional && errors.Is(err, secret.ErrNoField) {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			again = again || f.label != "" && f.label != in.Version
+			f.fields[name], f.label = in.Value, in.Version
+		}
+		if !again {
+			return f, nil
+		}
+	}
+	return nil, gateway.ErrSlot.With("What fills the slot changes too often at this moment. Try again.")
+}
+
+// inject reads one field of what fills a slot.
+func (d *Duties) inject(ctx context.Context, ex *gateway.Exchange, slot *resource.Slot, field string) (secret.Injection, error) {
+	host := ex.Host.String()
+	if slot.Static() {
+		return d.Secrets.Use(ctx, ex.Caller, slot.Secret, field, host)
+	}
+	if name, ok := strings.CutPrefix(slot.Secret, resource.LeasePrefix); ok && d.Lease != nil {
+		return d.Lease(ctx, ex.Caller, name, field, host)
+	}
+	if name, ok := strings.CutPrefix(slot.Secret, resource.ConnectionPrefix); ok && d.Connection != nil {
+		return d.Connection(ctx, ex.Caller, name, host)
+	}
+	return secret.Injection{}, gateway.ErrSlot.With("There is nothing here that could fill the slot with %s.", slot.Secret)
+}
+
+// fill fills one slot, and gives what must not come back.
+func (d *Duties) fill(ctx context.Context, ex *gateway.Exchange, p *gateway.Plan, c *call, slot *resource.Slot) (values []redact.Value, err error) {
+	s := gateway.Slot{Kind: gateway.SlotKind(slot.Slot), Name: slot.Name, Prefix: slot.Prefix}
+	field := slot.Field
+	if field == "" && strings.HasPrefix(slot.Secret, resource.LeasePrefix) {
+		field = passwordField
+	}
+	var f *filling
+	switch slot.Slot {
+	case resource.MTLS:
+		if f, err = d.get(ctx, ex, slot, certificateField, keyField); err != nil {
+			return nil, err
+		}
+		// Neither is sent: the upstream sees the certificate, and a proof of the key.
+		if p.Upstream.Certificate, err = d.certificates.of(taskKey{ex.Caller.Tenant, f.label}, slot.Secret, f, d.Guard.DB().Now()); err != nil {
+			return nil, err
+		}
+	case resource.SigV4:
+		if f, err = d.get(ctx, ex, slot, awsIDField, awsKeyField, awsTokenField+"?"); err != nil {
+			return nil, err
+		}
+		s.Unsigned = slot.AWS.UnsignedPayload
+		s.AWS = &sign.AWS{Region: slot.AWS.Region, Service: slot.AWS.Service, KeyID: f.text(awsIDField), Key: f.fields[awsKeyField], Token: f.fields[awsTokenField]}
+		values = f.values(awsKeyField, awsTokenField)
+	case resource.Signed:
+		fields := []string{field}
+		if slot.HMAC.Uses("key_id") {
+			fields = append(fields, keyIDField)
+		}
+		if f, err = d.get(ctx, ex, slot, fields...); err != nil {
+			return nil, err
+		}
+		s.Secret = f.fields[field]
+		s.HMAC = &sign.HMAC{Spec: slot.HMAC, Name: slot.Name, KeyID: f.text(keyIDField), Key: s.Secret}
+		values = f.values(field)
+	case resource.Basic:
+		fields := []string{field}
+		if slot.Name == "" {
+			fields = append(fields, userField)
+		}
+		if f, err = d.get(ctx, ex, slot, fields...); err != nil {
+			return nil, err
+		}
+		if s.User, s.Name = slot.Name, ""; s.User == "" {
+			s.User = f.text(userField)
+		}
+		s.Secret = f.fields[field]
+		values = redact.Basic(f.label, s.User, string(s.Secret.Reveal()))
+	default:
+		if f, err = d.get(ctx, ex, slot, field); err != nil {
+			return nil, err
+		}
+		s.Secret = f.fields[field]
+		values = f.values(field)
+	}
+	s.Label = f.label
+	if !slices.Contains(c.secrets, f.label) {
+		c.secrets = append(c.secrets, f.label)
+	}
+	if slot.OnEcho != "" {
+		if c.onEcho == nil {
+			c.onEcho = map[string]string{}
+		}
+		c.onEcho[f.label] = slot.OnEcho
+	}
+	p.Slots = append(p.Slots, s)
+	return values, nil
+}
+
+// values are what must not come back of some fields.
+func (f *filling) values(fields ...string) (all []redact.Value) {
+	for _, field := range fields {
+		if v := f.fields[field]; !v.Empty() {
+			all = append(all, redact.Value{Name: f.label, Text: v.Reveal()})
+		}
+	}
+	return all
+}
+
+// certificates keeps the client certificates that are in use, parsed.
+type certificates struct {
+	mu    sync.Mutex
+	known map[taskKey]*tls.Certificate
+}
+
+// maxCertificates bounds them; beyond it, all are parsed anew.
+const maxCertificates = 1024
+
+// of is the certificate in a version of a secret.
+func (x *certificates) of(key taskKey, path string, f *filling, now time.Time) (*tls.Certificate, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	cert := x.known[key]
+	if cert == nil {
+		pair, err := tls.X509KeyPair(f.fields[certificateField].Reveal(), f.fields[keyField].Reveal())
+		if err != nil { // which may quote them
+			return nil, gateway.ErrSlot.With("The fields certificate and key of %s are not a certificate in PEM and the key that belongs to it.", path)
+		}
+		cert = &pair
+		if x.known == nil || len(x.known) >= maxCertificates {
+			x.known = map[taskKey]*tls.Certificate{}
+		}
+		x.known[key] = cert
+	}
+	if !now.Before(cert.Leaf.NotAfter) {
+		return nil, gateway.ErrSlot.With("The client certificate of %s has expired at %s. Write another version of it.", path, cert.Leaf.NotAfter.UTC().Format(time.RFC3339))
+	}
+	return cert, nil
+}
