@@ -54,6 +54,10 @@ var ErrRootExposed = &estover.Error{Kind: estover.Invalid, Code: "root_key_expos
 //	file:PATH?beside=allow       the same, and it may lie in the database's directory
 //	passphrase:env:NAME          a passphrase from an environment variable
 //	passphrase:file:PATH         a passphrase from a file of mode 0600
+//	env:NAME                     the key itself, from an environment variable
+//	systemd-creds:NAME           the key itself, from a credential of systemd
+//
+// Those that need a device, another server or people are in the package source.
 //
 // database is the URL of the database that the key will protect.
 func ParseSource(uri, database string) (Source, error) {
@@ -81,21 +85,23 @@ func ParseSource(uri, database string) (Source, error) {
 		kind, name, _ := strings.Cut(rest, ":")
 		switch {
 		case kind == "env" && name != "":
-			return Passphrase{Read: func() ([]byte, error) {
-				v, ok := os.LookupEnv(name)
-				if !ok {
-					return nil, ErrRootMissing.With("The environment variable %s with the passphrase of the root key is not set.", name)
-				}
-				return []byte(v), nil
-			}}, nil
+			return Passphrase{Read: func() ([]byte, error) { return environment(name, "passphrase of the root key") }}, nil
 		case kind == "file" && name != "":
 			return Passphrase{Read: func() ([]byte, error) {
 				b, err := readPrivate(name)
 				return bytes.TrimRight(b, "\r\n"), err
 			}}, nil
 		}
+	case "env":
+		if rest != "" {
+			return Given{scheme, func(context.Context) ([]byte, error) { return environment(rest, "root key") }}, nil
+		}
+	case "systemd-creds":
+		if rest != "" && filepath.Base(rest) == rest && rest != ".." {
+			return Given{scheme, func(context.Context) ([]byte, error) { return credential(rest) }}, nil
+		}
 	}
-	return nil, fmt.Errorf("the root key source %q is none of file:PATH, passphrase:env:NAME, passphrase:file:PATH", uri)
+	return nil, fmt.Errorf("the root key source %q is none of file:PATH, passphrase:env:NAME, passphrase:file:PATH, env:NAME, systemd-creds:NAME", uri)
 }
 
 // A File is a source that keeps the root key in a file of its owner alone. The
@@ -259,6 +265,58 @@ func readPrivate(path string) ([]byte, error) {
 		return nil, ErrRootExposed.With("The file %s has mode %04o, so others may read or change it. Run: chmod 600 %s", path, mode, path)
 	}
 	return io.ReadAll(io.LimitReader(f, 64<<10))
+}
+
+// NewRoot makes a root key, as the line that a file or a credential holds.
+func NewRoot() string { return rootNotice + formatRoot(fresh()) }
+
+// A Given is a source whose key somebody else keeps and hands to the program at
+// its start, as [NewRoot] wrote it: systemd, an orchestrator, people. It makes
+// none by itself.
+type Given struct {
+	From string // its kind
+
+	// Read gives the text. An error of it says what to do.
+	Read func(context.Context) ([]byte, error)
+}
+
+// Kind is where the key is given from.
+func (g Given) Kind() string { return g.From }
+
+// Root reads the key that was given.
+func (g Given) Root(ctx context.Context, _ string, _ bool) ([]byte, string, error) {
+	b, err := g.Read(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	defer clear(b)
+	key, err := parseRoot(b)
+	if err != nil {
+		return nil, "", fmt.Errorf("reading the root key from %s: %w", g.From, err)
+	}
+	return key, "", nil
+}
+
+// environment reads a value that must be set.
+func environment(name, what string) ([]byte, error) {
+	v, ok := os.LookupEnv(name)
+	if !ok {
+		return nil, ErrRootMissing.With("The environment variable %s with the %s is not set.", name, what)
+	}
+	return []byte(v), nil
+}
+
+// credential reads what systemd hands to a unit (systemd.exec(5), LoadCredential).
+func credential(name string) ([]byte, error) {
+	dir, ok := os.LookupEnv("CREDENTIALS_DIRECTORY")
+	if !ok {
+		return nil, ErrRootMissing.With("systemd has handed over no credentials. Say LoadCredentialEncrypted=%s:FILE in the unit, with a FILE that 'estover root-key make | systemd-creds encrypt --name=%s - FILE' made.", name, name)
+	}
+	b, err := readPrivate(filepath.Join(dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, ErrRootMissing.With("systemd has handed over no credential %s. Say LoadCredentialEncrypted=%s:FILE in the unit.", name, name)
+	}
+	return b, err
 }
 
 // A Passphrase is a source that derives the root key from a passphrase: by
