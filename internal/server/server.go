@@ -73,6 +73,7 @@ import (
 	"estover.dev/internal/secret/target"
 	"estover.dev/internal/session"
 	"estover.dev/internal/tenant"
+	"estover.dev/internal/ticket"
 	"estover.dev/internal/token"
 	"estover.dev/internal/vault"
 )
@@ -115,6 +116,7 @@ type Server struct {
 	login      *login.Door
 	api        *api.Server
 	mounts     *mount.Mounts
+	tickets    *ticket.Tickets
 	acls       *mount.Policies
 	vault      *vault.Door
 	own        *edge.Own
@@ -196,6 +198,7 @@ func (s *Server) openGround(ctx context.Context) (err error) {
 	if s.sealer, err = seal.Open(ctx, s.db, source); err != nil {
 		return fmt.Errorf("opening the keys: %w", err)
 	}
+	s.sealer.Hold(ticket.Holdings...)
 	s.sealer.Hold(secret.Holding, lease.Holding, seal.SigningKeys)
 	s.sealer.Hold(duty.KeptTokens)
 	if err := s.sealer.Prepare(ctx, estover.DefaultTenant); err != nil {
@@ -382,6 +385,7 @@ func (s *Server) wire() error {
 			return err
 		},
 	})
+	s.tickets = s.doorTickets()
 	s.mounts = mount.New(s.guard, mount.Options{Kinds: s.mountKinds()})
 	s.acls = mount.NewPolicies(s.guard)
 	s.vault = s.vaultDoor()
@@ -413,6 +417,8 @@ func (s *Server) belonging() []session.Part {
 		// Grants that were given for the session alone, and who works in it on the
 		// grants of others.
 		{Name: "mandates", End: access.EndOfSessions},
+		// Tokens of the Vault-compatible door, with what they keep and have wrapped.
+		{Name: "tickets", End: ticket.EndOfSessions},
 		// What it has asked for and nobody has decided is asked no more.
 		{Name: "requests", End: func(ctx context.Context, tx *guard.Tx, sessions []string) (int, error) {
 			return s.requests.EndOfSessions(ctx, tx, sessions)
@@ -483,6 +489,9 @@ func (s *Server) gatewayAddress() (string, error) {
 // alive checks in a transaction that what a caller's authority rests on has
 // not ended since the caller was recognised.
 func (s *Server) alive(ctx context.Context, tx *db.Tx, caller estover.Caller) error {
+	if err := ticket.Alive(ctx, tx, caller); err != nil {
+		return err
+	}
 	if caller.Subject.Kind() == estover.UserKind {
 		if err := s.facts.people.Alive(ctx, tx, caller); err != nil {
 			return err

@@ -70,7 +70,9 @@ func TestAppRole(t *testing.T) {
 			t.Errorf("changing the role made another agent: %v", w.agents)
 		}
 		secret, s := w.secretID("app", ticket.SecretWish{Meta: map[string]string{"env": "ci"}})
-		login := func(id string, v estover.Secret) (ticket.Made, error) { return w.LoginAppRole(ctx, "default", appWay, home, id, v) }
+		login := func(id string, v estover.Secret) (ticket.Made, error) {
+			return w.LoginAppRole(ctx, "default", appWay, home, id, v)
+		}
 		m, err := login(r.RoleID, secret)
 		if err != nil {
 			t.Fatal(err)

@@ -236,7 +236,7 @@ func (t *Tickets) ChangeRole(ctx context.Context, caller estover.Caller, at Way,
 	var leads string
 	made := false
 	if kind != TokenRoles && (seen == nil || agent != "") {
-		if leads, made, err = t.Agent(ctx, caller, agent, kind+"-"+name); err != nil {
+		if leads, made, err = t.Agent(ctx, caller, at, agent, kind+"-"+name); err != nil {
 			return nil, err
 		}
 	}

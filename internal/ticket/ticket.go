@@ -180,7 +180,7 @@ type Options struct {
 
 	// Agent makes the agent that a role leads to, or finds the one that was named;
 	// made says which.
-	Agent func(ctx context.Context, caller estover.Caller, name, role string) (id string, made bool, err error)
+	Agent func(ctx context.Context, caller estover.Caller, at Way, name, role string) (id string, made bool, err error)
 	// Retire ends an agent that was made with a role.
 	Retire func(ctx context.Context, caller estover.Caller, id string) error
 
@@ -213,6 +213,9 @@ func New(g *guard.Guard, o Options) *Tickets {
 	t.keys.fetch, t.keys.now = o.Fetch, g.DB().Now
 	return t
 }
+
+// Now is the time by which tickets live.
+func (t *Tickets) Now() time.Time { return t.guard.DB().Now() }
 
 // Table is the table to name in a [db.Epoch], by which an operation is refused
 // whose ticket has ended in the meantime.

@@ -51,7 +51,9 @@ type world struct {
 
 var errSession = &estover.Error{Kind: estover.Conflict, Code: "session_ended", Detail: "The session has ended."}
 
-func newWorld(t *testing.T, d *db.DB) *world { return node(t, d, filepath.Join(t.TempDir(), "root.key")) }
+func newWorld(t *testing.T, d *db.DB) *world {
+	return node(t, d, filepath.Join(t.TempDir(), "root.key"))
+}
 
 // node is one of several on a database, which share the file of the root key.
 func node(t *testing.T, d *db.DB, key string) *world {
@@ -109,7 +111,7 @@ func node(t *testing.T, d *db.DB, key string) *world {
 			}
 			return estover.Caller{Tenant: t, Subject: estover.User(person), Roles: []estover.Role{estover.Admin}, Grant: token, Epoch: 1}, d.Now().Add(12 * time.Hour), nil
 		},
-		Agent: func(_ context.Context, _ estover.Caller, name, role string) (string, bool, error) {
+		Agent: func(_ context.Context, _ estover.Caller, _ ticket.Way, name, role string) (string, bool, error) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			if name != "" {
@@ -385,8 +387,10 @@ func TestRenew(t *testing.T) {
 			m        ticket.Made
 			by, want time.Duration
 		}{
-			{"the usual one", usual, 0, 15 * time.Minute}, {"for longer", usual, time.Hour, time.Hour},
-			{"to its own maximum", bounded, 0, time.Hour}, {"beyond it", bounded, 4 * time.Hour, 80 * time.Minute},
+			{"the usual one", usual, 0, 15 * time.Minute},
+			{"for longer", usual, time.Hour, time.Hour},
+			{"to its own maximum", bounded, 0, time.Hour},
+			{"beyond it", bounded, 4 * time.Hour, 80 * time.Minute},
 			{"to the mount's", mounted, 10 * time.Hour, 110 * time.Minute},
 			{"a periodic one", periodic, 5 * time.Hour, time.Hour},
 			{"to the session's end", task, 24 * time.Hour, 7*time.Hour + 50*time.Minute},
@@ -481,7 +485,11 @@ func TestBindings(t *testing.T) {
 		from, thumbprint string
 		want             bool
 	}{
-		{"192.0.2.7", "thumb", true}, {"2001:db8::1", "thumb", true}, {"192.0.3.7", "thumb", false}, {"192.0.2.7", "", false}, {"192.0.2.7", "other", false},
+		{"192.0.2.7", "thumb", true},
+		{"2001:db8::1", "thumb", true},
+		{"192.0.3.7", "thumb", false},
+		{"192.0.2.7", "", false},
+		{"192.0.2.7", "other", false},
 		{"::ffff:192.0.2.7", "thumb", true},
 	} {
 		_, _, err := w.Authenticate(t.Context(), value(m), ticket.From{Address: netip.MustParseAddr(c.from), Certificate: c.thumbprint})

@@ -271,3 +271,16 @@ func (t *Tickets) Forget(ctx context.Context, caller estover.Caller, one *Ticket
 	op := guard.Op{Action: "cubbyhole.remove", Target: string(one.Subject), Effect: guard.Deletes, Detail: map[string]any{"ticket": one.ID}}
 	return t.guard.Do(ctx, caller, op, func(tx *guard.Tx) error { return forget(ctx, tx.Tx, one.ID, path) })
 }
+
+// Keeps reports whether a ticket keeps something at a path, for whoever decides
+// whether a write makes it. It is for the door alone, and tells nobody.
+func (t *Tickets) Keeps(ctx context.Context, one *Ticket, path string) (bool, error) {
+	err := t.guard.DB().View(ctx, one.tenant, func(tx *db.Tx) error {
+		_, _, _, err := findKept(ctx, tx, one.ID, path)
+		return err
+	})
+	if errors.Is(err, ErrNoCubbyhole) {
+		return false, nil
+	}
+	return err == nil, err
+}

@@ -43,6 +43,7 @@ import (
 	"estover.dev/internal/edge"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/mount"
+	"estover.dev/internal/ticket"
 )
 
 // maxBody bounds a request (V4).
@@ -60,6 +61,8 @@ type Token struct {
 	// guard alone.
 	Policies  []string
 	Unbounded bool
+
+	Ticket *ticket.Ticket // nil for a token that is none of the door's own
 }
 
 // Options are what the door needs beside the domain.
