@@ -13,17 +13,18 @@ import (
 	"estover.dev/internal/guard"
 	"estover.dev/internal/mount"
 	"estover.dev/internal/seal"
+	"estover.dev/internal/ticket"
 	"estover.dev/internal/vault"
 )
 
 // mountKinds are what can be mounted behind the Vault-compatible door. This is
 // the one place where another kind joins.
 func (s *Server) mountKinds() []mount.Kind {
-	return []mount.Kind{{
+	return append(s.ticketKinds(), mount.Kind{
 		Name: mount.KV, Section: mount.Secrets, Empty: func(ctx context.Context, c estover.Caller, m mount.Mount) error {
 			return s.facts.secrets.RemoveBelow(ctx, c, m.Base+"/")
 		},
-	}}
+	})
 }
 
 // vaultDoor is the door for clients of Vault.
@@ -36,7 +37,7 @@ func (s *Server) vaultDoor() *vault.Door {
 	}
 	id := hex.EncodeToString(cluster[:16])
 	id = id[:8] + "-" + id[8:12] + "-" + id[12:16] + "-" + id[16:20] + "-" + id[20:]
-	return vault.New(vault.Parts{Mounts: s.mounts, Policies: s.acls, Secrets: s.facts.secrets}, vault.Options{
+	return vault.New(vault.Parts{Mounts: s.mounts, Policies: s.acls, Secrets: s.facts.secrets, Tickets: s.tickets}, vault.Options{
 		Recognise: s.vaultToken, Known: s.known, Owner: s.ownerFor, Logger: s.logger, RequestHeader: s.config.VaultHead,
 		Status: func(ctx context.Context) vault.Status {
 			return vault.Status{
@@ -54,6 +55,7 @@ func (s *Server) vaultDoor() *vault.Door {
 			term, since := s.sealer.Newest(c.Tenant, seal.KV)
 			return vault.KeyStatus{Term: term, Installed: since}, nil
 		},
+		ByAccessor: s.byAccessor, Wrap: s.wrapAnswer,
 		Rotate: func(ctx context.Context, c estover.Caller) error {
 			op := guard.Op{Action: "key.rotate", Detail: map[string]any{"purpose": "values"}}
 			if err := s.guard.Do(ctx, c, op, func(*guard.Tx) error { return nil }); err != nil {
@@ -76,10 +78,13 @@ func (s *Server) vaultAddress() string {
 	return s.config.Issuer + "/vault"
 }
 
-// vaultToken says who a token of the door is: an access token of ours, or a
-// person's, as it stands. What they may do is decided by the guard alone.
+// vaultToken says who a token of the door is: a ticket, or an access token of ours
+// or a person's as it stands. What they may do is decided by the guard alone.
 func (s *Server) vaultToken(r *http.Request, t estover.TenantID, value string) (vault.Token, error) {
 	ctx := r.Context()
+	if ticket.Is(value) {
+		return s.ticketToken(r, value)
+	}
 	if strings.HasPrefix(value, "est_pt_") {
 		if t == "" { // a person's token is looked up among those of its tenant
 			t = estover.DefaultTenant

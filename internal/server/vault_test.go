@@ -252,7 +252,9 @@ func TestVaultKV2(t *testing.T) {
 			t.Errorf("the secret as it is natively: %+v", one)
 		}
 		// H3: each read is on record as one.
-		var events struct{ Items []struct{ Action, Target string } }
+		var events struct {
+			Items []struct{ Action, Target string }
+		}
 		v.house.must(http.MethodGet, "/v1/events?action=secret.read&limit=200", nil, &events)
 		if len(events.Items) < 5 {
 			t.Errorf("%d reads are on record", len(events.Items))

@@ -3,6 +3,7 @@ package vault
 import (
 	"estover.dev/internal/mount"
 	"estover.dev/internal/secret"
+	"estover.dev/internal/ticket"
 )
 
 // Parts are the packages that the door speaks for.
@@ -10,13 +11,16 @@ type Parts struct {
 	Mounts   *mount.Mounts
 	Policies *mount.Policies
 	Secrets  *secret.Secrets
+	Tickets  *ticket.Tickets
 }
 
 // areas lists every route there is.
 func (d *Door) areas() []Route {
 	var all []Route
 	for _, area := range [][]Route{
-		d.status(), d.mounts(), d.authMounts(), d.policies(), d.kv2(), d.kv1(),
+		d.status(), d.mounts(), d.authMounts(), d.policies(),
+		d.tickets(), d.appRoles(), d.jwts(), d.certs(), d.wrapping(),
+		d.kv2(), d.kv1(),
 	} {
 		all = append(all, area...)
 	}
