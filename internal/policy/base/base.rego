@@ -192,6 +192,36 @@ permit contains "agent_identifies" if {
 }
 
 # METADATA
+# title: Agents and people log in at the Vault-compatible door, and look after their own tokens of it
+# description: What a token of the door lets through is narrowed by its policies, and decided on like everything else.
+permit contains "own_tickets" if {
+	input.caller.kind in {"agent", "user"}
+	input.facts.own == true
+	input.op in {
+		"cubbyhole.list", "cubbyhole.read", "cubbyhole.remove", "cubbyhole.write",
+		"ticket.create", "ticket.login", "ticket.read", "ticket.renew", "ticket.revoke", "ticket.wrap",
+	}
+}
+
+# METADATA
+# title: Operators look after the tokens of the door, and the ways to get one
+permit contains "operator_tickets" if {
+	input.caller.roles.operator == true
+	input.op in {
+		"secret_id.create", "secret_id.destroy", "secret_id.list", "secret_id.read",
+		"ticket.list", "ticket.read", "ticket.renew", "ticket.revoke", "ticket.tidy",
+		"ticket_mount.read", "ticket_mount.set", "ticket_role.list", "ticket_role.put", "ticket_role.read", "ticket_role.remove",
+	}
+}
+
+# METADATA
+# title: Auditors see the tokens of the door, and the ways to get one
+permit contains "auditor_sees_tickets" if {
+	input.caller.roles.auditor == true
+	input.op in {"secret_id.list", "ticket.list", "ticket.read", "ticket_mount.read", "ticket_role.list", "ticket_role.read"}
+}
+
+# METADATA
 # title: Not these parameters
 # description: The agent's grant for this action names other values of the parameters in its path.
 # custom:

@@ -95,6 +95,30 @@ test_own_key if {
 	base.permit == set() with input as ask(key)
 }
 
+test_tokens_of_the_door_are_ones_own[op] if {
+	some op in ["cubbyhole.list", "cubbyhole.read", "cubbyhole.remove", "cubbyhole.write", "ticket.create", "ticket.login", "ticket.read", "ticket.renew", "ticket.revoke", "ticket.wrap"]
+	base.permit == {"own_tickets"} with input as ask({"op": op})
+	base.permit == {"own_tickets"} with input as ask(object.union(person("approver"), {"op": op, "facts": {"own": true}}))
+	base.permit == set() with input as ask({"op": op, "facts": {"own": false}})
+}
+
+test_operator_looks_after_the_door[op] if {
+	some op in ["secret_id.create", "secret_id.destroy", "ticket.list", "ticket.read", "ticket.revoke", "ticket.tidy", "ticket_mount.set", "ticket_role.put", "ticket_role.remove"]
+	base.permit == {"operator_tickets"} with input as ask(object.union(person("operator"), {"op": op}))
+	base.permit == set() with input as ask({"op": op, "facts": {"own": false}})
+}
+
+test_operator_is_nobody_else_at_the_door[op] if {
+	some op in ["ticket.create", "ticket.login", "ticket.wrap", "cubbyhole.read"]
+	base.permit == set() with input as ask(object.union(person("operator"), {"op": op}))
+}
+
+test_auditor_sees_the_door[op] if {
+	some op in ["secret_id.list", "ticket.list", "ticket.read", "ticket_mount.read", "ticket_role.list", "ticket_role.read"]
+	base.permit == {"auditor_sees_tickets"} with input as ask(object.union(person("auditor"), {"op": op}))
+	base.permit == set() with input as ask(object.union(person("auditor"), {"op": "ticket.revoke"}))
+}
+
 test_agent_asks_for_itself[op] if {
 	some op in ["access.cancel", "access.list", "access.read", "access.request"]
 	base.permit == {"agent_asks"} with input as ask({"op": op})
