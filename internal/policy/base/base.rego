@@ -192,6 +192,40 @@ permit contains "agent_identifies" if {
 }
 
 # METADATA
+# title: Administrators get credentials of their own for a stated purpose
+permit contains "admin_leases" if {
+	input.caller.roles.admin == true
+	input.op in {"lease.create", "lease.renew"}
+	input.facts.purpose_ok == true
+}
+
+# METADATA
+# title: Operators look after targets and roles, and end leases
+permit contains "operator_leases" if {
+	input.caller.roles.operator == true
+	input.op in {
+		"lease.list", "lease.read", "lease.revoke",
+		"lease_role.list", "lease_role.put", "lease_role.read", "lease_role.remove",
+		"target.check", "target.create", "target.list", "target.read", "target.reconcile", "target.remove", "target.update",
+	}
+}
+
+# METADATA
+# title: Auditors see targets, roles and leases
+permit contains "auditor_sees_leases" if {
+	input.caller.roles.auditor == true
+	input.op in {"lease.list", "lease.read", "lease_role.list", "lease_role.read", "target.list", "target.read"}
+}
+
+# METADATA
+# title: Agents look at their leases and give them back
+permit contains "own_leases" if {
+	input.caller.kind == "agent"
+	input.facts.own == true
+	input.op in {"lease.list", "lease.read", "lease.revoke"}
+}
+
+# METADATA
 # title: Agents and people log in at the Vault-compatible door, and look after their own tokens of it
 # description: What a token of the door lets through is narrowed by its policies, and decided on like everything else.
 permit contains "own_tickets" if {

@@ -40,6 +40,33 @@ test_admin_does_not_act_as_agent[op] if {
 	base.permit == set() with input as ask(object.union(person("admin"), {"op": op}))
 }
 
+test_agent_gives_back_its_own_leases_only[op] if {
+	some op in ["lease.list", "lease.read", "lease.revoke"]
+	base.permit == {"own_leases"} with input as ask({"op": op})
+	base.permit == set() with input as ask({"op": op, "facts": {"own": false}})
+}
+
+test_operator_looks_after_leases[op] if {
+	some op in ["lease.list", "lease.read", "lease.revoke", "lease_role.put", "lease_role.remove", "target.check", "target.create", "target.reconcile", "target.remove", "target.update"]
+	base.permit == {"operator_leases"} with input as ask(object.union(person("operator"), {"op": op}))
+}
+
+test_nobody_else_declares_leases_ended[role] if {
+	some role in ["operator", "auditor", "approver"]
+	base.permit == set() with input as ask(object.union(person(role), {"op": "lease.declare"}))
+}
+
+test_auditor_sees_leases[op] if {
+	some op in ["lease.list", "lease.read", "lease_role.list", "lease_role.read", "target.list", "target.read"]
+	base.permit == {"auditor_sees_leases"} with input as ask(object.union(person("auditor"), {"op": op}))
+	base.permit == set() with input as ask({"op": op, "facts": {"own": false}})
+}
+
+test_auditor_ends_no_leases[op] if {
+	some op in ["lease.revoke", "lease_role.put", "target.check", "target.create"]
+	base.permit == set() with input as ask(object.union(person("auditor"), {"op": op}))
+}
+
 test_admin_reads_secret_for_a_purpose_only if {
 	without := ask(object.union(person("admin"), {"op": "secret.read"}))
 	base.permit == set() with input as without
