@@ -200,6 +200,18 @@ permit contains "admin_leases" if {
 }
 
 # METADATA
+# title: Agents get credentials of their own for what they are granted
+# description: >-
+#   A role of leases names a resource and an action of it. A grant that covers these is what it takes,
+#   for a purpose that the grant was given for, in a session with which the credential ends.
+permit contains "agent_leases" if {
+	input.caller.kind == "agent"
+	input.op in {"lease.create", "lease.renew"}
+	input.facts.entitled == true
+	input.facts.purpose_ok == true
+}
+
+# METADATA
 # title: Operators look after targets and roles, and end leases
 permit contains "operator_leases" if {
 	input.caller.roles.operator == true

@@ -40,6 +40,14 @@ test_admin_does_not_act_as_agent[op] if {
 	base.permit == set() with input as ask(object.union(person("admin"), {"op": op}))
 }
 
+test_agent_leases_what_it_is_granted[op] if {
+	some op in ["lease.create", "lease.renew"]
+	base.permit == {"agent_leases"} with input as ask({"op": op})
+	base.deny == set() with input as ask({"op": op})
+	base.permit == set() with input as ask({"op": op, "facts": {"entitled": false}})
+	base.permit == set() with input as ask({"op": op, "facts": {"purpose_ok": false}})
+}
+
 test_agent_gives_back_its_own_leases_only[op] if {
 	some op in ["lease.list", "lease.read", "lease.revoke"]
 	base.permit == {"own_leases"} with input as ask({"op": op})
