@@ -368,6 +368,9 @@ func (t *target) Create(ctx context.Context, o engine.Order) (engine.Material, e
 			if errors.Is(err, mysql.ErrInvalidConn) || errors.Is(err, driver.ErrBadConn) {
 				err = classify(&mysql.MySQLError{Number: accountLocked, Message: "somebody else ends the user's sessions"})
 			}
+			if errors.Is(err, engine.ErrUnreachable) { // and yet something was begun
+				err = errors.New("logging in as the new user: " + err.Error())
+			}
 			return err
 		})
 		var r *engine.Refused
