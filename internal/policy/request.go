@@ -68,7 +68,8 @@ type Session struct {
 	Bound   string    // process, user or none: to what it is bound, as its launcher says; "" is none
 }
 
-// A Call is the [guard.Op.Input] of gateway.call and secret.use: what the
+// A Call is the [guard.Op.Input] of gateway.call, of secret.use and of what hands
+// out something for an action (lease.create, pki.sign, …): what the
 // resource's catalogue says of the request at hand. Its effect is
 // [guard.Op.Effect].
 type Call struct {
@@ -226,8 +227,16 @@ func (g *Grant) given(purpose string) bool {
 // ErrNoFacts is returned when what a decision rests on cannot be had.
 var ErrNoFacts = &estover.Error{Kind: estover.Unavailable, Code: "policy_facts_unavailable", Detail: "What this decision rests on cannot be read, so the answer is no. Try again."}
 
+// handsOut are the operations that give an agent something by which it gets at
+// data elsewhere, or that do something with a key in its place. Each is for an
+// action of a resource, which a grant has to cover.
+var handsOut = []string{
+	"lease.create", "lease.renew", "pki.issue", "pki.sign", "ssh.issue", "ssh.sign",
+	"transit.datakey", "transit.decrypt", "transit.encrypt", "transit.hmac", "transit.rewrap", "transit.sign", "transit.verify",
+}
+
 // The operations of agents that need a grant, as estover.base has them.
-var dataPath = []string{"gateway.call", "secret.use", "token.issue"}
+var dataPath = append([]string{"gateway.call", "secret.use", "token.issue"}, handsOut...)
 
 // known is what is known of one request: what policy sees and what only the
 // kernel asks for.
@@ -419,7 +428,7 @@ func (s *Sources) resource(ctx context.Context, k *known, op guard.Op) error {
 		}
 	}
 	k.Class = k.Resource.Class
-	if op.Action == "gateway.call" || op.Action == "secret.use" || op.Action == elevate {
+	if op.Action == "gateway.call" || op.Action == "secret.use" || op.Action == elevate || contains(handsOut, op.Action) {
 		if call.Action != "" || op.Action == "gateway.call" {
 			k.Action = clean(call.Action)
 		}
@@ -497,7 +506,7 @@ func (s *Sources) entitlement(ctx context.Context, k *known, op guard.Op) error 
 	if err != nil {
 		return ErrNoFacts.Because(err)
 	}
-	if best != nil && k.Op == "gateway.call" {
+	if best != nil && (k.Op == "gateway.call" || contains(handsOut, k.Op)) {
 		// Work that was handed on rests on the grants of all by way of whom it came.
 		for _, holder := range append([]estover.Subject{k.caller.Subject}, k.caller.Actors...) {
 			if holder.Kind() != estover.AgentKind || holder.ID() == k.agent.ID {

@@ -9,7 +9,16 @@ package estover.base
 
 # What an agent does on the way to data. Each of these needs a grant that
 # covers it and a purpose that the grant was given for.
-data_path := {"gateway.call", "secret.use", "token.issue"}
+data_path := {
+	"gateway.call", "lease.create", "lease.renew", "pki.issue", "pki.sign", "secret.use", "ssh.issue", "ssh.sign", "token.issue",
+	"transit.datakey", "transit.decrypt", "transit.encrypt", "transit.hmac", "transit.rewrap", "transit.sign", "transit.verify",
+}
+
+# What certifies somebody's key, or does something with a key in their place.
+certifies := {
+	"pki.issue", "pki.sign", "ssh.issue", "ssh.sign",
+	"transit.datakey", "transit.decrypt", "transit.encrypt", "transit.hmac", "transit.rewrap", "transit.sign", "transit.verify",
+}
 
 # METADATA
 # title: Estover's own parts do their work
@@ -32,6 +41,82 @@ permit contains "admin_reads_secret" if {
 	input.caller.roles.admin == true
 	input.op == "secret.read"
 	input.facts.purpose_ok == true
+}
+
+# METADATA
+# title: Administrators get credentials of their own for a stated purpose
+permit contains "admin_leases" if {
+	input.caller.roles.admin == true
+	input.op in {"lease.create", "lease.renew"}
+	input.facts.purpose_ok == true
+}
+
+# METADATA
+# title: Agents get credentials of their own for what they are granted
+# description: >-
+#   A role of leases names a resource and an action of it. A grant that covers these is what it takes,
+#   for a purpose that the grant was given for, in a session with which the credential ends.
+permit contains "agent_leases" if {
+	input.caller.kind == "agent"
+	input.op in {"lease.create", "lease.renew"}
+	input.facts.entitled == true
+	input.facts.purpose_ok == true
+}
+
+# METADATA
+# title: Operators look after targets and roles, and end leases
+permit contains "operator_leases" if {
+	input.caller.roles.operator == true
+	input.op in {
+		"lease.list", "lease.read", "lease.revoke",
+		"lease_role.list", "lease_role.put", "lease_role.read", "lease_role.remove",
+		"target.check", "target.create", "target.list", "target.read", "target.reconcile", "target.remove", "target.update",
+	}
+}
+
+# METADATA
+# title: Auditors see targets, roles and leases
+permit contains "auditor_sees_leases" if {
+	input.caller.roles.auditor == true
+	input.op in {"lease.list", "lease.read", "lease_role.list", "lease_role.read", "target.list", "target.read"}
+}
+
+# METADATA
+# title: Agents and people log in at the Vault-compatible door, and look after their own tokens of it
+# description: What a token of the door lets through is narrowed by its policies, and decided on like everything else.
+permit contains "own_tickets" if {
+	input.caller.kind in {"agent", "user"}
+	input.facts.own == true
+	input.op in {
+		"cubbyhole.list", "cubbyhole.read", "cubbyhole.remove", "cubbyhole.write",
+		"ticket.create", "ticket.login", "ticket.read", "ticket.renew", "ticket.revoke", "ticket.wrap",
+	}
+}
+
+# METADATA
+# title: Operators look after the tokens of the door, and the ways to get one
+permit contains "operator_tickets" if {
+	input.caller.roles.operator == true
+	input.op in {
+		"secret_id.create", "secret_id.destroy", "secret_id.list", "secret_id.read",
+		"ticket.list", "ticket.read", "ticket.renew", "ticket.revoke", "ticket.tidy",
+		"ticket_mount.read", "ticket_mount.set", "ticket_role.list", "ticket_role.put", "ticket_role.read", "ticket_role.remove",
+	}
+}
+
+# METADATA
+# title: Auditors see the tokens of the door, and the ways to get one
+permit contains "auditor_sees_tickets" if {
+	input.caller.roles.auditor == true
+	input.op in {"secret_id.list", "ticket.list", "ticket.read", "ticket_mount.read", "ticket_role.list", "ticket_role.read"}
+}
+
+# METADATA
+# title: Agents look at their leases and give them back
+permit contains "own_leases" if {
+	input.caller.kind == "agent"
+	input.facts.own == true
+	input.op in {"lease.list", "lease.read", "lease.revoke"}
 }
 
 # METADATA
@@ -62,6 +147,48 @@ permit contains "auditor_reads" if {
 		"recording.list", "recording.read", "resource.list", "resource.read",
 		"secret.list", "server.read", "session.list", "session.read", "token.introspect", "trust.list", "trust.read",
 	}
+}
+
+# METADATA
+# title: Operators look after what certificates and keys are for, and take certificates back
+# description: Authorities and their keys are the administrators', and so is what opens or exports.
+permit contains "operator_certifies" if {
+	input.caller.roles.operator == true
+	input.op in {
+		"pki.list", "pki.read", "pki.revoke", "pki.role", "pki.sign", "pki.tidy", "ssh.list", "ssh.read", "ssh.revoke", "ssh.role", "ssh.sign",
+		"transit.create", "transit.encrypt", "transit.list", "transit.read", "transit.rewrap", "transit.rotate", "transit.verify",
+	}
+}
+
+# METADATA
+# title: Auditors see what was certified, and which keys there are
+permit contains "auditor_sees_certificates" if {
+	input.caller.roles.auditor == true
+	input.op in {"pki.list", "pki.read", "ssh.list", "ssh.read", "transit.list", "transit.read"}
+}
+
+# METADATA
+# title: Administrators have certificates signed, and use keys
+permit contains "admin_certifies" if {
+	input.caller.roles.admin == true
+	input.op in certifies
+}
+
+# METADATA
+# title: Agents get certificates for what they are granted
+# description: And encrypt and sign with keys that are for what they are granted.
+permit contains "agent_is_certified" if {
+	input.caller.kind == "agent"
+	input.op in certifies
+	input.facts.entitled == true
+	input.facts.purpose_ok == true
+}
+
+# METADATA
+# title: Agents look at and take back certificates that are their own
+permit contains "own_certificates" if {
+	input.facts.own == true
+	input.op in {"pki.read", "pki.revoke", "ssh.read", "ssh.revoke"}
 }
 
 # METADATA
@@ -189,82 +316,6 @@ permit contains "agent_identifies" if {
 	input.caller.kind == "agent"
 	input.op == "identity.read"
 	input.facts.human_root == true
-}
-
-# METADATA
-# title: Administrators get credentials of their own for a stated purpose
-permit contains "admin_leases" if {
-	input.caller.roles.admin == true
-	input.op in {"lease.create", "lease.renew"}
-	input.facts.purpose_ok == true
-}
-
-# METADATA
-# title: Agents get credentials of their own for what they are granted
-# description: >-
-#   A role of leases names a resource and an action of it. A grant that covers these is what it takes,
-#   for a purpose that the grant was given for, in a session with which the credential ends.
-permit contains "agent_leases" if {
-	input.caller.kind == "agent"
-	input.op in {"lease.create", "lease.renew"}
-	input.facts.entitled == true
-	input.facts.purpose_ok == true
-}
-
-# METADATA
-# title: Operators look after targets and roles, and end leases
-permit contains "operator_leases" if {
-	input.caller.roles.operator == true
-	input.op in {
-		"lease.list", "lease.read", "lease.revoke",
-		"lease_role.list", "lease_role.put", "lease_role.read", "lease_role.remove",
-		"target.check", "target.create", "target.list", "target.read", "target.reconcile", "target.remove", "target.update",
-	}
-}
-
-# METADATA
-# title: Auditors see targets, roles and leases
-permit contains "auditor_sees_leases" if {
-	input.caller.roles.auditor == true
-	input.op in {"lease.list", "lease.read", "lease_role.list", "lease_role.read", "target.list", "target.read"}
-}
-
-# METADATA
-# title: Agents look at their leases and give them back
-permit contains "own_leases" if {
-	input.caller.kind == "agent"
-	input.facts.own == true
-	input.op in {"lease.list", "lease.read", "lease.revoke"}
-}
-
-# METADATA
-# title: Agents and people log in at the Vault-compatible door, and look after their own tokens of it
-# description: What a token of the door lets through is narrowed by its policies, and decided on like everything else.
-permit contains "own_tickets" if {
-	input.caller.kind in {"agent", "user"}
-	input.facts.own == true
-	input.op in {
-		"cubbyhole.list", "cubbyhole.read", "cubbyhole.remove", "cubbyhole.write",
-		"ticket.create", "ticket.login", "ticket.read", "ticket.renew", "ticket.revoke", "ticket.wrap",
-	}
-}
-
-# METADATA
-# title: Operators look after the tokens of the door, and the ways to get one
-permit contains "operator_tickets" if {
-	input.caller.roles.operator == true
-	input.op in {
-		"secret_id.create", "secret_id.destroy", "secret_id.list", "secret_id.read",
-		"ticket.list", "ticket.read", "ticket.renew", "ticket.revoke", "ticket.tidy",
-		"ticket_mount.read", "ticket_mount.set", "ticket_role.list", "ticket_role.put", "ticket_role.read", "ticket_role.remove",
-	}
-}
-
-# METADATA
-# title: Auditors see the tokens of the door, and the ways to get one
-permit contains "auditor_sees_tickets" if {
-	input.caller.roles.auditor == true
-	input.op in {"secret_id.list", "ticket.list", "ticket.read", "ticket_mount.read", "ticket_role.list", "ticket_role.read"}
 }
 
 # METADATA

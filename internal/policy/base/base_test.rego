@@ -36,8 +36,39 @@ test_admin_manages[op] if {
 }
 
 test_admin_does_not_act_as_agent[op] if {
-	some op in ["gateway.call", "secret.use", "token.issue"]
+	some op in ["gateway.call", "lease.create", "lease.renew", "secret.use", "token.issue"]
 	base.permit == set() with input as ask(object.union(person("admin"), {"op": op}))
+}
+
+test_admin_leases_for_a_purpose_only[op] if {
+	some op in ["lease.create", "lease.renew"]
+	stated := ask(object.union(person("admin"), {"op": op, "facts": {"purpose_ok": true}}))
+	base.permit == {"admin_leases"} with input as stated
+	base.deny == set() with input as stated
+}
+
+test_tokens_of_the_door_are_ones_own[op] if {
+	some op in ["cubbyhole.list", "cubbyhole.read", "cubbyhole.remove", "cubbyhole.write", "ticket.create", "ticket.login", "ticket.read", "ticket.renew", "ticket.revoke", "ticket.wrap"]
+	base.permit == {"own_tickets"} with input as ask({"op": op})
+	base.permit == {"own_tickets"} with input as ask(object.union(person("approver"), {"op": op, "facts": {"own": true}}))
+	base.permit == set() with input as ask({"op": op, "facts": {"own": false}})
+}
+
+test_operator_looks_after_the_door[op] if {
+	some op in ["secret_id.create", "secret_id.destroy", "ticket.list", "ticket.read", "ticket.revoke", "ticket.tidy", "ticket_mount.set", "ticket_role.put", "ticket_role.remove"]
+	base.permit == {"operator_tickets"} with input as ask(object.union(person("operator"), {"op": op}))
+	base.permit == set() with input as ask({"op": op, "facts": {"own": false}})
+}
+
+test_operator_is_nobody_else_at_the_door[op] if {
+	some op in ["ticket.create", "ticket.login", "ticket.wrap", "cubbyhole.read"]
+	base.permit == set() with input as ask(object.union(person("operator"), {"op": op}))
+}
+
+test_auditor_sees_the_door[op] if {
+	some op in ["secret_id.list", "ticket.list", "ticket.read", "ticket_mount.read", "ticket_role.list", "ticket_role.read"]
+	base.permit == {"auditor_sees_tickets"} with input as ask(object.union(person("auditor"), {"op": op}))
+	base.permit == set() with input as ask(object.union(person("auditor"), {"op": "ticket.revoke"}))
 }
 
 test_agent_leases_what_it_is_granted[op] if {
@@ -128,30 +159,6 @@ test_own_key if {
 	key := object.union(person("auditor"), {"op": "approver_key.create"})
 	base.permit == {"own_things"} with input as ask(object.union(key, {"facts": {"own": true}}))
 	base.permit == set() with input as ask(key)
-}
-
-test_tokens_of_the_door_are_ones_own[op] if {
-	some op in ["cubbyhole.list", "cubbyhole.read", "cubbyhole.remove", "cubbyhole.write", "ticket.create", "ticket.login", "ticket.read", "ticket.renew", "ticket.revoke", "ticket.wrap"]
-	base.permit == {"own_tickets"} with input as ask({"op": op})
-	base.permit == {"own_tickets"} with input as ask(object.union(person("approver"), {"op": op, "facts": {"own": true}}))
-	base.permit == set() with input as ask({"op": op, "facts": {"own": false}})
-}
-
-test_operator_looks_after_the_door[op] if {
-	some op in ["secret_id.create", "secret_id.destroy", "ticket.list", "ticket.read", "ticket.revoke", "ticket.tidy", "ticket_mount.set", "ticket_role.put", "ticket_role.remove"]
-	base.permit == {"operator_tickets"} with input as ask(object.union(person("operator"), {"op": op}))
-	base.permit == set() with input as ask({"op": op, "facts": {"own": false}})
-}
-
-test_operator_is_nobody_else_at_the_door[op] if {
-	some op in ["ticket.create", "ticket.login", "ticket.wrap", "cubbyhole.read"]
-	base.permit == set() with input as ask(object.union(person("operator"), {"op": op}))
-}
-
-test_auditor_sees_the_door[op] if {
-	some op in ["secret_id.list", "ticket.list", "ticket.read", "ticket_mount.read", "ticket_role.list", "ticket_role.read"]
-	base.permit == {"auditor_sees_tickets"} with input as ask(object.union(person("auditor"), {"op": op}))
-	base.permit == set() with input as ask(object.union(person("auditor"), {"op": "ticket.revoke"}))
 }
 
 test_agent_asks_for_itself[op] if {
@@ -281,6 +288,39 @@ test_baseline_permits_no_call if {
 test_agent_does_not_manage[op] if {
 	some op in ["agent.create", "agent.lift", "agent.risk", "grant.create", "policy.push", "secret.read", "secret.write", "resource.put"]
 	base.permit == set() with input as ask({"op": op})
+}
+
+test_agent_is_certified_for_what_it_is_granted[op] if {
+	some op in base.certifies
+	base.permit == {"agent_is_certified"} with input as ask({"op": op})
+	base.deny == set() with input as ask({"op": op})
+	base.permit == set() with input as ask({"op": op, "facts": {"entitled": false}})
+	base.deny == {"not_granted"} with input as ask({"op": op, "facts": {"entitled": false}})
+	base.permit == set() with input as ask({"op": op, "facts": {"purpose_ok": false}})
+	base.permit == {"admin_certifies"} with input as ask(object.union(person("admin"), {"op": op}))
+	op in base.data_path
+}
+
+test_agent_takes_back_its_own_certificate[op] if {
+	some op in ["pki.revoke", "ssh.revoke"]
+	base.permit == {"own_certificates"} with input as ask({"op": op})
+	base.permit == set() with input as ask({"op": op, "facts": {"own": false}})
+}
+
+test_operators_look_after_certificates[op] if {
+	some op in ["pki.list", "pki.revoke", "pki.role", "ssh.sign", "transit.rotate"]
+	base.permit == {"operator_certifies"} with input as ask(object.union(person("operator"), {"op": op}))
+}
+
+test_administrators_alone_have_authorities_and_open[op] if {
+	some op in ["pki.authority", "pki.configure", "pki.key", "pki.sign_as_is", "transit.configure", "transit.decrypt", "transit.export", "transit.remove"]
+	base.permit == set() with input as ask(object.union(person("operator"), {"op": op}))
+	base.permit & {"admin_manages", "admin_certifies"} != set() with input as ask(object.union(person("admin"), {"op": op}))
+}
+
+test_auditors_see_certificates[op] if {
+	some op in ["pki.list", "pki.read", "ssh.list", "transit.read"]
+	base.permit == {"auditor_sees_certificates"} with input as ask(object.union(person("auditor"), {"op": op}))
 }
 
 test_reading_is_batched if {
