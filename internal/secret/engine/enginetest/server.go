@@ -82,7 +82,7 @@ func Start(p Process) (*Server, error) {
 		return nil, err
 	}
 	const script = `dir=$0; setsid "$@" >"$dir/log" 2>&1 </dev/null & pid=$!
-		cat >/dev/null; kill -KILL -- -$pid 2>/dev/null; wait $pid; rm -rf "$dir"`
+		cat >/dev/null; kill -s KILL -- -$pid 2>/dev/null; wait $pid; rm -rf "$dir"`
 	s.hold = exec.Command("sh", append([]string{"-c", script, s.Dir, program}, args...)...)
 	s.hold.SysProcAttr, s.hold.Dir, s.hold.Env = s.attr, s.Dir, append(os.Environ(), env...)
 	if s.leash, err = s.hold.StdinPipe(); err != nil {
