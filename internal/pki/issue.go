@@ -38,16 +38,6 @@ type Wish struct {
 	Usual, Longest time.Duration
 }
 
-// A Use is the [guard.Op.Input] of what hands out something by a role: the action
-// that a grant has to cover, and what it may be bound to.
-type Use struct {
-	Action     string
-	Parameters map[string]string
-}
-
-// Reaches is how policy asks for it.
-func (u Use) Reaches() (action string, parameters map[string]string) { return u.Action, u.Parameters }
-
 // A Certificate is what was certified, with all that one needs to show it.
 type Certificate struct {
 	Record
@@ -174,11 +164,13 @@ func (p *PKI) by(ctx context.Context, c estover.Caller, action string, w Wish, r
 	}
 	op := guard.Op{
 		Action: action, Target: target(X509, "role", role.ID), Effect: guard.Writes, Resource: role.Resource,
-		Input:  Use{role.Action, map[string]string{"common_name": w.CommonName}},
 		Detail: map[string]any{"role": role.Name, "common_name": w.CommonName, "names": w.all()},
 	}
 	if role.Mount != "" {
 		op.Detail["mount"] = role.Mount
+	}
+	if err := p.reaching(ctx, c, &op, role, map[string]string{"common_name": w.CommonName}); err != nil {
+		return nil, p.told(ctx, c, op, err)
 	}
 	return p.handOut(ctx, c, op, func() (*Certificate, *certified, error) {
 		if role.ID != "" {
@@ -240,6 +232,22 @@ func (p *PKI) by(ctx context.Context, c estover.Caller, action string, w Wish, r
 			authority: issuer, role: role, serial: Serial(t.SerialNumber), name: t.Subject.CommonName, names: names.all(), body: der, notAfter: t.NotAfter, caller: c, session: session,
 		}, nil
 	})
+}
+
+// reaching has policy look at the action that a role is for.
+func (p *PKI) reaching(ctx context.Context, c estover.Caller, op *guard.Op, role *Role, parameters map[string]string) error {
+	if role.Resource == "" || p.Action == nil {
+		return nil
+	}
+	input, effect, err := p.Action(ctx, c.Tenant, role.Resource, role.Action, parameters)
+	if err != nil {
+		return err
+	}
+	op.Input = input
+	if effect != "" {
+		op.Effect = effect
+	}
+	return nil
 }
 
 // handOut is how every certificate leaves: policy, then the signature, then the row

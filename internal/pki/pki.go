@@ -113,6 +113,14 @@ type Options struct {
 	// Session finds an open session.
 	Session func(ctx context.Context, tenant estover.TenantID, id string) (Session, error)
 
+	// Action is what policy is told of an action of a resource, with the parameters
+	// that a grant may be bound to. Nil tells it nothing.
+	Action func(ctx context.Context, tenant estover.TenantID, resource, action string, parameters map[string]string) (input any, effect guard.Effect, err error)
+
+	// Resource is the id of a resource that a role names by its id or its name, and
+	// says why there is no such action there. Nil takes what it is given.
+	Resource func(ctx context.Context, tx *db.Tx, ref, action string) (string, error)
+
 	// Until is when the grant ends by which an agent does an action of a resource in
 	// its session; zero for never.
 	Until func(ctx context.Context, c estover.Caller, resource, action string) (time.Time, error)
@@ -198,6 +206,36 @@ func ValidName(s string) bool {
 		}
 	}
 	return true
+}
+
+// named is a certificate among those of all mounts.
+func named(mount, serial string) string {
+	if mount == "" {
+		return serial
+	}
+	return mount + "/" + serial
+}
+
+// Owner is the agent to whom something was given, by the name that events and
+// policies have for it; "" for nobody.
+func (p *PKI) Owner(ctx context.Context, tenant estover.TenantID, name string) (agent string, err error) {
+	what, id, _ := strings.Cut(name, ":")
+	kind, ok := strings.CutSuffix(what, "_certificate")
+	if !ok {
+		return "", nil
+	}
+	mount, serial, found := strings.Cut(id, "/")
+	if !found {
+		mount, serial = "", id
+	}
+	err = p.guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
+		r, err := findCertificate(ctx, tx, mount, Kind(kind), serial)
+		if err == nil {
+			agent = r.Agent
+		}
+		return err
+	})
+	return agent, err
 }
 
 // target is a thing of this package as events and policies name it.

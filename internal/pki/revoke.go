@@ -59,7 +59,7 @@ func ParseSerial(text string) string {
 // Revoke takes a certificate of a mount back. One that is revoked already stays as
 // it is. The answer says when it was revoked, and what goes on.
 func (p *PKI) Revoke(ctx context.Context, c estover.Caller, mount string, kind Kind, number string, reason Reason, cause string) (r Record, err error) {
-	op := guard.Op{Action: actionOf(kind, "revoke"), Target: target(kind, "certificate", number), Effect: guard.Deletes, Detail: map[string]any{"mount": mount, "serial": number, "reason": reason, "cause": cause}}
+	op := guard.Op{Action: actionOf(kind, "revoke"), Target: target(kind, "certificate", named(mount, number)), Effect: guard.Deletes, Detail: map[string]any{"mount": mount, "serial": number, "reason": reason, "cause": cause}}
 	err = p.guard.Do(ctx, c, op, func(tx *guard.Tx) error {
 		one, err := findCertificate(ctx, tx.Tx, mount, kind, number)
 		if err != nil {
@@ -147,7 +147,7 @@ type CertificateFilter struct {
 // Certificate is one of a mount by its serial number. A certificate is public, but
 // to whom it was given is not.
 func (p *PKI) Certificate(ctx context.Context, c estover.Caller, mount string, kind Kind, number string) (r Record, err error) {
-	err = p.guard.Read(ctx, c, guard.Op{Action: actionOf(kind, "read"), Target: target(kind, "certificate", number)}, func(tx *db.Tx) error {
+	err = p.guard.Read(ctx, c, guard.Op{Action: actionOf(kind, "read"), Target: target(kind, "certificate", named(mount, number))}, func(tx *db.Tx) error {
 		one, err := findCertificate(ctx, tx, mount, kind, number)
 		if err == nil {
 			r = *one

@@ -121,6 +121,12 @@ func (p *PKI) PutRole(ctx context.Context, c estover.Caller, mount string, kind 
 	}
 	id := estover.NewID("cro")
 	err = p.guard.Do(ctx, c, op, func(tx *guard.Tx) error {
+		spec := spec
+		if spec.Resource != "" && p.Resource != nil {
+			if spec.Resource, err = p.Resource(ctx, tx.Tx, spec.Resource, spec.Action); err != nil {
+				return err
+			}
+		}
 		old, err := findRole(ctx, tx.Tx, mount, kind, name)
 		switch {
 		case err == nil:

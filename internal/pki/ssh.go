@@ -113,12 +113,14 @@ func (p *PKI) bySSH(ctx context.Context, c estover.Caller, action string, w SSHW
 	}
 	op := guard.Op{
 		Action: action, Target: target(SSH, "role", role.ID), Effect: guard.Writes, Resource: role.Resource,
-		// A grant that is bound to principals covers one of them at a time.
-		Input:  Use{role.Action, map[string]string{"principal": strings.Join(w.Principals, ",")}},
 		Detail: map[string]any{"role": role.Name, "principals": w.Principals, "host": w.Host},
 	}
 	if role.Mount != "" {
 		op.Detail["mount"] = role.Mount
+	}
+	// A grant that is bound to principals covers one of them at a time.
+	if err := p.reaching(ctx, c, &op, role, map[string]string{"principal": strings.Join(w.Principals, ",")}); err != nil {
+		return nil, p.told(ctx, c, op, err)
 	}
 	return p.handOut(ctx, c, op, func() (*Certificate, *certified, error) {
 		role, err := p.roles.Get(ctx, c.Tenant, at(w.Mount, SSH, w.Role))

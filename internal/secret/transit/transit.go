@@ -166,6 +166,14 @@ type Options struct {
 	// FIPS refuses what a certified module has not. The running program decides if
 	// it is nil.
 	FIPS func() bool
+
+	// Action is what policy is told of the action of a resource that a key is for.
+	// Nil tells it nothing.
+	Action func(ctx context.Context, tenant estover.TenantID, resource, action string) (input any, effect guard.Effect, err error)
+
+	// Resource is the id of a resource that a key names by its id or its name, and
+	// says why there is no such action there. Nil takes what it is given.
+	Resource func(ctx context.Context, tx *db.Tx, ref, action string) (string, error)
 }
 
 // The bounds.
@@ -181,6 +189,8 @@ type Transit struct {
 	guard  *guard.Guard
 	sealer *seal.Sealer
 	fips   func() bool
+	action func(ctx context.Context, tenant estover.TenantID, resource, action string) (any, guard.Effect, error)
+	find   func(ctx context.Context, tx *db.Tx, ref, action string) (string, error)
 	copies *guard.Cache[*ring] // by mount and name
 }
 
@@ -191,7 +201,7 @@ const kind = "transit_key"
 
 // New keeps keys behind the door g.
 func New(g *guard.Guard, s *seal.Sealer, o Options) *Transit {
-	t := &Transit{guard: g, sealer: s, fips: o.FIPS}
+	t := &Transit{guard: g, sealer: s, fips: o.FIPS, action: o.Action, find: o.Resource}
 	if t.fips == nil {
 		t.fips = inFIPS
 	}
@@ -288,6 +298,9 @@ func (t *Transit) create(ctx context.Context, c estover.Caller, mount, name stri
 		if n >= maxKeys {
 			return ErrTooMany.With("There are %d keys, which is as many as there may be.", n)
 		}
+		if err := t.resolve(ctx, tx.Tx, k); err != nil {
+			return err
+		}
 		tx.SetTarget(target(k.ID))
 		tx.Touch(kind, at(mount, name))
 		return insert(ctx, tx.Tx, k)
@@ -296,6 +309,14 @@ func (t *Transit) create(ctx context.Context, c estover.Caller, mount, name stri
 		return Key{}, err
 	}
 	return *k, k.show()
+}
+
+// resolve puts the id of the resource that a key names.
+func (t *Transit) resolve(ctx context.Context, tx *db.Tx, k *Key) (err error) {
+	if k.Resource != "" && t.find != nil {
+		k.Resource, err = t.find(ctx, tx, k.Resource, k.Action)
+	}
+	return err
 }
 
 // Keys are the keys of a mount by name, after the name that the page before ended
@@ -366,6 +387,11 @@ func (t *Transit) change(ctx context.Context, c estover.Caller, op guard.Op, mou
 		done := t.guard.Do(ctx, c, op, func(tx *guard.Tx) error {
 			if err != nil {
 				return err
+			}
+			if after.Resource != before.Resource || after.Action != before.Action {
+				if err := t.resolve(ctx, tx.Tx, &after); err != nil {
+					return err
+				}
 			}
 			tx.SetTarget(target(after.ID))
 			tx.Note("version", after.Latest)

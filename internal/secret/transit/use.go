@@ -28,13 +28,6 @@ import (
 	"estover.dev/internal/guard"
 )
 
-// A Use is the [guard.Op.Input] of what is done with a key: the action that a grant
-// has to cover.
-type Use struct{ Action string }
-
-// Reaches is how policy asks for it.
-func (u Use) Reaches() (action string, parameters map[string]string) { return u.Action, nil }
-
 // An Item is one of a batch.
 type Item struct {
 	Plaintext  []byte // to encrypt, or the input to sign, verify or make a MAC of
@@ -121,8 +114,11 @@ func (t *Transit) begin(ctx context.Context, c estover.Caller, action, mount, na
 		op.Detail["mount"] = mount
 	}
 	if err == nil {
-		op.Target, op.Resource, op.Input = target(r.ID), r.Resource, Use{r.Action}
+		op.Target, op.Resource = target(r.ID), r.Resource
 		err = t.refuseFIPS(r.Type)
+		if r.Resource != "" && t.action != nil && err == nil {
+			op.Input, _, err = t.action(ctx, c.Tenant, r.Resource, r.Action)
+		}
 	}
 	if err == nil && items > MaxBatch {
 		err = ErrInvalid.With("At most %d things are done at a time.", MaxBatch)
