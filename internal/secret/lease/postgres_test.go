@@ -1,0 +1,532 @@
+package lease_test
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	mathrand "math/rand/v2"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"estover.dev"
+	"estover.dev/internal/db"
+	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/guard"
+	"estover.dev/internal/guard/guardtest"
+	"estover.dev/internal/secret"
+	"estover.dev/internal/secret/engine"
+	"estover.dev/internal/secret/engine/enginetest"
+	"estover.dev/internal/secret/engine/postgres"
+	"estover.dev/internal/secret/lease"
+	"estover.dev/internal/secret/lease/leasetest"
+	"estover.dev/internal/secret/target"
+)
+
+// storm is how many credentials are issued in a storm at each engine of storage.
+// Two of them make the thousand of F1.
+var storm = flag.Int("storm", 500, "how many credentials the storm tests issue at a PostgreSQL")
+
+// pg is a node with the roles reader and writer at a real PostgreSQL.
+type pg struct {
+	*leasetest.House
+	server *enginetest.PostgresServer
+	tenant estover.Caller // administers a tenant of its own, whose mark no other test's users have
+}
+
+// onPostgres makes one; cut may come between.
+func onPostgres(t *testing.T, d *db.DB, cut *relay, o lease.Options) *pg {
+	t.Helper()
+	server := enginetest.Postgres(t)
+	p := &pg{server: server, tenant: ann}
+	p.tenant.Tenant = estover.TenantID("acme-" + strings.ToLower(rand.Text()[:8]))
+	memory := &leasetest.Server{}
+	o.Quota = 100_000
+	p.House = leasetest.New(t, d, guardtest.AllowAll, o, memory.Kind(), postgres.Kind)
+	address := server.Config.Address
+	if cut != nil {
+		address = cut.listen(t, address[:strings.IndexByte(address, '/')]) + "/crm"
+	}
+	const admin = "targets/crm"
+	if _, err := p.Secrets.Create(t.Context(), p.tenant, secret.Spec{Path: admin, Destinations: []string{address[:strings.IndexByte(address, '/')]}}); err != nil {
+		t.Fatal(err)
+	}
+	fields := map[string]estover.Secret{"username": estover.NewSecret([]byte(server.Config.Admin.User)), "password": estover.NewSecret(slices.Clone(server.Config.Admin.Secret.Reveal()))}
+	if _, err := p.Secrets.Write(t.Context(), p.tenant, admin, fields, 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Targets.Create(t.Context(), p.tenant, target.Spec{Name: "crm", Kind: "postgres", Address: address, Admin: admin}); err != nil {
+		t.Fatal(err)
+	}
+	for role, group := range map[string]string{"reader": "readers", "writer": "writers"} {
+		p.Role(t, p.tenant, lease.RoleSpec{
+			Name: role, Target: "crm", Template: engine.Template{"groups": {group}}, Delivery: lease.Plaintext, Resource: "res_db", Action: "read",
+		})
+	}
+	return p
+}
+
+// agent is one of the tenant, in a session.
+func (p *pg) agent(id, session string) estover.Caller {
+	c := in(id, session)
+	c.Tenant = p.tenant.Tenant
+	return c
+}
+
+func (p *pg) create(t *testing.T, c estover.Caller, role string) lease.Issued {
+	t.Helper()
+	x, err := p.Leases.Create(t.Context(), c, lease.Wish{Role: role})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return x
+}
+
+func (p *pg) all(t *testing.T, f lease.Filter) []lease.Lease {
+	t.Helper()
+	list, err := p.Leases.List(t.Context(), p.tenant, f, "", 100_000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+// users are those at the database whom this tenant's leases are of.
+func (p *pg) users(t *testing.T) []string {
+	t.Helper()
+	list := p.all(t, lease.Filter{})
+	if len(list) == 0 {
+		t.Fatal("there has been no lease, so its users cannot be told from others")
+	}
+	mark := list[0].User[:len("e_12345678_")]
+	return p.server.Users(t, mark)
+}
+
+// unknown are users at the database of which no lease knows that has not ended.
+func (p *pg) unknown(t *testing.T) []string {
+	t.Helper()
+	users := p.users(t)
+	open := p.all(t, lease.Filter{Open: true})
+	return slices.DeleteFunc(users, func(name string) bool {
+		return slices.ContainsFunc(open, func(x lease.Lease) bool { return x.User == name })
+	})
+}
+
+// run has the node's workers work until the test ends.
+func (p *pg) run(t *testing.T) {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- p.Leases.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func (p *pg) login(t *testing.T, x lease.Issued, database string) *pgx.Conn {
+	t.Helper()
+	c, err := pgx.Connect(t.Context(), p.server.As(x.Values, database))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close(context.Background()) })
+	return c
+}
+
+// TestStorm issues credentials at a real PostgreSQL while nodes crash between any
+// two steps and clients hang up at any time. At no moment is there a user that no
+// lease knows, and in the end those who are there are those of live leases (F1, F2).
+func TestStorm(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		clock := dbtest.NewClock(d)
+		p := onPostgres(t, d, nil, lease.Options{})
+		steps := []string{"L1", "L2", "L3"}
+		var (
+			wait                    sync.WaitGroup
+			issued, crashed, hungUp atomic.Int64
+			next                    atomic.Int64
+			handedOut               sync.Map // by id: its user
+			nodes                   = make([]*leasetest.House, 8)
+			crashing                = make([]atomic.Int64, 8) // the step after which the node dies; negative: before it; 0: it does not
+			dies                    = func(n int64, done bool) bool { return n > 0 && done || n < 0 && !done }
+			failsAt                 = func(n int64) string { return steps[max(n, -n)-1] }
+			stepOf                  = func() int64 { return []int64{0, 0, 1, -1, 2, -2, 3, -3}[mathrand.N(8)] }
+		)
+		for i := range nodes {
+			nodes[i] = p.Another(t, guardtest.AllowAll)
+			nodes[i].Leases.Reached(func(step string, done bool) error {
+				if n := crashing[i].Load(); n != 0 && failsAt(n) == step && dies(n, done) {
+					return errCrash
+				}
+				return nil
+			})
+			wait.Go(func() {
+				for int(next.Add(1)) <= *storm {
+					ctx, hangUp := context.WithCancel(context.Background())
+					crashing[i].Store(stepOf())
+					if mathrand.N(3) == 0 {
+						time.AfterFunc(time.Duration(mathrand.N(15_000))*time.Microsecond, hangUp)
+					}
+					x, err := nodes[i].Leases.Create(ctx, p.agent(fmt.Sprint("agt_", i), fmt.Sprint("ses_", i)), lease.Wish{Role: "reader"})
+					hangUp()
+					switch {
+					case err == nil:
+						issued.Add(1)
+						handedOut.Store(x.ID, x.User)
+					case errors.Is(err, errCrash):
+						crashed.Add(1)
+					case errors.Is(err, context.Canceled):
+						hungUp.Add(1)
+					default:
+						t.Errorf("issuing: %v", err)
+					}
+				}
+			})
+		}
+		watched := make(chan struct{})
+		go func() {
+			wait.Wait()
+			close(watched)
+		}()
+		for looks := 0; ; looks++ {
+			if list := p.unknown(t); len(list) != 0 {
+				t.Errorf("in the storm there are users that no lease knows: %v", list)
+			}
+			select {
+			case <-watched:
+			case <-time.After(100 * time.Millisecond):
+				continue
+			}
+			break
+		}
+		clock.Advance(16 * time.Second)
+		for range 3 {
+			if err := p.Leases.Work(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var want []string
+		for _, x := range p.all(t, lease.Filter{Open: true}) {
+			if x.State != lease.Live {
+				t.Errorf("long after the storm the lease %s of %s is %s: %s", x.ID, x.User, x.State, x.LastError)
+			}
+			want = append(want, x.User)
+		}
+		slices.Sort(want)
+		users := p.users(t)
+		if !slices.Equal(users, want) {
+			t.Errorf("after the storm there are %d users and %d live leases", len(users), len(want))
+		}
+		handedOut.Range(func(_, user any) bool {
+			if !slices.Contains(users, user.(string)) {
+				t.Errorf("the lease of %s was handed out, and its user is not there", user)
+			}
+			return true
+		})
+		t.Logf("%d issued, %d crashes, %d clients hung up", issued.Load(), crashed.Load(), hungUp.Load())
+		if issued.Load() == 0 || crashed.Load() == 0 || hungUp.Load() == 0 {
+			t.Error("it was no storm")
+		}
+		if _, err := p.Leases.Revoke(t.Context(), p.tenant, lease.Which{All: true}, ""); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Leases.Work(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if users := p.users(t); len(users) != 0 {
+			t.Errorf("users that cannot be taken away: %v", users)
+		}
+	})
+}
+
+// A relay stands between a node and a database.
+type relay struct {
+	to string
+	// cut has a connection be cut as soon as the database has said that a
+	// transaction that held this text is committed, and before that is passed on.
+	cut atomic.Pointer[string]
+	// hold keeps what a client sends from the database.
+	hold atomic.Pointer[chan struct{}]
+	cuts atomic.Int64
+}
+
+func (r *relay) listen(t *testing.T, to string) string {
+	t.Helper()
+	r.to = to
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go r.pass(c)
+		}
+	}()
+	return l.Addr().String()
+}
+
+func (r *relay) pass(c net.Conn) {
+	defer c.Close()
+	up, err := net.Dial("tcp", r.to)
+	if err != nil {
+		return
+	}
+	defer up.Close()
+	var armed atomic.Bool
+	go func() {
+		defer up.Close()
+		b := make([]byte, 64<<10)
+		for {
+			n, err := c.Read(b)
+			if err != nil {
+				return
+			}
+			if text := r.cut.Load(); text != nil && strings.Contains(string(b[:n]), *text) {
+				armed.Store(true)
+			}
+			if hold := r.hold.Load(); hold != nil {
+				<-*hold
+			}
+			if _, err := up.Write(b[:n]); err != nil {
+				return
+			}
+		}
+	}()
+	b := make([]byte, 64<<10)
+	for {
+		n, err := up.Read(b)
+		if err != nil {
+			return
+		}
+		if armed.Load() && strings.Contains(string(b[:n]), "COMMIT") {
+			r.cuts.Add(1)
+			r.cut.Store(nil)
+			return
+		}
+		if _, err := c.Write(b[:n]); err != nil && !errors.Is(err, io.EOF) {
+			return
+		}
+	}
+}
+
+// TestCommitReplyLost cuts the connection to the database right after it has
+// committed: a user that was made is taken away, and one that was dropped is found
+// to be gone (F3).
+func TestCommitReplyLost(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		clock := dbtest.NewClock(d)
+		cut := &relay{}
+		p := onPostgres(t, d, cut, lease.Options{})
+		bot := p.agent("agt_bot", "ses_1")
+		text := "create role"
+		cut.cut.Store(&text)
+		if _, err := p.Leases.Create(t.Context(), bot, lease.Wish{Role: "reader"}); !errors.Is(err, lease.ErrUnsure) {
+			t.Fatalf("a create whose reply is lost: %v, want ErrUnsure", err)
+		}
+		if users := p.users(t); len(users) != 1 || len(p.unknown(t)) != 0 {
+			t.Errorf("the users are %v, of which no lease knows %v", users, p.unknown(t))
+		}
+		clock.Advance(16 * time.Second)
+		for range 2 {
+			if err := p.Leases.Work(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if users := p.users(t); len(users) != 0 || len(p.all(t, lease.Filter{Open: true})) != 0 {
+			t.Errorf("after the sweep the users are %v, and the leases %v", users, p.all(t, lease.Filter{Open: true}))
+		}
+
+		x := p.create(t, bot, "reader")
+		text = "drop role"
+		cut.cut.Store(&text)
+		if _, err := p.Leases.Revoke(t.Context(), p.tenant, lease.Which{ID: x.ID}, ""); err != nil {
+			t.Fatal(err)
+		}
+		_ = p.Leases.Work(t.Context())
+		if len(p.users(t)) != 0 || len(p.all(t, lease.Filter{State: lease.Revoking})) != 1 {
+			t.Errorf("a drop whose reply is lost: users %v, leases %v", p.users(t), p.all(t, lease.Filter{Open: true}))
+		}
+		clock.Advance(2 * time.Second)
+		if err := p.Leases.Work(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if left := p.all(t, lease.Filter{Open: true}); len(left) != 0 {
+			t.Errorf("a user who is gone already keeps the lease %v", left)
+		}
+		if n := cut.cuts.Load(); n != 2 {
+			t.Errorf("%d connections were cut, want 2", n)
+		}
+	})
+}
+
+// TestSlowCreate has the database hold up a create, and a containment come in
+// between: the drop that overtakes the create does not end the lease (F4, L5, L6).
+func TestSlowCreate(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		cut := &relay{}
+		p := onPostgres(t, d, cut, lease.Options{})
+		bot := p.agent("agt_bot", "ses_1")
+		super, err := pgx.Connect(t.Context(), p.server.Super)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer super.Close(context.Background())
+		if _, err := super.Exec(t.Context(), `begin; lock table pg_authid in share mode`); err != nil {
+			t.Fatal(err)
+		}
+		result := make(chan error, 1)
+		go func() {
+			_, err := p.Leases.Create(context.Background(), bot, lease.Wish{Role: "reader"})
+			result <- err
+		}()
+		looker, err := pgx.Connect(t.Context(), p.server.Super) // within a transaction one sees the same picture for ever
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer looker.Close(context.Background())
+		waiting := func() (n int) {
+			if err := looker.QueryRow(t.Context(), `select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '%create role%e\_%'`).Scan(&n); err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		for end := time.Now().Add(5 * time.Second); waiting() == 0; time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("the create never came")
+			}
+		}
+		err = p.Guard.Do(t.Context(), p.tenant, guard.Op{Action: "incident.contain"}, func(tx *guard.Tx) error {
+			n, err := p.Leases.Contain(t.Context(), tx, []string{"agt_bot"})
+			if err == nil && n != 1 {
+				err = fmt.Errorf("%d leases are contained, want 1", n)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Leases.Work(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if open := p.all(t, lease.Filter{Open: true}); len(open) != 1 || open[0].State != lease.Revoking {
+			t.Errorf("while the create is on its way the leases are %v", open)
+		}
+		if _, err := super.Exec(t.Context(), `rollback`); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-result; !errors.Is(err, lease.ErrEnded) {
+			t.Errorf("the creator is told %v, want ErrEnded", err)
+		}
+		if users := p.users(t); len(users) != 0 {
+			t.Errorf("users of a contained agent: %v", users)
+		}
+		if open := p.all(t, lease.Filter{Open: true}); len(open) != 0 {
+			t.Errorf("leases of a contained agent: %v", open)
+		}
+	})
+}
+
+// TestSessionsEnd has 100 leases of an agent end at once, with users who are
+// logged in, one who is busy, and one who owns a table in each of two databases:
+// all are gone in five seconds, and the open sessions within one (F9, F10).
+func TestSessionsEnd(t *testing.T) {
+	p := onPostgres(t, dbtest.Open(t), nil, lease.Options{})
+	p.run(t)
+	bot := p.agent("agt_bot", "ses_1")
+	owner := p.create(t, bot, "writer")
+	table := "own_" + strings.ToLower(rand.Text()[:8])
+	var conns []*pgx.Conn
+	for _, database := range []string{"crm", "billing"} {
+		c := p.login(t, owner, database)
+		if _, err := c.Exec(t.Context(), "create table "+table+" (n int)"); err != nil {
+			t.Fatal(err)
+		}
+		conns = append(conns, c)
+	}
+	busy := p.login(t, p.create(t, bot, "reader"), "crm")
+	ended := make(chan error, 1)
+	go func() {
+		_, err := busy.Exec(context.Background(), "select pg_sleep(60)")
+		ended <- err
+	}()
+	for range 10 {
+		conns = append(conns, p.login(t, p.create(t, bot, "reader"), "crm"))
+	}
+	var wait sync.WaitGroup
+	for range 8 {
+		wait.Go(func() {
+			for range 11 {
+				if _, err := p.Leases.Create(t.Context(), bot, lease.Wish{Role: "reader"}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wait.Wait()
+	if n := len(p.users(t)); n != 100 {
+		t.Fatalf("there are %d users, want 100", n)
+	}
+	start := time.Now()
+	err := p.Guard.Do(t.Context(), p.tenant, guard.Op{Action: "incident.contain"}, func(tx *guard.Tx) error {
+		_, err := p.Leases.Contain(t.Context(), tx, []string{"agt_bot"})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-ended:
+		if err == nil {
+			t.Error("a busy session came to its own end")
+		}
+	case <-time.After(time.Second):
+		t.Error("a busy session goes on a second after the containment")
+	}
+	for _, c := range conns {
+		for c.Ping(context.Background()) == nil && time.Since(start) < 5*time.Second {
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+	open := time.Since(start)
+	for len(p.users(t)) > 0 && time.Since(start) < 10*time.Second {
+		time.Sleep(10 * time.Millisecond)
+	}
+	gone := time.Since(start)
+	t.Logf("sessions were gone after %v, all users after %v", open, gone)
+	if open > time.Second || gone > 5*time.Second {
+		t.Errorf("sessions went on for %v, users for %v: want at most 1 s and 5 s", open, gone)
+	}
+	for end := time.Now().Add(5 * time.Second); len(p.all(t, lease.Filter{Open: true})) > 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("leases that do not end: %v", p.all(t, lease.Filter{Open: true})[0])
+		}
+	}
+	for _, database := range []string{"crm", "billing"} {
+		c, err := pgx.Connect(t.Context(), strings.Replace(p.server.Super, "/crm?", "/"+database+"?", 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var heir string
+		if err := c.QueryRow(t.Context(), "select tableowner from pg_tables where tablename = $1", table).Scan(&heir); err != nil || heir != "writers" {
+			t.Errorf("what the user owned in %s belongs to %q, %v", database, heir, err)
+		}
+		_ = c.Close(t.Context())
+	}
+}
