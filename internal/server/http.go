@@ -219,11 +219,17 @@ func (s *Server) handler() (http.Handler, error) {
 	routes := &rest.Door{Pipeline: s.pipeline, Base: s.facts.base, Caller: s.routeCaller, Route: s.route, Described: s.described}
 	front := edge.Front{Trusted: s.trusted(), Certificates: s.config.ProxyCerts}
 	paced, described, pacedVault := edge.Pace{}.Handler(mux), edge.Pace{}.Handler(s.described), edge.Pace{}.Handler(s.vault)
+	authorities := s.authorities()
+	published := edge.Pace{}.Handler(authorities)
 	return front.Handler(s.traced(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// The door of reverse routes, and what they say of themselves, come
 		// before the mux, which would redirect what is refused there.
 		if s.described.Matches(r) {
 			described.ServeHTTP(w, r)
+			return
+		}
+		if authorities.Matches(r) {
+			published.ServeHTTP(w, r)
 			return
 		}
 		if routes.Matches(r) {

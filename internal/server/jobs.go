@@ -67,6 +67,11 @@ func (s *Server) startJobs(ctx context.Context, wg *sync.WaitGroup) {
 	jobs.Every("containment.resume", 10*time.Second, s.incidents.Resume)
 	jobs.Every("grant.decay", time.Hour, s.facts.access.Decay)
 	jobs.Every("budget.sweep", 10*time.Minute, s.facts.access.Sweep)
+	jobs.Every("certificate.sweep", certificateSweep, s.sweepCertificates)
+	jobs.Every("transit.rotate", transitSweep, func(ctx context.Context) error {
+		_, err := s.transit.RotateDue(ctx)
+		return err
+	})
 	jobs.Every("lease.alarm", 5*time.Second, s.leases.Alarm)
 	jobs.Every("token.sweep", 10*time.Minute, func(ctx context.Context) error {
 		_, err := s.tokens.Sweep(ctx)

@@ -122,7 +122,7 @@ func (s *Server) owner(ctx context.Context, t estover.TenantID, target string) (
 	if id, is := strings.CutPrefix(target, "lease:"); is {
 		return s.leases.Owner(ctx, t, id)
 	}
-	return "", nil
+	return s.pki.Owner(ctx, t, target)
 }
 
 // errLeasesOverdue is returned to who retires an agent of which something is left.

@@ -64,6 +64,7 @@ import (
 	"estover.dev/internal/notify"
 	"estover.dev/internal/oauth"
 	"estover.dev/internal/page"
+	"estover.dev/internal/pki"
 	"estover.dev/internal/policy"
 	"estover.dev/internal/recording"
 	"estover.dev/internal/resource"
@@ -71,6 +72,7 @@ import (
 	"estover.dev/internal/secret"
 	"estover.dev/internal/secret/lease"
 	"estover.dev/internal/secret/target"
+	"estover.dev/internal/secret/transit"
 	"estover.dev/internal/session"
 	"estover.dev/internal/tenant"
 	"estover.dev/internal/ticket"
@@ -101,6 +103,8 @@ type Server struct {
 	trusts     *federation.Trusts
 	targets    *target.Targets
 	leases     *lease.Leases
+	pki        *pki.PKI
+	transit    *transit.Transit
 	recordings *recording.Recordings
 	duties     *duty.Duties
 	requests   *approval.Approvals
@@ -199,7 +203,8 @@ func (s *Server) openGround(ctx context.Context) (err error) {
 		return fmt.Errorf("opening the keys: %w", err)
 	}
 	s.sealer.Hold(ticket.Holdings...)
-	s.sealer.Hold(secret.Holding, lease.Holding, seal.SigningKeys)
+	s.sealer.Hold(secret.Holding, lease.Holding, transit.Holding, seal.SigningKeys)
+	s.sealer.Hold(pki.Holdings...)
 	s.sealer.Hold(duty.KeptTokens)
 	if err := s.sealer.Prepare(ctx, estover.DefaultTenant); err != nil {
 		return fmt.Errorf("opening the keys: %w", err)
@@ -336,6 +341,7 @@ func (s *Server) wire() error {
 	})
 	f.secrets = secret.New(s.guard, s.sealer, secret.Options{Logger: s.logger})
 	s.targets, s.leases = s.leasing()
+	s.pki, s.transit = s.certifying()
 	f.sessions = session.New(s.guard, session.Config{
 		Clients: f, Acting: f.registry.Acting, Expired: expiredAgents, Seal: s.sealAs(seal.Audit), Unseal: s.openAs(seal.Audit), Logger: s.logger,
 	}, s.belonging()...)
@@ -432,6 +438,11 @@ func (s *Server) belonging() []session.Part {
 			},
 			After: func(ctx context.Context, t estover.TenantID, id string) error { return s.leases.Settled(ctx, t, id) },
 		},
+		// What was certified in it is revoked, and the lists say so when they are next
+		// asked for.
+		{Name: "certificates", End: func(ctx context.Context, tx *guard.Tx, sessions []string) (int, error) {
+			return s.pki.EndOfSessions(ctx, tx, sessions)
+		}},
 		// Tokens of upstreams that the gateway has kept back.
 		{Name: "upstream_tokens", End: duty.EndTokens},
 		// Exchanges, streams, tunnels and connections to upstreams are a node's own,
