@@ -1,0 +1,310 @@
+package server_test
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"estover.dev/internal/db/dbtest"
+)
+
+// as is the same client with another token.
+func (v vaultClient) as(token string) vaultClient { v.key = token; return v }
+
+// auth is what an answer says of the token that it hands out.
+func (e envelope) auth() map[string]any { m, _ := e.All["auth"].(map[string]any); return m }
+
+func (e envelope) text(name string) string { s, _ := e.Data[name].(string); return s }
+
+// token is the token that an answer hands out.
+func (e envelope) token() string { s, _ := e.auth()["client_token"].(string); return s }
+
+// wrapped is the token under which an answer waits.
+func (e envelope) wrapped() map[string]any { m, _ := e.All["wrap_info"].(map[string]any); return m }
+
+func TestVaultTokens(t *testing.T) {
+	dbtest.EachURL(t, func(t *testing.T, database string) {
+		v := build(t, database).vault()
+		v.must(204, "PUT", "sys/policies/acl/app", `{"policy":"path \"cubbyhole/*\" { capabilities = [\"create\",\"read\",\"update\",\"delete\",\"list\"] }\npath \"auth/token/create\" { capabilities = [\"update\"] }"}`)
+		// A token of ours says what it is to clients that look first.
+		self := v.must(200, "GET", "auth/token/lookup-self", nil)
+		same(t, "the policies of a token of ours", self.Data["policies"], `["root"]`)
+
+		// V22, V35.
+		e := v.must(200, "POST", "auth/token/create", `{"policies":["app"],"meta":{"team":"blue"},"display_name":"ci job","ttl":"20m","num_uses":0}`)
+		a := e.auth()
+		same(t, "policies", a["policies"], `["app","default"]`)
+		same(t, "metadata", a["metadata"], `{"team":"blue"}`)
+		if line(a["lease_duration"], a["renewable"], a["orphan"], a["token_type"], a["num_uses"]) != "1200 true true service 0" {
+			t.Errorf("the token is %s", e.Raw)
+		}
+		usual := v.must(200, "POST", "auth/token/create", `{"policies":"app"}`)
+		if line(usual.auth()["lease_duration"], usual.auth()["renewable"]) != "900 true" {
+			t.Errorf("a token without a TTL: %s, want 15 minutes, renewable", usual.Raw)
+		}
+		app := v.as(e.token())
+		accessor := a["accessor"].(string)
+
+		// V23.
+		look := app.must(200, "GET", "auth/token/lookup-self", nil)
+		same(t, "the policies", look.Data["policies"], `["app","default"]`)
+		if line(look.Data["id"], look.Data["accessor"], look.Data["display_name"], look.Data["path"], look.Data["creation_ttl"], look.Data["explicit_max_ttl"], look.Data["type"]) !=
+			line(e.token(), accessor, "token-ci-job", "auth/token/create", 1200, 0, "service") {
+			t.Errorf("it looks like %s", look.Raw)
+		}
+		for _, name := range []string{"issue_time", "expire_time", "ttl", "num_uses", "orphan", "meta", "creation_time", "renewable", "entity_id"} {
+			if _, ok := look.Data[name]; !ok {
+				t.Errorf("the look-up has no %s: %s", name, look.Raw)
+			}
+		}
+		by := v.must(200, "POST", "auth/token/lookup-accessor", `{"accessor":"`+accessor+`"}`)
+		if by.Data["id"] != "" || by.Data["accessor"] != accessor {
+			t.Errorf("by accessor: %s", by.Raw)
+		}
+		if by = v.must(200, "POST", "auth/token/lookup", `{"token":"`+e.token()+`"}`); by.Data["id"] != e.token() {
+			t.Errorf("by value: %s", by.Raw)
+		}
+		v.says(400, "invalid accessor", "POST", "auth/token/lookup-accessor", `{"accessor":"tkt_nobody"}`)
+		v.says(403, "bad token", "POST", "auth/token/lookup", `{"token":"est_vt_nobody"}`)
+
+		// V3, and the policies narrow.
+		for _, token := range []string{"", "x", "est_vt_" + strings.Repeat("a", 50), e.token() + ".other", accessor} {
+			v.as(token).says(403, "permission denied", "GET", "auth/token/lookup-self", nil)
+		}
+		app.says(403, "permission denied", "LIST", "auth/token/accessors", nil)
+		app.says(403, "permission denied", "GET", "sys/mounts", nil)
+		app.says(403, "permission denied", "POST", "auth/token/create-orphan", nil)
+		app.says(400, "child policies must be subset of parent", "POST", "auth/token/create", `{"policies":["ops"]}`)
+		app.says(400, "root or sudo privileges required", "POST", "auth/token/create", `{"no_parent":true}`)
+		v.says(400, "ID of somebody's own", "POST", "auth/token/create", `{"id":"mine"}`)
+		bearer := v.as("")
+		bearer.must(200, "GET", "auth/token/lookup-self", nil, "Authorization", "Bearer "+e.token())
+
+		// Cubbyholes are the token's own.
+		app.must(204, "POST", "cubbyhole/a/b", `{"n":1.50,"s":"x"}`)
+		same(t, "what it keeps", app.must(200, "GET", "cubbyhole/a/b", nil).Data, `{"n":1.50,"s":"x"}`)
+		same(t, "its names", app.must(200, "LIST", "cubbyhole/", nil).Data["keys"], `["a/"]`)
+		other := v.as(usual.token())
+		other.must(404, "GET", "cubbyhole/a/b", nil)
+		app.must(204, "DELETE", "cubbyhole/a/b", nil)
+		app.must(404, "GET", "cubbyhole/a/b", nil)
+		v.says(400, "no cubbyhole", "GET", "cubbyhole/a/b", nil)
+
+		// Renewed, and revoked with its children.
+		r := app.must(200, "POST", "auth/token/renew-self", `{"increment":"10m"}`)
+		if line(r.auth()["lease_duration"], r.auth()["client_token"]) != line(600, e.token()) {
+			t.Errorf("renewed: %s", r.Raw)
+		}
+		r = v.must(200, "POST", "auth/token/renew-accessor", `{"accessor":"`+accessor+`","increment":900}`)
+		if line(r.auth()["lease_duration"], r.auth()["client_token"]) != line(900, "") {
+			t.Errorf("renewed by accessor: %s", r.Raw)
+		}
+		fixed := v.must(200, "POST", "auth/token/create", `{"policies":["app"],"renewable":false}`)
+		v.as(fixed.token()).says(400, "lease is not renewable", "POST", "auth/token/renew-self", nil)
+		v.says(400, "none of the door's own", "POST", "auth/token/renew-self", nil)
+		child := app.must(200, "POST", "auth/token/create", nil)
+		if child.auth()["orphan"] != false {
+			t.Errorf("a child is an orphan: %s", child.Raw)
+		}
+		keys := v.must(200, "LIST", "auth/token/accessors", nil).Data["keys"]
+		if len(list(keys)) != 4 {
+			t.Errorf("there are %v, want 4 accessors", keys)
+		}
+		app.must(204, "POST", "auth/token/revoke-self", nil)
+		v.as(child.token()).says(403, "permission denied", "GET", "auth/token/lookup-self", nil)
+		v.must(204, "POST", "auth/token/revoke", `{"token":"`+e.token()+`"}`)
+		v.says(400, "invalid accessor", "POST", "auth/token/revoke-accessor", `{"accessor":"`+accessor+`"}`)
+		v.must(204, "POST", "auth/token/revoke-accessor", `{"accessor":"`+usual.auth()["accessor"].(string)+`"}`)
+		other.says(403, "permission denied", "GET", "auth/token/lookup-self", nil)
+		v.must(202, "POST", "auth/token/tidy", nil)
+
+		// The last use of a token is good.
+		once := v.must(200, "POST", "auth/token/create", `{"policies":["app"],"num_uses":"2"}`)
+		if e := v.as(once.token()).must(200, "GET", "auth/token/lookup-self", nil); line(e.Data["num_uses"]) != "1" {
+			t.Errorf("after one of two uses: %s", e.Raw)
+		}
+		v.as(once.token()).must(200, "GET", "auth/token/lookup-self", nil)
+		v.as(once.token()).says(403, "permission denied", "GET", "auth/token/lookup-self", nil)
+
+		// V24: what is written of a role reads back.
+		v.must(204, "POST", "auth/token/roles/ci", `{"allowed_policies":["z","a"],"orphan":"true","token_period":"30m","token_bound_cidrs":["127.0.0.1/32","::1/128","10.0.0.0/8"],"renewable":true,"bound_cidrs":["1.2.3.4"]}`)
+		role := v.must(200, "GET", "auth/token/roles/ci", nil)
+		same(t, "the role", role.Data, `{"name":"ci","allowed_policies":["z","a"],"disallowed_policies":[],"allowed_policies_glob":[],"disallowed_policies_glob":[],"allowed_entity_aliases":[],
+			"orphan":true,"renewable":true,"path_suffix":"","token_ttl":0,"token_max_ttl":0,"token_explicit_max_ttl":0,"token_period":1800,"token_policies":[],
+			"token_bound_cidrs":["127.0.0.1","::1","10.0.0.0/8"],"token_no_default_policy":false,"token_num_uses":0,"token_type":"default-service","token_strictly_bind_ip":false}`)
+		made := v.must(200, "POST", "auth/token/create/ci", `{"policies":["a"]}`)
+		if line(made.auth()["lease_duration"], made.auth()["orphan"]) != "1800 true" {
+			t.Errorf("made by the role: %s", made.Raw)
+		}
+		v.says(400, "must be subset of the role's allowed policies", "POST", "auth/token/create/ci", `{"policies":["other"]}`)
+		same(t, "the roles", v.must(200, "LIST", "auth/token/roles", nil).Data["keys"], `["ci"]`)
+		v.must(204, "POST", "auth/token/roles/ci", `{"allowed_policies":[]}`)
+		if e := v.must(200, "GET", "auth/token/roles/ci", nil); line(e.Data["token_period"]) != "1800" || len(list(e.Data["allowed_policies"])) != 0 {
+			t.Errorf("emptied in one field: %s", e.Raw)
+		}
+		v.must(204, "DELETE", "auth/token/roles/ci", nil)
+		v.must(204, "DELETE", "auth/token/roles/ci", nil)
+		if e := v.must(404, "GET", "auth/token/roles/ci", nil); e.Raw != "{\"errors\":[]}\n" {
+			t.Errorf("a role that is gone: %s", e.Raw)
+		}
+		v.must(404, "LIST", "auth/token/roles", nil)
+	})
+}
+
+func TestVaultWrapping(t *testing.T) {
+	v := build(t, dbtest.SQLite(t)).vault()
+	wrap := []string{"X-Vault-Wrap-TTL", "90s"}
+	e := v.must(200, "POST", "sys/wrapping/wrap", `{"n":1.50,"s":"x"}`, wrap...)
+	w := e.wrapped()
+	if line(w["ttl"], w["creation_path"]) != "90 sys/wrapping/wrap" || e.Data != nil || e.auth() != nil {
+		t.Errorf("wrapped: %s", e.Raw)
+	}
+	token := w["token"].(string)
+	v.says(400, "requires response wrapping", "POST", "sys/wrapping/wrap", `{"a":1}`)
+	nobody := v.as("")
+	for _, look := range []envelope{nobody.must(200, "POST", "sys/wrapping/lookup", `{"token":"`+token+`"}`), nobody.as(token).must(200, "GET", "sys/wrapping/lookup", nil), v.must(200, "POST", "sys/wrapping/lookup", `{"token":"`+token+`"}`)} {
+		if line(look.Data["creation_ttl"], look.Data["creation_path"], look.Data["creation_time"]) != line(90, "sys/wrapping/wrap", w["creation_time"]) {
+			t.Errorf("what waits: %s", look.Raw)
+		}
+	}
+	again := nobody.must(200, "POST", "sys/wrapping/rewrap", `{"token":"`+token+`"}`)
+	nobody.says(400, "wrapping token is not valid or does not exist", "POST", "sys/wrapping/unwrap", `{"token":"`+token+`"}`)
+	token = again.wrapped()["token"].(string)
+	// As the request's own token, and beside one's own.
+	out := nobody.as(token).must(200, "POST", "sys/wrapping/unwrap", nil)
+	same(t, "unwrapped", out.Data, `{"n":1.50,"s":"x"}`)
+	for _, bad := range []vaultClient{nobody.as(token), nobody.as("rubbish")} {
+		bad.says(400, "wrapping token is not valid or does not exist", "POST", "sys/wrapping/unwrap", nil)
+	}
+	nobody.says(400, "missing", "POST", "sys/wrapping/unwrap", nil)
+	nobody.as("rubbish").says(403, "permission denied", "POST", "sys/wrapping/unwrap", `{"token":"`+token+`"}`)
+
+	// Any route is wrapped: a token comes with its accessor.
+	e = v.must(200, "POST", "auth/token/create", `{"policies":["default"]}`, wrap...)
+	inner := v.must(200, "POST", "sys/wrapping/unwrap", `{"token":"`+e.wrapped()["token"].(string)+`"}`)
+	if inner.token() == "" || inner.auth()["accessor"] != e.wrapped()["wrapped_accessor"] {
+		t.Errorf("a wrapped token: %s, %s", e.Raw, inner.Raw)
+	}
+	v.as(inner.token()).must(200, "GET", "auth/token/lookup-self", nil)
+	// One that nobody fetches can be taken back by its accessor.
+	e = v.must(200, "POST", "sys/wrapping/wrap", `{"a":1}`, wrap...)
+	v.must(204, "POST", "auth/token/revoke-accessor", `{"accessor":"`+e.wrapped()["accessor"].(string)+`"}`)
+	v.says(400, "wrapping token is not valid or does not exist", "POST", "sys/wrapping/unwrap", `{"token":"`+e.wrapped()["token"].(string)+`"}`)
+}
+
+func TestVaultAppRole(t *testing.T) {
+	dbtest.EachURL(t, func(t *testing.T, database string) {
+		h := build(t, database)
+		v := h.vault()
+		v.must(204, "POST", "sys/auth/approle", `{"type":"approle"}`)
+		v.must(204, "POST", "auth/approle/role/App", `{"token_policies":["z","a"],"token_ttl":"20m","token_max_ttl":3600,"secret_id_num_uses":"2","secret_id_ttl":"1h","secret_id_bound_cidrs":"127.0.0.0/8,::1/128"}`)
+		role := v.must(200, "GET", "auth/approle/role/app", nil)
+		agent := role.text("agent")
+		same(t, "the role", role.Data, `{"agent":"`+agent+`","bind_secret_id":true,"secret_id_bound_cidrs":["127.0.0.0/8","::1"],"secret_id_num_uses":2,"secret_id_ttl":3600,"local_secret_ids":false,
+			"token_ttl":1200,"token_max_ttl":3600,"token_explicit_max_ttl":0,"token_period":0,"token_policies":["z","a"],"token_bound_cidrs":[],"token_no_default_policy":false,
+			"token_num_uses":0,"token_type":"default","token_strictly_bind_ip":false}`)
+		// The role leads to an agent of its own, which is in the registry.
+		var one struct {
+			Name, Sponsor, Status string
+			ManagedBy             string `json:"managed_by"`
+		}
+		h.must(http.MethodGet, "/v1/agents/"+agent, nil, &one)
+		if one.Name != "approle-app" || one.Status != "active" || !strings.HasPrefix(one.ManagedBy, "vault/") {
+			t.Errorf("the role leads to %+v", one)
+		}
+		id := v.must(200, "GET", "auth/approle/role/app/role-id", nil).text("role_id")
+		secret := v.must(200, "POST", "auth/approle/role/app/secret-id", `{"metadata":"{\"env\":\"ci\"}"}`)
+		if line(secret.Data["secret_id_ttl"], secret.Data["secret_id_num_uses"]) != "3600 2" {
+			t.Errorf("the secret ID: %s", secret.Raw)
+		}
+		accessor := secret.text("secret_id_accessor")
+		body := `{"role_id":"` + id + `","secret_id":"` + secret.text("secret_id") + `"}`
+		nobody := v.as("")
+		in := nobody.must(200, "POST", "auth/approle/login", body)
+		same(t, "its policies", in.auth()["policies"], `["a","default","z"]`)
+		same(t, "its metadata", in.auth()["metadata"], `{"role_name":"app","env":"ci"}`)
+		if line(in.auth()["lease_duration"], in.auth()["entity_id"], in.auth()["orphan"]) != line(1200, agent, true) {
+			t.Errorf("the log-in: %s", in.Raw)
+		}
+		app := v.as(in.token())
+		app.must(200, "GET", "auth/token/lookup-self", nil)
+		// The same session serves the next log-in: no storm of them (D9).
+		nobody.must(200, "POST", "auth/approle/login", body)
+		var sessions struct{ Items []struct{ ID string } }
+		h.must(http.MethodGet, "/v1/sessions?agent="+agent, nil, &sessions)
+		if len(sessions.Items) != 1 {
+			t.Errorf("two log-ins opened %d sessions", len(sessions.Items))
+		}
+		nobody.says(400, "invalid role or secret ID", "POST", "auth/approle/login", body)
+		nobody.says(400, "invalid role or secret ID", "POST", "auth/approle/login", `{"role_id":"no","secret_id":"no"}`)
+		nobody.says(400, "missing role_id", "POST", "auth/approle/login", `{}`)
+
+		// A wrapped secret ID, as one hands them out.
+		e := v.must(200, "POST", "auth/approle/role/app/secret-id", nil, "X-Vault-Wrap-TTL", "60")
+		inner := nobody.must(200, "POST", "sys/wrapping/unwrap", `{"token":"`+e.wrapped()["token"].(string)+`"}`)
+		if inner.text("secret_id_accessor") != e.wrapped()["wrapped_accessor"] {
+			t.Errorf("a wrapped secret ID: %s, %s", e.Raw, inner.Raw)
+		}
+		v.says(404, "failed to find accessor entry", "POST", "auth/approle/role/app/secret-id-accessor/lookup", `{"secret_id_accessor":"`+accessor+`"}`)
+		look := v.must(200, "POST", "auth/approle/role/app/secret-id/lookup", `{"secret_id":"`+inner.text("secret_id")+`"}`)
+		if line(look.Data["secret_id_num_uses"], look.Data["secret_id_ttl"]) != "2 3600" || look.Data["creation_time"] == nil || look.Data["expiration_time"] == nil || look.Data["last_updated_time"] == nil {
+			t.Errorf("the secret ID is %s", look.Raw)
+		}
+		same(t, "its metadata", look.Data["metadata"], `{}`)
+		v.must(200, "POST", "auth/approle/role/app/custom-secret-id", `{"secret_id":"chosen","cidr_list":["127.0.0.1/32"]}`)
+		if keys := v.must(200, "LIST", "auth/approle/role/app/secret-id", nil).Data["keys"]; len(list(keys)) != 2 {
+			t.Errorf("the role has the secret IDs %v", keys)
+		}
+		v.must(204, "POST", "auth/approle/role/app/secret-id/destroy", `{"secret_id":"chosen"}`)
+		v.must(204, "DELETE", "auth/approle/role/app/secret-id/destroy?secret_id=chosen", nil)
+		v.must(204, "POST", "auth/approle/role/app/secret-id-accessor/destroy", `{"secret_id_accessor":"`+inner.text("secret_id_accessor")+`"}`)
+		v.must(404, "LIST", "auth/approle/role/app/secret-id", nil)
+		v.says(404, `role "no" does not exist`, "POST", "auth/approle/role/no/secret-id", nil)
+		v.says(404, `role "no" does not exist`, "POST", "auth/approle/role/no/policies", `{"token_policies":["a"]}`)
+		v.says(400, "ttl cannot be longer", "POST", "auth/approle/role/app/secret-id", `{"ttl":"2h"}`)
+
+		// Field by field; the old names read back where they were used.
+		v.must(204, "POST", "auth/approle/role/app/policies", `{"token_policies":"one"}`)
+		same(t, "one field", v.must(200, "GET", "auth/approle/role/app/policies", nil).Data, `{"token_policies":["one"]}`)
+		v.must(204, "DELETE", "auth/approle/role/app/token-ttl", nil)
+		v.must(204, "POST", "auth/approle/role/app", `{"policies":["old"],"secret_id_bound_cidrs":[]}`)
+		role = v.must(200, "GET", "auth/approle/role/app", nil)
+		same(t, "the old name", role.Data["policies"], `["old"]`)
+		if line(role.Data["token_ttl"], role.Data["token_max_ttl"]) != "0 3600" || len(list(role.Data["secret_id_bound_cidrs"])) != 0 {
+			t.Errorf("after changes field by field: %s", role.Raw)
+		}
+		v.must(204, "POST", "auth/approle/role/app/role-id", `{"role_id":"chosen"}`)
+		v.says(400, "token_ttl", "POST", "auth/approle/role/app", `{"token_ttl":7200}`)
+
+		// A hold on the agent ends its tokens at once, and lets it in no more.
+		app.must(200, "GET", "auth/token/lookup-self", nil)
+		fresh := v.must(200, "POST", "auth/approle/role/app/secret-id", nil).text("secret_id")
+		h.must(http.MethodPost, "/v1/agents/"+agent+"/holds", map[string]string{"kind": "suspended", "reason": "a test"}, nil)
+		app.says(403, "permission denied", "GET", "auth/token/lookup-self", nil)
+		nobody.says(403, "permission denied", "POST", "auth/approle/login", `{"role_id":"chosen","secret_id":"`+fresh+`"}`)
+
+		same(t, "the roles", v.must(200, "LIST", "auth/approle/role", nil).Data["keys"], `["app"]`)
+		v.must(204, "DELETE", "auth/approle/role/app", nil)
+		v.must(404, "GET", "auth/approle/role/app", nil)
+		h.must(http.MethodGet, "/v1/agents/"+agent, nil, &one)
+		if one.Status != "retired" {
+			t.Errorf("the agent that was made with a role that is gone is %s", one.Status)
+		}
+		// Made again, as declarative tools do: under another name, since names are
+		// never used twice.
+		v.must(204, "POST", "auth/approle/role/app", `{"token_policies":["a"]}`)
+		h.must(http.MethodGet, "/v1/agents/"+v.must(200, "GET", "auth/approle/role/app", nil).text("agent"), nil, &one)
+		if one.Name != "approle-app-2" {
+			t.Errorf("the second agent is %s", one.Name)
+		}
+		// A role may lead to an agent that is there.
+		v.must(204, "POST", "auth/approle/role/crm", `{"agent":"`+h.agent+`"}`)
+		v.must(204, "DELETE", "auth/approle/role/crm", nil)
+		h.must(http.MethodGet, "/v1/agents/"+h.agent, nil, &one)
+		if one.Status != "active" {
+			t.Errorf("an agent that was named for a role is %s after it", one.Status)
+		}
+		v.must(204, "DELETE", "sys/auth/approle", nil)
+		nobody.says(403, "permission denied", "POST", "auth/approle/login", body)
+	})
+}
