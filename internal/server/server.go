@@ -436,7 +436,7 @@ func (s *Server) belonging() []session.Part {
 			End: func(ctx context.Context, tx *guard.Tx, sessions []string) (int, error) {
 				return s.leases.EndOfSessions(ctx, tx, sessions)
 			},
-			After: func(ctx context.Context, t estover.TenantID, id string) error { return s.leases.Settled(ctx, t, id) },
+			After: func(ctx context.Context, t estover.TenantID, id string) error { return s.leases.Settled(ctx, t, lease.Filter{Session: id}) },
 		},
 		// What was certified in it is revoked, and the lists say so when they are next
 		// asked for.

@@ -30,6 +30,8 @@ const grace = 5 * time.Second
 type Wish struct {
 	Role string
 	TTL  time.Duration // less than the role's; 0 for that
+	// Purpose is what it is for; the caller's own if it is empty. A person says one.
+	Purpose string
 	// Token is the token that the lease is to end with, for a role that binds to
 	// it, and TokenUntil when that ends by itself.
 	Token      string
@@ -50,6 +52,12 @@ func (l *Leases) Create(ctx context.Context, c estover.Caller, w Wish) (Issued, 
 	r, err := l.roles.Get(ctx, c.Tenant, w.Role)
 	if err != nil {
 		return Issued{}, err
+	}
+	if len(w.Purpose) > 500 {
+		return Issued{}, ErrInvalid.With("The purpose has at most 500 bytes.").At("purpose")
+	}
+	if w.Purpose != "" {
+		c.Purpose = w.Purpose
 	}
 	share := ""
 	if r.Shared {
@@ -164,7 +172,7 @@ func (l *Leases) intend(ctx context.Context, c estover.Caller, r *Role, w Wish, 
 	if err := l.sealer.Prepare(ctx, c.Tenant); err != nil {
 		return nil, k, err
 	}
-	op := guard.Op{Action: "lease.create", Target: "lease_role:" + r.Name, Effect: guard.Executes, Resource: r.Resource}
+	op := guard.Op{Action: "lease.create", Target: "lease_role:" + r.Name, Effect: guard.Executes, Resource: r.Resource, Purpose: c.Purpose}
 	if r.Resource != "" {
 		if op.Input, op.Effect, err = l.o.Action(ctx, c.Tenant, r.Resource, r.Action); err != nil {
 			return nil, k, err

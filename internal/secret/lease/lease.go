@@ -274,6 +274,7 @@ func (l *Leases) Get(ctx context.Context, c estover.Caller, id string) (x Lease,
 
 // A Filter says which leases are meant; what is empty does not matter.
 type Filter struct {
+	ID      string
 	Session string
 	Agent   string
 	Role    string // its name

@@ -257,28 +257,28 @@ func TestHowLongALeaseLives(t *testing.T) {
 		session, grant = 0, 0
 		x := create(t, h, bot, "reader")
 		clock.Advance(8 * time.Minute)
-		renewed, err := h.Leases.Renew(t.Context(), bot, x.ID, 0)
+		renewed, err := h.Leases.Renew(t.Context(), bot, x.ID, 0, "")
 		if err != nil || (renewed.ExpiresAt.Sub(x.ExpiresAt)-8*time.Minute).Abs() > 5*time.Second {
 			t.Fatalf("renewed from %s to %s, %v; want 8 minutes more", x.ExpiresAt, renewed.ExpiresAt, err)
 		}
-		if _, err := h.Leases.Renew(t.Context(), bot, x.ID, time.Minute); !errors.Is(err, lease.ErrMaximum) {
+		if _, err := h.Leases.Renew(t.Context(), bot, x.ID, time.Minute, ""); !errors.Is(err, lease.ErrMaximum) {
 			t.Errorf("renewing for less than there is: %v, want ErrMaximum", err)
 		}
 		clock.Advance(9 * time.Minute)
 		if _, ok := s.LogIn(x.User, x.Values["password"]); !ok {
 			t.Error("the target refuses a user whose lease was renewed")
 		}
-		if renewed, err = h.Leases.Renew(t.Context(), bot, x.ID, 0); err != nil || !renewed.ExpiresAt.Equal(x.MaxAt) {
+		if renewed, err = h.Leases.Renew(t.Context(), bot, x.ID, 0, ""); err != nil || !renewed.ExpiresAt.Equal(x.MaxAt) {
 			t.Errorf("renewed to %s, %v; want the most, %s", renewed.ExpiresAt, err, x.MaxAt)
 		}
-		if _, err = h.Leases.Renew(t.Context(), bot, x.ID, 0); !errors.Is(err, lease.ErrMaximum) {
+		if _, err = h.Leases.Renew(t.Context(), bot, x.ID, 0, ""); !errors.Is(err, lease.ErrMaximum) {
 			t.Errorf("renewing at the most: %v, want ErrMaximum", err)
 		}
-		if _, err = h.Leases.Renew(t.Context(), in("agt_other", "ses_2"), x.ID, 0); !errors.Is(err, lease.ErrNotFound) {
+		if _, err = h.Leases.Renew(t.Context(), in("agt_other", "ses_2"), x.ID, 0, ""); !errors.Is(err, lease.ErrNotFound) {
 			t.Errorf("another agent renews: %v, want ErrNotFound", err)
 		}
 		clock.Advance(9 * time.Minute)
-		if _, err = h.Leases.Renew(t.Context(), bot, x.ID, 0); !errors.Is(err, lease.ErrNotLive) {
+		if _, err = h.Leases.Renew(t.Context(), bot, x.ID, 0, ""); !errors.Is(err, lease.ErrNotLive) {
 			t.Errorf("renewing what is over: %v, want ErrNotLive", err)
 		}
 		if _, ok := s.LogIn(x.User, x.Values["password"]); ok {
@@ -543,7 +543,7 @@ func TestEventCannotBeWritten(t *testing.T) {
 		if _, err := h.Leases.Revoke(t.Context(), ann, lease.Which{ID: x.ID}, ""); !errors.Is(err, guard.ErrNotRecorded) {
 			t.Errorf("revoking gives %v, want ErrNotRecorded", err)
 		}
-		if _, err := h.Leases.Renew(t.Context(), bot, x.ID, time.Minute); !errors.Is(err, guard.ErrNotRecorded) && !errors.Is(err, lease.ErrMaximum) {
+		if _, err := h.Leases.Renew(t.Context(), bot, x.ID, time.Minute, ""); !errors.Is(err, guard.ErrNotRecorded) && !errors.Is(err, lease.ErrMaximum) {
 			t.Errorf("renewing gives %v, want ErrNotRecorded", err)
 		}
 		if get(t, h, x.ID).State != lease.Live {
@@ -933,7 +933,7 @@ func TestTenants(t *testing.T) {
 		for name, err := range map[string]error{
 			"reading":        second(h.Leases.Get(t.Context(), eve, x.ID)),
 			"revoking":       second(h.Leases.Revoke(t.Context(), eve, lease.Which{ID: x.ID}, "")),
-			"renewing":       second(h.Leases.Renew(t.Context(), thief, x.ID, 0)),
+			"renewing":       second(h.Leases.Renew(t.Context(), thief, x.ID, 0, "")),
 			"issuing":        second(h.Leases.Create(t.Context(), thief, lease.Wish{Role: "reader"})),
 			"using":          second(h.Leases.Use(t.Context(), thief, "res_db", "writer", "password")),
 			"checking":       second(h.Leases.CheckRole(t.Context(), eve, "reader")),

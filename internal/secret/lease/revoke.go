@@ -161,12 +161,12 @@ func (l *Leases) markIn(ctx context.Context, tx *guard.Tx, cause Cause, column s
 	return int(total), nil
 }
 
-// Settled returns when all leases of a session have ended, so that the end of the
-// session is the end of what was made for it; with an error if that takes longer
+// Settled returns when all leases that a filter names have ended: so the end of a
+// session is the end of what was made for it. It is an error if that takes longer
 // than ctx.
-func (l *Leases) Settled(ctx context.Context, tenant estover.TenantID, session string) error {
+func (l *Leases) Settled(ctx context.Context, tenant estover.TenantID, f Filter) error {
 	for {
-		s, err := l.Standing(ctx, tenant, Filter{Session: session})
+		s, err := l.Standing(ctx, tenant, f)
 		if err != nil {
 			return err
 		}
@@ -175,7 +175,7 @@ func (l *Leases) Settled(ctx context.Context, tenant estover.TenantID, session s
 		}
 		l.stir()
 		if err := pause(ctx, 50*time.Millisecond); err != nil {
-			return ErrNotGone.With("%d leases of the session have not ended yet.", s.Open)
+			return ErrNotGone.With("%d leases that are to be gone have not ended yet. They are taken away again and again; look with `estover secret lease list --open`.", s.Open)
 		}
 	}
 }
@@ -183,8 +183,8 @@ func (l *Leases) Settled(ctx context.Context, tenant estover.TenantID, session s
 // ErrNotGone is returned while leases that are to be gone are not.
 var ErrNotGone = &estover.Error{Kind: estover.Unavailable, Code: "leases_not_gone", Detail: "Leases that are to be gone have not ended yet. They are taken away again and again; look with `estover secret lease list --overdue`."}
 
-// Standing counts the leases that have not ended, of a session, an agent, a target
-// or all.
+// Standing counts the leases that have not ended: one, or those of a role, a
+// session, an agent or a target, or all.
 func (l *Leases) Standing(ctx context.Context, tenant estover.TenantID, f Filter) (s Standing, err error) {
 	err = l.guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
 		s, err = StandingIn(ctx, tx, f)
@@ -196,6 +196,10 @@ func (l *Leases) Standing(ctx context.Context, tenant estover.TenantID, f Filter
 // StandingIn is [Leases.Standing] inside of a transaction.
 func StandingIn(ctx context.Context, tx *db.Tx, f Filter) (Standing, error) {
 	switch {
+	case f.ID != "":
+		return standing(ctx, tx, "id = ?", f.ID)
+	case f.Role != "":
+		return standing(ctx, tx, "role = ?", f.Role)
 	case f.Session != "":
 		return standing(ctx, tx, "session_id = ?", f.Session)
 	case f.Agent != "":

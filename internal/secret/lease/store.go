@@ -214,6 +214,9 @@ func list(ctx context.Context, tx *db.Tx, f Filter, after string, limit int) ([]
 		}
 		query = append(query, "and "+clause)
 	}
+	if f.ID != "" {
+		where("id = ?", f.ID)
+	}
 	if f.Session != "" {
 		where("session_id = ?", f.Session)
 	}

@@ -145,13 +145,20 @@ func (l *Leases) forget(tenant estover.TenantID, session string) {
 }
 
 // Renew extends a lease: the target first, then the row (L7). How far is bounded
-// by the role, the session and the grant; the lease says which of them it was.
-func (l *Leases) Renew(ctx context.Context, c estover.Caller, id string, more time.Duration) (Lease, error) {
+// by the role, the session and the grant; the lease says which of them it was. A
+// person says what for, if the caller does not.
+func (l *Leases) Renew(ctx context.Context, c estover.Caller, id string, more time.Duration, purpose string) (Lease, error) {
+	if len(purpose) > 500 {
+		return Lease{}, ErrInvalid.With("The purpose has at most 500 bytes.").At("purpose")
+	}
+	if purpose != "" {
+		c.Purpose = purpose
+	}
 	x, err := l.read(ctx, c.Tenant, id)
 	if err != nil {
 		return Lease{}, err
 	}
-	op := guard.Op{Action: "lease.renew", Target: "lease:" + id, Effect: guard.Executes, Resource: x.Resource}
+	op := guard.Op{Action: "lease.renew", Target: "lease:" + id, Effect: guard.Executes, Resource: x.Resource, Purpose: c.Purpose}
 	r, err := l.roles.Get(ctx, c.Tenant, x.Role)
 	if err == nil && r.ID != x.roleID {
 		err = ErrNoRole.With("The role of the lease is no more, so it cannot be extended.")
