@@ -42,9 +42,10 @@ type idempotency struct {
 	open func(tenant estover.TenantID, id string, sealed []byte) ([]byte, error)
 }
 
-// readings are the operations that are asked for with POST and change nothing:
-// what they reveal is not kept, and each time they leave a trace.
-var readings = map[string]bool{"/v1/secret/read": true, "/v1/log/verify": true, "/v1/tokens/explain": true}
+// readings are the operations that are asked for with POST and whose answer is
+// not kept, for what it reveals: those that change nothing, and each time leave a
+// trace, and a lease, of which another is had as easily.
+var readings = map[string]bool{"/v1/secret/read": true, "/v1/leases": true, "/v1/log/verify": true, "/v1/tokens/explain": true}
 
 // kept is an answer as it is sealed.
 type kept struct {

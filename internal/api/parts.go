@@ -17,6 +17,8 @@ import (
 	"estover.dev/internal/recording"
 	"estover.dev/internal/resource"
 	"estover.dev/internal/secret"
+	"estover.dev/internal/secret/lease"
+	"estover.dev/internal/secret/target"
 	"estover.dev/internal/session"
 	"estover.dev/internal/tenant"
 	"estover.dev/internal/token"
@@ -32,6 +34,8 @@ type Parts struct {
 	Requests   *approval.Approvals
 	Notify     *notify.Notify
 	Secrets    *secret.Secrets
+	Targets    *target.Targets
+	Leases     *lease.Leases
 	Sessions   *session.Sessions
 	Policy     *policy.Policy
 	Trusts     *federation.Trusts
@@ -67,6 +71,7 @@ func (s *Server) routes() {
 	s.requests()
 	s.channels()
 	s.secrets()
+	s.leases()
 	s.sessions()
 	s.policies()
 	s.trusts()

@@ -288,7 +288,10 @@ type Filter struct {
 // before ended with.
 func (l *Leases) List(ctx context.Context, c estover.Caller, f Filter, after string, limit int) (all []Lease, err error) {
 	op := guard.Op{Action: "lease.list"}
-	if f.Agent != "" {
+	switch { // what is an agent's own it may list
+	case f.Session != "":
+		op.Target, op.Session = "session:"+f.Session, f.Session
+	case f.Agent != "":
 		op.Target = "agent:" + f.Agent
 	}
 	err = l.guard.Read(ctx, c, op, func(tx *db.Tx) error {

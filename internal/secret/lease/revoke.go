@@ -492,3 +492,16 @@ func (l *Leases) Alarm(ctx context.Context) error {
 	}
 	return err
 }
+
+// Gone is [Leases.Settled] for what was revoked.
+func (l *Leases) Gone(ctx context.Context, tenant estover.TenantID, w Which) error {
+	f := Filter{ID: w.ID, Session: w.Session, Agent: w.Agent, Role: w.Role}
+	if w.Target != "" {
+		id, err := l.targets.Named(ctx, tenant, w.Target)
+		if err != nil {
+			return err
+		}
+		f.Target = id
+	}
+	return l.Settled(ctx, tenant, f)
+}
