@@ -1,5 +1,7 @@
 package rotation
 
+import "time"
+
 // ErrCrash is what a function given to [Rotations.Reached] ends the work with.
 var ErrCrash = errCrash
 
@@ -11,3 +13,6 @@ func (x *Rotations) Reached(f func(point string) error) { x.reached = f }
 
 // Due is when a version is to be replaced, and After when a cron fires.
 var Due = Spec.due
+
+// Wait sets how long whoever asks for a rotation waits for it.
+func (x *Rotations) Wait(d time.Duration) { x.patience = d }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -31,6 +32,34 @@ func newMemory(users ...string) *memory {
 		m.users[u] = []string{"first-of-" + u}
 	}
 	return m
+}
+
+// fail has the target fail in one way, until it is restored.
+func (m *memory) fail(how string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch how {
+	case "down":
+		m.down = engine.ErrUnreachable
+	case "wrong":
+		m.wrong = "*"
+	case "refuse":
+		m.refuse = "*"
+	}
+}
+
+func (m *memory) restore() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.down, m.wrong, m.refuse = nil, "", ""
+}
+
+// accepts reports whether a password is one of a user's, whether or not the
+// target answers.
+func (m *memory) accepts(c engine.Credential) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Contains(m.users[c.User], string(c.Secret.Reveal()))
 }
 
 func (m *memory) Create(ctx context.Context, o engine.Order) (engine.Material, error) {
@@ -63,7 +92,7 @@ func (m *memory) SetSecret(ctx context.Context, user string, s, keep estover.Sec
 	if m.users[user] == nil {
 		return fmt.Errorf("%w: %s", engine.ErrNoUser, user)
 	}
-	if user == m.refuse {
+	if user == m.refuse || m.refuse == "*" {
 		return engine.Refuse("not this one")
 	}
 	m.users[user] = []string{string(s.Reveal())}
@@ -85,7 +114,7 @@ func (m *memory) Verify(ctx context.Context, c engine.Credential) error {
 		return err
 	}
 	for _, p := range m.users[c.User] {
-		if p == string(c.Secret.Reveal()) && c.User != m.wrong {
+		if p == string(c.Secret.Reveal()) && c.User != m.wrong && m.wrong != "*" {
 			return nil
 		}
 	}

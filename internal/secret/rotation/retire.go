@@ -101,7 +101,7 @@ func (w *work) settle(ctx context.Context) (bool, error) {
 		err := w.move(ctx, "rotation.refuse", refusal(w.r, found), func(t *secret.Turn, n *Rotation) error {
 			return t.Keep(n.Previous)
 		}, func(tx *guard.Tx, n *Rotation) error {
-			n.Step, n.Laggards, n.Next = Grace, found, tx.Now().Add(askAgain)
+			n.Step, n.Laggards, n.Next = Grace, found, tx.Now().Add(n.again())
 			return nil
 		})
 		if err != nil {
@@ -114,6 +114,9 @@ func (w *work) settle(ctx context.Context) (bool, error) {
 		return nil
 	})
 }
+
+// again is how soon it is looked whether those who hold a version up are settled.
+func (r *Rotation) again() time.Duration { return max(time.Second, min(askAgain, r.Grace()/4)) }
 
 func refusal(r Rotation, found []Laggard) map[string]any {
 	return map[string]any{"version": secret.VersionID(r.Secret, r.Previous), "laggards": found}
@@ -129,7 +132,7 @@ func (w *work) refuse(ctx context.Context, found []Laggard) error {
 		slices.Sort(names)
 		return names
 	}
-	change := func(now time.Time, n *Rotation) { n.Laggards, n.Next = found, now.Add(askAgain) }
+	change := func(now time.Time, n *Rotation) { n.Laggards, n.Next = found, now.Add(n.again()) }
 	if slices.Equal(who(found), who(w.r.Laggards)) {
 		return w.store(ctx, change)
 	}
@@ -280,13 +283,12 @@ func (x *Rotations) Force(ctx context.Context, c estover.Caller, path, why strin
 		return Rotation{}, err
 	}
 	broken := r.Laggards
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), runTime)
-	defer cancel()
-	for {
+	ctx, late := context.WithoutCancel(ctx), time.After(x.patience)
+	for over := false; ; {
 		if err := x.advance(ctx, c.Tenant, r.Secret); err != nil && !errors.Is(err, errLost) {
 			return r, err
 		}
-		if r, err = x.load(ctx, c.Tenant, path); err != nil || r.Step == Idle || ctx.Err() != nil {
+		if r, err = x.load(ctx, c.Tenant, path); err != nil || r.Step == Idle || over {
 			r.Laggards = broken // who has lost access by this
 			return r, err
 		}
@@ -294,7 +296,8 @@ func (x *Rotations) Force(ctx context.Context, c estover.Caller, path, why strin
 			return r, ErrFailed.With("Version %d of %s is not retired yet: %s. It is tried again.", r.Previous, path, r.LastError)
 		}
 		select {
-		case <-ctx.Done():
+		case <-late:
+			over = true
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

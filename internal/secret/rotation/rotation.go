@@ -207,7 +207,8 @@ type Config struct {
 // at once.
 type Rotations struct {
 	Config
-	until atomic.Int64 // until when this node counts as there, in microseconds
+	until    atomic.Int64  // until when this node counts as there, in microseconds
+	patience time.Duration // how long whoever asks for a rotation waits for it
 
 	// reached is told of each effect before it is made and after, and may end the
 	// work there as a crash would. It is nil but in tests.
@@ -222,7 +223,7 @@ func New(c Config) *Rotations {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	return &Rotations{Config: c}
+	return &Rotations{Config: c, patience: runTime}
 }
 
 func (x *Rotations) at(point string) error {
@@ -462,15 +463,14 @@ func (x *Rotations) Run(ctx context.Context, c estover.Caller, path string) (Rot
 	return x.through(context.WithoutCancel(ctx), c.Tenant, r)
 }
 
-// runTime is how long [Rotations.Run] waits for what it began.
+// runTime is how long [Rotations.Run] waits for what it began, if another node does
+// it.
 const runTime = 50 * time.Second
 
 // through works at a rotation until it needs nothing but time, whichever node
 // does the work.
 func (x *Rotations) through(ctx context.Context, tenant estover.TenantID, r Rotation) (Rotation, error) {
-	ctx, cancel := context.WithTimeout(ctx, runTime)
-	defer cancel()
-	before := r
+	before, late := r, time.After(x.patience)
 	for {
 		err := x.advance(ctx, tenant, r.Secret)
 		if err != nil && !errors.Is(err, errLost) {
@@ -487,8 +487,8 @@ func (x *Rotations) through(ctx context.Context, tenant estover.TenantID, r Rota
 			return r, failed(r)
 		}
 		select {
-		case <-ctx.Done():
-			return r, ErrBusy
+		case <-late:
+			return r, ErrBusy.With("%s is still being rotated. `estover rotation explain %s` says how far it is.", path, path)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

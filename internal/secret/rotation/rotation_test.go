@@ -39,28 +39,41 @@ const (
 type house struct {
 	t       testing.TB
 	d       *db.DB
+	tenant  estover.TenantID
+	ann     estover.Caller // its administrator
 	clock   *dbtest.Clock
 	guard   *guard.Guard
 	sealer  *seal.Sealer
 	secrets *secret.Secrets
 	target  *memory
+	engine  engine.Engine // in the place of the target in memory
 	overlap bool
 	over    map[string]bool // sessions and subjects that cannot work with us any more
 	risk    secret.Risk
 	x       *rotation.Rotations
 }
 
+// roots are the files of the root keys, by database.
+var roots sync.Map
+
 func build(t testing.TB, d *db.DB, target *memory) *house {
 	t.Helper()
-	h := &house{t: t, d: d, clock: dbtest.NewClock(d), target: target, over: map[string]bool{}}
+	return buildAt(t, d, target, "acme")
+}
+
+func buildAt(t testing.TB, d *db.DB, target *memory, tenant estover.TenantID) *house {
+	t.Helper()
+	h := &house{t: t, d: d, tenant: tenant, ann: ann, clock: dbtest.NewClock(d), target: target, over: map[string]bool{}}
+	h.ann.Tenant = tenant
 	var err error
-	if h.sealer, err = seal.Open(t.Context(), d, seal.File{Path: filepath.Join(t.TempDir(), "root.key")}); err != nil {
+	root, _ := roots.LoadOrStore(d, filepath.Join(t.TempDir(), "root.key"))
+	if h.sealer, err = seal.Open(t.Context(), d, seal.File{Path: root.(string)}); err != nil {
 		t.Fatal(err)
 	}
 	h.sealer.Hold(secret.Holding)
 	h.guard = guardtest.New(t, d, guardtest.AllowAll)
 	h.x, h.secrets = h.node("node_1")
-	_, err = h.secrets.Create(t.Context(), ann, secret.Spec{Path: path, Destinations: []string{there}})
+	_, err = h.secrets.Create(t.Context(), h.ann, secret.Spec{Path: path, Destinations: []string{there}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,12 +91,17 @@ func (h *house) node(name string) (*rotation.Rotations, *secret.Secrets) {
 	x = rotation.New(rotation.Config{
 		Guard: g, Secrets: secrets, Node: name, Logger: slog.New(slog.DiscardHandler),
 		Target: func(_ context.Context, tenant estover.TenantID, name string) (rotation.Target, error) {
-			if tenant != "acme" || name != "orders" && name != "tgt_1" {
+			if tenant != h.tenant || name != "orders" && name != "tgt_1" {
 				return rotation.Target{}, rotation.ErrNotFound.With("There is no target %s.", name)
 			}
 			return rotation.Target{ID: "tgt_1", Name: "orders", Overlap: h.overlap}, nil
 		},
-		Engine:  func(context.Context, estover.TenantID, string) (engine.Engine, error) { return h.target, nil },
+		Engine: func(context.Context, estover.TenantID, string) (engine.Engine, error) {
+			if h.engine != nil {
+				return h.engine, nil
+			}
+			return h.target, nil
+		},
 		Sponsor: func(context.Context, *db.Tx, string) (string, error) { return "usr_sam", nil },
 		Over: func(_ context.Context, _ *db.Tx, s estover.Subject, session string) (bool, error) {
 			return h.over[session] || h.over[string(s)], nil
@@ -112,14 +130,14 @@ var pair = rotation.Spec{Target: "orders", Users: []string{"reader_a", "reader_b
 
 func (h *house) put(spec rotation.Spec) {
 	h.t.Helper()
-	if _, err := h.x.Put(h.t.Context(), ann, path, spec); err != nil {
+	if _, err := h.x.Put(h.t.Context(), h.ann, path, spec); err != nil {
 		h.t.Fatal(err)
 	}
 }
 
 func (h *house) run() rotation.Rotation {
 	h.t.Helper()
-	r, err := h.x.Run(h.t.Context(), ann, path)
+	r, err := h.x.Run(h.t.Context(), h.ann, path)
 	if err != nil {
 		h.t.Fatalf("rotating: %v", err)
 	}
@@ -144,7 +162,7 @@ func (h *house) pass(by time.Duration, nodes ...*rotation.Rotations) rotation.Ex
 
 func (h *house) explain() rotation.Explanation {
 	h.t.Helper()
-	e, err := h.x.Explain(h.t.Context(), ann, path)
+	e, err := h.x.Explain(h.t.Context(), h.ann, path)
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -172,7 +190,7 @@ func (h *house) use(s *secret.Secrets) (secret.Injection, error) {
 // phases are the versions of the secret as they stand, the oldest first.
 func (h *house) phases() string {
 	h.t.Helper()
-	list, err := h.secrets.Versions(h.t.Context(), ann, path)
+	list, err := h.secrets.Versions(h.t.Context(), h.ann, path)
 	if err != nil {
 		h.t.Fatal(err)
 	}

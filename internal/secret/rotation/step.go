@@ -22,7 +22,7 @@ const (
 	effectTime = 30 * time.Second // for one thing at the target, by the target's own reckoning too
 	firstWait  = time.Second      // after a first failure; it doubles each time
 	mostWait   = 5 * time.Minute
-	askAgain   = 15 * time.Second // that somebody uses a version is looked for again
+	askAgain   = 15 * time.Second // whether somebody still uses a version is looked again, or sooner if its grace is short
 	atOnce     = 8                // rotations that a node works at
 	perTarget  = 2                // rotations that are under way at a target (R11)
 )
