@@ -4,10 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
-	mathrand "math/rand/v2"
 	"net"
 	"slices"
 	"strings"
@@ -22,19 +20,12 @@ import (
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
 	"estover.dev/internal/guard"
-	"estover.dev/internal/guard/guardtest"
-	"estover.dev/internal/secret"
 	"estover.dev/internal/secret/engine"
 	"estover.dev/internal/secret/engine/enginetest"
 	"estover.dev/internal/secret/engine/postgres"
 	"estover.dev/internal/secret/lease"
 	"estover.dev/internal/secret/lease/leasetest"
-	"estover.dev/internal/secret/target"
 )
-
-// storm is how many credentials are issued in a storm at each engine of storage.
-// Two of them make the thousand of F1.
-var storm = flag.Int("storm", 500, "how many credentials the storm tests issue at a PostgreSQL")
 
 // pg is a node with the roles reader and writer at a real PostgreSQL.
 type pg struct {
@@ -47,29 +38,16 @@ type pg struct {
 func onPostgres(t *testing.T, d *db.DB, cut *relay, o lease.Options) *pg {
 	t.Helper()
 	server := enginetest.Postgres(t)
-	p := &pg{server: server, tenant: ann}
-	p.tenant.Tenant = estover.TenantID("acme-" + strings.ToLower(rand.Text()[:8]))
-	memory := &leasetest.Server{}
-	o.Quota = 100_000
-	p.House = leasetest.New(t, d, guardtest.AllowAll, o, memory.Kind(), postgres.Kind)
-	address := server.Config.Address
+	config := server.Config
 	if cut != nil {
-		address = cut.listen(t, address[:strings.IndexByte(address, '/')]) + "/crm"
+		config.Address = cut.listen(t, config.Address[:strings.IndexByte(config.Address, '/')]) + "/crm"
 	}
-	const admin = "targets/crm"
-	if _, err := p.Secrets.Create(t.Context(), p.tenant, secret.Spec{Path: admin, Destinations: []string{address[:strings.IndexByte(address, '/')]}}); err != nil {
-		t.Fatal(err)
-	}
-	fields := map[string]estover.Secret{"username": estover.NewSecret([]byte(server.Config.Admin.User)), "password": estover.NewSecret(slices.Clone(server.Config.Admin.Secret.Reveal()))}
-	if _, err := p.Secrets.Write(t.Context(), p.tenant, admin, fields, 0); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := p.Targets.Create(t.Context(), p.tenant, target.Spec{Name: "crm", Kind: "postgres", Address: address, Admin: admin}); err != nil {
-		t.Fatal(err)
-	}
+	o.Quota = 100_000
+	house, tenant := leasetest.At(t, d, postgres.Kind, config, o)
+	p := &pg{House: house, server: server, tenant: tenant}
 	for role, group := range map[string]string{"reader": "readers", "writer": "writers"} {
 		p.Role(t, p.tenant, lease.RoleSpec{
-			Name: role, Target: "crm", Template: engine.Template{"groups": {group}}, Delivery: lease.Plaintext, Resource: "res_db", Action: "read",
+			Name: role, Target: "real", Template: engine.Template{"groups": {group}}, Delivery: lease.Plaintext, Resource: "res_db", Action: "read",
 		})
 	}
 	return p
@@ -143,112 +121,6 @@ func (p *pg) login(t *testing.T, x lease.Issued, database string) *pgx.Conn {
 	}
 	t.Cleanup(func() { _ = c.Close(context.Background()) })
 	return c
-}
-
-// TestStorm issues credentials at a real PostgreSQL while nodes crash between any
-// two steps and clients hang up at any time. At no moment is there a user that no
-// lease knows, and in the end those who are there are those of live leases (F1, F2).
-func TestStorm(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, d *db.DB) {
-		clock := dbtest.NewClock(d)
-		p := onPostgres(t, d, nil, lease.Options{})
-		steps := []string{"L1", "L2", "L3"}
-		var (
-			wait                    sync.WaitGroup
-			issued, crashed, hungUp atomic.Int64
-			next                    atomic.Int64
-			handedOut               sync.Map // by id: its user
-			nodes                   = make([]*leasetest.House, 8)
-			crashing                = make([]atomic.Int64, 8) // the step after which the node dies; negative: before it; 0: it does not
-			dies                    = func(n int64, done bool) bool { return n > 0 && done || n < 0 && !done }
-			failsAt                 = func(n int64) string { return steps[max(n, -n)-1] }
-			stepOf                  = func() int64 { return []int64{0, 0, 1, -1, 2, -2, 3, -3}[mathrand.N(8)] }
-		)
-		for i := range nodes {
-			nodes[i] = p.Another(t, guardtest.AllowAll)
-			nodes[i].Leases.Reached(func(step string, done bool) error {
-				if n := crashing[i].Load(); n != 0 && failsAt(n) == step && dies(n, done) {
-					return errCrash
-				}
-				return nil
-			})
-			wait.Go(func() {
-				for int(next.Add(1)) <= *storm {
-					ctx, hangUp := context.WithCancel(context.Background())
-					crashing[i].Store(stepOf())
-					if mathrand.N(3) == 0 {
-						time.AfterFunc(time.Duration(mathrand.N(15_000))*time.Microsecond, hangUp)
-					}
-					x, err := nodes[i].Leases.Create(ctx, p.agent(fmt.Sprint("agt_", i), fmt.Sprint("ses_", i)), lease.Wish{Role: "reader"})
-					hangUp()
-					switch {
-					case err == nil:
-						issued.Add(1)
-						handedOut.Store(x.ID, x.User)
-					case errors.Is(err, errCrash):
-						crashed.Add(1)
-					case errors.Is(err, context.Canceled):
-						hungUp.Add(1)
-					default:
-						t.Errorf("issuing: %v", err)
-					}
-				}
-			})
-		}
-		watched := make(chan struct{})
-		go func() {
-			wait.Wait()
-			close(watched)
-		}()
-		for looks := 0; ; looks++ {
-			if list := p.unknown(t); len(list) != 0 {
-				t.Errorf("in the storm there are users that no lease knows: %v", list)
-			}
-			select {
-			case <-watched:
-			case <-time.After(100 * time.Millisecond):
-				continue
-			}
-			break
-		}
-		clock.Advance(16 * time.Second)
-		for range 3 {
-			if err := p.Leases.Work(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-		}
-		var want []string
-		for _, x := range p.all(t, lease.Filter{Open: true}) {
-			if x.State != lease.Live {
-				t.Errorf("long after the storm the lease %s of %s is %s: %s", x.ID, x.User, x.State, x.LastError)
-			}
-			want = append(want, x.User)
-		}
-		slices.Sort(want)
-		users := p.users(t)
-		if !slices.Equal(users, want) {
-			t.Errorf("after the storm there are %d users and %d live leases", len(users), len(want))
-		}
-		handedOut.Range(func(_, user any) bool {
-			if !slices.Contains(users, user.(string)) {
-				t.Errorf("the lease of %s was handed out, and its user is not there", user)
-			}
-			return true
-		})
-		t.Logf("%d issued, %d crashes, %d clients hung up", issued.Load(), crashed.Load(), hungUp.Load())
-		if issued.Load() == 0 || crashed.Load() == 0 || hungUp.Load() == 0 {
-			t.Error("it was no storm")
-		}
-		if _, err := p.Leases.Revoke(t.Context(), p.tenant, lease.Which{All: true}, ""); err != nil {
-			t.Fatal(err)
-		}
-		if err := p.Leases.Work(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		if users := p.users(t); len(users) != 0 {
-			t.Errorf("users that cannot be taken away: %v", users)
-		}
-	})
 }
 
 // A relay stands between a node and a database.
