@@ -63,14 +63,8 @@ func cook(text string) (*recipe, error) {
 	var in struct {
 		Length int `hcl:"length"`
 	}
-	if err := hcl.DecodeObject(&in, list.Filter("length")); err != nil || len(list.Filter("length").Items) == 0 {
-		var all struct {
-			Length int `hcl:"length"`
-		}
-		if err := hcl.DecodeObject(&all, list); err != nil {
-			return nil, bad("unable to decode the length")
-		}
-		in.Length = all.Length
+	if err := hcl.DecodeObject(&in, list); err != nil {
+		return nil, bad("unable to decode the length")
 	}
 	r := &recipe{length: in.Length}
 	if r.length < shortest || r.length > longest {

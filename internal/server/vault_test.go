@@ -301,3 +301,276 @@ func TestVaultKV1(t *testing.T) {
 		v.must(404, "LIST", "old/a", nil)
 	})
 }
+
+// V1–V11, V13–V15: the wire.
+func TestVaultWire(t *testing.T) {
+	dbtest.EachURL(t, func(t *testing.T, database string) {
+		h := build(t, database)
+		v, nobody := h.vault(), vaultClient{house: h}
+		v.must(204, "POST", "sys/mounts/kv", `{"type":"kv"}`)
+		v.must(204, "POST", "kv/x", `{"a":"b"}`)
+
+		// V3: whatever is wrong with a token, the answer is one.
+		bot := vaultClient{h, h.accessToken("")} // good, and not for this server
+		for name, c := range map[string]vaultClient{"no token": nobody, "one that is none": {h, "nonsense"}, "a person's that is none": {h, "est_pt_nonsense"}, "a JWT that is none": {h, "a.b.c"}, "for another resource": bot} {
+			for _, path := range []string{"kv/x", "sys/mounts", "nothing/here", "sys/nothing", "auth/nothing", ""} {
+				if e := c.call("GET", path, nil); e.Status != 403 || e.Raw != "{\"errors\":[\"permission denied\"]}\n" {
+					t.Errorf("%s at %q: %d %s", name, path, e.Status, e.Raw)
+				}
+			}
+		}
+		if e := nobody.call("GET", "kv/x", nil, "Authorization", "Bearer "+h.token); e.Status != 200 {
+			t.Errorf("the token as Bearer: %d %s", e.Status, e.Raw)
+		}
+		// V2: nothing is redirected, and there is one spelling.
+		for _, path := range []string{"kv/x/", "kv//x", "//kv/x", "kv/%78"} {
+			same(t, path, v.must(200, "GET", path, nil).Data, `{"a":"b"}`)
+		}
+		for _, path := range []string{"kv/../kv/x", "kv/./x", "kv/%2e%2e/x", "kv/a%00b", "kv/%ff"} {
+			if e := v.call("GET", path, nil); e.Status != 400 {
+				t.Errorf("%s: %d %s, want 400", path, e.Status, e.Raw)
+			}
+		}
+		v.must(204, "POST", "kv//y//z/", `{"c":1}`)
+		same(t, "written at a path with two slashes", v.must(200, "GET", "kv/y/z", nil).Data, `{"c":1}`)
+		v.says(405, "unsupported operation", "OPTIONS", "kv/x", nil)
+		v.says(404, "no handler for route", "GET", "elsewhere/x", nil)
+
+		// V5, V6: query parameters are fields; help is a text.
+		if e := v.must(200, "GET", "sys/mounts?help=1", nil); e.All["help"] == nil {
+			t.Errorf("help: %s", e.Raw)
+		}
+		if e := v.must(200, "GET", "kv/x?stray=1", nil); len(e.Warnings) != 0 && !strings.Contains(e.Warnings[0], "stray") {
+			t.Errorf("a stray parameter: %v", e.Warnings)
+		}
+
+		// V8, V13–V15: how the server stands, without a token.
+		health := nobody.must(200, "GET", "sys/health", nil).All
+		if line(health["initialized"], health["sealed"], health["standby"], health["version"], health["replication_dr_mode"]) != "true false false 1.15.0 disabled" || health["request_id"] != nil || health["cluster_id"] == "" {
+			t.Errorf("the health is %v", health)
+		}
+		if e := nobody.call("HEAD", "sys/health?activecode=299&sealedcode=299", nil); e.Status != 299 || e.Raw != "" {
+			t.Errorf("the health by another code: %d %s", e.Status, e.Raw)
+		}
+		status := nobody.must(200, "GET", "sys/seal-status", nil).All
+		for _, k := range []string{"type", "initialized", "sealed", "t", "n", "progress", "nonce", "version", "build_date", "migration", "cluster_name", "cluster_id", "recovery_seal", "storage_type"} {
+			if status[k] == nil {
+				t.Errorf("the seal status has no %s: %v", k, status)
+			}
+		}
+		if status["version"] != "1.15.0" || status["type"] != "file" {
+			t.Errorf("the seal status is %v", status)
+		}
+		same(t, "unsealing", nobody.must(200, "PUT", "sys/unseal", `{"key":"x"}`).All["sealed"], `false`)
+		same(t, "the start", nobody.must(200, "GET", "sys/init", nil).All, `{"initialized":true}`)
+		nobody.says(400, "already initialized", "PUT", "sys/init", `{"secret_shares":1}`)
+		if l := nobody.must(200, "GET", "sys/leader", nil).All; line(l["ha_enabled"], l["is_self"]) != "false true" || !strings.HasSuffix(fmt.Sprint(l["leader_address"]), "/vault") {
+			t.Errorf("the leader is %v", l)
+		}
+		v.says(400, "not sealed from here", "PUT", "sys/seal", nil)
+		before := v.must(200, "GET", "sys/key-status", nil)
+		v.must(204, "PUT", "sys/rotate", nil)
+		after := v.must(200, "GET", "sys/key-status", nil)
+		if after.All["install_time"] == nil || line(after.Data["term"]) <= line(before.Data["term"]) && database[:6] == "sqlite" {
+			t.Errorf("rotated from %s to %s", before.Raw, after.Raw)
+		}
+		same(t, "what was sealed before", v.must(200, "GET", "kv/x", nil).Data, `{"a":"b"}`)
+
+		// V11: namespaces are tenants.
+		acme := h.found("acme")
+		theirs := vaultClient{h, acme.token}
+		if e := theirs.call("GET", "sys/mounts", nil); e.Status != 403 {
+			t.Errorf("a person's token of another tenant without its name: %d", e.Status)
+		}
+		for _, name := range []string{"acme", "acme/", "/acme/"} {
+			e := theirs.must(200, "GET", "sys/mounts", nil, "X-Vault-Namespace", name)
+			if e.Header.Get("X-Vault-Namespace") != "acme/" || e.All["kv/"] != nil {
+				t.Errorf("in the namespace %s: %v %s", name, e.Header, e.Raw)
+			}
+		}
+		below := vaultClient{acme, acme.token} // …/t/acme/vault
+		below.must(200, "GET", "sys/mounts", nil)
+		below.must(200, "GET", "sys/mounts", nil, "X-Vault-Namespace", "acme")
+		for name, c := range map[string]struct {
+			client    vaultClient
+			namespace string
+			status    int
+		}{
+			"another one's": {v, "acme", 403}, "the default one's": {theirs, "default", 403}, "nobody's": {v, "nowhere", 403}, "one within another": {theirs, "acme/team", 404},
+			"below the address of another": {below, "default", 403},
+		} {
+			if e := c.client.call("GET", "kv/x", nil, "X-Vault-Namespace", c.namespace); e.Status != c.status {
+				t.Errorf("the namespace %q, %s: %d %s", c.namespace, name, e.Status, e.Raw)
+			}
+		}
+		v.must(200, "GET", "kv/x", nil, "X-Vault-Namespace", "default", "X-Vault-Request", "true", "X-Vault-Anything", "x")
+		nobody.must(200, "GET", "sys/health", nil, "X-Vault-Namespace", "acme")
+		v.says(400, "X-Vault-Wrap-TTL", "GET", "kv/x", nil, "X-Vault-Wrap-TTL", "soon")
+	})
+}
+
+// V16–V19: mounts and ways to log in.
+func TestVaultMounts(t *testing.T) {
+	dbtest.EachURL(t, func(t *testing.T, database string) {
+		h := build(t, database)
+		v, nobody := h.vault(), vaultClient{house: h}
+		v.must(204, "POST", "sys/mounts/team/kv", `{"type":"kv-v2","description":"the team's","config":{"default_lease_ttl":"1h","max_lease_ttl":7200,"force_no_cache":true,"audit_non_hmac_request_keys":["a","b"],"listing_visibility":"hidden"},"local":true,"seal_wrap":true,"options":{"x":"y"}}`)
+		e := v.must(200, "GET", "sys/mounts/team/kv", nil)
+		accessor, _ := e.Data["accessor"].(string)
+		id, _ := e.Data["uuid"].(string)
+		if !strings.HasPrefix(accessor, "kv_") || len(accessor) != 11 || len(id) != 36 {
+			t.Errorf("accessor %q, uuid %q", accessor, id)
+		}
+		want := `{"type":"kv","description":"the team's","accessor":"` + accessor + `","uuid":"` + id + `","local":true,"seal_wrap":true,"external_entropy_access":false,
+			"options":{"version":"2","x":"y"},"config":{"default_lease_ttl":3600,"max_lease_ttl":7200,"force_no_cache":true,"audit_non_hmac_request_keys":["a","b"],"listing_visibility":"hidden"},
+			"deprecation_status":"supported","plugin_version":"","running_plugin_version":"v1.15.0+builtin.vault","running_sha256":""}`
+		same(t, "a mount", e.Data, want)
+		e = v.must(200, "GET", "sys/mounts", nil)
+		same(t, "the mount at the top of the list", e.All["team/kv/"], want) // V8
+		for _, path := range []string{"sys/", "cubbyhole/"} {
+			if m, _ := e.Data[path].(map[string]any); m == nil || m["options"] != nil {
+				t.Errorf("%s is listed as %v", path, m)
+			}
+		}
+		if e = v.must(200, "GET", "sys/auth", nil); e.Data["token/"] == nil || e.Data["token/"].(map[string]any)["config"].(map[string]any)["token_type"] != "default-service" {
+			t.Errorf("the ways to log in: %s", e.Raw)
+		}
+		// V17: the words that clients look for.
+		v.says(400, "path is already in use at team/kv/", "POST", "sys/mounts/team/kv", `{"type":"kv"}`)
+		v.says(400, "path is already in use at team/kv/", "POST", "sys/mounts/team", `{"type":"kv"}`)
+		v.says(400, "path is already in use at team/kv/", "POST", "sys/mounts/team/kv/deeper", `{"type":"kv"}`)
+		v.says(400, "path is already in use at sys/", "POST", "sys/mounts/sys", `{"type":"kv"}`)
+		v.says(400, "cannot be mounted", "POST", "sys/mounts/x", `{"type":"totp"}`)
+		v.says(400, "cannot lie", "POST", "sys/mounts/identity", `{"type":"kv"}`)
+		v.says(400, "No secret engine mount at nothing/", "GET", "sys/mounts/nothing", nil)
+		v.says(400, "No secret engine mount at auth/nothing/", "GET", "sys/mounts/auth/nothing", nil)
+		v.says(400, "No auth engine at nothing/", "GET", "sys/auth/nothing", nil)
+		v.must(204, "DELETE", "sys/mounts/nothing", nil)
+		v.must(204, "DELETE", "sys/auth/nothing", nil)
+		v.says(400, "can be neither disabled nor moved", "DELETE", "sys/mounts/sys", nil)
+		v.must(200, "GET", "sys/mounts/auth/token", nil)
+		v.must(200, "GET", "sys/mounts/auth/token/tune", nil)
+		v.must(200, "GET", "sys/auth/token/tune", nil)
+
+		// V18: what is absent stays, what is empty is reset.
+		same(t, "tuned", v.must(200, "GET", "sys/mounts/team/kv/tune", nil).Data, `{"default_lease_ttl":3600,"max_lease_ttl":7200,"description":"the team's","force_no_cache":true,"options":{"version":"2","x":"y"},"audit_non_hmac_request_keys":["a","b"],"listing_visibility":"hidden"}`)
+		v.must(204, "POST", "sys/mounts/team/kv/tune", `{"default_lease_ttl":"","max_lease_ttl":"system","audit_non_hmac_request_keys":"","listing_visibility":"","options":{"x":"z"},"passthrough_request_headers":["X-A"]}`)
+		same(t, "reset", v.must(200, "GET", "sys/mounts/team/kv/tune", nil).Data, `{"default_lease_ttl":2764800,"max_lease_ttl":2764800,"description":"the team's","force_no_cache":true,"options":{"version":"2","x":"z"},"passthrough_request_headers":["X-A"]}`)
+		v.must(204, "POST", "sys/mounts/team/kv/tune", `{"default_lease_ttl":"3600s"}`)
+		same(t, "stored as it is set", v.must(200, "GET", "sys/mounts/team/kv", nil).Data["config"], `{"default_lease_ttl":3600,"max_lease_ttl":0,"force_no_cache":true,"passthrough_request_headers":["X-A"]}`)
+		v.says(400, "longer than max_lease_ttl", "POST", "sys/mounts/team/kv/tune", `{"default_lease_ttl":"2h","max_lease_ttl":"1h"}`)
+		v.says(400, "cannot become", "POST", "sys/mounts/team/kv/tune", `{"options":{"version":"1"}}`)
+		v.must(204, "POST", "sys/mounts/auth/token/tune", `{"description":"ours","token_type":"default-batch"}`)
+		if d := v.must(200, "GET", "sys/auth/token/tune", nil).Data; line(d["description"], d["token_type"]) != "ours default-batch" {
+			t.Errorf("the tuned token/ is %v", d)
+		}
+
+		// V18: what is moved stays what it is.
+		v.must(200, "POST", "team/kv/data/a", `{"data":{"k":"v"}}`)
+		move := v.must(200, "POST", "sys/remount", `{"from":"team/kv","to":"blue/kv"}`).Data["migration_id"]
+		state := v.must(200, "GET", "sys/remount/status/"+fmt.Sprint(move), nil).Data["migration_info"]
+		same(t, "the move", state, `{"source_mount":"team/kv/","target_mount":"blue/kv/","status":"success"}`)
+		same(t, "what lies below it", v.must(200, "GET", "blue/kv/data/a", nil).Data["data"], `{"k":"v"}`)
+		if m := v.must(200, "GET", "sys/mounts/blue/kv", nil).Data; m["accessor"] != accessor || m["uuid"] != id {
+			t.Errorf("the moved mount is another one: %v", m)
+		}
+		v.says(404, "", "GET", "sys/remount/status/none", nil)
+		v.says(400, "no matching mount", "POST", "sys/remount", `{"from":"team/kv","to":"x"}`)
+		v.says(400, "neither disabled nor moved", "POST", "sys/remount", `{"from":"sys","to":"x"}`)
+		v.says(400, "stays below auth/", "POST", "sys/remount", `{"from":"blue/kv","to":"auth/x"}`)
+		v.says(400, "in use at cubbyhole/", "POST", "sys/remount", `{"from":"blue/kv","to":"cubbyhole/x"}`)
+		// A mount where another one was shows nothing of it.
+		v.must(204, "POST", "sys/mounts/team/kv", `{"type":"kv-v2"}`)
+		v.must(404, "GET", "team/kv/data/a", nil)
+		v.must(200, "POST", "team/kv/data/a", `{"data":{"k":"new"}}`)
+		same(t, "what was moved", v.must(200, "GET", "blue/kv/data/a", nil).Data["data"], `{"k":"v"}`)
+		v.must(204, "DELETE", "sys/mounts/team/kv", nil)
+		same(t, "after its namesake has gone", v.must(200, "GET", "blue/kv/data/a", nil).Data["data"], `{"k":"v"}`)
+
+		// V19: a mount is shown to who reaches it, and to everybody if it says so.
+		d := v.must(200, "GET", "sys/internal/ui/mounts/blue/kv/data/whatever", nil).Data
+		if line(d["path"], d["type"], d["options"].(map[string]any)["version"]) != "blue/kv/ kv 2" {
+			t.Errorf("the mount of a path: %v", d)
+		}
+		v.says(403, "preflight capability check returned 403", "GET", "sys/internal/ui/mounts/nothing/x", nil)
+		if e := nobody.must(200, "GET", "sys/internal/ui/mounts", nil); line(e.Data["auth"], e.Data["secret"]) != "map[] map[]" {
+			t.Errorf("what nobody is shown: %s", e.Raw)
+		}
+		v.must(204, "POST", "sys/mounts/blue/kv/tune", `{"listing_visibility":"unauth"}`)
+		same(t, "what everybody is shown", nobody.must(200, "GET", "sys/internal/ui/mounts", nil).Data["secret"], `{"blue/kv/":{"type":"kv","description":"the team's","options":{"version":"2","x":"z"}}}`)
+
+		// What a gateway needs is not removed along with a mount.
+		h.must(http.MethodPatch, "/v1/secret?path=team/kv/a", map[string]any{"destinations": []string{"crm.example"}}, nil)
+		v.says(400, "may be sent to crm.example:443", "DELETE", "sys/mounts/blue/kv", nil)
+		h.must(http.MethodPatch, "/v1/secret?path=team/kv/a", map[string]any{"destinations": []string{}}, nil)
+		v.must(204, "DELETE", "sys/mounts/blue/kv", nil)
+		v.says(404, "no handler", "GET", "blue/kv/data/a", nil)
+		if status, b := h.do("GET", "/v1/secret?path=team/kv/a", h.token, nil); status != 404 {
+			t.Errorf("the secret of a mount that is gone: %d %s", status, b)
+		}
+	})
+}
+
+// V20: policies are kept as they are written.
+func TestVaultPolicies(t *testing.T) {
+	dbtest.EachURL(t, func(t *testing.T, database string) {
+		h := build(t, database)
+		v := h.vault()
+		same(t, "the policies of an organisation that has none", v.must(200, "LIST", "sys/policies/acl", nil).Data["keys"], `["default","root"]`)
+		text := "# mine\n\npath \"secret/*\" {\n\tcapabilities = [ \"read\",   \"list\" ]  \n}\n\n\n"
+		v.must(204, "PUT", "sys/policies/acl/Team", map[string]string{"policy": text})
+		if got := v.must(200, "GET", "sys/policies/acl/team", nil).Data; got["policy"] != text || got["name"] != "team" {
+			t.Errorf("read back: %q, want %q", got["policy"], text)
+		}
+		if e := v.must(200, "GET", "sys/policy/TEAM", nil); e.Data["rules"] != text || e.All["rules"] != text || e.Data["policy"] != nil {
+			t.Errorf("read back the older way: %s", e.Raw)
+		}
+		v.must(204, "POST", "sys/policy/old", map[string]string{"rules": `{"path":{"a/*":{"policy":"write"}}}`})
+		v.must(204, "POST", "sys/policies/acl/b64", map[string]string{"policy": "cGF0aCAieCIgeyBjYXBhYmlsaXRpZXMgPSBbInJlYWQiXSB9"})
+		if got := v.must(200, "GET", "sys/policies/acl/b64", nil).Data["policy"]; got != `path "x" { capabilities = ["read"] }` {
+			t.Errorf("sent in base64: %q", got)
+		}
+		e := v.must(200, "GET", "sys/policy", nil)
+		same(t, "all of them", e.All["policies"], `["b64","default","old","root","team"]`)
+		for name, text := range map[string]string{
+			"a capability": `path "a" { capabilities = ["fly"] }`, "a member": `path "a" { kapabilities = ["read"] }`, "a block": `bath "a" { capabilities = ["read"] }`,
+			"HCL": `path "a" {`, "a template": `path "secret/{{identity.entity.id}}/*" { capabilities = ["read"] }`, "a wildcard": `path "a/+*" { capabilities = ["read"] }`, "nothing": ``,
+		} {
+			if e := v.call("PUT", "sys/policies/acl/bad", map[string]string{"policy": text}); e.Status != 400 {
+				t.Errorf("a policy with wrong %s: %d %s", name, e.Status, e.Raw)
+			}
+		}
+		v.says(400, `cannot update "root" policy`, "PUT", "sys/policies/acl/root", map[string]string{"policy": text})
+		v.says(400, `cannot delete "default" policy`, "DELETE", "sys/policies/acl/default", nil)
+		v.says(400, `cannot delete "root" policy`, "DELETE", "sys/policy/root", nil)
+		v.must(204, "DELETE", "sys/policies/acl/team", nil)
+		v.must(204, "DELETE", "sys/policies/acl/team", nil)
+		if e := v.must(404, "GET", "sys/policies/acl/team", nil); e.Raw != "{\"errors\":[]}\n" {
+			t.Errorf("a policy that is gone: %s", e.Raw)
+		}
+		e = v.must(200, "POST", "sys/capabilities-self", `{"path":"secret/x"}`)
+		same(t, "what an access token may do", e.All["capabilities"], `["root"]`)
+		same(t, "at several paths", v.must(200, "POST", "sys/capabilities-self", `{"paths":["a","/b"]}`).Data, `{"a":["root"],"/b":["root"]}`)
+		same(t, "of another token", v.must(200, "POST", "sys/capabilities", map[string]any{"token": h.token, "paths": "a"}).Data, `{"a":["root"],"capabilities":["root"]}`)
+		v.says(400, "invalid token", "POST", "sys/capabilities", `{"token":"x","path":"a"}`)
+		v.says(400, "paths", "POST", "sys/capabilities-self", `{}`)
+
+		recipe := "length = 20\nrule \"charset\" { charset = \"abc\" min-chars = 1 }\nrule \"charset\" { charset = \"0123456789\" min-chars = 3 }"
+		v.must(404, "LIST", "sys/policies/password", nil)
+		v.must(204, "PUT", "sys/policies/password/p", map[string]string{"policy": recipe})
+		if got := v.must(200, "GET", "sys/policies/password/p", nil).Data["policy"]; got != recipe {
+			t.Errorf("a policy of passwords read back: %q", got)
+		}
+		password, _ := v.must(200, "GET", "sys/policies/password/p/generate", nil).Data["password"].(string)
+		if len(password) != 20 || strings.Trim(password, "abc0123456789") != "" || strings.Count(strings.Trim(password, ""), "a")+strings.Count(password, "b")+strings.Count(password, "c") < 1 {
+			t.Errorf("a password: %q", password)
+		}
+		for name, text := range map[string]string{"too short": "length = 3\nrule \"charset\" { charset = \"abc\" }", "no rule": "length = 20", "too much wanted": "length = 4\nrule \"charset\" { charset = \"abc\" min-chars = 5 }"} {
+			if e := v.call("PUT", "sys/policies/password/bad", map[string]string{"policy": text}); e.Status != 400 {
+				t.Errorf("a policy of passwords, %s: %d %s", name, e.Status, e.Raw)
+			}
+		}
+		v.must(204, "DELETE", "sys/policies/password/p", nil)
+		v.must(404, "GET", "sys/policies/password/p/generate", nil)
+	})
+}
