@@ -17,6 +17,7 @@ import (
 	"estover.dev/internal/recording"
 	"estover.dev/internal/resource"
 	"estover.dev/internal/secret"
+	"estover.dev/internal/secret/connection"
 	"estover.dev/internal/secret/lease"
 	"estover.dev/internal/secret/target"
 	"estover.dev/internal/session"
@@ -53,6 +54,11 @@ type Parts struct {
 	}
 	GatewayAddress string
 
+	// Connections are OAuth connections to upstreams; ConnectionPage is where people
+	// authorize one.
+	Connections    *connection.Connections
+	ConnectionPage func(tenant estover.TenantID, name string) string
+
 	// Entered is told that somebody of a tenant has come in with a one-time token.
 	Entered func(tenant estover.TenantID)
 
@@ -76,6 +82,7 @@ func (s *Server) routes() {
 	s.policies()
 	s.trusts()
 	s.detailTypes()
+	s.connections()
 	s.registrations()
 	s.accessTokens()
 	s.keys()

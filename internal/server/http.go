@@ -16,6 +16,7 @@ import (
 
 	"estover.dev"
 	"estover.dev/internal/api"
+	"estover.dev/internal/connect"
 	"estover.dev/internal/db"
 	"estover.dev/internal/edge"
 	"estover.dev/internal/gateway"
@@ -202,6 +203,7 @@ func (s *Server) handler() (http.Handler, error) {
 	s.login.Mount(mux)
 	s.approvePages().Mount(mux)
 	s.containPages().Mount(mux)
+	(&connect.Door{Connections: s.connected, Pages: s.pages}).Mount(mux)
 	if err := s.decisionPoint().Mount(mux); err != nil {
 		return nil, err
 	}

@@ -70,6 +70,7 @@ import (
 	"estover.dev/internal/resource"
 	"estover.dev/internal/seal"
 	"estover.dev/internal/secret"
+	"estover.dev/internal/secret/connection"
 	"estover.dev/internal/secret/lease"
 	"estover.dev/internal/secret/target"
 	"estover.dev/internal/secret/transit"
@@ -101,6 +102,7 @@ type Server struct {
 	policy     *policy.Policy
 	tokens     *token.Tokens
 	trusts     *federation.Trusts
+	connected  *connection.Connections
 	targets    *target.Targets
 	leases     *lease.Leases
 	pki        *pki.PKI
@@ -206,6 +208,7 @@ func (s *Server) openGround(ctx context.Context) (err error) {
 	s.sealer.Hold(secret.Holding, lease.Holding, transit.Holding, seal.SigningKeys)
 	s.sealer.Hold(pki.Holdings...)
 	s.sealer.Hold(duty.KeptTokens)
+	s.sealer.Hold(connection.Holdings...)
 	if err := s.sealer.Prepare(ctx, estover.DefaultTenant); err != nil {
 		return fmt.Errorf("opening the keys: %w", err)
 	}
@@ -340,6 +343,7 @@ func (s *Server) wire() error {
 		Session: func(ctx context.Context, tx *guard.Tx, id string) error { return f.sessions.Hold(ctx, tx, id) },
 	})
 	f.secrets = secret.New(s.guard, s.sealer, secret.Options{Logger: s.logger})
+	s.connected = s.connecting()
 	s.targets, s.leases = s.leasing()
 	s.pki, s.transit = s.certifying()
 	f.sessions = session.New(s.guard, session.Config{
@@ -376,7 +380,7 @@ func (s *Server) wire() error {
 	forwarder := gateway.NewForwarder(&edge.Dialer{Own: s.own}, s.logger)
 	s.duties = duty.New(duty.Config{
 		Guard: s.guard, Agents: f.registry, Resources: f.resources, Sessions: f.sessions, Secrets: f.secrets, Recordings: s.recordings,
-		Spool: s.spool, Sealer: s.sealer, Live: s.live, Covered: s.covered, Access: f.access, Approval: s.approvalOf, Granted: s.granted, Reachable: s.reachable, Requestable: s.requestable, Auth: s.authOf, Known: s.known, Opened: f.tenants.Opened, Rests: s.rests, Drop: forwarder.Drop, Node: node(), Logger: s.logger,
+		Spool: s.spool, Sealer: s.sealer, Live: s.live, Covered: s.covered, Access: f.access, Approval: s.approvalOf, Granted: s.granted, Reachable: s.reachable, Requestable: s.requestable, Auth: s.authOf, Known: s.known, Opened: f.tenants.Opened, Rests: s.rests, Connection: s.connected.Use, Drop: forwarder.Drop, Node: node(), Logger: s.logger,
 	})
 	s.pipeline = &gateway.Pipeline{
 		Steps: s.duties, Forwarder: forwarder, Live: s.live,
@@ -401,7 +405,7 @@ func (s *Server) wire() error {
 	}
 	s.api = api.New(s.guard, api.Parts{
 		Tenants: f.tenants, Agents: f.registry, People: f.people, Resources: f.resources, Grants: f.access, Requests: s.requests, Notify: s.notify, Secrets: f.secrets, Targets: s.targets, Leases: s.leases, Sessions: f.sessions, Policy: s.policy, Trusts: s.trusts, Tokens: s.tokens,
-		Recordings: s.recordings, Evidence: ev, Incidents: s.incidents, Gateway: s.duties, GatewayAddress: gatewayAddress, Doctor: s.doctor, Entered: s.entered,
+		Recordings: s.recordings, Evidence: ev, Incidents: s.incidents, Gateway: s.duties, GatewayAddress: gatewayAddress, Connections: s.connected, ConnectionPage: s.connectionPage, Doctor: s.doctor, Entered: s.entered,
 		Apply: apply.New(s.guard, apply.Parts{
 			People: f.people, Agents: f.registry, Resources: f.resources, Grants: f.access, Secrets: f.secrets, Policy: s.policy, Trusts: s.trusts, Details: s.tokens.DetailTypes, Channels: s.notify,
 		}),

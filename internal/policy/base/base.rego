@@ -120,6 +120,21 @@ permit contains "own_leases" if {
 }
 
 # METADATA
+# title: Operators authorize connections to upstreams, and see how they are
+# description: Which provider, and where its token may be sent, is for administrators to say.
+permit contains "operator_connects" if {
+	input.caller.roles.operator == true
+	input.op in {"connection.authorize", "connection.complete", "connection.list", "connection.read", "connection.try"}
+}
+
+# METADATA
+# title: Auditors see connections to upstreams
+permit contains "auditor_sees_connections" if {
+	input.caller.roles.auditor == true
+	input.op in {"connection.list", "connection.read"}
+}
+
+# METADATA
 # title: Operators look after agents, resources, secrets' metadata and containment
 permit contains "operator_operates" if {
 	input.caller.roles.operator == true

@@ -95,6 +95,25 @@ test_nobody_else_declares_leases_ended[role] if {
 	base.permit == set() with input as ask(object.union(person(role), {"op": "lease.declare"}))
 }
 
+test_operator_rotates[op] if {
+	some op in ["rotation.clear", "rotation.list", "rotation.read", "rotation.remove", "rotation.run", "rotation.schedule"]
+	base.permit == {"operator_rotates"} with input as ask(object.union(person("operator"), {"op": op}))
+}
+
+test_operator_ends_no_version_in_use if {
+	base.permit == set() with input as ask(object.union(person("operator"), {"op": "rotation.force"}))
+}
+
+test_auditor_sees_rotations[op] if {
+	some op in ["rotation.list", "rotation.read"]
+	base.permit == {"auditor_sees_rotations"} with input as ask(object.union(person("auditor"), {"op": op}))
+}
+
+test_agent_rotates_nothing[op] if {
+	some op in ["rotation.force", "rotation.list", "rotation.read", "rotation.run", "rotation.schedule"]
+	base.permit == set() with input as ask({"op": op})
+}
+
 test_auditor_sees_leases[op] if {
 	some op in ["lease.list", "lease.read", "lease_role.list", "lease_role.read", "target.list", "target.read"]
 	base.permit == {"auditor_sees_leases"} with input as ask(object.union(person("auditor"), {"op": op}))
@@ -385,3 +404,22 @@ test_no_edge_makes_a_grant if {
 	asked := object.union(exchange("edge"), {"facts": {"entitled": false}})
 	base.deny == {"not_granted"} with input as asked with data.tenant.delegation.edge as true
 }
+
+connecting(role, op) := {"caller": {"kind": "user", "roles": {role: true}}, "facts": {}, "op": op}
+
+test_operators_authorize_connections if {
+	base.permit == {"operator_connects"} with input as connecting("operator", "connection.authorize")
+	base.permit == set() with input as connecting("operator", "connection.put")
+	base.permit == set() with input as connecting("operator", "connection.remove")
+}
+
+test_auditors_see_connections if {
+	base.permit == {"auditor_sees_connections"} with input as connecting("auditor", "connection.read")
+	base.permit == set() with input as connecting("auditor", "connection.authorize")
+}
+
+test_admins_say_which_connections_there_are if {
+	base.permit == {"admin_manages"} with input as connecting("admin", "connection.put")
+}
+
+test_agents_see_no_connection if base.permit == set() with input as {"caller": {"kind": "agent"}, "facts": {"own": false}, "op": "connection.read"}
