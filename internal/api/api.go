@@ -185,7 +185,7 @@ func (s *Server) handler(tenant estover.TenantID) http.Handler {
 			return
 		}
 		r = r.WithContext(context.WithValue(r.Context(), callerKey{}, caller))
-		if key := r.Header.Get("Idempotency-Key"); key != "" && r.Method == http.MethodPost && !readings[r.URL.Path] {
+		if key := r.Header.Get("Idempotency-Key"); key != "" && r.Method == http.MethodPost && !reading(r.URL.Path) {
 			s.once.serve(w, r, caller, key, s.mux)
 			return
 		}
@@ -297,7 +297,7 @@ type Named struct {
 // sentence.
 func op(id, method, path, tag, summary string) huma.Operation {
 	o := huma.Operation{OperationID: id, Method: method, Path: path, Tags: []string{tag}, Summary: summary}
-	if method == http.MethodPost && !readings[path] {
+	if method == http.MethodPost && !reading(path) {
 		o.Parameters = append(o.Parameters, &huma.Param{
 			Name: "Idempotency-Key", In: "header", Description: "Any text of the caller's; the request is done once for each",
 			Schema: &huma.Schema{Type: "string", MaxLength: ptr(200)},

@@ -10,6 +10,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"strings"
 	"time"
 
 	"estover.dev"
@@ -46,6 +47,12 @@ type idempotency struct {
 // not kept, for what it reveals: those that change nothing, and each time leave a
 // trace, and a lease, of which another is had as easily.
 var readings = map[string]bool{"/v1/secret/read": true, "/v1/leases": true, "/v1/log/verify": true, "/v1/tokens/explain": true}
+
+// reading reports whether a path is of such an operation. Of private keys and of
+// what transit keys are used for nothing is kept either.
+func reading(path string) bool {
+	return readings[path] || strings.HasPrefix(path, "/v1/transit/keys/") || strings.HasPrefix(path, "/v1/pki/roles/") && strings.HasSuffix(path, "/issue")
+}
 
 // kept is an answer as it is sealed.
 type kept struct {

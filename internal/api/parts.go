@@ -13,6 +13,7 @@ import (
 	"estover.dev/internal/federation"
 	"estover.dev/internal/incident"
 	"estover.dev/internal/notify"
+	"estover.dev/internal/pki"
 	"estover.dev/internal/policy"
 	"estover.dev/internal/recording"
 	"estover.dev/internal/resource"
@@ -20,6 +21,7 @@ import (
 	"estover.dev/internal/secret/connection"
 	"estover.dev/internal/secret/lease"
 	"estover.dev/internal/secret/target"
+	"estover.dev/internal/secret/transit"
 	"estover.dev/internal/session"
 	"estover.dev/internal/tenant"
 	"estover.dev/internal/token"
@@ -45,6 +47,8 @@ type Parts struct {
 	Evidence   *evidence.Evidence
 	Incidents  *incident.Incidents
 	Apply      *apply.Applier
+	PKI        *pki.PKI
+	Transit    *transit.Transit
 
 	// Gateway makes what a launcher needs; GatewayAddress is where it finds
 	// the forward proxy.
@@ -77,6 +81,8 @@ func (s *Server) routes() {
 	s.requests()
 	s.channels()
 	s.secrets()
+	s.certificates()
+	s.transitKeys()
 	s.leases()
 	s.sessions()
 	s.policies()
