@@ -17,9 +17,11 @@ import (
 	"estover.dev/internal/policy"
 	"estover.dev/internal/recording"
 	"estover.dev/internal/resource"
+	"estover.dev/internal/seal"
 	"estover.dev/internal/secret"
 	"estover.dev/internal/secret/connection"
 	"estover.dev/internal/secret/lease"
+	"estover.dev/internal/secret/rotation"
 	"estover.dev/internal/secret/target"
 	"estover.dev/internal/secret/transit"
 	"estover.dev/internal/session"
@@ -39,6 +41,7 @@ type Parts struct {
 	Secrets    *secret.Secrets
 	Targets    *target.Targets
 	Leases     *lease.Leases
+	Rotations  *rotation.Rotations
 	Sessions   *session.Sessions
 	Policy     *policy.Policy
 	Trusts     *federation.Trusts
@@ -63,6 +66,14 @@ type Parts struct {
 	Connections    *connection.Connections
 	ConnectionPage func(tenant estover.TenantID, name string) string
 
+	// RootKeys are what all keys of the installation rest on.
+	RootKeys interface {
+		List(ctx context.Context, c estover.Caller) ([]seal.Root, error)
+		Add(ctx context.Context, c estover.Caller, source string) (id string, err error)
+		Remove(ctx context.Context, c estover.Caller, id string) error
+		Rotate(ctx context.Context, c estover.Caller) error
+	}
+
 	// Entered is told that somebody of a tenant has come in with a one-time token.
 	Entered func(tenant estover.TenantID)
 
@@ -84,6 +95,7 @@ func (s *Server) routes() {
 	s.certificates()
 	s.transitKeys()
 	s.leases()
+	s.rotations()
 	s.sessions()
 	s.policies()
 	s.trusts()
@@ -92,6 +104,7 @@ func (s *Server) routes() {
 	s.registrations()
 	s.accessTokens()
 	s.keys()
+	s.rootKeys()
 	s.events()
 	s.incidents()
 	s.restorations()

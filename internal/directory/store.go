@@ -239,6 +239,16 @@ func tokenLive(ctx context.Context, tx *db.Tx, person, id string) (bool, error) 
 	return err == nil, err
 }
 
+// Stays reports whether a log-in by which a person could come in at a time still
+// lets them in.
+func Stays(ctx context.Context, tx *db.Tx, person string, at time.Time) (bool, error) {
+	var n int
+	err := tx.QueryRow(ctx, `select count(*) from person_token
+		where tenant_id = $1 and person_id = $2 and created_at <= $3 and ended_at is null and expires_at > $4`,
+		tx.Tenant(), person, at, tx.Now()).Scan(&n)
+	return n > 0, err
+}
+
 func endToken(ctx context.Context, tx *db.Tx, person, id string) error {
 	n, err := tx.Exec(ctx, `update person_token set ended_at = $4
 		where tenant_id = $1 and id = $2 and person_id = $3 and ended_at is null`,

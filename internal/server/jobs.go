@@ -42,6 +42,7 @@ func (s *Server) startJobs(ctx context.Context, wg *sync.WaitGroup) {
 	each("what is under way", s.every(5*time.Second, "asking again about what is under way", s.duties.Recheck))
 	each("sessions", s.facts.sessions.Run)
 	each("leases", s.leases.Run)
+	each("what this node has of versions that retire", s.rotations.Attend)
 
 	jobs := job.New(s.db, job.Options{Logger: s.logger})
 	jobs.Every("session.expire", 5*time.Second, func(ctx context.Context) error {
@@ -72,6 +73,8 @@ func (s *Server) startJobs(ctx context.Context, wg *sync.WaitGroup) {
 		_, err := s.transit.RotateDue(ctx)
 		return err
 	})
+	jobs.Every("rotation.run", time.Second, s.rotations.RunDue)
+	jobs.Every("rotation.plan", time.Minute, s.rotations.Plan)
 	jobs.Every("lease.alarm", 5*time.Second, s.leases.Alarm)
 	jobs.Every("token.sweep", 10*time.Minute, func(ctx context.Context) error {
 		_, err := s.tokens.Sweep(ctx)

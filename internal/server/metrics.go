@@ -42,6 +42,15 @@ func (s *Server) metrics() http.Handler {
 	count("backup_credential_uses_total", "Times that an agent came with a credential that is kept for an emergency, at this node. Each is worth a look.",
 		func() float64 { return float64(s.oauth.BackupUses()) })
 	gauge("evidence_spooled_events", "Events that are only on this node's disk.", func() float64 { return float64(s.spool.Waiting()) })
+	gauge("rotation_late_versions", "Old versions of secrets that are in use although a second grace is over.", func() float64 {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		n, err := s.rotations.Late(ctx)
+		if err != nil {
+			return -1
+		}
+		return float64(n)
+	})
 	gauge("log_waiting_events", "Events that wait for their place in the log.", func() float64 {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()

@@ -72,6 +72,7 @@ import (
 	"estover.dev/internal/secret"
 	"estover.dev/internal/secret/connection"
 	"estover.dev/internal/secret/lease"
+	"estover.dev/internal/secret/rotation"
 	"estover.dev/internal/secret/target"
 	"estover.dev/internal/secret/transit"
 	"estover.dev/internal/session"
@@ -105,6 +106,7 @@ type Server struct {
 	connected  *connection.Connections
 	targets    *target.Targets
 	leases     *lease.Leases
+	rotations  *rotation.Rotations
 	pki        *pki.PKI
 	transit    *transit.Transit
 	recordings *recording.Recordings
@@ -194,15 +196,11 @@ func (s *Server) openGround(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	source, err := seal.ParseSource(c.RootKey, c.Database)
-	if err != nil {
-		return fmt.Errorf("--root-key: %w", err)
-	}
 	if s.db, err = db.Open(ctx, c.Database, db.Options{Logger: s.logger}); err != nil {
 		return err
 	}
-	if s.sealer, err = seal.Open(ctx, s.db, source); err != nil {
-		return fmt.Errorf("opening the keys: %w", err)
+	if err := s.openKeys(ctx); err != nil {
+		return err
 	}
 	s.sealer.Hold(ticket.Holdings...)
 	s.sealer.Hold(secret.Holding, lease.Holding, transit.Holding, seal.SigningKeys)
@@ -342,9 +340,10 @@ func (s *Server) wire() error {
 		Agent: f.registry.Grantable, Resource: f.resources.Grantable, Told: f.sponsors, Verify: s.verifyGrant, Logger: s.logger,
 		Session: func(ctx context.Context, tx *guard.Tx, id string) error { return f.sessions.Hold(ctx, tx, id) },
 	})
-	f.secrets = secret.New(s.guard, s.sealer, secret.Options{Logger: s.logger})
+	f.secrets = secret.New(s.guard, s.sealer, secret.Options{Logger: s.logger, Standing: func() error { return s.rotations.Standing() }})
 	s.connected = s.connecting()
 	s.targets, s.leases = s.leasing()
+	s.rotations = s.rotating()
 	s.pki, s.transit = s.certifying()
 	f.sessions = session.New(s.guard, session.Config{
 		Clients: f, Acting: f.registry.Acting, Expired: expiredAgents, Seal: s.sealAs(seal.Audit), Unseal: s.openAs(seal.Audit), Logger: s.logger,
@@ -404,8 +403,8 @@ func (s *Server) wire() error {
 		return err
 	}
 	s.api = api.New(s.guard, api.Parts{
-		Tenants: f.tenants, Agents: f.registry, People: f.people, Resources: f.resources, Grants: f.access, Requests: s.requests, Notify: s.notify, Secrets: f.secrets, PKI: s.pki, Transit: s.transit, Targets: s.targets, Leases: s.leases, Sessions: f.sessions, Policy: s.policy, Trusts: s.trusts, Tokens: s.tokens,
-		Recordings: s.recordings, Evidence: ev, Incidents: s.incidents, Gateway: s.duties, GatewayAddress: gatewayAddress, Connections: s.connected, ConnectionPage: s.connectionPage, Doctor: s.doctor, Entered: s.entered,
+		Tenants: f.tenants, Agents: f.registry, People: f.people, Resources: f.resources, Grants: f.access, Requests: s.requests, Notify: s.notify, Secrets: f.secrets, PKI: s.pki, Transit: s.transit, Targets: s.targets, Leases: s.leases, Rotations: s.rotations, Sessions: f.sessions, Policy: s.policy, Trusts: s.trusts, Tokens: s.tokens,
+		Recordings: s.recordings, Evidence: ev, Incidents: s.incidents, Gateway: s.duties, GatewayAddress: gatewayAddress, Connections: s.connected, ConnectionPage: s.connectionPage, RootKeys: roots{s}, Doctor: s.doctor, Entered: s.entered,
 		Apply: apply.New(s.guard, apply.Parts{
 			People: f.people, Agents: f.registry, Resources: f.resources, Grants: f.access, Secrets: f.secrets, Policy: s.policy, Trusts: s.trusts, Details: s.tokens.DetailTypes, Channels: s.notify,
 		}),

@@ -39,6 +39,15 @@ func find(ctx context.Context, tx *db.Tx, id string) (*Session, error) {
 	return scan(tx, tx.QueryRow(ctx, `select `+columns+` from session where tenant_id = $1 and id = $2`, tx.Tenant(), id))
 }
 
+// Over reports whether a session has ended, or there is none of this name.
+func Over(ctx context.Context, tx *db.Tx, id string) (bool, error) {
+	s, err := find(ctx, tx, id)
+	if errors.Is(err, ErrNotFound) {
+		return true, nil
+	}
+	return err == nil && s.State == Ended, err
+}
+
 // findAmbient reads which ambient sessions of an agent are open, by purpose.
 func findAmbient(ctx context.Context, tx *db.Tx, agent string) (map[string]string, error) {
 	rows, err := tx.Query(ctx, `select purpose, id from session where tenant_id = $1 and agent_id = $2 and ambient and ended_at is null`,

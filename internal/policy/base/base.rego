@@ -75,6 +75,21 @@ permit contains "operator_leases" if {
 }
 
 # METADATA
+# title: Operators have secrets rotated
+# description: To end a version that somebody uses is for administrators.
+permit contains "operator_rotates" if {
+	input.caller.roles.operator == true
+	input.op in {"rotation.clear", "rotation.list", "rotation.read", "rotation.remove", "rotation.run", "rotation.schedule"}
+}
+
+# METADATA
+# title: Auditors see how secrets are rotated
+permit contains "auditor_sees_rotations" if {
+	input.caller.roles.auditor == true
+	input.op in {"rotation.list", "rotation.read"}
+}
+
+# METADATA
 # title: Auditors see targets, roles and leases
 permit contains "auditor_sees_leases" if {
 	input.caller.roles.auditor == true

@@ -191,7 +191,7 @@ func (x *Rotations) held(ctx context.Context, tx *db.Tx, r Rotation) (found []La
 		}
 		over := false
 		if x.Over != nil {
-			if over, err = x.Over(ctx, tx, u.Subject, u.Session); err != nil {
+			if over, err = x.Over(ctx, tx, u.Subject, u.Session, u.LastAt); err != nil {
 				return nil, err
 			}
 		}
@@ -506,13 +506,19 @@ func (x *Rotations) leave(ctx context.Context) error {
 }
 
 // Plan brings forward what is due earlier than it was, since the risk of a secret
-// has risen (R10). It is called every minute.
+// has risen (R10), and lets rotations begin again at targets whose check has gone
+// well since they were stopped (R11). It is called every minute.
 func (x *Rotations) Plan(ctx context.Context) error {
-	var all []place
+	var all, stopped []place
 	err := x.Guard.DB().View(ctx, "", func(tx *db.Tx) (err error) {
-		all, err = byRisk(ctx, tx)
+		if stopped, err = findStopped(ctx, tx); err == nil {
+			all, err = byRisk(ctx, tx)
+		}
 		return err
 	})
+	for _, at := range stopped {
+		err = errors.Join(err, x.checked(ctx, at.tenant, at.id))
+	}
 	for _, at := range all {
 		err = errors.Join(err, x.bringForward(ctx, at))
 	}

@@ -176,9 +176,10 @@ type Rotation struct {
 
 // A Target is what rotations need to know of one.
 type Target struct {
-	ID      string
-	Name    string
-	Overlap bool // a user may have two secrets at once
+	ID        string
+	Name      string
+	Overlap   bool      // a user may have two secrets at once
+	CheckedAt time.Time // when it last went well to make, log in and end a user there
 }
 
 // Config is what rotations are made of.
@@ -192,9 +193,10 @@ type Config struct {
 
 	// Sponsor is who answers for an agent; "" if nobody.
 	Sponsor func(ctx context.Context, tx *db.Tx, agent string) (string, error)
-	// Over reports whether somebody who has read a value cannot work with us any
-	// more: the session has ended or, outside of one, every log-in of theirs.
-	Over func(ctx context.Context, tx *db.Tx, subject estover.Subject, session string) (bool, error)
+	// Over reports whether somebody who has read a value at a time cannot come with
+	// what they had then any more: the session has ended or, outside of one, every
+	// log-in.
+	Over func(ctx context.Context, tx *db.Tx, subject estover.Subject, session string, at time.Time) (bool, error)
 	// Risk is how much harm the secret would do, whatever the reason. Nil: what is
 	// said of it.
 	Risk func(ctx context.Context, tenant estover.TenantID, s secret.Secret) (secret.Risk, error)
@@ -434,8 +436,14 @@ func (x *Rotations) risk(ctx context.Context, tenant estover.TenantID, path stri
 // why not.
 func (x *Rotations) Run(ctx context.Context, c estover.Caller, path string) (Rotation, error) {
 	op := guard.Op{Action: "rotation.run", Target: target(path)}
-	var r Rotation
-	err := x.Guard.Do(ctx, c, op, func(tx *guard.Tx) (err error) {
+	r, err := x.load(ctx, c.Tenant, path)
+	if err == nil {
+		err = x.checked(ctx, c.Tenant, r.Target)
+	}
+	if err != nil {
+		return Rotation{}, x.refused(ctx, c, op, err)
+	}
+	err = x.Guard.Do(ctx, c, op, func(tx *guard.Tx) (err error) {
 		if r, err = findPath(ctx, tx.Tx, path); err != nil {
 			return err
 		}
@@ -512,17 +520,22 @@ func (x *Rotations) Clear(ctx context.Context, c estover.Caller, name string) er
 	})
 }
 
-// Checked is told that a check of a target has passed, which clears it too.
-func (x *Rotations) Checked(ctx context.Context, tenant estover.TenantID, id string) error {
-	stopped := false
+// checked clears a target where rotations are stopped and whose check has gone
+// well since.
+func (x *Rotations) checked(ctx context.Context, tenant estover.TenantID, id string) error {
+	var since time.Time
 	err := x.Guard.DB().View(ctx, tenant, func(tx *db.Tx) (err error) {
-		stopped, err = isStopped(ctx, tx, id)
+		since, err = stoppedAt(ctx, tx, id)
 		return err
 	})
-	if err != nil || !stopped {
+	if err != nil || since.IsZero() {
 		return err
 	}
-	op := guard.Op{Action: "rotation.clear", Target: "target:" + id, Detail: map[string]any{"checked": true}}
+	at, err := x.Target(ctx, tenant, id)
+	if err != nil || !at.CheckedAt.After(since) {
+		return err
+	}
+	op := guard.Op{Action: "rotation.clear", Target: "target:" + id, Detail: map[string]any{"checked_at": at.CheckedAt}}
 	return x.Guard.Do(ctx, system(tenant), op, func(tx *guard.Tx) error {
 		_, err := clearStop(ctx, tx.Tx, id)
 		return err

@@ -48,6 +48,7 @@ type house struct {
 	target  *memory
 	engine  engine.Engine // in the place of the target in memory
 	overlap bool
+	checked time.Time
 	over    map[string]bool // sessions and subjects that cannot work with us any more
 	risk    secret.Risk
 	x       *rotation.Rotations
@@ -94,7 +95,7 @@ func (h *house) node(name string) (*rotation.Rotations, *secret.Secrets) {
 			if tenant != h.tenant || name != "orders" && name != "tgt_1" {
 				return rotation.Target{}, rotation.ErrNotFound.With("There is no target %s.", name)
 			}
-			return rotation.Target{ID: "tgt_1", Name: "orders", Overlap: h.overlap}, nil
+			return rotation.Target{ID: "tgt_1", Name: "orders", Overlap: h.overlap, CheckedAt: h.checked}, nil
 		},
 		Engine: func(context.Context, estover.TenantID, string) (engine.Engine, error) {
 			if h.engine != nil {
@@ -103,7 +104,7 @@ func (h *house) node(name string) (*rotation.Rotations, *secret.Secrets) {
 			return h.target, nil
 		},
 		Sponsor: func(context.Context, *db.Tx, string) (string, error) { return "usr_sam", nil },
-		Over: func(_ context.Context, _ *db.Tx, s estover.Subject, session string) (bool, error) {
+		Over: func(_ context.Context, _ *db.Tx, s estover.Subject, session string, _ time.Time) (bool, error) {
 			return h.over[session] || h.over[string(s)], nil
 		},
 		Risk: func(_ context.Context, _ estover.TenantID, s secret.Secret) (secret.Risk, error) {
@@ -578,9 +579,10 @@ func TestStopped(t *testing.T) {
 		if h.target.wrong = ""; !errors.Is(err, rotation.ErrFailed) {
 			t.Errorf("rotating: %v, want ErrFailed", err)
 		}
-		if err := h.x.Checked(t.Context(), "acme", "tgt_1"); err != nil {
-			t.Fatal(err)
+		if _, err := h.x.Run(t.Context(), ann, path); !errors.Is(err, rotation.ErrStopped) {
+			t.Errorf("rotating before the target is checked: %v, want ErrStopped", err)
 		}
+		h.checked = h.clock.Now()
 		h.run()
 		h.works()
 	})

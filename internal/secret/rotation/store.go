@@ -226,9 +226,22 @@ func mayBegin(ctx context.Context, tx *db.Tx, target string) error {
 }
 
 func isStopped(ctx context.Context, tx *db.Tx, target string) (bool, error) {
-	var n int
-	err := tx.QueryRow(ctx, `select count(*) from rotation_target where tenant_id = $1 and target_id = $2 and stopped_at is not null`, tx.Tenant(), target).Scan(&n)
-	return n > 0, err
+	at, err := stoppedAt(ctx, tx, target)
+	return !at.IsZero(), err
+}
+
+// stoppedAt is since when rotations are stopped at a target; zero if they are not.
+func stoppedAt(ctx context.Context, tx *db.Tx, target string) (at time.Time, err error) {
+	err = tx.QueryRow(ctx, `select stopped_at from rotation_target where tenant_id = $1 and target_id = $2`, tx.Tenant(), target).Scan(&at)
+	if errors.Is(err, db.ErrNoRows) {
+		err = nil
+	}
+	return at, err
+}
+
+// findStopped are the targets of all tenants at which rotations are stopped.
+func findStopped(ctx context.Context, tx *db.Tx) ([]place, error) {
+	return places(tx.Query(ctx, `select tenant_id, target_id from rotation_target where stopped_at is not null`))
 }
 
 // done counts a rotation out at its target.

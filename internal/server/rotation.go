@@ -1,0 +1,72 @@
+package server
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/agent"
+	"estover.dev/internal/db"
+	"estover.dev/internal/directory"
+	"estover.dev/internal/secret"
+	"estover.dev/internal/secret/rotation"
+	"estover.dev/internal/session"
+)
+
+// rotating puts together what rotates secrets at targets.
+func (s *Server) rotating() *rotation.Rotations {
+	return rotation.New(rotation.Config{
+		Guard: s.guard, Secrets: s.facts.secrets, Target: s.rotationTarget, Engine: s.targets.Engine, Risk: s.secretRisk,
+		Node: node() + " " + s.boot, Logger: s.logger,
+		Sponsor: func(ctx context.Context, tx *db.Tx, id string) (string, error) {
+			a, err := agent.Load(ctx, tx, id)
+			if estover.KindOf(err) == estover.NotFound {
+				return "", nil
+			}
+			if err != nil {
+				return "", err
+			}
+			return a.Sponsor, nil
+		},
+		Over: func(ctx context.Context, tx *db.Tx, subject estover.Subject, id string, at time.Time) (bool, error) {
+			switch {
+			case id != "":
+				return session.Over(ctx, tx, id)
+			case subject.Kind() == estover.UserKind:
+				stays, err := directory.Stays(ctx, tx, subject.ID(), at)
+				return !stays, err
+			}
+			return subject.Kind() == estover.SystemKind, nil // a part of ours, which keeps nothing
+		},
+	})
+}
+
+// rotationTarget is a target by its name or its id.
+func (s *Server) rotationTarget(ctx context.Context, t estover.TenantID, name string) (rotation.Target, error) {
+	id := name
+	if !strings.HasPrefix(name, "tgt_") {
+		var err error
+		if id, err = s.targets.Named(ctx, t, name); err != nil {
+			return rotation.Target{}, err
+		}
+	}
+	x, err := s.targets.Snapshot(ctx, t, id)
+	if err != nil {
+		return rotation.Target{}, err
+	}
+	k, err := s.targets.Kind(x.Kind)
+	return rotation.Target{ID: x.ID, Name: x.Name, Overlap: k.Overlap, CheckedAt: x.CheckedAt}, err
+}
+
+// secretRisk is how much harm a secret would do: as it is said of it, or by the
+// class of the data that it opens, if that is more.
+func (s *Server) secretRisk(_ context.Context, _ estover.TenantID, x secret.Secret) (secret.Risk, error) {
+	if x.Class == estover.Restricted {
+		return secret.High, nil
+	}
+	if x.Class == estover.Confidential && x.Spec.Risk == secret.Low {
+		return secret.Standard, nil
+	}
+	return x.Spec.Risk, nil
+}
