@@ -99,6 +99,7 @@ type Server struct {
 	CAFile  string // the authority of its certificate
 
 	args  []string
+	given int // of args, those that every start has
 	cmd   *exec.Cmd
 	log   *log
 	ended chan error // gets the end of cmd, once
@@ -135,6 +136,7 @@ func start(t testing.TB, bin string, args []string) *Server {
 		s.args = append([]string{
 			bin, "serve", "--data", s.Data, "--listen", "127.0.0.1:" + main, "--gateway", "127.0.0.1:" + gateway,
 		}, args...)
+		s.given = len(s.args)
 		for i := range s.args {
 			s.args[i] = strings.ReplaceAll(s.args[i], "{port}", main)
 		}
@@ -181,7 +183,8 @@ func port(t testing.TB) string {
 // be busy with other tests.
 const startTime = 60 * time.Second
 
-// start starts the process and waits until it serves.
+// start starts the process and waits until it serves, or waits for shares of its
+// root key.
 func (s *Server) start() error {
 	c := exec.Command(s.args[0], s.args[1:]...)
 	c.Env = environment()
@@ -200,7 +203,7 @@ func (s *Server) start() error {
 		lines.Buffer(nil, 1<<20)
 		for once := sync.OnceFunc(func() { close(serving) }); lines.Scan(); {
 			s.log.add(lines.Text())
-			if strings.Contains(lines.Text(), "msg=serving") {
+			if strings.Contains(lines.Text(), "msg=serving") || strings.Contains(lines.Text(), "the server is sealed") {
 				once()
 			}
 		}
@@ -256,6 +259,13 @@ func (s *Server) Restart(t testing.TB) {
 	if err := s.start(); err != nil {
 		t.Fatalf("starting the server again: %v", err)
 	}
+}
+
+// Try starts a server again that was killed or stopped, with these arguments in
+// addition, and says if it does not serve.
+func (s *Server) Try(args ...string) error {
+	s.args = append(s.args[:s.given:s.given], args...)
+	return s.start()
 }
 
 // Log is what the server has logged so far.

@@ -520,70 +520,86 @@ func (s *Sealer) rewrapDEKs(ctx context.Context) error {
 	return s.loadKEKs(ctx)
 }
 
-// AddRoot registers another source: from then on either of them opens the
-// database. It is how one moves from one source to another without stopping,
+// An Addition is another root key, with all that it opens wrapped under it.
+type Addition struct {
+	ID      string // a fingerprint
+	row     rootRow
+	key     *wrapKey
+	wrapped map[int64][]byte
+}
+
+// PrepareRoot asks another source for its root key. Once [Addition.Store] has
+// been committed and [Sealer.Added] heard of it, either of them opens the
+// database: it is how one moves from one source to another without stopping,
 // and how one keeps a way back in.
-func (s *Sealer) AddRoot(ctx context.Context, src Source) error {
+func (s *Sealer) PrepareRoot(ctx context.Context, src Source) (*Addition, error) {
 	s.loading.Lock()
 	defer s.loading.Unlock()
 	key, keep, err := src.Root(ctx, "", true)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	id, k := rootKey(key)
 	clear(key)
+	a := &Addition{ID: id, row: rootRow{id, src.Kind(), keep}, key: k, wrapped: map[int64][]byte{}}
 	var rows []wrapRow
 	if err := s.db.View(ctx, installation, func(tx *db.Tx) (err error) {
 		rows, err = findWraps(ctx, tx)
 		return err
 	}); err != nil {
-		return err
+		return nil, err
 	}
-	wrapped := map[int64][]byte{}
 	for _, row := range rows {
 		root := s.roots[row.root]
-		if root == nil || wrapped[row.version] != nil {
+		if root == nil || a.wrapped[row.version] != nil {
 			continue
 		}
 		protect(func() {
 			var key []byte
 			if key, err = root.unwrap(row.wrapped, kekName(row.version, row.root)...); err == nil {
-				wrapped[row.version] = k.wrap(key, kekName(row.version, id)...)
+				a.wrapped[row.version] = k.wrap(key, kekName(row.version, id)...)
 				clear(key)
 			}
 		})
 		if err != nil {
-			return fmt.Errorf("opening version %d of the key-encryption key: %w", row.version, err)
+			return nil, fmt.Errorf("opening version %d of the key-encryption key: %w", row.version, err)
 		}
 	}
-	err = s.db.Do(ctx, installation, func(tx *db.Tx) error {
-		if err := insertRoot(ctx, tx, rootRow{id, src.Kind(), keep}); err != nil {
-			return err
-		}
-		if n, err := countKEKs(ctx, tx); err != nil || n != len(wrapped) {
-			return errors.Join(err, db.ErrStale)
-		}
-		for version, w := range wrapped {
-			if err := insertWrap(ctx, tx, version, id, w); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	return a, nil
+}
+
+// Store registers the root key, in a transaction of whatever tenant.
+func (a *Addition) Store(ctx context.Context, tx *db.Tx) error {
+	err := insertRoot(ctx, tx, a.row)
 	if db.Taken(err) {
 		return ErrRoot.With("This root key is registered already.")
 	}
-	if err == nil {
-		s.roots[id] = k
+	if err != nil {
+		return err
 	}
-	return err
+	if n, err := countKEKs(ctx, tx); err != nil || n != len(a.wrapped) {
+		return errors.Join(err, db.ErrStale)
+	}
+	for version, w := range a.wrapped {
+		if err := insertWrap(ctx, tx, version, a.ID, w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Added has this program hold a root key that was stored.
+func (s *Sealer) Added(a *Addition) {
+	s.loading.Lock()
+	defer s.loading.Unlock()
+	s.roots[a.ID] = a.key
 }
 
 // A Root is a registered root key, as one may show it.
 type Root struct {
-	ID   string // a fingerprint
-	Kind string // of its source
-	Open bool   // given to this program
+	ID   string `json:"id"`   // a fingerprint
+	Kind string `json:"kind"` // of its source
+	Open bool   `json:"open"` // given to this program
 }
 
 // Roots lists the registered root keys.
@@ -598,18 +614,34 @@ func (s *Sealer) Roots(ctx context.Context) ([]Root, error) {
 	return list, err
 }
 
-// RemoveRoot takes a root key's way in away. The last one that this program
-// has stays. A copy of the database from before still opens with it: after a
-// root key was lost to somebody else, rotate the KEK and the DEKs too.
-func (s *Sealer) RemoveRoot(ctx context.Context, id string) error {
+// Removable refuses to take away the last root key that this program has.
+func (s *Sealer) Removable(id string) error {
 	s.loading.Lock()
 	defer s.loading.Unlock()
 	if len(s.roots) == 1 && s.roots[id] != nil {
 		return ErrRoot.With("This is the only root key that this program was started with. Start it with the one that shall stay, and remove this one then.")
 	}
-	err := s.db.Do(ctx, installation, func(tx *db.Tx) error { return deleteRoot(ctx, tx, id) })
-	if err == nil {
-		delete(s.roots, id)
+	return nil
+}
+
+// RemoveRoot takes the way in of a root key that is [Sealer.Removable] away, in
+// a transaction of whatever tenant; [Sealer.Removed] hears of the commit. A copy
+// of the database from before still opens with it: after a root key was lost to
+// somebody else, rotate the KEK and the DEKs too.
+func RemoveRoot(ctx context.Context, tx *db.Tx, id string) error {
+	if err := deleteRoot(ctx, tx, id); err != nil {
+		return err
+	}
+	left, err := findRoots(ctx, tx)
+	if err == nil && len(left) == 0 {
+		return ErrRoot.With("This is the only root key of the database.")
 	}
 	return err
+}
+
+// Removed has this program forget a root key.
+func (s *Sealer) Removed(id string) {
+	s.loading.Lock()
+	defer s.loading.Unlock()
+	delete(s.roots, id)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"estover.dev/internal/db"
@@ -140,6 +141,41 @@ func TestParseSource(t *testing.T) {
 	}
 }
 
+// The key that NewRoot prints opens by whatever way it is handed over.
+func TestGiven(t *testing.T) {
+	d, key, dir := dbtest.Open(t), seal.NewRoot(), t.TempDir()
+	env, creds := must[seal.Source](t)(seal.ParseSource("env:ESTOVER_TEST_ROOT", "")), must[seal.Source](t)(seal.ParseSource("systemd-creds:estover-root", ""))
+	if _, err := seal.Open(t.Context(), d, env); !errors.Is(err, seal.ErrRootMissing) {
+		t.Errorf("a variable that is not set: %v, want ErrRootMissing", err)
+	}
+	if _, err := seal.Open(t.Context(), d, creds); !errors.Is(err, seal.ErrRootMissing) {
+		t.Errorf("without systemd: %v, want ErrRootMissing", err)
+	}
+	t.Setenv("CREDENTIALS_DIRECTORY", dir)
+	if _, err := seal.Open(t.Context(), d, creds); !errors.Is(err, seal.ErrRootMissing) {
+		t.Errorf("a credential that is not there: %v, want ErrRootMissing", err)
+	}
+	t.Setenv("ESTOVER_TEST_ROOT", key)
+	if err := os.WriteFile(filepath.Join(dir, "estover-root"), []byte(key), 0o400); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, d, env, acme)
+	if _, err := seal.Open(t.Context(), d, creds); !errors.Is(err, seal.ErrRoot) {
+		t.Errorf("by a way that is not registered: %v, want ErrRoot", err)
+	}
+	if err := addRoot(t, d, s, creds); !errors.Is(err, seal.ErrRoot) {
+		t.Errorf("the same key by a second way: %v, want ErrRoot", err)
+	}
+	open(t, d, env, acme)
+	t.Setenv("ESTOVER_TEST_ROOT", key[:len(key)-2])
+	if _, err := seal.Open(t.Context(), d, env); !errors.Is(err, seal.ErrRoot) || strings.Contains(err.Error(), key[len(key)-30:len(key)-12]) {
+		t.Errorf("a key that is cut short: %v, want ErrRoot, and none of the key", err)
+	}
+	other := dbtest.Open(t)
+	open(t, other, creds, acme)
+	open(t, other, creds, acme)
+}
+
 func TestPassphrase(t *testing.T) {
 	d := dbtest.Open(t)
 	if _, err := seal.Open(t.Context(), d, words("short")); !errors.Is(err, seal.ErrRoot) {
@@ -162,12 +198,37 @@ func TestPassphrase(t *testing.T) {
 		t.Errorf("the passphrase was not stretched as %s", want)
 	}
 	// A passphrase and a file stand side by side.
-	if err := s.AddRoot(t.Context(), file(t)); err != nil {
+	if err := addRoot(t, d, s, file(t)); err != nil {
 		t.Fatal(err)
 	}
 	if roots := must[[]seal.Root](t)(s.Roots(t.Context())); len(roots) != 2 || roots[0].Kind != "passphrase" || roots[1].Kind != "file" {
 		t.Errorf("the root keys are %+v", roots)
 	}
+}
+
+func addRoot(t *testing.T, d *db.DB, s *seal.Sealer, src seal.Source) error {
+	t.Helper()
+	a, err := s.PrepareRoot(t.Context(), src)
+	if err != nil {
+		return err
+	}
+	err = d.Do(t.Context(), acme, func(tx *db.Tx) error { return a.Store(t.Context(), tx) })
+	if err == nil {
+		s.Added(a)
+	}
+	return err
+}
+
+func removeRoot(t *testing.T, d *db.DB, s *seal.Sealer, id string) error {
+	t.Helper()
+	if err := s.Removable(id); err != nil {
+		return err
+	}
+	err := d.Do(t.Context(), acme, func(tx *db.Tx) error { return seal.RemoveRoot(t.Context(), tx, id) })
+	if err == nil {
+		s.Removed(id)
+	}
+	return err
 }
 
 // K6: one moves from one source to another without stopping, and keeps a way
@@ -178,10 +239,10 @@ func TestTwoRoots(t *testing.T) {
 		s := open(t, d, src, acme)
 		aad := seal.AAD{Class: seal.KV, ID: "x"}
 		sealed := must[[]byte](t)(s.Seal(acme, aad, []byte("x")))
-		if err := s.AddRoot(ctx, back); err != nil {
+		if err := addRoot(t, d, s, back); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.AddRoot(ctx, src); !errors.Is(err, seal.ErrRoot) {
+		if err := addRoot(t, d, s, src); !errors.Is(err, seal.ErrRoot) {
 			t.Errorf("adding a root key twice: %v, want ErrRoot", err)
 		}
 		if err := s.RotateKEK(ctx); err != nil {
@@ -198,14 +259,18 @@ func TestTwoRoots(t *testing.T) {
 		if len(roots) != 2 || roots[0].Kind != "file" || roots[0].Open || !roots[1].Open {
 			t.Fatalf("the root keys are %+v", roots)
 		}
-		if err := second.RemoveRoot(ctx, roots[1].ID); !errors.Is(err, seal.ErrRoot) {
+		if err := removeRoot(t, d, second, roots[1].ID); !errors.Is(err, seal.ErrRoot) {
 			t.Errorf("removing the only way in: %v, want ErrRoot", err)
 		}
-		if err := second.RemoveRoot(ctx, roots[0].ID); err != nil {
+		if err := removeRoot(t, d, second, roots[0].ID); err != nil {
 			t.Fatal(err)
 		}
-		if err := second.RemoveRoot(ctx, roots[0].ID); !errors.Is(err, seal.ErrRoot) {
+		if err := removeRoot(t, d, second, roots[0].ID); !errors.Is(err, seal.ErrRoot) {
 			t.Errorf("removing it again: %v, want ErrRoot", err)
+		}
+		// Nor does the last one go that the database has, whoever asks.
+		if err := d.Do(ctx, acme, func(tx *db.Tx) error { return seal.RemoveRoot(ctx, tx, roots[1].ID) }); !errors.Is(err, seal.ErrRoot) {
+			t.Errorf("removing the last root key of the database: %v, want ErrRoot", err)
 		}
 		if _, err := seal.Open(ctx, d, src); !errors.Is(err, seal.ErrRoot) {
 			t.Errorf("opening by the way that was removed: %v, want ErrRoot", err)

@@ -15,7 +15,7 @@ import (
 type rootRow struct{ id, kind, params string }
 
 func findRoots(ctx context.Context, tx *db.Tx) (list []rootRow, err error) {
-	rows, err := tx.Query(ctx, `select id, kind, params from seal_root where tenant_id = $1 order by created_at, id`, tx.Tenant())
+	rows, err := tx.Query(ctx, `select id, kind, params from seal_root where tenant_id = $1 order by created_at, id`, installation)
 	if err != nil {
 		return nil, err
 	}
@@ -32,15 +32,15 @@ func findRoots(ctx context.Context, tx *db.Tx) (list []rootRow, err error) {
 
 func insertRoot(ctx context.Context, tx *db.Tx, r rootRow) error {
 	_, err := tx.Exec(ctx, `insert into seal_root (tenant_id, id, kind, params, created_at) values ($1, $2, $3, $4, $5)`,
-		tx.Tenant(), r.id, r.kind, r.params, tx.Now())
+		installation, r.id, r.kind, r.params, tx.Now())
 	return err
 }
 
 func deleteRoot(ctx context.Context, tx *db.Tx, id string) error {
-	if _, err := tx.Exec(ctx, `delete from seal_kek_wrap where tenant_id = $1 and root_id = $2`, tx.Tenant(), id); err != nil {
+	if _, err := tx.Exec(ctx, `delete from seal_kek_wrap where tenant_id = $1 and root_id = $2`, installation, id); err != nil {
 		return err
 	}
-	n, err := tx.Exec(ctx, `delete from seal_root where tenant_id = $1 and id = $2`, tx.Tenant(), id)
+	n, err := tx.Exec(ctx, `delete from seal_root where tenant_id = $1 and id = $2`, installation, id)
 	if err == nil && n == 0 {
 		return ErrRoot.With("There is no root key %q.", id)
 	}
@@ -55,7 +55,7 @@ type wrapRow struct {
 }
 
 func findWraps(ctx context.Context, tx *db.Tx) (list []wrapRow, err error) {
-	rows, err := tx.Query(ctx, `select version, root_id, wrapped from seal_kek_wrap where tenant_id = $1 order by version, root_id`, tx.Tenant())
+	rows, err := tx.Query(ctx, `select version, root_id, wrapped from seal_kek_wrap where tenant_id = $1 order by version, root_id`, installation)
 	if err != nil {
 		return nil, err
 	}
@@ -77,12 +77,12 @@ func insertKEK(ctx context.Context, tx *db.Tx, version int64) error {
 
 func insertWrap(ctx context.Context, tx *db.Tx, version int64, root string, wrapped []byte) error {
 	_, err := tx.Exec(ctx, `insert into seal_kek_wrap (tenant_id, version, root_id, wrapped) values ($1, $2, $3, $4)`,
-		tx.Tenant(), version, root, wrapped)
+		installation, version, root, wrapped)
 	return err
 }
 
 func countKEKs(ctx context.Context, tx *db.Tx) (n int, err error) {
-	err = tx.QueryRow(ctx, `select count(*) from seal_kek where tenant_id = $1`, tx.Tenant()).Scan(&n)
+	err = tx.QueryRow(ctx, `select count(*) from seal_kek where tenant_id = $1`, installation).Scan(&n)
 	return n, err
 }
 

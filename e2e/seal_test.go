@@ -1,0 +1,160 @@
+package e2e
+
+import (
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"estover.dev/e2e/e2etest"
+)
+
+// tpm is a simulated TPM of the test's own.
+func tpm(t *testing.T) (socket string) {
+	dir, err := os.MkdirTemp("", "tpm-") // a socket's path must be short
+	must(t, err)
+	socket = filepath.Join(dir, "sock")
+	c := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+dir, "--server", "type=unixio,path="+socket, "--flags", "not-need-init,startup-clear")
+	must(t, c.Start())
+	t.Cleanup(func() {
+		_ = c.Process.Kill()
+		_ = c.Wait()
+		_ = os.RemoveAll(dir)
+	})
+	e2etest.Eventually(t, "the TPM is there", func() bool {
+		conn, err := net.Dial("unix", socket)
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err == nil
+	})
+	return socket
+}
+
+// K6: a server moves from a file to the TPM of its machine. At every moment
+// there is a way in, and afterwards the file opens nothing.
+func TestMoveTheRootKey(t *testing.T) {
+	t.Parallel()
+	s := e2etest.Start(t)
+	admin := s.Admin(t)
+	admin.Must(t, "secret", "create", "crm/key")
+	admin.Put(t, "crm/key", "canary-of-the-root-key")
+	source := "tpm2:" + tpm(t)
+	file := "file:" + filepath.Join(s.Data+"-keys", "root.key")
+	reads := func() {
+		t.Helper()
+		if got := admin.Must(t, "secret", "get", "crm/key", "--purpose", "test"); !strings.Contains(got, "canary-of-the-root-key") {
+			t.Errorf("the secret reads %q", got)
+		}
+	}
+	var roots []struct {
+		ID, Kind string
+		Open     bool
+	}
+	admin.Must(t, "root-key", "add", source)
+	if r := admin.Run(t, "root-key", "add", "kms:none"); r.Code == 0 || !strings.Contains(r.Stderr, "tpm2:") && !strings.Contains(r.Stderr, "file:PATH") {
+		t.Errorf("a source that there is not: %d %s", r.Code, r.Stderr)
+	}
+	admin.JSON(t, &roots, "root-key", "list")
+	if len(roots) != 2 || roots[0].Kind != "file" || roots[1].Kind != "tpm2" || !roots[1].Open {
+		t.Fatalf("the root keys are %+v", roots)
+	}
+	if r := s.CLI(t).Run(t, "root-key", "list"); r.Code == 0 {
+		t.Error("somebody who has not logged in sees the root keys")
+	}
+
+	s.Stop(t)
+	must(t, s.Try("--root-key", source))
+	reads()
+	if r := admin.Run(t, "root-key", "rotate"); r.Code == 0 || !strings.Contains(r.Stderr, "root key from a file") {
+		t.Errorf("rotating with one of two: %d %s", r.Code, r.Stderr)
+	}
+	s.Stop(t)
+	must(t, s.Try("--root-key", source, "--also-root-key", file))
+	admin.Must(t, "root-key", "rotate")
+	reads()
+	admin.Must(t, "root-key", "remove", roots[0].ID)
+	if r := admin.Run(t, "root-key", "remove", roots[1].ID); r.Code == 0 || !strings.Contains(r.Stderr, "only root key") {
+		t.Errorf("removing the only way in: %d %s", r.Code, r.Stderr)
+	}
+	s.Kill()
+	if err := s.Try("--root-key", file); err == nil || !strings.Contains(err.Error(), "not one that the database was sealed under") {
+		t.Errorf("starting with the file that was removed: %v", err)
+	}
+	must(t, s.Try("--root-key", source))
+	reads()
+	if got := admin.Must(t, "event", "list", "--action", "root_key.remove", "-o", "json"); !strings.Contains(got, roots[0].ID) {
+		t.Errorf("the removal is not on record: %s", got)
+	}
+}
+
+// K6: people put the root key together. Until then the server says so and gives
+// nothing else; a crash asks for the shares again, of whichever people.
+func TestUnseal(t *testing.T) {
+	t.Parallel()
+	shares := strings.Split(strings.TrimSpace(e2etest.Alone(t).Must(t, "root-key", "split", "--shares", "3", "--needed", "2")), "\n")
+	if len(shares) != 3 {
+		t.Fatalf("the shares are %q", shares)
+	}
+	s := e2etest.Start(t, "--root-key", "shamir:")
+	people := s.CLI(t)
+	give := func(share, want string) {
+		t.Helper()
+		if r := people.Input(t, share+"\n", "unseal"); r.Code != 0 || !strings.Contains(r.Stdout, want) {
+			t.Errorf("giving a share: %d %s%s, want %q", r.Code, r.Stdout, r.Stderr, want)
+		}
+	}
+	status := func(path string) int {
+		t.Helper()
+		res, err := s.HTTP(t).Get(s.URL + path)
+		if err != nil {
+			return 0
+		}
+		_ = res.Body.Close()
+		return res.StatusCode
+	}
+	opens := func() {
+		t.Helper()
+		e2etest.Eventually(t, "the server is open", func() bool { return status("/readyz") == http.StatusNoContent || status("/readyz") == http.StatusOK })
+	}
+	if status("/healthz") != http.StatusNoContent || status("/readyz") != http.StatusServiceUnavailable || status("/v1/agents") != http.StatusServiceUnavailable || status("/oauth/token") != http.StatusServiceUnavailable {
+		t.Error("a sealed server does not say that it is")
+	}
+	r := people.Run(t, "agent", "list")
+	if r.Code == 0 || !strings.Contains(r.Stderr, "estover unseal") {
+		t.Errorf("asking a sealed server: %d %s", r.Code, r.Stderr)
+	}
+	give(shares[0], "1 of 2")
+	give(shares[0], "1 of 2") // it is the same one
+	broken := regexp.MustCompile(`\S{8}$`).ReplaceAllString(shares[1], "00000000")
+	if r := people.Input(t, broken, "unseal"); r.Code == 0 || !strings.Contains(r.Stderr, "checksum") {
+		t.Errorf("a share that was typed wrong: %d %s", r.Code, r.Stderr)
+	}
+	if r := people.Run(t, "unseal", "--forget"); r.Code != 0 || !strings.Contains(r.Stdout, "has no share") {
+		t.Errorf("forgetting: %d %s%s", r.Code, r.Stdout, r.Stderr)
+	}
+	give(shares[2], "1 of 2")
+	give(shares[1], "open")
+	opens()
+	admin := s.Admin(t)
+	admin.Must(t, "secret", "create", "crm/key")
+	admin.Put(t, "crm/key", "canary-of-the-shares")
+	give(shares[0], "open") // nothing is kept of it
+
+	s.Kill()
+	s.Restart(t)
+	give(shares[0]+"\n"+shares[2], "open")
+	opens()
+	if got := admin.Must(t, "secret", "get", "crm/key", "--purpose", "test"); !strings.Contains(got, "canary-of-the-shares") {
+		t.Errorf("the secret reads %q", got)
+	}
+	for _, share := range shares {
+		if strings.Contains(s.Log(), strings.Fields(share)[3]) {
+			t.Error("a share is in the server's log")
+		}
+	}
+}
