@@ -24,6 +24,7 @@ import (
 	"estover.dev/internal/gateway/rest"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/resource"
+	"estover.dev/internal/seal/source"
 	"estover.dev/internal/token"
 	"estover.dev/internal/vault"
 )
@@ -213,6 +214,8 @@ func (s *Server) handler() (http.Handler, error) {
 	mux.Handle("GET "+logPath+"/", http.StripPrefix(logPath, s.log.Handler(s.mayReadLog)))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	mux.HandleFunc("GET /readyz", s.ready)
+	mux.HandleFunc("GET "+sealPath, func(w http.ResponseWriter, _ *http.Request) { writeSeal(w, source.Progress{}) })
+	mux.HandleFunc("POST "+sealPath+"/shares", func(w http.ResponseWriter, _ *http.Request) { writeSeal(w, source.Progress{}) })
 	if s.facts.base != "" {
 		mux.HandleFunc("GET "+s.facts.base+"/readyz", s.ready)
 	}
