@@ -96,7 +96,8 @@ type launch struct {
 	bound                session.Bound
 	keep                 []string
 	quiet                bool
-	asAgent              bool // with the agent's own credentials
+	asAgent              bool   // with the agent's own credentials
+	session              string // in which the agent's token is, if not in one that it opens by itself
 }
 
 // sessionDir begins the name of the directory with a session's files.
@@ -272,6 +273,9 @@ func (l *launch) authenticate(ctx context.Context, c *client) error {
 	form := url.Values{"grant_type": {"client_credentials"}, "resource": {issuer}}
 	if l.purpose != "" {
 		form.Set("purpose", l.purpose)
+	}
+	if l.session != "" {
+		form.Set("session", l.session)
 	}
 	var token struct {
 		AccessToken string `json:"access_token"`

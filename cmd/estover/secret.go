@@ -25,7 +25,8 @@ own and an event of its own.`)
 	c.AddCommand(secretList(s), secretShow(s), secretCreate(s), secretPut(s), secretGet(s),
 		secretMove(s, "delete", "Take versions out of use; they can be brought back"),
 		secretMove(s, "undelete", "Bring deleted versions back"),
-		secretMove(s, "destroy", "Destroy the bytes of versions, for good"), secretUses(s))
+		secretMove(s, "destroy", "Destroy the bytes of versions, for good"), secretUses(s),
+		secretEngine(s), secretRole(s), secretLease(s), secretRun(s))
 	return c
 }
 

@@ -49,6 +49,7 @@ type kind struct {
 	Name     string  `json:"name"`
 	Title    string  `json:"title"`
 	Address  string  `json:"address"`
+	Port     string  `json:"port,omitempty"`
 	Options  []field `json:"options"`
 	Template []field `json:"template"`
 	Lingers  string  `json:"lingers,omitempty"`
@@ -64,7 +65,7 @@ func (s *Server) listKinds(context.Context, *struct{}) (*many[kind], error) {
 	}
 	var all []kind
 	for _, k := range s.Targets.Kinds() {
-		all = append(all, kind{k.Name, k.Title, k.Address, fields(k.Options), fields(k.Template), k.Lingers})
+		all = append(all, kind{k.Name, k.Title, k.Address, k.Port, fields(k.Options), fields(k.Template), k.Lingers})
 	}
 	return pageOf(all, ""), nil
 }
