@@ -1,0 +1,434 @@
+package ldap_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	client "github.com/go-ldap/ldap/v3"
+
+	"estover.dev"
+	"estover.dev/internal/secret/engine"
+	"estover.dev/internal/secret/engine/enginetest"
+	"estover.dev/internal/secret/engine/ldap"
+)
+
+const (
+	suffix = "dc=example,dc=com"
+	base   = "ou=agents," + suffix
+	admin  = "cn=estover," + suffix
+	root   = "cn=root," + suffix
+	group  = "cn=readers,ou=groups," + suffix
+	posix  = "cn=shell,ou=groups," + suffix
+	secret = "made-for-tests"
+)
+
+var template = engine.Template{"attributes": {"description=made for {{name}}", "host=a", "host=b"}, "groups": {group}}
+
+// server runs a slapd with an admin that may write below ou=agents and change
+// members of groups, and who may not touch entries that are marked "kept".
+var server = sync.OnceValues(func() (*enginetest.Server, error) {
+	s, err := enginetest.Start(enginetest.Process{
+		Debian: "slapd", Program: "slapd", Users: []string{"openldap"}, Ports: 2,
+		Prepare: func(s *enginetest.Server) ([]string, []string, error) {
+			certificate, key, err := enginetest.Certificate(s)
+			if err != nil {
+				return nil, nil, err
+			}
+			authority, err := s.Write("ca.pem", string(enginetest.Authority()))
+			if err != nil {
+				return nil, nil, err
+			}
+			if err := os.Mkdir(filepath.Join(s.Dir, "db"), 0o700); err != nil {
+				return nil, nil, err
+			}
+			conf, err := s.Write("slapd.conf", strings.NewReplacer("@DIR", s.Dir, "@CERT", certificate, "@KEY", key, "@CA", authority, "@SUFFIX", suffix).Replace(`
+include /etc/ldap/schema/core.schema
+include /etc/ldap/schema/cosine.schema
+include /etc/ldap/schema/nis.schema
+include /etc/ldap/schema/inetorgperson.schema
+modulepath /usr/lib/ldap
+moduleload back_mdb
+pidfile @DIR/pid
+TLSCACertificateFile @CA
+TLSCertificateFile @CERT
+TLSCertificateKeyFile @KEY
+TLSVerifyClient never
+database mdb
+suffix "@SUFFIX"
+rootdn "cn=root,@SUFFIX"
+rootpw made-for-tests
+directory @DIR/db
+maxsize 67108864
+dbnosync
+access to filter=(l=kept) by * read
+access to attrs=userPassword by dn.exact="cn=estover,@SUFFIX" write by anonymous auth by * none
+access to dn.subtree="ou=agents,@SUFFIX" by dn.exact="cn=estover,@SUFFIX" write by users read
+access to dn.subtree="ou=groups,@SUFFIX" attrs=member,memberUid by dn.exact="cn=estover,@SUFFIX" write by users read
+access to * by users read by * none
+`))
+			return []string{"-f", conf, "-d", "stats", "-h", "ldap://" + s.Address(0) + "/ ldaps://" + s.Address(1) + "/"}, nil, err
+		},
+		Ready: func(_ context.Context, s *enginetest.Server) error {
+			l, err := bind(s, root, secret)
+			if err == nil {
+				err = l.Close()
+			}
+			return err
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	l, err := bind(s, root, secret)
+	if err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	for _, e := range []struct {
+		dn         string
+		attributes map[string][]string
+	}{
+		{suffix, map[string][]string{"objectClass": {"domain"}, "dc": {"example"}}},
+		{admin, map[string][]string{"objectClass": {"organizationalRole", "simpleSecurityObject"}, "userPassword": {secret}}},
+		{base, map[string][]string{"objectClass": {"organizationalUnit"}}},
+		{"ou=groups," + suffix, map[string][]string{"objectClass": {"organizationalUnit"}}},
+		{group, map[string][]string{"objectClass": {"groupOfNames"}, "member": {admin}}},
+		{posix, map[string][]string{"objectClass": {"posixGroup"}, "gidNumber": {"5000"}}},
+	} {
+		add := client.NewAddRequest(e.dn, nil)
+		for name, values := range e.attributes {
+			add.Attribute(name, values)
+		}
+		if err := l.Add(add); err != nil {
+			return nil, fmt.Errorf("%s: %w", e.dn, err)
+		}
+	}
+	return s, nil
+})
+
+func running(t *testing.T) *enginetest.Server {
+	t.Helper()
+	s, err := server()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func bind(s *enginetest.Server, dn, password string) (*client.Conn, error) {
+	l, err := client.DialURL("ldap://" + s.Address(0))
+	if err != nil {
+		return nil, err
+	}
+	if err := l.Bind(dn, password); err != nil {
+		_ = l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// asRoot does something that the admin may not do.
+func asRoot(s *enginetest.Server, do func(*client.Conn) error) error {
+	l, err := bind(s, root, secret)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	return do(l)
+}
+
+func config(s *enginetest.Server) engine.Config {
+	return engine.Config{
+		Address: "ldap://" + s.Address(0), Options: map[string]string{"base": base},
+		Admin: engine.Credential{User: admin, Secret: estover.NewSecret([]byte(secret))},
+	}
+}
+
+func open(t *testing.T, c engine.Config) engine.Engine {
+	t.Helper()
+	e, err := ldap.Kind.Open(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = e.Close() })
+	return e
+}
+
+// dn is that of a user.
+func dn(name string) string { return "uid=" + client.EscapeDN(name) + "," + base }
+
+// A login is a connection that is bound as a user.
+type login struct{ *client.Conn }
+
+func (l login) Ping(context.Context) error {
+	_, err := l.Search(client.NewSearchRequest(suffix, client.ScopeBaseObject, client.NeverDerefAliases, 1, 0, false, "(objectClass=*)", nil, nil))
+	return err
+}
+
+// members are those of a group.
+func members(t *testing.T, s *enginetest.Server, group, attribute string) (all []string) {
+	t.Helper()
+	err := asRoot(s, func(l *client.Conn) error {
+		found, err := l.Search(client.NewSearchRequest(group, client.ScopeBaseObject, client.NeverDerefAliases, 1, 0, false, "(objectClass=*)", []string{attribute}, nil))
+		if err == nil {
+			all = found.Entries[0].GetAttributeValues(attribute)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func TestKind(t *testing.T) {
+	s := running(t)
+	enginetest.Run(t, enginetest.Suite{
+		Kind: ldap.Kind, Config: config(s), Template: template,
+		Bad: []engine.Template{
+			{"attributes": {"description"}}, {"attributes": {"userPassword=x"}}, {"attributes": {"objectClass=person"}}, {"attributes": {"=x"}},
+			{"groups": {"readers"}}, {"groups": {""}}, {"group_attribute": {"a", "b"}}, {"group_attribute": {"member=x"}},
+		},
+		Login: func(_ context.Context, m engine.Material) (enginetest.Client, error) {
+			l, err := bind(s, string(m["dn"].Reveal()), string(m["password"].Reveal()))
+			return login{l}, err
+		},
+		Remove: func(_ context.Context, name string) error {
+			return asRoot(s, func(l *client.Conn) error { return l.Del(client.NewDelRequest(dn(name), nil)) })
+		},
+		Spoil: func(_ context.Context, name string) (func(context.Context) error, error) {
+			mark := func(values ...string) error {
+				change := client.NewModifyRequest(dn(name), nil)
+				change.Replace("l", values)
+				return asRoot(s, func(l *client.Conn) error { return l.Modify(change) })
+			}
+			return func(context.Context) error { return mark() }, mark("kept")
+		},
+		Log: func() ([]byte, error) {
+			said, err := os.ReadFile(s.Log)
+			if err != nil {
+				return nil, err
+			}
+			stored, err := os.ReadFile(filepath.Join(s.Dir, "db", "data.mdb"))
+			return slices.Concat(said, stored), err
+		},
+		Without: []string{"Sessions", "EndSessions", "Now"},
+	})
+	if left := members(t, s, group, "member"); !slices.Equal(left, []string{admin}) {
+		t.Errorf("members of the group in the end: %q, want the admin alone", left)
+	}
+}
+
+// TestLingers: what the kind says of itself is so (Q8): who is bound stays bound,
+// has no entry any more and cannot come again.
+func TestLingers(t *testing.T) {
+	s := running(t)
+	e := open(t, config(s))
+	o := engine.Order{Name: "e_lingers", Secret: estover.NewSecret([]byte("lingers-secret")), Template: template}
+	m, err := e.Create(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := bind(s, string(m["dn"].Reveal()), "lingers-secret")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if in := members(t, s, group, "member"); !slices.Contains(in, dn(o.Name)) {
+		t.Errorf("members of the group: %q, want the user among them", in)
+	}
+	if err := e.Revoke(t.Context(), []engine.Doomed{{Name: o.Name, Template: template}})[0]; err != nil {
+		t.Fatal(err)
+	}
+	if err := (login{l}).Ping(t.Context()); err != nil || ldap.Kind.Lingers == "" {
+		t.Errorf("a connection that was bound before: %v; the kind says %q", err, ldap.Kind.Lingers)
+	}
+	if _, err := bind(s, dn(o.Name), "lingers-secret"); err == nil {
+		t.Error("somebody who was revoked binds again")
+	}
+	if in := members(t, s, group, "member"); slices.Contains(in, dn(o.Name)) {
+		t.Errorf("members of the group: %q, want the user gone", in)
+	}
+}
+
+// TestBelow: what was put below a user's entry goes with it (Q4).
+func TestBelow(t *testing.T) {
+	s := running(t)
+	e := open(t, config(s))
+	o := engine.Order{Name: "e_below", Secret: estover.NewSecret([]byte("below-secret"))}
+	if _, err := e.Create(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	err := asRoot(s, func(l *client.Conn) error {
+		for _, below := range []string{"ou=a,", "ou=b,ou=a,"} {
+			add := client.NewAddRequest(below+dn(o.Name), nil)
+			add.Attribute("objectClass", []string{"organizationalUnit"})
+			if err := l.Add(add); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Revoke(t.Context(), []engine.Doomed{{Name: o.Name}})[0]; err != nil {
+		t.Fatal(err)
+	}
+	if left, err := e.List(t.Context(), o.Name); err != nil || len(left) > 0 {
+		t.Errorf("after the revocation there is %q, %v", left, err)
+	}
+}
+
+// TestGroups: groups that name members in other ways, the last member of one
+// that needs a member, and groups that are not there.
+func TestGroups(t *testing.T) {
+	s := running(t)
+	e := open(t, config(s))
+	make := func(name string, template engine.Template) error {
+		_, err := e.Create(t.Context(), engine.Order{Name: name, Secret: estover.NewSecret([]byte("groups-secret")), Template: template})
+		return err
+	}
+	revoke := func(name string, template engine.Template) {
+		t.Helper()
+		if err := e.Revoke(t.Context(), []engine.Doomed{{Name: name, Template: template}})[0]; err != nil {
+			t.Errorf("revoking %s: %v", name, err)
+		}
+		if err := e.Extend(t.Context(), name, template, time.Time{}); !errors.Is(err, engine.ErrNoUser) {
+			t.Errorf("%s after its revocation: %v, want ErrNoUser", name, err)
+		}
+	}
+	shell := engine.Template{"groups": {posix}, "group_attribute": {"memberUid"}}
+	if err := make("e_shell", shell); err != nil {
+		t.Fatal(err)
+	}
+	if in := members(t, s, posix, "memberUid"); !slices.Equal(in, []string{"e_shell"}) {
+		t.Errorf("members of the group: %q, want the user by its name", in)
+	}
+	revoke("e_shell", shell)
+	if in := members(t, s, posix, "memberUid"); len(in) != 0 {
+		t.Errorf("members of the group: %q, want none", in)
+	}
+
+	if err := make("e_last", template); err != nil {
+		t.Fatal(err)
+	}
+	change := func(add bool) {
+		t.Helper()
+		c := client.NewModifyRequest(group, nil)
+		if add {
+			c.Replace("member", []string{admin})
+		} else {
+			c.Delete("member", []string{admin})
+		}
+		if err := asRoot(s, func(l *client.Conn) error { return l.Modify(c) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change(false)
+	revoke("e_last", template)
+	change(true)
+
+	var refused *engine.Refused
+	nowhere := engine.Template{"groups": {"cn=nowhere,ou=groups," + suffix}}
+	if err := make("e_nowhere", nowhere); !errors.As(err, &refused) || !strings.Contains(err.Error(), "nowhere") {
+		t.Errorf("a group that is not there: %v, want a refusal that names it", err)
+	}
+	revoke("e_nowhere", nowhere)
+	c := config(s)
+	c.Options = map[string]string{"base": "ou=nobody," + suffix}
+	e = open(t, c)
+	if err := make("e_nobody", nil); !errors.As(err, &refused) || !strings.Contains(err.Error(), "ou=nobody") {
+		t.Errorf("a base that is not there: %v, want a refusal that names it", err)
+	}
+}
+
+// TestAdmin: the admin's own password is set and verified by its distinguished
+// name, beside the one before.
+func TestAdmin(t *testing.T) {
+	s := running(t)
+	other := "cn=other," + base
+	err := asRoot(s, func(l *client.Conn) error {
+		add := client.NewAddRequest(other, nil)
+		add.Attribute("objectClass", []string{"organizationalRole", "simpleSecurityObject"})
+		add.Attribute("userPassword", []string{"first-secret"})
+		return l.Add(add)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := open(t, config(s))
+	first, next := estover.NewSecret([]byte("first-secret")), estover.NewSecret([]byte("next-secret"))
+	if err := e.SetSecret(t.Context(), other, next, first); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []estover.Secret{first, next} {
+		if err := e.Verify(t.Context(), engine.Credential{User: other, Secret: s}); err != nil {
+			t.Errorf("one of two passwords: %v", err)
+		}
+	}
+	if err := e.SetSecret(t.Context(), other, next, estover.Secret{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Verify(t.Context(), engine.Credential{User: other, Secret: first}); !errors.Is(err, engine.ErrWrongSecret) {
+		t.Errorf("a password that was replaced: %v, want ErrWrongSecret", err)
+	}
+	if err := e.Verify(t.Context(), engine.Credential{User: other}); !errors.Is(err, engine.ErrWrongSecret) {
+		t.Errorf("no password, which is a log-in as nobody: %v, want ErrWrongSecret", err)
+	}
+}
+
+// TestTLS: from the first byte on and by StartTLS.
+func TestTLS(t *testing.T) {
+	s := running(t)
+	for _, address := range []string{"ldaps://" + s.Address(1), "ldap://" + s.Address(0)} {
+		c := config(s)
+		c.Address = address
+		c.Options = map[string]string{"base": base, "tls": "verify"}
+		if _, err := open(t, c).List(t.Context(), "e_"); !errors.Is(err, engine.ErrUnreachable) || !strings.Contains(err.Error(), "certificate") {
+			t.Errorf("%s with a certificate that nobody knows: %v, want ErrUnreachable", address, err)
+		}
+		c.Authorities = enginetest.Authority()
+		if _, err := open(t, c).List(t.Context(), "e_"); err != nil {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
+}
+
+func TestConfig(t *testing.T) {
+	good := engine.Config{
+		Address: "ldaps://ldap.example", Options: map[string]string{"base": base},
+		Admin: engine.Credential{User: admin, Secret: estover.NewSecret([]byte(secret))},
+	}
+	if _, err := ldap.Kind.Open(good); err != nil {
+		t.Error(err)
+	}
+	for _, address := range []string{"", "ldap.example", "ldap://", "ldaps://u@ldap.example", "ldap://ldap.example/dc=com", "http://ldap.example"} {
+		c := good
+		c.Address = address
+		if _, err := ldap.Kind.Open(c); err == nil {
+			t.Errorf("the address %q was taken", address)
+		}
+	}
+	for _, option := range [][2]string{{"base", ""}, {"base", "agents"}, {"rdn", "a=b"}, {"hash", "clear"}, {"tls", "off"}, {"tls", "maybe"}} {
+		c := good
+		c.Options = map[string]string{"base": base, option[0]: option[1]}
+		var invalid *estover.Error
+		if _, err := ldap.Kind.Open(c); !errors.As(err, &invalid) {
+			t.Errorf("the option %s of %q: %v, want it refused", option[0], option[1], err)
+		}
+	}
+	c := good
+	c.Admin.User = "estover"
+	if _, err := ldap.Kind.Open(c); err == nil {
+		t.Error("an admin that is no distinguished name was taken")
+	}
+}
