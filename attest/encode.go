@@ -138,8 +138,24 @@ func (c *Containment) encode(e *encoder) {
 	e.must("target", c.Target)
 	e.mustDigest("by", c.By)
 	e.mustDigest("reason", c.Reason)
+	e.steps(c.Steps)
+	e.int("zeroMicros", c.Zero)
+}
+
+func (m *Emergency) encode(e *encoder) {
+	e.must("id", m.ID)
+	e.must("tenant", m.Tenant)
+	e.time("time", m.Time)
+	e.must("target", m.Target)
+	e.mustDigest("by", m.By)
+	e.mustDigest("reason", m.Reason)
+	e.steps(m.Steps)
+	e.int("pending", m.Pending)
+}
+
+func (e *encoder) steps(list []ContainmentStep) {
 	e.list("steps")
-	for _, s := range c.Steps {
+	for _, s := range list {
 		e.item()
 		e.must("name", s.Name)
 		e.must("state", s.State)
@@ -150,7 +166,6 @@ func (c *Containment) encode(e *encoder) {
 		e.close()
 	}
 	e.end()
-	e.int("zeroMicros", c.Zero)
 }
 
 // An encoder appends JSON. Whatever is not the first of its object or array

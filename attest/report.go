@@ -54,7 +54,7 @@ type Verdict struct {
 // A Report is the outcome of a verification. Its steps are those of all
 // receipts together, worst first; Calls has them one by one.
 type Report struct {
-	Kind    string    `json:"kind"` // receipt, session, containment; "" if the file cannot be read
+	Kind    string    `json:"kind"` // receipt, session, containment, emergency rotation; "" if the file cannot be read
 	Session string    `json:"session,omitempty"`
 	Steps   []Step    `json:"steps"`
 	Calls   []Verdict `json:"calls,omitempty"`

@@ -17,6 +17,7 @@ const (
 	SessionType     = "https://estover.dev/attestation/session/v1"
 	EnrolmentType   = "https://estover.dev/attestation/enrolment/v1"
 	ContainmentType = "https://estover.dev/attestation/containment/v1"
+	EmergencyType   = "https://estover.dev/attestation/emergency-rotation/v1"
 )
 
 // A Statement is an in-toto Statement v1: subjects, each a named hash, and a
@@ -43,7 +44,7 @@ const (
 )
 
 // A Predicate is one of [*Action], [*Session], [*Enrolment] and
-// [*Containment].
+// [*Containment], [*Emergency].
 type Predicate interface {
 	// Type is the predicateType.
 	Type() string
@@ -231,6 +232,27 @@ func NewContainment(c Containment) *Statement {
 	return &Statement{Subjects: []Subject{{c.Target, Sum([]byte(c.Target))}}, Predicate: &c}
 }
 
+// An Emergency reports what was ended and changed since somebody may have had it
+// who should not: of an agent, a resource, a containment or a secret.
+type Emergency struct {
+	ID      string            `json:"id"`
+	Tenant  string            `json:"tenant"`
+	Time    time.Time         `json:"time"`    // when it was asked for
+	Target  string            `json:"target"`  // agent:agt_…, resource:res_…, incident:ctn_… or secret:sec_…
+	By      Digest            `json:"by"`      // commitment to who asked for it
+	Reason  Digest            `json:"reason"`  // commitment to why
+	Steps   []ContainmentStep `json:"steps"`   // in the order in which they came to where they are
+	Pending int64             `json:"pending"` // how many of them are not done
+}
+
+// Type is [EmergencyType].
+func (*Emergency) Type() string { return EmergencyType }
+
+// NewEmergency is the report of an emergency rotation.
+func NewEmergency(e Emergency) *Statement {
+	return &Statement{Subjects: []Subject{{e.Target, Sum([]byte(e.Target))}}, Predicate: &e}
+}
+
 // A Grant is the document that a grant's digest commits to. An action is
 // covered by it if agent and purpose are the same, the time lies within, and
 // one of the permissions names the resource and the action.
@@ -290,6 +312,8 @@ func ParseStatement(b []byte) (*Statement, error) {
 		s.Predicate = &Enrolment{}
 	case ContainmentType:
 		s.Predicate = &Containment{}
+	case EmergencyType:
+		s.Predicate = &Emergency{}
 	default:
 		return nil, fmt.Errorf("the predicate type %q is not known", w.PredicateType)
 	}

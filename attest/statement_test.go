@@ -88,6 +88,7 @@ func drawStatement(t *rapid.T) *Statement {
 	p := rapid.SampledFrom([]func() Predicate{
 		func() Predicate { return &Action{} }, func() Predicate { return &Session{} },
 		func() Predicate { return &Enrolment{} }, func() Predicate { return &Containment{} },
+		func() Predicate { return &Emergency{} },
 	}).Draw(t, "predicate")()
 	fill(t, reflect.ValueOf(p).Elem(), "predicate")
 	s := &Statement{Predicate: p}

@@ -45,9 +45,15 @@ func Verify(file []byte, trust *Trust) *Report {
 		v.bundles[Sum(b)] = true
 	}
 	v.enrol(x.Enrolments)
-	if len(x.Receipts) == 1 && x.only && predicateType(x.Receipts[0].Entry) == ContainmentType {
-		v.containment(r, x.Receipts[0])
-		return r
+	if len(x.Receipts) == 1 && x.only {
+		switch predicateType(x.Receipts[0].Entry) {
+		case ContainmentType:
+			v.containment(r, "containment", x.Receipts[0])
+			return r
+		case EmergencyType:
+			v.containment(r, "emergency rotation", x.Receipts[0])
+			return r
+		}
 	}
 	v.session(r, x)
 	return r
@@ -473,6 +479,11 @@ func commitments(s *Statement) map[string]Digest {
 		for _, step := range p.Steps {
 			m[step.Name] = step.Detail
 		}
+	case *Emergency:
+		m[ContainedBy], m[ContainedReason] = p.By, p.Reason
+		for _, step := range p.Steps {
+			m[step.Name] = step.Detail
+		}
 	}
 	return m
 }
@@ -533,9 +544,10 @@ func (v *verifier) complete(x evidence, actions []*Action) Step {
 	return say(CompleteStep, Pass, "All %d calls of the session %s are there.", closing.Count, closing.ID)
 }
 
-// containment verifies a certificate of containment.
-func (v *verifier) containment(r *Report, receipt Receipt) {
-	r.Kind = "containment"
+// containment verifies a certificate of containment, or the report of an emergency
+// rotation.
+func (v *verifier) containment(r *Report, kind string, receipt Receipt) {
+	r.Kind = kind
 	b, k, notSigned := open(receipt.Envelope, v.trust.containment)
 	cp, at, notLogged := v.logged(receipt.Entry)
 	r.Steps = append(r.Steps,
@@ -562,6 +574,9 @@ func (v *verifier) containment(r *Report, receipt Receipt) {
 // zeroStep reads what was contained, and whether all that was done for it came to
 // its end.
 func zeroStep(p Predicate) Step {
+	if e, ok := p.(*Emergency); ok {
+		return rotatedStep(e)
+	}
 	c, ok := p.(*Containment)
 	if !ok {
 		return say(ZeroStep, Fail, "The statement is no certificate of a containment.")
@@ -584,4 +599,21 @@ func zeroStep(p Predicate) Step {
 		return say(ZeroStep, Fail, "It does not say when nothing of %s could act any more.", c.Target)
 	}
 	return say(ZeroStep, Pass, "Nothing of %s could act %s after it was asked for, at %s, by what the server saw that did it.", c.Target, time.Duration(c.Zero)*time.Microsecond, c.Time.Format(time.RFC3339))
+}
+
+// rotatedStep reads whether all that somebody may have had is of no use any more.
+func rotatedStep(e *Emergency) Step {
+	open := int64(0)
+	for _, step := range e.Steps {
+		if step.State != "done" {
+			open++
+		}
+	}
+	switch {
+	case len(e.Steps) == 0 || open != e.Pending:
+		return say(ZeroStep, Fail, "It does not say what was done about %s.", e.Target)
+	case open > 0:
+		return say(ZeroStep, Fail, "%d of the %d things to be done about %s are not done.", open, len(e.Steps), e.Target)
+	}
+	return say(ZeroStep, Pass, "All %d things to be done about %s are done; it was asked for at %s.", len(e.Steps), e.Target, e.Time.Format(time.RFC3339))
 }

@@ -550,6 +550,40 @@ func TestVerifyContainment(t *testing.T) {
 	}
 }
 
+func TestVerifyEmergency(t *testing.T) {
+	l := newLog(t)
+	e := Emergency{
+		ID: "emr_1", Tenant: "acme", Time: began, Target: "agent:agt_bot", By: Commit(salt, []byte("user:usr_ada")), Reason: Commit(salt, []byte("a laptop")),
+		Steps: []ContainmentStep{{Name: "containment", State: "done", Count: 1, Micros: 800}, {Name: "item2", State: "done", Micros: 2100, Detail: Commit(salt, []byte("secret db/orders"))}},
+	}
+	for _, change := range []struct {
+		what string
+		fn   func(*Emergency)
+		want Result
+	}{
+		{"all that is to be done", func(*Emergency) {}, Pass},
+		{"a secret that is pending", func(e *Emergency) { e.Steps[1].State, e.Pending = "pending", 1 }, Fail},
+		{"a secret that is pending and not counted", func(e *Emergency) { e.Steps[1].State = "pending" }, Fail},
+		{"more that is pending than there is", func(e *Emergency) { e.Pending = 1 }, Fail},
+		{"nothing", func(e *Emergency) { e.Steps = nil }, Fail},
+	} {
+		changed := e
+		changed.Steps = append([]ContainmentStep(nil), e.Steps...)
+		change.fn(&changed)
+		b := NewEmergency(changed).AppendJSON(nil)
+		r := Receipt{Entry: l.entry(l.contain, b, l.add(b)), Disclosures: []Disclosure{
+			{ContainedBy, salt, []byte("user:usr_ada")}, {ContainedReason, salt, []byte("a laptop")},
+		}}
+		if len(changed.Steps) > 0 {
+			r.Disclosures = append(r.Disclosures, Disclosure{"item2", salt, []byte("secret db/orders")})
+		}
+		report := Verify(marshal(t, r), l.trust())
+		if got := report.Step(ZeroStep); got.Result != change.want || report.OK() != (change.want == Pass) || report.Kind != "emergency rotation" {
+			t.Errorf("the report of %s: %s %s, want %s", change.what, got.Result, got.Detail, change.want)
+		}
+	}
+}
+
 func TestParseTrust(t *testing.T) {
 	key := func(name string) string { k, _ := noteKey(t, name); return k }
 	a, b, c := key("a.example"), key("b.example"), key("c.example")
