@@ -14,8 +14,11 @@ import (
 	"estover.dev/internal/policy"
 	"estover.dev/internal/resource"
 	"estover.dev/internal/secret/engine"
+	"estover.dev/internal/secret/engine/httpkey"
+	"estover.dev/internal/secret/engine/ldap"
 	"estover.dev/internal/secret/engine/mysql"
 	"estover.dev/internal/secret/engine/postgres"
+	"estover.dev/internal/secret/engine/redis"
 	"estover.dev/internal/secret/lease"
 	"estover.dev/internal/secret/target"
 )
@@ -23,7 +26,7 @@ import (
 // kinds are the kinds of target at which credentials are made. This is the one
 // place where another kind joins.
 func kinds() []engine.Kind {
-	return []engine.Kind{mysql.Kind, postgres.Kind}
+	return []engine.Kind{httpkey.Kind, ldap.Kind, mysql.Kind, postgres.Kind, redis.Kind}
 }
 
 // leasing puts together what credentials are made with.

@@ -40,3 +40,15 @@ func CheckKeys(t Template, fields []Field) error {
 	}
 	return nil
 }
+
+// Login is what [Engine.Verify] takes of a material: its username, and the first
+// that it has of a password, a key and a file of credentials.
+func (m Material) Login() Credential {
+	c := Credential{User: string(m["username"].Reveal())}
+	for _, name := range []string{"password", "key", "creds"} {
+		if c.Secret = m[name]; !c.Secret.Empty() {
+			break
+		}
+	}
+	return c
+}

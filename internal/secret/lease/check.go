@@ -223,7 +223,7 @@ func (l *Leases) round(ctx context.Context, tenant estover.TenantID, k engine.Ki
 		}
 		values, err := e.Create(ctx, o)
 		out.step("create", "A user was made.", err)
-		login := engine.Credential{User: string(values["username"].Reveal()), Secret: values["password"]}
+		login := values.Login()
 		can := err == nil && !login.Secret.Empty()
 		if can {
 			err := e.Verify(ctx, login)
