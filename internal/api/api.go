@@ -132,11 +132,17 @@ func (s *Server) Mount(mux *http.ServeMux) error {
 }
 
 // schemaName is the name of a type in the document: its package's and its own,
-// since each package of the domain has a Spec.
+// since each package of the domain has a Spec. A page is named after what is on it.
 func schemaName(t reflect.Type, hint string) string {
 	name := huma.DefaultSchemaNamer(t, hint)
+	if t.Kind() == reflect.Struct && t.Name() == "" && t.NumField() > 0 && t.Field(0).Name == "Items" {
+		return "Many" + schemaName(t.Field(0).Type.Elem(), "") + "Body"
+	}
 	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
 		t = t.Elem()
+	}
+	if items, is := listed(t); is { // as is what a page is of
+		return "Many" + schemaName(items, "") + "Body"
 	}
 	pkg := path.Base(t.PkgPath())
 	if t.Name() == "" || pkg == "api" || pkg == "." || !strings.HasPrefix(t.PkgPath(), "estover.dev/internal/") {
@@ -146,6 +152,18 @@ func schemaName(t reflect.Type, hint string) string {
 		return name
 	}
 	return pkg + name
+}
+
+// listed is what there are several of in the body of a [many].
+func listed(t reflect.Type) (reflect.Type, bool) {
+	if t.Kind() != reflect.Struct || t.Name() != "" {
+		return nil, false
+	}
+	items, is := t.FieldByName("Items")
+	if !is || items.Type.Kind() != reflect.Slice || items.Type.Elem().Name() == "" {
+		return nil, false
+	}
+	return items.Type.Elem(), true
 }
 
 // OpenAPI is the document that describes the API.
