@@ -98,6 +98,11 @@ type Kind struct {
 	// target cannot end it; empty if nothing does.
 	Lingers string
 
+	// Beside gives what engines of the kind connect to beside the address, as
+	// host:port: where users log in, if that is another port. The admin's secret is
+	// not sent there. It may be nil.
+	Beside func(Config) ([]string, error)
+
 	// CheckTemplate refuses a template that cannot work, with an error for who
 	// wrote it. It does not ask the target.
 	CheckTemplate func(Template) error

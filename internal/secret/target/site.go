@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -99,12 +100,19 @@ func (t *Targets) Engine(ctx context.Context, tenant estover.TenantID, id string
 		return have, nil
 	}
 	s.mu.Unlock()
-	e, err := k.Open(engine.Config{
-		Address: x.Address, Options: x.Options, Authorities: []byte(x.Authorities), Admin: admin,
-		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
-			return t.dial(ctx, host, network, address)
-		},
-	})
+	config := engine.Config{Address: x.Address, Options: x.Options, Authorities: []byte(x.Authorities), Admin: admin}
+	hosts := []string{host}
+	if k.Beside != nil {
+		more, err := k.Beside(config)
+		if err != nil {
+			return nil, ErrInvalid.With("The target %s cannot be opened: %s", x.Name, err)
+		}
+		hosts = append(hosts, more...)
+	}
+	config.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		return t.dial(ctx, hosts, network, address)
+	}
+	e, err := k.Open(config)
 	if err != nil {
 		return nil, ErrInvalid.With("The target %s cannot be opened: %s", x.Name, err)
 	}
@@ -118,8 +126,8 @@ func (t *Targets) Engine(ctx context.Context, tenant estover.TenantID, id string
 }
 
 // dial opens a connection to the target, and to nothing else.
-func (t *Targets) dial(ctx context.Context, host, network, address string) (net.Conn, error) {
-	if !strings.HasPrefix(network, "tcp") || !strings.EqualFold(address, host) {
+func (t *Targets) dial(ctx context.Context, hosts []string, network, address string) (net.Conn, error) {
+	if !strings.HasPrefix(network, "tcp") || !slices.ContainsFunc(hosts, func(host string) bool { return strings.EqualFold(address, host) }) {
 		return nil, fmt.Errorf("%w: %s is not the address of the target", engine.ErrUnreachable, address)
 	}
 	if t.o.Dial == nil {
