@@ -52,30 +52,30 @@ type certifier struct {
 	kind pki.Kind
 }
 
-// An authority as the API shows it says where it publishes.
-type publishing struct {
+// A publishingAuthority is an authority that says where it publishes.
+type publishingAuthority struct {
 	pki.Authority
 	Published string `json:"published" doc:"Where everybody finds its certificate and what it has revoked"`
 }
 
-func (c certifier) published(ctx context.Context, a *pki.Authority) publishing {
-	return publishing{*a, string(c.issuer.Of(callerOf(ctx).Tenant)) + ca.Path + a.ID}
+func (c certifier) published(ctx context.Context, a *pki.Authority) publishingAuthority {
+	return publishingAuthority{*a, string(c.issuer.Of(callerOf(ctx).Tenant)) + ca.Path + a.ID}
 }
 
-func (c certifier) authorities(ctx context.Context, in *struct{ Mounted }) (*many[publishing], error) {
+func (c certifier) authorities(ctx context.Context, in *struct{ Mounted }) (*many[publishingAuthority], error) {
 	list, err := c.PKI.Authorities(ctx, callerOf(ctx), in.Mount, c.kind)
-	out := make([]publishing, len(list))
+	out := make([]publishingAuthority, len(list))
 	for i, a := range list {
 		out[i] = c.published(ctx, a)
 	}
 	return pageOf(out, ""), c.problem(ctx, err)
 }
 
-func (c certifier) one(ctx context.Context, a *pki.Authority, err error) (*one[publishing], error) {
+func (c certifier) one(ctx context.Context, a *pki.Authority, err error) (*one[publishingAuthority], error) {
 	if err != nil {
 		return nil, c.problem(ctx, err)
 	}
-	return &one[publishing]{c.published(ctx, a)}, nil
+	return &one[publishingAuthority]{c.published(ctx, a)}, nil
 }
 
 func (c certifier) create(ctx context.Context, in *struct {
@@ -90,7 +90,7 @@ func (c certifier) create(ctx context.Context, in *struct {
 		Names      *pki.Names    `json:"constraints,omitempty" doc:"What it may name"`
 	}
 },
-) (*one[publishing], error) {
+) (*one[publishingAuthority], error) {
 	a, _, err := c.PKI.Generate(ctx, callerOf(ctx), pki.Plan{
 		Mount: in.Mount, Kind: c.kind, Name: in.Body.Name, CommonName: in.Body.CommonName, Algorithm: in.Body.Algorithm, Parent: in.Body.Parent,
 		Lifetime: seconds(in.Body.Lifetime), MaxPath: in.Body.MaxPath, Constrain: in.Body.Names,
@@ -105,7 +105,7 @@ func (c certifier) bring(ctx context.Context, in *struct {
 		PEM  string `json:"pem" minLength:"1" maxLength:"1000000" doc:"Its certificate and, if it is to sign, its private key; of SSH the private key"`
 	}
 },
-) (*one[publishing], error) {
+) (*one[publishingAuthority], error) {
 	text := estover.NewSecret([]byte(in.Body.PEM))
 	if c.kind == pki.SSH {
 		a, err := c.PKI.ImportSSH(ctx, callerOf(ctx), in.Mount, in.Body.Name, text)
@@ -125,7 +125,7 @@ func (c certifier) authority(ctx context.Context, in *struct {
 	Named
 	Mounted
 },
-) (*one[publishing], error) {
+) (*one[publishingAuthority], error) {
 	a, err := c.PKI.Authority(ctx, callerOf(ctx), in.Mount, c.kind, in.ID)
 	return c.one(ctx, a, err)
 }
@@ -137,7 +137,7 @@ func (c certifier) rotate(ctx context.Context, in *struct {
 		Overlap *int64 `json:"overlap_seconds,omitempty" minimum:"0" doc:"After how long the next one signs; twice the longest life of a certificate if left out, 0 for at once"`
 	}
 },
-) (*one[publishing], error) {
+) (*one[publishingAuthority], error) {
 	overlap := seconds(-1)
 	if in.Body.Overlap != nil {
 		overlap = seconds(*in.Body.Overlap)
@@ -150,7 +150,7 @@ func (c certifier) choose(ctx context.Context, in *struct {
 	Named
 	Mounted
 },
-) (*one[publishing], error) {
+) (*one[publishingAuthority], error) {
 	a, err := c.PKI.SetDefault(ctx, callerOf(ctx), in.Mount, c.kind, in.ID)
 	return c.one(ctx, a, err)
 }
@@ -164,11 +164,17 @@ func (c certifier) retire(ctx context.Context, in *struct {
 	return nil, c.problem(ctx, c.PKI.Retire(ctx, callerOf(ctx), in.Mount, c.kind, in.ID, in.Revoke))
 }
 
-func (c certifier) roles(ctx context.Context, in *struct{ Mounted }) (*many[pki.Role], error) {
+// Each list has a type of its own, after which the document names it.
+type (
+	certificateRole   struct{ pki.Role }
+	certificateRecord struct{ pki.Record }
+)
+
+func (c certifier) roles(ctx context.Context, in *struct{ Mounted }) (*many[certificateRole], error) {
 	list, err := c.PKI.Roles(ctx, callerOf(ctx), in.Mount, c.kind)
-	out := make([]pki.Role, len(list))
+	out := make([]certificateRole, len(list))
 	for i, r := range list {
-		out[i] = *r
+		out[i] = certificateRole{*r}
 	}
 	return pageOf(out, ""), c.problem(ctx, err)
 }
@@ -211,7 +217,7 @@ func (c certifier) list(ctx context.Context, in *struct {
 	Revoked bool   `query:"revoked" doc:"Only those that were revoked"`
 	Live    bool   `query:"live" doc:"Only those that hold"`
 },
-) (*many[pki.Record], error) {
+) (*many[certificateRecord], error) {
 	list, err := c.PKI.Certificates(ctx, callerOf(ctx), pki.CertificateFilter{
 		Mount: in.Mount, Kind: c.kind, Agent: in.Agent, Session: in.Session, Revoked: in.Revoked, Live: in.Live, After: in.Cursor, Limit: in.Limit,
 	})
@@ -219,11 +225,15 @@ func (c certifier) list(ctx context.Context, in *struct {
 	if err == nil && len(list) == in.Limit {
 		next = list[len(list)-1].Serial
 	}
-	return pageOf(list, next), c.problem(ctx, err)
+	out := make([]certificateRecord, len(list))
+	for i := range list {
+		out[i] = certificateRecord{list[i]}
+	}
+	return pageOf(out, next), c.problem(ctx, err)
 }
 
-// A shown certificate is one with its text.
-type shown struct {
+// A shownCertificate is one with its text.
+type shownCertificate struct {
 	pki.Record
 	PEM string `json:"certificate"`
 }
@@ -240,15 +250,15 @@ func (c certifier) show(ctx context.Context, in *struct {
 	Named
 	Mounted
 },
-) (*one[shown], error) {
+) (*one[shownCertificate], error) {
 	r, err := c.PKI.Certificate(ctx, callerOf(ctx), in.Mount, c.kind, c.serial(in.ID))
 	if err != nil {
 		return nil, c.problem(ctx, err)
 	}
-	return &one[shown]{shown{r, r.PEM()}}, nil
+	return &one[shownCertificate]{shownCertificate{r, r.PEM()}}, nil
 }
 
-// A revoked certificate says what goes on.
+// A revokedCertificate says what goes on.
 type revokedCertificate struct {
 	pki.Record
 	Lingers string `json:"lingers" doc:"What goes on after the revocation"`

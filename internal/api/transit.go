@@ -46,14 +46,21 @@ func (s *Server) listTransit(ctx context.Context, in *struct {
 	Paging
 	Mounted
 },
-) (*many[transit.Key], error) {
+) (*many[listedTransitKey], error) {
 	list, err := s.Transit.Keys(ctx, callerOf(ctx), in.Mount, in.Cursor, in.Limit)
 	next := ""
 	if err == nil && len(list) == in.Limit {
 		next = list[len(list)-1].Name
 	}
-	return pageOf(list, next), s.problem(ctx, err)
+	out := make([]listedTransitKey, len(list))
+	for i := range list {
+		out[i] = listedTransitKey{list[i]}
+	}
+	return pageOf(out, next), s.problem(ctx, err)
 }
+
+// A listedTransitKey is one of a list, after which the document names that.
+type listedTransitKey struct{ transit.Key }
 
 func (s *Server) createTransit(ctx context.Context, in *struct {
 	Mounted
