@@ -1,12 +1,10 @@
 package main
 
 import (
-	"errors"
+	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,7 +20,7 @@ func secretCommand(s *settings) *cobra.Command {
 		`A secret has a path, versions, and the hosts that it may be sent to. The gateway
 puts it into requests; no agent gets it. To read a value is a permission of its
 own and an event of its own.`)
-	c.AddCommand(secretList(s), secretShow(s), secretCreate(s), secretPut(s), secretGet(s),
+	c.AddCommand(secretList(s), secretShow(s), secretCreate(s), secretPut(s), secretPatch(s), secretRollback(s), secretGet(s), secretMetadata(s),
 		secretMove(s, "delete", "Take versions out of use; they can be brought back"),
 		secretMove(s, "undelete", "Bring deleted versions back"),
 		secretMove(s, "destroy", "Destroy the bytes of versions, for good"), secretUses(s),
@@ -120,60 +118,6 @@ func secretCreate(s *settings) *cobra.Command {
 	return c
 }
 
-func secretPut(s *settings) *cobra.Command {
-	var fields []string
-	var expect int64
-	c := &cobra.Command{
-		Use: "put PATH", Short: "Write a version of a secret", Args: oneArgument("the secret's path"),
-		Long: `Put writes a version, which is what the resource accepts from here on. The value
-is read from standard input, or of several fields each from a file, so that it
-stays out of the process list and the shell's history. One line end at the end
-is left off.`,
-		Example:           "  estover secret put crm/api-key < key.txt\n  estover secret put db/reader --field username=@user.txt --field password=@pass.txt",
-		ValidArgsFunction: completeSecrets(s),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := s.client()
-			if err != nil {
-				return err
-			}
-			in := map[string]any{}
-			values := map[string]string{}
-			for _, f := range fields {
-				name, file, ok := strings.Cut(f, "=@")
-				if !ok {
-					return usageError{fmt.Errorf("--field is NAME=@FILE, not %q: a value on the command line could be read by others", f)}
-				}
-				b, err := os.ReadFile(file)
-				if err != nil {
-					return err
-				}
-				values[name] = withoutLineEnd(b)
-			}
-			if len(fields) == 0 {
-				b, err := io.ReadAll(io.LimitReader(os.Stdin, 1<<20))
-				if err != nil {
-					return err
-				}
-				if values[secret.DefaultField] = withoutLineEnd(b); values[secret.DefaultField] == "" {
-					return usageError{errors.New("the value is read from standard input, and there is none: estover secret put PATH < FILE")}
-				}
-			}
-			in["fields"] = values
-			if cmd.Flags().Changed("expect") {
-				in["expect"] = expect
-			}
-			var v secret.Version
-			if err := c.do(cmd.Context(), http.MethodPost, "/v1/secret/versions"+secretAt(args[0]), in, &v); err != nil {
-				return err
-			}
-			return s.show(cmd.OutOrStdout(), v, func(t *table) { t.row(fmt.Sprintf("%s has version %d.", args[0], v.N)) })
-		},
-	}
-	c.Flags().StringArrayVar(&fields, "field", nil, "a field and the file with its value, as NAME=@FILE; may be repeated")
-	c.Flags().Int64Var(&expect, "expect", 0, "write only if this is the newest version; 0: only if there is none")
-	return c
-}
-
 func withoutLineEnd(b []byte) string {
 	return strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
 }
@@ -192,6 +136,7 @@ func secretGet(s *settings) *cobra.Command {
 			var p struct {
 				secret.Version
 				Fields map[string]string `json:"fields"`
+				Data   json.RawMessage   `json:"data"`
 			}
 			in := map[string]any{"purpose": purpose, "version": version}
 			if err := c.do(cmd.Context(), http.MethodPost, "/v1/secret/read"+secretAt(args[0]), in, &p); err != nil {

@@ -135,9 +135,6 @@ func (s *Server) Mount(mux *http.ServeMux) error {
 // since each package of the domain has a Spec. A page is named after what is on it.
 func schemaName(t reflect.Type, hint string) string {
 	name := huma.DefaultSchemaNamer(t, hint)
-	if t.Kind() == reflect.Struct && t.Name() == "" && t.NumField() > 0 && t.Field(0).Name == "Items" {
-		return "Many" + schemaName(t.Field(0).Type.Elem(), "") + "Body"
-	}
 	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
 		t = t.Elem()
 	}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -24,6 +25,7 @@ func (s *Server) secrets() {
 	huma.Register(s.huma, op("update-secret", http.MethodPatch, "/v1/secret", tag, "Change what is said of a secret"), s.updateSecret)
 	huma.Register(s.huma, op("remove-secret", http.MethodDelete, "/v1/secret", tag, "Remove a secret with all its versions"), s.removeSecret)
 	huma.Register(s.huma, op("write-secret", http.MethodPost, "/v1/secret/versions", tag, "Write a version: what the resource accepts from here on"), s.writeSecret)
+	huma.Register(s.huma, op("rollback-secret", http.MethodPost, "/v1/secret/rollback", tag, "Write the values of an older version again, without anybody seeing them"), s.rollbackSecret)
 	huma.Register(s.huma, op("read-secret", http.MethodPost, "/v1/secret/read", tag, "Read the value; an event of its own, and a permission of its own"), s.readSecret)
 	huma.Register(s.huma, op("delete-secret-versions", http.MethodPost, "/v1/secret/versions/delete", tag, "Take versions out of use; they can be brought back"), s.moveVersions((*secret.Secrets).Delete))
 	huma.Register(s.huma, op("undelete-secret-versions", http.MethodPost, "/v1/secret/versions/undelete", tag, "Bring deleted versions back"), s.moveVersions((*secret.Secrets).Undelete))
@@ -80,20 +82,71 @@ func (s *Server) removeSecret(ctx context.Context, in *SecretPath) (*struct{}, e
 func (s *Server) writeSecret(ctx context.Context, in *struct {
 	SecretPath
 	Body struct {
-		Fields map[string]string `json:"fields" minProperties:"1" maxProperties:"100" doc:"The values by their names; a secret with one has 'value'"`
+		Fields map[string]string `json:"fields,omitempty" maxProperties:"100" doc:"The values by their names, as text; a secret with one has 'value'"`
+		Data   object            `json:"data,omitempty" doc:"In the place of fields: an object whose members may be of any type, and stay as they are written"`
+		Patch  bool              `json:"patch,omitempty" doc:"Merge into the current version (RFC 7396): a null takes a member away"`
 		Expect *int64            `json:"expect,omitempty" minimum:"0" doc:"The version that this is to follow, 0 if there must be none; it does not matter if left out"`
 	}
 },
 ) (*one[secret.Version], error) {
-	fields := make(map[string]estover.Secret, len(in.Body.Fields))
-	for k, v := range in.Body.Fields {
-		fields[k] = estover.NewSecret([]byte(v))
+	put := secret.Put{Expect: expected(in.Body.Expect), Patch: in.Body.Patch}
+	if (in.Body.Data == nil) == (in.Body.Fields == nil) {
+		return nil, s.problem(ctx, errFieldsOrData)
 	}
-	expect := int64(secret.Any)
-	if in.Body.Expect != nil {
-		expect = *in.Body.Expect
+	if in.Body.Fields != nil && !put.Patch {
+		fields := make(map[string]estover.Secret, len(in.Body.Fields))
+		for k, v := range in.Body.Fields {
+			fields[k] = estover.NewSecret([]byte(v))
+		}
+		v, err := s.Secrets.Write(ctx, callerOf(ctx), in.Path, fields, put.Expect)
+		return &one[secret.Version]{v}, s.problem(ctx, err)
 	}
-	v, err := s.Secrets.Write(ctx, callerOf(ctx), in.Path, fields, expect)
+	data := []byte(in.Body.Data)
+	if data == nil {
+		data, _ = json.Marshal(in.Body.Fields) // strings have JSON
+	}
+	_, v, err := s.Secrets.Put(ctx, callerOf(ctx), in.Path, estover.NewSecret(data), put)
+	return &one[secret.Version]{v}, s.problem(ctx, err)
+}
+
+// expected is the version that a write is to follow.
+func expected(n *int64) int64 {
+	if n == nil {
+		return secret.Any
+	}
+	return *n
+}
+
+var errFieldsOrData = &estover.Error{Kind: estover.Invalid, Code: "secret_invalid", Detail: "Send either fields, which are text, or data, which may be of any type."}
+
+// An object is one of JSON, every member as it is written.
+type object json.RawMessage
+
+// UnmarshalJSON keeps it.
+func (o *object) UnmarshalJSON(b []byte) error { *o = append((*o)[:0], b...); return nil }
+
+// MarshalJSON is the object itself.
+func (o object) MarshalJSON() ([]byte, error) {
+	if o == nil {
+		return []byte("null"), nil
+	}
+	return o, nil
+}
+
+// Schema is that of any object.
+func (object) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeObject, AdditionalProperties: true}
+}
+
+func (s *Server) rollbackSecret(ctx context.Context, in *struct {
+	SecretPath
+	Body struct {
+		Version int64  `json:"version" minimum:"1" doc:"The version whose values are to be current again"`
+		Expect  *int64 `json:"expect,omitempty" minimum:"0" doc:"The version that this is to follow; it does not matter if left out"`
+	}
+},
+) (*one[secret.Version], error) {
+	v, err := s.Secrets.Rollback(ctx, callerOf(ctx), in.Path, in.Body.Version, expected(in.Body.Expect))
 	return &one[secret.Version]{v}, s.problem(ctx, err)
 }
 
@@ -101,7 +154,8 @@ func (s *Server) writeSecret(ctx context.Context, in *struct {
 // them.
 type plain struct {
 	secret.Version
-	Fields map[string]string `json:"fields"`
+	Fields map[string]string `json:"fields" doc:"The values as text: those that are something else as JSON"`
+	Data   object            `json:"data" doc:"The values as they were written"`
 }
 
 func (s *Server) readSecret(ctx context.Context, in *struct {
@@ -116,7 +170,7 @@ func (s *Server) readSecret(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, s.problem(ctx, err)
 	}
-	out := plain{Version: p.Version, Fields: make(map[string]string, len(p.Values))}
+	out := plain{Version: p.Version, Fields: make(map[string]string, len(p.Values)), Data: object(p.Object.Reveal())}
 	for k, v := range p.Values {
 		out.Fields[k] = string(v.Reveal())
 	}

@@ -73,6 +73,36 @@ func (s *Secrets) Put(ctx context.Context, c estover.Caller, path string, object
 	}
 }
 
+// Rollback makes the values of an older version those of a new one, without
+// anybody seeing them.
+func (s *Secrets) Rollback(ctx context.Context, c estover.Caller, path string, n, expect int64) (Version, error) {
+	_, v, err := s.put(ctx, c, path, Put{Expect: expect}, func(r *record) (*content, error) {
+		old, err := s.read(ctx, c.Tenant, path, n)
+		if err != nil {
+			return nil, err
+		}
+		if old.epoch != r.epoch-1 { // r is the one that comes next
+			return nil, errStale
+		}
+		was, err := old.usable(n)
+		if err != nil {
+			return nil, err
+		}
+		var got *content
+		var wrong error
+		err = s.open(c.Tenant, r.ID, was, func(plain []byte) error {
+			defer clear(plain)
+			got, wrong = parse(plain)
+			return nil
+		})
+		if err == nil {
+			err = wrong
+		}
+		return got, err
+	})
+	return v, err
+}
+
 // put makes what a function gives the current version.
 func (s *Secrets) put(ctx context.Context, c estover.Caller, path string, o Put, give func(r *record) (*content, error)) (Secret, Version, error) {
 	var v Version
