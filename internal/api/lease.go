@@ -36,36 +36,36 @@ func (s *Server) leases() {
 	huma.Register(s.huma, op("revoke-leases", http.MethodPost, "/v1/leases/revoke", tag, "End leases: one, or those of a session, an agent, a role, a target, or all"), s.revokeLeases)
 }
 
-// A field is one of a template or of options, as the API has it.
-type field struct {
+// A setting is one of a template or of options, as the API has it.
+type setting struct {
 	Name     string `json:"name"`
 	Help     string `json:"help"`
 	Required bool   `json:"required"`
 	Many     bool   `json:"many"`
 }
 
-// A kind is one of targets, as the API has it.
-type kind struct {
-	Name     string  `json:"name"`
-	Title    string  `json:"title"`
-	Address  string  `json:"address"`
-	Port     string  `json:"port,omitempty"`
-	Options  []field `json:"options"`
-	Template []field `json:"template"`
-	Lingers  string  `json:"lingers,omitempty"`
+// A targetKind is a kind of targets, as the API has it.
+type targetKind struct {
+	Name     string    `json:"name"`
+	Title    string    `json:"title"`
+	Address  string    `json:"address"`
+	Port     string    `json:"port,omitempty"`
+	Options  []setting `json:"options"`
+	Template []setting `json:"template"`
+	Lingers  string    `json:"lingers,omitempty"`
 }
 
-func (s *Server) listKinds(context.Context, *struct{}) (*many[kind], error) {
-	fields := func(list []engine.Field) []field {
-		out := make([]field, len(list))
+func (s *Server) listKinds(context.Context, *struct{}) (*many[targetKind], error) {
+	fields := func(list []engine.Field) []setting {
+		out := make([]setting, len(list))
 		for i, f := range list {
-			out[i] = field{f.Name, f.Help, f.Required, f.Many}
+			out[i] = setting{f.Name, f.Help, f.Required, f.Many}
 		}
 		return out
 	}
-	var all []kind
+	var all []targetKind
 	for _, k := range s.Targets.Kinds() {
-		all = append(all, kind{k.Name, k.Title, k.Address, k.Port, fields(k.Options), fields(k.Template), k.Lingers})
+		all = append(all, targetKind{k.Name, k.Title, k.Address, k.Port, fields(k.Options), fields(k.Template), k.Lingers})
 	}
 	return pageOf(all, ""), nil
 }
@@ -142,18 +142,24 @@ func (s *Server) declareTarget(ctx context.Context, in *struct {
 	return &one[lease.Declared]{x}, s.problem(ctx, err)
 }
 
-func (s *Server) listRoles(ctx context.Context, in *Paging) (*many[lease.Role], error) {
+// A leaseRole is a role of leases. There are roles of other things too.
+type leaseRole lease.Role
+
+func (s *Server) listRoles(ctx context.Context, in *Paging) (*many[leaseRole], error) {
 	list, err := s.Leases.Roles(ctx, callerOf(ctx), in.Cursor, in.Limit)
-	next := ""
+	next, all := "", make([]leaseRole, 0, len(list))
+	for _, r := range list {
+		all = append(all, leaseRole(r))
+	}
 	if err == nil && len(list) == in.Limit {
 		next = list[len(list)-1].Name
 	}
-	return pageOf(list, next), s.problem(ctx, err)
+	return pageOf(all, next), s.problem(ctx, err)
 }
 
 // A checked role is one with how its round went.
 type checkedRole struct {
-	lease.Role
+	leaseRole
 	Check lease.Checked `json:"check"`
 }
 
@@ -173,12 +179,12 @@ func (s *Server) putRole(ctx context.Context, in *struct {
 	}
 	r, err := s.Leases.Role(ctx, callerOf(ctx), in.Name)
 	r.Warnings = put.Warnings
-	return &one[checkedRole]{checkedRole{r, check}}, s.problem(ctx, err)
+	return &one[checkedRole]{checkedRole{leaseRole(r), check}}, s.problem(ctx, err)
 }
 
-func (s *Server) getRole(ctx context.Context, in *named) (*one[lease.Role], error) {
+func (s *Server) getRole(ctx context.Context, in *named) (*one[leaseRole], error) {
 	r, err := s.Leases.Role(ctx, callerOf(ctx), in.Name)
-	return &one[lease.Role]{r}, s.problem(ctx, err)
+	return &one[leaseRole]{leaseRole(r)}, s.problem(ctx, err)
 }
 
 func (s *Server) removeRole(ctx context.Context, in *named) (*struct{}, error) {
