@@ -18,6 +18,7 @@ import (
 	"estover.dev/internal/secret/engine/ldap"
 	"estover.dev/internal/secret/engine/mysql"
 	"estover.dev/internal/secret/engine/postgres"
+	"estover.dev/internal/secret/engine/rabbitmq"
 	"estover.dev/internal/secret/engine/redis"
 	"estover.dev/internal/secret/lease"
 	"estover.dev/internal/secret/target"
@@ -26,7 +27,7 @@ import (
 // kinds are the kinds of target at which credentials are made. This is the one
 // place where another kind joins.
 func kinds() []engine.Kind {
-	return []engine.Kind{httpkey.Kind, ldap.Kind, mysql.Kind, postgres.Kind, redis.Kind}
+	return []engine.Kind{httpkey.Kind, ldap.Kind, mysql.Kind, postgres.Kind, rabbitmq.Kind, redis.Kind}
 }
 
 // leasing puts together what credentials are made with.
