@@ -70,8 +70,9 @@ func (s *Server) listKinds(context.Context, *struct{}) (*many[targetKind], error
 	return pageOf(all, ""), nil
 }
 
-// named is a path that ends with a name.
-type named struct {
+// LeasePath is a path that ends with the name of a target or a role. What is
+// embedded is read only if its type has a name for everybody.
+type LeasePath struct {
 	Name string `path:"name" maxLength:"63"`
 }
 
@@ -102,13 +103,13 @@ func (s *Server) createTarget(ctx context.Context, in *struct{ Body target.Spec 
 	return &one[target.Target]{x}, s.problem(ctx, err)
 }
 
-func (s *Server) getTarget(ctx context.Context, in *named) (*one[located], error) {
+func (s *Server) getTarget(ctx context.Context, in *LeasePath) (*one[located], error) {
 	x, err := s.Targets.Get(ctx, callerOf(ctx), in.Name)
 	return &one[located]{s.locate(ctx, x)}, s.problem(ctx, err)
 }
 
 func (s *Server) updateTarget(ctx context.Context, in *struct {
-	named
+	LeasePath
 	Body target.Change
 },
 ) (*one[target.Target], error) {
@@ -116,12 +117,12 @@ func (s *Server) updateTarget(ctx context.Context, in *struct {
 	return &one[target.Target]{x}, s.problem(ctx, err)
 }
 
-func (s *Server) removeTarget(ctx context.Context, in *named) (*struct{}, error) {
+func (s *Server) removeTarget(ctx context.Context, in *LeasePath) (*struct{}, error) {
 	return nil, s.problem(ctx, s.Targets.Remove(ctx, callerOf(ctx), in.Name))
 }
 
 func (s *Server) checkTarget(ctx context.Context, in *struct {
-	named
+	LeasePath
 	Body struct {
 		Template engine.Template `json:"template,omitempty" doc:"What a user may do there that is made and taken away; none is made without one"`
 	}
@@ -132,7 +133,7 @@ func (s *Server) checkTarget(ctx context.Context, in *struct {
 }
 
 func (s *Server) declareTarget(ctx context.Context, in *struct {
-	named
+	LeasePath
 	Body struct {
 		Reason string `json:"reason" minLength:"1" maxLength:"500" doc:"Why nobody can take the credentials away there any more"`
 	}
@@ -164,7 +165,7 @@ type checkedRole struct {
 }
 
 func (s *Server) putRole(ctx context.Context, in *struct {
-	named
+	LeasePath
 	Body lease.RoleSpec
 },
 ) (*one[checkedRole], error) {
@@ -182,16 +183,16 @@ func (s *Server) putRole(ctx context.Context, in *struct {
 	return &one[checkedRole]{checkedRole{leaseRole(r), check}}, s.problem(ctx, err)
 }
 
-func (s *Server) getRole(ctx context.Context, in *named) (*one[leaseRole], error) {
+func (s *Server) getRole(ctx context.Context, in *LeasePath) (*one[leaseRole], error) {
 	r, err := s.Leases.Role(ctx, callerOf(ctx), in.Name)
 	return &one[leaseRole]{leaseRole(r)}, s.problem(ctx, err)
 }
 
-func (s *Server) removeRole(ctx context.Context, in *named) (*struct{}, error) {
+func (s *Server) removeRole(ctx context.Context, in *LeasePath) (*struct{}, error) {
 	return nil, s.problem(ctx, s.Leases.RemoveRole(ctx, callerOf(ctx), in.Name))
 }
 
-func (s *Server) checkRole(ctx context.Context, in *named) (*one[lease.Checked], error) {
+func (s *Server) checkRole(ctx context.Context, in *LeasePath) (*one[lease.Checked], error) {
 	x, err := s.Leases.CheckRole(ctx, callerOf(ctx), in.Name)
 	return &one[lease.Checked]{x}, s.problem(ctx, err)
 }
@@ -258,17 +259,18 @@ func (s *Server) createLease(ctx context.Context, in *struct {
 	return &one[issued]{out}, nil
 }
 
-type leaseID struct {
+// LeaseID is a path with a lease.
+type LeaseID struct {
 	ID string `path:"id" maxLength:"100"`
 }
 
-func (s *Server) getLease(ctx context.Context, in *leaseID) (*one[lease.Lease], error) {
+func (s *Server) getLease(ctx context.Context, in *LeaseID) (*one[lease.Lease], error) {
 	x, err := s.Leases.Get(ctx, callerOf(ctx), in.ID)
 	return &one[lease.Lease]{x}, s.problem(ctx, err)
 }
 
 func (s *Server) renewLease(ctx context.Context, in *struct {
-	leaseID
+	LeaseID
 	Body struct {
 		TTLSeconds int64  `json:"ttl_seconds,omitempty" minimum:"0" maximum:"31536000" doc:"How long it is to live from now, if that is less than the role's time"`
 		Purpose    string `json:"purpose,omitempty" maxLength:"500" doc:"What it is for; the session's purpose if left out. A person says one"`
