@@ -16,7 +16,7 @@ func tenantCommand(s *settings) *cobra.Command {
 administrators add. Each has an issuer of its own, ISSUER/t/NAME, under which its
 people, clients and agents find everything that belongs to it; they give that as
 the server's address. What is one organisation's is nothing in another.`)
-	c.AddCommand(tenantList(s), tenantShow(s), tenantCreate(s), tenantUpdate(s), tenantInvite(s), tenantDisable(s), tenantEnable(s))
+	c.AddCommand(tenantList(s), tenantShow(s), tenantCreate(s), tenantUpdate(s), tenantInvite(s), tenantDisable(s), tenantEnable(s), tenantErase(s))
 	return c
 }
 
@@ -50,7 +50,7 @@ func tenantList(s *settings) *cobra.Command {
 
 func showTenant(s *settings, cmd *cobra.Command, one tenant.Tenant) error {
 	return s.show(cmd.OutOrStdout(), one, func(t *table) {
-		t.pairs("Name", one.Name, "Title", one.Title, "Issuer", one.Issuer, "Status", one.Status, "Why", one.Reason, "Private networks", one.PrivateNetworks,
+		t.pairs("Name", one.Name, "Title", one.Title, "Issuer", one.Issuer, "Status", one.Status, "Why", one.Reason, "Erased", one.ErasedAt, "Private networks", one.PrivateNetworks,
 			"Created", one.CreatedAt, "By", one.CreatedBy, "Changed", one.ChangedAt)
 	})
 }
@@ -177,4 +177,24 @@ func tenantDisable(s *settings) *cobra.Command {
 
 func tenantEnable(s *settings) *cobra.Command {
 	return tenantAction(s, "enable", "Let a tenant go on", http.MethodPost, "/enable", func() any { return struct{}{} })
+}
+
+func tenantErase(s *settings) *cobra.Command {
+	var confirm string
+	c := tenantAction(s, "erase", "Destroy the keys of a tenant that is disabled, for good", http.MethodPost, "/erase", func() any { return struct{}{} })
+	c.Long = `Erase destroys the keys under which everything of a tenant is sealed: its secrets,
+recordings, keys and the details of its events. Nobody can open them again, here or
+from a copy of the database that is made later; copies made before hold the keys
+for as long as you keep them. The rows and the public log stay. Disable the tenant
+first, and name it a second time with --confirm.`
+	c.Example = "  estover tenant disable acme --reason 'the contract has ended'\n  estover tenant erase acme --confirm acme"
+	c.Flags().StringVar(&confirm, "confirm", "", "the tenant's name, once more")
+	run := c.RunE
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		if confirm != args[0] {
+			return usageError{fmt.Errorf("nothing can be opened again that is erased; say --confirm %s if you mean it", args[0])}
+		}
+		return run(cmd, args)
+	}
+	return c
 }

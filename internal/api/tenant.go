@@ -19,6 +19,7 @@ func (s *Server) tenants() {
 	huma.Register(s.huma, op("invite-tenant", http.MethodPost, "/v1/tenants/{id}/invitations", tag, "Make a one-time token for the first administrator of an organisation"), s.inviteTenant)
 	huma.Register(s.huma, op("disable-tenant", http.MethodPost, "/v1/tenants/{id}/disable", tag, "Refuse everything of an organisation, and cut what it has under way"), s.disableTenant)
 	huma.Register(s.huma, op("enable-tenant", http.MethodPost, "/v1/tenants/{id}/enable", tag, "Let an organisation go on"), s.enableTenant)
+	huma.Register(s.huma, op("erase-tenant", http.MethodPost, "/v1/tenants/{id}/erase", tag, "Destroy the keys of an organisation that is disabled, for good"), s.eraseTenant)
 }
 
 func (s *Server) listTenants(ctx context.Context, in *struct{ Paging }) (*many[tenant.Tenant], error) {
@@ -82,5 +83,10 @@ func (s *Server) disableTenant(ctx context.Context, in *struct {
 
 func (s *Server) enableTenant(ctx context.Context, in *Named) (*one[tenant.Tenant], error) {
 	t, err := s.Tenants.Enable(ctx, callerOf(ctx), estover.TenantID(in.ID))
+	return &one[tenant.Tenant]{t}, s.problem(ctx, err)
+}
+
+func (s *Server) eraseTenant(ctx context.Context, in *Named) (*one[tenant.Tenant], error) {
+	t, err := s.Tenants.Erase(ctx, callerOf(ctx), estover.TenantID(in.ID))
 	return &one[tenant.Tenant]{t}, s.problem(ctx, err)
 }

@@ -191,6 +191,9 @@ type Change struct {
 	Already bool      // the key was there, and nothing was done
 }
 
+// Forget drops what is known of a tenant's keys, which have been destroyed.
+func (k *Keyring) Forget(tenant estover.TenantID) { k.tenants.Delete(tenant) }
+
 // OpenKeyring gives out the signing keys in d.
 func OpenKeyring(_ context.Context, d *db.DB, s *Sealer) (*Keyring, error) {
 	k := &Keyring{db: d, seal: s, every: Period, next: map[estover.TenantID]*reading{}}

@@ -31,7 +31,7 @@
 // DEK rows only.
 //
 // Deleting the DEKs of a tenant makes everything of theirs unreadable:
-// [Sealer.Shred].
+// [Shred].
 //
 // # What happens where
 //
@@ -342,19 +342,19 @@ func (s *Sealer) tenants() []estover.TenantID {
 	return list
 }
 
-// Shred destroys the tenant's data keys and signing keys. Nothing that was
+// Shred destroys the tenant's data keys and signing keys, in a transaction of
+// whatever tenant; [Sealer.Shredded] hears of the commit. Nothing that was
 // sealed for them can be opened again, here or from a copy of the database
 // made later; copies made earlier hold the keys for as long as they are kept.
-func (s *Sealer) Shred(ctx context.Context, tenant estover.TenantID) error {
+func Shred(ctx context.Context, tx *db.Tx, tenant estover.TenantID) error {
+	return errors.Join(deleteDEKs(ctx, tx, tenant), deleteSigningKeys(ctx, tx, tenant))
+}
+
+// Shredded forgets the keys of a tenant.
+func (s *Sealer) Shredded(tenant estover.TenantID) {
 	s.loading.Lock()
 	defer s.loading.Unlock()
-	if err := s.db.Do(ctx, tenant, func(tx *db.Tx) error {
-		return errors.Join(deleteDEKs(ctx, tx), deleteSigningKeys(ctx, tx))
-	}); err != nil {
-		return fmt.Errorf("shredding the keys of tenant %s: %w", tenant, err)
-	}
 	s.install(tenant, nil)
-	return nil
 }
 
 // install replaces what is known of a tenant.

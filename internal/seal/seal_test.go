@@ -584,9 +584,10 @@ func TestShred(t *testing.T) {
 		mine := must[[]byte](t)(s.Seal(acme, aad, []byte("x")))
 		theirs := must[[]byte](t)(s.Seal(globex, aad, []byte("y")))
 		sum := s.MAC(acme, "u", nil)
-		if err := s.Shred(t.Context(), acme); err != nil {
+		if err := d.Do(t.Context(), globex, func(tx *db.Tx) error { return seal.Shred(t.Context(), tx, acme) }); err != nil {
 			t.Fatal(err)
 		}
+		s.Shredded(acme)
 		if _, err := s.Open(acme, aad, mine); !errors.Is(err, seal.ErrNoKey) {
 			t.Errorf("opening after shredding: %v, want ErrNoKey", err)
 		}

@@ -197,8 +197,8 @@ func deleteDEK(ctx context.Context, tx *db.Tx, class Class, version int64) error
 	return err
 }
 
-func deleteDEKs(ctx context.Context, tx *db.Tx) error {
-	_, err := tx.Exec(ctx, `delete from seal_dek where tenant_id = $1`, tx.Tenant())
+func deleteDEKs(ctx context.Context, tx *db.Tx, tenant estover.TenantID) error {
+	_, err := tx.Exec(ctx, `delete from seal_dek where tenant_id = $1`, tenant)
 	return err
 }
 
@@ -309,7 +309,7 @@ func destroyKey(ctx context.Context, tx *db.Tx, id string) error {
 	return err
 }
 
-func deleteSigningKeys(ctx context.Context, tx *db.Tx) error {
-	_, err := tx.Exec(ctx, `delete from signing_key where tenant_id = $1`, tx.Tenant())
+func deleteSigningKeys(ctx context.Context, tx *db.Tx, tenant estover.TenantID) error {
+	_, err := tx.Exec(ctx, `delete from signing_key where tenant_id = $1`, tenant)
 	return err
 }

@@ -314,7 +314,10 @@ func (s *Server) wire() error {
 		}
 		return f.registry.SponsorLeft(ctx, tx, person)
 	}})
-	f.tenants = tenant.New(s.guard, tenant.Options{Issuer: token.Issuer(s.config.Issuer).Of, Found: s.found, Bootstrap: f.people.Bootstrap})
+	f.tenants = tenant.New(s.guard, tenant.Options{
+		Issuer: token.Issuer(s.config.Issuer).Of, Found: s.found, Bootstrap: f.people.Bootstrap,
+		Finish: s.log.Sequence, Shred: seal.Shred, Shredded: s.shredded,
+	})
 	f.registry = agent.New(s.guard, agent.Options{
 		Sponsor: f.people.Sponsor,
 		Pepper:  func(t estover.TenantID, value []byte) []byte { return s.sealer.MAC(t, "client secret", value) },

@@ -48,6 +48,12 @@ func (s *Server) prepareTenants(ctx context.Context) error {
 	return nil
 }
 
+// shredded forgets the keys of a tenant that have been destroyed.
+func (s *Server) shredded(t estover.TenantID) {
+	s.sealer.Shredded(t)
+	s.keys.Forget(t)
+}
+
 // opening is what a tenant's own settings open for a host that may be on a private
 // network: the host, wherever it is, to those who run the machine, and to others
 // the networks that these have given them.

@@ -8,13 +8,13 @@ import (
 	"estover.dev/internal/db"
 )
 
-const columns = "id, title, status, reason, private_networks, created_at, created_by, changed_at"
+const columns = "id, title, status, reason, private_networks, created_at, created_by, changed_at, erased_at"
 
 // scanner is a row of a query, or the only one.
 type scanner interface{ Scan(dest ...any) error }
 
 func scan(row scanner) (t Tenant, err error) {
-	err = row.Scan(&t.Name, &t.Title, &t.Status, &t.Reason, &t.PrivateNetworks, &t.CreatedAt, &t.CreatedBy, &t.ChangedAt)
+	err = row.Scan(&t.Name, &t.Title, &t.Status, &t.Reason, &t.PrivateNetworks, &t.CreatedAt, &t.CreatedBy, &t.ChangedAt, &t.ErasedAt)
 	if errors.Is(err, db.ErrNoRows) {
 		err = ErrNotFound
 	}
@@ -42,7 +42,7 @@ func list(ctx context.Context, tx *db.Tx, after string, limit int) (tenants []Te
 }
 
 func allNames(ctx context.Context, tx *db.Tx) (names []estover.TenantID, err error) {
-	rows, err := tx.Query(ctx, "select id from tenant where tenant_id = $1 order by id", tx.Tenant())
+	rows, err := tx.Query(ctx, "select id from tenant where tenant_id = $1 and erased_at is null order by id", tx.Tenant())
 	if err != nil {
 		return nil, err
 	}
@@ -71,8 +71,8 @@ func insert(ctx context.Context, tx *db.Tx, t Tenant) error {
 	if n >= MaxTenants {
 		return ErrTooMany
 	}
-	added, err := tx.Exec(ctx, `insert into tenant (tenant_id, `+columns+`) values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict do nothing`,
-		tx.Tenant(), t.Name, t.Title, t.Status, t.Reason, t.PrivateNetworks, t.CreatedAt, t.CreatedBy, t.ChangedAt)
+	added, err := tx.Exec(ctx, `insert into tenant (tenant_id, `+columns+`) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict do nothing`,
+		tx.Tenant(), t.Name, t.Title, t.Status, t.Reason, t.PrivateNetworks, t.CreatedAt, t.CreatedBy, t.ChangedAt, t.ErasedAt)
 	if err == nil && added == 0 {
 		err = ErrTaken
 	}
@@ -80,7 +80,7 @@ func insert(ctx context.Context, tx *db.Tx, t Tenant) error {
 }
 
 func update(ctx context.Context, tx *db.Tx, t Tenant) error {
-	_, err := tx.Exec(ctx, "update tenant set title = $3, status = $4, reason = $5, private_networks = $6, changed_at = $7 where tenant_id = $1 and id = $2",
-		tx.Tenant(), t.Name, t.Title, t.Status, t.Reason, t.PrivateNetworks, t.ChangedAt)
+	_, err := tx.Exec(ctx, "update tenant set title = $3, status = $4, reason = $5, private_networks = $6, changed_at = $7, erased_at = $8 where tenant_id = $1 and id = $2",
+		tx.Tenant(), t.Name, t.Title, t.Status, t.Reason, t.PrivateNetworks, t.ChangedAt, t.ErasedAt)
 	return err
 }

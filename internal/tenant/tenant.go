@@ -62,6 +62,7 @@ type Tenant struct {
 	CreatedAt time.Time       `json:"created_at,omitzero"`
 	CreatedBy estover.Subject `json:"created_by,omitempty"`
 	ChangedAt time.Time       `json:"changed_at,omitzero"`
+	ErasedAt  time.Time       `json:"erased_at,omitzero" doc:"When its keys were destroyed: nothing of what was sealed for it can be opened again"`
 }
 
 // The errors of the register.
@@ -77,6 +78,10 @@ var (
 	ErrDefault = &estover.Error{Kind: estover.Conflict, Code: "tenant_default", Detail: "The default tenant keeps the register. It is always there and always active."}
 	// ErrDisabled is returned for a tenant that is disabled.
 	ErrDisabled = &estover.Error{Kind: estover.Denied, Code: "tenant_disabled", Detail: "This organisation is disabled. Whoever runs the server can enable it again."}
+	// ErrActive is returned for a tenant that is to be erased and is not disabled.
+	ErrActive = &estover.Error{Kind: estover.Conflict, Code: "tenant_active", Detail: "The tenant is active. Disable it first: estover tenant disable"}
+	// ErrErased is returned for a tenant that is erased.
+	ErrErased = &estover.Error{Kind: estover.Conflict, Code: "tenant_erased", Detail: "The tenant's keys were destroyed. It cannot go on; make one of another name."}
 	// ErrEntered is returned when a tenant has had an administrator, who lets the others in.
 	ErrEntered = &estover.Error{Kind: estover.Conflict, Code: "tenant_entered", Detail: "An administrator of this tenant has come in already, and lets others in: estover person invite."}
 )
@@ -88,6 +93,14 @@ type Options struct {
 
 	// Found makes what a tenant rests on, its keys, as far as it is not there.
 	Found func(context.Context, estover.TenantID) error
+
+	// Finish writes out what a tenant's log has to say, before its keys go.
+	Finish func(context.Context, estover.TenantID) error
+
+	// Shred destroys a tenant's keys, in the register's transaction, and Shredded
+	// hears of the commit on every node.
+	Shred    func(context.Context, *db.Tx, estover.TenantID) error
+	Shredded func(estover.TenantID)
 
 	// Bootstrap is a one-time token for the tenant's first administrator; empty
 	// when one has come in.
@@ -108,6 +121,18 @@ func New(g *guard.Guard, o Options) *Register {
 	r.known = guard.NewCache(g, Kind, func(ctx context.Context, tx *db.Tx, id string) (*Tenant, error) {
 		t, err := find(ctx, tx, estover.TenantID(id), "")
 		return &t, err
+	})
+	g.OnTouch(func(keeper estover.TenantID, kind, id string) {
+		if kind != Kind || keeper != estover.DefaultTenant {
+			return
+		}
+		go func() {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			if t, err := r.known.Get(ctx, keeper, id); err == nil && !t.ErasedAt.IsZero() {
+				r.Shredded(t.Name)
+			}
+		}()
 	})
 	return r
 }
@@ -238,8 +263,40 @@ func (r *Register) Disable(ctx context.Context, caller estover.Caller, name esto
 // not come to its end counts again.
 func (r *Register) Enable(ctx context.Context, caller estover.Caller, name estover.TenantID) (Tenant, error) {
 	return r.change(ctx, caller, "tenant.enable", name, func(_ *guard.Tx, t *Tenant) error {
+		if !t.ErasedAt.IsZero() {
+			return ErrErased
+		}
 		t.Status, t.Reason = Active, ""
 		return nil
+	})
+}
+
+// Erase destroys the keys of a tenant that is disabled, for good. Its rows stay
+// where they are, and nothing of what was sealed in them can be opened again:
+// secrets, recordings, details of events. The public log stays too, as far as it
+// has come. Copies of the database made before hold the keys for as long as they
+// are kept.
+func (r *Register) Erase(ctx context.Context, caller estover.Caller, name estover.TenantID) (Tenant, error) {
+	// The log is written out while it can still be signed. Whether the tenant may
+	// be erased is asked again below, and decided there.
+	if t, err := r.Get(ctx, caller, name); err != nil {
+		return t, err
+	} else if t.Status == Disabled && t.ErasedAt.IsZero() {
+		if err := r.Finish(ctx, name); err != nil {
+			return t, fmt.Errorf("writing out the log of the tenant %s: %w", name, err)
+		}
+	}
+	return r.change(ctx, caller, "tenant.erase", name, func(tx *guard.Tx, t *Tenant) error {
+		switch {
+		case name == estover.DefaultTenant:
+			return ErrDefault
+		case t.Status != Disabled:
+			return ErrActive
+		case !t.ErasedAt.IsZero():
+			return nil
+		}
+		t.ErasedAt = tx.Now()
+		return r.Shred(ctx, tx.Tx, name)
 	})
 }
 
@@ -346,7 +403,7 @@ func (r *Register) Networks(ctx context.Context, name estover.TenantID) ([]netip
 	return all, nil
 }
 
-// Names are the names of all tenants, disabled ones too: what Estover itself does
+// Names are the names of all tenants, disabled ones too and erased ones not: what Estover itself does
 // for each, again and again.
 func (r *Register) Names(ctx context.Context) (names []estover.TenantID, err error) {
 	err = r.guard.DB().View(ctx, estover.DefaultTenant, func(tx *db.Tx) error {

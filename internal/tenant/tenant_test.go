@@ -252,3 +252,70 @@ func TestCreateAtOnce(t *testing.T) {
 		race(func(i int) estover.TenantID { return estover.TenantID(fmt.Sprintf("last-%d", i)) }, tenant.ErrTooMany)
 	})
 }
+
+// A tenant that is disabled can be erased, once and for good: its keys go in the
+// transaction that says so, every node forgets them, and nothing is done for it
+// again and again.
+func TestErase(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		var finished, shredded atomic.Int64
+		forgotten := make(chan estover.TenantID, 10)
+		var fail error
+		r := tenant.New(guardtest.New(t, d, guardtest.AllowAll), tenant.Options{
+			Issuer:   func(t estover.TenantID) string { return string(t) },
+			Found:    func(context.Context, estover.TenantID) error { return nil },
+			Finish:   func(context.Context, estover.TenantID) error { finished.Add(1); return nil },
+			Shred:    func(context.Context, *db.Tx, estover.TenantID) error { shredded.Add(1); return fail },
+			Shredded: func(name estover.TenantID) { forgotten <- name },
+		})
+		if _, err := r.Create(t.Context(), ada, tenant.Spec{Name: "acme"}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Erase(t.Context(), ada, "acme"); !errors.Is(err, tenant.ErrActive) {
+			t.Errorf("erasing an active tenant: %v, want ErrActive", err)
+		}
+		if _, err := r.Erase(t.Context(), ada, estover.DefaultTenant); !errors.Is(err, tenant.ErrDefault) {
+			t.Errorf("erasing the default tenant: %v, want ErrDefault", err)
+		}
+		if _, err := r.Erase(t.Context(), ada, "umbrella"); !errors.Is(err, tenant.ErrNotFound) {
+			t.Errorf("erasing what is not there: %v, want ErrNotFound", err)
+		}
+		if _, err := r.Disable(t.Context(), ada, "acme", "the contract has ended"); err != nil {
+			t.Fatal(err)
+		}
+		if finished.Load()+shredded.Load() != 0 {
+			t.Error("something was done to a tenant that was not erased")
+		}
+		fail = errors.New("the disk is full")
+		if _, err := r.Erase(t.Context(), ada, "acme"); !errors.Is(err, fail) {
+			t.Errorf("erasing when the keys stay: %v, want the reason", err)
+		}
+		if got, err := r.Get(t.Context(), ada, "acme"); err != nil || !got.ErasedAt.IsZero() {
+			t.Errorf("then it is %+v, %v, and its keys are there", got, err)
+		}
+		fail = nil
+		got, err := r.Erase(t.Context(), ada, "acme")
+		if err != nil || got.ErasedAt.IsZero() {
+			t.Fatalf("erasing: %+v, %v", got, err)
+		}
+		if name := <-forgotten; name != "acme" {
+			t.Errorf("%s was forgotten", name)
+		}
+		before := shredded.Load()
+		if again, err := r.Erase(t.Context(), ada, "acme"); err != nil || !again.ErasedAt.Equal(got.ErasedAt) || shredded.Load() != before {
+			t.Errorf("erasing again: %+v, %v", again, err)
+		}
+		if _, err := r.Enable(t.Context(), ada, "acme"); !errors.Is(err, tenant.ErrErased) {
+			t.Errorf("enabling it: %v, want ErrErased", err)
+		}
+		if names, err := r.Names(t.Context()); err != nil || slices.Contains(names, "acme") {
+			t.Errorf("what is done for each tenant is done for %v, %v", names, err)
+		}
+		if err := r.Active(t.Context(), "acme"); !errors.Is(err, tenant.ErrDisabled) {
+			t.Errorf("whether it is active: %v, want ErrDisabled", err)
+		}
+		if _, err := r.Create(t.Context(), ada, tenant.Spec{Name: "acme"}); !errors.Is(err, tenant.ErrTaken) {
+			t.Errorf("another of its name: %v, want ErrTaken", err)
+		}
+	})
+}
