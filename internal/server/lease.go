@@ -17,6 +17,7 @@ import (
 	"estover.dev/internal/secret/engine/httpkey"
 	"estover.dev/internal/secret/engine/ldap"
 	"estover.dev/internal/secret/engine/mysql"
+	"estover.dev/internal/secret/engine/nats"
 	"estover.dev/internal/secret/engine/postgres"
 	"estover.dev/internal/secret/engine/rabbitmq"
 	"estover.dev/internal/secret/engine/redis"
@@ -27,7 +28,7 @@ import (
 // kinds are the kinds of target at which credentials are made. This is the one
 // place where another kind joins.
 func kinds() []engine.Kind {
-	return []engine.Kind{httpkey.Kind, ldap.Kind, mysql.Kind, postgres.Kind, rabbitmq.Kind, redis.Kind}
+	return []engine.Kind{httpkey.Kind, ldap.Kind, mysql.Kind, nats.Kind, postgres.Kind, rabbitmq.Kind, redis.Kind}
 }
 
 // leasing puts together what credentials are made with.

@@ -279,6 +279,31 @@ func TestPermissions(t *testing.T) {
 	}
 }
 
+// TestDeletion: the broker itself ends the connections of a user that is
+// deleted, whoever deletes it.
+func TestDeletion(t *testing.T) {
+	s := running(t)
+	e := open(t, config(s))
+	o := engine.Order{Name: "e_deleted", Secret: estover.NewSecret([]byte("deleted-secret")), Template: template}
+	m, err := e.Create(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := enter(s, m, "crm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := call(t.Context(), s, http.MethodDelete, "/api/users/"+o.Name, nil); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(5 * time.Second); c.Ping(t.Context()) == nil; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("a connection goes on after its user was deleted")
+		}
+	}
+}
+
 // TestRace: a log-in that races the revocation does not stay (F10).
 func TestRace(t *testing.T) {
 	s := running(t)

@@ -1,0 +1,486 @@
+package nats_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/jwt/v2"
+	client "github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
+
+	"estover.dev"
+	"estover.dev/internal/secret/engine"
+	"estover.dev/internal/secret/engine/enginetest"
+	"estover.dev/internal/secret/engine/nats"
+)
+
+var template = engine.Template{"publish": {"orders.>", "$JS.API.>"}, "publish_deny": {"orders.secret"}, "subscribe": {"orders.>", "_INBOX.>"}}
+
+// An operator has a system account and an account "crm", with a signing key and
+// one that is scoped to reading.
+type operator struct {
+	*enginetest.Server
+	self, signing, system, crm, crmSigning, reader nkeys.KeyPair
+}
+
+func pair(create func() (nkeys.KeyPair, error)) nkeys.KeyPair {
+	k, err := create()
+	if err != nil {
+		panic(err)
+	}
+	return k
+}
+
+func public(k nkeys.KeyPair) string {
+	p, err := k.PublicKey()
+	if err != nil {
+		panic(err)
+	}
+	return p
+}
+
+func seed(k nkeys.KeyPair) string {
+	s, err := k.Seed()
+	if err != nil {
+		panic(err)
+	}
+	return string(s)
+}
+
+// start runs a NATS server with a full resolver.
+func start(secured bool) (*operator, error) {
+	o := &operator{
+		self: pair(nkeys.CreateOperator), signing: pair(nkeys.CreateOperator), system: pair(nkeys.CreateAccount),
+		crm: pair(nkeys.CreateAccount), crmSigning: pair(nkeys.CreateAccount), reader: pair(nkeys.CreateAccount),
+	}
+	oc := jwt.NewOperatorClaims(public(o.self))
+	oc.SigningKeys.Add(public(o.signing))
+	operatorJWT, err := oc.Encode(o.self)
+	if err != nil {
+		return nil, err
+	}
+	accounts := ""
+	for _, k := range []nkeys.KeyPair{o.system, o.crm} {
+		ac := jwt.NewAccountClaims(public(k))
+		if k == o.crm {
+			ac.Name = "crm"
+			ac.SigningKeys.Add(public(o.crmSigning))
+			scope := jwt.NewUserScope()
+			scope.Key, scope.Role = public(o.reader), "reader"
+			scope.Template.Pub.Deny.Add(">")
+			scope.Template.Sub.Allow.Add("orders.>")
+			ac.SigningKeys.AddScopedSigner(scope)
+		}
+		token, err := ac.Encode(o.self)
+		if err != nil {
+			return nil, err
+		}
+		accounts += fmt.Sprintf("  %s: %s\n", public(k), token)
+	}
+	o.Server, err = enginetest.Start(enginetest.Process{
+		Debian: "nats-server", Program: "nats-server", Users: []string{"nats"}, Ports: 1,
+		Prepare: func(s *enginetest.Server) ([]string, []string, error) {
+			conf := fmt.Sprintf("listen: %s\noperator: %s\nsystem_account: %s\nresolver: {type: full, dir: %q}\nresolver_preload: {\n%s}\ndebug: true\ntrace: true\n",
+				s.Address(0), operatorJWT, public(o.system), filepath.Join(s.Dir, "jwt"), accounts)
+			if secured {
+				certificate, key, err := enginetest.Certificate(s)
+				if err != nil {
+					return nil, nil, err
+				}
+				conf += fmt.Sprintf("tls: {cert_file: %q, key_file: %q}\n", certificate, key)
+			}
+			path, err := s.Write("nats.conf", conf)
+			return []string{"-c", path}, nil, err
+		},
+		Ready: func(ctx context.Context, s *enginetest.Server) error {
+			e, err := nats.Kind.Open(config(&operator{
+				Server: s, self: o.self, signing: o.signing, system: o.system, crm: o.crm, crmSigning: o.crmSigning, reader: o.reader,
+			}, o.signing, secured, o.crm))
+			if err != nil {
+				return err
+			}
+			defer e.Close()
+			_, err = e.Sessions(ctx, "nobody")
+			return err
+		},
+	})
+	return o, err
+}
+
+var server = sync.OnceValues(func() (*operator, error) { return start(false) })
+
+func running(t *testing.T) *operator {
+	t.Helper()
+	o, err := server()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+func config(o *operator, signer nkeys.KeyPair, secured bool, accounts ...nkeys.KeyPair) engine.Config {
+	secret := "operator " + seed(signer) + "\nsystem " + seed(o.system) + "\n"
+	for _, a := range accounts {
+		secret += "account " + seed(a) + "\n"
+	}
+	c := engine.Config{
+		Address: o.Address(0), Options: map[string]string{"account": public(o.crm)},
+		Admin: engine.Credential{User: "estover", Secret: estover.NewSecret([]byte(secret))},
+	}
+	if secured {
+		c.Options["tls"], c.Authorities = "verify", enginetest.Authority()
+	}
+	return c
+}
+
+func open(t *testing.T, c engine.Config) engine.Engine {
+	t.Helper()
+	e, err := nats.Kind.Open(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = e.Close() })
+	return e
+}
+
+// edit changes the account without the engine, as an operator's tool does that
+// has read it before.
+func (o *operator) edit(ctx context.Context, change func(*jwt.AccountClaims)) error {
+	own := pair(nkeys.CreateUser)
+	token, err := jwt.NewUserClaims(public(own)).Encode(o.system)
+	if err != nil {
+		return err
+	}
+	c, err := client.Connect("nats://"+o.Address(0), client.UserJWTAndSeed(token, seed(own)), client.NoReconnect())
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	now, err := c.RequestWithContext(ctx, "$SYS.REQ.ACCOUNT."+public(o.crm)+".CLAIMS.LOOKUP", nil)
+	if err != nil {
+		return err
+	}
+	claims, err := jwt.DecodeAccountClaims(string(now.Data))
+	if err != nil {
+		return err
+	}
+	change(claims)
+	if token, err = claims.Encode(o.self); err != nil {
+		return err
+	}
+	answer, err := c.RequestWithContext(ctx, "$SYS.REQ.CLAIMS.UPDATE", []byte(token))
+	if err == nil && !bytes.Contains(answer.Data, []byte(`"code":200`)) {
+		err = errors.New(string(answer.Data))
+	}
+	return err
+}
+
+// revocations are those of the account.
+func (o *operator) revocations(t *testing.T) (all jwt.RevocationList) {
+	t.Helper()
+	if err := o.edit(t.Context(), func(c *jwt.AccountClaims) { all = c.Revocations }); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// A login is a connection that is not opened again.
+type login struct{ *client.Conn }
+
+func (l login) Ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	return l.FlushWithContext(ctx)
+}
+
+func (l login) Close() error { l.Conn.Close(); return nil }
+
+func (o *operator) enter(m engine.Material) (login, error) {
+	c, err := client.Connect("nats://"+o.Address(0), client.UserJWTAndSeed(string(m["jwt"].Reveal()), string(m["seed"].Reveal())), client.NoReconnect(),
+		client.ErrorHandler(func(*client.Conn, *client.Subscription, error) {}))
+	return login{c}, err
+}
+
+func user(m engine.Material) string {
+	claims, err := jwt.DecodeUserClaims(string(m["jwt"].Reveal()))
+	if err != nil {
+		panic(err)
+	}
+	return claims.Subject
+}
+
+func TestKind(t *testing.T) {
+	o := running(t)
+	made := map[string]string{} // keys by name
+	enginetest.Run(t, enginetest.Suite{
+		Kind: nats.Kind, Config: config(o, o.signing, false, o.crm), Template: template,
+		Bad: []engine.Template{
+			nil, {"publish_deny": {"a"}}, {"publish": {"a b"}}, {"publish": {""}}, {"publish": {"a..b"}}, {"publish": {".a"}}, {"subscribe": {"a."}},
+			{"publish": {"a"}, "responses": {"0"}}, {"publish": {"a"}, "responses": {"many"}}, {"scoped": {"no"}}, {"scoped": {"yes"}, "publish": {"a"}},
+		},
+		Login: func(_ context.Context, m engine.Material) (enginetest.Client, error) {
+			made[string(m["username"].Reveal())] = user(m)
+			return o.enter(m)
+		},
+		Remove: func(ctx context.Context, name string) error {
+			return o.edit(ctx, func(c *jwt.AccountClaims) {
+				if public, ok := made[name]; ok {
+					c.Revoke(public)
+				}
+			})
+		},
+		Without: []string{"Extend", "List", "SetSecret", "EndSessions", "Now"},
+	})
+}
+
+// TestRights: a user may do what its role says, and a user of a role that says
+// nothing of a kind may do nothing of it.
+func TestRights(t *testing.T) {
+	o := running(t)
+	for _, c := range []struct {
+		name     string
+		account  nkeys.KeyPair
+		template engine.Template
+		publish  map[string]bool
+		listen   map[string]bool
+	}{
+		{"e_both", o.crm, template, map[string]bool{"orders.new": true, "orders.secret": false, "people": false}, map[string]bool{"orders.>": true, ">": false}},
+		{"e_writer", o.crmSigning, engine.Template{"publish": {"orders.>"}}, map[string]bool{"orders.new": true, "people": false}, map[string]bool{"orders.>": false}},
+		{"e_listener", o.crmSigning, engine.Template{"subscribe": {"orders.>"}}, map[string]bool{"orders.new": false}, map[string]bool{"orders.>": true, "people": false}},
+		{"e_scoped", o.reader, engine.Template{"scoped": {"yes"}}, map[string]bool{"orders.new": false}, map[string]bool{"orders.>": true, "people": false}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			e := open(t, config(o, o.self, false, c.account))
+			m, err := e.Create(t.Context(), engine.Order{Name: c.name, Until: time.Now().Add(time.Hour), Template: c.template})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := e.Verify(t.Context(), m.Login()); err != nil {
+				t.Errorf("verifying: %v", err)
+			}
+			refused := make(chan error, 10)
+			conn, err := client.Connect("nats://"+o.Address(0), client.UserJWTAndSeed(string(m["jwt"].Reveal()), string(m["seed"].Reveal())), client.NoReconnect(),
+				client.ErrorHandler(func(_ *client.Conn, _ *client.Subscription, err error) { refused <- err }))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			try := func(what, subject string, may bool, do func() error) {
+				t.Helper()
+				if err := do(); err != nil {
+					t.Fatal(err)
+				}
+				if err := (login{conn}).Ping(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				// The refusal comes before the answer to the flush, but by way of a
+				// goroutine of its own.
+				var err error
+				wait := 5 * time.Second
+				if may {
+					wait = 50 * time.Millisecond
+				}
+				select {
+				case err = <-refused:
+				case <-time.After(wait):
+				}
+				if (err == nil) != may {
+					t.Errorf("%s %s: %v, and it may: %v", what, subject, err, may)
+				}
+			}
+			for subject, may := range c.publish {
+				try("publishing to", subject, may, func() error { return conn.Publish(subject, []byte("x")) })
+			}
+			for subject, may := range c.listen {
+				try("subscribing to", subject, may, func() error { _, err := conn.SubscribeSync(subject); return err })
+			}
+			if err := e.Revoke(t.Context(), []engine.Doomed{{Name: c.name, Template: c.template}})[0]; err != nil {
+				t.Fatal(err)
+			}
+			if err := e.Verify(t.Context(), m.Login()); !errors.Is(err, engine.ErrWrongSecret) {
+				t.Errorf("verifying somebody who was revoked: %v, want ErrWrongSecret", err)
+			}
+		})
+	}
+}
+
+// TestExpiry: the server ends a connection and refuses a log-in by the JWT's
+// own end.
+func TestExpiry(t *testing.T) {
+	o := running(t)
+	e := open(t, config(o, o.self, false, o.crm))
+	m, err := e.Create(t.Context(), engine.Order{Name: "e_ends", Until: time.Now().Add(2 * time.Second), Template: template})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := o.enter(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for deadline := time.Now().Add(10 * time.Second); l.Ping(t.Context()) == nil; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("a connection goes on after the end of its user")
+		}
+	}
+	// The end is a second, which counts to its own end.
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		err := e.Verify(t.Context(), m.Login())
+		if errors.Is(err, engine.ErrWrongSecret) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("verifying past the end: %v, want ErrWrongSecret", err)
+		}
+	}
+	var refused *engine.Refused
+	if _, err := e.Create(t.Context(), engine.Order{Name: "e_endless", Template: template}); !errors.As(err, &refused) {
+		t.Errorf("a user without an end: %v, want a refusal", err)
+	}
+}
+
+// TestOthersStay: revocations of somebody else, and what else the account says,
+// are as before.
+func TestOthersStay(t *testing.T) {
+	o := running(t)
+	e := open(t, config(o, o.signing, false, o.crm))
+	stranger := public(pair(nkeys.CreateUser))
+	long := time.Now().Add(-1000 * time.Hour)
+	if err := o.edit(t.Context(), func(c *jwt.AccountClaims) { c.RevokeAt(stranger, long); c.Description = "customers" }); err != nil {
+		t.Fatal(err)
+	}
+	m, err := e.Create(t.Context(), engine.Order{Name: "e_one", Until: time.Now().Add(time.Hour), Template: template})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Revoke(t.Context(), []engine.Doomed{{Name: "e_one"}})[0]; err != nil {
+		t.Fatal(err)
+	}
+	var after jwt.AccountClaims
+	if err := o.edit(t.Context(), func(c *jwt.AccountClaims) { after = *c }); err != nil {
+		t.Fatal(err)
+	}
+	if after.Revocations[stranger] != long.Unix() || after.Revocations[user(m)] == 0 || after.Description != "customers" || after.Name != "crm" || len(after.SigningKeys) != 2 {
+		t.Errorf("the account afterwards: %v", after)
+	}
+	// Where all users live for less than that, old ones are dropped.
+	c := config(o, o.signing, false, o.crm)
+	c.Options["prune"] = "720h"
+	if err := open(t, c).Revoke(t.Context(), []engine.Doomed{{Name: "e_another"}})[0]; err != nil {
+		t.Fatal(err)
+	}
+	if now := o.revocations(t); now[stranger] != 0 || now[user(m)] == 0 {
+		t.Errorf("revocations of 1000 hours ago and of a moment ago: %d and %d", now[stranger], now[user(m)])
+	}
+}
+
+// TestLostUpdate: a revocation that another's push has taken out comes back.
+func TestLostUpdate(t *testing.T) {
+	o := running(t)
+	e := open(t, config(o, o.signing, false, o.crm))
+	m, err := e.Create(t.Context(), engine.Order{Name: "e_lost", Until: time.Now().Add(time.Hour), Template: template})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Revoke(t.Context(), []engine.Doomed{{Name: "e_lost"}})[0]; err != nil {
+		t.Fatal(err)
+	}
+	if err := o.edit(t.Context(), func(c *jwt.AccountClaims) { c.ClearRevocation(user(m)) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Verify(t.Context(), m.Login()); err != nil {
+		t.Fatalf("the other's push has not let the user in: %v", err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); !errors.Is(e.Verify(t.Context(), m.Login()), engine.ErrWrongSecret); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("a revocation that was lost does not come back")
+		}
+	}
+}
+
+// TestTwoKeys: users of a key that was replaced are revoked as long as it is in
+// the admin's secret.
+func TestTwoKeys(t *testing.T) {
+	o := running(t)
+	before := open(t, config(o, o.self, false, o.crmSigning))
+	m, err := before.Create(t.Context(), engine.Order{Name: "e_before", Until: time.Now().Add(time.Hour), Template: template})
+	if err != nil {
+		t.Fatal(err)
+	}
+	after := open(t, config(o, o.self, false, o.crm, o.crmSigning))
+	if err := after.Revoke(t.Context(), []engine.Doomed{{Name: "e_before"}})[0]; err != nil {
+		t.Fatal(err)
+	}
+	if err := after.Verify(t.Context(), m.Login()); !errors.Is(err, engine.ErrWrongSecret) {
+		t.Errorf("a user of the key before: %v, want ErrWrongSecret", err)
+	}
+}
+
+// TestSecretsStay: no seed goes to the server, which has logged every line of
+// the protocol.
+func TestSecretsStay(t *testing.T) {
+	o := running(t)
+	e := open(t, config(o, o.signing, false, o.crm))
+	m, err := e.Create(t.Context(), engine.Order{Name: "e_seed", Until: time.Now().Add(time.Hour), Template: template})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := o.enter(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = l.Close()
+	said, err := os.ReadFile(o.Log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(said), user(m)) && !strings.Contains(string(said), "CONNECT") {
+		t.Error("the server has logged nothing, so that this proves nothing")
+	}
+	for _, s := range []string{string(m["seed"].Reveal()), seed(o.signing), seed(o.system), seed(o.crm)} {
+		if strings.Contains(string(said), s) {
+			t.Fatal("the server's log holds a seed")
+		}
+	}
+}
+
+func TestTLS(t *testing.T) {
+	o, err := start(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Stop()
+	c := config(o, o.signing, true, o.crm)
+	e := open(t, c)
+	m, err := e.Create(t.Context(), engine.Order{Name: "e_tls", Until: time.Now().Add(time.Hour), Template: template})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Verify(t.Context(), m.Login()); err != nil {
+		t.Error(err)
+	}
+	c.Authorities = nil
+	if err := open(t, c).Verify(t.Context(), m.Login()); !errors.Is(err, engine.ErrUnreachable) || !strings.Contains(err.Error(), "certificate") {
+		t.Errorf("a certificate that nobody knows: %v, want ErrUnreachable", err)
+	}
+}
+
+func TestConfig(t *testing.T) {
+	account := public(pair(nkeys.CreateAccount))
+	for _, options := range []map[string]string{
+		{}, {"account": "crm"}, {"account": public(pair(nkeys.CreateUser))}, {"account": account, "system_account": "SYS"}, {"account": account, "prune": "1m"}, {"account": account, "prune": "a year"},
+	} {
+		var invalid *estover.Error
+		if _, err := nats.Kind.Open(engine.Config{Address: "nats.example", Options: options}); !errors.As(err, &invalid) {
+			t.Errorf("the options %v: %v, want them refused", options, err)
+		}
+	}
+}
