@@ -129,7 +129,7 @@ func (s *Server) Run(ctx context.Context) error {
 		go func() { failed <- closed(door.Serve(edge.Listen(s.vaultListener, doorTLS))) }()
 	}
 	go func() { failed <- closed(proxy.Serve(s.gatewayListener)) }()
-	s.logger.Info("serving", "issuer", s.config.Issuer, "listen", s.listener.Addr().String(), "gateway", s.gatewayListener.Addr().String(), "authority", ca, "version", s.version)
+	s.logger.Info("serving", "issuer", s.config.Issuer, "listen", s.listener.Addr().String(), "gateway", s.gatewayListener.Addr().String(), "vault", s.vaultAddress(), "authority", ca, "version", s.version)
 
 	select {
 	case <-ctx.Done():

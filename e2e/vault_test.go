@@ -1,0 +1,45 @@
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+
+	"estover.dev/e2e/e2etest"
+)
+
+// vaultServer is a server whose Vault-compatible door has an address of its own.
+func vaultServer(t *testing.T) (srv *e2etest.Server, address string) {
+	t.Helper()
+	srv = e2etest.Start(t, "--vault-listen", "127.0.0.1:0")
+	at := regexp.MustCompile(`msg=serving .* vault=(https://\S+)`).FindStringSubmatch(srv.Log())
+	if at == nil {
+		t.Fatalf("the server does not say where the door is:\n%s", srv.Log())
+	}
+	return srv, at[1]
+}
+
+// Clients of Vault that are not ours work as they are, at the door's own address
+// and below /vault/ (V0).
+func TestVaultClients(t *testing.T) {
+	t.Parallel()
+	srv, address := vaultServer(t)
+	token := srv.Admin(t).Token(t)
+	t.Run("hashicorp", func(t *testing.T) { useVault(t, address, srv.CAFile, token) })
+	t.Run("openbao", func(t *testing.T) { useBao(t, srv.URL+"/vault", srv.CAFile, token) })
+	env := []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LANG=C.UTF-8", "VAULT_ADDR=" + address, "VAULT_TOKEN=" + token,
+		"NODE_EXTRA_CA_CERTS=" + srv.CAFile, "CURL_CA_BUNDLE=" + srv.CAFile,
+	}
+	run := func(t *testing.T, command ...string) {
+		c := exec.Command(command[0], command[1:]...)
+		c.Env, c.Dir = env, "clients"
+		if r := e2etest.Run(t, c); r.Code != 0 || !strings.Contains(r.Stdout, "all done") {
+			t.Errorf("exit code %d\n%s%s", r.Code, r.Stdout, r.Stderr)
+		}
+	}
+	t.Run("curl", func(t *testing.T) { run(t, "sh", "vault.sh") })
+	t.Run("node-vault", func(t *testing.T) { run(t, node(t), "node-vault.mjs") })
+}
