@@ -80,6 +80,7 @@ func (s *Server) startJobs(ctx context.Context, wg *sync.WaitGroup) {
 		_, err := s.tokens.Sweep(ctx)
 		return err
 	})
+	jobs.Every("ticket.expire", 5*time.Second, s.tickets.ExpireDue)
 	jobs.Every("ticket.sweep", 10*time.Minute, s.tickets.Sweep)
 	jobs.Every("refresh.sweep", 10*time.Second, s.tokens.EraseSuccessors)
 	jobs.Every("code.sweep", 30*time.Second, s.tokens.SweepCodes)

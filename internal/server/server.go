@@ -70,6 +70,7 @@ import (
 	"estover.dev/internal/resource"
 	"estover.dev/internal/seal"
 	"estover.dev/internal/secret"
+	"estover.dev/internal/secret/database"
 	"estover.dev/internal/secret/connection"
 	"estover.dev/internal/secret/lease"
 	"estover.dev/internal/secret/rotation"
@@ -125,6 +126,7 @@ type Server struct {
 	api        *api.Server
 	mounts     *mount.Mounts
 	tickets    *ticket.Tickets
+	databases  *database.Databases
 	acls       *mount.Policies
 	vault      *vault.Door
 	own        *edge.Own
@@ -398,6 +400,7 @@ func (s *Server) wire() error {
 		},
 	})
 	s.tickets = s.doorTickets()
+	s.databases = database.New(s.guard, database.Options{Secrets: f.secrets, Targets: s.targets, Leases: s.leases, Owner: s.ownerFor, Logger: s.logger})
 	s.mounts = mount.New(s.guard, mount.Options{Kinds: s.mountKinds()})
 	s.acls = mount.NewPolicies(s.guard)
 	s.vault = s.vaultDoor()

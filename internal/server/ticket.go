@@ -14,6 +14,7 @@ import (
 	"estover.dev/internal/federation"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/mount"
+	"estover.dev/internal/secret/database"
 	"estover.dev/internal/ticket"
 	"estover.dev/internal/vault"
 )
@@ -43,6 +44,11 @@ func (s *Server) doorTickets() *ticket.Tickets {
 			if errors.Is(err, agent.ErrRetired) {
 				err = nil
 			}
+			return err
+		},
+		Ended: func(ctx context.Context, tx *guard.Tx, ids []string) error {
+			n, err := s.leases.EndOfTokens(ctx, tx, ids)
+			tx.Note("leases", n)
 			return err
 		},
 		Fetch: func(ctx context.Context, t estover.TenantID, url, authorities string, private bool) ([]byte, error) {
@@ -118,7 +124,8 @@ func agentName(text string) string {
 	return strings.Trim(string(name[:min(len(name), 58)]), ".-_")
 }
 
-// ticketKinds are the ways to log in at the Vault-compatible door.
+// ticketKinds are the ways to log in at the Vault-compatible door, and its
+// databases.
 func (s *Server) ticketKinds() (all []mount.Kind) {
 	for _, name := range []string{ticket.AppRoles, ticket.JWTRoles, "oidc", ticket.CertRoles} {
 		all = append(all, mount.Kind{
@@ -128,7 +135,12 @@ func (s *Server) ticketKinds() (all []mount.Kind) {
 			},
 		})
 	}
-	return all
+	return append(all, mount.Kind{
+		Name: "database", Section: mount.Secrets,
+		Empty: func(ctx context.Context, c estover.Caller, m mount.Mount) error {
+			return s.databases.Empty(ctx, c, database.Mount{ID: m.ID, Path: strings.TrimSuffix(m.Full(), "/")})
+		},
+	})
 }
 
 // ticketToken says who a ticket is.

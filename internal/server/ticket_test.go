@@ -5,7 +5,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
+	"estover.dev"
 	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/secret/engine/enginetest"
 )
 
 // as is the same client with another token.
@@ -306,5 +310,128 @@ func TestVaultAppRole(t *testing.T) {
 		}
 		v.must(204, "DELETE", "sys/auth/approle", nil)
 		nobody.says(403, "permission denied", "POST", "auth/approle/login", body)
+	})
+}
+
+func TestVaultDatabase(t *testing.T) {
+	dbtest.EachURL(t, func(t *testing.T, db string) {
+		pg := enginetest.Postgres(t)
+		h := build(t, db)
+		v := h.vault()
+		v.must(204, "POST", "sys/mounts/database", `{"type":"database"}`)
+		address, _, _ := strings.Cut(pg.Config.Address, "/")
+		url := "postgresql://{{username}}:{{password}}@" + pg.Config.Address + "?sslmode=disable"
+		// V30: verify_connection logs in now.
+		v.says(400, "error creating database object", "POST", "database/config/crm", `{"plugin_name":"postgresql-database-plugin","connection_url":"`+url+`","username":"estover","password":"wrong","allowed_roles":"*"}`)
+		v.must(404, "GET", "database/config/crm", nil)
+		v.says(400, "no plugin", "POST", "database/config/crm", `{"plugin_name":"x"}`)
+		v.must(204, "POST", "database/config/crm", `{"plugin_name":"postgresql-database-plugin","connection_url":"`+url+`","username":"estover","password":"`+string(pg.Config.Admin.Secret.Reveal())+`",
+			"allowed_roles":"app,read-*","max_open_connections":4,"max_connection_lifetime":"5s","root_rotation_statements":["a; b"],"verify_connection":true}`)
+		same(t, "the configuration", v.must(200, "GET", "database/config/crm", nil).Data, `{"plugin_name":"postgresql-database-plugin","plugin_version":"","allowed_roles":["app","read-*"],
+			"root_credentials_rotate_statements":["a; b"],"password_policy":"",
+			"connection_details":{"connection_url":"`+url+`","username":"estover","max_open_connections":4,"max_connection_lifetime":"5s"}}`)
+		v.must(204, "POST", "database/config/crm", `{"allowed_roles":["app"]}`) // merges
+		if e := v.must(200, "GET", "database/config/crm", nil); len(list(e.Data["allowed_roles"])) != 1 || e.Data["connection_details"].(map[string]any)["username"] != "estover" {
+			t.Errorf("changed in one field: %s", e.Raw)
+		}
+		var targets struct {
+			Items []struct{ Name, Kind, Address string }
+		}
+		h.must(http.MethodGet, "/v1/secret-engines", nil, &targets)
+		if len(targets.Items) != 1 || targets.Items[0].Name != "database.crm" || !strings.HasPrefix(targets.Items[0].Address, address) {
+			t.Errorf("natively there are %+v", targets)
+		}
+
+		// V31.
+		create := `CREATE ROLE \"{{name}}\" WITH LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'; GRANT readers TO \"{{name}}\";`
+		v.says(400, "failed to find entry for connection", "POST", "database/roles/app", `{"db_name":"no","creation_statements":"`+create+`"}`)
+		e := v.must(200, "POST", "database/roles/app", `{"db_name":"crm","creation_statements":"`+create+`","default_ttl":"10m","max_ttl":3600}`)
+		if len(e.Warnings) != 1 || !strings.Contains(e.Warnings[0], "agents get no credentials") {
+			t.Errorf("the warnings of a role: %q", e.Warnings)
+		}
+		same(t, "the role", v.must(200, "GET", "database/roles/app", nil).Data, `{"db_name":"crm","creation_statements":["`+create+`"],"revocation_statements":[],"rollback_statements":[],
+			"renew_statements":[],"default_ttl":600,"max_ttl":3600,"credential_type":"password"}`)
+		v.says(400, "unknown role: no", "GET", "database/creds/no", nil)
+		creds := v.must(200, "GET", "database/creds/app", nil)
+		id, _ := creds.All["lease_id"].(string)
+		if line(creds.All["renewable"], creds.All["lease_duration"]) != "true 600" || !strings.HasPrefix(id, "database/creds/app/") {
+			t.Errorf("credentials: %s", creds.Raw)
+		}
+		login := func(e envelope) error {
+			c, err := pgx.Connect(t.Context(), pg.As(map[string]estover.Secret{"username": estover.NewSecret([]byte(e.text("username"))), "password": estover.NewSecret([]byte(e.text("password")))}, "crm"))
+			if err == nil {
+				err = c.Close(t.Context())
+			}
+			return err
+		}
+		if err := login(creds); err != nil {
+			t.Errorf("logging in with them: %v", err)
+		}
+
+		// V21.
+		look := v.must(200, "PUT", "sys/leases/lookup", `{"lease_id":"`+id+`"}`)
+		if look.text("id") != id || look.text("path") != "database/creds/app" || look.Data["renewable"] != true || look.Data["last_renewal"] != nil {
+			t.Errorf("the lease: %s", look.Raw)
+		}
+		same(t, "the leases", v.must(200, "LIST", "sys/leases/lookup/database/creds/app", nil).Data["keys"], `["`+id[strings.LastIndexByte(id, '/')+1:]+`"]`)
+		same(t, "the folders", v.must(200, "LIST", "sys/leases/lookup/database/", nil).Data["keys"], `["creds/"]`)
+		if e := v.must(200, "GET", "sys/leases/count", nil); line(e.Data["lease_count"]) != "1" {
+			t.Errorf("the count: %s", e.Raw)
+		}
+		for _, bad := range []string{"no", "database/creds/app/no", "database/creds/other/" + id[strings.LastIndexByte(id, '/')+1:]} {
+			v.says(400, "invalid lease", "PUT", "sys/leases/lookup", `{"lease_id":"`+bad+`"}`)
+			v.says(400, "lease not found", "PUT", "sys/leases/renew", `{"lease_id":"`+bad+`"}`)
+			v.must(202, "PUT", "sys/leases/revoke", `{"lease_id":"`+bad+`"}`)
+		}
+		if e := v.must(200, "PUT", "sys/leases/renew", `{"lease_id":"`+id+`","increment":1}`); e.All["lease_id"] != id || e.All["renewable"] != true {
+			t.Errorf("renewed: %s", e.Raw)
+		}
+		v.must(200, "POST", "sys/leases/renew/"+id, nil)
+		v.must(204, "PUT", "sys/leases/revoke", `{"lease_id":"`+id+`","sync":true}`)
+		if err := login(creds); err == nil {
+			t.Error("a user logs in whose lease is revoked")
+		}
+		v.says(400, "invalid lease", "PUT", "sys/leases/lookup", `{"lease_id":"`+id+`"}`)
+		v.says(400, "lease", "PUT", "sys/renew/"+id, nil)
+
+		// A lease ends with the token that got it.
+		token := v.must(200, "POST", "auth/token/create", nil)
+		creds = v.as(token.token()).must(200, "GET", "database/creds/app", nil)
+		v.must(204, "POST", "auth/token/revoke-accessor", `{"accessor":"`+token.auth()["accessor"].(string)+`"}`)
+		h.until("the user of a token that was revoked is gone", func() bool { return login(creds) != nil })
+
+		// An agent that logs in by AppRole gets what a grant of it covers.
+		v.must(204, "POST", "sys/auth/approle", `{"type":"approle"}`)
+		v.must(204, "PUT", "sys/policies/acl/app", `{"policy":"path \"database/creds/app\" { capabilities = [\"read\"] }"}`)
+		v.must(204, "POST", "auth/approle/role/app", `{"token_policies":["app"],"agent":"`+h.agent+`"}`)
+		secret := v.must(200, "POST", "auth/approle/role/app/secret-id", nil).text("secret_id")
+		in := v.as("").must(200, "POST", "auth/approle/login", `{"role_id":"`+v.must(200, "GET", "auth/approle/role/app/role-id", nil).text("role_id")+`","secret_id":"`+secret+`"}`)
+		agent := v.as(in.token())
+		agent.says(403, "permission denied", "GET", "database/creds/app", nil)
+		if e := v.must(200, "POST", "database/roles/app", `{"resource":"crm","action":"item.read"}`); len(e.Warnings) != 0 {
+			t.Errorf("with a resource: %q", e.Warnings)
+		}
+		creds = agent.must(200, "GET", "database/creds/app", nil)
+		if err := login(creds); err != nil {
+			t.Errorf("the agent's user: %v", err)
+		}
+		id, _ = creds.All["lease_id"].(string)
+		agent.must(200, "PUT", "sys/leases/lookup", `{"lease_id":"`+id+`"}`)
+		agent.must(200, "PUT", "sys/leases/renew", `{"lease_id":"`+id+`"}`)
+		agent.says(403, "permission denied", "POST", "sys/leases/revoke-prefix/database", nil)
+		// Its session takes the user along.
+		h.must(http.MethodPost, "/v1/agents/"+h.agent+"/holds", map[string]string{"kind": "suspended", "reason": "a test"}, nil)
+		h.until("the user of an agent that is held is gone", func() bool { return login(creds) != nil })
+
+		v.must(202, "PUT", "sys/leases/revoke-prefix/database", nil)
+		v.says(400, "roles of this configuration", "DELETE", "database/config/crm", nil)
+		v.must(204, "DELETE", "database/roles/app", nil)
+		v.must(204, "DELETE", "database/roles/app", nil)
+		v.must(204, "DELETE", "database/config/crm", nil)
+		v.must(404, "LIST", "database/config", nil)
+		h.must(http.MethodGet, "/v1/secret-engines", nil, &targets)
+		if len(targets.Items) != 0 {
+			t.Errorf("natively there still are %+v", targets)
+		}
 	})
 }

@@ -37,7 +37,7 @@ func (s *Server) vaultDoor() *vault.Door {
 	}
 	id := hex.EncodeToString(cluster[:16])
 	id = id[:8] + "-" + id[8:12] + "-" + id[12:16] + "-" + id[16:20] + "-" + id[20:]
-	return vault.New(vault.Parts{Mounts: s.mounts, Policies: s.acls, Secrets: s.facts.secrets, Tickets: s.tickets}, vault.Options{
+	return vault.New(vault.Parts{Mounts: s.mounts, Policies: s.acls, Secrets: s.facts.secrets, Tickets: s.tickets, Leases: s.leases, Databases: s.databases}, vault.Options{
 		Recognise: s.vaultToken, Known: s.known, Owner: s.ownerFor, Logger: s.logger, RequestHeader: s.config.VaultHead,
 		Status: func(ctx context.Context) vault.Status {
 			return vault.Status{

@@ -221,6 +221,41 @@ func (t *Tickets) EndOfMount(ctx context.Context, tx *guard.Tx, mount string) er
 	return dropMount(ctx, tx.Tx, mount)
 }
 
+// Holds notes, before something is made that is to end with a ticket, that its end
+// and that of those that it came of is to be looked for. It is [ErrTicket] if the
+// ticket has ended.
+func (t *Tickets) Holds(ctx context.Context, one *Ticket) error {
+	return t.guard.DB().Do(ctx, one.tenant, func(tx *db.Tx) error {
+		if ok, err := hold(ctx, tx, one.ID); err != nil || !ok {
+			return errors.Join(err, ErrTicket)
+		}
+		return setHolds(ctx, tx, one.ID)
+	})
+}
+
+// ExpireDue ends the tickets whose time is over and with which something ends, of
+// all tenants. Of the others nobody needs to hear.
+func (t *Tickets) ExpireDue(ctx context.Context) error {
+	var due []place
+	if err := t.guard.DB().View(ctx, "", func(tx *db.Tx) (err error) {
+		due, err = findDue(ctx, tx)
+		return err
+	}); err != nil {
+		return err
+	}
+	for _, at := range due {
+		op := guard.Op{Action: "ticket.expire", Target: "ticket:" + at.id, Effect: guard.Deletes}
+		caller := estover.Caller{Tenant: at.tenant, Subject: estover.System("ticket")}
+		if err := t.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
+			_, err := t.end(ctx, tx, func() ([]string, error) { return endTree(ctx, tx.Tx, at.id) })
+			return err
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // List is the accessors of the live tickets of a tenant, in order.
 func (t *Tickets) List(ctx context.Context, caller estover.Caller) (ids []string, err error) {
 	err = t.guard.Read(ctx, caller, guard.Op{Action: "ticket.list"}, func(tx *db.Tx) error {

@@ -183,7 +183,7 @@ func (k *TokenRole) check() error {
 func (r *Role) wish(at Way, from From) Wish {
 	l := r.Limits
 	w := Wish{
-		Mount: at.ID, Role: r.Name, Path: at.Path + "/login", Kind: l.Type, Policies: l.Policies, Any: true, NoDefault: l.NoDefaultPolicy, Orphan: true,
+		Mount: at.ID, Role: r.Name, Path: at.Path + "/login", Kind: l.Type, Policies: l.Policies, Any: true, Alone: true, NoDefault: l.NoDefaultPolicy, Orphan: true,
 		TTL: seconds(l.TTL), ExplicitMax: seconds(l.ExplicitMaxTTL), Period: seconds(l.Period), Uses: l.NumUses, CIDRs: l.CIDRs, Most: at.Most,
 	}
 	if w.TTL == 0 {

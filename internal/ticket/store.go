@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"estover.dev"
 	"estover.dev/internal/db"
 )
 
@@ -197,6 +198,41 @@ func ids(ctx context.Context, tx *db.Tx, query string, args ...any) (list []stri
 		list = append(list, id)
 	}
 	return list, rows.Err()
+}
+
+// setHolds marks a ticket, and those that it came of.
+func setHolds(ctx context.Context, tx *db.Tx, id string) error {
+	_, err := tx.Exec(ctx, `with recursive up(id, parent_id) as (
+			select id, parent_id from ticket where tenant_id = $1 and id = $2
+			union all
+			select t.id, t.parent_id from ticket t join up on t.id = up.parent_id where t.tenant_id = $1
+		)
+		update ticket set holds = true where tenant_id = $1 and id in (select id from up) and not holds`, tx.Tenant(), id)
+	return err
+}
+
+// place is a ticket of a tenant.
+type place struct {
+	tenant estover.TenantID
+	id     string
+}
+
+// findDue reads which tickets are over their time and hold something, of all
+// tenants.
+func findDue(ctx context.Context, tx *db.Tx) (due []place, err error) {
+	rows, err := tx.Query(ctx, `select tenant_id, id from ticket where holds and ended_at is null and expires_at <= $1 order by expires_at limit 256`, tx.Now())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var at place
+		if err := rows.Scan(&at.tenant, &at.id); err != nil {
+			return nil, err
+		}
+		due = append(due, at)
+	}
+	return due, rows.Err()
 }
 
 // sweepBatch is how many rows one transaction of a sweep takes away.

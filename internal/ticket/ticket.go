@@ -413,8 +413,9 @@ type Wish struct {
 	Path        string
 	DisplayName string
 	Kind        string   // "" for a service ticket
-	Policies    []string // nil for those of what it comes of
+	Policies    []string // none for those of what it comes of
 	Any         bool     // they need not be of those
+	Alone       bool     // it comes of nothing: none are none
 	NoDefault   bool
 	Orphan      bool
 	Meta        map[string]string
@@ -527,7 +528,7 @@ func policies(parent *Ticket, w Wish) ([]string, error) {
 	if parent != nil {
 		have = parent.Policies
 	}
-	if len(asked) == 0 && !w.Any {
+	if len(asked) == 0 && !w.Alone {
 		asked = slices.Clone(have)
 		if w.NoDefault {
 			asked = slices.DeleteFunc(asked, func(p string) bool { return p == Default })

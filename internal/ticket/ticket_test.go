@@ -293,6 +293,7 @@ func TestPolicies(t *testing.T) {
 		{"another", ticket.Wish{Policies: []string{"ops"}}, nil, ticket.ErrPolicies},
 		{"another, by sudo", ticket.Wish{Policies: []string{"ops"}, Any: true}, []string{"default", "ops"}, nil},
 		{"root", ticket.Wish{Policies: []string{"root"}}, nil, ticket.ErrPolicies},
+		{"the parent's, by sudo", ticket.Wish{Any: true}, []string{"app", "db", "default"}, nil},
 		{"root, by sudo", ticket.Wish{Policies: []string{"root"}, Any: true}, nil, ticket.ErrPolicies},
 	} {
 		m, err := w.Create(t.Context(), ada, &app.Ticket, c.wish)

@@ -3,15 +3,19 @@ package vault
 import (
 	"estover.dev/internal/mount"
 	"estover.dev/internal/secret"
+	"estover.dev/internal/secret/database"
+	"estover.dev/internal/secret/lease"
 	"estover.dev/internal/ticket"
 )
 
 // Parts are the packages that the door speaks for.
 type Parts struct {
-	Mounts   *mount.Mounts
-	Policies *mount.Policies
-	Secrets  *secret.Secrets
-	Tickets  *ticket.Tickets
+	Mounts    *mount.Mounts
+	Policies  *mount.Policies
+	Secrets   *secret.Secrets
+	Tickets   *ticket.Tickets
+	Leases    *lease.Leases
+	Databases *database.Databases
 }
 
 // areas lists every route there is.
@@ -19,7 +23,7 @@ func (d *Door) areas() []Route {
 	var all []Route
 	for _, area := range [][]Route{
 		d.status(), d.mounts(), d.authMounts(), d.policies(),
-		d.tickets(), d.appRoles(), d.jwts(), d.certs(), d.wrapping(),
+		d.tickets(), d.appRoles(), d.jwts(), d.certs(), d.wrapping(), d.leases(), d.databases(),
 		d.kv2(), d.kv1(),
 	} {
 		all = append(all, area...)

@@ -128,3 +128,35 @@ create table cubbyhole (
 	unique (tenant_id, id),
 	foreign key (tenant_id, ticket_id) references ticket (tenant_id, id)
 );
+
+-- What a database mount of the door calls things: a configuration is a target and
+-- the secret of its admin, a role is a role of leases. spec is as it was written.
+create table database_config (
+	tenant_id text not null,
+	mount_id text not null,
+	name text not null,
+	target text not null,
+	admin text not null, -- path of a secret
+	spec text not null, -- JSON
+	changed_at bigint not null,
+	epoch bigint not null,
+	primary key (tenant_id, mount_id, name),
+	unique (tenant_id, target)
+);
+
+create table database_role (
+	tenant_id text not null,
+	mount_id text not null,
+	name text not null,
+	lease_role text not null,
+	spec text not null, -- JSON
+	changed_at bigint not null,
+	epoch bigint not null,
+	primary key (tenant_id, mount_id, name),
+	unique (tenant_id, lease_role)
+);
+
+-- Something ends with the ticket, so that its end by time is looked for.
+alter table ticket add column holds boolean not null default false;
+
+create index ticket_holds on ticket (expires_at) where holds and ended_at is null;

@@ -1,0 +1,117 @@
+package database
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"estover.dev/internal/db"
+)
+
+// encode is a value as JSON in a column; there is none that has no JSON.
+func encode(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic("database: a value without JSON: " + err.Error())
+	}
+	return string(b)
+}
+
+// most is how many configurations or roles one list holds.
+const most = 10_000
+
+func findConfig(ctx context.Context, tx *db.Tx, mount, name string) (*Config, error) {
+	x := &Config{}
+	var spec string
+	err := tx.QueryRow(ctx, `select name, target, admin, spec, epoch from database_config where tenant_id = $1 and mount_id = $2 and name = $3`, tx.Tenant(), mount, name).
+		Scan(&x.Name, &x.Target, &x.Admin, &spec, &x.epoch)
+	if errors.Is(err, db.ErrNoRows) {
+		return nil, ErrNoConfig
+	}
+	if err != nil {
+		return nil, err
+	}
+	return x, json.Unmarshal([]byte(spec), x)
+}
+
+func configNames(ctx context.Context, tx *db.Tx, mount string) (list []string, err error) {
+	rows, err := tx.Query(ctx, fmt.Sprintf(`select name from database_config where tenant_id = $1 and mount_id = $2 order by name limit %d`, most), tx.Tenant(), mount)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			return nil, err
+		}
+		list = append(list, name)
+	}
+	return list, rows.Err()
+}
+
+// putConfig stores a configuration, unless another has been stored since it was
+// read.
+func putConfig(ctx context.Context, tx *db.Tx, mount string, x *Config) error {
+	n, err := tx.Exec(ctx, `insert into database_config (tenant_id, mount_id, name, target, admin, spec, changed_at, epoch) values ($1, $2, $3, $4, $5, $6, $7, $8)
+		on conflict (tenant_id, mount_id, name) do update set spec = excluded.spec, changed_at = excluded.changed_at, epoch = excluded.epoch
+		where database_config.epoch = excluded.epoch - 1`, tx.Tenant(), mount, x.Name, x.Target, x.Admin, encode(x), tx.Now(), x.epoch+1)
+	if err == nil && n == 0 {
+		err = ErrBusy
+	}
+	return err
+}
+
+func dropConfig(ctx context.Context, tx *db.Tx, mount, name string) error {
+	_, err := tx.Exec(ctx, `delete from database_config where tenant_id = $1 and mount_id = $2 and name = $3`, tx.Tenant(), mount, name)
+	return err
+}
+
+func scanRole(row interface{ Scan(...any) error }) (*Role, error) {
+	r := &Role{}
+	var spec string
+	err := row.Scan(&r.Name, &r.Lease, &spec, &r.epoch)
+	if errors.Is(err, db.ErrNoRows) {
+		return nil, ErrNoRole
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r, json.Unmarshal([]byte(spec), r)
+}
+
+func findRole(ctx context.Context, tx *db.Tx, mount, name string) (*Role, error) {
+	return scanRole(tx.QueryRow(ctx, `select name, lease_role, spec, epoch from database_role where tenant_id = $1 and mount_id = $2 and name = $3`, tx.Tenant(), mount, name))
+}
+
+func allRoles(ctx context.Context, tx *db.Tx, mount string) (list []*Role, err error) {
+	rows, err := tx.Query(ctx, fmt.Sprintf(`select name, lease_role, spec, epoch from database_role where tenant_id = $1 and mount_id = $2 order by name limit %d`, most), tx.Tenant(), mount)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		r, err := scanRole(rows)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, r)
+	}
+	return list, rows.Err()
+}
+
+func putRole(ctx context.Context, tx *db.Tx, mount string, r *Role) error {
+	n, err := tx.Exec(ctx, `insert into database_role (tenant_id, mount_id, name, lease_role, spec, changed_at, epoch) values ($1, $2, $3, $4, $5, $6, $7)
+		on conflict (tenant_id, mount_id, name) do update set spec = excluded.spec, changed_at = excluded.changed_at, epoch = excluded.epoch
+		where database_role.epoch = excluded.epoch - 1`, tx.Tenant(), mount, r.Name, r.Lease, encode(r), tx.Now(), r.epoch+1)
+	if err == nil && n == 0 {
+		err = ErrBusy
+	}
+	return err
+}
+
+func dropRole(ctx context.Context, tx *db.Tx, mount, name string) error {
+	_, err := tx.Exec(ctx, `delete from database_role where tenant_id = $1 and mount_id = $2 and name = $3`, tx.Tenant(), mount, name)
+	return err
+}
