@@ -189,6 +189,18 @@ func (e *Evidence) Certificate(ctx context.Context, tenant estover.TenantID, eve
 	return attest.Receipt{Entry: entries[0]}, nil
 }
 
+// CommittedIn is what the statement of an event commits to.
+func CommittedIn(event audit.Entry) (c Committed, err error) {
+	b, err := json.Marshal(event.Detail[DetailKey])
+	if err == nil {
+		err = json.Unmarshal(b, &c)
+	}
+	if err != nil {
+		return c, fmt.Errorf("reading what a statement commits to: %w", err)
+	}
+	return c, nil
+}
+
 // Session is the evidence of a session as a file: a receipt for every call,
 // the closing statement if it has ended, the trust policy, the policy bundles
 // that decided and, with disclose, what the statements commit to. That it was
@@ -314,7 +326,7 @@ func (e *Evidence) entries(ctx context.Context, tenant estover.TenantID, events 
 			return nil, ErrNoStatement
 		}
 		purpose := seal.GatewayKey
-		if s.Predicate.Type() == attest.ContainmentType {
+		if t := s.Predicate.Type(); t == attest.ContainmentType || t == attest.EmergencyType {
 			purpose = seal.ContainmentKey
 		}
 		if signers[purpose] == nil {

@@ -3,10 +3,12 @@ package secret
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"estover.dev"
 	"estover.dev/internal/db"
 )
 
@@ -285,6 +287,83 @@ func usesBy(ctx context.Context, tx *db.Tx, f UseFilter, limit int) ([]Use, erro
 		list = append(list, u)
 	}
 	return list, rows.Err()
+}
+
+// An Exposure is a secret of which somebody has had the value.
+type Exposure struct {
+	Secret   string
+	Path     string
+	Class    estover.Class
+	Risk     Risk
+	Version  int64 // the newest that was read
+	Newest   int64 // what is used
+	Removed  bool
+	Subjects []string // who has read it
+	Sessions int64
+}
+
+// Exposed are the secrets whose values have left us since a time: those that one
+// of these subjects has read, or all if there are none.
+func Exposed(ctx context.Context, tx *db.Tx, subjects []estover.Subject, since time.Time) ([]Exposure, error) {
+	rows, err := tx.Query(ctx, `select s.id, s.path, s.class, s.risk, u.version, s.current_version, s.ended_at, u.subject, u.session_id
+		from secret_use u join secret s on s.tenant_id = u.tenant_id and s.id = u.secret_id
+		where u.tenant_id = $1 and u.via = 'plaintext' and u.last_at >= $2 order by s.path, s.id, u.subject, u.session_id`,
+		tx.Tenant(), micros(since))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	var list []Exposure
+	for rows.Next() {
+		var e Exposure
+		var ended time.Time
+		var subject, session string
+		if err := rows.Scan(&e.Secret, &e.Path, &e.Class, &e.Risk, &e.Version, &e.Newest, &ended, &subject, &session); err != nil {
+			return nil, err
+		}
+		if len(subjects) > 0 && !slices.Contains(subjects, estover.Subject(subject)) {
+			continue
+		}
+		if len(list) == 0 || list[len(list)-1].Secret != e.Secret {
+			e.Removed = !ended.IsZero()
+			list = append(list, e)
+		}
+		last := &list[len(list)-1]
+		last.Version = max(last.Version, e.Version)
+		if last.Sessions++; !slices.Contains(last.Subjects, subject) {
+			last.Subjects = append(last.Subjects, subject)
+		}
+	}
+	return list, rows.Err()
+}
+
+// Find is the secret at a path as if its current version had been read, for who
+// knows that it has.
+func Find(ctx context.Context, tx *db.Tx, path string) (Exposure, error) {
+	r, err := find(ctx, tx, path)
+	if err != nil {
+		return Exposure{}, err
+	}
+	return Exposure{Secret: r.ID, Path: r.Path, Class: r.Class, Risk: r.Risk, Version: r.CurrentVersion, Newest: r.CurrentVersion}, nil
+}
+
+// Injected are the ids of the secrets that the gateway has used for a subject since
+// a time.
+func Injected(ctx context.Context, tx *db.Tx, subject estover.Subject, since time.Time) (ids []string, err error) {
+	rows, err := tx.Query(ctx, `select distinct secret_id from secret_use
+		where tenant_id = $1 and subject = $2 and last_at >= $3 and via = 'gateway' order by secret_id`, tx.Tenant(), subject, micros(since))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, rows.Err()
 }
 
 // A Holder is a use of a version by who may still have it.

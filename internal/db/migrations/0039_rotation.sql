@@ -73,3 +73,41 @@ create table rotation_ack (
 	open text not null, -- JSON: whose connections, and how many
 	primary key (tenant_id, secret_id, node)
 );
+
+-- What was ended and changed since somebody may have had it who should not, each
+-- thing a row, so that whoever comes after a crash goes on with it.
+create table emergency_rotation (
+	tenant_id text not null,
+	id text not null,
+	scope text not null check (scope in ('agent', 'resource', 'incident', 'secret')),
+	target text not null,
+	since bigint, -- none: whatever there is on record
+	reason text not null,
+	keep boolean not null, -- old versions live while others use them
+	asked_by text not null,
+	at bigint not null,
+	planned_at bigint, -- when the items were found, once it was cut off
+	done_at bigint,
+	event_id text not null default '', -- of the last report
+	primary key (tenant_id, id)
+);
+
+create index emergency_rotation_open on emergency_rotation (at) where done_at is null;
+
+create table emergency_rotation_item (
+	tenant_id text not null,
+	emergency_id text not null,
+	n bigint not null,
+	kind text not null check (kind in ('containment', 'leases', 'certificates', 'secret')),
+	ref text not null, -- agent:…, resource:…, or the path of a secret
+	secret_id text not null default '',
+	version bigint not null default 0, -- the newest that was seen
+	why text not null default '', -- who had it
+	state text not null check (state in ('pending', 'by_hand', 'failed', 'done')),
+	note text not null default '',
+	tries bigint not null default 0,
+	begun_at bigint,
+	done_at bigint,
+	primary key (tenant_id, emergency_id, n),
+	foreign key (tenant_id, emergency_id) references emergency_rotation (tenant_id, id)
+);

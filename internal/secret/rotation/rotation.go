@@ -70,6 +70,7 @@ var (
 	ErrInvalid  = &estover.Error{Kind: estover.Invalid, Code: "rotation_invalid", Detail: "The secret cannot be rotated in this way."}
 	ErrBusy     = &estover.Error{Kind: estover.Conflict, Code: "rotation_under_way", Detail: "A rotation is under way. `estover rotation explain` says what it waits for."}
 	ErrStopped  = &estover.Error{Kind: estover.Conflict, Code: "rotation_stopped", Detail: "Rotations at this target are stopped since a new password did not log in. Find out why, then: estover rotation clear TARGET"}
+	ErrCrowded  = &estover.Error{Kind: estover.Unavailable, Code: "rotation_target_crowded", Detail: "As many rotations are under way at the target as may be at once. This one begins when one of them has ended."}
 	ErrReason   = &estover.Error{Kind: estover.Invalid, Code: "rotation_reason_missing", Detail: "Say why, in up to 500 characters: who is cut off needs to know.", Field: "reason"}
 	ErrNothing  = &estover.Error{Kind: estover.Conflict, Code: "rotation_nothing_to_force", Detail: "No version of the secret is on its way out, so there is nothing to force."}
 	ErrNode     = &estover.Error{Kind: estover.Unavailable, Code: "node_not_standing", Detail: "This node has not been able to say that it is there, so it uses no secret that is rotated. Try again in a moment."}
@@ -435,6 +436,12 @@ func (x *Rotations) risk(ctx context.Context, tenant estover.TenantID, path stri
 // answer is a secret whose new version is the current one, or an error that says
 // why not.
 func (x *Rotations) Run(ctx context.Context, c estover.Caller, path string) (Rotation, error) {
+	return x.run(ctx, c, path, false)
+}
+
+// run is [Rotations.Run], or what is done in an emergency: then it does not matter
+// that clients may still have the version before.
+func (x *Rotations) run(ctx context.Context, c estover.Caller, path string, urgent bool) (Rotation, error) {
 	op := guard.Op{Action: "rotation.run", Target: target(path)}
 	r, err := x.load(ctx, c.Tenant, path)
 	if err == nil {
@@ -453,7 +460,7 @@ func (x *Rotations) Run(ctx context.Context, c estover.Caller, path string) (Rot
 		case r.Step != Idle:
 			r.Next, r.LastError, r.tries = tx.Now(), "", 0 // it goes on at once
 		default:
-			if until := r.switchedAt.Add(r.Grace()); tx.Now().Before(until) && !r.switchedAt.IsZero() {
+			if until := r.switchedAt.Add(r.Grace()); tx.Now().Before(until) && !r.switchedAt.IsZero() && !urgent {
 				return ErrBusy.With("%s was rotated at %s, and clients may have that version until %s. It is not rotated twice in that time.", path, r.switchedAt.Format(time.RFC3339), until.Format(time.RFC3339))
 			}
 			if err := mayBegin(ctx, tx.Tx, r.Target); err != nil {
@@ -468,7 +475,7 @@ func (x *Rotations) Run(ctx context.Context, c estover.Caller, path string) (Rot
 		return Rotation{}, err
 	}
 	// Whoever asked may have gone; what has begun is brought to its end.
-	return x.through(context.WithoutCancel(ctx), c.Tenant, r)
+	return x.through(context.WithoutCancel(ctx), c.Tenant, r, urgent)
 }
 
 // runTime is how long [Rotations.Run] waits for what it began, if another node does
@@ -477,7 +484,7 @@ const runTime = 50 * time.Second
 
 // through works at a rotation until it needs nothing but time, whichever node
 // does the work.
-func (x *Rotations) through(ctx context.Context, tenant estover.TenantID, r Rotation) (Rotation, error) {
+func (x *Rotations) through(ctx context.Context, tenant estover.TenantID, r Rotation, urgent bool) (Rotation, error) {
 	before, late := r, time.After(x.patience)
 	for {
 		err := x.advance(ctx, tenant, r.Secret)
@@ -493,6 +500,8 @@ func (x *Rotations) through(ctx context.Context, tenant estover.TenantID, r Rota
 			return r, nil
 		case r.LastError != "":
 			return r, failed(r)
+		case urgent && r.Step == Idle && r.Next.After(x.Guard.DB().Now()): // others are not kept waiting for it
+			return r, ErrCrowded
 		}
 		select {
 		case <-late:

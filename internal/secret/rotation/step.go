@@ -278,7 +278,7 @@ func (w *work) stage(ctx context.Context) (bool, error) {
 		return begin(ctx, tx.Tx, n.Target)
 	})
 	switch {
-	case errors.Is(err, errCrowded):
+	case errors.Is(err, ErrCrowded):
 		return false, w.later(ctx, func(now time.Time) time.Time { return now.Add(5 * time.Second) })
 	case errors.Is(err, ErrStopped):
 		return false, w.later(ctx, func(now time.Time) time.Time { return now.Add(mostWait) })

@@ -195,9 +195,6 @@ func countLate(ctx context.Context, tx *db.Tx) (n int64, err error) {
 	return n, err
 }
 
-// errCrowded says that as many rotations are under way at a target as may be.
-var errCrowded = errors.New("other rotations are under way at the target")
-
 // begin counts a rotation in at its target, unless there are enough or they are
 // stopped there.
 func begin(ctx context.Context, tx *db.Tx, target string) error {
@@ -213,7 +210,7 @@ func begin(ctx context.Context, tx *db.Tx, target string) error {
 	if err := mayBegin(ctx, tx, target); err != nil {
 		return err
 	}
-	return errCrowded
+	return ErrCrowded
 }
 
 // mayBegin says why no rotation begins at a target, if it is stopped there.

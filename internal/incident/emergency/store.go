@@ -1,0 +1,135 @@
+package emergency
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+
+	"estover.dev/internal/db"
+)
+
+// newSeed is what the salts of a report come from.
+func newSeed() []byte {
+	b := make([]byte, 32)
+	_, _ = rand.Read(b) // never fails
+	return b
+}
+
+const columns = `id, scope, target, since, reason, keep, asked_by, at, planned_at, done_at, event_id`
+
+func scan(scan func(...any) error) (e Emergency, err error) {
+	e.Items = []Item{}
+	err = scan(&e.ID, &e.Scope, &e.Target, &e.Since, &e.Reason, &e.Keep, &e.By, &e.At, &e.PlannedAt, &e.DoneAt, &e.Event)
+	return e, err
+}
+
+func one(ctx context.Context, tx *db.Tx, row db.Single) (Emergency, error) {
+	e, err := scan(row.Scan)
+	if errors.Is(err, db.ErrNoRows) {
+		return e, ErrNotFound
+	}
+	if err != nil {
+		return e, err
+	}
+	rows, err := tx.Query(ctx, `select n, kind, ref, secret_id, version, why, state, note, tries, begun_at, done_at from emergency_rotation_item
+		where tenant_id = $1 and emergency_id = $2 order by n`, tx.Tenant(), e.ID)
+	if err != nil {
+		return e, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var i Item
+		if err := rows.Scan(&i.N, &i.Kind, &i.Ref, &i.secret, &i.Version, &i.Why, &i.State, &i.Note, &i.Tries, &i.BegunAt, &i.DoneAt); err != nil {
+			return e, err
+		}
+		e.Items = append(e.Items, i)
+	}
+	return e, rows.Err()
+}
+
+func find(ctx context.Context, tx *db.Tx, id string) (Emergency, error) {
+	return one(ctx, tx, tx.QueryRow(ctx, "select "+columns+" from emergency_rotation where tenant_id = $1 and id = $2", tx.Tenant(), id))
+}
+
+// findOpen is the one that is under way about the same.
+func findOpen(ctx context.Context, tx *db.Tx, w Wish) (Emergency, error) {
+	return one(ctx, tx, tx.QueryRow(ctx, "select "+columns+` from emergency_rotation
+		where tenant_id = $1 and scope = $2 and target = $3 and done_at is null order by at limit 1`, tx.Tenant(), w.Scope, w.Target))
+}
+
+func insert(ctx context.Context, tx *db.Tx, e Emergency) error {
+	_, err := tx.Exec(ctx, `insert into emergency_rotation (tenant_id, id, scope, target, since, reason, keep, asked_by, at)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, tx.Tenant(), e.ID, e.Scope, e.Target, e.Since, e.Reason, e.Keep, e.By, e.At)
+	if err != nil {
+		return err
+	}
+	return insertItems(ctx, tx, e.ID, e.Items)
+}
+
+func insertItems(ctx context.Context, tx *db.Tx, id string, items []Item) error {
+	for _, i := range items {
+		_, err := tx.Exec(ctx, `insert into emergency_rotation_item (tenant_id, emergency_id, n, kind, ref, secret_id, version, why, state, note)
+			values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`, tx.Tenant(), id, i.N, i.Kind, i.Ref, i.secret, i.Version, i.Why, i.State, i.Note)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// planned says that the items are found, and whether nobody has said so before.
+func planned(ctx context.Context, tx *db.Tx, id string) (bool, error) {
+	n, err := tx.Exec(ctx, `update emergency_rotation set planned_at = $3 where tenant_id = $1 and id = $2 and planned_at is null`, tx.Tenant(), id, tx.Now())
+	return n == 1, err
+}
+
+// settle stores how far an item is, unless it is done.
+func settle(ctx context.Context, tx *db.Tx, id string, n int64, state State, note string) error {
+	var done any
+	if state == Done {
+		done = tx.Now()
+	}
+	_, err := tx.Exec(ctx, `update emergency_rotation_item set state = $4, note = $5, done_at = $6, tries = tries + 1, begun_at = coalesce(begun_at, $7)
+		where tenant_id = $1 and emergency_id = $2 and n = $3 and state <> 'done'`, tx.Tenant(), id, n, state, note, done, tx.Now())
+	return err
+}
+
+func reported(ctx context.Context, tx *db.Tx, e *Emergency) error {
+	_, err := tx.Exec(ctx, `update emergency_rotation set event_id = $3, done_at = $4 where tenant_id = $1 and id = $2 and done_at is null`,
+		tx.Tenant(), e.ID, e.Event, e.DoneAt)
+	return err
+}
+
+// unfinished are those of all tenants of which something is not done.
+func unfinished(ctx context.Context, tx *db.Tx) (list []place, err error) {
+	rows, err := tx.Query(ctx, `select tenant_id, id from emergency_rotation where done_at is null order by at limit 100`)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var at place
+		if err := rows.Scan(&at.tenant, &at.id); err != nil {
+			return nil, err
+		}
+		list = append(list, at)
+	}
+	return list, rows.Err()
+}
+
+func newest(ctx context.Context, tx *db.Tx, limit int) ([]Emergency, error) {
+	rows, err := tx.Query(ctx, "select "+columns+" from emergency_rotation where tenant_id = $1 order by at desc, id limit $2", tx.Tenant(), limit)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	list := []Emergency{}
+	for rows.Next() {
+		e, err := scan(rows.Scan)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, e)
+	}
+	return list, rows.Err()
+}
