@@ -54,6 +54,11 @@ var statusOf = map[string]int{
 	ErrTooLong.Code:     http.StatusGatewayTimeout,
 	ErrStalled.Code:     http.StatusRequestTimeout,
 	ErrMisdirected.Code: http.StatusMisdirectedRequest,
+
+	// Why a slot cannot be filled, where the agent is told more than that.
+	"connection_reauthorize":   http.StatusBadGateway,
+	"connection_misconfigured": http.StatusBadGateway,
+	"connection_provider":      http.StatusBadGateway,
 }
 
 // A Refusal is an error with what else the agent, or who runs it, should know:

@@ -45,6 +45,9 @@ func Check(s Spec) (Spec, error) {
 		s.Destination = "internal"
 	}
 	c.oneOf("destination", s.Destination, "internal", "partner", "public")
+	if s.OnMisuse != "" {
+		c.oneOf("on_misuse", s.OnMisuse, OnMisuseRecord, OnMisuseQuarantine)
+	}
 	if s.Evidence != "" {
 		c.oneOf("evidence", s.Evidence, "strict", "batched")
 	}

@@ -63,6 +63,12 @@ const (
 	OnEchoRotate = "rotate"
 )
 
+// What becomes of an agent that misuses a placeholder.
+const (
+	OnMisuseRecord     = "record"
+	OnMisuseQuarantine = "quarantine"
+)
+
 // What a slot names in the place of a secret's path.
 const (
 	LeasePrefix      = "lease:"

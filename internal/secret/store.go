@@ -414,3 +414,12 @@ func printed(ctx context.Context, tx *db.Tx, digest []byte) ([]Sighting, error) 
 	}
 	return list, rows.Err()
 }
+
+// findPath is the path of a secret by its id.
+func findPath(ctx context.Context, tx *db.Tx, id string) (path string, err error) {
+	err = tx.QueryRow(ctx, "select path from secret where tenant_id = $1 and id = $2 and ended_at is null", tx.Tenant(), id).Scan(&path)
+	if err == db.ErrNoRows {
+		err = ErrNotFound
+	}
+	return path, err
+}

@@ -2,13 +2,16 @@ package server
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
 
 	"estover.dev"
 	"estover.dev/internal/connect"
 	"estover.dev/internal/directory"
+	"estover.dev/internal/secret"
 	"estover.dev/internal/secret/connection"
+	"estover.dev/internal/secret/lease"
 	"estover.dev/internal/token"
 )
 
@@ -40,4 +43,14 @@ func (s *Server) sendToProvider(ctx context.Context, t estover.TenantID, spec co
 	}
 	d, err := f.Do(r.WithContext(ctx), limit)
 	return connection.Answer{Status: d.Status, Header: d.Header, Body: d.Body}, err
+}
+
+// leased is a part of the credential that a session has of a role, for a request to a
+// resource.
+func (s *Server) leased(ctx context.Context, caller estover.Caller, resource, role, field string) (secret.Injection, error) {
+	in, err := s.leases.Use(ctx, caller, resource, role, field)
+	if errors.Is(err, lease.ErrNoField) {
+		err = secret.ErrNoField.With("What the role %s hands out has no part %s.", role, field)
+	}
+	return secret.Injection{Value: in.Value, Secret: in.Lease, Version: in.Lease}, err
 }

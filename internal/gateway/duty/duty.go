@@ -55,12 +55,16 @@ import (
 	"estover.dev/internal/token"
 )
 
-// The actions of the gateway in the log, beside that of the call itself
+// intentAction is that of a call which will be made, beside that of the call itself
 // ([evidence.CallAction]).
+const intentAction = "gateway.intent"
+
+// EchoAction is that of a secret that came back, and ViolationAction that of what was
+// refused before it came to a decision. Their detail "then" says what is to become of
+// it.
 const (
-	intentAction    = "gateway.intent"
-	violationAction = "gateway.violation"
-	echoAction      = "secret.echoed"
+	EchoAction      = "secret.echoed"
+	ViolationAction = "gateway.violation"
 )
 
 // Config is what the gateway's duties are made of.
@@ -112,8 +116,8 @@ type Config struct {
 	Auth func(ctx context.Context, caller estover.Caller) (token.Auth, error)
 
 	// Lease is a field of the credential that a role makes for the caller's session,
-	// for a request to a host. Nil where there are no leases.
-	Lease func(ctx context.Context, caller estover.Caller, role, field, host string) (secret.Injection, error)
+	// for a request to a resource. Nil where there are no leases.
+	Lease func(ctx context.Context, caller estover.Caller, resource, role, field string) (secret.Injection, error)
 	// Connection is the access token of an OAuth connection, for a request to a host.
 	// Nil where there are no connections.
 	Connection func(ctx context.Context, caller estover.Caller, name, host string) (secret.Injection, error)
@@ -196,6 +200,7 @@ type call struct {
 	at       time.Time
 	secrets  []string // id@version of what was put in
 	handed   []handed // handles of tokens that came with it
+	carries  []func() // that end what it has open with versions of secrets
 	onEcho   map[string]string
 	commits  evidence.Committed
 	approval attest.ApprovalRef
@@ -284,7 +289,7 @@ func (d *Duties) Decide(r *http.Request, ex *gateway.Exchange) (*gateway.Plan, e
 	}
 	d.Sessions.Seen(c.task.key.tenant, c.task.key.session, c.task.idle)
 	ex.Keep(c)
-	if c.handed, err = handles(r); err != nil {
+	if c.handed, err = handles(r, ex); err != nil {
 		return nil, err
 	}
 	return d.plan(ctx, ex, c)
@@ -576,7 +581,7 @@ func least(have, n int64) int64 {
 func (d *Duties) echoed(ex *gateway.Exchange, c *call, name string) {
 	system := estover.Caller{Tenant: ex.Caller.Tenant, Subject: estover.System("gateway"), Request: ex.Caller.Request}
 	op := guard.Op{
-		Action: echoAction, Target: sighted(name), Resource: c.resource.ID, Session: ex.Caller.Session,
+		Action: EchoAction, Target: sighted(name), Resource: c.resource.ID, Session: ex.Caller.Session,
 		Detail: map[string]any{"version": name, "call": c.decision.ID},
 	}
 	if then := c.onEcho[name]; then != "" {
@@ -618,8 +623,14 @@ func (d *Duties) Violate(ex *gateway.Exchange, err error) {
 		reason = known.Code
 	}
 	op := guard.Op{
-		Action: violationAction, Target: "session:" + ex.Caller.Session, Session: ex.Caller.Session,
+		Action: ViolationAction, Target: "session:" + ex.Caller.Session, Session: ex.Caller.Session,
 		Detail: map[string]any{"reason": reason, "method": ex.Method, "host": ex.Host.String(), "door": ex.Door},
+	}
+	if c, ok := ex.Kept().(*call); ok && errors.Is(err, gateway.ErrTripwire) {
+		op.Resource = c.resource.ID
+		if c.resource.OnMisuse != "" {
+			op.Detail["then"] = c.resource.OnMisuse
+		}
 	}
 	event := d.Guard.Event(ex.Caller, op, guard.Decision{ID: audit.NewID(), Reasons: []string{reason}, Engine: "kernel"}, audit.Refused)
 	p, err := d.Guard.Log().Prepare(ex.Caller.Tenant, event)

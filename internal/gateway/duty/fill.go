@@ -84,7 +84,12 @@ func target(s *resource.Slot) string {
 // forwarded, and it is not the agent's mistake.
 func unfilled(err error) error {
 	var known *estover.Error
-	if !errors.As(err, &known) || gateway.StatusOf(known) >= 500 {
+	var refused *gateway.Refusal
+	if !errors.As(err, &known) || errors.As(err, &refused) {
+		return err
+	}
+	leased := strings.HasPrefix(known.Code, "lease_") || strings.HasPrefix(known.Code, "target_")
+	if gateway.StatusOf(known) >= 500 && !leased {
 		return err
 	}
 	return gateway.ErrSlot.With("%s", known.Detail).Because(err)
@@ -94,19 +99,20 @@ func unfilled(err error) error {
 type filling struct {
 	fields map[string]estover.Secret
 	label  string
+	one    secret.Injection // that of one of the fields
 }
 
 func (f *filling) text(field string) string { return string(f.fields[field].Reveal()) }
 
 // get reads fields of what fills a slot. Those whose names end with a question mark
 // need not be there.
-func (d *Duties) get(ctx context.Context, ex *gateway.Exchange, slot *resource.Slot, fields ...string) (*filling, error) {
+func (d *Duties) get(ctx context.Context, ex *gateway.Exchange, id string, slot *resource.Slot, fields ...string) (*filling, error) {
 	for range 3 { // a version may be written in between
 		f := &filling{fields: map[string]estover.Secret{}}
 		again := false
 		for _, field := range fields {
 			name, optional := strings.CutSuffix(field, "?")
-			in, err := d.inject(ctx, ex, slot, name)
+			in, err := d.inject(ctx, ex, id, slot, name)
 			if optional && errors.Is(err, secret.ErrNoField) {
 				continue
 			}
@@ -114,7 +120,7 @@ func (d *Duties) get(ctx context.Context, ex *gateway.Exchange, slot *resource.S
 				return nil, err
 			}
 			again = again || f.label != "" && f.label != in.Version
-			f.fields[name], f.label = in.Value, in.Version
+			f.fields[name], f.label, f.one = in.Value, in.Version, in
 		}
 		if !again {
 			return f, nil
@@ -124,13 +130,13 @@ func (d *Duties) get(ctx context.Context, ex *gateway.Exchange, slot *resource.S
 }
 
 // inject reads one field of what fills a slot.
-func (d *Duties) inject(ctx context.Context, ex *gateway.Exchange, slot *resource.Slot, field string) (secret.Injection, error) {
+func (d *Duties) inject(ctx context.Context, ex *gateway.Exchange, id string, slot *resource.Slot, field string) (secret.Injection, error) {
 	host := ex.Host.String()
 	if slot.Static() {
 		return d.Secrets.Use(ctx, ex.Caller, slot.Secret, field, host)
 	}
 	if name, ok := strings.CutPrefix(slot.Secret, resource.LeasePrefix); ok && d.Lease != nil {
-		return d.Lease(ctx, ex.Caller, name, field, host)
+		return d.Lease(ctx, ex.Caller, id, name, field)
 	}
 	if name, ok := strings.CutPrefix(slot.Secret, resource.ConnectionPrefix); ok && d.Connection != nil {
 		return d.Connection(ctx, ex.Caller, name, host)
@@ -148,7 +154,7 @@ func (d *Duties) fill(ctx context.Context, ex *gateway.Exchange, p *gateway.Plan
 	var f *filling
 	switch slot.Slot {
 	case resource.MTLS:
-		if f, err = d.get(ctx, ex, slot, certificateField, keyField); err != nil {
+		if f, err = d.get(ctx, ex, c.resource.ID, slot, certificateField, keyField); err != nil {
 			return nil, err
 		}
 		// Neither is sent: the upstream sees the certificate, and a proof of the key.
@@ -156,7 +162,7 @@ func (d *Duties) fill(ctx context.Context, ex *gateway.Exchange, p *gateway.Plan
 			return nil, err
 		}
 	case resource.SigV4:
-		if f, err = d.get(ctx, ex, slot, awsIDField, awsKeyField, awsTokenField+"?"); err != nil {
+		if f, err = d.get(ctx, ex, c.resource.ID, slot, awsIDField, awsKeyField, awsTokenField+"?"); err != nil {
 			return nil, err
 		}
 		s.Unsigned = slot.AWS.UnsignedPayload
@@ -167,7 +173,7 @@ func (d *Duties) fill(ctx context.Context, ex *gateway.Exchange, p *gateway.Plan
 		if slot.HMAC.Uses("key_id") {
 			fields = append(fields, keyIDField)
 		}
-		if f, err = d.get(ctx, ex, slot, fields...); err != nil {
+		if f, err = d.get(ctx, ex, c.resource.ID, slot, fields...); err != nil {
 			return nil, err
 		}
 		s.Secret = f.fields[field]
@@ -178,7 +184,7 @@ func (d *Duties) fill(ctx context.Context, ex *gateway.Exchange, p *gateway.Plan
 		if slot.Name == "" {
 			fields = append(fields, userField)
 		}
-		if f, err = d.get(ctx, ex, slot, fields...); err != nil {
+		if f, err = d.get(ctx, ex, c.resource.ID, slot, fields...); err != nil {
 			return nil, err
 		}
 		if s.User, s.Name = slot.Name, ""; s.User == "" {
@@ -187,11 +193,14 @@ func (d *Duties) fill(ctx context.Context, ex *gateway.Exchange, p *gateway.Plan
 		s.Secret = f.fields[field]
 		values = redact.Basic(f.label, s.User, string(s.Secret.Reveal()))
 	default:
-		if f, err = d.get(ctx, ex, slot, field); err != nil {
+		if f, err = d.get(ctx, ex, c.resource.ID, slot, field); err != nil {
 			return nil, err
 		}
 		s.Secret = f.fields[field]
 		values = f.values(field)
+	}
+	if slot.Static() {
+		c.carries = append(c.carries, d.Secrets.Carry(f.one))
 	}
 	s.Label = f.label
 	if !slices.Contains(c.secrets, f.label) {

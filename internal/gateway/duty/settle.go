@@ -121,6 +121,9 @@ func (d *Duties) abandon(ex *gateway.Exchange, c *call, why error) {
 // Settle records what became of the call: its statement is a leaf of the log.
 func (d *Duties) Settle(ex *gateway.Exchange, p *gateway.Plan, out *gateway.Outcome) {
 	c := p.State.(*call)
+	for _, done := range c.carries {
+		done()
+	}
 	d.outcome(ex, c, out)
 	d.outcomes.Add(1)
 	d.settle(ex, c, out)

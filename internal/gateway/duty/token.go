@@ -14,6 +14,7 @@ import (
 
 	"estover.dev"
 	"estover.dev/internal/db"
+	"estover.dev/internal/edge"
 	"estover.dev/internal/gateway"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/redact"
@@ -25,8 +26,8 @@ import (
 // What an upstream's token endpoint hands out stays here (gateway.md, C8). In the
 // place of each token the agent gets a handle. It is good in the session in which
 // it came, for the resource that it came from, and in two places of a request: as
-// the bearer token, and as the whole value of a parameter of a form that speaks of
-// tokens. Anywhere else it is a tripwire, as a placeholder is.
+// the bearer token (where Authorization is taken, in a header of its own), and as
+// the whole value of a parameter of a form that speaks of tokens. Anywhere else it is a tripwire, as a placeholder is.
 
 // TokenPrefix begins every handle.
 const TokenPrefix = "est_tk_"
@@ -55,12 +56,19 @@ var tokenParameters = []string{"refresh_token", "token", "subject_token", "actor
 // maxTokenForm is how long a form may be that is looked through for handles.
 const maxTokenForm = 64 << 10
 
+// tokenHeader is where a handle goes at a door at which Authorization has the token
+// for this server.
+const tokenHeader = "Estover-Upstream-Token"
+
 // A handed handle is one that came with a request.
 type handed struct{ parameter, handle string } // "" for the bearer token
 
 // handles finds the handles of a request where they may be.
-func handles(r *http.Request) (found []handed, err error) {
-	if scheme, value, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "bearer") && strings.HasPrefix(value, TokenPrefix) {
+func handles(r *http.Request, ex *gateway.Exchange) (found []handed, err error) {
+	if value := r.Header.Get(tokenHeader); strings.HasPrefix(value, TokenPrefix) {
+		found = append(found, handed{"", value})
+		ex.Own = append(ex.Own[:len(ex.Own):len(ex.Own)], edge.Fold(tokenHeader))
+	} else if scheme, value, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "bearer") && strings.HasPrefix(value, TokenPrefix) {
 		found = append(found, handed{"", value})
 	}
 	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); r.Method != http.MethodPost || kind != "application/x-www-form-urlencoded" {

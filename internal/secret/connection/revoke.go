@@ -169,3 +169,13 @@ func short(text string) string {
 	}
 	return text
 }
+
+// NameOf is the name of a connection by its id, for who has seen the id of one in the
+// log.
+func (x *Connections) NameOf(ctx context.Context, tenant estover.TenantID, id string) (name string, err error) {
+	err = x.guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
+		name, err = findID(ctx, tx, id)
+		return err
+	})
+	return name, err
+}

@@ -227,3 +227,11 @@ func orNull(b []byte) any {
 	}
 	return b
 }
+
+func findID(ctx context.Context, tx *db.Tx, id string) (name string, err error) {
+	err = tx.QueryRow(ctx, "select name from connection where tenant_id = $1 and id = $2 and ended_at is null", tx.Tenant(), id).Scan(&name)
+	if errors.Is(err, db.ErrNoRows) {
+		err = ErrNotFound
+	}
+	return name, err
+}
