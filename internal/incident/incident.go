@@ -55,6 +55,7 @@ var (
 	ErrReason   = &estover.Error{Kind: estover.Invalid, Code: "containment_reason_missing", Detail: "Say why it is contained, in up to 500 characters: those who find it held need to know.", Field: "reason"}
 	ErrTarget   = &estover.Error{Kind: estover.Invalid, Code: "containment_target_invalid", Detail: "Say what is contained: agent, blueprint, resource, person or tenant with a name, or everything."}
 	ErrNotFound = &estover.Error{Kind: estover.NotFound, Code: "containment_not_found", Detail: "There is no such containment."}
+	ErrLeases   = &estover.Error{Kind: estover.Unavailable, Code: "containment_leases_left", Detail: "It is held and its sessions are ended, but credentials that were made for it are not gone at their targets yet. They are taken away again and again, and the containment is certified when they are gone; look with `estover secret lease list --open`."}
 	ErrNotZero  = &estover.Error{Kind: estover.Unavailable, Code: "containment_incomplete", Detail: "It is held and its sessions are ended, but something of it still acts here. It is tried again; look with `estover contain list`."}
 )
 
@@ -119,6 +120,8 @@ type Containment struct {
 	ZeroMicros int64           `json:"zero_micros"` // from the request until nothing could act; 0 while that is not so
 	Event      string          `json:"event,omitempty"`
 	EndedAt    time.Time       `json:"ended_at,omitzero"` // when it was given up, since its hold was lifted before
+
+	leases int64 // credentials that were marked with it
 }
 
 // Gateway is what this node has open for agents.
@@ -133,6 +136,20 @@ type Gateway interface {
 	CountWhere(match func(c *estover.Caller, host, route string) bool) int
 }
 
+// Leases are the credentials that were made for agents.
+type Leases interface {
+	// Contain and ContainResource mark those of agents, and those that open a
+	// resource, in the transaction that holds them.
+	Contain(ctx context.Context, tx *guard.Tx, agents []string) (int, error)
+	ContainResource(ctx context.Context, tx *guard.Tx, resource string) (int, error)
+	// ContainSessions marks those of sessions, whoever holds them.
+	ContainSessions(ctx context.Context, tx *guard.Tx, sessions []string) (int, error)
+	// Left is how many there are that were contained and are not gone at their
+	// targets: those of which is says so, by the agent that holds it, the session and
+	// the resource that it opens.
+	Left(ctx context.Context, tenant estover.TenantID, is func(agent, session, resource string) bool) (int64, error)
+}
+
 // Config is what the kill switch is made of.
 type Config struct {
 	Guard    *guard.Guard
@@ -140,6 +157,7 @@ type Config struct {
 	Sessions *session.Sessions
 	Holds    *hold.Holds
 	Gateway  Gateway
+	Leases   Leases // nil where no credentials are made
 	Evidence *evidence.Evidence
 
 	// Ask puts it to others that a hold be lifted. Nil asks nobody.
@@ -257,9 +275,10 @@ func (i *Incidents) contain(ctx context.Context, caller estover.Caller, id strin
 	}
 	open := i.Gateway.CountWhere(match)
 	var ended []string
+	leases := 0
 	err = i.Guard.Do(ctx, caller, op, func(tx *guard.Tx) (err error) {
 		c.At = tx.Now()
-		if c.Hold, ended, err = i.hold(ctx, tx, caller, target, reason); err != nil {
+		if c.Hold, ended, leases, err = i.hold(ctx, tx, caller, target, reason); err != nil {
 			return err
 		}
 		tx.Note("hold_id", c.Hold)
@@ -273,6 +292,7 @@ func (i *Incidents) contain(ctx context.Context, caller estover.Caller, id strin
 	if err := i.at("hold", true); err != nil {
 		return c, err
 	}
+	c.leases = int64(leases)
 	// From here on it is cut off whoever still waits for the answer.
 	return i.finish(context.WithoutCancel(ctx), caller, c, ended, open, begun)
 }
@@ -294,34 +314,59 @@ func (i *Incidents) at(step string, done bool) error {
 	return i.reached(step, done)
 }
 
-// hold raises the hold and ends the first sessions, in one transaction.
-func (i *Incidents) hold(ctx context.Context, tx *guard.Tx, caller estover.Caller, t Target, reason string) (id string, ended []string, err error) {
+// hold raises the hold and ends the first sessions, in one transaction. It says how
+// many credentials are on their way out.
+func (i *Incidents) hold(ctx context.Context, tx *guard.Tx, caller estover.Caller, t Target, reason string) (id string, ended []string, leases int, err error) {
 	switch t.Scope {
 	case Agent:
 		if ended, err = i.Sessions.EndAgent(ctx, tx, t.ID, cause); err != nil {
-			return "", nil, err
+			return "", nil, 0, err
+		}
+		if leases, err = i.mark(ctx, tx, []string{t.ID}, ended); err != nil {
+			return "", nil, 0, err
 		}
 		h, err := i.Agents.Raise(ctx, tx, t.ID, agent.Quarantine, "Contained: "+reason, caller.Subject)
-		return h.ID, ended, err
+		return h.ID, ended, leases, err
 	case hold.Resource:
 		if _, err := resource.Load(ctx, tx.Tx, t.ID); err != nil {
-			return "", nil, err
+			return "", nil, 0, err
+		}
+		if i.Leases != nil {
+			if leases, err = i.Leases.ContainResource(ctx, tx, t.ID); err != nil {
+				return "", nil, 0, err
+			}
+			tx.Note("leases", leases)
 		}
 	case hold.Person:
 		if err := i.Person(ctx, tx.Tx, t.ID); err != nil {
-			return "", nil, err
+			return "", nil, 0, err
 		}
 	}
 	h, err := i.Holds.Raise(ctx, tx, t.Scope, t.ID, "Contained: "+reason, caller.Subject)
 	if err != nil || !i.within(caller.Tenant, t) {
-		return h.ID, nil, err
+		return h.ID, nil, leases, err
 	}
 	some, err := i.working(ctx, tx.Tx, t)
 	if err != nil || len(some) == 0 {
-		return h.ID, nil, err
+		return h.ID, nil, leases, err
 	}
-	ended, _, err = i.end(ctx, tx, some)
-	return h.ID, ended, err
+	ended, _, leases, err = i.end(ctx, tx, some)
+	return h.ID, ended, leases, err
+}
+
+// mark has the credentials of agents and sessions be taken away before all others,
+// and says how many there are.
+func (i *Incidents) mark(ctx context.Context, tx *guard.Tx, agents, sessions []string) (int, error) {
+	if i.Leases == nil {
+		return 0, nil
+	}
+	held, err := i.Leases.Contain(ctx, tx, agents)
+	if err != nil {
+		return 0, err
+	}
+	within, err := i.Leases.ContainSessions(ctx, tx, sessions)
+	tx.Note("leases", held+within)
+	return held + within, err
 }
 
 // within reports whether agents of this tenant are covered by a target.
@@ -375,22 +420,24 @@ func (i *Incidents) covered(ctx context.Context, tx *db.Tx, t Target) (map[strin
 	return set, err
 }
 
-// end ends the sessions of some agents, and what others have handed to them. It
-// takes the first of them, and says how much of both it ended.
-func (i *Incidents) end(ctx context.Context, tx *guard.Tx, agents []string) (sessions []string, handed int, err error) {
+// end ends the sessions of some agents, what others have handed to them, and the
+// credentials that were made for them. It takes the first of them, and says how much
+// of each it ended.
+func (i *Incidents) end(ctx context.Context, tx *guard.Tx, agents []string) (sessions []string, handed, leases int, err error) {
 	agents = agents[:min(len(agents), batch)]
 	if sessions, err = i.Sessions.EndAgents(ctx, tx, agents, cause); err != nil {
-		return nil, 0, err
+		return nil, 0, 0, err
 	}
 	for _, a := range agents {
 		n, err := token.EndClient(ctx, tx, a, cause)
 		if err != nil {
-			return nil, 0, err
+			return nil, 0, 0, err
 		}
 		handed += n
 	}
 	tx.Note("handed_on", handed)
-	return sessions, handed, nil
+	leases, err = i.mark(ctx, tx, agents, sessions)
+	return sessions, handed, leases, err
 }
 
 func (c *Containment) step(begun time.Time, name, what string, count int64) {
@@ -423,10 +470,11 @@ func (i *Incidents) finish(ctx context.Context, caller estover.Caller, c Contain
 	if err := i.at("connections", true); err != nil {
 		return c, err
 	}
-	more, err := i.rest(ctx, caller, c)
+	more, leases, err := i.rest(ctx, caller, c)
 	for _, s := range more {
 		gone[s] = true
 	}
+	c.leases += leases
 	// A session may have ended along with one of what is held that is another's.
 	under := func(o *estover.Caller, host, route string) bool { return match(o, host, route) || gone[o.Session] }
 	i.Gateway.CutWhere(under, ErrContained)
@@ -438,6 +486,9 @@ func (i *Incidents) finish(ctx context.Context, caller estover.Caller, c Contain
 	}
 	if err == nil {
 		err = i.zero(ctx, caller.Tenant, c, under)
+	}
+	if err == nil {
+		err = i.leased(ctx, caller.Tenant, &c, gone, begun)
 	}
 	if err != nil {
 		return c, errors.Join(err, i.save(ctx, caller.Tenant, c))
@@ -467,17 +518,13 @@ const patience = time.Minute
 
 // rest ends the sessions that a target still has, in batches, and says which they
 // were.
-func (i *Incidents) rest(ctx context.Context, caller estover.Caller, c Containment) (gone []string, err error) {
-	tenants := []estover.TenantID{caller.Tenant}
-	switch c.Scope {
-	case hold.Resource:
-		return nil, nil
-	case hold.Tenant:
-		tenants = []estover.TenantID{estover.TenantID(c.Target.ID)}
-	case hold.Everything:
-		if tenants, err = i.Tenants(ctx); err != nil {
-			return nil, err
-		}
+func (i *Incidents) rest(ctx context.Context, caller estover.Caller, c Containment) (gone []string, leases int64, err error) {
+	if c.Scope == hold.Resource {
+		return nil, 0, nil
+	}
+	tenants, err := i.tenants(ctx, caller.Tenant, c)
+	if err != nil {
+		return nil, 0, err
 	}
 	var failed error
 	deadline := time.Now().Add(patience)
@@ -493,26 +540,93 @@ func (i *Incidents) rest(ctx context.Context, caller estover.Caller, c Containme
 				break
 			}
 			if time.Now().After(deadline) {
-				return gone, errors.Join(failed, ErrNotZero)
+				return gone, leases, errors.Join(failed, ErrNotZero)
 			}
 			if err := i.at("sessions", false); err != nil {
-				return gone, err
+				return gone, leases, err
 			}
 			system := estover.Caller{Tenant: tenant, Subject: estover.System("incident"), Request: caller.Request}
 			op := guard.Op{Action: "session.end", Target: c.Target.String(), Detail: map[string]any{"cause": cause, "containment": c.ID}}
 			var ended []string
+			marked := 0
 			err = i.Guard.Do(ctx, system, op, func(tx *guard.Tx) (err error) {
-				ended, _, err = i.end(ctx, tx, some)
+				ended, _, marked, err = i.end(ctx, tx, some)
 				return err
 			})
 			gone = append(gone, ended...)
+			leases += int64(marked)
 			if err != nil {
 				failed = errors.Join(failed, err)
 				break
 			}
 		}
 	}
-	return gone, failed
+	return gone, leases, failed
+}
+
+// tenants are those whose agents a containment covers.
+func (i *Incidents) tenants(ctx context.Context, own estover.TenantID, c Containment) ([]estover.TenantID, error) {
+	switch c.Scope {
+	case hold.Tenant:
+		return []estover.TenantID{estover.TenantID(c.Target.ID)}, nil
+	case hold.Everything:
+		return i.Tenants(ctx)
+	}
+	return []estover.TenantID{own}, nil
+}
+
+// leasesIn is how long it is waited for credentials to be gone at their targets.
+const leasesIn = 10 * time.Second
+
+// leased waits until the credentials that were marked are gone: before that there
+// is no certificate. gone are the sessions that have ended.
+func (i *Incidents) leased(ctx context.Context, tenant estover.TenantID, c *Containment, gone map[string]bool, begun time.Time) error {
+	if i.Leases == nil {
+		return nil
+	}
+	tenants, err := i.tenants(ctx, tenant, *c)
+	if err != nil {
+		return err
+	}
+	var covered map[string]bool // nil for all
+	if c.Scope != hold.Resource && c.Scope != hold.Tenant && c.Scope != hold.Everything {
+		err = i.Guard.DB().View(ctx, tenant, func(tx *db.Tx) (err error) {
+			covered, err = i.covered(ctx, tx, c.Target)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	is := func(agent, session, resource string) bool {
+		if c.Scope == hold.Resource {
+			return resource == c.Target.ID
+		}
+		return covered == nil || covered[agent] || gone[session]
+	}
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(leasesIn); ; <-tick.C {
+		left := int64(0)
+		for _, t := range tenants {
+			n, err := i.Leases.Left(ctx, t, is)
+			if err != nil {
+				return err
+			}
+			left += n
+		}
+		c.leases = max(c.leases, left)
+		if left == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			return ErrLeases.With("It is held and its sessions are ended, but %d credentials that were made for it are not gone at their targets yet. They are taken away again and again, and the containment is certified when they are gone; look with `estover secret lease list --open`.", left)
+		}
+	}
+	if c.leases > 0 {
+		c.step(begun, "leases", "The credentials that were made for it are gone at their targets.", c.leases)
+	}
+	return nil
 }
 
 // match finds what is under way of a target.
@@ -766,7 +880,7 @@ func (i *Incidents) sweep(ctx context.Context) error {
 			return err
 		})
 		if failed == nil && stands {
-			_, failed = i.rest(ctx, estover.Caller{Tenant: t.tenant, Subject: estover.System("incident")}, t.Containment)
+			_, _, failed = i.rest(ctx, estover.Caller{Tenant: t.tenant, Subject: estover.System("incident")}, t.Containment)
 		}
 		err = errors.Join(err, failed)
 	}

@@ -392,7 +392,7 @@ func (s *Server) wire() error {
 	ev := evidence.New(s.guard, s.keys, s.recordings, s.policy.Manifest)
 	ev.Approval = s.approvalOf
 	s.incidents = incident.New(incident.Config{
-		Guard: s.guard, Agents: f.registry, Sessions: f.sessions, Holds: f.holds, Gateway: s.live, Evidence: ev,
+		Guard: s.guard, Agents: f.registry, Sessions: f.sessions, Holds: f.holds, Gateway: s.live, Leases: s.leases, Evidence: ev,
 		Ask: s.requests.Ask, Decoy: s.decoy, Deciders: lifters, Tenant: f.tenants.Active, Tenants: f.tenants.Names,
 		Person: func(ctx context.Context, tx *db.Tx, id string) error {
 			_, err := directory.Known(ctx, tx, id)

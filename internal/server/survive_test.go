@@ -215,6 +215,36 @@ var belongs = []struct {
 			return res.StatusCode == http.StatusOK
 		}
 	}},
+	{"leases", "a key that was made for it", func(s *scene) func() bool {
+		keys := newKeys()
+		api := httptest.NewServer(keys)
+		s.t.Cleanup(api.Close)
+		path := "targets/" + s.name
+		s.must(http.MethodPost, "/v1/secrets", map[string]any{"path": path, "class": "restricted", "risk": "high", "owner": "", "description": "", "destinations": []string{strings.TrimPrefix(api.URL, "http://")}}, nil)
+		s.must(http.MethodPost, "/v1/secret/versions?path="+url.QueryEscape(path), map[string]any{"fields": map[string]string{"value": keys.admin}}, nil)
+		s.must(http.MethodPost, "/v1/secret-engines", map[string]any{
+			"name": s.name, "kind": "httpkey", "address": api.URL, "admin": path, "options": map[string]string{
+				"create": "POST /keys", "create_body": `{"name": "{{name}}"}`, "key": "/key", "list": "GET /keys?name={{name}}", "items": "/keys",
+				"item_name": "/name", "item_id": "/id", "delete": "DELETE /keys/{{id}}", "try": "GET /me", "tls": "off",
+			},
+		}, nil)
+		var role struct{ Ready bool }
+		s.must(http.MethodPut, "/v1/lease-roles/"+s.name, map[string]any{"name": s.name, "target": s.name, "resource": "crm", "action": "item.read", "delivery": "plaintext"}, &role)
+		if !role.Ready {
+			s.t.Fatalf("the role is not ready")
+		}
+		_, answer := s.form("/oauth/token", url.Values{"grant_type": {"client_credentials"}, "client_id": {s.id}, "client_secret": {s.secret}, "session": {s.session}, "resource": {s.config.Issuer}})
+		token, _ := answer["access_token"].(string)
+		status, body := s.do(http.MethodPost, "/v1/leases", token, map[string]any{"role": s.name})
+		var x struct {
+			Session string
+			Values  map[string]string
+		}
+		if err := json.Unmarshal(body, &x); err != nil || status != http.StatusOK || x.Session != s.session || x.Values["key"] == "" && x.Values["password"] == "" {
+			s.t.Fatalf("a lease of the agent: %d %s", status, body)
+		}
+		return func() bool { return keys.good(x.Values["key"] + x.Values["password"]) }
+	}},
 	{"mandates", "a grant of the session", func(s *scene) func() bool {
 		var g struct{ ID string }
 		s.must(http.MethodPost, "/v1/grants", map[string]any{
@@ -252,6 +282,63 @@ var belongs = []struct {
 			return len(events.Items) == 0
 		}
 	}},
+}
+
+// keys is an HTTP API that has keys.
+type keys struct {
+	admin string
+	mu    sync.Mutex
+	made  map[string]string // by name
+}
+
+func newKeys() *keys { return &keys{admin: "the key of all keys", made: map[string]string{}} }
+
+func (k *keys) good(key string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, have := range k.made {
+		if have == key {
+			return true
+		}
+	}
+	return false
+}
+
+func (k *keys) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	presented := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if r.URL.Path == "/me" && k.good(presented) {
+		return
+	}
+	if presented != k.admin {
+		w.WriteHeader(http.StatusUnauthorized)
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	type key struct {
+		ID   string `json:"id"`
+		Name string `json:"name"`
+		Key  string `json:"key,omitempty"`
+	}
+	switch r.Method {
+	case http.MethodPost:
+		var in key
+		if json.NewDecoder(r.Body).Decode(&in) != nil {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		k.made[in.Name] = "key of " + in.Name
+		_ = json.NewEncoder(w).Encode(key{in.Name, in.Name, k.made[in.Name]})
+	case http.MethodGet:
+		list := []key{}
+		for name := range k.made {
+			list = append(list, key{ID: name, Name: name})
+		}
+		_ = json.NewEncoder(w).Encode(map[string]any{"keys": list})
+	case http.MethodDelete:
+		delete(k.made, strings.TrimPrefix(r.URL.Path, "/keys/"))
+		w.WriteHeader(http.StatusNoContent)
+	}
 }
 
 // ends are how a session ends. Each is over when the session has ended.

@@ -110,6 +110,7 @@ create index lease_expires on lease (expires_at) where state = 'live';
 create index lease_due on lease (tenant_id, target_id, priority, next_try_at) where state = 'revoking';
 create index lease_overdue on lease (tenant_id, target_id, due_at) where state = 'revoking';
 create index lease_unalarmed on lease (due_at) where state = 'revoking' and alarmed_at is null;
+create index lease_contained on lease (tenant_id, agent_id) where state = 'revoking' and priority = 0;
 create index lease_session on lease (tenant_id, session_id) where ended_at is null;
 create index lease_agent on lease (tenant_id, agent_id) where ended_at is null;
 create index lease_token on lease (tenant_id, token_id) where ended_at is null and token_id <> '';

@@ -106,7 +106,7 @@ func (l *Leases) markWhere(ctx context.Context, c estover.Caller, on, session st
 		op.Detail["reason"] = reason
 	}
 	err = l.guard.Do(ctx, c, op, func(tx *guard.Tx) (err error) {
-		n, err = mark(ctx, tx.Tx, cause, where, args...)
+		n, _, err = mark(ctx, tx.Tx, cause, where, args...)
 		tx.Note("leases", n)
 		tx.Touch(sessionKind, "*")
 		return err
@@ -128,7 +128,8 @@ func (l *Leases) EndOfTokens(ctx context.Context, tx *guard.Tx, tokens []string)
 }
 
 // Contain marks the leases of agents before all others, in the transaction that
-// contains them.
+// contains them. It counts those too that were on their way out, and are before
+// others from here on.
 func (l *Leases) Contain(ctx context.Context, tx *guard.Tx, agents []string) (int, error) {
 	return l.markIn(ctx, tx, Contained, "agent_id", agents)
 }
@@ -144,16 +145,26 @@ func (l *Leases) ContainResource(ctx context.Context, tx *guard.Tx, resource str
 	return l.markIn(ctx, tx, Contained, "resource_id", []string{resource})
 }
 
+// Left is how many leases there are that were contained and are not gone at their
+// targets, of which is says so by the agent, the session and the resource.
+func (l *Leases) Left(ctx context.Context, tenant estover.TenantID, is func(agent, session, resource string) bool) (n int64, err error) {
+	err = l.guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
+		n, err = containedLeft(ctx, tx, is)
+		return err
+	})
+	return n, err
+}
+
 // markIn marks leases inside of a transaction that does more.
 func (l *Leases) markIn(ctx context.Context, tx *guard.Tx, cause Cause, column string, values []string) (int, error) {
 	total := int64(0)
 	for part := range slices.Chunk(values, 500) {
 		where, args := in(column, part)
-		n, err := mark(ctx, tx.Tx, cause, where, args...)
+		n, raised, err := mark(ctx, tx.Tx, cause, where, args...)
 		if err != nil {
 			return 0, err
 		}
-		total += n
+		total += n + raised
 	}
 	if total > 0 {
 		tx.Touch(sessionKind, "*")

@@ -335,24 +335,24 @@ const afterCreation = 5 * time.Second
 
 // mark has the leases that a condition names be revoked from here on. It says how
 // many there were. Those that are being revoked already are tried in the better
-// of their orders.
-func mark(ctx context.Context, tx *db.Tx, cause Cause, where string, args ...any) (int64, error) {
+// of their orders: so many were raised.
+func mark(ctx context.Context, tx *db.Tx, cause Cause, where string, args ...any) (n, raised int64, err error) {
 	base := []any{tx.Tenant(), tx.Now(), cause, cause.priority(), int64(afterCreation / time.Microsecond)}
 	for i := range args {
 		where = strings.Replace(where, "?", "$"+strconv.Itoa(len(base)+1+i), 1)
 	}
-	n, err := tx.Exec(ctx, `update lease set state = 'revoking', cause = $3, priority = $4, due_at = $2, sealed = null, share = null,
+	n, err = tx.Exec(ctx, `update lease set state = 'revoking', cause = $3, priority = $4, due_at = $2, sealed = null, share = null,
 			next_try_at = case when state = 'creating' and create_done is null then create_by + $5 else $2 end
 		where tenant_id = $1 and ended_at is null and state in ('creating', 'live') and `+where, append(base, args...)...)
 	if err != nil || cause.priority() > 1 {
-		return n, err
+		return n, 0, err
 	}
 	for i := range args { // the numbers of the shorter list
 		where = strings.Replace(where, "$"+strconv.Itoa(len(base)+1+i), "$"+strconv.Itoa(4+i), 1)
 	}
-	_, err = tx.Exec(ctx, `update lease set priority = $3, next_try_at = case when create_done is null then next_try_at else $2 end
+	raised, err = tx.Exec(ctx, `update lease set priority = $3, next_try_at = case when create_done is null then next_try_at else $2 end
 		where tenant_id = $1 and ended_at is null and state = 'revoking' and priority > $3 and `+where, append([]any{tx.Tenant(), tx.Now(), cause.priority()}, args...)...)
-	return n, err
+	return n, raised, err
 }
 
 // in is a condition on a column, and its arguments.
@@ -415,12 +415,14 @@ const markAtOnce = 2000
 
 // markExpired has leases be revoked whose time is over.
 func markExpired(ctx context.Context, tx *db.Tx) (int64, error) {
-	return mark(ctx, tx, Expired, `id in (select id from lease where tenant_id = $1 and state = 'live' and expires_at <= $2 order by expires_at limit ?)`, markAtOnce)
+	n, _, err := mark(ctx, tx, Expired, `id in (select id from lease where tenant_id = $1 and state = 'live' and expires_at <= $2 order by expires_at limit ?)`, markAtOnce)
+	return n, err
 }
 
 // markLate has leases be revoked that were to be made by now.
 func markLate(ctx context.Context, tx *db.Tx) (int64, error) {
-	return mark(ctx, tx, Failed, `id in (select id from lease where tenant_id = $1 and state = 'creating' and create_by < $2 order by create_by limit ?)`, markAtOnce)
+	n, _, err := mark(ctx, tx, Failed, `id in (select id from lease where tenant_id = $1 and state = 'creating' and create_by < $2 order by create_by limit ?)`, markAtOnce)
+	return n, err
 }
 
 // atOnce is how many users one batch takes away.
@@ -581,4 +583,26 @@ func declaredBy(ctx context.Context, tx *db.Tx, target string, by estover.Subjec
 	err = tx.QueryRow(ctx, `select count(*) from lease where tenant_id = $1 and target_id = $2 and state = 'revoking' and declared_by = $3`,
 		tx.Tenant(), target, by).Scan(&n)
 	return n, err
+}
+
+// containedLeft counts the leases that were contained and are not gone, by who
+// holds them, the session and the resource.
+func containedLeft(ctx context.Context, tx *db.Tx, is func(agent, session, resource string) bool) (total int64, err error) {
+	rows, err := tx.Query(ctx, `select agent_id, session_id, resource_id, count(*) from lease
+		where tenant_id = $1 and ended_at is null and state = 'revoking' and priority = 0 group by agent_id, session_id, resource_id`, tx.Tenant())
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var agent, session, resource string
+		var n int64
+		if err := rows.Scan(&agent, &session, &resource, &n); err != nil {
+			return 0, err
+		}
+		if is(agent, session, resource) {
+			total += n
+		}
+	}
+	return total, rows.Err()
 }
