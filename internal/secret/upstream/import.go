@@ -1,0 +1,266 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+
+	"estover.dev"
+	"estover.dev/internal/guard"
+	"estover.dev/internal/secret"
+	"estover.dev/internal/secret/engine"
+)
+
+// ErrImport is returned for an import that cannot be.
+var ErrImport = &estover.Error{Kind: estover.Invalid, Code: "import_invalid", Detail: "This cannot be imported."}
+
+// ErrStore is returned if the store cannot be reached, or does not let us in.
+var ErrStore = &estover.Error{Kind: estover.Unavailable, Code: "store_unavailable", Detail: "The other vault cannot be worked at. Look at its address and at what the secret of --login may do there."}
+
+// An Order says what to import, and as what.
+type Order struct {
+	Kind        string            `json:"kind" minLength:"1" maxLength:"50" doc:"The kind of the other vault"`
+	Address     string            `json:"address" minLength:"1" maxLength:"500" doc:"Where it is, as its kind says"`
+	Options     map[string]string `json:"options,omitempty" doc:"Options of the kind"`
+	Authorities string            `json:"authorities,omitempty" maxLength:"65536" doc:"Certificates in PEM that it is known by, instead of the system's"`
+	Login       string            `json:"login,omitempty" maxLength:"500" doc:"The path of our secret that logs in there: its fields username and password; its owner allows the other vault as a destination"`
+
+	From   string `json:"from" maxLength:"400" doc:"What the paths there begin with; the rest is kept"`
+	To     string `json:"to" maxLength:"400" doc:"What the paths here begin with instead"`
+	After  string `json:"after,omitempty" maxLength:"400" doc:"Only paths that come after this one: the last of the report before"`
+	DryRun bool   `json:"dry_run,omitempty" doc:"Read no value and write nothing, but say what would be done"`
+
+	Class        estover.Class   `json:"class,omitempty" doc:"The class of data that the secrets open; confidential if empty"`
+	Risk         secret.Risk     `json:"risk,omitempty" doc:"Their risk; standard if empty"`
+	Owner        estover.Subject `json:"owner,omitempty" doc:"Who answers for them; who imports if empty"`
+	Destinations []string        `json:"destinations,omitempty" doc:"Where they may be sent"`
+}
+
+// A Report says what became of each secret.
+type Report struct {
+	Items []Item `json:"items" nullable:"false"`
+	Next  string `json:"next,omitempty" doc:"There are more; the path to go on after"`
+}
+
+// An Outcome is what became of a secret.
+type Outcome string
+
+// The outcomes of an import.
+const (
+	Imported  Outcome = "imported"  // it was not here
+	Updated   Outcome = "updated"   // it was here as it had been there, and is now as it is there
+	Unchanged Outcome = "unchanged" // it is here as it is there
+	Differs   Outcome = "differs"   // both have changed since; it is left alone
+	Taken     Outcome = "taken"     // there is another secret at its path here; it is left alone
+	Gone      Outcome = "gone"      // its current version there was deleted
+	Failed    Outcome = "failed"
+)
+
+// An Item is one secret of a [Report].
+type Item struct {
+	From    string  `json:"from"`
+	To      string  `json:"to"`
+	Outcome Outcome `json:"outcome" enum:"imported,updated,unchanged,differs,taken,gone,failed"`
+	Version string  `json:"version,omitempty" doc:"There"`
+	Reason  string  `json:"reason,omitempty" doc:"Why it failed"`
+}
+
+// batch is how many secrets one import looks at.
+const batch = 200
+
+// What a secret that was imported says of where it comes from: the store and the
+// path, the version there, and the version here that is the same.
+const (
+	originKey, versionKey, asKey = "imported_from", "imported_version", "imported_as"
+)
+
+// Imports copy secrets from other vaults.
+type Imports struct {
+	guard   *guard.Guard
+	secrets *secret.Secrets
+	kinds   []Kind
+	dial    func(ctx context.Context, address string) (net.Conn, error)
+}
+
+// NewImports makes it for these kinds. Dial opens a connection to host:port.
+func NewImports(g *guard.Guard, s *secret.Secrets, dial func(ctx context.Context, address string) (net.Conn, error), kinds ...Kind) *Imports {
+	return &Imports{guard: g, secrets: s, kinds: kinds, dial: dial}
+}
+
+// Kinds gives the kinds of other vaults.
+func (i *Imports) Kinds() []Kind { return i.kinds }
+
+// Run copies the current versions of up to 200 secrets. It may be run again, at
+// any time and after any failure: what is here already as it is there is not read
+// again, what has changed there is copied again, and what was changed here is
+// never overwritten.
+func (i *Imports) Run(ctx context.Context, c estover.Caller, o Order) (Report, error) {
+	k, host, invalid := i.check(o)
+	op := guard.Op{Action: "secret.import", Target: "store:" + o.Kind + ":" + host, Detail: map[string]any{
+		"address": o.Address, "login": o.Login, "from": o.From, "to": o.To, "after": o.After, "dry_run": o.DryRun,
+	}}
+	if err := i.guard.Do(ctx, c, op, func(*guard.Tx) error { return invalid }); err != nil {
+		return Report{}, err
+	}
+	s, err := i.open(ctx, c, k, host, o)
+	if err != nil {
+		return Report{}, err
+	}
+	paths, err := s.List(ctx, o.From)
+	if err != nil {
+		return Report{}, failure(err)
+	}
+	report := Report{Items: []Item{}}
+	for _, path := range paths {
+		if path <= o.After && o.After != "" {
+			continue
+		}
+		if len(report.Items) == batch {
+			report.Next = report.Items[batch-1].From
+			break
+		}
+		item := Item{From: path, To: o.To + strings.TrimPrefix(path, o.From)}
+		if err := i.copy(ctx, c, s, o, k.Name+":"+host, &item); err != nil {
+			if errors.Is(err, engine.ErrUnreachable) || ctx.Err() != nil {
+				return report, failure(err)
+			}
+			item.Outcome, item.Reason = Failed, say(err)
+		}
+		report.Items = append(report.Items, item)
+	}
+	return report, nil
+}
+
+// check looks whether an order can be.
+func (i *Imports) check(o Order) (k Kind, host string, err error) {
+	n := slices.IndexFunc(i.kinds, func(k Kind) bool { return k.Name == o.Kind })
+	if n < 0 {
+		var names []string
+		for _, k := range i.kinds {
+			names = append(names, k.Name)
+		}
+		return k, "", ErrImport.With("There is no kind %q of other vaults. There are %s.", o.Kind, strings.Join(names, ", ")).At("kind")
+	}
+	k = i.kinds[n]
+	host, err = engine.Kind{Name: k.Name, Address: k.Address, Port: "443"}.Host(o.Address)
+	if err != nil {
+		return k, "", ErrImport.With("The address cannot be: %s.", err).At("address")
+	}
+	for option := range o.Options {
+		if !slices.ContainsFunc(k.Options, func(f engine.Field) bool { return f.Name == option }) {
+			return k, host, ErrImport.With("The kind %s has no option %q.", k.Name, option).At("options." + option)
+		}
+	}
+	if o.From != "" && CheckPath(strings.TrimSuffix(o.From, "/")) != nil {
+		return k, host, ErrImport.With("%q cannot be the beginning of a path.", o.From).At("from")
+	}
+	return k, host, nil
+}
+
+// open logs in with our own secret, where its owner allows that.
+func (i *Imports) open(ctx context.Context, c estover.Caller, k Kind, host string, o Order) (Store, error) {
+	config := engine.Config{Address: o.Address, Options: o.Options, Authorities: []byte(o.Authorities)}
+	if o.Login != "" {
+		as := estover.Caller{Tenant: c.Tenant, Subject: estover.System("import")}
+		password, err := i.secrets.Use(ctx, as, o.Login, "password", host)
+		if errors.Is(err, secret.ErrNoField) {
+			password, err = i.secrets.Use(ctx, as, o.Login, secret.DefaultField, host)
+		}
+		if err != nil {
+			return nil, err
+		}
+		user, err := i.secrets.Use(ctx, as, o.Login, "username", host)
+		if err != nil && !errors.Is(err, secret.ErrNoField) {
+			return nil, err
+		}
+		config.Admin = engine.Credential{User: string(user.Value.Reveal()), Secret: password.Value}
+	}
+	config.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		if !strings.HasPrefix(network, "tcp") || !strings.EqualFold(address, host) {
+			return nil, fmt.Errorf("%w: %s is not the address of the other vault", engine.ErrUnreachable, address)
+		}
+		if i.dial == nil {
+			return new(net.Dialer).DialContext(ctx, network, address)
+		}
+		return i.dial(ctx, address)
+	}
+	return k.Open(config)
+}
+
+// copy brings one secret here.
+func (i *Imports) copy(ctx context.Context, c estover.Caller, s Store, o Order, store string, item *Item) error {
+	versions, err := s.Versions(ctx, item.From)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	if len(versions) == 0 || !versions[0].Live {
+		item.Outcome = Gone
+		return nil
+	}
+	item.Version = versions[0].ID
+	origin := store + "/" + item.From
+	if len(origin) > 500 {
+		return engine.Refuse("the path is too long")
+	}
+	// A write is to follow the version that was looked at.
+	put := secret.Put{Make: &secret.Spec{
+		Path: item.To, Class: o.Class, Risk: o.Risk, Owner: o.Owner, Destinations: o.Destinations, Description: "imported from " + store,
+		Custom: map[string]string{originKey: origin, versionKey: item.Version, asKey: "1"},
+	}}
+	here, err := i.secrets.Describe(ctx, c.Tenant, item.To)
+	there := err == nil
+	switch {
+	case err != nil && !errors.Is(err, secret.ErrNotFound):
+		return err
+	case !there, here.Custom[originKey] == origin && here.CurrentVersion == 0: // a creation that was cut off
+		item.Outcome = Imported
+	case here.Custom[originKey] != origin:
+		item.Outcome = Taken
+		return nil
+	case here.Custom[asKey] != strconv.FormatInt(here.CurrentVersion, 10):
+		item.Outcome = Differs
+		return nil
+	case here.Custom[versionKey] == item.Version:
+		item.Outcome = Unchanged
+		return nil
+	default:
+		item.Outcome = Updated
+	}
+	if o.DryRun {
+		return nil
+	}
+	put.Expect = here.CurrentVersion
+	value, err := s.Get(ctx, item.From, item.Version)
+	if err != nil {
+		return err
+	}
+	_, v, err := i.secrets.Put(ctx, c, item.To, value.Object, put)
+	if err != nil || !there {
+		return err
+	}
+	version, as := item.Version, strconv.FormatInt(v.N, 10)
+	_, err = i.secrets.Update(ctx, c, item.To, secret.Change{Merge: map[string]*string{versionKey: &version, asKey: &as}})
+	return err
+}
+
+// failure is what a caller is told of a store that fails.
+func failure(err error) error {
+	var known *estover.Error
+	if errors.As(err, &known) {
+		return err
+	}
+	return ErrStore.Because(err)
+}
+
+// say is a sentence about what failed, for the report.
+func say(err error) string {
+	var known *estover.Error
+	if errors.As(err, &known) {
+		return known.Detail
+	}
+	return err.Error()
+}
