@@ -76,7 +76,7 @@ Start a server, log in, say what there is, and run an agent under it:
 	}{
 		{"start", []*cobra.Command{serveCommand(), loginCommand(&s), logoutCommand(&s), applyCommand(&s), runCommand(&s), doctorCommand(&s), unsealCommand(&s)}},
 		{"things", []*cobra.Command{agentCommand(&s), personCommand(&s), providerCommand(&s), resourceCommand(&s), grantCommand(&s), accessCommand(&s), channelCommand(&s), secretCommand(&s), pkiCommand(&s), sshCommand(&s), transitCommand(&s), rotationCommand(&s), connectionCommand(&s), policyCommand(&s), trustCommand(&s), registrationCommand(&s), keyCommand(&s), rootKeyCommand(&s), detailTypeCommand(&s), tenantCommand(&s)}},
-		{"act", []*cobra.Command{sessionCommand(&s), tokenCommand(&s), containCommand(&s), drillCommand(&s), breakGlassCommand(&s), whyCommand(&s)}},
+		{"act", []*cobra.Command{sessionCommand(&s), tokenCommand(&s), containCommand(&s), rotateCommand(&s), drillCommand(&s), breakGlassCommand(&s), whyCommand(&s)}},
 		{"evidence", []*cobra.Command{eventCommand(&s), evidenceCommand(&s), auditCommand(&s), verifyCommand()}},
 	} {
 		for _, c := range group.cmds {

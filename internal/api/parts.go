@@ -12,6 +12,7 @@ import (
 	"estover.dev/internal/evidence"
 	"estover.dev/internal/federation"
 	"estover.dev/internal/incident"
+	"estover.dev/internal/incident/emergency"
 	"estover.dev/internal/notify"
 	"estover.dev/internal/pki"
 	"estover.dev/internal/policy"
@@ -31,27 +32,28 @@ import (
 
 // Parts are the packages that the API speaks for.
 type Parts struct {
-	Tenants    *tenant.Register
-	Agents     *agent.Registry
-	People     *directory.Directory
-	Resources  *resource.Catalogue
-	Grants     *access.Access
-	Requests   *approval.Approvals
-	Notify     *notify.Notify
-	Secrets    *secret.Secrets
-	Targets    *target.Targets
-	Leases     *lease.Leases
-	Rotations  *rotation.Rotations
-	Sessions   *session.Sessions
-	Policy     *policy.Policy
-	Trusts     *federation.Trusts
-	Tokens     *token.Tokens
-	Recordings *recording.Recordings
-	Evidence   *evidence.Evidence
-	Incidents  *incident.Incidents
-	Apply      *apply.Applier
-	PKI        *pki.PKI
-	Transit    *transit.Transit
+	Tenants     *tenant.Register
+	Agents      *agent.Registry
+	People      *directory.Directory
+	Resources   *resource.Catalogue
+	Grants      *access.Access
+	Requests    *approval.Approvals
+	Notify      *notify.Notify
+	Secrets     *secret.Secrets
+	Targets     *target.Targets
+	Leases      *lease.Leases
+	Rotations   *rotation.Rotations
+	Sessions    *session.Sessions
+	Policy      *policy.Policy
+	Trusts      *federation.Trusts
+	Tokens      *token.Tokens
+	Recordings  *recording.Recordings
+	Evidence    *evidence.Evidence
+	Incidents   *incident.Incidents
+	Emergencies *emergency.Emergencies
+	Apply       *apply.Applier
+	PKI         *pki.PKI
+	Transit     *transit.Transit
 
 	// Gateway makes what a launcher needs; GatewayAddress is where it finds
 	// the forward proxy.
@@ -107,6 +109,7 @@ func (s *Server) routes() {
 	s.rootKeys()
 	s.events()
 	s.incidents()
+	s.emergencyRotations()
 	s.restorations()
 	s.emergencies()
 	s.applying()

@@ -66,6 +66,7 @@ func (s *Server) startJobs(ctx context.Context, wg *sync.WaitGroup) {
 	}
 	jobs.Every("break_glass.expire", 30*time.Second, s.facts.people.EndEmergencies)
 	jobs.Every("containment.resume", 10*time.Second, s.incidents.Resume)
+	jobs.Every("emergency_rotation.resume", 15*time.Second, s.emergencies.Resume)
 	jobs.Every("grant.decay", time.Hour, s.facts.access.Decay)
 	jobs.Every("budget.sweep", 10*time.Minute, s.facts.access.Sweep)
 	jobs.Every("certificate.sweep", certificateSweep, s.sweepCertificates)

@@ -9,6 +9,9 @@ import (
 	"estover.dev/internal/agent"
 	"estover.dev/internal/db"
 	"estover.dev/internal/directory"
+	"estover.dev/internal/evidence"
+	"estover.dev/internal/incident/emergency"
+	"estover.dev/internal/resource"
 	"estover.dev/internal/secret"
 	"estover.dev/internal/secret/rotation"
 	"estover.dev/internal/session"
@@ -69,4 +72,28 @@ func (s *Server) secretRisk(_ context.Context, _ estover.TenantID, x secret.Secr
 		return secret.Standard, nil
 	}
 	return x.Spec.Risk, nil
+}
+
+// undoing puts together what rotates in an emergency.
+func (s *Server) undoing(ev *evidence.Evidence) *emergency.Emergencies {
+	return emergency.New(emergency.Config{
+		Guard: s.guard, Incidents: s.incidents, Evidence: ev, Secrets: s.facts.secrets, Rotations: s.rotations, Of: s.incidents.Covers,
+		Slots: func(ctx context.Context, tx *db.Tx, id string) (paths []string, err error) {
+			u, err := resource.Load(ctx, tx, id)
+			if err != nil {
+				return nil, err
+			}
+			for i := range u.Slots {
+				if slot := &u.Slots[i]; slot.Static() {
+					paths = append(paths, slot.Secret)
+				}
+			}
+			return paths, nil
+		},
+		Known: func(ctx context.Context, tx *db.Tx, id string) error {
+			_, err := agent.Load(ctx, tx, id)
+			return err
+		},
+		Certificates: s.pki.RevokeAgent, Logger: s.logger,
+	})
 }

@@ -59,6 +59,7 @@ import (
 	"estover.dev/internal/guard"
 	"estover.dev/internal/hold"
 	"estover.dev/internal/incident"
+	"estover.dev/internal/incident/emergency"
 	"estover.dev/internal/login"
 	"estover.dev/internal/mount"
 	"estover.dev/internal/notify"
@@ -70,8 +71,8 @@ import (
 	"estover.dev/internal/resource"
 	"estover.dev/internal/seal"
 	"estover.dev/internal/secret"
-	"estover.dev/internal/secret/database"
 	"estover.dev/internal/secret/connection"
+	"estover.dev/internal/secret/database"
 	"estover.dev/internal/secret/lease"
 	"estover.dev/internal/secret/rotation"
 	"estover.dev/internal/secret/target"
@@ -91,46 +92,47 @@ type Server struct {
 	boot    string // this start, in heartbeats
 	ca      string // the file of the server's own authority; "" if it has none
 
-	db         *db.DB
-	sealer     *seal.Sealer
-	keys       *seal.Keyring
-	log        *audit.Log
-	spool      *audit.Spool
-	bucket     *blob.Bucket
-	guard      *guard.Guard
-	decider    *policy.Decider
-	facts      facts
-	documents  documents
-	policy     *policy.Policy
-	tokens     *token.Tokens
-	trusts     *federation.Trusts
-	connected  *connection.Connections
-	targets    *target.Targets
-	leases     *lease.Leases
-	rotations  *rotation.Rotations
-	pki        *pki.PKI
-	transit    *transit.Transit
-	recordings *recording.Recordings
-	duties     *duty.Duties
-	requests   *approval.Approvals
-	records    *guard.Cache[approved] // of what was approved, by request
-	notify     *notify.Notify
-	live       *gateway.Live
-	pipeline   *gateway.Pipeline
-	described  *rest.Description // the reverse routes
-	incidents  *incident.Incidents
-	callers    *edge.Callers
-	oauth      *oauth.Door
-	pages      *page.Pages
-	login      *login.Door
-	api        *api.Server
-	mounts     *mount.Mounts
-	tickets    *ticket.Tickets
-	databases  *database.Databases
-	acls       *mount.Policies
-	vault      *vault.Door
-	own        *edge.Own
-	clients    *edge.Fetcher // to the documents of clients
+	db          *db.DB
+	sealer      *seal.Sealer
+	keys        *seal.Keyring
+	log         *audit.Log
+	spool       *audit.Spool
+	bucket      *blob.Bucket
+	guard       *guard.Guard
+	decider     *policy.Decider
+	facts       facts
+	documents   documents
+	policy      *policy.Policy
+	tokens      *token.Tokens
+	trusts      *federation.Trusts
+	connected   *connection.Connections
+	targets     *target.Targets
+	leases      *lease.Leases
+	rotations   *rotation.Rotations
+	pki         *pki.PKI
+	transit     *transit.Transit
+	recordings  *recording.Recordings
+	duties      *duty.Duties
+	requests    *approval.Approvals
+	records     *guard.Cache[approved] // of what was approved, by request
+	notify      *notify.Notify
+	live        *gateway.Live
+	pipeline    *gateway.Pipeline
+	described   *rest.Description // the reverse routes
+	incidents   *incident.Incidents
+	emergencies *emergency.Emergencies
+	callers     *edge.Callers
+	oauth       *oauth.Door
+	pages       *page.Pages
+	login       *login.Door
+	api         *api.Server
+	mounts      *mount.Mounts
+	tickets     *ticket.Tickets
+	databases   *database.Databases
+	acls        *mount.Policies
+	vault       *vault.Door
+	own         *edge.Own
+	clients     *edge.Fetcher // to the documents of clients
 
 	listener, gatewayListener net.Listener
 	vaultListener             net.Listener // nil if the Vault-compatible door has no address of its own
@@ -399,6 +401,7 @@ func (s *Server) wire() error {
 			return err
 		},
 	})
+	s.emergencies = s.undoing(ev)
 	s.tickets = s.doorTickets()
 	s.databases = database.New(s.guard, database.Options{Secrets: f.secrets, Targets: s.targets, Leases: s.leases, Owner: s.ownerFor, Logger: s.logger})
 	s.mounts = mount.New(s.guard, mount.Options{Kinds: s.mountKinds()})
@@ -410,7 +413,7 @@ func (s *Server) wire() error {
 	}
 	s.api = api.New(s.guard, api.Parts{
 		Tenants: f.tenants, Agents: f.registry, People: f.people, Resources: f.resources, Grants: f.access, Requests: s.requests, Notify: s.notify, Secrets: f.secrets, PKI: s.pki, Transit: s.transit, Targets: s.targets, Leases: s.leases, Rotations: s.rotations, Sessions: f.sessions, Policy: s.policy, Trusts: s.trusts, Tokens: s.tokens,
-		Recordings: s.recordings, Evidence: ev, Incidents: s.incidents, Gateway: s.duties, GatewayAddress: gatewayAddress, Connections: s.connected, ConnectionPage: s.connectionPage, RootKeys: roots{s}, Doctor: s.doctor, Entered: s.entered,
+		Recordings: s.recordings, Evidence: ev, Incidents: s.incidents, Emergencies: s.emergencies, Gateway: s.duties, GatewayAddress: gatewayAddress, Connections: s.connected, ConnectionPage: s.connectionPage, RootKeys: roots{s}, Doctor: s.doctor, Entered: s.entered,
 		Apply: apply.New(s.guard, apply.Parts{
 			People: f.people, Agents: f.registry, Resources: f.resources, Grants: f.access, Secrets: f.secrets, Policy: s.policy, Trusts: s.trusts, Details: s.tokens.DetailTypes, Channels: s.notify,
 		}),
@@ -445,7 +448,9 @@ func (s *Server) belonging() []session.Part {
 			End: func(ctx context.Context, tx *guard.Tx, sessions []string) (int, error) {
 				return s.leases.EndOfSessions(ctx, tx, sessions)
 			},
-			After: func(ctx context.Context, t estover.TenantID, id string) error { return s.leases.Settled(ctx, t, lease.Filter{Session: id}) },
+			After: func(ctx context.Context, t estover.TenantID, id string) error {
+				return s.leases.Settled(ctx, t, lease.Filter{Session: id})
+			},
 		},
 		// What was certified in it is revoked, and the lists say so when they are next
 		// asked for.

@@ -76,17 +76,17 @@ permit contains "operator_leases" if {
 
 # METADATA
 # title: Operators have secrets rotated
-# description: To end a version that somebody uses is for administrators.
+# description: To end a version that somebody uses is for administrators, but in an emergency.
 permit contains "operator_rotates" if {
 	input.caller.roles.operator == true
-	input.op in {"rotation.clear", "rotation.list", "rotation.read", "rotation.remove", "rotation.run", "rotation.schedule"}
+	input.op in {"emergency_rotation.list", "emergency_rotation.read", "emergency_rotation.run", "rotation.clear", "rotation.list", "rotation.read", "rotation.remove", "rotation.run", "rotation.schedule"}
 }
 
 # METADATA
 # title: Auditors see how secrets are rotated
 permit contains "auditor_sees_rotations" if {
 	input.caller.roles.auditor == true
-	input.op in {"rotation.list", "rotation.read"}
+	input.op in {"emergency_rotation.list", "emergency_rotation.read", "rotation.list", "rotation.read"}
 }
 
 # METADATA

@@ -96,21 +96,22 @@ test_nobody_else_declares_leases_ended[role] if {
 }
 
 test_operator_rotates[op] if {
-	some op in ["rotation.clear", "rotation.list", "rotation.read", "rotation.remove", "rotation.run", "rotation.schedule"]
+	some op in ["emergency_rotation.list", "emergency_rotation.read", "emergency_rotation.run", "rotation.clear", "rotation.list", "rotation.read", "rotation.remove", "rotation.run", "rotation.schedule"]
 	base.permit == {"operator_rotates"} with input as ask(object.union(person("operator"), {"op": op}))
 }
 
-test_operator_ends_no_version_in_use if {
-	base.permit == set() with input as ask(object.union(person("operator"), {"op": "rotation.force"}))
+test_operator_ends_no_version_in_use[op] if {
+	some op in ["emergency_rotation.settle", "rotation.force"]
+	base.permit == set() with input as ask(object.union(person("operator"), {"op": op}))
 }
 
 test_auditor_sees_rotations[op] if {
-	some op in ["rotation.list", "rotation.read"]
+	some op in ["emergency_rotation.list", "emergency_rotation.read", "rotation.list", "rotation.read"]
 	base.permit == {"auditor_sees_rotations"} with input as ask(object.union(person("auditor"), {"op": op}))
 }
 
 test_agent_rotates_nothing[op] if {
-	some op in ["rotation.force", "rotation.list", "rotation.read", "rotation.run", "rotation.schedule"]
+	some op in ["emergency_rotation.run", "rotation.force", "rotation.list", "rotation.read", "rotation.run", "rotation.schedule"]
 	base.permit == set() with input as ask({"op": op})
 }
 
