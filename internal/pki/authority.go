@@ -352,14 +352,18 @@ func (p *PKI) certifyAuthority(ctx context.Context, c estover.Caller, a *Authori
 }
 
 // signAuthority signs the certificate of an authority below another.
-func (p *PKI) signAuthority(_ context.Context, c estover.Caller, parent *Authority, t *x509.Certificate, public crypto.PublicKey) (*certified, error) {
+func (p *PKI) signAuthority(ctx context.Context, c estover.Caller, parent *Authority, t *x509.Certificate, public crypto.PublicKey) (*certified, error) {
 	if parent.certificate.MaxPathLen == 0 && parent.certificate.MaxPathLenZero {
 		return nil, ErrInvalid.With("No authority may stand below %s.", cmp.Or(parent.Name, parent.ID)).At("parent")
 	}
 	if t.NotAfter.After(parent.NotAfter) {
 		t.NotAfter = parent.NotAfter
 	}
-	p.published(c.Tenant, parent, t)
+	urls, err := p.urls.Get(ctx, c.Tenant, parent.Mount)
+	if err != nil {
+		return nil, err
+	}
+	p.published(c.Tenant, parent, urls, t)
 	signer, err := p.signer(c.Tenant, parent.key)
 	if err != nil {
 		return nil, err
@@ -372,10 +376,27 @@ func (p *PKI) signAuthority(_ context.Context, c estover.Caller, parent *Authori
 	return &certified{authority: parent, serial: Serial(t.SerialNumber), name: t.Subject.CommonName, names: t.DNSNames, body: der, notAfter: t.NotAfter, caller: c}, nil
 }
 
-// published writes into a certificate where its issuer publishes.
-func (p *PKI) published(tenant estover.TenantID, issuer *Authority, t *x509.Certificate) {
+// URLs is the setting of a mount that says where its authorities publish, instead of
+// here.
+type URLs struct {
+	Issuing []string `json:"issuing_certificates"`
+	CRLs    []string `json:"crl_distribution_points"`
+	OCSPs   []string `json:"ocsp_servers"`
+}
+
+// published writes into a certificate where its issuer publishes: as the issuer
+// says, or the mount, or we.
+func (p *PKI) published(tenant estover.TenantID, issuer *Authority, urls *URLs, t *x509.Certificate) {
 	o := &issuer.Options
 	t.IssuingCertificateURL, t.CRLDistributionPoints, t.OCSPServer = o.Issuing, o.CRLs, o.OCSPs
+	for _, one := range []struct {
+		to   *[]string
+		from []string
+	}{{&t.IssuingCertificateURL, urls.Issuing}, {&t.CRLDistributionPoints, urls.CRLs}, {&t.OCSPServer, urls.OCSPs}} {
+		if len(*one.to) == 0 {
+			*one.to = one.from
+		}
+	}
 	if p.URL == nil {
 		return
 	}
@@ -558,6 +579,15 @@ func (p *PKI) Authorities(ctx context.Context, c estover.Caller, mount string, k
 	return list, err
 }
 
+// Public are the authorities of a mount, as everybody may know them.
+func (p *PKI) Public(ctx context.Context, tenant estover.TenantID, mount string, kind Kind) (list []*Authority, err error) {
+	err = p.guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
+		list, err = listAuthorities(ctx, tx, mount, kind)
+		return err
+	})
+	return list, err
+}
+
 // Authority is one by its id or its name.
 func (p *PKI) Authority(ctx context.Context, c estover.Caller, mount string, kind Kind, ref string) (*Authority, error) {
 	err := p.guard.Read(ctx, c, guard.Op{Action: "pki.read", Target: target(kind, "authority", ref)}, func(*db.Tx) error { return nil })
@@ -728,7 +758,7 @@ func (p *PKI) Rotate(ctx context.Context, c estover.Caller, mount string, kind K
 		} else if newest != old.Generation {
 			return ErrExists.With("The authority %s was rotated by somebody else in the meantime.", old.Name)
 		}
-		if err := holdAuthority(ctx, tx.Tx, old); err != nil {
+		if err := replaceAuthority(ctx, tx.Tx, old, old); err != nil {
 			return err
 		}
 		if err := insertKey(ctx, tx.Tx, key); err != nil {

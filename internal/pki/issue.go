@@ -223,7 +223,7 @@ func (p *PKI) by(ctx context.Context, c estover.Caller, action string, w Wish, r
 		if err := role.X509.fits(public); err != nil {
 			return nil, nil, err
 		}
-		der, err := p.signLeaf(c.Tenant, issuer, t, public)
+		der, err := p.signLeaf(ctx, c.Tenant, issuer, t, public)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -503,8 +503,12 @@ func (p *PKI) until(ctx context.Context, c estover.Caller, role *Role, w *Wish, 
 
 // signLeaf signs a certificate, and makes sure that the authority may name what is
 // in it.
-func (p *PKI) signLeaf(tenant estover.TenantID, issuer *Authority, t *x509.Certificate, public crypto.PublicKey) ([]byte, error) {
-	p.published(tenant, issuer, t)
+func (p *PKI) signLeaf(ctx context.Context, tenant estover.TenantID, issuer *Authority, t *x509.Certificate, public crypto.PublicKey) ([]byte, error) {
+	urls, err := p.urls.Get(ctx, tenant, issuer.Mount)
+	if err != nil {
+		return nil, err
+	}
+	p.published(tenant, issuer, urls, t)
 	spki, err := x509.MarshalPKIXPublicKey(public)
 	if err != nil {
 		return nil, ErrInvalid.With("The key cannot be certified.")

@@ -145,6 +145,7 @@ type PKI struct {
 	names       *guard.Cache[[]string]   // by mount, kind and name: the ids, the newest generation first
 	roles       *guard.Cache[*Role]      // by mount, kind and name
 	krls        *guard.Cache[[]byte]     // by id
+	urls        *guard.Cache[*URLs]      // by mount
 }
 
 // Holdings are where private keys lie, for [seal.Sealer.Hold].
@@ -155,6 +156,7 @@ const (
 	authorityKind = "pki_authority"
 	nameKind      = "pki_name"
 	roleKind      = "pki_role"
+	settingKind   = "pki_setting" // by mount
 	revokedKind   = "pki_revoked" // by authority
 )
 
@@ -175,6 +177,11 @@ func New(g *guard.Guard, s *seal.Sealer, o Options) *PKI {
 	p.roles = guard.NewCache(g, roleKind, func(ctx context.Context, tx *db.Tx, at string) (*Role, error) {
 		mount, kind, name := parseAt(at)
 		return findRole(ctx, tx, mount, kind, name)
+	})
+	p.urls = guard.NewCache(g, settingKind, func(ctx context.Context, tx *db.Tx, mount string) (*URLs, error) {
+		u := &URLs{}
+		_, err := setting(ctx, tx, mount, "urls", u)
+		return u, err
 	})
 	p.krls = guard.NewCache(g, revokedKind, p.loadKRL)
 	return p
@@ -271,6 +278,36 @@ func (p *PKI) Set(ctx context.Context, c estover.Caller, mount, name string, v a
 	return p.guard.Do(ctx, c, op, func(tx *guard.Tx) error {
 		tx.Touch(nameKind, at(mount, X509, DefaultAuthority))
 		tx.Touch(nameKind, at(mount, SSH, DefaultAuthority))
+		tx.Touch(settingKind, mount)
 		return putSetting(ctx, tx.Tx, mount, name, string(b))
 	})
+}
+
+// EndMount ends everything of a mount, in the transaction that disables it: what it
+// has certified is revoked, its roles and authorities end, and the last lists are
+// those that were made before. Its keys are gone.
+func (p *PKI) EndMount(ctx context.Context, tx *guard.Tx, mount string) error {
+	n, err := p.revokeWhere(ctx, tx, filter{mount: mount}, EndOfOperation, "the mount was disabled")
+	if err != nil {
+		return err
+	}
+	tx.Note("certificates", n)
+	for _, kind := range []Kind{X509, SSH} {
+		list, err := listAuthorities(ctx, tx.Tx, mount, kind)
+		if err != nil {
+			return err
+		}
+		for _, a := range list {
+			p.touch(tx, a)
+		}
+		roles, err := listRoles(ctx, tx.Tx, mount, kind)
+		if err != nil {
+			return err
+		}
+		for _, r := range roles {
+			tx.Touch(roleKind, at(mount, kind, r.Name))
+		}
+	}
+	tx.Touch(settingKind, mount)
+	return endMount(ctx, tx.Tx, mount)
 }

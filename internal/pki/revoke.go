@@ -44,6 +44,7 @@ type filter struct {
 	serial    string
 	sessions  []string
 	agent     string
+	mount     string
 }
 
 // ParseSerial reads a serial number as people and other programs write it: hex

@@ -10,6 +10,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/asn1"
+	"encoding/json"
 	"net"
 	"path"
 	"regexp"
@@ -55,6 +56,9 @@ type Spec struct {
 
 	X509 *X509Spec `json:"x509,omitempty"`
 	SSH  *SSHSpec  `json:"ssh,omitempty"`
+
+	// Beside is what a door keeps of the role as it was written there, an object.
+	Beside json.RawMessage `json:"beside,omitempty"`
 }
 
 // An X509Spec is what may be in an X.509 certificate. Names may hold {{agent}} and
@@ -209,6 +213,8 @@ func (s *Spec) check(kind Kind, name string) error {
 		return ErrInvalid.With("A life is between no second and ten years.").At("ttl")
 	case s.MaxTTL > 0 && s.TTL > s.MaxTTL:
 		return ErrInvalid.With("The usual life of a certificate is longer than the longest that the role allows.").At("ttl")
+	case len(s.Beside) > 64<<10:
+		return ErrInvalid.With("A role is too large.")
 	case kind == X509 && (s.X509 == nil || s.SSH != nil), kind == SSH && (s.SSH == nil || s.X509 != nil):
 		return ErrInvalid.With("A role for %s says what may be in such a certificate, and nothing of another kind.", kind)
 	}
@@ -494,3 +500,22 @@ func (s *X509Spec) allowsSubject(number string) bool {
 
 // allowsIP reports whether addresses may be in a certificate.
 func (s *X509Spec) allowsIP(ip net.IP) bool { return s.IPs && ip != nil }
+
+// RoleBeside is what a door keeps of a role, for an answer that the role shapes.
+func (p *PKI) RoleBeside(ctx context.Context, tenant estover.TenantID, mount string, kind Kind, name string) (json.RawMessage, error) {
+	r, err := p.roles.Get(ctx, tenant, at(mount, kind, name))
+	if err != nil {
+		return nil, err
+	}
+	return r.Beside, nil
+}
+
+// RoleExists reports whether there is a role, for a door that tells create from
+// update.
+func (p *PKI) RoleExists(ctx context.Context, tenant estover.TenantID, mount string, kind Kind, name string) (bool, error) {
+	_, err := p.roles.Get(ctx, tenant, at(mount, kind, name))
+	if estover.KindOf(err) == estover.NotFound {
+		return false, nil
+	}
+	return err == nil, err
+}

@@ -226,6 +226,9 @@ func insertAuthority(ctx context.Context, tx *db.Tx, a *Authority) error {
 	_, err = tx.Exec(ctx, `insert into pki_authority (tenant_id, id, mount, kind, name, generation, key_id, certificate, subject, options, issues_from, not_after, created_at, epoch)
 		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 1)`,
 		tx.Tenant(), a.ID, a.Mount, a.Kind, a.Name, a.Generation, key, der, a.Subject, string(options), a.IssuesFrom, a.NotAfter, a.CreatedAt)
+	if db.Taken(err) { // by somebody at the same time
+		return ErrExists.With("There is an authority %s already, or another generation of it.", a.Name)
+	}
 	return err
 }
 
@@ -453,6 +456,9 @@ func (f filter) where(first int) (string, []any) {
 	if f.serial != "" {
 		add("serial", f.serial)
 	}
+	if f.mount != "" {
+		add("mount", f.mount)
+	}
 	if f.agent != "" {
 		add("agent_id", f.agent)
 		conds = append(conds, "agent_id <> ''")
@@ -574,6 +580,28 @@ func putList(ctx context.Context, tx *db.Tx, authority string, before, next *Lis
 func dueLists(ctx context.Context, tx *db.Tx, before time.Time) ([]string, error) {
 	return column(tx.Query(ctx, `select c.authority_id from pki_crl c join pki_authority a on a.tenant_id = c.tenant_id and a.id = c.authority_id
 		where c.tenant_id = $1 and c.next_update <= $2 and a.key_id is not null and a.not_after > $3`, tx.Tenant(), before, tx.Now()))
+}
+
+// endMount ends the authorities and roles of a mount, and forgets its keys and
+// settings.
+func endMount(ctx context.Context, tx *db.Tx, mount string) error {
+	if mount == "" {
+		return ErrInvalid.With("What is the tenant's own has no mount that ends.")
+	}
+	for _, text := range []string{
+		`update pki_authority set ended_at = $3, epoch = epoch + 1 where tenant_id = $1 and mount = $2 and ended_at is null`,
+		`update pki_role set ended_at = $3, epoch = epoch + 1 where tenant_id = $1 and mount = $2 and ended_at is null`,
+	} {
+		if _, err := tx.Exec(ctx, text, tx.Tenant(), mount, tx.Now()); err != nil {
+			return err
+		}
+	}
+	for _, table := range []string{"pki_key", "pki_setting"} {
+		if _, err := tx.Exec(ctx, `delete from `+table+` where tenant_id = $1 and mount = $2`, tx.Tenant(), mount); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func findSetting(ctx context.Context, tx *db.Tx, mount, name string) (text string, err error) {

@@ -36,7 +36,8 @@ create table pki_authority (
 	primary key (tenant_id, id)
 );
 
-create index pki_authority_name on pki_authority (tenant_id, mount, kind, name, generation);
+create unique index pki_authority_name on pki_authority (tenant_id, mount, kind, name, generation) where name <> '';
+create index pki_authority_mount on pki_authority (tenant_id, mount, kind);
 
 create table pki_role (
 	tenant_id text not null,
