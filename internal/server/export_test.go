@@ -1,5 +1,10 @@
 package server
 
+import (
+	"estover.dev/internal/mount"
+	"estover.dev/internal/vault"
+)
+
 // Belonging are the names of what belongs to a session.
 func Belonging() (names []string) {
 	for _, p := range (&Server{}).belonging() {
@@ -7,3 +12,7 @@ func Belonging() (names []string) {
 	}
 	return names
 }
+
+// VaultRoutes are the routes of the Vault-compatible door, and the kinds of what
+// can be mounted there.
+func (s *Server) VaultRoutes() ([]vault.Route, []mount.Kind) { return s.vault.Routes(), s.mountKinds() }

@@ -36,6 +36,7 @@ type house struct {
 	addr   string
 	token  string // the administrator's
 	logs   *syncBuffer
+	inside *server.Server
 	stop   func()
 
 	upstream *httptest.Server
@@ -130,6 +131,7 @@ func (h *house) run(ready func() bool) {
 		cancel()
 		h.t.Fatal(err)
 	}
+	h.inside = s
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
 	var once sync.Once

@@ -30,8 +30,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"mime"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -112,6 +114,16 @@ func New(parts Parts, o Options) *Door {
 		order(list)
 	}
 	return d
+}
+
+// Routes are all there are, in the order of their kinds and paths.
+func (d *Door) Routes() (all []Route) {
+	for _, kind := range slices.Sorted(maps.Keys(d.routes)) {
+		for _, r := range d.routes[kind] {
+			all = append(all, *r)
+		}
+	}
+	return all
 }
 
 // prefix is where the API begins.
@@ -459,6 +471,9 @@ func (q *Request) body(op Operation) error {
 		return refuse(http.StatusBadRequest, "the request could not be read")
 	case len(b) > maxBody:
 		return refuse(http.StatusRequestEntityTooLarge, "http: request body too large")
+	case q.route.Binary:
+		q.raw = b
+		return nil
 	}
 	return q.parse(b, kind == "application/x-www-form-urlencoded")
 }
