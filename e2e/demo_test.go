@@ -107,7 +107,7 @@ func TestDemoRunsThrough(t *testing.T) {
 	if took := time.Since(begun); took > time.Minute {
 		t.Errorf("it took %v, want less than a minute", took)
 	}
-	if want := "\n\ndemo: 6 of 6 beats held\n"; err != nil || !strings.HasSuffix(p.out.String(), want) {
+	if want := "\n\ndemo: 7 of 7 beats held\n"; err != nil || !strings.HasSuffix(p.out.String(), want) {
 		t.Errorf("it ends with %v, want success and at the end %q:\n%s", err, want, p.out)
 	}
 	if strings.Contains(p.out.String(), "\x1b") {

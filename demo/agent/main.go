@@ -8,10 +8,12 @@
 //	agent wrong-purpose   read the customers for something else than the task
 //	agent elevate         ask for what it may not do, and do it when it is let
 //	agent stream          watch the events until they end, then go on working
+//	agent database        look into the customer system's database until it may not
 //
 // It finds the customer system by CRM_URL and uses the environment's proxy and
 // certificates, as any program does. If CRM_KEY is set it sends the key along:
-// that is how agents usually get at such a system.
+// that is how agents usually get at such a system. It finds the database by the
+// variables that every client of PostgreSQL knows.
 //
 // It exits with 0 if it got all that it wanted, with 3 if it was refused, and
 // with 1 if something else went wrong.
@@ -20,6 +22,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -35,6 +38,9 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // errRefused is what remains of an answer that says no. The agent has already
@@ -55,7 +61,7 @@ func main() {
 		a.client.Transport = &tape{to: f}
 	}
 	tasks := map[string]func() error{
-		"work": a.work, "leak": a.leak, "overreach": a.overreach, "wrong-purpose": a.wrongPurpose, "elevate": a.elevate, "stream": a.stream,
+		"work": a.work, "leak": a.leak, "overreach": a.overreach, "wrong-purpose": a.wrongPurpose, "elevate": a.elevate, "stream": a.stream, "database": a.database,
 	}
 	task, ok := tasks[flag.Arg(0)]
 	if !ok || a.base == "" {
@@ -86,6 +92,43 @@ type agent struct {
 	client    *http.Client
 	silent    bool // it does not print what it calls
 	memory    [][]byte
+}
+
+// database counts the customers again and again, over one connection, until that
+// is cut, and then tries to open another.
+func (a *agent) database() error {
+	ctx := context.Background()
+	c, err := pgx.Connect(ctx, "")
+	if err != nil {
+		return err
+	}
+	defer c.Close(ctx)
+	for first := true; ; first = false {
+		var me string
+		var n int
+		if err := c.QueryRow(ctx, "select current_user, count(*) from customer").Scan(&me, &n); err != nil {
+			if first {
+				return err
+			}
+			break
+		}
+		if first {
+			say("the database knows me as %s and shows me %d customers", me, n)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	say("the connection to the database was cut")
+	again, err := pgx.Connect(ctx, "")
+	if err == nil {
+		_ = again.Close(ctx)
+		return errors.New("the database lets me in again")
+	}
+	var no *pgconn.PgError
+	if !errors.As(err, &no) {
+		return err
+	}
+	say("logging in again: %s", no.Message)
+	return errRefused
 }
 
 type customer struct {

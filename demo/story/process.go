@@ -30,7 +30,12 @@ func (s *Stage) guarded(ctx context.Context, purpose string, agent []string) *ex
 
 // start starts the agent.
 func (s *Stage) start(ctx context.Context, purpose string, agent ...string) (*process, error) {
-	p := &process{cmd: s.launch(ctx, purpose, agent), printed: &printed{}, done: make(chan struct{})}
+	return s.follow(s.launch(ctx, purpose, agent))
+}
+
+// follow starts a program and keeps what it prints.
+func (s *Stage) follow(cmd *exec.Cmd) (*process, error) {
+	p := &process{cmd: cmd, printed: &printed{}, done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = p.printed, p.printed
 	var err error
 	if p.stdin, err = p.cmd.StdinPipe(); err != nil {

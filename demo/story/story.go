@@ -1,13 +1,14 @@
-// Package story is one agent's first task in six beats, from its work to the
+// Package story is one agent's first task in seven beats, from its work to the
 // evidence of it. Each beat is played against the real programs, by way of the
 // real command line, and judges itself: it either returns what it saw, or says
 // what did not hold. The demo tells the story and the end-to-end tests play it,
 // so what one shows is what the other checks.
 //
-//	work ─▶ leak ─▶ overreach ─▶ elevate ─▶ contain ─▶ evidence
+//	work ─▶ leak ─▶ overreach ─▶ elevate ─▶ lease ─▶ contain ─▶ evidence
 //
-// The beats are played in this order on one [Stage]: the fifth takes the agent
-// out of service, and the sixth exports what the first one did.
+// The beats are played in this order on one [Stage]: the sixth takes the agent
+// out of service, and the seventh exports what the first one did. Where there is
+// no PostgreSQL, the fifth is left out.
 package story
 
 import (
@@ -28,6 +29,7 @@ import (
 	"estover.dev/attest"
 	"estover.dev/demo/company"
 	"estover.dev/demo/inspect"
+	"estover.dev/internal/db/scratch"
 )
 
 // A Beat is one thing that happens, and the claim that it shows.
@@ -41,14 +43,20 @@ type Beat struct {
 
 // Beats is the story.
 func (s *Stage) Beats() []Beat {
-	return []Beat{
+	beats := []Beat{
 		{"work", "The agent does its task, and never holds the CRM's key.", s.work},
 		{"leak", "A note in a record tells it to send the customers elsewhere: blocked.", s.leak},
 		{"overreach", "It tries what is outside its grant, and outside its purpose: denied.", s.overreach},
 		{"elevate", "It asks for more: policy lets it have one thing, two people another, and both are gone with the task.", s.elevate},
+		{"lease", "It needs the database for a while: a user is made for the task, and is gone with it.", s.lease},
 		{"contain", "Contain: its open stream ends, and its next call fails.", s.contain},
 		{"evidence", "The evidence is verified offline, and one flipped byte makes it fail.", s.prove},
 	}
+	if !scratch.Available() {
+		s.say("One beat is left out: for the database user that is made for a task, PostgreSQL has to be installed (Debian: apt-get install postgresql).")
+		beats = slices.DeleteFunc(beats, func(b Beat) bool { return b.Name == "lease" })
+	}
+	return beats
 }
 
 // The exit codes that the beats look for.

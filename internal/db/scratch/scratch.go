@@ -44,6 +44,10 @@ type Options struct {
 	// who shows a password (SCRAM) of a role that has one, with TLS or without.
 	Listen bool
 
+	// Dir is where the server's directory is made; the system's place for
+	// temporary files if empty. The server's user has to get there.
+	Dir string
+
 	// Settings are parameters of the server beside those it starts with here.
 	Settings map[string]string
 }
@@ -75,7 +79,7 @@ func Start(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "estover-pg-")
+	dir, err := os.MkdirTemp(o.Dir, "estover-pg-")
 	if err != nil {
 		return nil, err
 	}
@@ -210,6 +214,12 @@ func certificate() (authority, cert, key []byte, err error) {
 func (s *Server) Stop() {
 	_ = s.leash.Close()
 	_ = s.hold.Wait()
+}
+
+// Available says whether there is a PostgreSQL to start.
+func Available() bool {
+	_, err := binaries()
+	return err == nil
 }
 
 // binaries finds the directory of the server's programs, the newest version

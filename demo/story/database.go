@@ -1,0 +1,162 @@
+package story
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"estover.dev/internal/db/scratch"
+)
+
+// A database is the company's own PostgreSQL, which runs for the beat alone.
+type database struct {
+	*scratch.Server
+	addr string // HOST:PORT
+}
+
+// The administrator with whom Estover works at the database has few rights there:
+// it makes users, puts them into a group, and ends their sessions.
+const furnishing = `create table customer (id text primary key, name text);
+insert into customer select 'cus_' || n, 'customer ' || n from generate_series(1001, 1040) n;
+create role crm_readers; grant select on customer to crm_readers;
+create role estover login createrole in role pg_signal_backend, pg_read_all_stats password '%s'`
+
+// foundDatabase starts it.
+func foundDatabase(ctx context.Context, password string) (*database, error) {
+	o := scratch.Options{Listen: true}
+	if os.Getuid() == 0 { // the server's user is another, and cannot get to a directory of root's
+		o.Dir = "/tmp"
+	}
+	server, err := scratch.Start(o)
+	if err != nil {
+		return nil, err
+	}
+	d := &database{Server: server, addr: server.Address}
+	return d, d.exec(ctx, fmt.Sprintf(furnishing, password))
+}
+
+// exec does something as the one who may do everything.
+func (d *database) exec(ctx context.Context, statements string) error {
+	c, err := pgx.Connect(ctx, d.URL)
+	if err != nil {
+		return err
+	}
+	defer c.Close(ctx)
+	_, err = c.PgConn().Exec(ctx, statements).ReadAll()
+	return err
+}
+
+// users are those who log in there, beside the two who administer it.
+func (d *database) users(ctx context.Context) (names []string, err error) {
+	c, err := pgx.Connect(ctx, d.URL)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close(ctx)
+	rows, err := c.Query(ctx, `select rolname::text from pg_roles where rolcanlogin and rolname not in ('postgres', 'estover') order by 1`)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
+var knownAs = regexp.MustCompile(`the database knows me as (\S+) and shows me 40 customers`)
+
+func (s *Stage) lease(ctx context.Context) (string, error) {
+	const password = "made-for-the-demo"
+	s.say("The CRM's own database is a PostgreSQL. Estover gets a user there that may make users and end sessions, and tries it out before anything rests on it. Users of the role crm-reader are for who is granted to list customers, and see what the database's group crm_readers sees.")
+	d, err := foundDatabase(ctx, password)
+	if err != nil {
+		return "", err
+	}
+	defer d.Stop()
+	file := filepath.Join(s.Dir, "estover.password")
+	if err := os.WriteFile(file, []byte(password), 0o600); err != nil {
+		return "", err
+	}
+	_, err = s.told(ctx, 0, "secret", "engine", "enable", "postgres", "crm-db", "--address", d.addr+"/postgres", "--admin", "targets/crm-db",
+		"--admin-user", "estover", "--admin-password-file", "-", "--template", "groups=crm_readers", "< estover.password")
+	if err = errors.Join(err, os.Remove(file)); err != nil {
+		return "", err
+	}
+	_, err = s.told(ctx, 0, "secret", "role", "put", "crm-reader", "--target", "crm-db", "--template", "groups=crm_readers",
+		"--resource", "crm", "--action", "customer.list", "--delivery", "plaintext")
+	if err != nil {
+		return "", err
+	}
+	if left, err := d.users(ctx); err != nil || len(left) > 0 {
+		return "", fmt.Errorf("the trial has left the users %q, %w", left, err)
+	}
+
+	s.say("An ordinary client of PostgreSQL wants a name and a password. It gets some that are its own, for this task:")
+	p, err := s.lend(ctx, d)
+	if err != nil {
+		return "", err
+	}
+	defer p.stop()
+	m, err := p.until(ctx, knownAs)
+	p.show(s)
+	if err != nil {
+		return "", err
+	}
+	users, err := d.users(ctx)
+	if err != nil {
+		return "", err
+	}
+	if len(users) != 1 || users[0] != m[1] {
+		return "", fmt.Errorf("the database has the users %q, not %s alone", users, m[1])
+	}
+	var leases []struct{ ID, Session, State string }
+	if err := s.query(ctx, &leases, "secret", "lease", "list", "--agent", "support-bot", "--open"); err != nil {
+		return "", err
+	}
+	if len(leases) != 1 || leases[0].State != "live" || leases[0].Session == "" {
+		return "", fmt.Errorf("the leases of the agent are %v, not one that is live", leases)
+	}
+	s.say("The session ends, while the agent is still connected:")
+	ended := time.Now()
+	if _, err := s.told(ctx, 0, "session", "end", leases[0].Session); err != nil {
+		return "", err
+	}
+	for users, err = d.users(ctx); err == nil && len(users) > 0 && time.Since(ended) < patience; users, err = d.users(ctx) {
+		time.Sleep(5 * time.Millisecond)
+	}
+	took := time.Since(ended).Round(time.Millisecond)
+	if err != nil || len(users) > 0 {
+		return "", fmt.Errorf("after the end of the session the database has the users %q, %w", users, err)
+	}
+	err = p.wait(ctx, agentRefused)
+	p.show(s)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("The user %s saw 40 customers. %s after the session was told to end, its connection was cut and it was gone.", m[1], took), nil
+}
+
+// lend starts the agent with a database user that is made for it. It works with
+// credentials of its own, as where nobody starts it by hand.
+func (s *Stage) lend(ctx context.Context, d *database) (*process, error) {
+	var c struct {
+		ID     string `json:"client_id"`
+		Secret string `json:"client_secret"`
+	}
+	if err := s.query(ctx, &c, "agent", "credential", "add", "support-bot"); err != nil {
+		return nil, err
+	}
+	host, port, err := net.SplitHostPort(d.addr)
+	if err != nil {
+		return nil, err
+	}
+	launch := []string{"secret", "run", "--role", "crm-reader", "--env", "PGUSER=username", "--env", "PGPASSWORD=password", "--purpose", "support", "--"}
+	s.tell(Command, "estover %s", shell(append(launch, "sample-agent", "database")))
+	cmd := s.command(ctx, s.Estover, append(launch, s.Agent, "database")...)
+	cmd.Env = append(cmd.Env, "ESTOVER_CLIENT_ID="+c.ID, "ESTOVER_CLIENT_SECRET="+c.Secret, "PGHOST="+host, "PGPORT="+port, "PGDATABASE=postgres", "PGSSLMODE=disable")
+	return s.follow(cmd)
+}
