@@ -34,9 +34,7 @@ func Check(s Spec) (Spec, error) {
 	if s.Type == "" {
 		s.Type = HTTP
 	}
-	if s.Type != HTTP {
-		c.wrong("type", "The type is http, not %q.", s.Type)
-	}
+	c.oneOf("type", s.Type, HTTP, Service)
 	c.name("name", "The name of a resource", s.Name)
 	if s.Class.Rank() < 0 {
 		c.wrong("class", "The class is public, internal, confidential or restricted, not %q.", s.Class)
@@ -66,7 +64,11 @@ func Check(s Spec) (Spec, error) {
 		c.wrong("limits.timeout_seconds", "The time is between 0 and 3600 seconds.")
 	}
 	s.AllowPrivate = c.networks(s.AllowPrivate)
-	s.BaseURL, s.Hosts = c.places(s.BaseURL, s.Hosts, len(s.AllowPrivate) > 0)
+	if s.Type == Service {
+		c.service(&s)
+	} else {
+		s.BaseURL, s.Hosts = c.places(s.BaseURL, s.Hosts, len(s.AllowPrivate) > 0)
+	}
 	if s.Address != "" {
 		at, err := HostPort(s.Address, "")
 		if err != nil || strings.HasSuffix(at, ":") {
@@ -180,6 +182,33 @@ func (c *checker) places(base string, hosts []string, privateAllowed bool) (stri
 	}
 	slices.Sort(out)
 	return base, slices.Compact(out)
+}
+
+// service checks a resource that the gateway does not forward to.
+func (c *checker) service(s *Spec) {
+	u, err := url.Parse(s.BaseURL)
+	if err != nil || u.Opaque != "" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Scheme == "" || u.Scheme == "http" || u.Scheme == "https" {
+		c.wrong("base_url", "The URL of a service is SCHEME://HOST[:PORT][/PATH], as postgres://db.example.com/crm, not %q. What speaks HTTP has the type http.", s.BaseURL)
+	}
+	for field, is := range map[string]bool{
+		"hosts": len(s.Hosts) > 0, "ca": s.CA != "", "address": s.Address != "", "allow_private": len(s.AllowPrivate) > 0, "slots": len(s.Slots) > 0,
+		"evidence": s.Evidence != "", "record": s.Record != "", "limits": s.Limits != Limits{},
+	} {
+		if is {
+			c.wrong(field, "The gateway forwards nothing to a service, so there is nothing to say of that.")
+		}
+	}
+	s.Actions = slices.Clone(s.Actions)
+	for i := range s.Actions {
+		a := &s.Actions[i]
+		if a.Method != "" && a.Method != "*" || a.Path != "" && a.Path != "/"+a.Name || len(a.Tokens) > 0 {
+			c.wrong(fmt.Sprintf("actions[%d]", i), "An action of a service has a name, an effect and a class, and neither method nor path.")
+		}
+		if a.Effect == "" {
+			c.wrong(fmt.Sprintf("actions[%d].effect", i), "Say what the action does: read, search, write, delete, send, execute, admin or pay.")
+		}
+		a.Method, a.Path = "*", "/"+a.Name // it stands where that of an HTTP resource does, and nothing is forwarded by it
+	}
 }
 
 // HostPort gives a host and its port in the one spelling by which resources

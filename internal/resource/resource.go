@@ -37,14 +37,17 @@ import (
 	"estover.dev/internal/guard"
 )
 
-// HTTP is the type of a resource that speaks HTTP, the only one so far.
-const HTTP = "http"
+// The types of resources.
+const (
+	HTTP    = "http"    // speaks HTTP, and the gateway forwards to it
+	Service = "service" // anything else, a database or a broker: agents get to it with credentials of their own, and the gateway forwards nothing
+)
 
 // A Spec is what an operator decides about a resource.
 type Spec struct {
 	Name            string        `json:"name" pattern:"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$" doc:"What the resource is called: small letters, digits, dots, dashes and underscores."`
-	Type            string        `json:"type,omitempty" enum:"http" default:"http" doc:"What it speaks."`
-	BaseURL         string        `json:"base_url" format:"uri" doc:"Where it is: https://HOST[:PORT][/PATH]. http:// is allowed only together with allow_private."`
+	Type            string        `json:"type,omitempty" enum:"http,service" default:"http" doc:"What it speaks: http, or service for anything else, such as a database, which agents reach with leases and not by way of the gateway."`
+	BaseURL         string        `json:"base_url" format:"uri" doc:"Where it is: https://HOST[:PORT][/PATH]. http:// is allowed only together with allow_private. Of a service SCHEME://HOST[:PORT][/PATH], as postgres://db.example.com/crm."`
 	Hosts           []string      `json:"hosts,omitempty" doc:"The hosts, with a port if it is not the usual one, by which agents address it. The host of base_url is always one of them."`
 	Actions         []Action      `json:"actions" minItems:"1" doc:"What can be done there. Nothing else is forwarded."`
 	Class           estover.Class `json:"class" enum:"public,internal,confidential,restricted" doc:"The class of the data that it holds."`
@@ -66,8 +69,8 @@ type Spec struct {
 // An Action is something that can be done at a resource.
 type Action struct {
 	Name   string        `json:"name" pattern:"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$" doc:"What grants and policies call it: customer.read."`
-	Method string        `json:"method" doc:"The HTTP method, or * for every one. GET stands for HEAD too."`
-	Path   string        `json:"path" doc:"The path as the resource sees it, with {parameters}: /v1/customers/{id}."`
+	Method string        `json:"method,omitempty" doc:"The HTTP method, or * for every one. GET stands for HEAD too. A service has none."`
+	Path   string        `json:"path,omitempty" doc:"The path as the resource sees it, with {parameters}: /v1/customers/{id}. A service has none."`
 	Effect guard.Effect  `json:"effect,omitempty" enum:"read,search,write,delete,send,execute,admin,pay" doc:"What it does to the world. By itself: read for GET and HEAD, delete for DELETE, write for the others."`
 	Class  estover.Class `json:"class,omitempty" enum:"public,internal,confidential,restricted" doc:"The class of the data that it touches; that of the resource by itself."`
 	Price  int64         `json:"price,omitempty" minimum:"0" doc:"What one call costs, in millionths of the currency unit: what it draws on a budget of money."`

@@ -112,6 +112,16 @@ func (c *Catalogue) UpstreamByName(ctx context.Context, tenant estover.TenantID,
 	return c.upstreams.Get(ctx, tenant, id)
 }
 
+// RouteByName is [Catalogue.UpstreamByName] for what the gateway forwards to: a
+// service has no route.
+func (c *Catalogue) RouteByName(ctx context.Context, tenant estover.TenantID, name string) (*Upstream, error) {
+	u, err := c.UpstreamByName(ctx, tenant, name)
+	if err == nil && u.Type == Service {
+		return nil, ErrNotFound.With("The resource %s is a service: agents reach it with leases, and not by way of the gateway.", name)
+	}
+	return u, err
+}
+
 // UpstreamByHost is the resource that is addressed by this host and port, from
 // memory, or [ErrNotFound]. The host is in the spelling of [HostPort].
 func (c *Catalogue) UpstreamByHost(ctx context.Context, tenant estover.TenantID, hostPort string) (*Upstream, error) {

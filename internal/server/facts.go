@@ -392,7 +392,7 @@ func (f *facts) identified(ctx context.Context, tenant estover.TenantID, identif
 
 // routed is the resource that a reverse route leads to.
 func (f *facts) routed(ctx context.Context, at rest.Place) (*resource.Upstream, error) {
-	u, err := f.resources.UpstreamByName(ctx, at.Tenant, at.Name)
+	u, err := f.resources.RouteByName(ctx, at.Tenant, at.Name)
 	if estover.KindOf(err) == estover.NotFound {
 		err = token.ErrTarget
 	}

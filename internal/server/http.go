@@ -341,12 +341,12 @@ func (s *Server) routed(ctx context.Context, t estover.TenantID, name string) (*
 		}
 		return nil, err
 	}
-	return s.facts.resources.UpstreamByName(ctx, t, name)
+	return s.facts.resources.RouteByName(ctx, t, name)
 }
 
 // route finds a reverse route by the name of its resource.
 func (s *Server) route(c *gateway.Conn, name string) (rest.Route, error) {
-	u, err := s.facts.resources.UpstreamByName(context.Background(), c.Caller.Tenant, name)
+	u, err := s.facts.resources.RouteByName(context.Background(), c.Caller.Tenant, name)
 	if err != nil {
 		return rest.Route{}, err
 	}

@@ -362,7 +362,7 @@ func (d *Duties) classify(ctx context.Context, ex *gateway.Exchange) (*call, err
 
 func (d *Duties) upstream(ctx context.Context, ex *gateway.Exchange) (*resource.Upstream, error) {
 	if ex.Route != "" {
-		return d.Resources.UpstreamByName(ctx, ex.Caller.Tenant, ex.Route)
+		return d.Resources.RouteByName(ctx, ex.Caller.Tenant, ex.Route)
 	}
 	return d.Resources.UpstreamByHost(ctx, ex.Caller.Tenant, ex.Host.String())
 }
