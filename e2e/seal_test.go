@@ -3,6 +3,7 @@ package e2e
 import (
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -156,5 +157,33 @@ func TestUnseal(t *testing.T) {
 		if strings.Contains(s.Log(), strings.Fields(share)[3]) {
 			t.Error("a share is in the server's log")
 		}
+	}
+}
+
+// K7: where only what FIPS 140 approves may be used, and everything else panics
+// or is refused, a server starts, hands out tokens, and keeps secrets under a
+// root key that is made of a passphrase.
+func TestFIPS(t *testing.T) {
+	t.Parallel()
+	words := filepath.Join(t.TempDir(), "words")
+	must(t, os.WriteFile(words, []byte("correct horse battery staple\n"), 0o600))
+	s := e2etest.StartWith(t, []string{"GODEBUG=fips140=only"}, "--root-key", "passphrase:file:"+words)
+	d := newOAuthDesk(t, s)
+	d.admin.Must(t, "secret", "create", "fips/key")
+	d.admin.Put(t, "fips/key", "canary-of-fips")
+	token, err := d.token(t, "client_secret_basic", url.Values{"purpose": {"support"}})
+	must(t, err)
+	if status, body, _ := d.call(t, http.MethodGet, "/v1/customers", token.AccessToken); status != http.StatusOK {
+		t.Errorf("a call: %d %s", status, body)
+	}
+	d.admin.Must(t, "key", "rotate", "--emergency", "--reason", "test")
+	d.admin.Must(t, "doctor")
+	s.Kill()
+	s.Restart(t)
+	if got := d.admin.Must(t, "secret", "get", "fips/key", "--purpose", "test"); !strings.Contains(got, "canary-of-fips") {
+		t.Errorf("the secret reads %q", got)
+	}
+	if strings.Contains(s.Log(), "panic") {
+		t.Error("something panicked")
 	}
 }

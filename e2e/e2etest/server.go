@@ -98,6 +98,7 @@ type Server struct {
 	Gateway string // localhost:PORT
 	CAFile  string // the authority of its certificate
 
+	env   []string
 	args  []string
 	given int // of args, those that every start has
 	cmd   *exec.Cmd
@@ -114,7 +115,13 @@ type Server struct {
 // ends with the test.
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
-	return start(t, Binary(t), args)
+	return start(t, Binary(t), nil, args)
+}
+
+// StartWith starts a server whose environment has more variables.
+func StartWith(t testing.TB, env []string, args ...string) *Server {
+	t.Helper()
+	return start(t, Binary(t), env, args)
 }
 
 // StartOn starts a server on the database of this URL.
@@ -123,14 +130,14 @@ func StartOn(t testing.TB, database string, args ...string) *Server {
 	return Start(t, append([]string{"--database", database}, args...)...)
 }
 
-func start(t testing.TB, bin string, args []string) *Server {
+func start(t testing.TB, bin string, env, args []string) *Server {
 	t.Helper()
 	dir := t.TempDir()
 	var err error
 	for range 5 { // the port may be taken by somebody else in between
 		main, gateway := port(t), port(t)
 		s := &Server{
-			Data: filepath.Join(dir, "data"), URL: "https://localhost:" + main, Gateway: "localhost:" + gateway, log: &log{},
+			Data: filepath.Join(dir, "data"), URL: "https://localhost:" + main, Gateway: "localhost:" + gateway, log: &log{}, env: env,
 			CAFile: filepath.Join(dir, "data", "tls", "ca.crt"),
 		}
 		s.args = append([]string{
@@ -187,7 +194,7 @@ const startTime = 60 * time.Second
 // root key.
 func (s *Server) start() error {
 	c := exec.Command(s.args[0], s.args[1:]...)
-	c.Env = environment()
+	c.Env = environment(s.env...)
 	// Whatever becomes of the test, its servers end with it.
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	stderr, err := c.StderrPipe()
