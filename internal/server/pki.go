@@ -8,6 +8,7 @@ import (
 	"estover.dev"
 	"estover.dev/internal/ca"
 	"estover.dev/internal/guard"
+	"estover.dev/internal/mount"
 	"estover.dev/internal/pki"
 	"estover.dev/internal/policy"
 	"estover.dev/internal/secret/transit"
@@ -47,6 +48,16 @@ func (s *Server) certifiedAction(ctx context.Context, t estover.TenantID, id, ac
 		input = call
 	}
 	return input, effect, err
+}
+
+// certifyingKinds are the mounts of the door that certify and encrypt.
+func (s *Server) certifyingKinds() []mount.Kind {
+	certificates := func(ctx context.Context, tx *guard.Tx, m mount.Mount) error { return s.pki.EndMount(ctx, tx, m.ID) }
+	return []mount.Kind{
+		{Name: "pki", Section: mount.Secrets, Disabled: certificates},
+		{Name: "ssh", Section: mount.Secrets, Disabled: certificates},
+		{Name: "transit", Section: mount.Secrets, Disabled: func(ctx context.Context, tx *guard.Tx, m mount.Mount) error { return s.transit.EndMount(ctx, tx, m.ID) }},
+	}
 }
 
 // authorityURL is where an authority publishes.

@@ -20,7 +20,7 @@ import (
 // mountKinds are what can be mounted behind the Vault-compatible door. This is
 // the one place where another kind joins.
 func (s *Server) mountKinds() []mount.Kind {
-	return append(s.ticketKinds(), mount.Kind{
+	return append(append(s.ticketKinds(), s.certifyingKinds()...), mount.Kind{
 		Name: mount.KV, Section: mount.Secrets, Empty: func(ctx context.Context, c estover.Caller, m mount.Mount) error {
 			return s.facts.secrets.RemoveBelow(ctx, c, m.Base+"/")
 		},
@@ -37,7 +37,7 @@ func (s *Server) vaultDoor() *vault.Door {
 	}
 	id := hex.EncodeToString(cluster[:16])
 	id = id[:8] + "-" + id[8:12] + "-" + id[12:16] + "-" + id[16:20] + "-" + id[20:]
-	return vault.New(vault.Parts{Mounts: s.mounts, Policies: s.acls, Secrets: s.facts.secrets, Tickets: s.tickets, Leases: s.leases, Databases: s.databases}, vault.Options{
+	return vault.New(vault.Parts{Mounts: s.mounts, Policies: s.acls, Secrets: s.facts.secrets, Tickets: s.tickets, Leases: s.leases, Databases: s.databases, PKI: s.pki, Transit: s.transit}, vault.Options{
 		Recognise: s.vaultToken, Known: s.known, Owner: s.ownerFor, Logger: s.logger, RequestHeader: s.config.VaultHead,
 		Status: func(ctx context.Context) vault.Status {
 			return vault.Status{

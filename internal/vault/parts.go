@@ -2,9 +2,11 @@ package vault
 
 import (
 	"estover.dev/internal/mount"
+	"estover.dev/internal/pki"
 	"estover.dev/internal/secret"
 	"estover.dev/internal/secret/database"
 	"estover.dev/internal/secret/lease"
+	"estover.dev/internal/secret/transit"
 	"estover.dev/internal/ticket"
 )
 
@@ -16,6 +18,8 @@ type Parts struct {
 	Tickets   *ticket.Tickets
 	Leases    *lease.Leases
 	Databases *database.Databases
+	PKI       *pki.PKI
+	Transit   *transit.Transit
 }
 
 // areas lists every route there is.
@@ -24,7 +28,7 @@ func (d *Door) areas() []Route {
 	for _, area := range [][]Route{
 		d.status(), d.mounts(), d.authMounts(), d.policies(),
 		d.tickets(), d.appRoles(), d.jwts(), d.certs(), d.wrapping(), d.leases(), d.databases(),
-		d.kv2(), d.kv1(),
+		d.kv2(), d.kv1(), d.pkiRoutes(), d.sshCertificates(), d.transitKeys(),
 	} {
 		all = append(all, area...)
 	}

@@ -47,7 +47,11 @@ type Request struct {
 	every    bool            // a handler took the whole object
 	warnings []string
 	noWrap   bool
+	raw      []byte // of a route that takes bytes
 }
+
+// Body is what was sent to a route that takes bytes.
+func (q *Request) Body() []byte { return q.raw }
 
 // Param is what a name in the route's path stands for.
 func (q *Request) Param(name string) string { return q.params[name] }
@@ -250,9 +254,16 @@ func (q *Request) fill(v reflect.Value, fields map[string]json.RawMessage, note 
 
 var (
 	durationType = reflect.TypeFor[time.Duration]()
+	ttlType      = reflect.TypeFor[ttlSeconds]()
 	secretType   = reflect.TypeFor[estover.Secret]()
 	rawType      = reflect.TypeFor[json.RawMessage]()
 )
+
+// A ttlSeconds is a duration that is kept and shown as whole seconds.
+type ttlSeconds int64
+
+// weakField reads one field by itself.
+func weakField(raw json.RawMessage, into any) error { return weak(reflect.ValueOf(into).Elem(), raw) }
 
 // weak reads one value. What it says is wrong never quotes the value.
 func weak(v reflect.Value, raw json.RawMessage) error {
@@ -283,6 +294,12 @@ func weak(v reflect.Value, raw json.RawMessage) error {
 		}
 		v.SetInt(int64(d))
 		return nil
+	}
+	if v.Type() == ttlType {
+		var d time.Duration
+		err := weak(reflect.ValueOf(&d).Elem(), raw)
+		v.SetInt(seconds(d))
+		return err
 	}
 	switch v.Kind() {
 	case reflect.String:

@@ -63,6 +63,7 @@ type Route struct {
 	Optional bool // needs none, and knows whoever has one
 	Sudo     bool // policies must allow "sudo" beside
 	Top      bool // the members of data stand at the top of the answer, too (V8)
+	Binary   bool // what is written is no object, but bytes ([Request.Body])
 
 	Help string // a sentence
 

@@ -139,6 +139,31 @@ func replace(ctx context.Context, tx *db.Tx, before, after *Key, added *Version)
 	return err
 }
 
+// endMount ends the keys of a mount, and gives their names.
+func endMount(ctx context.Context, tx *db.Tx, mount string) (names []string, err error) {
+	rows, err := tx.Query(ctx, `select name from transit_key where tenant_id = $1 and mount = $2 and ended_at is null`, tx.Tenant(), mount)
+	if err != nil {
+		return nil, err
+	}
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			_ = rows.Close()
+			return nil, err
+		}
+		names = append(names, name)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	_ = rows.Close()
+	if _, err := tx.Exec(ctx, `delete from transit_version where tenant_id = $1 and key_id in (select id from transit_key where tenant_id = $1 and mount = $2)`, tx.Tenant(), mount); err != nil {
+		return nil, err
+	}
+	_, err = tx.Exec(ctx, `update transit_key set ended_at = $3, epoch = epoch + 1 where tenant_id = $1 and mount = $2 and ended_at is null`, tx.Tenant(), mount, tx.Now())
+	return names, err
+}
+
 // A dueKey is one whose time to rotate has come.
 type dueKey struct {
 	tenant      estover.TenantID

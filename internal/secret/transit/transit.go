@@ -513,6 +513,19 @@ func (t *Transit) Remove(ctx context.Context, c estover.Caller, mount, name stri
 	return err
 }
 
+// EndMount removes all keys of a mount, in the transaction that disables it.
+func (t *Transit) EndMount(ctx context.Context, tx *guard.Tx, mount string) error {
+	if mount == "" {
+		return ErrInvalid.With("What is the tenant's own has no mount that ends.")
+	}
+	names, err := endMount(ctx, tx.Tx, mount)
+	for _, name := range names {
+		tx.Touch(kind, at(mount, name))
+	}
+	tx.Note("keys", len(names))
+	return err
+}
+
 // RotateDue rotates the keys whose time has come, of all tenants.
 func (t *Transit) RotateDue(ctx context.Context) (n int, err error) {
 	var due []dueKey
