@@ -20,7 +20,7 @@ func secretCommand(s *settings) *cobra.Command {
 		`A secret has a path, versions, and the hosts that it may be sent to. The gateway
 puts it into requests; no agent gets it. To read a value is a permission of its
 own and an event of its own.`)
-	c.AddCommand(secretList(s), secretShow(s), secretCreate(s), secretPut(s), secretPatch(s), secretRollback(s), secretGet(s), secretMetadata(s),
+	c.AddCommand(secretList(s), secretShow(s), secretCreate(s), secretPut(s), secretPatch(s), secretRollback(s), secretGet(s), secretMetadata(s), secretImport(s),
 		secretMove(s, "delete", "Take versions out of use; they can be brought back"),
 		secretMove(s, "undelete", "Bring deleted versions back"),
 		secretMove(s, "destroy", "Destroy the bytes of versions, for good"), secretUses(s),
@@ -84,7 +84,7 @@ func secretShow(s *settings) *cobra.Command {
 				t.row()
 				t.row("VERSION", "STATE", "FIELDS", "CREATED", "BY")
 				for _, v := range slices.Backward(x.Versions) {
-					t.row(v.N, v.State, v.Fields, v.CreatedAt, v.CreatedBy)
+					t.row(v.N, stateOf(v), v.Fields, v.CreatedAt, v.CreatedBy)
 				}
 			})
 		},
@@ -235,4 +235,12 @@ func secretUses(s *settings) *cobra.Command {
 			})
 		},
 	}
+}
+
+// stateOf is what a version is: in its rotation, if it is rotated.
+func stateOf(v secret.Version) string {
+	if v.Phase != "" && v.State != secret.Deleted {
+		return string(v.Phase)
+	}
+	return string(v.State)
 }

@@ -25,6 +25,7 @@ import (
 	"estover.dev/internal/secret/rotation"
 	"estover.dev/internal/secret/target"
 	"estover.dev/internal/secret/transit"
+	"estover.dev/internal/secret/upstream"
 	"estover.dev/internal/session"
 	"estover.dev/internal/tenant"
 	"estover.dev/internal/token"
@@ -40,6 +41,7 @@ type Parts struct {
 	Requests    *approval.Approvals
 	Notify      *notify.Notify
 	Secrets     *secret.Secrets
+	Imports     *upstream.Imports
 	Targets     *target.Targets
 	Leases      *lease.Leases
 	Rotations   *rotation.Rotations
@@ -94,6 +96,7 @@ func (s *Server) routes() {
 	s.requests()
 	s.channels()
 	s.secrets()
+	s.secretImports()
 	s.certificates()
 	s.transitKeys()
 	s.leases()

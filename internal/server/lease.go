@@ -23,12 +23,26 @@ import (
 	"estover.dev/internal/secret/engine/redis"
 	"estover.dev/internal/secret/lease"
 	"estover.dev/internal/secret/target"
+	"estover.dev/internal/secret/upstream"
+	"estover.dev/internal/secret/upstream/openbao"
 )
 
 // kinds are the kinds of target at which credentials are made. This is the one
 // place where another kind joins.
 func kinds() []engine.Kind {
 	return []engine.Kind{httpkey.Kind, ldap.Kind, mysql.Kind, nats.Kind, postgres.Kind, rabbitmq.Kind, redis.Kind}
+}
+
+// imports are the other vaults that secrets are copied from.
+func (s *Server) imports() *upstream.Imports {
+	dialer := &edge.Dialer{Own: s.own}
+	return upstream.NewImports(s.guard, s.facts.secrets, func(ctx context.Context, address string) (net.Conn, error) {
+		host, _, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, err
+		}
+		return dialer.Dial(ctx, address, edge.Opening{Hosts: []string{host}})
+	}, openbao.Kind)
 }
 
 // leasing puts together what credentials are made with.
