@@ -171,7 +171,7 @@ func TestFIPS(t *testing.T) {
 	d := newOAuthDesk(t, s)
 	d.admin.Must(t, "secret", "create", "fips/key")
 	d.admin.Put(t, "fips/key", "canary-of-fips")
-	token, err := d.token(t, "client_secret_basic", url.Values{"purpose": {"support"}})
+	token, err := d.token(t, "client_secret_basic", url.Values{"purpose": {"support"}, "resource": {d.site.URL}})
 	must(t, err)
 	if status, body, _ := d.call(t, http.MethodGet, "/v1/customers", token.AccessToken); status != http.StatusOK {
 		t.Errorf("a call: %d %s", status, body)
