@@ -6,7 +6,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/rand"
-	"crypto/sha1" //nolint:gosec // RFC 5280, section 4.2.1.2: an identifier, and no security
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -176,7 +176,7 @@ func serial() *big.Int {
 // Serial is a serial number as it is kept: hex digits.
 func Serial(n *big.Int) string { return hex.EncodeToString(n.Bytes()) }
 
-// keyIdentifier is of a public key (RFC 5280, section 4.2.1.2).
+// keyIdentifier is of a public key (RFC 7093, section 2, method 1).
 func keyIdentifier(spki []byte) ([]byte, error) {
 	var info struct {
 		Algorithm pkix.AlgorithmIdentifier
@@ -185,8 +185,8 @@ func keyIdentifier(spki []byte) ([]byte, error) {
 	if _, err := asn1.Unmarshal(spki, &info); err != nil {
 		return nil, err
 	}
-	sum := sha1.Sum(info.Key.Bytes) //nolint:gosec // as above
-	return sum[:], nil
+	sum := sha256.Sum256(info.Key.Bytes)
+	return sum[:20], nil
 }
 
 // template is the certificate of an authority, unsigned.

@@ -36,6 +36,8 @@ type Wish struct {
 	// Usual and Longest are the lives where neither the role nor the wish says
 	// anything; ours if zero.
 	Usual, Longest time.Duration
+
+	parameters map[string]string // to which a grant may be bound
 }
 
 // A Certificate is what was certified, with all that one needs to show it.
@@ -169,7 +171,8 @@ func (p *PKI) by(ctx context.Context, c estover.Caller, action string, w Wish, r
 	if role.Mount != "" {
 		op.Detail["mount"] = role.Mount
 	}
-	if err := p.reaching(ctx, c, &op, role, map[string]string{"common_name": w.CommonName}); err != nil {
+	w.parameters = map[string]string{"common_name": w.CommonName}
+	if err := p.reaching(ctx, c, &op, role, w.parameters); err != nil {
 		return nil, p.told(ctx, c, op, err)
 	}
 	return p.handOut(ctx, c, op, func() (*Certificate, *certified, error) {
@@ -487,7 +490,7 @@ func (p *PKI) until(ctx context.Context, c estover.Caller, role *Role, w *Wish, 
 		at, by = session.ExpiresAt, "session"
 	}
 	if c.Acting().Kind() == estover.AgentKind && role.Resource != "" && p.Until != nil {
-		end, err := p.Until(ctx, c, role.Resource, role.Action)
+		end, err := p.Until(ctx, c, role.Resource, role.Action, w.parameters)
 		if err != nil {
 			return at, "", err
 		}

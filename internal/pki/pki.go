@@ -121,9 +121,9 @@ type Options struct {
 	// says why there is no such action there. Nil takes what it is given.
 	Resource func(ctx context.Context, tx *db.Tx, ref, action string) (string, error)
 
-	// Until is when the grant ends by which an agent does an action of a resource in
-	// its session; zero for never.
-	Until func(ctx context.Context, c estover.Caller, resource, action string) (time.Time, error)
+	// Until is when the grant ends by which an agent does an action of a resource,
+	// with these parameters, in its session; zero for never.
+	Until func(ctx context.Context, c estover.Caller, resource, action string, parameters map[string]string) (time.Time, error)
 
 	// URL is where everybody finds what an authority publishes, without a slash at
 	// the end: the CRL at URL/crl, OCSP at URL/ocsp, the certificate at URL/ca. "" is

@@ -75,7 +75,7 @@ func (h *house) node(g *guard.Guard) *pki.PKI {
 			s.Epoch.Table, s.Epoch.ID = "session", id
 			return s, err
 		},
-		Until: func(context.Context, estover.Caller, string, string) (end time.Time, err error) {
+		Until: func(context.Context, estover.Caller, string, string, map[string]string) (end time.Time, err error) {
 			if at := h.until.Load(); at != nil {
 				end = *at
 			}

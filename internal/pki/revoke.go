@@ -3,6 +3,7 @@ package pki
 import (
 	"context"
 	"crypto"
+	"crypto/fips140"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -321,7 +322,7 @@ func (p *PKI) OCSP(ctx context.Context, tenant estover.TenantID, question []byte
 
 // about reports whether a question is about a certificate of this authority.
 func about(q *ocsp.Request, a *Authority) bool {
-	if !q.HashAlgorithm.Available() {
+	if !q.HashAlgorithm.Available() || q.HashAlgorithm == crypto.SHA1 && fips140.Enforced() {
 		return false
 	}
 	name, key := q.HashAlgorithm.New(), q.HashAlgorithm.New()

@@ -119,7 +119,8 @@ func (p *PKI) bySSH(ctx context.Context, c estover.Caller, action string, w SSHW
 		op.Detail["mount"] = role.Mount
 	}
 	// A grant that is bound to principals covers one of them at a time.
-	if err := p.reaching(ctx, c, &op, role, map[string]string{"principal": strings.Join(w.Principals, ",")}); err != nil {
+	parameters := map[string]string{"principal": strings.Join(w.Principals, ",")}
+	if err := p.reaching(ctx, c, &op, role, parameters); err != nil {
 		return nil, p.told(ctx, c, op, err)
 	}
 	return p.handOut(ctx, c, op, func() (*Certificate, *certified, error) {
@@ -144,7 +145,7 @@ func (p *PKI) bySSH(ctx context.Context, c estover.Caller, action string, w SSHW
 		if err != nil {
 			return nil, nil, err
 		}
-		end, by, err := p.until(ctx, c, role, &Wish{TTL: w.TTL, Usual: w.Usual, Longest: w.Longest}, session)
+		end, by, err := p.until(ctx, c, role, &Wish{TTL: w.TTL, Usual: w.Usual, Longest: w.Longest, parameters: parameters}, session)
 		if err != nil {
 			return nil, nil, err
 		}

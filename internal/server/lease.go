@@ -102,11 +102,17 @@ func (s *Server) leaseSession(ctx context.Context, tx *db.Tx, id string) (time.T
 
 // leaseGrant says until when the grant goes on which a lease rests.
 func (s *Server) leaseGrant(ctx context.Context, c estover.Caller, id, action string) (time.Time, error) {
+	return s.grantEnds(ctx, c, id, action, nil)
+}
+
+// grantEnds says until when the grant goes on that covers an action with these
+// parameters.
+func (s *Server) grantEnds(ctx context.Context, c estover.Caller, id, action string, parameters map[string]string) (time.Time, error) {
 	input, _, err := s.leaseAction(ctx, c.Tenant, id, action)
 	if err != nil {
 		return time.Time{}, err
 	}
-	call := access.Call{Resource: id, Action: action, Class: input.(policy.Call).Class, Purpose: c.Purpose, Session: c.Session}
+	call := access.Call{Resource: id, Action: action, Class: input.(policy.Call).Class, Purpose: c.Purpose, Session: c.Session, Parameters: parameters}
 	if c.Session != "" {
 		at, err := s.facts.sessions.Snapshot(ctx, c.Tenant, c.Session)
 		if err != nil {

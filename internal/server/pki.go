@@ -20,7 +20,7 @@ import (
 // encrypt for others.
 func (s *Server) certifying() (*pki.PKI, *transit.Transit) {
 	return pki.New(s.guard, s.sealer, pki.Options{
-			Session: s.certifiedSession, Action: s.certifiedAction, Resource: s.leaseResource, Until: s.leaseGrant, URL: s.authorityURL, Logger: s.logger,
+			Session: s.certifiedSession, Action: s.certifiedAction, Resource: s.leaseResource, Until: s.grantEnds, URL: s.authorityURL, Logger: s.logger,
 		}), transit.New(s.guard, s.sealer, transit.Options{
 			Action: s.leaseAction, Resource: s.leaseResource,
 		})

@@ -31,6 +31,7 @@ package transit
 
 import (
 	"context"
+	"crypto/fips140"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -231,6 +232,8 @@ func (s *Spec) check(t Type) error {
 		return ErrInvalid.With("The type of a key is one of %v, not %q.", Types, t).At("type")
 	case s.Derived && !t.Derives():
 		return ErrInvalid.With("Keys of the type %s are not derived.", t).At("derived")
+	case s.Convergent && fips140.Enforced():
+		return ErrCannot.With("Convergent keys choose their nonces, which is not done where FIPS 140 is enforced.")
 	case s.Convergent && (!s.Derived || t == Ed25519):
 		return ErrInvalid.With("Only a derived key that encrypts is convergent.").At("convergent")
 	case s.AutoRotate != 0 && (s.AutoRotate < 3600 || s.AutoRotate > 10*365*24*3600):

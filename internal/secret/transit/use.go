@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/fips140"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/rsa"
@@ -291,13 +292,16 @@ var hashes = map[string]struct {
 	"sha3-384": {crypto.SHA3_384, func() hash.Hash { return sha3.New384() }}, "sha3-512": {crypto.SHA3_512, func() hash.Hash { return sha3.New512() }},
 }
 
+// unapproved reports whether a hash is not there where FIPS 140 is enforced.
+func unapproved(name string) bool { return name == "sha1" && fips140.Enforced() }
+
 // Hash gives the digest of an input, by the name of a hash.
 func Hash(name string, input []byte) ([]byte, error) {
 	if name == "" {
 		name = "sha2-256"
 	}
 	h, ok := hashes[name]
-	if !ok {
+	if !ok || unapproved(name) {
 		return nil, ErrInvalid.With("There is no hash %q.", name).At("algorithm")
 	}
 	sum := h.new()
@@ -318,7 +322,7 @@ func (h How) digest(input []byte) ([]byte, crypto.Hash, error) {
 		return input, 0, nil
 	}
 	of, ok := hashes[name]
-	if !ok {
+	if !ok || unapproved(name) {
 		return nil, 0, ErrInvalid.With("There is no hash %q.", name).At("hash_algorithm")
 	}
 	if h.Prehashed {
@@ -543,7 +547,7 @@ func (o *opened) hmac(how How, input []byte) ([]byte, error) {
 		name = "sha2-256"
 	}
 	of, ok := hashes[name]
-	if !ok {
+	if !ok || unapproved(name) {
 		return nil, ErrInvalid.With("There is no hash %q.", name).At("algorithm")
 	}
 	m := hmac.New(of.new, o.mac)
