@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -107,6 +108,9 @@ be sent. Register this address at the provider as where people come back to:
 			c, err := s.client()
 			if err != nil {
 				return err
+			}
+			if len(spec.Destinations) == 0 {
+				return usageError{errors.New("say where its token may be sent: --destination HOST, which may be repeated")}
 			}
 			spec.Name, spec.Class = args[0], estover.Class(class)
 			if roots != "" {

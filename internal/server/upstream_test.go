@@ -358,6 +358,26 @@ spec:
 	})
 }
 
+// TestShortSecret: what is too short to be found in answers is on record as such, once.
+func TestShortSecret(t *testing.T) {
+	each(t, func(t *testing.T, h *house) {
+		h.must(http.MethodPost, "/v1/secret/versions?path=crm/key", map[string]any{"fields": map[string]string{"value": "short"}}, nil)
+		token := h.accessToken(h.openSession())
+		for range 3 {
+			if status, _ := h.call(token, http.MethodGet, "/u/crm/v1/items/1", "", ""); status != http.StatusUnauthorized {
+				t.Errorf("with another key the upstream answers %d", status)
+			}
+		}
+		h.until("the warning is on record", func() bool {
+			var events struct {
+				Items []struct{ Detail map[string]any }
+			}
+			h.must(http.MethodGet, "/v1/events?action=secret.short", nil, &events)
+			return len(events.Items) == 1 && strings.HasSuffix(fmt.Sprint(events.Items[0].Detail["version"]), "@2")
+		})
+	})
+}
+
 // TestSightings: a secret that comes back is taken out of use where the rule says so,
 // and an agent that sends a placeholder where none belongs is quarantined.
 func TestSightings(t *testing.T) {
@@ -411,6 +431,122 @@ func TestSightings(t *testing.T) {
 		})
 		if status, _ := get("/u/crm/v1/items/1"); status == 200 || status == http.StatusBadGateway {
 			t.Errorf("a quarantined agent is answered %d", status)
+		}
+	})
+}
+
+// A shop gives out keys by its own API, and takes them at it.
+type shop struct {
+	*httptest.Server
+	mu   sync.Mutex
+	n    int
+	keys map[string]string // id → name
+	key  map[string]string // id → key
+}
+
+func newShop(t *testing.T) *shop {
+	s := &shop{keys: map[string]string{}, key: map[string]string{}}
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		id, sub := strings.CutPrefix(r.URL.Path, "/keys/")
+		admin := r.Header.Get("Authorization") == "Bearer the shop's admin"
+		switch {
+		case r.URL.Path == "/me":
+			for id, key := range s.key {
+				if r.Header.Get("Authorization") == "Bearer "+key {
+					fmt.Fprintf(w, "welcome, %s, with %s", s.keys[id], key)
+					return
+				}
+			}
+			w.WriteHeader(http.StatusUnauthorized)
+		case !admin:
+			w.WriteHeader(http.StatusForbidden)
+		case r.Method == http.MethodPost:
+			var in struct{ Name string }
+			if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
+				w.WriteHeader(http.StatusBadRequest)
+				return
+			}
+			s.n++
+			id := fmt.Sprint(s.n)
+			s.keys[id], s.key[id] = in.Name, fmt.Sprintf("shop-key-number-%d", s.n)
+			json.NewEncoder(w).Encode(map[string]string{"id": id, "name": in.Name, "key": s.key[id]})
+		case r.Method == http.MethodDelete && sub:
+			delete(s.keys, id)
+			delete(s.key, id)
+		default:
+			list := []map[string]string{}
+			for id, name := range s.keys {
+				if strings.HasPrefix(name, r.FormValue("name")) {
+					list = append(list, map[string]string{"id": id, "name": name})
+				}
+			}
+			json.NewEncoder(w).Encode(list)
+		}
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+func (s *shop) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.keys)
+}
+
+// TestLeaseInASlot: the gateway leases a credential when a session first needs it,
+// puts it in without the agent seeing it, shares it in the session, and it is gone
+// with the session.
+func TestLeaseInASlot(t *testing.T) {
+	each(t, func(t *testing.T, h *house) {
+		up := newShop(t)
+		host := strings.TrimPrefix(up.URL, "http://")
+		h.add(fmt.Sprintf(`
+apiVersion: estover.dev/v1
+kind: Secret
+metadata: {name: shop/admin}
+spec: {destinations: ["%[1]s"]}
+---
+apiVersion: estover.dev/v1
+kind: Resource
+metadata: {name: shop}
+spec:
+  base_url: http://%[1]s
+  allow_private: [127.0.0.0/8]
+  class: confidential
+  slots: [{slot: header, name: Authorization, prefix: "Bearer ", secret: "lease:shop-key", field: key}]
+  actions: [{name: me.read, method: GET, path: /me}]
+`, host), "shop")
+		h.must(http.MethodPost, "/v1/secret/versions?path=shop/admin", map[string]any{"fields": map[string]string{"username": "admin", "password": "the shop's admin"}}, nil)
+		h.must(http.MethodPost, "/v1/secret-engines", map[string]any{
+			"name": "shop", "kind": "httpkey", "address": up.URL, "admin": "shop/admin", "options": map[string]string{
+				"create": "POST /keys", "create_body": `{"name": "{{name}}"}`, "key": "/key", "list": "GET /keys?name={{name}}", "item_name": "/name", "item_id": "/id",
+				"delete": "DELETE /keys/{{id}}", "try": "GET /me", "use": "Authorization: Bearer {{key}}", "auth": "Authorization: Bearer {{secret}}",
+			},
+		}, nil)
+		h.must(http.MethodPut, "/v1/lease-roles/shop-key", map[string]any{"name": "shop-key", "target": "shop", "resource": "shop", "action": "me.read"}, nil)
+		if n := up.count(); n != 0 {
+			t.Fatalf("after the trial there are %d keys", n)
+		}
+		one, two := h.openSession(), h.openSession()
+		for _, session := range []string{one, one, two} {
+			status, body := h.call(h.tokenFor(session, up.URL), http.MethodGet, "/u/shop/me", "", "")
+			if status != 200 || !strings.HasPrefix(body, "welcome, e_") || strings.Contains(body, "shop-key-number") {
+				t.Fatalf("with a leased key: %d %s", status, body)
+			}
+		}
+		if n := up.count(); n != 2 {
+			t.Errorf("two sessions have %d keys, want 2", n)
+		}
+		h.must(http.MethodPost, "/v1/sessions/"+one+"/end", map[string]string{}, nil)
+		h.until("the key of the session is gone", func() bool { return up.count() == 1 })
+		h.must(http.MethodPost, "/v1/leases/revoke", map[string]string{"session": two, "reason": "a test"}, nil)
+		h.until("the other key is gone", func() bool { return up.count() == 0 })
+		// What cannot be leased is not forwarded.
+		up.Close()
+		if status, body := h.call(h.tokenFor(h.openSession(), up.URL), http.MethodGet, "/u/shop/me", "", ""); status != http.StatusBadGateway || h.code([]byte(body)) != "secret_unavailable" {
+			t.Errorf("with a target that is down: %d %s", status, body)
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -63,10 +64,25 @@ func (d *Duties) Fill(ctx context.Context, ex *gateway.Exchange, p *gateway.Plan
 	}
 	p.Credential = strings.Join(c.secrets, " ")
 	if len(values) > 0 {
-		p.Needles = d.needles.of(taskKey{ex.Caller.Tenant, p.Credential}, values)
+		var short []string
+		p.Needles, short = d.needles.of(taskKey{ex.Caller.Tenant, p.Credential}, values)
+		for _, label := range short {
+			d.warn(ex, c, label)
+		}
 	}
 	p.Echoed = func(name string) { d.echoed(ex, c, name) }
 	return nil
+}
+
+// warn records that a value is too short to be found when it comes back: whoever
+// chose it should know.
+func (d *Duties) warn(ex *gateway.Exchange, c *call, label string) {
+	system := estover.Caller{Tenant: ex.Caller.Tenant, Subject: estover.System("gateway"), Request: ex.Caller.Request}
+	d.note(system, guard.Op{
+		Action: "secret.short", Target: sighted(label), Resource: c.resource.ID, Session: ex.Caller.Session,
+		Detail: map[string]any{"version": label, "why": fmt.Sprintf("A value of less than %d bytes is not looked for in answers. Use a longer one.", redact.Shortest)},
+	})
+	d.Logger.Warn("a secret is too short to be found when a resource sends it back", "version", label, "resource", c.resource.Name)
 }
 
 // target is what fills a slot, as events and policies name it.

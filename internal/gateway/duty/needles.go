@@ -20,18 +20,20 @@ type needles struct {
 // maxNeedles bounds them; beyond it, all are built anew.
 const maxNeedles = 1024
 
-func (n *needles) of(key taskKey, values []redact.Value) *redact.Matcher {
+// of is the matcher of some values. What is too short to be searched for is named
+// when the matcher is made (gateway.md, section 13.1).
+func (n *needles) of(key taskKey, values []redact.Value) (m *redact.Matcher, short []string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if m := n.matchers[key]; m != nil {
-		return m
+	if m, known := n.matchers[key]; known {
+		return m, nil
 	}
-	m, _ := redact.NewMatcher(values...)
+	m, short = redact.NewMatcher(values...)
 	if n.matchers == nil || len(n.matchers) >= maxNeedles {
 		n.matchers = map[taskKey]*redact.Matcher{}
 	}
 	n.matchers[key] = m
-	return m
+	return m, short
 }
 
 // revisionOf names the rules under which connections to an upstream are made: its
