@@ -194,8 +194,14 @@ func TestKind(t *testing.T) {
 	enginetest.Run(t, enginetest.Suite{
 		Kind: ldap.Kind, Config: config(s), Template: template,
 		Bad: []engine.Template{
-			{"attributes": {"description"}}, {"attributes": {"userPassword=x"}}, {"attributes": {"objectClass=person"}}, {"attributes": {"=x"}},
-			{"groups": {"readers"}}, {"groups": {""}}, {"group_attribute": {"a", "b"}}, {"group_attribute": {"member=x"}},
+			{"attributes": {"description"}},
+			{"attributes": {"userPassword=x"}},
+			{"attributes": {"objectClass=person"}},
+			{"attributes": {"=x"}},
+			{"groups": {"readers"}},
+			{"groups": {""}},
+			{"group_attribute": {"a", "b"}},
+			{"group_attribute": {"member=x"}},
 		},
 		Login: func(_ context.Context, m engine.Material) (enginetest.Client, error) {
 			l, err := bind(s, string(m["dn"].Reveal()), string(m["password"].Reveal()))

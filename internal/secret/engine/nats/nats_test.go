@@ -223,8 +223,17 @@ func TestKind(t *testing.T) {
 	enginetest.Run(t, enginetest.Suite{
 		Kind: nats.Kind, Config: config(o, o.signing, false, o.crm), Template: template,
 		Bad: []engine.Template{
-			nil, {"publish_deny": {"a"}}, {"publish": {"a b"}}, {"publish": {""}}, {"publish": {"a..b"}}, {"publish": {".a"}}, {"subscribe": {"a."}},
-			{"publish": {"a"}, "responses": {"0"}}, {"publish": {"a"}, "responses": {"many"}}, {"scoped": {"no"}}, {"scoped": {"yes"}, "publish": {"a"}},
+			nil,
+			{"publish_deny": {"a"}},
+			{"publish": {"a b"}},
+			{"publish": {""}},
+			{"publish": {"a..b"}},
+			{"publish": {".a"}},
+			{"subscribe": {"a."}},
+			{"publish": {"a"}, "responses": {"0"}},
+			{"publish": {"a"}, "responses": {"many"}},
+			{"scoped": {"no"}},
+			{"scoped": {"yes"}, "publish": {"a"}},
 		},
 		Login: func(_ context.Context, m engine.Material) (enginetest.Client, error) {
 			made[string(m["username"].Reveal())] = user(m)

@@ -92,7 +92,8 @@ func code(arguments []byte) uint16 {
 
 // short and long are texts with their length, of one and of four bytes.
 func short(s string) []byte { return append([]byte{byte(len(s))}, s...) }
-func long(b []byte) []byte  { return append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...) }
+
+func long(b []byte) []byte { return append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...) }
 
 // send writes a method in a frame of its own.
 func send(to io.Writer, method uint16, arguments []byte) error {

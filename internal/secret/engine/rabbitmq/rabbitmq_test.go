@@ -191,8 +191,14 @@ func TestKind(t *testing.T) {
 	enginetest.Run(t, enginetest.Suite{
 		Kind: rabbitmq.Kind, Config: config(s), Template: template,
 		Bad: []engine.Template{
-			nil, {"vhosts": {"crm"}}, {"read": {"("}}, {"read": {"a", "b"}}, {"read": {".*"}, "tags": {"administrator"}}, {"read": {".*"}, "tags": {"policymaker"}},
-			{"read": {".*"}, "vhosts": {".."}}, {"read": {".*"}, "vhosts": {""}},
+			nil,
+			{"vhosts": {"crm"}},
+			{"read": {"("}},
+			{"read": {"a", "b"}},
+			{"read": {".*"}, "tags": {"administrator"}},
+			{"read": {".*"}, "tags": {"policymaker"}},
+			{"read": {".*"}, "vhosts": {".."}},
+			{"read": {".*"}, "vhosts": {""}},
 		},
 		Login: func(ctx context.Context, m engine.Material) (enginetest.Client, error) {
 			if strings.Contains(string(m["username"].Reveal()), ":") { // which HTTP would cut there

@@ -116,8 +116,17 @@ func TestKind(t *testing.T) {
 	enginetest.Run(t, enginetest.Suite{
 		Kind: redis.Kind, Config: config(s), Template: rules,
 		Bad: []engine.Template{
-			nil, {"rules": {}}, {"rules": {"~app:* >password"}}, {"rules": {"on"}}, {"rules": {"nopass"}}, {"rules": {"#0011"}}, {"rules": {"reset"}},
-			{"rules": {"~a (~b +@all)"}}, {"rules": {"(+acl|setuser"}}, {"rules": {"+get)"}}, {"rules": {"skip-sanitize-payload"}},
+			nil,
+			{"rules": {}},
+			{"rules": {"~app:* >password"}},
+			{"rules": {"on"}},
+			{"rules": {"nopass"}},
+			{"rules": {"#0011"}},
+			{"rules": {"reset"}},
+			{"rules": {"~a (~b +@all)"}},
+			{"rules": {"(+acl|setuser"}},
+			{"rules": {"+get)"}},
+			{"rules": {"skip-sanitize-payload"}},
 		},
 		Login: func(ctx context.Context, m engine.Material) (enginetest.Client, error) {
 			c := as(s, string(m["username"].Reveal()), string(m["password"].Reveal()))
