@@ -60,7 +60,7 @@ func orNothing(n int64) string {
 }
 
 func showRotation(t *table, x rotation.Rotation) {
-	t.pairs("Path", x.Path, "Target", x.Target, "Kind", x.Kind, "Users", x.Users, "Schedule", first(x.Schedule, "by risk"), "Window", x.Window,
+	t.pairs("Path", x.Path, "Target", first(x.TargetName, x.Target), "Kind", x.Kind, "Users", x.Users, "Schedule", first(x.Schedule, "by risk"), "Window", x.Window,
 		"Grace", x.Grace(), "Step", x.Step, "Version", x.Current, "On its way", orNothing(x.Pending), "Old version", orNothing(x.Previous),
 		"Kept until", x.GraceUntil, "Rotated", x.RotatedAt, "Due", x.DueAt, "Late since", x.LateAt, "Went wrong", x.LastError, "Target stopped", x.Stopped,
 		"Refused log-ins for", refusedFor(x))

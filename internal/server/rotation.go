@@ -20,7 +20,7 @@ import (
 // rotating puts together what rotates secrets at targets.
 func (s *Server) rotating() *rotation.Rotations {
 	return rotation.New(rotation.Config{
-		Guard: s.guard, Secrets: s.facts.secrets, Target: s.rotationTarget, Engine: s.targets.Engine, Risk: s.secretRisk,
+		Guard: s.guard, Secrets: s.facts.secrets, Target: s.rotationTarget, Engine: s.targets.Engine, As: s.targets.As, Risk: s.secretRisk,
 		Node: node() + " " + s.boot, Logger: s.logger,
 		Sponsor: func(ctx context.Context, tx *db.Tx, id string) (string, error) {
 			a, err := agent.Load(ctx, tx, id)
@@ -59,7 +59,7 @@ func (s *Server) rotationTarget(ctx context.Context, t estover.TenantID, name st
 		return rotation.Target{}, err
 	}
 	k, err := s.targets.Kind(x.Kind)
-	return rotation.Target{ID: x.ID, Name: x.Name, Overlap: k.Overlap, CheckedAt: x.CheckedAt}, err
+	return rotation.Target{ID: x.ID, Name: x.Name, Admin: x.Admin, Overlap: k.Overlap, CheckedAt: x.CheckedAt}, err
 }
 
 // secretRisk is how much harm a secret would do: as it is said of it, or by the

@@ -15,15 +15,16 @@ import (
 
 // A memory is a target in memory.
 type memory struct {
-	mu       sync.Mutex
-	users    map[string][]string // their passwords
-	sessions map[string]int
-	down     error  // what everything answers
-	wrong    string // a user that nobody logs in as, whatever the password
-	refuse   string // a user whose password cannot be changed
-	made     []string
-	refused  int           // log-ins
-	slow     time.Duration // that it takes to change a password
+	mu        sync.Mutex
+	users     map[string][]string // their passwords
+	sessions  map[string]int
+	down      error  // what everything answers
+	wrong     string // a user that nobody logs in as, whatever the password
+	refuse    string // a user whose password cannot be changed
+	powerless string // who may change no passwords
+	made      []string
+	refused   int           // log-ins
+	slow      time.Duration // that it takes to change a password
 }
 
 func newMemory(users ...string) *memory {
@@ -140,3 +141,19 @@ func (m *memory) EndSessions(_ context.Context, user string) error {
 
 func (m *memory) Now(context.Context) (time.Time, error) { return time.Now(), nil }
 func (m *memory) Close() error                           { return nil }
+
+// asAdmin is the target for somebody who may not be its admin.
+type asAdmin struct {
+	*memory
+	c engine.Credential
+}
+
+func (a asAdmin) SetSecret(ctx context.Context, user string, s, keep estover.Secret) error {
+	if err := a.Verify(ctx, a.c); err != nil {
+		return err
+	}
+	if a.c.User == a.powerless {
+		return engine.Refuse("permission denied")
+	}
+	return a.memory.SetSecret(ctx, user, s, keep)
+}

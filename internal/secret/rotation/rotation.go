@@ -44,8 +44,9 @@
 // # Admin users
 //
 // The secret by which a target is worked at is rotated in the same way (R12): the
-// second user is made, from a template, if it is not there, and logs in, before
-// anybody touches the password of the first.
+// second user is made, from a template, if it is not there, logs in, and shows that
+// it can change the password of the first, by setting the one that it has, before
+// anybody else touches that.
 package rotation
 
 import (
@@ -144,8 +145,9 @@ func (s Spec) user(slot string) string {
 
 // A Rotation is the life of one managed secret.
 type Rotation struct {
-	Secret string `json:"secret"` // its id
-	Path   string `json:"path"`
+	Secret     string `json:"secret"` // its id
+	Path       string `json:"path"`
+	TargetName string `json:"target_name,omitempty"`
 	Spec
 	Step       Step            `json:"step"`
 	Slot       string          `json:"slot,omitempty"` // that serves
@@ -179,6 +181,7 @@ type Rotation struct {
 type Target struct {
 	ID        string
 	Name      string
+	Admin     string    // the path of the secret by which it is worked at
 	Overlap   bool      // a user may have two secrets at once
 	CheckedAt time.Time // when it last went well to make, log in and end a user there
 }
@@ -191,6 +194,9 @@ type Config struct {
 	// Target finds a target by its name or id. Engine works at one.
 	Target func(ctx context.Context, tenant estover.TenantID, name string) (Target, error)
 	Engine func(ctx context.Context, tenant estover.TenantID, id string) (engine.Engine, error)
+	// As works at a target as somebody who is to be its admin. The engine is closed
+	// after use. Nil tries nobody out.
+	As func(ctx context.Context, tenant estover.TenantID, id string, c engine.Credential) (engine.Engine, error)
 
 	// Sponsor is who answers for an agent; "" if nobody.
 	Sponsor func(ctx context.Context, tx *db.Tx, agent string) (string, error)

@@ -48,6 +48,7 @@ type house struct {
 	target  *memory
 	engine  engine.Engine // in the place of the target in memory
 	overlap bool
+	admin   string // the path of the target's own secret
 	checked time.Time
 	over    map[string]bool // sessions and subjects that cannot work with us any more
 	risk    secret.Risk
@@ -95,13 +96,16 @@ func (h *house) node(name string) (*rotation.Rotations, *secret.Secrets) {
 			if tenant != h.tenant || name != "orders" && name != "tgt_1" {
 				return rotation.Target{}, rotation.ErrNotFound.With("There is no target %s.", name)
 			}
-			return rotation.Target{ID: "tgt_1", Name: "orders", Overlap: h.overlap, CheckedAt: h.checked}, nil
+			return rotation.Target{ID: "tgt_1", Name: "orders", Admin: h.admin, Overlap: h.overlap, CheckedAt: h.checked}, nil
 		},
 		Engine: func(context.Context, estover.TenantID, string) (engine.Engine, error) {
 			if h.engine != nil {
 				return h.engine, nil
 			}
 			return h.target, nil
+		},
+		As: func(_ context.Context, _ estover.TenantID, _ string, c engine.Credential) (engine.Engine, error) {
+			return asAdmin{h.target, c}, nil
 		},
 		Sponsor: func(context.Context, *db.Tx, string) (string, error) { return "usr_sam", nil },
 		Over: func(_ context.Context, _ *db.Tx, s estover.Subject, session string, _ time.Time) (bool, error) {
@@ -648,8 +652,20 @@ func TestAdmin(t *testing.T) {
 		}
 		spec := pair
 		spec.Users, spec.Template = []string{"operator", "estover_admin"}, engine.Template{"groups": {"admins"}}
+		h.admin = path
 		h.put(spec)
 		h.want("1a:current")
+		// One that cannot do what the first one can is taken back.
+		h.target.powerless = "estover_admin"
+		if _, err := h.x.Run(t.Context(), ann, path); !errors.Is(err, rotation.ErrFailed) || !strings.Contains(err.Error(), "the next admin cannot do") {
+			t.Errorf("an admin without rights: %v, want ErrFailed", err)
+		}
+		h.want("1a:current 2b:abandoned")
+		h.target.powerless, h.target.made = "", nil
+		delete(h.target.users, "estover_admin")
+		if err := h.x.Clear(t.Context(), ann, "orders"); err != nil {
+			t.Fatal(err)
+		}
 		operators := engine.Credential{User: "operator", Secret: estover.NewSecret([]byte("first-of-operator"))}
 		h.x.Reached(func(at string) error {
 			if at == "before R4" && !slices.Equal(h.target.made, []string{"estover_admin admins"}) {
@@ -665,7 +681,7 @@ func TestAdmin(t *testing.T) {
 		h.pass(2 * time.Minute)
 		h.pass(2 * time.Minute)
 		h.x.Reached(nil)
-		h.want("1a:retired 2b:current")
+		h.want("1a:retired 2b:abandoned 3b:current")
 		if err := h.target.Verify(t.Context(), operators); !errors.Is(err, engine.ErrWrongSecret) {
 			t.Errorf("the operator's own password afterwards: %v, want ErrWrongSecret", err)
 		}

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"maps"
 	"sync"
 	"time"
@@ -345,6 +346,9 @@ func (w *work) verify(ctx context.Context) (bool, error) {
 	err = w.effect(ctx, "R3", func(ctx context.Context, e engine.Engine) error {
 		return e.Verify(ctx, engine.Credential{User: w.r.user(w.r.idle()), Secret: values[w.r.SecretField]})
 	})
+	if err == nil {
+		err = w.tryAdmin(ctx, values)
+	}
 	if errors.Is(err, engine.ErrWrongSecret) || final(err) {
 		return true, w.fail(ctx, err, true)
 	}
@@ -355,6 +359,31 @@ func (w *work) verify(ctx context.Context) (bool, error) {
 		n.Step = Verified
 		return nil
 	})
+}
+
+// tryAdmin sees whether the next admin of a target can do the one thing that the
+// rotation needs of it: change the password of the one before. It sets the one
+// that is there.
+func (w *work) tryAdmin(ctx context.Context, values map[string]estover.Secret) error {
+	at, err := w.x.Target(ctx, w.tenant, w.r.Target)
+	if err != nil || at.Admin != w.r.Path || w.r.kind != TwoUsers || w.r.Current == 0 || w.x.As == nil {
+		return err
+	}
+	old, err := w.x.Secrets.Values(ctx, w.tenant, w.r.Path, w.r.Current)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, effectTime)
+	defer cancel()
+	e, err := w.x.As(ctx, w.tenant, w.r.Target, engine.Credential{User: w.r.user(w.r.idle()), Secret: values[w.r.SecretField]})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = e.Close() }()
+	if err := e.SetSecret(ctx, w.r.user(w.r.Slot), old[w.r.SecretField], estover.Secret{}); err != nil {
+		return fmt.Errorf("the next admin cannot do what the one before can: %w", err)
+	}
+	return nil
 }
 
 // fail ends a rotation before R4. If the new password did not log in, no other

@@ -14,9 +14,10 @@ import (
 
 const columns = `r.secret_id, s.path, r.target_id, r.kind, r.spec, r.step, r.slot, r.pending, r.current, r.previous, r.generation, r.epoch,
 	r.grace_until, r.due_at, r.next_try_at, r.tries, r.last_error, r.held_by, r.held_until, r.created_at, r.rotated_at, r.switched_at,
-	r.applying_at, r.late_at, r.refused_us, r.forced_by, r.forced_reason, r.laggards, coalesce(t.reason, '')`
+	r.applying_at, r.late_at, r.refused_us, r.forced_by, r.forced_reason, r.laggards, coalesce(t.reason, ''), coalesce(g.name, '')`
 
 const from = ` from rotation r join secret s on s.tenant_id = r.tenant_id and s.id = r.secret_id
+	left join secret_target g on g.tenant_id = r.tenant_id and g.id = r.target_id
 	left join rotation_target t on t.tenant_id = r.tenant_id and t.target_id = r.target_id and t.stopped_at is not null
 	where r.ended_at is null`
 
@@ -25,7 +26,7 @@ func scan(scan func(...any) error) (Rotation, error) {
 	var target, spec, laggards string
 	err := scan(&r.Secret, &r.Path, &target, &r.kind, &spec, &r.Step, &r.Slot, &r.Pending, &r.Current, &r.Previous, &r.Generation, &r.epoch,
 		&r.GraceUntil, &r.DueAt, &r.Next, &r.tries, &r.LastError, &r.heldBy, &r.heldUntil, &r.CreatedAt, &r.RotatedAt, &r.switchedAt,
-		&r.applyingAt, &r.LateAt, &r.Refused, &r.ForcedBy, &r.Reason, &laggards, &r.Stopped)
+		&r.applyingAt, &r.LateAt, &r.Refused, &r.ForcedBy, &r.Reason, &laggards, &r.Stopped, &r.TargetName)
 	if err == nil {
 		err = json.Unmarshal([]byte(spec), &r.Spec)
 	}

@@ -100,6 +100,39 @@ func (t *Targets) Engine(ctx context.Context, tenant estover.TenantID, id string
 		return have, nil
 	}
 	s.mu.Unlock()
+	e, err := t.engine(x, k, host, admin)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	s.engine, s.reach, s.version, s.measured = e, x.Reach, version, time.Time{}
+	s.mu.Unlock()
+	if have != nil {
+		time.AfterFunc(keep, func() { _ = have.Close() })
+	}
+	return e, nil
+}
+
+// As is an engine that works at a target as somebody who is not its admin yet, to
+// see whether they could be. The caller closes it.
+func (t *Targets) As(ctx context.Context, tenant estover.TenantID, id string, admin engine.Credential) (engine.Engine, error) {
+	x, err := t.copies.Get(ctx, tenant, id)
+	if err != nil {
+		return nil, err
+	}
+	k, err := t.Kind(x.Kind)
+	if err != nil {
+		return nil, err
+	}
+	host, err := k.Host(x.Address)
+	if err != nil {
+		return nil, ErrInvalid.With("The address cannot be: %s.", err)
+	}
+	return t.engine(x, k, host, admin)
+}
+
+// engine opens one.
+func (t *Targets) engine(x *Target, k engine.Kind, host string, admin engine.Credential) (engine.Engine, error) {
 	config := engine.Config{Address: x.Address, Options: x.Options, Authorities: []byte(x.Authorities), Admin: admin}
 	hosts := []string{host}
 	if k.Beside != nil {
@@ -115,12 +148,6 @@ func (t *Targets) Engine(ctx context.Context, tenant estover.TenantID, id string
 	e, err := k.Open(config)
 	if err != nil {
 		return nil, ErrInvalid.With("The target %s cannot be opened: %s", x.Name, err)
-	}
-	s.mu.Lock()
-	s.engine, s.reach, s.version, s.measured = e, x.Reach, version, time.Time{}
-	s.mu.Unlock()
-	if have != nil {
-		time.AfterFunc(keep, func() { _ = have.Close() })
 	}
 	return e, nil
 }
