@@ -292,6 +292,19 @@ func usePKI(c vaultClient, at string, exact bool) {
 	}
 	c.refused("unable to find PKI issuer", at+"/issuer/nothing/issue/web", map[string]any{"common_name": "x.a.example"})
 
+	// A lease that stands for a certificate ends with it.
+	other, otherLease, err := c.write(at+"/issue/web", map[string]any{"common_name": "l.a.example"})
+	must(c.T, err)
+	if known := c.put("sys/leases/lookup", map[string]any{"lease_id": otherLease}); known["renewable"] != false || known["path"] != at+"/issue/web" {
+		c.Errorf("the lease of a certificate is %v", known)
+	}
+	c.refused("lease is not renewable", "sys/leases/renew", map[string]any{"lease_id": otherLease})
+	c.put("sys/leases/revoke", map[string]any{"lease_id": otherLease})
+	if known := c.get(at + "/cert/" + fmt.Sprint(other["serial_number"])); fmt.Sprint(known["revocation_time"]) == "0" {
+		c.Errorf("the certificate of a revoked lease is %v", known)
+	}
+	c.refused("invalid lease", "sys/leases/lookup", map[string]any{"lease_id": otherLease})
+
 	// Settings read back as they were written, and are in certificates.
 	c.put(at+"/config/urls", map[string]any{"issuing_certificates": "https://ca.example/ca", "crl_distribution_points": []string{"https://ca.example/crl"}})
 	urls := c.get(at + "/config/urls")

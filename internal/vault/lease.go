@@ -11,6 +11,7 @@ import (
 
 	"estover.dev"
 	"estover.dev/internal/mount"
+	"estover.dev/internal/pki"
 	"estover.dev/internal/secret/database"
 	"estover.dev/internal/secret/lease"
 )
@@ -100,6 +101,9 @@ func (d *Door) lookupLease(ctx context.Context, q *Request) (*Answer, error) {
 	if err != nil {
 		return nil, err
 	}
+	if r, is, err := d.leasedCertificate(ctx, q, id); is {
+		return certificateLease(id, r, err)
+	}
 	_, x, err := d.leaseNamed(ctx, q, id)
 	if errors.Is(err, errNoLease) || err == nil && x.State == lease.Ended {
 		return nil, refuse(http.StatusBadRequest, "invalid lease")
@@ -121,6 +125,15 @@ func (d *Door) renewLease(ctx context.Context, q *Request) (*Answer, error) {
 	}
 	id, err := q.leaseID(&in, &in.ID)
 	if err != nil {
+		return nil, err
+	}
+	if _, is, err := d.leasedCertificate(ctx, q, id); is {
+		switch {
+		case estover.KindOf(err) == estover.NotFound:
+			err = refuse(http.StatusBadRequest, "lease not found").because(err)
+		case err == nil:
+			err = refuse(http.StatusBadRequest, "lease is not renewable")
+		}
 		return nil, err
 	}
 	at, x, err := d.leaseNamed(ctx, q, id)
@@ -160,6 +173,15 @@ func (d *Door) revokeLease(ctx context.Context, q *Request) (*Answer, error) {
 	id, err := q.leaseID(&in, &in.ID)
 	if err != nil {
 		return nil, err
+	}
+	if r, is, err := d.leasedCertificate(ctx, q, id); is {
+		if err == nil && r.RevokedAt.IsZero() && r.NotAfter.After(time.Now()) {
+			_, err = d.PKI.Revoke(ctx, q.Caller, r.Mount, pki.X509, r.Serial, pki.Unspecified, "its lease was revoked at the Vault-compatible door")
+		}
+		if err != nil && estover.KindOf(err) != estover.NotFound {
+			return nil, err
+		}
+		return revoking(in.Sync), nil
 	}
 	at, x, err := d.leaseNamed(ctx, q, id)
 	if errors.Is(err, errNoLease) { // one that there is not is gone (V21)

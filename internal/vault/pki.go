@@ -497,6 +497,35 @@ func derOf(text string) string {
 	return base64.StdEncoding.EncodeToString(block.Bytes)
 }
 
+// leasedCertificate is the certificate that the id of a lease names, if it is of a
+// mount that certifies: such a lease is the certificate's own row (V32).
+func (d *Door) leasedCertificate(ctx context.Context, q *Request, id string) (r pki.Record, is bool, err error) {
+	table, err := d.Mounts.Table(ctx, q.Tenant)
+	if err != nil {
+		return r, false, err
+	}
+	m, rest, ok := table.Find(strings.Trim(id, "/"))
+	if !ok || m.Kind != "pki" {
+		return r, false, nil
+	}
+	r, err = d.PKI.Certificate(ctx, q.Caller, m.ID, pki.X509, pki.ParseSerial(rest[strings.LastIndexByte(rest, '/')+1:]))
+	return r, true, err
+}
+
+// certificateLease is what a lease is that stands for a certificate.
+func certificateLease(id string, r pki.Record, err error) (*Answer, error) {
+	left := time.Until(r.NotAfter)
+	switch {
+	case estover.KindOf(err) == estover.NotFound, err == nil && (left <= 0 || !r.RevokedAt.IsZero()):
+		return nil, refuse(http.StatusBadRequest, "invalid lease")
+	case err != nil:
+		return nil, err
+	}
+	return &Answer{Data: map[string]any{
+		"id": id, "issue_time": Time(r.IssuedAt), "expire_time": Time(r.NotAfter), "last_renewal": nil, "renewable": false, "ttl": seconds(left), "path": id[:strings.LastIndexByte(id, '/')],
+	}}, nil
+}
+
 // keyAs writes a private key, which is there as PKCS #8, in the form that clients ask
 // for.
 func keyAs(text, format string) (private, kind string, err error) {
