@@ -34,7 +34,6 @@ import (
 	"crypto/fips140"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"regexp"
 	"slices"
 	"time"
@@ -547,16 +546,6 @@ func (t *Transit) RotateDue(ctx context.Context) (n int, err error) {
 		n++
 	}
 	return n, nil
-}
-
-// detail is what an event tells of what was done with a key.
-func detail(k *Key, more map[string]any) map[string]any {
-	d := map[string]any{"name": k.Name}
-	if k.Mount != "" {
-		d["mount"] = k.Mount
-	}
-	maps.Copy(d, more)
-	return d
 }
 
 func encodeSpec(s Spec) (string, error) {
