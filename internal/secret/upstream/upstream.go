@@ -79,6 +79,9 @@ type Kind struct {
 	// Checks is set where the store itself checks which version a write follows.
 	Checks bool
 
+	// Flat is set where secrets have names, and no paths with slashes.
+	Flat bool
+
 	// Open makes a store. It does not connect.
 	Open func(engine.Config) (Store, error)
 }
@@ -150,7 +153,7 @@ func Object(text []byte) estover.Secret {
 // Text is the reverse of [Object].
 func Text(object estover.Secret) ([]byte, error) {
 	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(object.Reveal(), &fields); err != nil {
+	if err := json.Unmarshal(object.Reveal(), &fields); err != nil || fields == nil {
 		return nil, engine.Refuse("what is to be written is no object of JSON")
 	}
 	if len(fields) == 1 {
