@@ -275,6 +275,9 @@ func (f *flight) carry(r *http.Request) {
 func (f *flight) ready(r *http.Request) error {
 	p := f.plan
 	f.own = f.ex.Own
+	if p.Jar != nil {
+		f.own = append(f.own[:len(f.own):len(f.own)], "cookie")
+	}
 	for i := range p.Slots {
 		if err := p.Slots[i].check(); err != nil {
 			return err
@@ -470,6 +473,9 @@ func (f *flight) answer(res *http.Response) error {
 
 // head cleans the head of an answer.
 func (f *flight) head(res *http.Response) error {
+	if f.plan.Jar != nil {
+		f.plan.Jar(res.Cookies())
+	}
 	edge.StripAnswer(res.Header, f.plan.Cookies)
 	edge.StripAnswer(res.Trailer, f.plan.Cookies)
 	f.mask(res.Header)

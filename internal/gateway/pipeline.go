@@ -101,6 +101,9 @@ type Plan struct {
 	Identity bool
 	// Cookies lets the cookies of the upstream through.
 	Cookies bool
+	// Jar, if it is set, takes the cookies of the upstream, which the agent does not
+	// get; what it holds comes back by a slot. The agent's own are taken out.
+	Jar func(set []*http.Cookie)
 	// Tokens, if it is set, keeps a token of the upstream here and gives the
 	// handle that the agent gets instead: this is the upstream's token endpoint
 	// (gateway.md, C8).

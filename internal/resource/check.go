@@ -43,6 +43,9 @@ func Check(s Spec) (Spec, error) {
 		s.Destination = "internal"
 	}
 	c.oneOf("destination", s.Destination, "internal", "partner", "public")
+	if s.Cookies != "" {
+		c.oneOf("cookies", s.Cookies, CookiesDrop, CookiesJar)
+	}
 	if s.OnMisuse != "" {
 		c.oneOf("on_misuse", s.OnMisuse, OnMisuseRecord, OnMisuseQuarantine)
 	}

@@ -60,6 +60,7 @@ type Spec struct {
 	Address         string        `json:"address,omitempty" doc:"The HOST:PORT to connect to, if its own name does not lead there. The name is still the one that its certificate must have."`
 	AllowPrivate    []string      `json:"allow_private,omitempty" doc:"The private or loopback networks in which its address may be, as 10.1.0.0/16. None by itself."`
 	Slots           []Slot        `json:"slots,omitempty" doc:"Where the gateway puts secrets into requests."`
+	Cookies         string        `json:"cookies,omitempty" enum:"drop,jar" doc:"What becomes of the cookies that it sets. They are dropped by themselves; a jar keeps them here for the session, and the agent sees none."`
 	OnMisuse        string        `json:"on_misuse,omitempty" enum:"record,quarantine" doc:"What becomes of an agent that sends a placeholder, or the handle of a token, where none belongs: that is recorded by itself; it may also be quarantined until somebody lifts that."`
 	Evidence        string        `json:"evidence,omitempty" enum:"strict,batched" doc:"Whether each call is on record before it is made. Policy decides if it is left out."`
 	Record          string        `json:"record,omitempty" enum:"none,meta,full" doc:"How much of each call is recorded at least. Policy decides if it is left out."`

@@ -63,6 +63,12 @@ const (
 	OnEchoRotate = "rotate"
 )
 
+// What becomes of the cookies of a resource.
+const (
+	CookiesDrop = "drop"
+	CookiesJar  = "jar"
+)
+
 // What becomes of an agent that misuses a placeholder.
 const (
 	OnMisuseRecord     = "record"

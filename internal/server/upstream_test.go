@@ -550,3 +550,62 @@ spec:
 		}
 	})
 }
+
+// TestC16CookieJar: what an upstream sets stays here, comes back to it in the same
+// session and in no other, and neither the agent nor the record has it.
+func TestC16CookieJar(t *testing.T) {
+	each(t, func(t *testing.T, h *house) {
+		up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			got := []string{}
+			for _, c := range r.Cookies() {
+				got = append(got, c.Name+"="+c.Value)
+			}
+			slices.Sort(got)
+			switch r.URL.Path {
+			case "/in":
+				http.SetCookie(w, &http.Cookie{Name: "sid", Value: "cookie-value-0123456789", Path: "/", HttpOnly: true})
+				http.SetCookie(w, &http.Cookie{Name: "only", Value: "for-another-path", Path: "/elsewhere"})
+			case "/out":
+				http.SetCookie(w, &http.Cookie{Name: "sid", Path: "/", MaxAge: -1})
+			}
+			fmt.Fprintf(w, "%d cookies: %s", len(got), strings.Join(got, " "))
+		}))
+		t.Cleanup(up.Close)
+		h.add(fmt.Sprintf(`
+apiVersion: estover.dev/v1
+kind: Resource
+metadata: {name: wiki}
+spec:
+  base_url: http://%s
+  allow_private: [127.0.0.0/8]
+  class: confidential
+  cookies: jar
+  actions: [{name: page.read, method: GET, path: "/{page}"}]
+`, strings.TrimPrefix(up.URL, "http://")), "wiki")
+		one, two := h.tokenFor(h.openSession(), up.URL), h.tokenFor(h.openSession(), up.URL)
+		get := func(token, path string, header ...string) (string, http.Header) {
+			t.Helper()
+			res, body := h.get(http.MethodGet, "http://"+h.addr+"/u/wiki"+path, append([]string{"Authorization", "Bearer " + token}, header...)...)
+			if res.StatusCode != 200 {
+				t.Fatalf("%s: %d %s", path, res.StatusCode, body)
+			}
+			return string(body), res.Header
+		}
+		if body, head := get(one, "/in", "Cookie", "sid=my-own"); body != "0 cookies: " || head.Get("Set-Cookie") != "" {
+			t.Errorf("signing in: %q, and the agent gets %v", body, head)
+		}
+		if body, _ := get(one, "/page", "Cookie", "sid=my-own"); body != "1 cookies: sid="+strings.Repeat("*", len("cookie-value-0123456789")) {
+			t.Errorf("signed in: %q", body)
+		}
+		if body, _ := get(two, "/page"); body != "0 cookies: " {
+			t.Errorf("in another session: %q", body)
+		}
+		get(one, "/out")
+		if body, _ := get(one, "/page"); body != "0 cookies: " {
+			t.Errorf("signed out: %q", body)
+		}
+		if strings.Contains(h.logs.String(), "cookie-value-") {
+			t.Error("the log has a cookie")
+		}
+	})
+}

@@ -146,6 +146,7 @@ type Duties struct {
 
 	mu    sync.Mutex
 	tasks map[taskKey]*task
+	jars  map[jarKey]*jar
 
 	changed changed
 
@@ -593,6 +594,9 @@ func (d *Duties) echoed(ex *gateway.Exchange, c *call, name string) {
 // sighted is what a label stands for, as events name it.
 func sighted(label string) string {
 	id, _, _ := strings.Cut(label, "@")
+	if id == cookieLabel {
+		return id
+	}
 	for prefix, kind := range map[string]string{"lse_": "lease:", "con_": "connection:", "utk_": "upstream_token:"} {
 		if strings.HasPrefix(id, prefix) {
 			return kind + id

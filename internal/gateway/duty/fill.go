@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -58,6 +59,8 @@ func (d *Duties) Fill(ctx context.Context, ex *gateway.Exchange, p *gateway.Plan
 		return err
 	}
 	values = append(values, more...)
+	more, state := d.fillCookies(ex, p, c)
+	values = append(values, more...)
 	d.keepsTokens(ex, p, c)
 	if len(p.Slots) == 0 {
 		return nil
@@ -65,9 +68,15 @@ func (d *Duties) Fill(ctx context.Context, ex *gateway.Exchange, p *gateway.Plan
 	p.Credential = strings.Join(c.secrets, " ")
 	if len(values) > 0 {
 		var short []string
-		p.Needles, short = d.needles.of(taskKey{ex.Caller.Tenant, p.Credential}, values)
+		key := taskKey{ex.Caller.Tenant, p.Credential}
+		if state > 0 { // a jar is one session's, and changes
+			key.session += " " + ex.Caller.Session + " " + c.resource.ID + " " + strconv.FormatInt(state, 10)
+		}
+		p.Needles, short = d.needles.of(key, values)
 		for _, label := range short {
-			d.warn(ex, c, label)
+			if label != cookieLabel {
+				d.warn(ex, c, label)
+			}
 		}
 	}
 	p.Echoed = func(name string) { d.echoed(ex, c, name) }

@@ -364,6 +364,7 @@ func (d *Duties) Ended(ctx context.Context, tenant estover.TenantID, id string, 
 		d.Live.Recheck(tenant, id, func(*gateway.Exchange) error { return gateway.ErrEnded })
 		return nil
 	}
+	d.empty(tenant, id)
 	return d.Close(ctx, tenant, id)
 }
 
@@ -438,6 +439,7 @@ func (d *Duties) Close(ctx context.Context, tenant estover.TenantID, id string) 
 	d.mu.Unlock()
 	d.cas.Drop(tenant, id)
 	d.Live.Forget(tenant, id)
+	d.empty(tenant, id) // of what was under way when it ended
 	d.Drop(tenant, id)
 	return nil
 }

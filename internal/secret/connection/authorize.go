@@ -95,6 +95,9 @@ func unready(c Connection, err error) error {
 	var gone *away
 	switch {
 	case errors.As(err, &no):
+		if _, final := no.final(c.Grant); !final {
+			return ErrProvider.With("The provider of the connection %s cannot be asked at this moment: %s. Try again.", c.Name, no.what).Because(err)
+		}
 		return ErrMisconfigured.With("The provider of the connection %s cannot be used: %s.", c.Name, no.what).Because(err)
 	case errors.As(err, &gone):
 		return ErrProvider.With("The provider of the connection %s cannot be reached at this moment. Try again.", c.Name).Because(err)
