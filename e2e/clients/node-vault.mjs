@@ -37,6 +37,23 @@ assert.ok((await v.policies()).policies.includes("node"));
 assert.equal((await v.getPolicy({ name: "node" })).rules, 'path "secret/*" { capabilities = ["read"] }');
 await v.removePolicy({ name: "node" });
 
+await v.mount({ mount_point: "node-pki", type: "pki" });
+await v.write("node-pki/root/generate/internal", { common_name: "Node", key_type: "ec", ttl: "24h" });
+await v.write("node-pki/roles/web", { allowed_domains: "node.example", allow_subdomains: true, key_type: "ec", max_ttl: "1h" });
+const leaf = (await v.write("node-pki/issue/web", { common_name: "a.node.example" })).data;
+assert.match(leaf.serial_number, /^[0-9a-f]{2}(:[0-9a-f]{2})+$/);
+assert.match(leaf.private_key, /EC PRIVATE KEY/);
+assert.equal((await v.write("node-pki/revoke", { serial_number: leaf.serial_number })).data.state, "revoked");
+await v.unmount({ mount_point: "node-pki" });
+
+await v.mount({ mount_point: "node-transit", type: "transit" });
+const plaintext = Buffer.from("attack at dawn").toString("base64");
+const sealed = (await v.write("node-transit/encrypt/orders", { plaintext })).data;
+assert.match(sealed.ciphertext, /^vault:v1:/);
+assert.equal((await v.write("node-transit/decrypt/orders", { ciphertext: sealed.ciphertext })).data.plaintext, plaintext);
+await assert.rejects(v.write("node-transit/decrypt/orders", { ciphertext: "vault:v9:AAAA" }), (err) => err.response.statusCode === 400);
+await v.unmount({ mount_point: "node-transit" });
+
 const nobody = vault({ endpoint: process.env.VAULT_ADDR, token: "nonsense" });
 await assert.rejects(nobody.read("node/data/app"), (err) => err.response.statusCode === 403 && /permission denied/.test(err.message));
 console.log("all done");
