@@ -24,8 +24,26 @@ func tokenCommand(s *settings) *cobra.Command {
 		`Agents get tokens at /oauth/token with their own credentials. These commands are
 for people who look at one: it is read from standard input, so that it stays out
 of the process list.`)
-	c.AddCommand(tokenIntrospect(s), tokenRevoke(s), tokenExplain(s))
+	c.AddCommand(tokenPrint(s), tokenIntrospect(s), tokenRevoke(s), tokenExplain(s))
 	return c
+}
+
+func tokenPrint(s *settings) *cobra.Command {
+	return &cobra.Command{
+		Use: "print", Short: "Print the token that you are logged in with, for another program", Args: noArguments,
+		Example: "  export VAULT_TOKEN=$(estover token print)",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := s.client()
+			if err != nil {
+				return err
+			}
+			if c.token == "" {
+				return errors.New("you are not logged in; log in with 'estover login'")
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), c.token)
+			return err
+		},
+	}
 }
 
 // readToken reads a token from standard input.

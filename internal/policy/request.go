@@ -395,8 +395,8 @@ func (s *Sources) resource(ctx context.Context, k *known, op guard.Op) error {
 			k.at = r.Identifier
 		case op.Resource == "" && estover.KindOf(err) == estover.NotFound:
 			// Whoever may do this to secrets hears from the secrets that this
-			// one is not there.
-			k.Resource = &Resource{ID: clean(ref), Type: noun, Class: estover.Restricted}
+			// one is not there. It counts as one of which nobody has said anything.
+			k.Resource = &Resource{ID: clean(ref), Type: noun, Class: estover.Confidential}
 			k.unique = true
 		default:
 			return refuse(err, "kernel_resource_unknown")

@@ -24,7 +24,7 @@ var ErrInUse = &estover.Error{Kind: estover.Conflict, Code: "secret_in_use", Det
 // folder.
 func (s *Secrets) Folder(ctx context.Context, c estover.Caller, prefix string) ([]string, error) {
 	names := map[string]bool{}
-	err := s.guard.Read(ctx, c, guard.Op{Action: "secret.list"}, func(tx *db.Tx) error {
+	err := s.guard.Read(ctx, c, guard.Op{Action: "secret.list", Target: target(prefix)}, func(tx *db.Tx) error {
 		return pathsBelow(ctx, tx, prefix, func(path string) {
 			name, _, folder := strings.Cut(path[len(prefix):], "/")
 			if folder {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/policy"
 )
 
 // A vaultClient speaks to the door as clients of Vault do.
@@ -572,5 +573,56 @@ func TestVaultPolicies(t *testing.T) {
 		}
 		v.must(204, "DELETE", "sys/policies/password/p", nil)
 		v.must(404, "GET", "sys/policies/password/p/generate", nil)
+	})
+}
+
+// D8, H3: an agent reads what the organisation's own policy lets it read, for the
+// purpose of its session, and as long as that goes on.
+func TestVaultAgent(t *testing.T) {
+	dbtest.EachURL(t, func(t *testing.T, database string) {
+		h := build(t, database)
+		v := h.vault()
+		v.must(204, "POST", "sys/mounts/team", `{"type":"kv-v2"}`)
+		v.must(200, "POST", "team/data/app/db", `{"data":{"user":"app"}}`)
+		v.must(200, "POST", "team/data/other", `{"data":{"user":"other"}}`)
+		bot := vaultClient{h, h.apiToken()}
+		bot.says(403, "permission denied", "GET", "team/data/app/db", nil)
+		h.activate(append(policy.Starter(), policy.File{Path: "settings.rego", Text: `# METADATA
+# title: Settings
+# description: What programs read themselves.
+package tenant.settings
+
+# METADATA
+# title: The settings of the team are the agents' own
+permit contains "settings" if {
+	input.op in {"secret.read", "secret.list", "secret.write", "secret.create", "secret.delete"}
+	startswith(input.resource.id, "secret:team/app/")
+	input.agent.blueprint == "support"
+	input.facts.purpose_ok == true
+}
+`}))
+		same(t, "a secret that it may read", bot.must(200, "GET", "team/data/app/db", nil).Data["data"], `{"user":"app"}`)
+		bot.says(403, "permission denied", "GET", "team/data/other", nil)
+		same(t, "a folder that it may see", bot.must(200, "LIST", "team/metadata/app", nil).Data["keys"], `["db"]`)
+		bot.says(403, "permission denied", "LIST", "team/metadata", nil)
+		bot.must(404, "GET", "team/data/app/nothing", nil)
+		bot.must(200, "POST", "team/data/app/mine", `{"data":{"k":"v"}}`)
+		bot.must(204, "DELETE", "team/data/app/mine", nil)
+		bot.must(404, "GET", "team/data/app/mine", nil)
+		bot.says(403, "permission denied", "DELETE", "team/metadata/app/mine", nil)
+		bot.must(200, "GET", "sys/internal/ui/mounts/team/app/db", nil)
+		bot.says(403, "permission denied", "GET", "sys/mounts", nil)
+		// Its sponsor answers for what it makes, and its reads are its session's.
+		var one struct{ Owner string }
+		h.must(http.MethodGet, "/v1/secret?path=team/app/mine", nil, &one)
+		var uses struct {
+			Items []struct{ Subject, Session, Via string }
+		}
+		h.must(http.MethodGet, "/v1/secret-uses?subject=agent:"+h.agent, nil, &uses)
+		if !strings.HasPrefix(one.Owner, "user:usr_") || one.Owner == "" || len(uses.Items) == 0 || uses.Items[0].Session == "" || uses.Items[0].Via != "plaintext" {
+			t.Errorf("the owner is %q, the uses are %+v", one.Owner, uses)
+		}
+		h.must(http.MethodPost, "/v1/containments", map[string]string{"scope": "agent", "target": h.agent, "reason": "a test"}, nil)
+		bot.says(403, "permission denied", "GET", "team/data/app/db", nil)
 	})
 }
