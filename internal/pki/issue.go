@@ -187,6 +187,10 @@ func (p *PKI) by(ctx context.Context, c estover.Caller, action string, w Wish, r
 				role.epoch = fresh.epoch
 			}
 		}
+		// An agent does not get around what the role's authority may name.
+		if w.Authority != "" && w.Authority != role.Authority && c.Acting().Kind() == estover.AgentKind {
+			return nil, nil, ErrNotAllowed.With("The role %s says which authority signs.", role.Name).At("authority")
+		}
 		issuer, err := p.issuing(ctx, c.Tenant, role.Mount, X509, cmp.Or(w.Authority, role.Authority))
 		if err != nil {
 			return nil, nil, err

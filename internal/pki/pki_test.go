@@ -385,6 +385,14 @@ func TestRoleAllows(t *testing.T) {
 			t.Errorf("the bot's certificate belongs to session %q and agent %q", got.Session, got.Agent)
 		}
 	}
+	// An agent takes the authority that the role names, and a person may choose.
+	h.root("other")
+	if _, err := h.Sign(t.Context(), bot, pki.Wish{Role: "r", Authority: "other", CommonName: "a.agents.example"}, csr(t, newKey(t), "")); !errors.Is(err, pki.ErrNotAllowed) {
+		t.Errorf("an agent chooses another authority: %v, want ErrNotAllowed", err)
+	}
+	if _, err := h.Sign(t.Context(), ann, pki.Wish{Role: "r", Authority: "other", CommonName: "a.agents.example"}, csr(t, newKey(t), "")); err != nil {
+		t.Errorf("a person chooses another authority: %v", err)
+	}
 	// A leaf is no authority, and is used for what the role says.
 	got, err := h.Sign(t.Context(), ann, pki.Wish{Role: "r", CommonName: "a.agents.example"}, csr(t, newKey(t), ""))
 	if err != nil {

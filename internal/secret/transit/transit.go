@@ -275,7 +275,7 @@ func (t *Transit) create(ctx context.Context, c estover.Caller, mount, name stri
 	if invalid == nil {
 		invalid = t.refuseFIPS(typ)
 	}
-	if invalid == nil && name != wrappingName && !ValidName(name) {
+	if ours := name == wrappingName && c.Subject.Kind() == estover.SystemKind; invalid == nil && !ours && !ValidName(name) {
 		invalid = ErrInvalid.With("The name of a key is made of letters, digits, dots, dashes and underscores, at most 128 of them.").At("name")
 	}
 	if err := t.sealer.Prepare(ctx, c.Tenant); err != nil {

@@ -361,6 +361,11 @@ func TestSettings(t *testing.T) {
 		if _, err := x.Export(t.Context(), ann, "", "k", transit.EncryptionKey, 0); !errors.Is(err, transit.ErrNotAllowed) {
 			t.Errorf("exported: %v, want ErrNotAllowed", err)
 		}
+		for _, name := range []string{"", "a/b", "a b", "-", strings.Repeat("x", 129)} {
+			if _, err := x.Create(t.Context(), ann, "", name, transit.AES256, transit.Spec{}); !errors.Is(err, transit.ErrInvalid) {
+				t.Errorf("a key named %q: %v, want ErrInvalid", name, err)
+			}
+		}
 		if err := x.Remove(t.Context(), ann, "", "k"); !errors.Is(err, transit.ErrNotAllowed) {
 			t.Errorf("removed: %v, want ErrNotAllowed", err)
 		}
