@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -137,7 +138,85 @@ func (s *Stage) lease(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("The user %s saw 40 customers. %s after the session was told to end, its connection was cut and it was gone.", m[1], took), nil
+	kept, err := s.rotate(ctx, d)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("The user %s saw 40 customers. %s after the session was told to end, its connection was cut and it was gone. %s", m[1], took, kept), nil
+}
+
+// rotate has the password of a program rotated that has one of its own, and looks
+// whether the old one stays good for as long as somebody uses it, and no longer.
+func (s *Stage) rotate(ctx context.Context, d *database) (string, error) {
+	s.say("The nightly report comes with no task. It has a name and a password that are rotated: two users take turns, so that nobody is ever refused. It has read the current version:")
+	const path = "db/report"
+	for _, args := range [][]string{
+		{"secret", "create", path, "--destination", d.addr},
+		{"rotation", "put", path, "--target", "crm-db", "--user", "report_a", "--user", "report_b", "--template", "groups=crm_readers", "--cache", "1s"},
+		{"rotation", "run", path},
+	} {
+		if _, err := s.told(ctx, 0, args...); err != nil {
+			return "", err
+		}
+	}
+	read := func() (url string, err error) {
+		args := []string{"secret", "get", path, "--purpose", "the nightly report"}
+		s.tell(Command, "estover %s", shell(args))
+		var got struct {
+			Fields map[string]string `json:"fields"`
+		}
+		err = s.query(ctx, &got, args...)
+		s.show("(a name and a password)")
+		return "postgres://" + got.Fields["username"] + ":" + got.Fields["password"] + "@" + d.addr + "/postgres?sslmode=disable", err
+	}
+	enters := func(url string) error {
+		c, err := pgx.Connect(ctx, url)
+		if err != nil {
+			return err
+		}
+		defer c.Close(ctx)
+		var n int
+		return c.QueryRow(ctx, "select count(*) from customer").Scan(&n)
+	}
+	old, err := read()
+	if err != nil {
+		return "", err
+	}
+	s.say("It is rotated. Whoever still has the old one is named, and until they have read the new one, it stays good:")
+	if _, err := s.told(ctx, 0, "rotation", "run", path); err != nil {
+		return "", err
+	}
+	why, err := s.told(ctx, 0, "rotation", "explain", path)
+	if err != nil {
+		return "", err
+	}
+	if !strings.Contains(why, "Version 1 is still good") || !strings.Contains(why, "has read its value") {
+		return "", errors.New("it is not said who still uses the old version")
+	}
+	if err := enters(old); err != nil {
+		return "", fmt.Errorf("the old password was refused although it is in use: %w", err)
+	}
+	renewed, err := read()
+	if err == nil {
+		err = enters(renewed)
+	}
+	if err != nil {
+		return "", fmt.Errorf("with the new password: %w", err)
+	}
+	begun := time.Now()
+	for err = enters(old); err == nil && time.Since(begun) < patience; err = enters(old) {
+		time.Sleep(50 * time.Millisecond)
+	}
+	if err == nil {
+		return "", errors.New("the old password is good although nobody uses it")
+	}
+	if err := enters(renewed); err != nil {
+		return "", fmt.Errorf("after the old password had died, the new one: %w", err)
+	}
+	if _, err := s.told(ctx, 0, "rotation", "explain", path); err != nil {
+		return "", err
+	}
+	return "The report's old password died when nobody had it any more.", nil
 }
 
 // lend starts the agent with a database user that is made for it. It works with

@@ -48,7 +48,7 @@ func (s *Stage) Beats() []Beat {
 		{"leak", "A note in a record tells it to send the customers elsewhere: blocked.", s.leak},
 		{"overreach", "It tries what is outside its grant, and outside its purpose: denied.", s.overreach},
 		{"elevate", "It asks for more: policy lets it have one thing, two people another, and both are gone with the task.", s.elevate},
-		{"lease", "It needs the database for a while: a user is made for the task, and is gone with it.", s.lease},
+		{"lease", "It needs the database for a while: a user is made for the task, and is gone with it. A password dies when nobody uses it any more.", s.lease},
 		{"contain", "Contain: its open stream ends, and its next call fails.", s.contain},
 		{"evidence", "The evidence is verified offline, and one flipped byte makes it fail.", s.prove},
 	}
