@@ -7,7 +7,6 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"estover.dev"
-	"estover.dev/internal/ca"
 	"estover.dev/internal/pki"
 )
 
@@ -59,7 +58,7 @@ type publishingAuthority struct {
 }
 
 func (c certifier) published(ctx context.Context, a *pki.Authority) publishingAuthority {
-	return publishingAuthority{*a, string(c.issuer.Of(callerOf(ctx).Tenant)) + ca.Path + a.ID}
+	return publishingAuthority{*a, string(c.issuer.Of(callerOf(ctx).Tenant)) + pki.Path + a.ID}
 }
 
 func (c certifier) authorities(ctx context.Context, in *struct{ Mounted }) (*many[publishingAuthority], error) {

@@ -31,9 +31,6 @@ import (
 	"estover.dev/internal/pki"
 )
 
-// Path is where authorities are found below an issuer.
-const Path = "/pki/"
-
 // A Door answers for the authorities of all tenants.
 type Door struct {
 	PKI *pki.PKI
@@ -56,14 +53,14 @@ func (d *Door) place(path string) (tenant estover.TenantID, rest string, ok bool
 	if path, ok = strings.CutPrefix(path, d.Base); !ok {
 		return "", "", false
 	}
-	if rest, ok := strings.CutPrefix(path, Path); ok {
+	if rest, ok := strings.CutPrefix(path, pki.Path); ok {
 		return estover.DefaultTenant, rest, true
 	}
 	if path, ok = strings.CutPrefix(path, d.Tenants); !ok {
 		return "", "", false
 	}
 	name, path, _ := strings.Cut(path, "/")
-	if rest, ok = strings.CutPrefix("/"+path, Path); !ok || estover.TenantID(name) == estover.DefaultTenant { // which has one name, and that is none
+	if rest, ok = strings.CutPrefix("/"+path, pki.Path); !ok || estover.TenantID(name) == estover.DefaultTenant { // which has one name, and that is none
 		return "", "", false
 	}
 	return estover.TenantID(name), rest, true

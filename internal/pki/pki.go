@@ -91,6 +91,9 @@ const (
 	LingersSSH = "Servers that have not fetched the revocation list accept the certificate until it ends, and sessions that are open stay open."
 )
 
+// Path is where authorities publish below an issuer.
+const Path = "/pki/"
+
 // The bounds of what is kept, and of what an agent gets.
 const (
 	maxLive      = 100 // certificates of one agent that have not ended

@@ -62,7 +62,7 @@ func (s *Server) certifyingKinds() []mount.Kind {
 
 // authorityURL is where an authority publishes.
 func (s *Server) authorityURL(t estover.TenantID, id string) string {
-	return string(token.Issuer(s.config.Issuer).Of(t)) + ca.Path + id
+	return string(token.Issuer(s.config.Issuer).Of(t)) + pki.Path + id
 }
 
 // authorities is the door at which everybody learns which certificates hold.
