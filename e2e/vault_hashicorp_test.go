@@ -44,6 +44,7 @@ func useVault(t *testing.T, address, ca, token string) {
 	if m := mounts[name+"/"]; m == nil || m.Type != "kv" || m.Options["version"] != "2" || m.Config.MaxLeaseTTL != 7200 || mounts["sys/"] == nil {
 		t.Errorf("the mount is listed as %+v", m)
 	}
+	//lint:ignore SA1019 clients that were written before it was deprecated still call it
 	must(t, c.Sys().TuneMount(name, hashi.MountConfigInput{DefaultLeaseTTL: "30m", MaxLeaseTTL: "7200s"}))
 	tuned, err := c.Sys().MountConfig(name)
 	must(t, err)

@@ -386,7 +386,6 @@ func (s *Secrets) Remove(ctx context.Context, c estover.Caller, path string) err
 // of its versions.
 type write struct {
 	version *Version
-	trimmed []int64 // versions that are kept no longer
 	prints  []fingerprint
 	note    map[string]any
 	then    func(tx *guard.Tx) error // more that is changed along with it

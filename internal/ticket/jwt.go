@@ -325,13 +325,11 @@ func (r *JWTRole) recognise(c *jose.Claims) (name string, meta map[string]string
 		}
 	}
 	user := r.UserClaim
-	var v any
-	var ok bool
+	v := all[user]
 	if r.UserClaimPointer {
-		v, ok = pointed(all, user)
-	} else {
-		v, ok = all[user]
+		v, _ = pointed(all, user)
 	}
+	var ok bool
 	if name, ok = scalar(v); !ok || name == "" {
 		return "", nil, ErrJWT.With("claim %q not found in token", user)
 	}
