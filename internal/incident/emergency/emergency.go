@@ -440,7 +440,8 @@ func (x *Emergencies) work(ctx context.Context, tenant estover.TenantID, id stri
 	if err := load(); err != nil {
 		return e, err
 	}
-	if e.Event == "" || states(e.Items) != before {
+	open := slices.ContainsFunc(e.Items, func(i Item) bool { return i.State != Done })
+	if e.Event == "" || states(e.Items) != before || !open && e.DoneAt.IsZero() {
 		err = x.report(ctx, tenant, &e)
 	}
 	return e, err

@@ -344,6 +344,22 @@ func TestOthers(t *testing.T) {
 			t.Errorf("a containment that is not there: %v", err)
 		}
 
+		// What somebody has changed elsewhere is settled by their word.
+		h.secretAt("hand/other", secret.Spec{}, false)
+		e, err = h.x.Run(ctx, admin, emergency.Wish{Scope: emergency.Secret, Target: "hand/other", Reason: "it is there too"})
+		if err != nil || told(e) != "secret hand/other by_hand; " {
+			t.Errorf("about a secret that is written by hand: %s, %v", told(e), err)
+		}
+		if _, err := h.x.Settle(ctx, admin, e.ID, 2, "somebody has"); !errors.Is(err, emergency.ErrTarget) {
+			t.Errorf("settling what there is not: %v, want ErrTarget", err)
+		}
+		if _, err := h.x.Settle(ctx, eve, e.ID, 1, "somebody has"); !errors.Is(err, emergency.ErrNotFound) {
+			t.Errorf("settling another organisation's: %v, want ErrNotFound", err)
+		}
+		if e, err = h.x.Settle(ctx, admin, e.ID, 1, "changed at the provider"); err != nil || e.DoneAt.IsZero() || told(e) != "secret hand/other done; " {
+			t.Errorf("settled: %s, done at %s, %v", told(e), e.DoneAt, err)
+		}
+
 		// Old versions are kept while others use them, if that is what is asked for.
 		e, err = h.x.Run(ctx, admin, emergency.Wish{Scope: emergency.Secret, Target: "db/one", Reason: "to be safe", Keep: true})
 		if err != nil || e.Items[0].State != emergency.Pending || !strings.Contains(e.Items[0].Note, "kept while it is used") {

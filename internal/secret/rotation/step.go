@@ -347,7 +347,10 @@ func (w *work) verify(ctx context.Context) (bool, error) {
 		return e.Verify(ctx, engine.Credential{User: w.r.user(w.r.idle()), Secret: values[w.r.SecretField]})
 	})
 	if err == nil {
-		err = w.tryAdmin(ctx, values)
+		// It has just logged in, so that whatever goes wrong here is its own fault.
+		if err := w.tryAdmin(ctx, values); err != nil && ctx.Err() == nil {
+			return true, w.fail(ctx, err, true)
+		}
 	}
 	if errors.Is(err, engine.ErrWrongSecret) || final(err) {
 		return true, w.fail(ctx, err, true)
