@@ -30,6 +30,9 @@ named. KIND is one of:
 
   vault   OpenBao and HashiCorp Vault, an engine kv of version 2
           (options mount, namespace); --login has a token
+  aws     AWS Secrets Manager (option region); --login has the fields username,
+          the id of an access key, and password, the secret key
+  google  Google Secret Manager (option project); --login has an access token
 
 What was in another vault may have been read there: rotate what matters.`,
 		Example: `  estover secret create vault/token --destination vault.example.com:8200

@@ -24,6 +24,8 @@ import (
 	"estover.dev/internal/secret/lease"
 	"estover.dev/internal/secret/target"
 	"estover.dev/internal/secret/upstream"
+	"estover.dev/internal/secret/upstream/aws"
+	"estover.dev/internal/secret/upstream/google"
 	"estover.dev/internal/secret/upstream/openbao"
 )
 
@@ -42,7 +44,7 @@ func (s *Server) imports() *upstream.Imports {
 			return nil, err
 		}
 		return dialer.Dial(ctx, address, edge.Opening{Hosts: []string{host}})
-	}, openbao.Kind)
+	}, aws.Kind, google.Kind, openbao.Kind)
 }
 
 // leasing puts together what credentials are made with.
