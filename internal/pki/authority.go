@@ -469,6 +469,7 @@ func (p *PKI) add(ctx context.Context, tx *guard.Tx, a *Authority) error {
 		return err
 	}
 	tx.Touch(nameKind, at(a.Mount, a.Kind, a.Name))
+	tx.Touch(mountKind, a.Mount)
 	tx.Note("authority", a.ID)
 	if a.KeyID == "" {
 		return nil
@@ -616,11 +617,7 @@ func (p *PKI) Published(ctx context.Context, tenant estover.TenantID, id string)
 // Chain is the certificate of an authority and those above it that are known in its
 // mount, the nearest first.
 func (p *PKI) Chain(ctx context.Context, tenant estover.TenantID, a *Authority) (chain []*x509.Certificate, err error) {
-	var all []*Authority
-	err = p.guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
-		all, err = listAuthorities(ctx, tx, a.Mount, X509)
-		return err
-	})
+	all, err := p.mounts.Get(ctx, tenant, a.Mount)
 	if err != nil {
 		return nil, err
 	}
@@ -842,6 +839,7 @@ func (p *PKI) Edit(ctx context.Context, c estover.Caller, mount string, kind Kin
 
 func (p *PKI) touch(tx *guard.Tx, a *Authority) {
 	tx.Touch(authorityKind, a.ID)
+	tx.Touch(mountKind, a.Mount)
 	tx.Touch(nameKind, at(a.Mount, a.Kind, a.Name))
 	tx.Touch(nameKind, at(a.Mount, a.Kind, DefaultAuthority))
 }

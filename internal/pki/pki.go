@@ -144,11 +144,12 @@ type PKI struct {
 	guard  *guard.Guard
 	sealer *seal.Sealer
 
-	authorities *guard.Cache[*Authority] // by id
-	names       *guard.Cache[[]string]   // by mount, kind and name: the ids, the newest generation first
-	roles       *guard.Cache[*Role]      // by mount, kind and name
-	krls        *guard.Cache[[]byte]     // by id
-	urls        *guard.Cache[*URLs]      // by mount
+	authorities *guard.Cache[*Authority]   // by id
+	names       *guard.Cache[[]string]     // by mount, kind and name: the ids, the newest generation first
+	roles       *guard.Cache[*Role]        // by mount, kind and name
+	krls        *guard.Cache[[]byte]       // by id
+	urls        *guard.Cache[*URLs]        // by mount
+	mounts      *guard.Cache[[]*Authority] // by mount: those for X.509 that go on
 }
 
 // Holdings are where private keys lie, for [seal.Sealer.Hold].
@@ -160,6 +161,7 @@ const (
 	nameKind      = "pki_name"
 	roleKind      = "pki_role"
 	settingKind   = "pki_setting" // by mount
+	mountKind     = "pki_mount"   // by mount
 	revokedKind   = "pki_revoked" // by authority
 )
 
@@ -185,6 +187,9 @@ func New(g *guard.Guard, s *seal.Sealer, o Options) *PKI {
 		u := &URLs{}
 		_, err := setting(ctx, tx, mount, "urls", u)
 		return u, err
+	})
+	p.mounts = guard.NewCache(g, mountKind, func(ctx context.Context, tx *db.Tx, mount string) ([]*Authority, error) {
+		return listAuthorities(ctx, tx, mount, X509)
 	})
 	p.krls = guard.NewCache(g, revokedKind, p.loadKRL)
 	return p
@@ -312,5 +317,6 @@ func (p *PKI) EndMount(ctx context.Context, tx *guard.Tx, mount string) error {
 		}
 	}
 	tx.Touch(settingKind, mount)
+	tx.Touch(mountKind, mount)
 	return endMount(ctx, tx.Tx, mount)
 }
