@@ -26,6 +26,7 @@ var (
 	ErrUpgrade     = &estover.Error{Kind: estover.Invalid, Code: "upgrade_refused", Detail: "The connection can be upgraded to websocket and to nothing else."}
 	ErrTripwire    = &estover.Error{Kind: estover.Denied, Code: "placeholder_misused", Detail: "The request carries a placeholder of a secret in a place where no secret belongs."}
 	ErrBudget      = &estover.Error{Kind: estover.Denied, Code: "kernel_budget", Detail: "The budget of the grant is used up."}
+	ErrSubresource = &estover.Error{Kind: estover.Denied, Code: "subresource_refused", Detail: "This is more than reading, writing or listing an object."}
 	ErrSlot        = &estover.Error{Kind: estover.Unavailable, Code: "secret_unavailable", Detail: "The secret that the action needs could not be filled in."}
 )
 

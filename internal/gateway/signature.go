@@ -7,6 +7,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -69,6 +70,11 @@ func (f *flight) sealBody(r *http.Request) error {
 // declared finds out how a signature of AWS is made, and whether it covers the
 // body.
 func (f *flight) declared(r *http.Request, s *Slot) (whole bool, err error) {
+	if strings.HasPrefix(s.AWS.Service, "s3") {
+		if what := f.beside(r, s.Allowed); what != "" {
+			return false, ErrSubresource.With("This is not reading, writing or listing an object: %s. What else is signed for S3 the slot names among its subresources.", what)
+		}
+	}
 	for part := range strings.SplitSeq(f.ex.Query, "&") {
 		_, value, _ := strings.Cut(part, "=")
 		switch foldParameter(part) {
@@ -105,6 +111,44 @@ func (f *flight) declared(r *http.Request, s *Slot) (whole bool, err error) {
 		return true, nil
 	}
 	return false, nil
+}
+
+// plainParameters are those of requests that read, write and list objects; every
+// other says that something else is done (the policy of a bucket is written by a PUT
+// to its root), and headers can say so too.
+var plainParameters = []string{
+	"list-type", "prefix", "delimiter", "max-keys", "continuation-token", "start-after", "encoding-type", "fetch-owner", "marker",
+	"optional-object-attributes", "uploads", "uploadid", "partnumber", "max-parts", "part-number-marker", "max-uploads", "key-marker", "upload-id-marker",
+	"versionid", "x-id", "response-content-type", "response-content-language", "response-expires", "response-cache-control",
+	"response-content-disposition", "response-content-encoding",
+}
+
+// plainPrefix begins headers that clients write as parameters where they sign in the
+// query.
+var plainPrefix = regexp.MustCompile(`^x-amz-(meta|checksum|sdk-checksum|server-side-encryption|storage-class|date|user-agent)`)
+
+// beside says what a request to S3 does beside reading, writing and listing objects;
+// "" if that is nothing, or allowed.
+func (f *flight) beside(r *http.Request, allowed []string) string {
+	may := func(what string) bool {
+		return slices.ContainsFunc(allowed, func(v string) bool { return edge.Fold(v) == edge.Fold(what) })
+	}
+	for part := range strings.SplitSeq(f.ex.Query, "&") {
+		name := foldParameter(part)
+		signs := strings.HasPrefix(name, "x-amz-") && slices.ContainsFunc(sign.AWSParameters, func(v string) bool { return edge.Fold(v) == name })
+		if name != "" && !signs && !slices.Contains(plainParameters, name) && !plainPrefix.MatchString(name) && !may(name) {
+			return "the parameter " + name
+		}
+	}
+	for name := range r.Header {
+		switch folded := edge.Fold(name); {
+		case (folded == "x-amz-acl" || strings.HasPrefix(folded, "x-amz-grant-")) && !may("acl"), strings.HasPrefix(folded, "x-amz-copy-source") && !may("copy"),
+			folded == "x-amz-tagging" && !may("tagging"), strings.HasPrefix(folded, "x-amz-object-lock-") && !may("retention"),
+			folded == "x-amz-bypass-governance-retention" && !may("retention"), folded == "x-amz-website-redirect-location" && !may("website"):
+			return "the header " + folded
+		}
+	}
+	return ""
 }
 
 // fillBody puts secrets into a body that was read.

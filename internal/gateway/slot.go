@@ -48,6 +48,7 @@ type Slot struct {
 	Handle   string    // for FormSlot: what the secret stands in the place of
 	AWS      *sign.AWS // for AWSSlot
 	Unsigned bool      // for AWSSlot: whether a body may go out that is not signed
+	Allowed  []string  // for AWSSlot: subresources of S3
 	HMAC     *sign.HMAC
 }
 

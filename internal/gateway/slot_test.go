@@ -183,7 +183,9 @@ func TestC14SigV4(t *testing.T) {
 					continue // see below
 				}
 				resp, got := do(t, http.MethodPut, g.URL+"/things/a%20b%2Bc?list-type=2&prefix=J%20K", strings.NewReader(body), func(r *http.Request) {
-					r.Header.Set("X-Amz-Target", "Things.Put")
+					if service != "s3" {
+						r.Header.Set("X-Amz-Target", "Things.Put")
+					}
 					r.Header.Set("X-Amz-Meta-Note", "  two   words ")
 					hash := sign.Digest([]byte(body))
 					if !inQuery {
@@ -264,6 +266,48 @@ func TestC14Unsigned(t *testing.T) {
 			t.Errorf("%s (allowed: %v): %d %s, want %d", c.what, c.allowed, resp.StatusCode, got, c.status)
 		} else if c.status == 200 && seen().Header.Get("X-Amz-Content-Sha256") != c.payload {
 			t.Errorf("%s (allowed: %v) is declared as %q, want %q", c.what, c.allowed, seen().Header.Get("X-Amz-Content-Sha256"), c.payload)
+		}
+	}
+}
+
+// TestSubresources: what S3 takes for another operation than the action's is not
+// signed, unless the slot names it.
+func TestSubresources(t *testing.T) {
+	up, seen := amazon(t, "s3")
+	header := func(name string) func(*http.Request) { return func(r *http.Request) { r.Header.Set(name, "x") } }
+	for _, c := range []struct {
+		what, query string
+		change      func(*http.Request)
+		allowed     []string
+		status      int
+	}{
+		{"a list", "list-type=2&prefix=a&max-keys=3", nil, nil, 200},
+		{"a part of an upload", "partNumber=1&uploadId=x", nil, nil, 200},
+		{"the policy of a bucket", "policy", nil, nil, 403},
+		{"the policy of a bucket, escaped", "p%6Flicy=", nil, nil, 403},
+		{"the policy of a bucket, in another case", "Policy", nil, nil, 403},
+		{"the rights of an object", "acl", nil, nil, 403},
+		{"many deletions", "delete", nil, nil, 403},
+		{"tags", "tagging", nil, nil, 403},
+		{"tags that are allowed", "tagging", nil, []string{"tagging"}, 200},
+		{"rights in a header", "", header("X-Amz-Acl"), nil, 403},
+		{"rights in another header", "", header("X-Amz-Grant-Read"), nil, 403},
+		{"a copy of something else", "", header("X-Amz-Copy-Source"), nil, 403},
+		{"a copy that is allowed", "", header("X-Amz-Copy-Source"), []string{"copy"}, 200},
+		{"rights in the query, as clients write headers there", "x-amz-acl=public-read", nil, nil, 403},
+		{"a parameter that nobody knows", "something-new", nil, nil, 403},
+	} {
+		slot := awsSlot("s3", false)
+		slot.Allowed = c.allowed
+		g := slots(t, up, slot)
+		before := seen()
+		resp, got := do(t, http.MethodPut, g.URL+"/thing?"+c.query, strings.NewReader("x"), func(r *http.Request) {
+			if c.change != nil {
+				c.change(r)
+			}
+		})
+		if resp.StatusCode != c.status || c.status == 403 && (code(got) != "subresource_refused" || seen() != before) {
+			t.Errorf("%s: %d %s", c.what, resp.StatusCode, got)
 		}
 	}
 }

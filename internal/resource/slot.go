@@ -29,9 +29,10 @@ type Slot struct {
 // AWS is what a signature of AWS (Signature Version 4) is for. The secret has the
 // fields access_key_id and secret_access_key, and session_token for a temporary key.
 type AWS struct {
-	Region          string `json:"region" minLength:"1" doc:"As eu-central-1."`
-	Service         string `json:"service" minLength:"1" doc:"As the service is called in signatures: s3, dynamodb, execute-api."`
-	UnsignedPayload bool   `json:"unsigned_payload,omitempty" doc:"Whether a body that is too long to be read before it is sent, or that the client sends unsigned, goes out without being signed. S3 takes that over TLS."`
+	Region          string   `json:"region" minLength:"1" doc:"As eu-central-1."`
+	Service         string   `json:"service" minLength:"1" doc:"As the service is called in signatures: s3, dynamodb, execute-api."`
+	Subresources    []string `json:"subresources,omitempty" doc:"For S3: what may be done beside reading, writing, listing and uploading in parts, by the parameters that say so (acl, policy, tagging, …), and copy."`
+	UnsignedPayload bool     `json:"unsigned_payload,omitempty" doc:"Whether a body that is too long to be read before it is sent, or that the client sends unsigned, goes out without being signed. S3 takes that over TLS."`
 }
 
 // HMAC is a template of a signature.
@@ -197,6 +198,9 @@ var variable = regexp.MustCompile(`^[A-Z][A-Z0-9_]{0,99}$`)
 // word is the name of a region or of a service.
 var word = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
 
+// subresource is the name of a parameter of S3.
+var subresource = regexp.MustCompile(`^[A-Za-z][A-Za-z-]{1,40}$`)
+
 // headerPlace is the place of a header, whatever its spelling.
 func headerPlace(name string) string {
 	return "header " + strings.ToLower(strings.ReplaceAll(name, "_", "-"))
@@ -288,6 +292,9 @@ func (c *checker) slot(s *Slot, at func(string) string) (places []string) {
 		}
 		if s.AWS != nil && (!word.MatchString(s.AWS.Region) || !word.MatchString(s.AWS.Service)) {
 			c.wrong(at("aws"), "Region and service are words as eu-central-1 and s3, not %q and %q.", s.AWS.Region, s.AWS.Service)
+		}
+		if s.AWS != nil && slices.ContainsFunc(s.AWS.Subresources, func(v string) bool { return !subresource.MatchString(v) }) {
+			c.wrong(at("aws"), "A subresource of S3 is the name of a parameter, as acl, tagging or policy.")
 		}
 		return []string{"header authorization", "header x-amz-date", "header x-amz-security-token", "header x-amz-content-sha256"}
 	case Signed:

@@ -5,7 +5,7 @@ create table gateway_token (
 	id text not null,
 	digest bytes not null, -- of the handle
 	session_id text not null,
-	resource_id text not null,
+	resource_id text not null, -- with its epoch
 	member text not null, -- what the upstream calls it: access_token
 	sealed bytes not null,
 	created_at bigint not null,

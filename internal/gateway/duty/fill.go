@@ -190,7 +190,7 @@ func (d *Duties) fill(ctx context.Context, ex *gateway.Exchange, p *gateway.Plan
 		if f, err = d.get(ctx, ex, c.resource.ID, slot, awsIDField, awsKeyField, awsTokenField+"?"); err != nil {
 			return nil, err
 		}
-		s.Unsigned = slot.AWS.UnsignedPayload
+		s.Unsigned, s.Allowed = slot.AWS.UnsignedPayload, slot.AWS.Subresources
 		s.AWS = &sign.AWS{Region: slot.AWS.Region, Service: slot.AWS.Service, KeyID: f.text(awsIDField), Key: f.fields[awsKeyField], Token: f.fields[awsTokenField]}
 		values = f.values(awsKeyField, awsTokenField)
 	case resource.Signed:

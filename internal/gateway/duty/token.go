@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"mime"
 	"net/http"
 	"net/url"
@@ -18,6 +19,7 @@ import (
 	"estover.dev/internal/gateway"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/redact"
+	"estover.dev/internal/resource"
 	"estover.dev/internal/seal"
 	"estover.dev/internal/secret"
 	"estover.dev/internal/session"
@@ -41,9 +43,13 @@ const keptKind = "gateway_token"
 
 // A kept token is one of an upstream.
 type kept struct {
-	id, session, resource string
-	sealed                []byte
+	id, session string
+	resource    string // with its epoch: another specification may lead elsewhere
+	sealed      []byte
 }
+
+// origin is a resource as a kept token belongs to it.
+func origin(u *resource.Upstream) string { return fmt.Sprintf("%s@%d", u.ID, u.Epoch) }
 
 // errForeign is the answer to a handle that is not this session's, or is for another
 // resource.
@@ -123,7 +129,7 @@ func (d *Duties) keepToken(ex *gateway.Exchange, c *call, member string, value e
 		if err := tx.Alive(ctx, db.Epoch{Table: session.Table, ID: c.task.key.session, Epoch: c.task.epoch}); err != nil {
 			return err
 		}
-		return insertKept(ctx, tx.Tx, digest, member, kept{id, ex.Caller.Session, c.resource.ID, sealed})
+		return insertKept(ctx, tx.Tx, digest, member, kept{id, ex.Caller.Session, origin(c.resource), sealed})
 	})
 	if errors.Is(err, db.ErrStale) {
 		err = gateway.ErrEnded
@@ -146,7 +152,7 @@ func (d *Duties) token(ctx context.Context, ex *gateway.Exchange, c *call, handl
 		return value, "", err
 	}
 	k, err := d.kept.Get(ctx, ex.Caller.Tenant, hex.EncodeToString(d.digest(ex.Caller.Tenant, handle)))
-	if err == nil && (k.session != ex.Caller.Session || k.resource != c.resource.ID) {
+	if err == nil && (k.session != ex.Caller.Session || k.resource != origin(c.resource)) {
 		err = errForeign
 	}
 	if err != nil {
