@@ -32,6 +32,7 @@ named. KIND is one of:
           (options mount, namespace); --login has a token
   aws     AWS Secrets Manager (option region); --login has the fields username,
           the id of an access key, and password, the secret key
+  azure   Azure Key Vault; --login has an access token
   google  Google Secret Manager (option project); --login has an access token
 
 What was in another vault may have been read there: rotate what matters.`,

@@ -25,6 +25,7 @@ import (
 	"estover.dev/internal/secret/target"
 	"estover.dev/internal/secret/upstream"
 	"estover.dev/internal/secret/upstream/aws"
+	"estover.dev/internal/secret/upstream/azure"
 	"estover.dev/internal/secret/upstream/google"
 	"estover.dev/internal/secret/upstream/openbao"
 )
@@ -44,7 +45,7 @@ func (s *Server) imports() *upstream.Imports {
 			return nil, err
 		}
 		return dialer.Dial(ctx, address, edge.Opening{Hosts: []string{host}})
-	}, aws.Kind, google.Kind, openbao.Kind)
+	}, aws.Kind, azure.Kind, google.Kind, openbao.Kind)
 }
 
 // leasing puts together what credentials are made with.

@@ -126,15 +126,17 @@ func Run(t *testing.T, k upstream.Kind, c engine.Config) {
 			t.Errorf("nothing has changed: %v, want the end of the time", err)
 		}
 		came := make(chan upstream.Value, 1)
+		failed := make(chan error, 1)
 		go func() {
 			v, err := upstream.Watch(ctx, s, "watched", known, 5*time.Millisecond)
-			if err != nil {
-				t.Error(err)
-			}
+			failed <- err
 			came <- v
 		}()
 		next, err := s.Put(ctx, "watched", object(`{"value":"y"}`), known)
 		if err != nil {
+			t.Fatal(err)
+		}
+		if err := <-failed; err != nil {
 			t.Fatal(err)
 		}
 		if v := <-came; v.Version != next {
