@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -11,6 +12,8 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +23,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"estover.dev"
+	"estover.dev/attest"
 	"estover.dev/e2e/e2etest"
 	"estover.dev/internal/secret/engine"
 	"estover.dev/internal/secret/engine/enginetest"
@@ -309,5 +313,100 @@ func TestDatabaseUsersEndWithTheSession(t *testing.T) {
 	var refused *e2etest.Refused
 	if _, err := v.lease(t.Context(), t, token, "bot-postgres"); !errors.As(err, &refused) {
 		t.Errorf("a lease after the session has ended: %v", err)
+	}
+}
+
+// A containment takes a hundred database users of an agent with it within five
+// seconds, and its signed certificate counts them.
+func TestContainmentTakesDatabaseUsers(t *testing.T) {
+	t.Parallel()
+	v := newVault(t, e2etest.Start(t))
+	token, session := v.asBot(t)
+	const users = 100
+	var (
+		work sync.WaitGroup
+		lock sync.Mutex
+		got  []handedOut
+	)
+	next := make(chan int, users)
+	for i := range users {
+		next <- i
+	}
+	close(next)
+	for range 8 {
+		work.Go(func() {
+			for range next {
+				h, err := v.lease(t.Context(), t, token, "bot-postgres")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				lock.Lock()
+				got = append(got, h)
+				lock.Unlock()
+			}
+		})
+	}
+	work.Wait()
+	if t.Failed() {
+		return
+	}
+	mark := got[0].User[:len("e_12345678_")]
+	if n := len(v.users(t, mark)); n != users {
+		t.Fatalf("there are %d users, want %d", n, users)
+	}
+	var open []*pgx.Conn
+	for _, h := range got[:10] {
+		c, err := pgx.Connect(t.Context(), v.pg.As(h.material(), "crm"))
+		must(t, err)
+		defer c.Close(context.Background())
+		open = append(open, c)
+	}
+	file := filepath.Join(t.TempDir(), "certificate")
+	var contained struct {
+		Steps []struct {
+			Name  string `json:"name"`
+			Count int64  `json:"count"`
+		} `json:"steps"`
+		ZeroMicros int64 `json:"zero_micros"`
+	}
+	asked := time.Now()
+	v.admin.JSON(t, &contained, "contain", "bot", "--reason", "it sends customers to strangers", "--certificate", file)
+	for len(v.users(t, mark)) > 0 && time.Since(asked) < 30*time.Second {
+		time.Sleep(5 * time.Millisecond)
+	}
+	took := time.Since(asked)
+	t.Logf("%d users were gone %v after the containment was asked for; time to zero %v", users, took, time.Duration(contained.ZeroMicros)*time.Microsecond)
+	if took > 5*time.Second {
+		t.Errorf("it took %v until the users were gone, want five seconds", took)
+	}
+	for _, c := range open {
+		if c.Ping(context.Background()) == nil {
+			t.Error("a connection of a contained agent goes on")
+		}
+	}
+	counted := map[string]int64{}
+	for _, s := range contained.Steps {
+		counted[s.Name] = s.Count
+	}
+	if counted["leases"] != users || contained.ZeroMicros == 0 {
+		t.Errorf("the containment says %+v, want %d leases and a time to zero", contained, users)
+	}
+	for _, x := range v.leases(t, "session="+session) {
+		if x.State != lease.Ended || x.Priority != 0 { // before all others
+			t.Fatalf("the lease of %s is %s, of priority %d", x.User, x.State, x.Priority)
+		}
+	}
+	trust := filepath.Join(t.TempDir(), "trust")
+	must(t, os.WriteFile(trust, []byte(v.admin.Must(t, "audit", "trust")), 0o600))
+	v.admin.Must(t, "verify", file, "--trust", trust)
+	b, err := os.ReadFile(file)
+	must(t, err)
+	receipt, err := attest.ParseReceipt(b)
+	must(t, err)
+	statement, err := base64.StdEncoding.DecodeString(receipt.Envelope.Payload)
+	must(t, err)
+	if want := fmt.Sprintf(`"name":"leases","state":"done","count":%d,`, users); !strings.Contains(string(statement), want) {
+		t.Errorf("the certificate does not say %s: %s", want, statement)
 	}
 }
