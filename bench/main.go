@@ -66,6 +66,8 @@ var cases = []Case{
 	{"connections", connections},
 	{"gateway", gateways},
 	{"policy", policies},
+	{"secrets", secrets},
+	{"leases", leases},
 	{"growth", growth},
 	{"million", million},
 }
