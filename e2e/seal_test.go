@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -153,6 +154,35 @@ func TestUnseal(t *testing.T) {
 	if got := admin.Must(t, "secret", "get", "crm/key", "--purpose", "test"); !strings.Contains(got, "canary-of-the-shares") {
 		t.Errorf("the secret reads %q", got)
 	}
+
+	// V15: clients of Vault find it sealed, and give shares as they give keys.
+	s.Kill()
+	s.Restart(t)
+	vault := func(method, path, body, want string, status int) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), method, s.URL+"/vault/v1/"+path, strings.NewReader(body))
+		must(t, err)
+		res, err := s.HTTP(t).Do(req)
+		must(t, err)
+		defer res.Body.Close()
+		b, err := io.ReadAll(res.Body)
+		must(t, err)
+		if res.StatusCode != status || !strings.Contains(string(b), want) {
+			t.Errorf("%s %s: %d %s, want %d %s", method, path, res.StatusCode, b, status, want)
+		}
+	}
+	vault("GET", "sys/health", "", `"sealed":true`, http.StatusServiceUnavailable)
+	vault("GET", "sys/health?sealedcode=299", "", `"sealed":true`, 299)
+	vault("GET", "secret/data/x", "", `{"errors":["Vault is sealed"]}`, http.StatusServiceUnavailable)
+	vault("PUT", "sys/init", "{}", "already initialized", http.StatusBadRequest)
+	vault("PUT", "sys/unseal", `{"key":"nonsense"}`, `"errors":["`, http.StatusBadRequest)
+	vault("PUT", "sys/unseal", `{"key":"`+shares[0]+`"}`, `"progress":1`, http.StatusOK)
+	vault("PUT", "sys/unseal", `{"reset":true}`, `"progress":0`, http.StatusOK)
+	vault("POST", "sys/unseal", `{"key":"`+shares[0]+`"}`, `"t":2`, http.StatusOK)
+	vault("GET", "sys/seal-status", "", `"progress":1`, http.StatusOK)
+	vault("PUT", "sys/unseal", `{"key":"`+shares[1]+`"}`, `"sealed":false`, http.StatusOK)
+	opens()
+	vault("GET", "sys/seal-status", "", `"sealed":false`, http.StatusOK)
 	for _, share := range shares {
 		if strings.Contains(s.Log(), strings.Fields(share)[3]) {
 			t.Error("a share is in the server's log")

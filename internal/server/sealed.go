@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 
 	"estover.dev"
 	"estover.dev/internal/db"
@@ -15,6 +16,7 @@ import (
 	"estover.dev/internal/guard"
 	"estover.dev/internal/seal"
 	"estover.dev/internal/seal/source"
+	"estover.dev/internal/vault"
 )
 
 // sealPath is where a server says whether it waits for shares of its root key,
@@ -56,31 +58,66 @@ func (s *Server) openKeys(ctx context.Context) error {
 
 // listenSealed answers at the server's address until it is stopped.
 func (s *Server) listenSealed(shares *source.Shares) (stop func(), err error) {
-	l, err := net.Listen("tcp", s.config.Listen)
-	if err != nil {
-		return nil, fmt.Errorf("--listen: %w", err)
-	}
-	if !s.config.Plain {
-		config, _, err := serverTLS(s.config)
-		if err != nil {
-			_ = l.Close()
-			return nil, err
-		}
-		l = tls.NewListener(l, config)
-	}
-	server := edge.NewServer(sealedHandler(shares), s.logger)
-	go func() { _ = server.Serve(l) }()
-	return func() {
+	door := s.sealedDoor(shares)
+	var servers []*http.Server
+	stop = func() {
 		// The answer to the last share leaves before the address is given up.
 		ctx, cancel := context.WithTimeout(context.Background(), stopTime)
 		defer cancel()
-		if server.Shutdown(ctx) != nil {
-			_ = server.Close()
+		for _, server := range servers {
+			if server.Shutdown(ctx) != nil {
+				_ = server.Close()
+			}
 		}
-	}, nil
+	}
+	for _, at := range []struct {
+		flag, address string
+		handler       http.Handler
+	}{{"--listen", s.config.Listen, s.sealedHandler(shares, door)}, {"--vault-listen", s.config.Vault, door}} {
+		if at.address == "" {
+			continue
+		}
+		l, err := net.Listen("tcp", at.address)
+		if err != nil {
+			stop()
+			return nil, fmt.Errorf("%s: %w", at.flag, err)
+		}
+		if !s.config.Plain {
+			config, _, err := serverTLS(s.config)
+			if err != nil {
+				_ = l.Close()
+				stop()
+				return nil, err
+			}
+			l = tls.NewListener(l, config)
+		}
+		server := edge.NewServer(at.handler, s.logger)
+		servers = append(servers, server)
+		go func() { _ = server.Serve(l) }()
+	}
+	return stop, nil
 }
 
-func sealedHandler(shares *source.Shares) http.Handler {
+// sealedDoor is the door for clients of Vault meanwhile.
+func (s *Server) sealedDoor(shares *source.Shares) http.Handler {
+	as := func(p source.Progress) vault.Unsealing {
+		return vault.Unsealing{Sealed: p.Sealed, Given: p.Given, Needed: p.Needed, Set: p.Set}
+	}
+	return &vault.Sealed{
+		Progress: func() vault.Unsealing { return as(shares.Progress()) },
+		Give: func(share string) (vault.Unsealing, error) {
+			p, err := shares.Give(share)
+			return as(p), err
+		},
+		Forget: func() vault.Unsealing { return as(shares.Forget()) }, Storage: string(s.db.Engine()), Now: s.db.Now,
+	}
+}
+
+func (s *Server) sealedHandler(shares *source.Shares, door http.Handler) http.Handler {
+	base := ""
+	if u, err := url.Parse(s.config.Issuer); err == nil {
+		base = u.Path
+	}
 	mux := http.NewServeMux()
 	say := func(w http.ResponseWriter, p source.Progress, err error) {
 		if err != nil {
@@ -105,7 +142,13 @@ func sealedHandler(shares *source.Shares) http.Handler {
 	})
 	mux.HandleFunc("DELETE "+sealPath+"/shares", func(w http.ResponseWriter, _ *http.Request) { say(w, shares.Forget(), nil) })
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { edge.WriteProblem(w, edge.ProblemOf(errSealed, "")) })
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if at, tenant, ok := vault.Matches(r.URL.Path, base); ok {
+			door.ServeHTTP(w, r.WithContext(vault.Below(r.Context(), at, tenant)))
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
 }
 
 // writeSeal says how far the unsealing is.

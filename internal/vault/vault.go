@@ -552,7 +552,11 @@ func (d *Door) fail(w http.ResponseWriter, q *Request, err error) {
 		}
 	default:
 		if q.HTTP.Context().Err() == nil {
-			d.o.Logger.Error("a request of the door failed", "request", q.Caller.Request, "caller", q.Caller.Subject, "path", q.Mount.Full(), "error", err)
+			at := "" // of the path no more: what follows may be a token
+			if q.Mount != nil {
+				at = q.Mount.Full()
+			}
+			d.o.Logger.Error("a request of the door failed", "request", q.Caller.Request, "caller", q.Caller.Subject, "mount", at, "error", err)
 		}
 		f = refuse(http.StatusInternalServerError, "internal error; the log of the server has the details under the request %s", q.Caller.Request)
 	}
