@@ -403,7 +403,7 @@ func (s *Server) wire() error {
 	})
 	s.emergencies = s.undoing(ev)
 	s.tickets = s.doorTickets()
-	s.databases = database.New(s.guard, database.Options{Secrets: f.secrets, Targets: s.targets, Leases: s.leases, Owner: s.ownerFor, Logger: s.logger})
+	s.databases = database.New(s.guard, database.Options{Secrets: f.secrets, Targets: s.targets, Leases: s.leases, Rotations: s.rotations, Owner: s.ownerFor, Logger: s.logger})
 	s.mounts = mount.New(s.guard, mount.Options{Kinds: s.mountKinds()})
 	s.acls = mount.NewPolicies(s.guard)
 	s.vault = s.vaultDoor()

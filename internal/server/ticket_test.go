@@ -1,9 +1,17 @@
 package server_test
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"math/big"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -421,6 +429,31 @@ func TestVaultDatabase(t *testing.T) {
 		h.must(http.MethodPost, "/v1/agents/"+h.agent+"/holds", map[string]string{"kind": "suspended", "reason": "a test"}, nil)
 		h.until("the user of an agent that is held is gone", func() bool { return login(creds) != nil })
 
+		// A static role: its user is there, and gets a password at once (V31).
+		pg.Exec(t, "drop role if exists batch; create role batch login password 'of its owner'")
+		v.says(400, "rotation_period must be", "POST", "database/static-roles/batch", `{"db_name":"crm","username":"batch","rotation_period":1}`)
+		v.says(400, "names must be unique", "POST", "database/static-roles/app", `{"db_name":"crm","username":"batch","rotation_period":"24h"}`)
+		v.must(204, "POST", "database/static-roles/batch", `{"db_name":"crm","username":"batch","rotation_period":"24h"}`)
+		v.says(400, "names must be unique", "POST", "database/roles/batch", `{"db_name":"crm","creation_statements":"`+create+`"}`)
+		same(t, "the static role", v.must(200, "GET", "database/static-roles/batch", nil).Data, `{"db_name":"crm","username":"batch","rotation_period":86400,"rotation_statements":[],"credential_type":"password"}`)
+		static := v.must(200, "GET", "database/static-creds/batch", nil)
+		if err := login(static); err != nil || static.text("username") != "batch" || line(static.Data["rotation_period"]) != "86400" || static.Data["ttl"] == nil || static.Data["last_vault_rotation"] == nil {
+			t.Errorf("the static role logs in: %v; it is %s", err, static.Raw)
+		}
+		v.says(400, "cannot update static account username", "POST", "database/static-roles/batch", `{"username":"other"}`)
+		same(t, "the static roles", v.must(200, "LIST", "database/static-roles", nil).Data["keys"], `["batch"]`)
+		h.until("the password is changed by hand", func() bool { return v.call("POST", "database/rotate-role/batch", nil).Status == 204 })
+		if err := login(static); err == nil {
+			t.Error("the password of before is good")
+		}
+		again := v.must(200, "GET", "database/static-creds/batch", nil)
+		if err := login(again); err != nil {
+			t.Errorf("the new password: %v", err)
+		}
+		v.says(400, "unknown role", "GET", "database/static-creds/no", nil)
+		h.until("the static role can be removed", func() bool { return v.call("DELETE", "database/static-roles/batch", nil).Status == 204 })
+		v.must(404, "GET", "database/static-roles/batch", nil)
+
 		v.must(202, "PUT", "sys/leases/revoke-prefix/database", nil)
 		v.says(400, "roles of this configuration", "DELETE", "database/config/crm", nil)
 		v.must(204, "DELETE", "database/roles/app", nil)
@@ -432,4 +465,87 @@ func TestVaultDatabase(t *testing.T) {
 			t.Errorf("natively there still are %+v", targets)
 		}
 	})
+}
+
+// V24, V26: what is written of JWT and certificate log-ins reads back.
+func TestVaultJWTAndCert(t *testing.T) {
+	v := build(t, dbtest.SQLite(t)).vault()
+	v.must(204, "POST", "sys/auth/jwt", `{"type":"jwt"}`)
+	v.must(404, "GET", "auth/jwt/config", nil)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.says(400, "exactly one of", "POST", "auth/jwt/config", `{}`)
+	v.says(400, "exactly one of", "POST", "auth/jwt/config", `{"jwks_url":"https://a.example/","jwt_validation_pubkeys":`+string(text)+`}`)
+	v.says(400, "cannot be fetched", "POST", "auth/jwt/config", `{"jwks_url":"https://127.0.0.1:1/keys"}`)
+	v.says(400, "unsupported algorithm", "POST", "auth/jwt/config", `{"jwt_validation_pubkeys":`+string(text)+`,"jwt_supported_algs":["HS256"]}`)
+	v.must(204, "POST", "auth/jwt/config", `{"jwt_validation_pubkeys":[`+string(text)+`],"bound_issuer":"https://ci.example","default_role":"ci","jwt_supported_algs":["ES256"]}`)
+	same(t, "the configuration", v.must(200, "GET", "auth/jwt/config", nil).Data, `{"oidc_discovery_url":"","oidc_discovery_ca_pem":"","oidc_client_id":"","oidc_response_mode":"","oidc_response_types":[],
+		"default_role":"ci","jwks_url":"","jwks_ca_pem":"","jwt_validation_pubkeys":[`+string(text)+`],"jwt_supported_algs":["ES256"],"bound_issuer":"https://ci.example",
+		"provider_config":{},"namespace_in_state":true,"allow_private":false}`)
+	v.says(400, "user claim", "POST", "auth/jwt/role/ci", `{"role_type":"jwt","bound_audiences":"vault"}`)
+	v.says(400, "allowed_redirect_uris", "POST", "auth/jwt/role/ci", `{"user_claim":"sub"}`) // role_type is oidc unless it is said
+	v.must(204, "POST", "auth/jwt/role/ci", `{"role_type":"jwt","user_claim":"sub","bound_audiences":["b","a"],"bound_claims_type":"glob","bound_claims":{"project":["x/*"],"n":"1"},
+		"claim_mappings":{"/a/b":"c"},"expiration_leeway":"5","policies":["p"],"ttl":"1h","token_bound_cidrs":"10.0.0.0/8"}`)
+	role := v.must(200, "GET", "auth/jwt/role/ci", nil)
+	same(t, "the role", role.Data, `{"role_type":"jwt","user_claim":"sub","user_claim_json_pointer":false,"bound_audiences":["b","a"],"bound_subject":"","bound_claims_type":"glob","bound_claims":{"project":["x/*"],"n":"1"},
+		"claim_mappings":{"/a/b":"c"},"groups_claim":"","oidc_scopes":null,"allowed_redirect_uris":[],"verbose_oidc_logging":false,"max_age":0,"expiration_leeway":5,"not_before_leeway":0,"clock_skew_leeway":0,
+		"agent":"`+role.text("agent")+`","token_ttl":3600,"token_max_ttl":0,"token_explicit_max_ttl":0,"token_period":0,"token_policies":["p"],"token_bound_cidrs":["10.0.0.0/8"],
+		"token_no_default_policy":false,"token_num_uses":0,"token_type":"default","token_strictly_bind_ip":false,"policies":["p"],"ttl":3600}`)
+	v.must(204, "POST", "auth/jwt/role/ci", `{"bound_claims":{},"token_policies":[]}`)
+	if e := v.must(200, "GET", "auth/jwt/role/ci", nil); len(list(e.Data["token_policies"])) != 0 || len(e.Data["bound_claims"].(map[string]any)) != 0 || len(list(e.Data["bound_audiences"])) != 2 {
+		t.Errorf("emptied in two fields: %s", e.Raw)
+	}
+	nobody := v.as("")
+	nobody.says(400, "missing token", "POST", "auth/jwt/login", `{"role":"ci"}`)
+	nobody.says(400, "error validating token", "POST", "auth/jwt/login", `{"jwt":"a.b.c"}`)
+	nobody.says(400, `role "no" could not be found`, "POST", "auth/jwt/login", `{"role":"no","jwt":"a.b.c"}`)
+	nobody.says(400, "sign in to Estover", "POST", "auth/jwt/oidc/auth_url", `{"role":"ci"}`)
+	same(t, "the roles", v.must(200, "LIST", "auth/jwt/role", nil).Data["keys"], `["ci"]`)
+	v.must(204, "DELETE", "auth/jwt/role/ci", nil)
+	v.must(404, "GET", "auth/jwt/role/ci", nil)
+
+	v.must(204, "POST", "sys/auth/cert", `{"type":"cert"}`)
+	ca := &x509.Certificate{SerialNumber: big.NewInt(7), IsCA: true, BasicConstraintsValid: true, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, SubjectKeyId: []byte{1}}
+	if der, err = x509.CreateCertificate(rand.Reader, ca, ca, key.Public(), key); err != nil {
+		t.Fatal(err)
+	}
+	if text, err = json.Marshal(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))); err != nil {
+		t.Fatal(err)
+	}
+	v.says(400, "failed to parse certificate", "POST", "auth/cert/certs/web", `{"certificate":"x"}`)
+	v.must(204, "POST", "auth/cert/certs/web", `{"certificate":`+string(text)+`,"allowed_common_names":["z","a*"],"token_policies":"web","required_extensions":"1.2.3:x"}`)
+	role = v.must(200, "GET", "auth/cert/certs/web", nil)
+	same(t, "the certificate", role.Data, `{"certificate":`+string(text)+`,"display_name":"web","allowed_names":[],"allowed_common_names":["z","a*"],"allowed_dns_sans":[],"allowed_email_sans":[],"allowed_uri_sans":[],
+		"allowed_organizational_units":[],"required_extensions":["1.2.3:x"],"allowed_metadata_extensions":[],"agent":"`+role.text("agent")+`","token_ttl":0,"token_max_ttl":0,"token_explicit_max_ttl":0,"token_period":0,
+		"token_policies":["web"],"token_bound_cidrs":[],"token_no_default_policy":false,"token_num_uses":0,"token_type":"default","token_strictly_bind_ip":false}`)
+	same(t, "how certificates are looked at", v.must(200, "GET", "auth/cert/config", nil).Data, `{"disable_binding":false,"enable_identity_alias_metadata":false,"ocsp_cache_size":0}`)
+	v.must(204, "POST", "auth/cert/config", `{"disable_binding":true}`)
+	same(t, "changed", v.must(200, "GET", "auth/cert/config", nil).Data, `{"disable_binding":true,"enable_identity_alias_metadata":false,"ocsp_cache_size":0}`)
+	parsed, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	crl, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
+		Number: big.NewInt(1), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour), RevokedCertificateEntries: []x509.RevocationListEntry{{SerialNumber: big.NewInt(99), RevocationTime: time.Now()}},
+	}, parsed, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.must(204, "POST", "auth/cert/crls/web", map[string]any{"crl": string(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: crl}))})
+	same(t, "the list", v.must(200, "GET", "auth/cert/crls/web", nil).Data, `{"serials":{"99":{}}}`)
+	v.must(204, "DELETE", "auth/cert/crls/web", nil)
+	v.must(404, "GET", "auth/cert/crls/web", nil)
+	nobody.says(400, "client certificate must be supplied", "POST", "auth/cert/login", nil)
+	v.must(204, "DELETE", "auth/cert/certs/web", nil)
+	v.must(404, "LIST", "auth/cert/certs", nil)
 }

@@ -21,6 +21,11 @@ func (d *Door) databases() []Route {
 		route(Route{Path: "roles", List: d.listDatabaseRoles, Help: "the roles"}),
 		route(Route{Path: "roles/:name", Read: d.readDatabaseRole, Write: d.writeDatabaseRole, Delete: d.dropDatabaseRole, Exists: d.databaseThere(true), Help: "a role: what its users may do"}),
 		route(Route{Path: "creds/:name", Read: d.credentials, Help: "a user of a role, made for whoever asks"}),
+		route(Route{Path: "static-roles", List: d.listStatic, Help: "the roles whose user is there already"}),
+		route(Route{Path: "static-roles/:name", Read: d.readStatic, Write: d.writeStatic, Delete: d.dropStatic, Exists: d.staticThere, Help: "a role whose user is there already, and gets another password from time to time"}),
+		route(Route{Path: "static-creds/:name", Read: d.staticCredentials, Help: "what a static role logs in with now"}),
+		route(Route{Path: "rotate-role/:name", Write: d.rotateStatic, Help: "give the user of a static role another password now"}),
+		route(Route{Path: "rotate-root/:name", Write: d.rotateRoot, Help: "give the admin of a database a password that nobody else knows"}),
 		route(Route{Path: "reset/:name", Write: d.resetDatabase, Help: "connect anew; that is done by itself"}),
 	}
 }
@@ -232,4 +237,116 @@ func (d *Door) credentials(ctx context.Context, q *Request) (*Answer, error) {
 // left is how long a lease goes on.
 func (d *Door) left(x lease.Lease) time.Duration {
 	return max(x.ExpiresAt.Sub(d.Tickets.Now()).Round(time.Second), 0)
+}
+
+func (d *Door) staticThere(ctx context.Context, q *Request) (bool, error) {
+	_, err := d.Databases.Static(ctx, q.Caller, q.database(), q.Param("name"))
+	if estover.KindOf(err) == estover.NotFound {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (d *Door) listStatic(ctx context.Context, q *Request) (*Answer, error) {
+	names, err := d.Databases.Statics(ctx, q.Caller, q.database())
+	if err != nil {
+		return nil, err
+	}
+	return listing(names, nil)
+}
+
+func (d *Door) readStatic(ctx context.Context, q *Request) (*Answer, error) {
+	r, err := d.Databases.Static(ctx, q.Caller, q.database(), q.Param("name"))
+	if err != nil {
+		return nil, err
+	}
+	data := map[string]any{"db_name": r.DB, "username": r.Username, "rotation_statements": words(r.Statements), "credential_type": r.CredentialType}
+	if r.Schedule != "" {
+		data["rotation_schedule"], data["rotation_window"] = r.Schedule, r.Window
+	} else {
+		data["rotation_period"] = r.Period
+	}
+	if r.Second != "" {
+		data["second_username"] = r.Second
+	}
+	return &Answer{Data: data}, nil
+}
+
+func (d *Door) writeStatic(ctx context.Context, q *Request) (*Answer, error) {
+	var in struct {
+		DB         *string          `json:"db_name"`
+		Username   *string          `json:"username"`
+		Second     *string          `json:"second_username"`
+		Statements *json.RawMessage `json:"rotation_statements"`
+		Period     *time.Duration   `json:"rotation_period"`
+		Schedule   *string          `json:"rotation_schedule"`
+		Window     *time.Duration   `json:"rotation_window"`
+		Type       *string          `json:"credential_type"`
+	}
+	if err := q.Read(&in); err != nil {
+		return nil, err
+	}
+	return nil, d.Databases.PutStatic(ctx, q.Caller, q.database(), q.Param("name"), func(r *database.Static) error {
+		if in.Statements != nil {
+			var s statements
+			if json.Unmarshal(*in.Statements, &s) != nil {
+				return refuse(http.StatusBadRequest, "Field validation failed: error converting input for field %q: expected a list", "rotation_statements")
+			}
+			r.Statements = s
+		}
+		set(&r.DB, in.DB)
+		set(&r.Username, in.Username)
+		set(&r.Second, in.Second)
+		setSeconds(&r.Period, in.Period)
+		set(&r.Schedule, in.Schedule)
+		setSeconds(&r.Window, in.Window)
+		set(&r.CredentialType, in.Type)
+		return nil
+	})
+}
+
+func (d *Door) dropStatic(ctx context.Context, q *Request) (*Answer, error) {
+	return nil, d.Databases.RemoveStatic(ctx, q.Caller, q.database(), q.Param("name"))
+}
+
+func (d *Door) staticCredentials(ctx context.Context, q *Request) (*Answer, error) {
+	name := q.Param("name")
+	x, err := d.Databases.StaticCredential(ctx, q.Caller, q.database(), name)
+	if errors.Is(err, database.ErrNoRole) {
+		return nil, refuse(http.StatusBadRequest, "unknown role: %s", name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	r, err := d.Databases.Static(ctx, estover.Caller{Tenant: q.Tenant, Subject: estover.System("vault")}, q.database(), name)
+	if err != nil {
+		return nil, err
+	}
+	data := map[string]any{
+		"username": x.Username, "password": string(x.Password.Reveal()), "last_vault_rotation": Time(x.Rotated),
+		"ttl": max(seconds(x.Next.Sub(d.Tickets.Now())), 0),
+	}
+	if r.Schedule != "" {
+		data["rotation_schedule"], data["rotation_window"] = r.Schedule, r.Window
+	} else {
+		data["rotation_period"] = r.Period
+	}
+	return &Answer{Data: data}, nil
+}
+
+func (d *Door) rotateStatic(ctx context.Context, q *Request) (*Answer, error) {
+	name := q.Param("name")
+	err := d.Databases.RotateStatic(ctx, q.Caller, q.database(), name)
+	if errors.Is(err, database.ErrNoRole) {
+		return nil, refuse(http.StatusBadRequest, "no static role found for role name")
+	}
+	return nil, err
+}
+
+func (d *Door) rotateRoot(ctx context.Context, q *Request) (*Answer, error) {
+	err := d.Databases.RotateRoot(ctx, q.Caller, q.database(), q.Param("name"))
+	if errors.Is(err, database.ErrNoConfig) {
+		return nil, refuse(http.StatusBadRequest, "failed to find entry for connection with name: %q", q.Param("name"))
+	}
+	return nil, err
 }

@@ -144,10 +144,13 @@ create table database_config (
 	unique (tenant_id, target)
 );
 
+-- A static role is a secret that is rotated, at the path that stands in place of
+-- the role of leases.
 create table database_role (
 	tenant_id text not null,
 	mount_id text not null,
 	name text not null,
+	kind text not null check (kind in ('dynamic', 'static')),
 	lease_role text not null,
 	spec text not null, -- JSON
 	changed_at bigint not null,

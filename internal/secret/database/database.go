@@ -5,6 +5,7 @@
 //
 //	config/NAME   a target MOUNT.NAME, its admin's secret at vault-database/MOUNT/NAME
 //	roles/NAME    a role of leases MOUNT.NAME, delivered in plaintext, bound to the token
+//	static-roles/NAME  a secret at vault-database/MOUNT/static/NAME that is rotated
 //	creds/NAME    a lease of that role, whose id is the path of the request and the
 //	              lease's own
 //
@@ -27,6 +28,7 @@ import (
 	"estover.dev/internal/secret"
 	"estover.dev/internal/secret/engine"
 	"estover.dev/internal/secret/lease"
+	"estover.dev/internal/secret/rotation"
 	"estover.dev/internal/secret/target"
 )
 
@@ -92,6 +94,8 @@ type Options struct {
 	Secrets *secret.Secrets
 	Targets *target.Targets
 	Leases  *lease.Leases
+
+	Rotations *rotation.Rotations
 
 	// Owner is the person who answers for what a caller makes.
 	Owner  func(ctx context.Context, c estover.Caller) estover.Subject
@@ -340,6 +344,15 @@ func (d *Databases) RemoveConfig(ctx context.Context, c estover.Caller, m Mount,
 				roles = append(roles, r.Name)
 			}
 		}
+		if err != nil {
+			return err
+		}
+		static, err := allStatic(ctx, tx, m.ID)
+		for _, r := range static {
+			if r.DB == of {
+				roles = append(roles, r.Name)
+			}
+		}
 		return err
 	}); err != nil {
 		return err
@@ -348,6 +361,9 @@ func (d *Databases) RemoveConfig(ctx context.Context, c estover.Caller, m Mount,
 		return ErrInUse.With("there are roles of this configuration, remove them first: %s", strings.Join(roles, ", "))
 	}
 	if err := d.Targets.Remove(ctx, c, x.Target); err != nil && !errors.Is(err, target.ErrNotFound) {
+		return err
+	}
+	if err := d.Rotations.Remove(ctx, c, x.Admin); err != nil && !errors.Is(err, rotation.ErrNotFound) {
 		return err
 	}
 	if err := d.Secrets.Remove(ctx, c, x.Admin); err != nil && !errors.Is(err, secret.ErrNotFound) {
@@ -397,6 +413,9 @@ func (d *Databases) PutRole(ctx context.Context, c estover.Caller, m Mount, of s
 		return err
 	})
 	if errors.Is(err, ErrNoRole) {
+		if _, err := d.peekStatic(ctx, c.Tenant, m, of); !errors.Is(err, ErrNoRole) {
+			return nil, errors.Join(err, ErrInvalid.With("Role and Static Role names must be unique"))
+		}
 		r = &Role{
 			Name: of, Lease: nameIn(m, of), CredentialType: "password", Creation: []string{}, Revocation: []string{}, Rollback: []string{}, Renew: []string{},
 			CredentialConfig: map[string]string{},
@@ -515,14 +534,23 @@ func (d *Databases) RemoveRole(ctx context.Context, c estover.Caller, m Mount, o
 // Empty takes away all that a mount has, before it is disabled.
 func (d *Databases) Empty(ctx context.Context, c estover.Caller, m Mount) error {
 	var roles []*Role
+	var static []*Static
 	var configs []string
 	if err := d.guard.DB().View(ctx, c.Tenant, func(tx *db.Tx) (err error) {
-		if roles, err = allRoles(ctx, tx, m.ID); err == nil {
+		if roles, err = allRoles(ctx, tx, m.ID); err != nil {
+			return err
+		}
+		if static, err = allStatic(ctx, tx, m.ID); err == nil {
 			configs, err = configNames(ctx, tx, m.ID)
 		}
 		return err
 	}); err != nil {
 		return err
+	}
+	for _, r := range static {
+		if err := d.RemoveStatic(ctx, c, m, r.Name); err != nil {
+			return err
+		}
 	}
 	for _, r := range roles {
 		if err := d.RemoveRole(ctx, c, m, r.Name); err != nil {

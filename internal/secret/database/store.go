@@ -82,11 +82,11 @@ func scanRole(row interface{ Scan(...any) error }) (*Role, error) {
 }
 
 func findRole(ctx context.Context, tx *db.Tx, mount, name string) (*Role, error) {
-	return scanRole(tx.QueryRow(ctx, `select name, lease_role, spec, epoch from database_role where tenant_id = $1 and mount_id = $2 and name = $3`, tx.Tenant(), mount, name))
+	return scanRole(tx.QueryRow(ctx, `select name, lease_role, spec, epoch from database_role where tenant_id = $1 and mount_id = $2 and name = $3 and kind = 'dynamic'`, tx.Tenant(), mount, name))
 }
 
 func allRoles(ctx context.Context, tx *db.Tx, mount string) (list []*Role, err error) {
-	rows, err := tx.Query(ctx, fmt.Sprintf(`select name, lease_role, spec, epoch from database_role where tenant_id = $1 and mount_id = $2 order by name limit %d`, most), tx.Tenant(), mount)
+	rows, err := tx.Query(ctx, fmt.Sprintf(`select name, lease_role, spec, epoch from database_role where tenant_id = $1 and mount_id = $2 and kind = 'dynamic' order by name limit %d`, most), tx.Tenant(), mount)
 	if err != nil {
 		return nil, err
 	}
@@ -102,9 +102,9 @@ func allRoles(ctx context.Context, tx *db.Tx, mount string) (list []*Role, err e
 }
 
 func putRole(ctx context.Context, tx *db.Tx, mount string, r *Role) error {
-	n, err := tx.Exec(ctx, `insert into database_role (tenant_id, mount_id, name, lease_role, spec, changed_at, epoch) values ($1, $2, $3, $4, $5, $6, $7)
+	n, err := tx.Exec(ctx, `insert into database_role (tenant_id, mount_id, name, kind, lease_role, spec, changed_at, epoch) values ($1, $2, $3, 'dynamic', $4, $5, $6, $7)
 		on conflict (tenant_id, mount_id, name) do update set spec = excluded.spec, changed_at = excluded.changed_at, epoch = excluded.epoch
-		where database_role.epoch = excluded.epoch - 1`, tx.Tenant(), mount, r.Name, r.Lease, encode(r), tx.Now(), r.epoch+1)
+		where database_role.epoch = excluded.epoch - 1 and database_role.kind = 'dynamic'`, tx.Tenant(), mount, r.Name, r.Lease, encode(r), tx.Now(), r.epoch+1)
 	if err == nil && n == 0 {
 		err = ErrBusy
 	}
@@ -113,5 +113,48 @@ func putRole(ctx context.Context, tx *db.Tx, mount string, r *Role) error {
 
 func dropRole(ctx context.Context, tx *db.Tx, mount, name string) error {
 	_, err := tx.Exec(ctx, `delete from database_role where tenant_id = $1 and mount_id = $2 and name = $3`, tx.Tenant(), mount, name)
+	return err
+}
+
+func scanStatic(row interface{ Scan(...any) error }) (*Static, error) {
+	r := &Static{}
+	var spec string
+	err := row.Scan(&r.Name, &r.Path, &spec, &r.epoch)
+	if errors.Is(err, db.ErrNoRows) {
+		return nil, ErrNoRole
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r, json.Unmarshal([]byte(spec), r)
+}
+
+func findStatic(ctx context.Context, tx *db.Tx, mount, name string) (*Static, error) {
+	return scanStatic(tx.QueryRow(ctx, `select name, lease_role, spec, epoch from database_role where tenant_id = $1 and mount_id = $2 and name = $3 and kind = 'static'`, tx.Tenant(), mount, name))
+}
+
+func allStatic(ctx context.Context, tx *db.Tx, mount string) (list []*Static, err error) {
+	rows, err := tx.Query(ctx, fmt.Sprintf(`select name, lease_role, spec, epoch from database_role where tenant_id = $1 and mount_id = $2 and kind = 'static' order by name limit %d`, most), tx.Tenant(), mount)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		r, err := scanStatic(rows)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, r)
+	}
+	return list, rows.Err()
+}
+
+func putStatic(ctx context.Context, tx *db.Tx, mount string, r *Static) error {
+	n, err := tx.Exec(ctx, `insert into database_role (tenant_id, mount_id, name, kind, lease_role, spec, changed_at, epoch) values ($1, $2, $3, 'static', $4, $5, $6, $7)
+		on conflict (tenant_id, mount_id, name) do update set spec = excluded.spec, changed_at = excluded.changed_at, epoch = excluded.epoch
+		where database_role.epoch = excluded.epoch - 1 and database_role.kind = 'static'`, tx.Tenant(), mount, r.Name, r.Path, encode(r), tx.Now(), r.epoch+1)
+	if err == nil && n == 0 {
+		err = ErrBusy
+	}
 	return err
 }
