@@ -37,10 +37,11 @@ func (w *holder) close() {
 // any point, and the target fails now and then. Whatever happens, the current
 // version logs in, and no version dies that somebody uses (R5–R9).
 func TestModel(t *testing.T) {
-	checks := flag.Lookup("rapid.checks")
-	if before := checks.Value.String(); before == checks.DefValue { // unless somebody asks for more
-		_ = checks.Value.Set("6")
-		defer func() { _ = checks.Value.Set(before) }()
+	for name, value := range map[string]string{"rapid.checks": "8", "rapid.steps": "80"} { // unless somebody asks for more
+		if f := flag.Lookup(name); f.Value.String() == f.DefValue {
+			_ = f.Value.Set(value)
+			defer func() { _ = f.Value.Set(f.DefValue) }()
+		}
 	}
 	n := 0
 	d := dbtest.Open(t)
@@ -49,6 +50,7 @@ func TestModel(t *testing.T) {
 		h := buildAt(t, d, newMemory("reader_a", "reader_b"), estover.TenantID(fmt.Sprintf("tenant%d", n)))
 		h.x.Wait(100 * time.Millisecond) // whoever has died holds a rotation until the clock moves
 		h.put(pair)
+		h.run()
 		other, _ := h.node("node_2")
 		holders := map[int64]map[string]*holder{}
 		held := func(version int64, session string) *holder {
@@ -116,30 +118,38 @@ func TestModel(t *testing.T) {
 				rt.Fatalf("the versions are %s", h.phases())
 			}
 		}
-		rt.Repeat(map[string]func(*rapid.T){
-			"": func(*rapid.T) { check() },
-			"run": func(*rapid.T) {
-				_, err := h.x.Run(t.Context(), h.ann, path)
-				if err != nil && !errors.Is(err, rotation.ErrBusy) && !errors.Is(err, rotation.ErrFailed) && !errors.Is(err, rotation.ErrStopped) {
+		run := func(*rapid.T) {
+			_, err := h.x.Run(t.Context(), h.ann, path)
+			if err != nil && !errors.Is(err, rotation.ErrBusy) && !errors.Is(err, rotation.ErrFailed) && !errors.Is(err, rotation.ErrStopped) {
+				rt.Fatal(err)
+			}
+			h.target.restore()
+			if errors.Is(err, rotation.ErrStopped) {
+				if err := h.x.Clear(t.Context(), h.ann, "orders"); err != nil {
 					rt.Fatal(err)
 				}
-				h.target.restore()
-				if errors.Is(err, rotation.ErrStopped) {
-					if err := h.x.Clear(t.Context(), h.ann, "orders"); err != nil {
-						rt.Fatal(err)
-					}
-				}
-			},
-			"pass": func(rt *rapid.T) {
-				h.clock.Advance(time.Duration(rapid.IntRange(1, 200).Draw(rt, "seconds")) * time.Second)
+			}
+		}
+		pass := func(rt *rapid.T) {
+			h.clock.Advance(time.Duration(rapid.IntRange(1, 200).Draw(rt, "seconds")) * time.Second)
+			for range 3 { // until everybody has asked and answered
 				h.tick(h.x, other)
 				for _, x := range []*rotation.Rotations{h.x, other} {
 					if err := x.RunDue(t.Context()); err != nil {
 						rt.Fatal(err)
 					}
-					h.tick(h.x, other)
 				}
-			},
+				h.clock.Advance(2 * time.Second)
+			}
+			h.tick(h.x, other)
+		}
+		rt.Repeat(map[string]func(*rapid.T){
+			"":          func(*rapid.T) { check() },
+			"run":       run,
+			"run again": run,
+			"pass":      pass,
+			"pass on":   pass,
+
 			"use": func(rt *rapid.T) {
 				s := sessions[which.Draw(rt, "session")]
 				in, err := h.secrets.Use(t.Context(), as(s), path, "password", there)
@@ -185,6 +195,9 @@ func TestModel(t *testing.T) {
 				h.over[sessions[i]], sessions[i] = true, fmt.Sprint("ses_", begun)
 			},
 			"fail": func(rt *rapid.T) {
+				if rapid.IntRange(0, 3).Draw(rt, "now") > 0 {
+					return
+				}
 				h.target.fail(rapid.SampledFrom([]string{"down", "wrong", "refuse"}).Draw(rt, "how"))
 			},
 			"recover": func(*rapid.T) { h.target.restore() },
@@ -200,6 +213,9 @@ func TestModel(t *testing.T) {
 				}
 			},
 			"die": func(rt *rapid.T) {
+				if rapid.IntRange(0, 2).Draw(rt, "now") > 0 {
+					return
+				}
 				point := rapid.SampledFrom(points).Draw(rt, "point")
 				h.x.Reached(func(at string) error {
 					if at == point {
