@@ -429,6 +429,23 @@ func TestVaultDatabase(t *testing.T) {
 		h.must(http.MethodPost, "/v1/agents/"+h.agent+"/holds", map[string]string{"kind": "suspended", "reason": "a test"}, nil)
 		h.until("the user of an agent that is held is gone", func() bool { return login(creds) != nil })
 
+		// An admin whose password nobody else knows from then on.
+		pg.Exec(t, "drop role if exists door_admin; create role door_admin login createrole password 'of its owner' in role pg_signal_backend")
+		v.must(204, "POST", "database/config/own", `{"plugin_name":"postgresql-database-plugin","connection_url":"postgresql://door_admin:of%20its%20owner@`+pg.Config.Address+`?sslmode=disable","allowed_roles":"own"}`)
+		if e := v.must(200, "GET", "database/config/own", nil); strings.Contains(e.Raw, "owner") || !strings.Contains(e.Raw, "door_admin:*****@") {
+			t.Errorf("a password in a URL is told: %s", e.Raw)
+		}
+		v.must(204, "POST", "database/rotate-root/own", nil)
+		if login(envelope{Data: map[string]any{"username": "door_admin", "password": "of its owner"}}) == nil {
+			t.Error("the admin's old password is good")
+		}
+		v.must(200, "POST", "database/roles/own", `{"db_name":"own","creation_statements":["`+create+`"]}`)
+		if err := login(v.must(200, "GET", "database/creds/own", nil)); err != nil {
+			t.Errorf("a user that was made after it: %v", err)
+		}
+		v.must(204, "DELETE", "database/roles/own", nil)
+		v.must(204, "DELETE", "database/config/own", nil)
+
 		// A static role: its user is there, and gets a password at once (V31).
 		pg.Exec(t, "drop role if exists batch; create role batch login password 'of its owner'")
 		v.says(400, "rotation_period must be", "POST", "database/static-roles/batch", `{"db_name":"crm","username":"batch","rotation_period":1}`)
