@@ -15,7 +15,7 @@ type Slot struct {
 	Slot   string `json:"slot" enum:"header,query,basic,body,mtls,sigv4,hmac" doc:"The kind of place. With mtls, sigv4 and hmac the secret itself is not sent: it proves the connection or signs the request."`
 	Name   string `json:"name,omitempty" doc:"The name of the header or of the query parameter; for body the JSON Pointer of the member, as /auth/token; for hmac the header with the signature; for basic the user name, if it is not in the secret's field username."`
 	Prefix string `json:"prefix,omitempty" doc:"What stands before the secret in a header: \"Bearer \"."`
-	Secret string `json:"secret" minLength:"1" doc:"The path of the secret; or lease:ROLE for a credential that is made for the session, or connection:NAME for the access token of an OAuth connection."`
+	Secret string `json:"secret" minLength:"1" doc:"The path of the secret; or lease:ROLE for a credential that is made for the session, or connection:NAME for the access token of an OAuth connection. A field may stand behind it: crm/api-key#value."`
 	Field  string `json:"field,omitempty" doc:"The field of the secret, if it has several."`
 
 	Actions []string `json:"actions,omitempty" doc:"The actions, by name, in whose requests alone it is filled; in all by itself."`
@@ -80,6 +80,7 @@ const (
 const (
 	LeasePrefix      = "lease:"
 	ConnectionPrefix = "connection:"
+	HandlePrefix     = "estover:secret/" // before a path, where a handle is written out
 )
 
 // Static reports whether a slot is filled from a secret at a path.
@@ -216,6 +217,11 @@ func (c *checker) slots(list []Slot, actions []Action) []Slot {
 	for i := range list {
 		s := &list[i]
 		at := func(field string) string { return fmt.Sprintf("slots[%d].%s", i, field) }
+		// A handle may be written in one piece: lease:reader#password.
+		if source, field, ok := strings.Cut(strings.TrimPrefix(s.Secret, HandlePrefix), "#"); ok && s.Field == "" {
+			s.Secret, s.Field = source, field
+		}
+		s.Secret = strings.TrimPrefix(s.Secret, HandlePrefix)
 		if s.Placeholder != "" && !variable.MatchString(s.Placeholder) {
 			c.wrong(at("placeholder"), "The name of a variable has capitals, digits and underscores, as CRM_API_KEY, not %q.", s.Placeholder)
 		}
@@ -366,7 +372,7 @@ func (c *checker) source(s *Slot, at func(string) string) {
 		if strings.HasPrefix(s.Secret, ConnectionPrefix) && s.Slot != Header && s.Slot != Query && s.Slot != Body {
 			c.wrong(at("slot"), "The token of a connection goes into a header, a query parameter or a body.")
 		}
-	case s.Secret == "" || len(s.Secret) > 256 || strings.HasPrefix(s.Secret, "/") || strings.ContainsFunc(s.Secret, func(r rune) bool { return r <= ' ' || r > '~' }):
+	case s.Secret == "" || len(s.Secret) > 256 || strings.HasPrefix(s.Secret, "/") || strings.ContainsFunc(s.Secret, func(r rune) bool { return r <= ' ' || r > '~' || r == '#' }):
 		c.wrong(at("secret"), "The secret is named by its path, as crm/api-key, not %q.", s.Secret)
 	}
 }

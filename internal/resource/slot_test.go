@@ -71,6 +71,15 @@ func TestCheckSlots(t *testing.T) {
 		}
 	}
 	s := valid(t)
+	s.Slots = []Slot{{Slot: Header, Name: "A", Secret: "lease:reader#password"}, {Slot: Header, Name: "B", Secret: "estover:secret/crm/key#user"}, {Slot: Header, Name: "C", Secret: "estover:secret/crm/key"}}
+	if got, err := Check(s); err != nil || got.Slots[0].Secret != "lease:reader" || got.Slots[0].Field != "password" || got.Slots[1].Secret != "crm/key" || got.Slots[1].Field != "user" || got.Slots[2].Secret != "crm/key" {
+		t.Errorf("handles in one piece are kept as %+v (%v)", got.Slots, err)
+	}
+	s.Slots = []Slot{{Slot: Header, Name: "A", Secret: "crm/key#user", Field: "other"}}
+	if _, err := Check(s); !errors.Is(err, ErrInvalid) {
+		t.Errorf("two fields: %v, want ErrInvalid", err)
+	}
+	s = valid(t)
 	s.BaseURL, s.Hosts, s.Slots = "http://crm.example.com", nil, []Slot{{Slot: MTLS, Secret: "x"}}
 	if _, err := Check(s); !errors.Is(err, ErrInvalid) {
 		t.Errorf("a client certificate without TLS: %v, want ErrInvalid", err)

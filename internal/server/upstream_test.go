@@ -65,6 +65,12 @@ func newIssuing(t *testing.T) *issuing {
 		json.NewEncoder(w).Encode(map[string]any{"installation": map[string]any{"token": token("access"), "expires_at": "later"}})
 	}))
 	mux.HandleFunc("POST /revoke", locked(func(_ http.ResponseWriter, r *http.Request) { u.revoked = append(u.revoked, r.FormValue("token")) }))
+	mux.HandleFunc("POST /revoke-json", locked(func(_ http.ResponseWriter, r *http.Request) {
+		var in struct{ Token string }
+		if json.NewDecoder(r.Body).Decode(&in) == nil {
+			u.revoked = append(u.revoked, in.Token)
+		}
+	}))
 	mux.HandleFunc("GET /me", locked(func(w http.ResponseWriter, r *http.Request) {
 		value, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 		if !strings.HasPrefix(value, "real-access-") || !u.good[value] {
@@ -141,6 +147,7 @@ spec:
   actions:
     - {name: token.get, method: POST, path: /token}
     - {name: token.end, method: POST, path: /revoke}
+    - {name: token.end, method: POST, path: /revoke-json}
     - {name: key.get, method: POST, path: /keys, tokens: [token]}
     - {name: me.read, method: GET, path: /me}
     - {name: say, method: POST, path: /say}
@@ -178,6 +185,10 @@ spec:
 		if status, body := h.call(token, http.MethodPost, "/u/idp/revoke", formKind, url.Values{"token": {access}, "token_type_hint": {"access_token"}}.Encode()); status != 200 || len(up.revoked) != 1 || !strings.HasPrefix(up.revoked[0], "real-access-") {
 			t.Errorf("revoked: %d %s, the upstream got %v", status, body, up.revoked)
 		}
+		// So it is by clients that write JSON.
+		if status, body := h.call(token, http.MethodPost, "/u/idp/revoke-json", "application/json", `{"token": "`+access+`", "why": 1.50}`); status != 200 || len(up.revoked) != 2 || !strings.HasPrefix(up.revoked[1], "real-access-") {
+			t.Errorf("revoked in JSON: %d %s, the upstream got %v", status, body, up.revoked)
+		}
 		// A token that the catalogue names, at any depth.
 		status, body := h.call(token, http.MethodPost, "/u/idp/keys", "application/json", "{}")
 		var key struct{ Installation struct{ Token string } }
@@ -206,6 +217,12 @@ spec:
 			},
 			"in another parameter": func() (int, string) {
 				return h.call(token, http.MethodPost, "/u/idp/say", formKind, url.Values{"note": {access}}.Encode())
+			},
+			"deep in JSON": func() (int, string) {
+				return h.call(token, http.MethodPost, "/u/idp/say", "application/json", `{"a": {"token": "`+access+`"}}`)
+			},
+			"in JSON with two readings": func() (int, string) {
+				return h.call(token, http.MethodPost, "/u/idp/say", "application/json", `{"token": "`+access+`", "token": "`+access+`"}`)
 			},
 			"twice in one parameter": func() (int, string) {
 				return h.call(token, http.MethodPost, "/u/idp/say", formKind, "token="+access+"&token="+access)

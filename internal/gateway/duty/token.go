@@ -13,6 +13,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
 	"estover.dev"
 	"estover.dev/internal/db"
 	"estover.dev/internal/edge"
@@ -29,7 +32,8 @@ import (
 // place of each token the agent gets a handle. It is good in the session in which
 // it came, for the resource that it came from, and in two places of a request: as
 // the bearer token (where Authorization is taken, in a header of its own), and as
-// the whole value of a parameter of a form that speaks of tokens. Anywhere else it is a tripwire, as a placeholder is.
+// the whole value of a parameter that speaks of tokens, in a form or at the top of
+// a JSON object. Anywhere else it is a tripwire, as a placeholder is.
 
 // TokenPrefix begins every handle.
 const TokenPrefix = "est_tk_"
@@ -67,33 +71,57 @@ const maxTokenForm = 64 << 10
 const tokenHeader = "Estover-Upstream-Token"
 
 // A handed handle is one that came with a request.
-type handed struct{ parameter, handle string } // "" for the bearer token
+type handed struct {
+	parameter, handle string // "" for the bearer token
+	json              bool   // a member, and not a parameter of a form
+}
 
 // handles finds the handles of a request where they may be.
 func handles(r *http.Request, ex *gateway.Exchange) (found []handed, err error) {
 	if value := r.Header.Get(tokenHeader); strings.HasPrefix(value, TokenPrefix) {
-		found = append(found, handed{"", value})
+		found = append(found, handed{handle: value})
 		ex.Own = append(ex.Own[:len(ex.Own):len(ex.Own)], edge.Fold(tokenHeader))
 	} else if scheme, value, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "bearer") && strings.HasPrefix(value, TokenPrefix) {
-		found = append(found, handed{"", value})
+		found = append(found, handed{handle: value})
 	}
-	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); r.Method != http.MethodPost || kind != "application/x-www-form-urlencoded" {
+	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if r.Method != http.MethodPost || kind != "application/x-www-form-urlencoded" && kind != "application/json" {
 		return found, nil
 	}
 	text, err := gateway.Peek(r, maxTokenForm)
 	if err != nil || !strings.Contains(string(text), TokenPrefix) {
 		return found, err
 	}
-	form, err := url.ParseQuery(string(text))
-	if err != nil {
-		return found, nil // then the tripwire finds it
+	// What cannot be read, or stands anywhere else, is for the tripwire to find.
+	var members map[string][]string
+	if kind == "application/json" {
+		members = topMembers(text)
+	} else if members, err = url.ParseQuery(string(text)); err != nil {
+		return found, nil
 	}
 	for _, name := range tokenParameters {
-		if values := form[name]; len(values) == 1 && strings.HasPrefix(values[0], TokenPrefix) {
-			found = append(found, handed{name, values[0]})
+		if values := members[name]; len(values) == 1 && strings.HasPrefix(values[0], TokenPrefix) {
+			found = append(found, handed{name, values[0], kind == "application/json"})
 		}
 	}
 	return found, nil
+}
+
+// topMembers are the texts among the members of a JSON object; none if it is not one
+// that can be read in one way only.
+func topMembers(text []byte) map[string][]string {
+	var all map[string]jsontext.Value
+	if json.Unmarshal(text, &all) != nil {
+		return nil
+	}
+	out := map[string][]string{}
+	for name, v := range all {
+		var s string
+		if v.Kind() == '"' && json.Unmarshal(v, &s) == nil {
+			out[name] = []string{s}
+		}
+	}
+	return out
 }
 
 func keptAAD(id string) seal.AAD { return seal.AAD{Class: seal.Lease, ID: id} }
@@ -178,7 +206,10 @@ func (d *Duties) fillTokens(ctx context.Context, ex *gateway.Exchange, p *gatewa
 			return nil, err
 		}
 		s := gateway.Slot{Kind: gateway.HeaderSlot, Name: "Authorization", Prefix: "Bearer ", Secret: value, Label: id}
-		if h.parameter != "" {
+		switch {
+		case h.json:
+			s = gateway.Slot{Kind: gateway.BodySlot, Name: "/" + h.parameter, Secret: value, Label: id}
+		case h.parameter != "":
 			s = gateway.Slot{Kind: gateway.FormSlot, Name: h.parameter, Handle: h.handle, Secret: value, Label: id}
 		}
 		p.Slots = append(p.Slots, s)
