@@ -377,6 +377,12 @@ func TestVaultWire(t *testing.T) {
 		}
 		same(t, "what was sealed before", v.must(200, "GET", "kv/x", nil).Data, `{"a":"b"}`)
 
+		// V34: there are no audit devices, and why there are none is said.
+		same(t, "the audit devices", v.must(200, "GET", "sys/audit", nil).Data, `{}`)
+		v.says(400, "always on", "PUT", "sys/audit/file", `{"type":"file","options":{"file_path":"/tmp/x"}}`)
+		v.must(204, "DELETE", "sys/audit/file", nil)
+		v.says(400, "Could not find header in config", "GET", "sys/config/auditing/request-headers/X-A", nil)
+
 		// V11: namespaces are tenants.
 		acme := h.found("acme")
 		theirs := vaultClient{h, acme.token}

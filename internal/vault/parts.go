@@ -26,7 +26,7 @@ type Parts struct {
 func (d *Door) areas() []Route {
 	var all []Route
 	for _, area := range [][]Route{
-		d.status(), d.mounts(), d.authMounts(), d.policies(),
+		d.status(), d.mounts(), d.authMounts(), d.policies(), d.audit(),
 		d.tickets(), d.appRoles(), d.jwts(), d.certs(), d.wrapping(), d.leases(), d.databases(),
 		d.kv2(), d.kv1(), d.pkiRoutes(), d.sshCertificates(), d.transitKeys(),
 	} {
