@@ -196,7 +196,7 @@ func (t *Tickets) end(ctx context.Context, tx *guard.Tx, mark func() ([]string, 
 func EndOfSessions(ctx context.Context, tx *guard.Tx, sessions []string) (int, error) {
 	count := 0
 	for _, s := range sessions {
-		ids, err := endSession(ctx, tx.Tx, s)
+		n, err := endSession(ctx, tx.Tx, s)
 		if err != nil {
 			return 0, err
 		}
@@ -206,7 +206,7 @@ func EndOfSessions(ctx context.Context, tx *guard.Tx, sessions []string) (int, e
 		if err := dropWraps(ctx, tx.Tx, s); err != nil {
 			return 0, err
 		}
-		count += len(ids)
+		count += int(n)
 	}
 	return count, nil
 }

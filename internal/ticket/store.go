@@ -159,9 +159,9 @@ func orphan(ctx context.Context, tx *db.Tx, id string) error {
 	return err
 }
 
-func endSession(ctx context.Context, tx *db.Tx, session string) ([]string, error) {
-	return ids(ctx, tx, `update ticket set ended_at = $3 where tenant_id = $1 and session_id = $2 and ended_at is null returning id`,
-		tx.Tenant(), session, tx.Now())
+// endSession ends the tickets of a session, and says how many there were.
+func endSession(ctx context.Context, tx *db.Tx, session string) (int64, error) {
+	return tx.Exec(ctx, `update ticket set ended_at = $3 where tenant_id = $1 and session_id = $2 and ended_at is null`, tx.Tenant(), session, tx.Now())
 }
 
 func endMount(ctx context.Context, tx *db.Tx, mount string) ([]string, error) {

@@ -650,3 +650,68 @@ func TestCubbyhole(t *testing.T) {
 		}
 	})
 }
+
+// Many tickets of one session end in its transaction, by one statement; nothing is
+// loaded for them, and nothing waits at their end.
+func TestManyTickets(t *testing.T) {
+	d := dbtest.Open(t)
+	w := newWorld(t, d)
+	m := w.make(bot, nil, ticket.Wish{TTL: time.Hour})
+	const many = 20_000
+	if err := d.Do(t.Context(), "default", func(tx *db.Tx) error {
+		_, err := tx.Exec(t.Context(), `with recursive n(i) as (select 1 union all select i + 1 from n where i < $2)
+			insert into ticket (tenant_id, hash, id, depth, subject, session_id, rests, mount_id, role, path, display_name, kind, policies, meta, created_at, expires_at, renewable,
+				ttl, explicit_max_ttl, most_ttl, period, uses, cidrs, certificate)
+			select tenant_id, cast(hash || i as blob), id || '-' || i, depth, subject, session_id, rests, mount_id, role, path, display_name, kind, policies, meta, created_at, expires_at, renewable,
+				ttl, explicit_max_ttl, most_ttl, period, uses, cidrs, certificate from ticket, n where tenant_id = $1`, tx.Tenant(), many)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if !w.opens(m) {
+		t.Error("among many the ticket lets nobody in")
+	}
+	if err := w.ExpireDue(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if n := w.endSession("ses_bot"); n != many+1 || w.opens(m) {
+		t.Errorf("the session ended %d tickets, want %d; one of them opens: %v", n, many+1, w.opens(m))
+	}
+	t.Logf("%d tickets ended in %s", many+1, time.Since(began))
+	w.clock.Advance(3 * time.Hour)
+	if err := w.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := count(t, d, "select count(*) from ticket"); n != 0 {
+		t.Errorf("%d tickets are left", n)
+	}
+}
+
+// What hangs on a ticket ends with it, also by time, and with those that it came
+// of; of other tickets no end by time is told.
+func TestHolds(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := newWorld(t, d)
+		root := w.make(ada, nil, ticket.Wish{TTL: time.Hour})
+		child := w.make(ada, &root.Ticket, ticket.Wish{TTL: 3 * time.Hour})
+		w.make(ada, nil, ticket.Wish{TTL: time.Minute})
+		if err := w.Holds(t.Context(), &child.Ticket); err != nil {
+			t.Fatal(err)
+		}
+		w.clock.Advance(30 * time.Minute)
+		if err := w.ExpireDue(t.Context()); err != nil || len(w.gone) != 0 {
+			t.Errorf("before its time: %v, the end of %v was told", err, w.gone)
+		}
+		w.clock.Advance(time.Hour)
+		if err := w.ExpireDue(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if len(w.gone) != 2 || !slices.Contains(w.gone, child.ID) || !slices.Contains(w.gone, root.ID) {
+			t.Errorf("after the time of the first: the end of %v was told, want %s and %s", w.gone, root.ID, child.ID)
+		}
+		if err := w.Holds(t.Context(), &child.Ticket); !errors.Is(err, ticket.ErrTicket) {
+			t.Errorf("something is hung on a ticket that has ended: %v, want ErrTicket", err)
+		}
+	})
+}
