@@ -592,6 +592,9 @@ func TestWrapping(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if left, err = w.Rewrap(t.Context(), "", string(left.Value.Reveal()), home); err != nil {
+			t.Fatal(err)
+		}
 		w.endSession("ses_bot")
 		for what, m := range map[string]ticket.Wrapped{"late": late, "revoked": revoked, "after the session": left} {
 			if _, _, err := w.Unwrap(t.Context(), "", string(m.Value.Reveal()), home); !errors.Is(err, ticket.ErrWrap) {

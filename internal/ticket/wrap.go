@@ -54,30 +54,32 @@ func IsWrapping(value string) bool {
 // Wrap keeps an answer for whoever will have its token. It is gone when it was
 // fetched, after ttl, and with the session of an agent that had it wrapped.
 func (t *Tickets) Wrap(ctx context.Context, caller estover.Caller, path string, answer []byte, accessor string, ttl time.Duration) (Wrapped, error) {
+	w := Wrapped{Path: path, Accessor: accessor, TTL: ttl, MadeBy: caller.Subject}
+	if caller.Acting().Kind() == estover.AgentKind {
+		w.session = caller.Session
+	}
+	return t.wrap(ctx, caller, w, answer)
+}
+
+func (t *Tickets) wrap(ctx context.Context, caller estover.Caller, w Wrapped, answer []byte) (Wrapped, error) {
 	switch {
 	case len(answer) > MaxSealed:
 		return Wrapped{}, ErrWrapTooLarge
-	case ttl < time.Second || ttl > LongestLife:
+	case w.TTL < time.Second || w.TTL > LongestLife:
 		return Wrapped{}, ErrInvalid.With("a wrapping TTL is between 1s and %s", LongestLife)
 	}
 	if err := t.Sealer.Prepare(ctx, caller.Tenant); err != nil {
 		return Wrapped{}, err
 	}
 	v := value(opaque.Wrapping, caller.Tenant)
-	now := t.guard.DB().Now()
-	w := Wrapped{
-		ID: estover.NewID("wrp"), Path: path, Accessor: accessor, TTL: ttl.Truncate(time.Second), MadeBy: caller.Subject, CreatedAt: now,
-		tenant: caller.Tenant, hash: t.hash(caller.Tenant, wrapUse, v),
-	}
-	if caller.Acting().Kind() == estover.AgentKind {
-		w.session = caller.Session
-	}
+	w.ID, w.CreatedAt, w.TTL = estover.NewID("wrp"), t.guard.DB().Now(), w.TTL.Truncate(time.Second)
+	w.tenant, w.hash = caller.Tenant, t.hash(caller.Tenant, wrapUse, v)
 	w.ExpiresAt = w.CreatedAt.Add(w.TTL)
 	var err error
 	if w.sealed, err = t.Sealer.Seal(caller.Tenant, w.aad(), answer); err != nil {
 		return Wrapped{}, fmt.Errorf("sealing an answer: %w", err)
 	}
-	op := guard.Op{Action: "ticket.wrap", Target: string(caller.Acting()), Detail: map[string]any{"path": path, "wrapping": w.ID, "wrapped": accessor}}
+	op := guard.Op{Action: "ticket.wrap", Target: string(caller.Acting()), Detail: map[string]any{"path": w.Path, "wrapping": w.ID, "wrapped": w.Accessor}}
 	err = t.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
 		tx.SetTarget("wrapping:" + w.ID)
 		if w.session != "" {
@@ -146,14 +148,16 @@ func (t *Tickets) Unwrap(ctx context.Context, tenant estover.TenantID, value str
 	return answer, w, nil
 }
 
-// Rewrap gives what waits another token, for as long again.
+// Rewrap gives what waits another token, for as long again. It still goes with the
+// session of who had it wrapped first.
 func (t *Tickets) Rewrap(ctx context.Context, tenant estover.TenantID, value string, from From) (Wrapped, error) {
 	answer, old, err := t.Unwrap(ctx, tenant, value, from)
 	if err != nil {
 		return Wrapped{}, err
 	}
 	defer clear(answer)
-	return t.Wrap(ctx, door(old.tenant, from), old.Path, answer, old.Accessor, old.TTL)
+	again := Wrapped{Path: old.Path, Accessor: old.Accessor, TTL: old.TTL, MadeBy: old.MadeBy, session: old.session}
+	return t.wrap(ctx, door(old.tenant, from), again, answer)
 }
 
 // dropWrap takes away an answer that waits, by the accessor of its token, and

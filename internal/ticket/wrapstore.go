@@ -19,9 +19,9 @@ func insertWrap(ctx context.Context, tx *db.Tx, w *Wrapped) error {
 func findWrap(ctx context.Context, tx *db.Tx, hash []byte) (*Wrapped, error) {
 	w := &Wrapped{tenant: tx.Tenant(), hash: hash}
 	var ttl int64
-	err := tx.QueryRow(ctx, `select id, sealed, path, wrapped, ttl, made_by, created_at, expires_at from ticket_wrap
+	err := tx.QueryRow(ctx, `select id, sealed, path, wrapped, ttl, made_by, coalesce(session_id, ''), created_at, expires_at from ticket_wrap
 		where tenant_id = $1 and hash = $2 and expires_at > $3`, tx.Tenant(), hash, tx.Now()).
-		Scan(&w.ID, &w.sealed, &w.Path, &w.Accessor, &ttl, &w.MadeBy, &w.CreatedAt, &w.ExpiresAt)
+		Scan(&w.ID, &w.sealed, &w.Path, &w.Accessor, &ttl, &w.MadeBy, &w.session, &w.CreatedAt, &w.ExpiresAt)
 	if errors.Is(err, db.ErrNoRows) {
 		return nil, ErrWrap
 	}
