@@ -225,10 +225,11 @@ const Table = "ticket"
 // came with one.
 const Prefix = "tkt_"
 
-// Holdings are where what is sealed lies, for [seal.Sealer.Hold].
+// Holdings are where what is sealed lies, for [seal.Sealer.Hold]. Its class is one
+// all of whose values lie in holdings, so that old keys can go.
 var Holdings = []seal.Holding{
-	{Class: seal.Token, Table: "ticket_wrap", Sealed: "sealed", ID: "id", Created: "created_at"},
-	{Class: seal.Token, Table: "cubbyhole", Sealed: "sealed", ID: "id", Created: "created_at"},
+	{Class: seal.Lease, Table: "ticket_wrap", Sealed: "sealed", ID: "id", Created: "created_at"},
+	{Class: seal.Lease, Table: "cubbyhole", Sealed: "sealed", ID: "id", Created: "created_at"},
 }
 
 // value makes a value of a kind for a tenant.

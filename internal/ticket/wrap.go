@@ -97,7 +97,7 @@ func (t *Tickets) wrap(ctx context.Context, caller estover.Caller, w Wrapped, an
 }
 
 func (w *Wrapped) aad() seal.AAD {
-	return seal.AAD{Class: seal.Token, ID: w.ID, Created: w.CreatedAt}
+	return seal.AAD{Class: seal.Lease, ID: w.ID, Created: w.CreatedAt}
 }
 
 // LookupWrap shows what waits, without taking it. Whoever has the token needs no
@@ -224,7 +224,7 @@ func (t *Tickets) Keep(ctx context.Context, caller estover.Caller, one *Ticket, 
 }
 
 func cubbyholeAAD(id string, at time.Time) seal.AAD {
-	return seal.AAD{Class: seal.Token, ID: id, Created: at}
+	return seal.AAD{Class: seal.Lease, ID: id, Created: at}
 }
 
 // Kept is what a ticket keeps at a path.
