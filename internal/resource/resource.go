@@ -108,7 +108,7 @@ var (
 	ErrHost = &estover.Error{Kind: estover.Invalid, Code: "host_invalid", Detail: "This is not a host."}
 	// ErrElsewhere is returned when somebody but an administrator changes whom
 	// secrets are shown to: whoever can do that can read them.
-	ErrElsewhere = &estover.Error{Kind: estover.Denied, Code: "resource_needs_admin", Detail: "Only an administrator decides that a resource which gets secrets is connected to at an address of its own, believed by roots of its own, or spoken to without TLS, and what else changes in that."}
+	ErrElsewhere = &estover.Error{Kind: estover.Denied, Code: "resource_needs_admin", Detail: "Only an administrator decides that a resource which gets secrets is connected to at an address of its own, believed by roots of its own, spoken to without TLS, or gets what is leased, and what else changes in that."}
 	// ErrHeld is returned when a resource that is held would give up a host.
 	ErrHeld = &estover.Error{Kind: estover.Conflict, Code: "resource_held", Detail: "The resource is held, and keeps its hosts until the hold is lifted: another in its place would not be. `estover contain holds` lists which hold it is."}
 	// ErrAction is returned when a resource has no such action.
@@ -199,9 +199,10 @@ func (c *Catalogue) stays(ctx context.Context, tx *db.Tx, id string, old, hosts 
 
 // elsewhere reports whether a change could show secrets to somebody else than
 // the hosts that their owners named: those are names, and here it is said what
-// stands behind one.
+// stands behind one. Of a credential that is leased nobody has named the hosts.
 func elsewhere(old, s Spec) bool {
-	if len(s.Slots) == 0 || s.Address == "" && s.CA == "" && !strings.HasPrefix(s.BaseURL, "http:") {
+	leased := slices.ContainsFunc(s.Slots, func(slot Slot) bool { return strings.HasPrefix(slot.Secret, LeasePrefix) })
+	if len(s.Slots) == 0 || !leased && s.Address == "" && s.CA == "" && !strings.HasPrefix(s.BaseURL, "http:") {
 		return false
 	}
 	return s.Address != old.Address || s.CA != old.CA || s.BaseURL != old.BaseURL || !slices.Equal(s.Hosts, old.Hosts) || !reflect.DeepEqual(s.Slots, old.Slots)

@@ -333,6 +333,9 @@ func TestOnlyAdministratorsSendSecretsElsewhere(t *testing.T) {
 			"without TLS": func(s *resource.Spec) {
 				s.BaseURL, s.AllowPrivate = "http://crm.example.com:443", []string{"10.0.0.0/8"}
 			},
+			"what is leased": func(s *resource.Spec) {
+				s.Slots = []resource.Slot{{Slot: resource.Header, Name: "Authorization", Secret: "lease:reader"}}
+			},
 			"no secret":    func(s *resource.Spec) { address(s); s.Slots = nil },
 			"other action": func(s *resource.Spec) { s.Actions[0].Name = "customer.show" },
 		} {
