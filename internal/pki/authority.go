@@ -121,10 +121,10 @@ type Plan struct {
 	Subject    pkix.Name `json:"-"`
 	CommonName string    `json:"common_name,omitempty"` // the name if empty
 	Alternative
-	MaxPath   *int   `json:"max_path,omitempty"` // how many authorities may stand below it
-	Constrain *Names `json:"constraints,omitempty"`
-	NotAfter  time.Time
-	Profile   Profile `json:"-"`
+	MaxPath   *int      `json:"max_path,omitempty"` // how many authorities may stand below it
+	Constrain *Names    `json:"constraints,omitempty"`
+	NotAfter  time.Time `json:"not_after,omitzero"` // instead of a life
+	Profile   Profile   `json:"-"`
 }
 
 // Alternative are the names of a certificate beside its common name.
@@ -790,8 +790,8 @@ func (p *PKI) overlap(ctx context.Context, tenant estover.TenantID, mount string
 
 // An Edit says what to change of an authority; nil leaves things as they are.
 type Edit struct {
-	Name    *string
-	Profile *Profile
+	Name    *string  `json:"name,omitempty"`
+	Profile *Profile `json:"options,omitempty"`
 }
 
 // Edit changes what can be changed of an authority.
