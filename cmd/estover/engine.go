@@ -25,7 +25,7 @@ func secretEngine(s *settings) *cobra.Command {
 		`A target is a database, a broker or a directory in which Estover makes users. It
 works there with the secret that you name, whose owner says to which host it may
 be sent. What users are made is said by roles (estover secret role).`)
-	c.AddCommand(engineKinds(s), engineList(s), engineShow(s), engineEnable(s), engineCheck(s), engineDisable(s), engineResume(s), engineRemove(s), engineGone(s))
+	c.AddCommand(engineKinds(s), engineList(s), engineShow(s), engineEnable(s), engineCheck(s), engineDisable(s), engineResume(s), engineRemove(s), engineGone(s), engineReconcile(s), engineRestored(s))
 	return c
 }
 
@@ -133,7 +133,7 @@ func (x *locatedTarget) status() string {
 
 func engineList(s *settings) *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "List the targets", Args: cobra.NoArgs,
+		Use: "list", Short: "List the targets", Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := s.client()
 			if err != nil {
@@ -527,6 +527,59 @@ func engineRemove(s *settings) *cobra.Command {
 				return err
 			}
 			return s.show(cmd.OutOrStdout(), map[string]string{"removed": args[0]}, func(t *table) { t.row(args[0] + " is removed.") })
+		},
+	}
+}
+
+func engineReconcile(s *settings) *cobra.Command {
+	var drop bool
+	c := &cobra.Command{
+		Use: "reconcile NAME", Short: "Compare the users at a target with the leases here", Args: oneArgument("the target's name"), ValidArgsFunction: completeEngines(s),
+		Long: `Reconcile looks for users at the target that Estover made and that no lease knows,
+as there are after a restore from a backup. They are locked at once and taken away
+an hour later, or now with --drop. Leases whose users are not there end.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.client()
+			if err != nil {
+				return err
+			}
+			var r lease.Reconciled
+			if err := c.do(cmd.Context(), http.MethodPost, enginePath(args[0])+"/reconcile", map[string]any{"drop": drop}, &r); err != nil {
+				return err
+			}
+			return s.show(cmd.OutOrStdout(), r, func(t *table) {
+				t.row(fmt.Sprintf("%d users of ours are at %s. %d leases had none there, and end.", r.Users, r.Target, r.Lost))
+				if len(r.Strays) > 0 {
+					t.row()
+					t.row("NO LEASE KNOWS", "LOCKED", "GONE AT", "LAST ERROR")
+				}
+				for _, x := range r.Strays {
+					t.row(x.User, x.LockedAt, x.DropAt, x.LastError)
+				}
+			})
+		},
+	}
+	c.Flags().BoolVar(&drop, "drop", false, "take users away at once that no lease knows")
+	return c
+}
+
+func engineRestored(s *settings) *cobra.Command {
+	return &cobra.Command{
+		Use: "restored", Short: "Say that the server was restored from a backup: nothing is issued before each target is reconciled", Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := s.client()
+			if err != nil {
+				return err
+			}
+			var r struct {
+				Targets int64 `json:"targets"`
+			}
+			if err := c.do(cmd.Context(), http.MethodPost, enginesPath+"/restored", nil, &r); err != nil {
+				return err
+			}
+			return s.show(cmd.OutOrStdout(), r, func(t *table) {
+				t.row(fmt.Sprintf("Nothing is issued at %d targets before each is reconciled: estover secret engine reconcile NAME", r.Targets))
+			})
 		},
 	}
 }

@@ -103,7 +103,7 @@ func roleStatus(r *lease.Role) string {
 
 func roleList(s *settings) *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "List the roles", Args: cobra.NoArgs,
+		Use: "list", Short: "List the roles", Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := s.client()
 			if err != nil {
@@ -257,7 +257,7 @@ func leaseList(s *settings) *cobra.Command {
 	var open, overdue bool
 	var limit int
 	c := &cobra.Command{
-		Use: "list", Short: "List leases, the newest first", Args: cobra.NoArgs,
+		Use: "list", Short: "List leases, the newest first", Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := s.client()
 			if err != nil {

@@ -23,6 +23,10 @@ func (s *Server) leases() {
 	huma.Register(s.huma, op("check-secret-engine", http.MethodPost, "/v1/secret-engines/{name}/check", tag, "See whether a target can be reached, and, with a template, whether a user can be made, log in, be taken away, and is gone"), s.checkTarget)
 	huma.Register(s.huma, op("declare-secret-engine-gone", http.MethodPost, "/v1/secret-engines/{name}/declare-gone", tag, "Say that a target is no more, so that its leases have ended; it takes two people"), s.declareTarget)
 
+	huma.Register(s.huma, op("declare-restored", http.MethodPost, "/v1/secret-engines/restored", tag, "Say that the server was restored from a backup: nothing is issued before each target is reconciled"), s.declareRestored)
+	huma.Register(s.huma, op("reconcile-secret-engine", http.MethodPost, "/v1/secret-engines/{name}/reconcile", tag, "Compare the users at a target with the leases here, and lock those that no lease knows"), s.reconcileTarget)
+	huma.Register(s.huma, op("list-strays", http.MethodGet, "/v1/secret-engines/{name}/strays", tag, "List users at a target that no lease knows and that are still there"), s.listStrays)
+
 	huma.Register(s.huma, op("list-lease-roles", http.MethodGet, "/v1/lease-roles", tag, "List the roles of which leases are made"), s.listRoles)
 	huma.Register(s.huma, op("put-lease-role", http.MethodPut, "/v1/lease-roles/{name}", tag, "Make or change a role, and see whether its users can be made and taken away"), s.putRole)
 	huma.Register(s.huma, op("get-lease-role", http.MethodGet, "/v1/lease-roles/{name}", tag, "Show a role"), s.getRole)
@@ -141,6 +145,32 @@ func (s *Server) declareTarget(ctx context.Context, in *struct {
 ) (*one[lease.Declared], error) {
 	x, err := s.Leases.Declare(ctx, callerOf(ctx), in.Name, in.Body.Reason)
 	return &one[lease.Declared]{x}, s.problem(ctx, err)
+}
+
+// suspects is how many targets wait to be reconciled.
+type suspects struct {
+	Targets int64 `json:"targets"`
+}
+
+func (s *Server) declareRestored(ctx context.Context, _ *struct{}) (*one[suspects], error) {
+	n, err := s.Leases.Restored(ctx, callerOf(ctx))
+	return &one[suspects]{suspects{n}}, s.problem(ctx, err)
+}
+
+func (s *Server) reconcileTarget(ctx context.Context, in *struct {
+	LeasePath
+	Body struct {
+		Drop bool `json:"drop,omitempty" doc:"Take users away at once that no lease knows, rather than in an hour"`
+	}
+},
+) (*one[lease.Reconciled], error) {
+	x, err := s.Leases.Reconcile(ctx, callerOf(ctx), in.Name, in.Body.Drop)
+	return &one[lease.Reconciled]{x}, s.problem(ctx, err)
+}
+
+func (s *Server) listStrays(ctx context.Context, in *LeasePath) (*many[lease.Stray], error) {
+	list, err := s.Leases.Strays(ctx, callerOf(ctx), in.Name)
+	return pageOf(list, ""), s.problem(ctx, err)
 }
 
 // A leaseRole is a role of leases. There are roles of other things too.

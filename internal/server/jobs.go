@@ -77,6 +77,7 @@ func (s *Server) startJobs(ctx context.Context, wg *sync.WaitGroup) {
 	jobs.Every("rotation.run", time.Second, s.rotations.RunDue)
 	jobs.Every("rotation.plan", time.Minute, s.rotations.Plan)
 	jobs.Every("lease.alarm", 5*time.Second, s.leases.Alarm)
+	jobs.Every("lease.stray", time.Minute, s.leases.DropStrays)
 	jobs.Every("token.sweep", 10*time.Minute, func(ctx context.Context) error {
 		_, err := s.tokens.Sweep(ctx)
 		return err

@@ -19,6 +19,7 @@ import (
 
 	"estover.dev"
 	"estover.dev/internal/edge"
+	"estover.dev/internal/secret/lease"
 )
 
 // metrics answers what Prometheus asks. No path skips authentication: a scraper
@@ -60,6 +61,17 @@ func (s *Server) metrics() http.Handler {
 		}
 		return float64(n)
 	})
+	standing := func(count func(lease.Standing) int64) float64 {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		n, err := s.leases.Everywhere(ctx)
+		if err != nil {
+			return -1
+		}
+		return float64(count(n))
+	}
+	gauge("leases_open", "Credentials that were handed out and have not ended.", func() float64 { return standing(func(n lease.Standing) int64 { return n.Open }) })
+	gauge("leases_overdue", "Credentials that should be gone and are not. More than none is an alarm.", func() float64 { return standing(func(n lease.Standing) int64 { return n.Overdue }) })
 	h := promhttp.HandlerFor(r, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, err := s.callers.Authenticate(r, estover.DefaultTenant)

@@ -516,3 +516,12 @@ func (l *Leases) Gone(ctx context.Context, tenant estover.TenantID, w Which) err
 	}
 	return l.Settled(ctx, tenant, f)
 }
+
+// Everywhere counts the leases of all tenants that have not ended.
+func (l *Leases) Everywhere(ctx context.Context) (s Standing, err error) {
+	err = l.guard.DB().View(ctx, "", func(tx *db.Tx) error {
+		s, err = everywhere(ctx, tx)
+		return err
+	})
+	return s, err
+}

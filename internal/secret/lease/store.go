@@ -606,3 +606,111 @@ func containedLeft(ctx context.Context, tx *db.Tx, is func(agent, session, resou
 	}
 	return total, rows.Err()
 }
+
+// openNames are the users of all leases that have not ended.
+func openNames(ctx context.Context, tx *db.Tx) (map[string]bool, error) {
+	rows, err := tx.Query(ctx, `select name from lease where tenant_id = $1 and ended_at is null`, tx.Tenant())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	known := map[string]bool{}
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			return nil, err
+		}
+		known[name] = true
+	}
+	return known, rows.Err()
+}
+
+// liveElsewhere are the live leases of a target, made before an instant, whose
+// users are none of these.
+func liveElsewhere(ctx context.Context, tx *db.Tx, target string, before time.Time, users []string) (ids []string, err error) {
+	there := map[string]bool{}
+	for _, u := range users {
+		there[u] = true
+	}
+	rows, err := tx.Query(ctx, `select id, name from lease where tenant_id = $1 and target_id = $2 and state = 'live' and created_at < $3 and ended_at is null`,
+		tx.Tenant(), target, before)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var id, name string
+		if err := rows.Scan(&id, &name); err != nil {
+			return nil, err
+		}
+		if !there[name] {
+			ids = append(ids, id)
+		}
+	}
+	return ids, rows.Err()
+}
+
+func saveStray(ctx context.Context, tx *db.Tx, target string, s Stray) error {
+	_, err := tx.Exec(ctx, `insert into lease_stray (tenant_id, target_id, name, found_at, locked_at, drop_at, last_error)
+		values ($1, $2, $3, $4, $5, $6, $7)
+		on conflict (tenant_id, target_id, name) do update set locked_at = coalesce(lease_stray.locked_at, excluded.locked_at), last_error = excluded.last_error`,
+		tx.Tenant(), target, s.User, s.FoundAt, s.LockedAt, s.DropAt, s.LastError)
+	return err
+}
+
+func dropStray(ctx context.Context, tx *db.Tx, target, user string) error {
+	_, err := tx.Exec(ctx, `delete from lease_stray where tenant_id = $1 and target_id = $2 and name = $3`, tx.Tenant(), target, user)
+	return err
+}
+
+func putOffStray(ctx context.Context, tx *db.Tx, target, user, reason string, next time.Time) error {
+	_, err := tx.Exec(ctx, `update lease_stray set drop_at = $4, last_error = $5 where tenant_id = $1 and target_id = $2 and name = $3`,
+		tx.Tenant(), target, user, next, reason)
+	return err
+}
+
+func strays(ctx context.Context, tx *db.Tx, target string) ([]Stray, error) {
+	rows, err := tx.Query(ctx, `select name, found_at, locked_at, drop_at, last_error from lease_stray where tenant_id = $1 and target_id = $2 order by name limit 1000`,
+		tx.Tenant(), target)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	all := []Stray{}
+	for rows.Next() {
+		var s Stray
+		if err := rows.Scan(&s.User, &s.FoundAt, &s.LockedAt, &s.DropAt, &s.LastError); err != nil {
+			return nil, err
+		}
+		all = append(all, s)
+	}
+	return all, rows.Err()
+}
+
+// dueStrays are the users of whom no lease knows and whose hour is over, by their
+// targets.
+func dueStrays(ctx context.Context, tx *db.Tx) (map[span][]string, error) {
+	rows, err := tx.Query(ctx, `select tenant_id, target_id, name from lease_stray where drop_at <= $1 order by drop_at limit $2`, tx.Now(), atOnce)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	due := map[span][]string{}
+	for rows.Next() {
+		var s span
+		var name string
+		if err := rows.Scan(&s.tenant, &s.target, &name); err != nil {
+			return nil, err
+		}
+		due[s] = append(due[s], name)
+	}
+	return due, rows.Err()
+}
+
+// everywhere counts the leases of all tenants that have not ended.
+func everywhere(ctx context.Context, tx *db.Tx) (s Standing, err error) {
+	err = tx.QueryRow(ctx, `select count(*), coalesce(sum(case when state = 'revoking' then 1 else 0 end), 0),
+			coalesce(sum(case when `+overdueWhere("$1", "$2")+` then 1 else 0 end), 0)
+		from lease where ended_at is null`, tx.Now().Add(-patienceContained), tx.Now().Add(-patience)).Scan(&s.Open, &s.Revoking, &s.Overdue)
+	return s, err
+}

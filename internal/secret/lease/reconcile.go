@@ -1,0 +1,245 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/db"
+	"estover.dev/internal/guard"
+	"estover.dev/internal/secret/engine"
+	"estover.dev/internal/secret/target"
+)
+
+// A Stray is a user at a target who bears our mark, and of whom no lease knows:
+// one that was made after the backup that the server was restored from.
+type Stray struct {
+	User      string    `json:"user"`
+	FoundAt   time.Time `json:"found_at"`
+	LockedAt  time.Time `json:"locked_at,omitzero"` // since when it cannot log in
+	DropAt    time.Time `json:"drop_at"`            // when it is taken away
+	LastError string    `json:"last_error,omitempty"`
+}
+
+// A Reconciled target is one whose users have been compared with the leases here.
+type Reconciled struct {
+	Target string  `json:"target"`
+	Users  int     `json:"users"`            // that bear our mark
+	Strays []Stray `json:"strays,omitempty"` // of whom no lease knows
+	Lost   int64   `json:"lost"`             // leases whose users are not there, and which end
+}
+
+// strayFor is how long a stray is shown before it is taken away.
+const strayFor = time.Hour
+
+// Restored says that the server was restored from a backup: nothing is issued at
+// any target before that is reconciled (F5). It says how many there are.
+func (l *Leases) Restored(ctx context.Context, c estover.Caller) (n int64, err error) {
+	op := guard.Op{Action: "target.reconcile", Target: "target:*", Detail: map[string]any{"restored": true}}
+	err = l.guard.Do(ctx, c, op, func(tx *guard.Tx) error {
+		ids, err := target.All(ctx, tx.Tx)
+		if err != nil {
+			return err
+		}
+		for _, id := range ids {
+			tx.Touch(target.Kind, id)
+		}
+		n, err = target.SetSuspect(ctx, tx.Tx, "", tx.Now())
+		return err
+	})
+	return n, err
+}
+
+// Reconcile compares the users at a target that bear our mark with the leases
+// here. Those of whom no lease knows are locked at once and taken away an hour
+// later, or now if drop says so; leases whose users are not there end. Then
+// credentials are issued there again.
+func (l *Leases) Reconcile(ctx context.Context, c estover.Caller, name string, drop bool) (out Reconciled, err error) {
+	id, err := l.targets.Named(ctx, c.Tenant, name)
+	if err != nil {
+		return out, err
+	}
+	op := guard.Op{Action: "target.reconcile", Target: "target:" + name, Detail: map[string]any{"drop": drop}}
+	decision, err := l.guard.Admit(ctx, c, op)
+	if err != nil {
+		return out, err
+	}
+	if err := l.sealer.Prepare(ctx, c.Tenant); err != nil {
+		return out, err
+	}
+	limited, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	out.Target = name
+	begun := l.guard.DB().Now()
+	var names []string
+	err = l.targets.Work(limited, c.Tenant, id, target.Making, true, func(ctx context.Context, e engine.Engine) error {
+		if names, err = e.List(ctx, l.prefix(c.Tenant)); err != nil {
+			return err
+		}
+		out.Users = len(names)
+		// The rows are read after the users: each had its row before it was there.
+		known, err := l.names(ctx, c.Tenant)
+		if err != nil {
+			return err
+		}
+		for _, user := range names {
+			if !known[user] {
+				out.Strays = append(out.Strays, l.stray(ctx, e, user, drop))
+			}
+		}
+		return nil
+	})
+	switch {
+	case errors.Is(err, engine.ErrUnsupported):
+		return out, ErrInvalid.With("The users at %s cannot be listed, so they cannot be compared with the leases here.", name)
+	case errors.Is(err, engine.ErrUnreachable):
+		return out, target.ErrUnreachable.Because(err)
+	case err != nil:
+		return out, err
+	}
+	gone := func(s Stray) bool { return s.DropAt.IsZero() }
+	err = l.guard.Act(ctx, c, op, decision, func(tx *guard.Tx) error {
+		var left, dropped []string
+		for i := range out.Strays {
+			s := &out.Strays[i]
+			if gone(*s) {
+				dropped = append(dropped, s.User)
+				if err := dropStray(ctx, tx.Tx, id, s.User); err != nil {
+					return err
+				}
+				continue
+			}
+			left = append(left, s.User)
+			if err := saveStray(ctx, tx.Tx, id, *s); err != nil {
+				return err
+			}
+		}
+		lost, err := liveElsewhere(ctx, tx.Tx, id, begun, names)
+		if err != nil {
+			return err
+		}
+		out.Lost = 0
+		for part := range slices.Chunk(lost, 500) {
+			where, args := in("id", part)
+			n, _, err := mark(ctx, tx.Tx, Failed, where, args...)
+			if err != nil {
+				return err
+			}
+			out.Lost += n
+		}
+		tx.Note("users", out.Users)
+		tx.Note("strays", left)
+		tx.Note("dropped", dropped)
+		tx.Note("lost", out.Lost)
+		tx.Touch(target.Kind, id)
+		tx.Touch(sessionKind, "*")
+		_, err = target.SetSuspect(ctx, tx.Tx, id, time.Time{})
+		return err
+	})
+	out.Strays = slices.DeleteFunc(out.Strays, gone)
+	return out, err
+}
+
+// names are the users of all leases of a tenant that have not ended.
+func (l *Leases) names(ctx context.Context, tenant estover.TenantID) (known map[string]bool, err error) {
+	err = l.guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
+		known, err = openNames(ctx, tx)
+		return err
+	})
+	return known, err
+}
+
+// stray locks a user of whom no lease knows, or takes it away: then it is to be
+// dropped at no time.
+func (l *Leases) stray(ctx context.Context, e engine.Engine, user string, drop bool) Stray {
+	now := l.guard.DB().Now()
+	s := Stray{User: user, FoundAt: now, DropAt: now.Add(strayFor)}
+	if drop {
+		err := errors.Join(e.Revoke(ctx, []engine.Doomed{{Name: user}})...)
+		if err == nil {
+			s.DropAt = time.Time{}
+			return s
+		}
+		s.DropAt, s.LastError = now, short(err.Error())
+		return s
+	}
+	err := e.SetSecret(ctx, user, password(), estover.Secret{})
+	if err == nil {
+		s.LockedAt = now
+		err = e.EndSessions(ctx, user)
+	}
+	switch {
+	case errors.Is(err, engine.ErrNoUser): // it has ended in between
+		s.DropAt = time.Time{}
+	case errors.Is(err, engine.ErrUnsupported): // it cannot be locked, so it does not stay
+		return l.stray(ctx, e, user, true)
+	case err != nil:
+		s.LastError = short(err.Error())
+	}
+	return s
+}
+
+// Strays are the users at a target of whom no lease knows and that are still there.
+func (l *Leases) Strays(ctx context.Context, c estover.Caller, name string) (all []Stray, err error) {
+	err = l.guard.Read(ctx, c, guard.Op{Action: "target.read", Target: "target:" + name}, func(tx *db.Tx) error {
+		at, err := target.FindNamed(ctx, tx, name)
+		if err != nil {
+			return err
+		}
+		all, err = strays(ctx, tx, at.ID)
+		return err
+	})
+	return all, err
+}
+
+// DropStrays takes users away of whom no lease knows and whose hour is over. It is
+// called every minute, on one node.
+func (l *Leases) DropStrays(ctx context.Context) error {
+	var due map[span][]string
+	err := l.guard.DB().View(ctx, "", func(tx *db.Tx) (err error) {
+		due, err = dueStrays(ctx, tx)
+		return err
+	})
+	for s, users := range due {
+		doomed := make([]engine.Doomed, len(users))
+		for i, user := range users {
+			doomed[i].Name = user
+		}
+		var errs []error
+		failed := l.targets.Work(ctx, s.tenant, s.target, target.Ending, true, func(ctx context.Context, e engine.Engine) error {
+			limited, cancel := context.WithTimeout(ctx, batchIn)
+			defer cancel()
+			errs = e.Revoke(limited, doomed)
+			return nil
+		})
+		if failed != nil {
+			err = errors.Join(err, failed)
+			continue
+		}
+		op := guard.Op{Action: "target.reconcile", Target: "target:" + s.target, Effect: guard.Deletes}
+		err = errors.Join(err, l.guard.Do(ctx, system(s.tenant), op, func(tx *guard.Tx) error {
+			var dropped []string
+			for i, user := range users {
+				if i < len(errs) && errs[i] == nil {
+					dropped = append(dropped, user)
+					if err := dropStray(ctx, tx.Tx, s.target, user); err != nil {
+						return err
+					}
+					continue
+				}
+				reason := "the engine has not said what became of the user"
+				if i < len(errs) {
+					reason = errs[i].Error()
+				}
+				if err := putOffStray(ctx, tx.Tx, s.target, user, short(reason), tx.Now().Add(most)); err != nil {
+					return err
+				}
+			}
+			tx.Note("dropped", dropped)
+			return nil
+		}))
+	}
+	return err
+}

@@ -1,0 +1,106 @@
+package lease_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/db"
+	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/secret/lease"
+	"estover.dev/internal/secret/lease/leasetest"
+	"estover.dev/internal/secret/target"
+)
+
+// F5: after a restore nothing is issued before what is there has been compared
+// with what is here. Users that nobody knows of are locked, shown, and gone in an
+// hour; leases without users end; users of others are left alone.
+func TestRestored(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		clock := dbtest.NewClock(d)
+		h, s := setup(t, d)
+		stays, lost, forgotten := create(t, h, bot, "reader"), create(t, h, bot, "reader"), create(t, h, bot, "reader")
+		s.Drop(lost.User)
+		s.Add("somebody_else", "their own")
+		err := d.Do(t.Context(), "acme", func(tx *db.Tx) error { // as an older backup has it
+			_, err := tx.Exec(t.Context(), "delete from lease where tenant_id = $1 and id = $2", tx.Tenant(), forgotten.ID)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		session, ok := s.LogIn(forgotten.User, forgotten.Values["password"])
+		if !ok {
+			t.Fatal("the user does not log in")
+		}
+		if n, err := h.Leases.Restored(t.Context(), ann); err != nil || n != 1 {
+			t.Fatalf("%d targets are in doubt, %v; want 1", n, err)
+		}
+		if _, err := h.Leases.Create(t.Context(), bot, lease.Wish{Role: "reader"}); !errors.Is(err, target.ErrSuspect) {
+			t.Errorf("issuing before it is reconciled: %v, want ErrSuspect", err)
+		}
+		out, err := h.Leases.Reconcile(t.Context(), ann, "main", false)
+		if err != nil || out.Users != 2 || len(out.Strays) != 1 || out.Strays[0].User != forgotten.User || out.Strays[0].LockedAt.IsZero() || out.Lost != 1 {
+			t.Fatalf("reconciled %+v, %v", out, err)
+		}
+		if _, ok := s.LogIn(forgotten.User, forgotten.Values["password"]); ok || s.Open(session) {
+			t.Error("a user that nobody knows of can still log in, or is")
+		}
+		if list, err := h.Leases.Strays(t.Context(), ann, "main"); err != nil || len(list) != 1 {
+			t.Errorf("%d strays are shown, %v; want 1", len(list), err)
+		}
+		create(t, h, bot, "reader")
+		work(t, h)
+		if x := get(t, h, lost.ID); x.State != lease.Ended {
+			t.Errorf("the lease whose user is not there is %s", x.State)
+		}
+		if _, ok := s.LogIn(stays.User, stays.Values["password"]); !ok || get(t, h, stays.ID).State != lease.Live {
+			t.Error("a lease that both sides know of has not stayed")
+		}
+		for _, c := range []struct {
+			advance time.Duration
+			there   bool
+		}{{59 * time.Minute, true}, {2 * time.Minute, false}} {
+			clock.Advance(c.advance)
+			if err := h.Leases.DropStrays(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			there := false
+			for _, u := range s.Users() {
+				there = there || u == forgotten.User
+			}
+			if there != c.there {
+				t.Errorf("after another %s the stray is there: %v", c.advance, there)
+			}
+		}
+		if list, err := h.Leases.Strays(t.Context(), ann, "main"); err != nil || len(list) != 0 {
+			t.Errorf("%d strays are still shown, %v", len(list), err)
+		}
+		for _, user := range []string{"somebody_else"} {
+			if _, ok := s.LogIn(user, secretOf("their own")); !ok {
+				t.Errorf("%s, who bears no mark of ours, is gone", user)
+			}
+		}
+
+		// By hand it is at once.
+		s.Add(stays.User+"x", "p")
+		if out, err := h.Leases.Reconcile(t.Context(), ann, "main", true); err != nil || len(out.Strays) != 0 {
+			t.Errorf("reconciled %+v, %v", out, err)
+		}
+		for _, u := range s.Users() {
+			if u == stays.User+"x" {
+				t.Error("a stray that was to be dropped at once is still there")
+			}
+		}
+
+		// Another organisation at the same target has a mark of its own.
+		h.Add(t, eve, "main", "memory", leasetest.Host)
+		before := len(s.Users())
+		if out, err := h.Leases.Reconcile(t.Context(), eve, "main", true); err != nil || out.Users != 0 || len(s.Users()) != before {
+			t.Errorf("another organisation finds %+v, %v, and leaves %d of %d users", out, err, len(s.Users()), before)
+		}
+	})
+}
+
+func secretOf(text string) estover.Secret { return estover.NewSecret([]byte(text)) }
