@@ -1,0 +1,134 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+
+	"estover.dev/e2e/e2etest"
+	"estover.dev/internal/secret/engine/enginetest"
+)
+
+// TestOtherTargets: what is no database is leased by the same commands: a user of
+// a Redis and a key of an HTTP API. Each is tried, handed out, works, and is gone
+// once it was revoked.
+func TestOtherTargets(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, e2etest.Start(t))
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, "admin.txt"), []byte("made-for-tests\n"), 0o600))
+	lease := func(t *testing.T, enable, role string, part string, works func(user, secret string) error) {
+		t.Helper()
+		out := d.does(t, dir, "estover secret engine enable "+enable)
+		for _, step := range []string{"reach", "create", "log_in", "revoke", "gone"} {
+			if !regexp.MustCompile(`(?m)^done +` + step + ` `).MatchString(out) {
+				t.Errorf("enabling does not say that %s is done:\n%s", step, out)
+			}
+		}
+		if out := d.does(t, dir, "estover secret role put "+role+" --delivery plaintext"); !strings.Contains(out, "is ready") {
+			t.Fatalf("the role is not ready:\n%s", out)
+		}
+		name := strings.Fields(role)[0]
+		out = d.does(t, dir, "estover secret lease create "+name+" --purpose 'a look' -o json")
+		var made struct {
+			ID     string            `json:"id"`
+			Values map[string]string `json:"values"`
+		}
+		if err := json.Unmarshal([]byte(out), &made); err != nil || made.ID == "" || made.Values["username"] == "" || made.Values[part] == "" {
+			t.Fatalf("the lease has no %s: %v", part, err)
+		}
+		if err := works(made.Values["username"], made.Values[part]); err != nil {
+			t.Errorf("what was leased does not work: %v", err)
+		}
+		d.does(t, dir, "estover secret lease revoke "+made.ID+" --reason 'seen enough' --wait")
+		if works(made.Values["username"], made.Values[part]) == nil {
+			t.Error("what was revoked works")
+		}
+	}
+
+	t.Run("redis", func(t *testing.T) {
+		server, err := enginetest.Start(enginetest.Process{
+			Debian: "redis-server", Program: "redis-server", Users: []string{"redis"}, Ports: 1,
+			Prepare: func(s *enginetest.Server) ([]string, []string, error) {
+				path, err := s.Write("redis.conf", fmt.Sprintf("bind 127.0.0.1\nport %d\ndir %s\nsave \"\"\nuser default off\nuser estover on >made-for-tests %s\n", s.Ports[0], s.Dir,
+					"+ping +acl|setuser +acl|deluser +acl|getuser +acl|users +acl|save +acl|dryrun +client|list +client|kill +time"))
+				return []string{path}, nil, err
+			},
+			Ready: func(ctx context.Context, s *enginetest.Server) error {
+				c := redis.NewClient(&redis.Options{Addr: s.Address(0), Username: "estover", Password: "made-for-tests"})
+				defer c.Close()
+				return c.Ping(ctx).Err()
+			},
+		})
+		must(t, err)
+		defer server.Stop()
+		lease(t, "redis cache --address "+server.Address(0)+" --admin targets/cache --admin-user estover --admin-password-file admin.txt --template 'rules=~app:* +@read +@write'",
+			"cache-user --target cache --template 'rules=~app:* +@read +@write'", "password", func(user, secret string) error {
+				c := redis.NewClient(&redis.Options{Addr: server.Address(0), Username: user, Password: secret, MaxRetries: -1})
+				defer c.Close()
+				return c.Set(t.Context(), "app:x", "1", 0).Err()
+			})
+	})
+
+	t.Run("httpkey", func(t *testing.T) {
+		type key struct {
+			ID     string `json:"id"`
+			Name   string `json:"name"`
+			Secret string `json:"-"`
+		}
+		var mu sync.Mutex
+		keys, last := []key{}, 0
+		api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			mu.Lock()
+			defer mu.Unlock()
+			bearer := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
+			admin := bearer == "made-for-tests"
+			switch {
+			case r.URL.Path == "/me" && slices.ContainsFunc(keys, func(k key) bool { return k.Secret == bearer }):
+			case r.URL.Path == "/me", !admin:
+				w.WriteHeader(http.StatusUnauthorized)
+			case r.Method == http.MethodPost:
+				last++
+				k := key{ID: fmt.Sprint(last), Secret: fmt.Sprintf("key-%d-%d", last, os.Getpid())}
+				_ = json.NewDecoder(r.Body).Decode(&k)
+				k.ID = fmt.Sprint(last)
+				keys = append(keys, k)
+				fmt.Fprintf(w, `{"key": %q}`, k.Secret)
+			case r.Method == http.MethodDelete:
+				keys = slices.DeleteFunc(keys, func(k key) bool { return "/keys/"+k.ID == r.URL.Path })
+			default:
+				_ = json.NewEncoder(w).Encode(keys)
+			}
+		}))
+		defer api.Close()
+		options := map[string]string{
+			"create": "POST /keys", "create_body": `{"name": "{{name}}", "expires": "{{until}}"}`, "key": "/key", "list": "GET /keys",
+			"item_name": "/name", "item_id": "/id", "delete": "DELETE /keys/{{id}}", "try": "GET /me",
+		}
+		enable := "httpkey crm-keys --address " + api.URL + " --admin targets/crm-keys --admin-user estover --admin-password-file admin.txt --template values=a=b"
+		for name, value := range options {
+			enable += " --option '" + name + "=" + value + "'"
+		}
+		lease(t, enable, "crm-key --target crm-keys --template values=a=b", "key", func(_, secret string) error {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, api.URL+"/me", nil)
+			must(t, err)
+			req.Header.Set("Authorization", "Bearer "+secret)
+			resp, err := http.DefaultClient.Do(req)
+			if err == nil && resp.Body.Close() == nil && resp.StatusCode != http.StatusOK {
+				err = fmt.Errorf("status %s", resp.Status)
+			}
+			return err
+		})
+	})
+}
