@@ -1,0 +1,143 @@
+package mount_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"estover.dev"
+	"estover.dev/internal/db"
+	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/guard/guardtest"
+	"estover.dev/internal/mount"
+)
+
+var (
+	ann = estover.Caller{Tenant: "acme", Subject: estover.User("usr_ann"), Roles: []estover.Role{estover.Admin}}
+	eve = estover.Caller{Tenant: "evil", Subject: estover.User("usr_eve"), Roles: []estover.Role{estover.Admin}}
+)
+
+func kinds() mount.Options {
+	return mount.Options{Kinds: []mount.Kind{{Name: mount.KV, Section: mount.Secrets}, {Name: "approle", Section: mount.Auth}}}
+}
+
+// No mount lies within another, however many are enabled and moved at once.
+func TestMountsRace(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		m := mount.New(guardtest.New(t, d, guardtest.AllowAll), kinds())
+		var wg sync.WaitGroup
+		for i := range 64 {
+			wg.Go(func() {
+				path := []string{"a", "a/b", "a/b/c", "a/x"}[i%4]
+				_, err := m.Enable(t.Context(), ann, mount.Secrets, path, mount.KV, mount.Spec{})
+				if err != nil && !errors.Is(err, mount.ErrTaken) {
+					t.Errorf("enabling %s: %v", path, err)
+				}
+				if i%8 != 0 {
+					return
+				}
+				if _, err := m.Move(t.Context(), ann, path, "a/b"); err != nil && estover.KindOf(err) != estover.Invalid && estover.KindOf(err) != estover.Conflict {
+					t.Errorf("moving %s: %v", path, err)
+				}
+			})
+		}
+		wg.Wait()
+		list, err := m.List(t.Context(), ann, mount.Secrets)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bases := map[string]bool{}
+		for i, one := range list {
+			for j, other := range list {
+				if i != j && strings.HasPrefix(one.Path, other.Path) {
+					t.Errorf("%s lies within %s", one.Path, other.Path)
+				}
+			}
+			if one.Base != "" && bases[one.Base] {
+				t.Errorf("two mounts show the secrets below %s", one.Base)
+			}
+			bases[one.Base] = true
+		}
+		if len(list) < 3 {
+			t.Errorf("nothing was enabled: %v", list)
+		}
+		if list, err = m.List(t.Context(), eve, mount.Secrets); err != nil || len(list) != 2 {
+			t.Errorf("another tenant has %v, %v; want cubbyhole/ and sys/", list, err)
+		}
+	})
+}
+
+// T1: another tenant's mounts, moves and policies are not there.
+func TestMountsOfOthers(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		g := guardtest.New(t, d, guardtest.AllowAll)
+		m, p := mount.New(g, kinds()), mount.NewPolicies(g)
+		if _, err := m.Enable(t.Context(), ann, mount.Secrets, "/team/", "kv-v2", mount.Spec{}); err != nil {
+			t.Fatal(err)
+		}
+		move, err := m.Move(t.Context(), ann, "team", "blue")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Put(t.Context(), ann, "mine", `path "x" { capabilities = ["read"] }`); err != nil {
+			t.Fatal(err)
+		}
+		_, moved := m.Moved(t.Context(), eve, move.ID)
+		_, got := m.Get(t.Context(), eve, mount.Secrets, "blue")
+		_, tuned := m.Tune(t.Context(), eve, mount.Secrets, "blue", mount.Change{})
+		_, again := m.Move(t.Context(), eve, "blue", "red")
+		_, read := p.Get(t.Context(), eve, "mine")
+		if !errors.Is(moved, mount.ErrNotFound) || !errors.Is(got, mount.ErrNotFound) || !errors.Is(tuned, mount.ErrNotFound) || estover.KindOf(again) != estover.Invalid || !errors.Is(read, mount.ErrNoPolicy) {
+			t.Errorf("another tenant's: %v, %v, %v, %v, %v", moved, got, tuned, again, read)
+		}
+		if err := errors.Join(m.Disable(t.Context(), eve, mount.Secrets, "blue"), p.Remove(t.Context(), eve, "mine")); err != nil {
+			t.Errorf("disabling what is not there: %v", err)
+		}
+		if one, err := m.Get(t.Context(), ann, mount.Secrets, "blue"); err != nil || one.Version() != "2" || one.Base != "team" {
+			t.Errorf("afterwards it is %+v, %v", one, err)
+		}
+		acl, err := p.ACL(t.Context(), "evil", []string{"mine"})
+		if err != nil || fmt.Sprint(acl.Capabilities("x")) != "[deny]" {
+			t.Errorf("a policy of another tenant's allows %v, %v", acl.Capabilities("x"), err)
+		}
+		// A policy that is changed binds at once.
+		for _, c := range []struct{ text, want string }{{`path "x" { capabilities = ["update"] }`, "[update]"}, {"", "[deny]"}} {
+			if c.text == "" {
+				err = p.Remove(t.Context(), ann, "mine")
+			} else {
+				err = p.Put(t.Context(), ann, "mine", c.text)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if acl, err = p.ACL(t.Context(), "acme", []string{"mine"}); err != nil || fmt.Sprint(acl.Capabilities("x")) != c.want {
+				t.Errorf("changed it allows %v, %v, want %s", acl.Capabilities("x"), err, c.want)
+			}
+		}
+		if err := p.Refuse(t.Context(), ann, "x", "read"); !errors.Is(err, mount.ErrRefused) {
+			t.Errorf("a refusal is %v", err)
+		}
+	})
+}
+
+// Whoever may not learns nothing, not even what is wrong.
+func TestMountsRefused(t *testing.T) {
+	d := dbtest.Open(t)
+	g := guardtest.New(t, d, guardtest.DenyAll)
+	m, p := mount.New(g, kinds()), mount.NewPolicies(g)
+	_, enabled := m.Enable(t.Context(), ann, mount.Secrets, "sys", "nonsense", mount.Spec{})
+	_, tuned := m.Tune(t.Context(), ann, mount.Secrets, "nothing", mount.Change{})
+	_, moved := m.Move(t.Context(), ann, "nothing", "sys")
+	_, listed := m.List(t.Context(), ann, mount.Auth)
+	_, found := m.Holding(t.Context(), ann, "x")
+	for name, err := range map[string]error{
+		"enable": enabled, "tune": tuned, "move": moved, "list": listed, "find": found, "disable": m.Disable(t.Context(), ann, mount.Secrets, "sys"),
+		"put": p.Put(t.Context(), ann, "root", "{"), "remove": p.Remove(t.Context(), ann, "root"),
+	} {
+		if estover.KindOf(err) != estover.Denied {
+			t.Errorf("%s: %v, want a refusal", name, err)
+		}
+	}
+}
