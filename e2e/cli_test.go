@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 
 	"estover.dev/demo/company"
 	"estover.dev/e2e/e2etest"
+	"estover.dev/internal/secret/engine/enginetest"
 )
 
 // The command line as people use it. Each script in testdata has a server of
@@ -25,6 +27,8 @@ import (
 //	save NAME REGEXP  what the first group matches on its standard output, as $NAME
 //	flip FILE         changes one bit in the middle of a file
 //	mode MODE FILE    the rights on a file
+//	postgres          a PostgreSQL: its address as $PG, its host and port, and in
+//	                  pg.key the password of the role $PGADMIN, which makes others
 func TestCommandLine(t *testing.T) {
 	t.Parallel()
 	bin := e2etest.Binary(t)
@@ -32,6 +36,7 @@ func TestCommandLine(t *testing.T) {
 		Dir: "testdata",
 		Setup: func(env *testscript.Env) error {
 			t := env.T().(testing.TB)
+			env.Values["t"] = t
 			srv := e2etest.Start(t)
 			world := e2etest.NewWorld(t)
 			site := world.Site(t, "crm", company.New(crmKey, "https://collector.example.test/"))
@@ -84,6 +89,15 @@ func TestCommandLine(t *testing.T) {
 				ts.Check(err)
 				b[len(b)/2] ^= 1
 				ts.Check(os.WriteFile(file, b, 0o600))
+			},
+			"postgres": func(ts *testscript.TestScript, _ bool, _ []string) {
+				pg := enginetest.Postgres(ts.Value("t").(testing.TB))
+				host, port, err := net.SplitHostPort(strings.TrimSuffix(pg.Config.Address, "/crm"))
+				ts.Check(err)
+				for k, v := range map[string]string{"PG": pg.Config.Address, "PGHOST": host, "PGPORT": port, "PGADMIN": pg.Config.Admin.User} {
+					ts.Setenv(k, v)
+				}
+				ts.Check(os.WriteFile(ts.MkAbs("pg.key"), pg.Config.Admin.Secret.Reveal(), 0o600))
 			},
 			"mode": func(ts *testscript.TestScript, _ bool, args []string) {
 				info, err := os.Stat(ts.MkAbs(args[1]))
