@@ -245,6 +245,35 @@ var belongs = []struct {
 		}
 		return func() bool { return keys.good(x.Values["key"] + x.Values["password"]) }
 	}},
+	{"upstream_tokens", "the handle of a token of an upstream", func(s *scene) func() bool {
+		up := newIssuing(s.t)
+		name := s.name + "-idp"
+		s.must(http.MethodPost, "/v1/apply", map[string]any{"set": name, "files": []map[string]string{{"path": "idp.yaml", "text": fmt.Sprintf(`
+apiVersion: estover.dev/v1
+kind: Resource
+metadata: {name: %[1]s}
+spec:
+  base_url: %[2]s
+  allow_private: [127.0.0.0/8]
+  class: confidential
+  actions: [{name: key.get, method: POST, path: /keys, tokens: [token]}, {name: me.read, method: GET, path: /me}]
+---
+apiVersion: estover.dev/v1
+kind: Grant
+metadata: {name: %[1]s}
+spec: {agent: %[3]s, resource: %[1]s, actions: [key.get, me.read], purposes: [support], class: confidential}
+`, name, up.URL, s.name)}}}, nil)
+		token := s.tokenFor(s.session, up.URL)
+		var key struct{ Installation struct{ Token string } }
+		status, body := s.do(http.MethodPost, "/u/"+name+"/keys", token, map[string]string{})
+		if json.Unmarshal(body, &key) != nil || status != http.StatusCreated || !strings.HasPrefix(key.Installation.Token, "est_tk_") {
+			s.t.Fatalf("the key of an upstream: %d %s", status, body)
+		}
+		return func() bool {
+			status, _ := s.do(http.MethodGet, "/u/"+name+"/me", token, nil, "Estover-Upstream-Token", key.Installation.Token)
+			return status == http.StatusOK
+		}
+	}},
 	{"mandates", "a grant of the session", func(s *scene) func() bool {
 		var g struct{ ID string }
 		s.must(http.MethodPost, "/v1/grants", map[string]any{
