@@ -6,6 +6,11 @@
 //	version   live ⇄ deleted ──▶ destroyed      undelete brings a deleted one back;
 //	            └──────────────────▲            destroyed: the sealed bytes are gone
 //
+// The versions of a rotated secret have a phase beside ([Phase]), and are made and
+// moved by its rotation alone ([Secrets.Turn]). Of these what a node has used and has
+// open is counted so that it can be said for certain that it uses one no more
+// ([Secrets.Ended]).
+//
 // # Two ways to a value
 //
 //   - [Secrets.Use] is for the gateway. It is a step of a call that the guard
