@@ -1,0 +1,37 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// On a terminal the wizard asks for what the flags leave open, and for nothing
+// else.
+func TestEnablingAsks(t *testing.T) {
+	k := targetKind{
+		Name: "postgres", Title: "PostgreSQL", Address: "HOST[:PORT]/DATABASE", Port: "5432",
+		Options:  []engineField{{Name: "tls", Help: "verify or off"}, {Name: "role", Help: "the role that is taken"}},
+		Template: []engineField{{Name: "groups", Help: "what it is a member of", Many: true}},
+	}
+	e := enabling{options: []string{"role=maker"}}
+	e.spec.Name = "crm-db"
+	var out strings.Builder
+	answers := "\ndb.example.com/crm\noff\ntargets/crm-db\nestover\npg.key\nreaders\nwriters\n\n"
+	if err := e.ask(strings.NewReader(answers), &out, k); err != nil {
+		t.Fatal(err)
+	}
+	got := fmt.Sprint(e.spec.Address, e.options, e.spec.Admin, e.adminUser, e.adminSecret, e.template)
+	if want := "db.example.com/crm[role=maker tls=off]targets/crm-dbestoverpg.key[groups=readers groups=writers]"; got != want {
+		t.Errorf("the answers are taken as %s, want %s", got, want)
+	}
+	if n := strings.Count(out.String(), "Address ("); n != 2 {
+		t.Errorf("the address is asked for %d times, want again after no answer:\n%s", n, out.String())
+	}
+	if strings.Contains(out.String(), "the role that is taken") {
+		t.Errorf("it asks for an option that was given:\n%s", out.String())
+	}
+	if err := (&enabling{}).ask(strings.NewReader(""), &out, k); err == nil {
+		t.Error("it goes on although nobody answers")
+	}
+}
