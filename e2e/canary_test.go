@@ -1,0 +1,210 @@
+package e2e
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"estover.dev/e2e/e2etest"
+)
+
+// forms are how a value may stand somewhere: as it is, in base64 at any alignment,
+// in hex.
+func forms(value string) map[string][]byte {
+	all := map[string][]byte{
+		"as it is": []byte(value), "in hex": []byte(hex.EncodeToString([]byte(value))), "in HEX": []byte(strings.ToUpper(hex.EncodeToString([]byte(value)))),
+	}
+	for pad := range 3 {
+		// What stands beside the value changes the characters at the ends alone.
+		std := base64.StdEncoding.EncodeToString([]byte(strings.Repeat("x", pad) + value + "xxx"))
+		std = std[4 : len(std)-8]
+		all["in base64 at "+string(rune('0'+pad))] = []byte(std)
+		all["in base64url at "+string(rune('0'+pad))] = []byte(strings.NewReplacer("+", "-", "/", "_").Replace(std))
+	}
+	return all
+}
+
+// F14, M15: whatever is done with values, rightly and wrongly, by the command
+// line, the API, the gateway and the door for clients of Vault, none of them is in
+// the server's log, its traces and metrics, its events, its errors, its files or
+// the log of a database.
+func TestCanaries(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	var traces bytes.Buffer
+	collector := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		_, _ = io.Copy(&traces, r.Body)
+	}))
+	t.Cleanup(collector.Close)
+	srv := e2etest.StartWith(t, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + collector.URL, "OTEL_EXPORTER_OTLP_COMPRESSION=none"}, "--log-level", "debug")
+	v := newVault(t, srv)
+	canaries := map[string]string{"the injected key": crmKey, "the administrator's token": v.token}
+	plant := func(what string) string {
+		canaries[what] = "canary-" + rand.Text()
+		return canaries[what]
+	}
+	var errors bytes.Buffer // what was said when something did not work
+
+	// Values that are written, read and misplaced on the command line.
+	v.admin.Must(t, "secret", "create", "canary/static")
+	v.admin.Put(t, "canary/static", plant("a static value"))
+	v.admin.Must(t, "secret", "get", "canary/static", "--purpose", "a test")
+	v.admin.Must(t, "secret", "uses", "canary/static")
+	for _, args := range [][]string{
+		{"secret", "put", "canary/static", "--file", "-", "--expect", "99"},
+		{"secret", "put", "canary/none", "--file", "-"},
+		{"secret", "put", "canary/static", "--file", "-", "--field", "not a name"},
+	} {
+		r := v.admin.Input(t, plant("what does not fit: "+strings.Join(args, " ")), args...)
+		if r.Code == 0 {
+			t.Errorf("estover %s succeeded", strings.Join(args, " "))
+		}
+		errors.WriteString(r.Stdout + r.Stderr)
+	}
+
+	// The gateway injects one, and the resource sends it back.
+	token, err := v.oauthDesk.token(t, "client_secret_basic", url.Values{"purpose": {"support"}, "resource": {v.site.URL}})
+	must(t, err)
+	canaries["an access token"] = token.AccessToken
+	if status, body, _ := v.call(t, http.MethodGet, "/v1/customers", token.AccessToken); status != http.StatusOK {
+		t.Fatalf("a call: %d %s", status, body)
+	}
+
+	// The door for clients of Vault.
+	door := func(method, path, body string) (answer map[string]any) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), method, v.URL+"/vault/v1/"+path, strings.NewReader(body))
+		must(t, err)
+		req.Header.Set("X-Vault-Token", v.token)
+		if strings.HasPrefix(path, "wrapped/") {
+			req.URL.Path = "/vault/v1/" + strings.TrimPrefix(path, "wrapped/")
+			req.Header.Set("X-Vault-Wrap-TTL", "60")
+		}
+		res, err := v.HTTP(t).Do(req)
+		must(t, err)
+		defer res.Body.Close()
+		b, err := io.ReadAll(res.Body)
+		must(t, err)
+		if res.StatusCode >= 400 {
+			errors.Write(b)
+		}
+		_ = json.Unmarshal(b, &answer)
+		return answer
+	}
+	in := func(answer map[string]any, section, field string) string {
+		t.Helper()
+		m, _ := answer[section].(map[string]any)
+		value, _ := m[field].(string)
+		if value == "" {
+			t.Fatalf("no %s in %v", field, answer)
+		}
+		return value
+	}
+	door(http.MethodPost, "sys/mounts/canary", `{"type":"kv","options":{"version":"2"}}`)
+	door(http.MethodPost, "canary/data/a", `{"data":{"value":"`+plant("a value at the door")+`"}}`)
+	if got, _ := json.Marshal(door(http.MethodGet, "canary/data/a", "")); !bytes.Contains(got, []byte(canaries["a value at the door"])) {
+		t.Errorf("the door reads %s", got)
+	}
+	wrapped := in(door(http.MethodGet, "wrapped/canary/data/a", ""), "wrap_info", "token")
+	canaries["a wrapping token"] = wrapped
+	door(http.MethodPost, "sys/wrapping/unwrap", `{"token":"`+wrapped+`"}`)
+	door(http.MethodPost, "sys/wrapping/unwrap", `{"token":"`+wrapped+`"}`) // it is used up
+	door(http.MethodPost, "canary/data/a", `{"data":{"value":"`+plant("a value that is not JSON")+`"`)
+	door(http.MethodPost, "canary/data/a", `{"options":{"cas":77},"data":{"value":"`+plant("a value that comes too late")+`"}}`)
+	door(http.MethodPost, "auth/token/lookup", `{"token":"`+plant("a token that there is not")+`"}`)
+	door(http.MethodPost, "sys/mounts/keys", `{"type":"transit"}`)
+	door(http.MethodPost, "keys/keys/k", `{}`)
+	door(http.MethodPost, "keys/encrypt/k", `{"plaintext":"`+base64.StdEncoding.EncodeToString([]byte(plant("what transit encrypts")))+`"}`)
+	door(http.MethodPost, "keys/decrypt/k", `{"ciphertext":"vault:v1:`+plant("what is no ciphertext")+`"}`)
+	canaries["a ticket"] = in(door(http.MethodPost, "auth/token/create", `{"ttl":"10m"}`), "auth", "client_token")
+	door(http.MethodPost, "sys/auth/approle", `{"type":"approle"}`)
+	door(http.MethodPost, "auth/approle/role/canary", `{}`)
+	role := in(door(http.MethodGet, "auth/approle/role/canary/role-id", ""), "data", "role_id")
+	canaries["a secret id"] = in(door(http.MethodPost, "auth/approle/role/canary/secret-id", `{}`), "data", "secret_id")
+	door(http.MethodPost, "auth/approle/login", `{"role_id":"`+role+`","secret_id":"`+canaries["a secret id"]+`"}`)
+	door(http.MethodPost, "auth/approle/login", `{"role_id":"`+role+`","secret_id":"`+plant("a secret id that there is not")+`"}`)
+
+	// Credentials at databases, whose servers write down every statement.
+	for _, name := range []string{"people-postgres", "people-mysql"} {
+		h, err := v.lease(t.Context(), t, v.token, name)
+		must(t, err)
+		canaries["a password of "+name] = h.Values["password"]
+		v.admin.Must(t, "secret", "lease", "revoke", h.ID)
+	}
+
+	// A key that is certified and handed out once.
+	v.admin.Must(t, "pki", "authority", "create", "canary-root", "--common-name", "Canary")
+	v.admin.Must(t, "pki", "role", "put", "canary", "--authority", "canary-root", "--domain", "example.com", "--subdomains", "--client")
+	out := filepath.Join(t.TempDir(), "tls")
+	v.admin.Must(t, "pki", "issue", "canary", "--common-name", "a.example.com", "--out", out)
+	key, err := os.ReadFile(filepath.Join(out, "canary.key"))
+	must(t, err)
+	canaries["a private key"] = strings.Split(string(key), "\n")[1]
+
+	// Where they must not be.
+	var metrics bytes.Buffer
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, v.URL+"/metrics", nil)
+	must(t, err)
+	req.Header.Set("Authorization", "Bearer "+v.token)
+	res, err := v.HTTP(t).Do(req)
+	must(t, err)
+	_, err = io.Copy(&metrics, res.Body)
+	must(t, err)
+	_ = res.Body.Close()
+	events := v.admin.Must(t, "event", "list", "--limit", "10000", "-o", "json")
+	srv.Stop(t)
+	databaseLog, err := v.pg.ReadLog()
+	must(t, err)
+	mu.Lock()
+	places := map[string][]byte{
+		"the log": []byte(srv.Log()), "the traces": traces.Bytes(), "the metrics": metrics.Bytes(), "the events": []byte(events),
+		"the errors": errors.Bytes(), "the database's log": databaseLog,
+	}
+	mu.Unlock()
+	for what, b := range places {
+		if len(b) == 0 {
+			t.Errorf("nothing came of %s", what)
+		}
+	}
+	must(t, filepath.WalkDir(srv.Data, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		places["the file "+strings.TrimPrefix(path, srv.Data)] = b
+		return err
+	}))
+	if !strings.Contains(events, "canary/static") || !bytes.Contains(places["the file /estover.db"], []byte("canary/static")) {
+		t.Error("it was not looked where things are")
+	}
+	if len(places["the file /estover.db"]) < 100_000 {
+		t.Errorf("the database has %d bytes", len(places["the file /estover.db"]))
+	}
+	for what, value := range canaries {
+		if len(value) < 12 {
+			t.Errorf("%s is too short to be looked for", what)
+			continue
+		}
+		for form, needle := range forms(value) {
+			for place, b := range places {
+				if bytes.Contains(b, needle) {
+					t.Errorf("%s, %s, is in %s", what, form, place)
+				}
+			}
+		}
+	}
+}
