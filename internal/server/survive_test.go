@@ -98,6 +98,12 @@ func (s *scene) form(path string, f url.Values) (int, map[string]any) {
 	return res.StatusCode, answer
 }
 
+// apiTokenIn is a token of the agent for the server itself, in the session.
+func (s *scene) apiTokenIn() string {
+	s.t.Helper()
+	return s.tokenFor(s.session, s.config.Issuer)
+}
+
 // active reports whether a token is, as the resource hears that it is for.
 func (s *scene) active(token string) bool {
 	_, answer := s.form("/oauth/introspect", url.Values{"token": {token}, "client_id": {s.helper.id}, "client_secret": {s.helper.secret}})
@@ -233,9 +239,7 @@ var belongs = []struct {
 		if !role.Ready {
 			s.t.Fatalf("the role is not ready")
 		}
-		_, answer := s.form("/oauth/token", url.Values{"grant_type": {"client_credentials"}, "client_id": {s.id}, "client_secret": {s.secret}, "session": {s.session}, "resource": {s.config.Issuer}})
-		token, _ := answer["access_token"].(string)
-		status, body := s.do(http.MethodPost, "/v1/leases", token, map[string]any{"role": s.name})
+		status, body := s.do(http.MethodPost, "/v1/leases", s.apiTokenIn(), map[string]any{"role": s.name})
 		var x struct {
 			Session string
 			Values  map[string]string
@@ -244,6 +248,45 @@ var belongs = []struct {
 			s.t.Fatalf("a lease of the agent: %d %s", status, body)
 		}
 		return func() bool { return keys.good(x.Values["key"] + x.Values["password"]) }
+	}},
+	{"certificates", "a certificate that was made for it", func(s *scene) func() bool {
+		s.must(http.MethodPost, "/v1/pki/authorities", map[string]any{"name": s.name}, nil)
+		s.must(http.MethodPut, "/v1/pki/roles/"+s.name, map[string]any{
+			"authority": s.name, "resource": "crm", "action": "item.read", "ttl": 600, "max_ttl": 600,
+			"x509": map[string]any{"domains": []string{s.name + ".example.com"}, "bare": true, "client": true},
+		}, nil)
+		status, body := s.do(http.MethodPost, "/v1/pki/roles/"+s.name+"/issue", s.apiTokenIn(), map[string]any{"common_name": s.name + ".example.com"})
+		var c struct{ Serial string }
+		if json.Unmarshal(body, &c) != nil || status != http.StatusOK || c.Serial == "" {
+			s.t.Fatalf("a certificate of the agent: %d %s", status, body)
+		}
+		return func() bool {
+			var one struct {
+				Revoked time.Time `json:"revoked_at"`
+				End     time.Time `json:"not_after"`
+			}
+			s.must(http.MethodGet, "/v1/pki/certificates/"+url.PathEscape(c.Serial), nil, &one)
+			return one.Revoked.IsZero() && time.Now().Before(one.End)
+		}
+	}},
+	{"tickets", "a token of the door for clients of Vault", func(s *scene) func() bool {
+		door := func(method, path, token string) (int, []byte) {
+			s.t.Helper()
+			return s.do(method, "/vault/v1/auth/token/"+path, "", map[string]any{}, "X-Vault-Token", token)
+		}
+		status, body := door(http.MethodPost, "create", s.apiTokenIn())
+		var made struct {
+			Auth struct {
+				Token string `json:"client_token"`
+			}
+		}
+		if json.Unmarshal(body, &made) != nil || status != http.StatusOK || made.Auth.Token == "" {
+			s.t.Fatalf("a ticket of the agent: %d %s", status, body)
+		}
+		return func() bool {
+			status, _ := door(http.MethodGet, "lookup-self", made.Auth.Token)
+			return status == http.StatusOK
+		}
 	}},
 	{"upstream_tokens", "the handle of a token of an upstream", func(s *scene) func() bool {
 		up := newIssuing(s.t)
