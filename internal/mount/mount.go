@@ -331,14 +331,15 @@ func (m *Mounts) Enable(ctx context.Context, c estover.Caller, s Section, path, 
 	return one, err
 }
 
-// base is a path for the secrets of a new kv mount that no other mount uses or
-// lies around: the mount's own, unless one that was moved away has it still.
+// base is a path for the secrets of a new kv mount that no other mount uses, lies
+// around or within: the mount's own, unless one that was moved away has it still.
+// Then it is one of a single word, since all below another's base is the other's.
 func base(table Table, path string) string {
 	want := strings.TrimSuffix(path, "/")
 	for n := 1; ; n++ {
 		try := want
 		if n > 1 {
-			try = fmt.Sprintf("%s-%d", want, n)
+			try = fmt.Sprintf("%s-%d", strings.ReplaceAll(want, "/", "-"), n)
 		}
 		if !slices.ContainsFunc(table, func(o Mount) bool {
 			return o.Base != "" && (o.Base == try || strings.HasPrefix(o.Base, try+"/") || strings.HasPrefix(try, o.Base+"/"))

@@ -69,6 +69,37 @@ func TestMountsRace(t *testing.T) {
 	})
 }
 
+// A mount that takes the path of one that was moved away, or one below it, has
+// secrets of its own.
+func TestWhatWasMovedKeepsItsSecrets(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		m := mount.New(guardtest.New(t, d, guardtest.AllowAll), kinds())
+		enable := func(path string) mount.Mount {
+			t.Helper()
+			one, err := m.Enable(t.Context(), ann, mount.Secrets, path, mount.KV, mount.Spec{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return one
+		}
+		first := enable("team")
+		if _, err := m.Move(t.Context(), ann, "team", "old"); err != nil {
+			t.Fatal(err)
+		}
+		bases := []string{first.Base}
+		for _, path := range []string{"team/a", "team/b", "team-2"} {
+			bases = append(bases, enable(path).Base)
+		}
+		for i, one := range bases {
+			for j, other := range bases {
+				if i != j && strings.HasPrefix(one+"/", other+"/") {
+					t.Errorf("the secrets below %s are those of another mount too: %v", one, bases)
+				}
+			}
+		}
+	})
+}
+
 // T1: another tenant's mounts, moves and policies are not there.
 func TestMountsOfOthers(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
