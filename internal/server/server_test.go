@@ -25,6 +25,7 @@ import (
 
 	"estover.dev/attest"
 	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/db/scratch"
 	"estover.dev/internal/server"
 )
 
@@ -64,12 +65,11 @@ func (b *syncBuffer) String() string {
 
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := scratch.Port()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 }
 
 // build starts a server on a database and fills it.

@@ -20,6 +20,7 @@ import (
 	"io"
 	"maps"
 	"math/big"
+	ports "math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -139,21 +140,34 @@ func Start(o Options) (*Server, error) {
 	}
 }
 
+// Port is a port of loopback that nobody listens on, and that the system does not
+// give to outgoing connections, so that it is still free a moment later.
+func Port() (int, error) {
+	var err error
+	for range 100 {
+		port := 10_000 + ports.IntN(8_000)
+		var l net.Listener
+		if l, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
+			return port, l.Close()
+		}
+	}
+	return 0, err
+}
+
 // listen adds a port of loopback to the settings, and what TLS needs there.
 func (s *Server) listen(dir string, attr *syscall.SysProcAttr, settings map[string]string) error {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := Port()
 	if err != nil {
 		return err
 	}
-	s.Address = l.Addr().String()
-	_ = l.Close()
+	s.Address = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 	authority, cert, key, err := certificate()
 	if err != nil {
 		return err
 	}
 	s.Authorities = authority
 	settings["listen_addresses"], settings["ssl"] = "127.0.0.1", "on"
-	settings["port"] = strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+	settings["port"] = strconv.Itoa(port)
 	s.URL += "&port=" + settings["port"]
 	for _, f := range []struct {
 		setting, path string

@@ -10,9 +10,12 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
+
+	"estover.dev/internal/db/scratch"
 )
 
 // A Process is a server to be started for a test binary.
@@ -164,13 +167,14 @@ func look(program string) (string, error) {
 
 // free finds ports of loopback that nobody listens on.
 func free(n int) (ports []int, err error) {
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for len(ports) < n {
+		port, err := scratch.Port()
 		if err != nil {
 			return nil, err
 		}
-		defer l.Close() // all of them at the end, so that no two are the same
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+		if !slices.Contains(ports, port) {
+			ports = append(ports, port)
+		}
 	}
 	return ports, nil
 }
