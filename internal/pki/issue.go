@@ -171,7 +171,8 @@ func (p *PKI) by(ctx context.Context, c estover.Caller, action string, w Wish, r
 	if role.Mount != "" {
 		op.Detail["mount"] = role.Mount
 	}
-	w.parameters = map[string]string{"common_name": w.CommonName}
+	// A grant that is bound to a name covers that name and no other beside it.
+	w.parameters = map[string]string{"common_name": strings.Join(w.names(role.X509, csr), ",")}
 	if err := p.reaching(ctx, c, &op, role, w.parameters); err != nil {
 		return nil, p.told(ctx, c, op, err)
 	}
@@ -239,6 +240,22 @@ func (p *PKI) by(ctx context.Context, c estover.Caller, action string, w Wish, r
 			authority: issuer, role: role, serial: Serial(t.SerialNumber), name: t.Subject.CommonName, names: names.all(), body: der, notAfter: t.NotAfter, caller: c, session: session,
 		}, nil
 	})
+}
+
+// names are all that a certificate is to say of whom it is, the common name first.
+func (w *Wish) names(s *X509Spec, csr *x509.CertificateRequest) []string {
+	others := w.all()
+	if csr != nil && !s.IgnoreNames && len(others) == 0 {
+		all := Alternative{DNS: csr.DNSNames, Emails: csr.EmailAddresses, IPs: addresses(csr.IPAddresses), URIs: texts(csr.URIs)}
+		others = all.all()
+	}
+	list := []string{w.CommonName}
+	for _, name := range others {
+		if !slices.Contains(list, name) {
+			list = append(list, name)
+		}
+	}
+	return list
 }
 
 // reaching has policy look at the action that a role is for.

@@ -842,3 +842,43 @@ func TestRefused(t *testing.T) {
 }
 
 func second[T any](_ T, err error) error { return err }
+
+// TestBoundName: policy is told all that a certificate is to say of whom it is, so that
+// a grant which is bound to a name covers no other beside it.
+func TestBoundName(t *testing.T) {
+	d := dbtest.Open(t)
+	h := build(t, d, guardtest.AllowAll)
+	h.root("root")
+	h.session("ses_1", time.Hour)
+	h.role("r", pki.Spec{Resource: "res_1", Action: "connect", X509: &pki.X509Spec{AnyName: true, NoCommonName: true, Client: true}})
+	h.role("plain", pki.Spec{Resource: "res_1", Action: "connect", X509: &pki.X509Spec{AnyName: true, Client: true, IgnoreNames: true}})
+	var told string
+	h.Action = func(_ context.Context, _ estover.TenantID, _, _ string, parameters map[string]string) (any, guard.Effect, error) {
+		told = parameters["common_name"]
+		return nil, "", nil
+	}
+	key := newKey(t)
+	for _, c := range []struct {
+		wish pki.Wish
+		csr  *x509.CertificateRequest
+		want string
+	}{
+		{pki.Wish{Role: "r", CommonName: "one.example"}, nil, "one.example"},
+		{pki.Wish{Role: "r", CommonName: "one.example", Alternative: pki.Alternative{DNS: []string{"one.example"}}}, nil, "one.example"},
+		{pki.Wish{Role: "r", CommonName: "one.example", Alternative: pki.Alternative{DNS: []string{"two.example"}}}, nil, "one.example,two.example"},
+		{pki.Wish{Role: "r"}, csr(t, key, "one.example"), "one.example"},
+		{pki.Wish{Role: "r"}, csr(t, key, "one.example", "one.example", "two.example"), "one.example,two.example"},
+		{pki.Wish{Role: "r", CommonName: "one.example"}, csr(t, key, "", "two.example"), "one.example,two.example"},
+		{pki.Wish{Role: "plain"}, csr(t, key, "one.example", "two.example"), "one.example"},
+	} {
+		var err error
+		if c.csr == nil {
+			_, err = h.Issue(t.Context(), bot, c.wish)
+		} else {
+			_, err = h.Sign(t.Context(), bot, c.wish, c.csr)
+		}
+		if err != nil || told != c.want {
+			t.Errorf("%+v: policy is told %q, want %q (%v)", c.wish, told, c.want, err)
+		}
+	}
+}
