@@ -171,7 +171,7 @@ func (f *flight) fillBody(r *http.Request, text []byte) error {
 		case s.Kind == FormSlot:
 			body, err = putInForm(body, s)
 		case kind == "application/json" || strings.HasSuffix(kind, "+json"):
-			if shown, err = putInJSON(body, s.Name, s.label()); err == nil {
+			if shown, err = putInJSON(shown, s.Name, s.label()); err == nil {
 				body, err = putInJSON(body, s.Name, string(s.Secret.Reveal()))
 			}
 		default:

@@ -407,9 +407,19 @@ func TestBodySlot(t *testing.T) {
 			t.Errorf("%s: %d %s, and the upstream got %q", c.what, resp.StatusCode, text, got)
 		}
 	}
+	// Of two secrets in one body neither is recorded.
+	both := slots(t, up, slot("/a"), slot("/b"))
+	kept := record(both)
+	resp, text := do(t, http.MethodPost, both.URL+"/x", strings.NewReader(`{}`), func(r *http.Request) { r.Header.Set("Content-Type", "application/json") })
+	if resp.StatusCode != 200 || got != `{"a":`+value+`,"b":`+value+`}` {
+		t.Errorf("two secrets: %d %s; it went out as %s", resp.StatusCode, text, got)
+	}
+	if shown := kept.b.String(); strings.Count(shown, "‹secret sec_1@1›") != 2 || strings.Contains(shown, "sk_in") {
+		t.Errorf("two secrets are recorded as %s", shown)
+	}
 	// A placeholder beside its place is a tripwire still.
 	g := slots(t, up, slot("/key"))
-	resp, text := do(t, http.MethodPost, g.URL+"/x", strings.NewReader(`{"key":"","note":"`+fakeKey+`"}`), func(r *http.Request) { r.Header.Set("Content-Type", "application/json") })
+	resp, text = do(t, http.MethodPost, g.URL+"/x", strings.NewReader(`{"key":"","note":"`+fakeKey+`"}`), func(r *http.Request) { r.Header.Set("Content-Type", "application/json") })
 	if resp.StatusCode != 403 || code(text) != "placeholder_misused" {
 		t.Errorf("a placeholder beside its place: %d %s", resp.StatusCode, text)
 	}
