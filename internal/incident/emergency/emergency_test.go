@@ -350,6 +350,15 @@ func TestOthers(t *testing.T) {
 		if err != nil || told(e) != "secret hand/other by_hand; " {
 			t.Errorf("about a secret that is written by hand: %s, %v", told(e), err)
 		}
+		same, err := h.x.Run(ctx, admin, emergency.Wish{Scope: emergency.Secret, Target: "hand/other", Reason: "it is there too"})
+		if err != nil || same.ID != e.ID {
+			t.Errorf("about the same again: %s, %v, want %s", same.ID, err, e.ID)
+		}
+		// What asks for less does not stand in the way of what asks for more.
+		less, err := h.x.Run(ctx, admin, emergency.Wish{Scope: emergency.Secret, Target: "hand/other", Reason: "it is there too", Since: time.Now().Add(-time.Hour)})
+		if err != nil || less.ID == e.ID {
+			t.Errorf("about a shorter time: %s, %v, want another", less.ID, err)
+		}
 		if _, err := h.x.Settle(ctx, admin, e.ID, 2, "somebody has"); !errors.Is(err, emergency.ErrTarget) {
 			t.Errorf("settling what there is not: %v, want ErrTarget", err)
 		}
