@@ -107,7 +107,7 @@ func (t *target) Rights(ctx context.Context, tmpl engine.Template) (rights []eng
 		add(false, watches, "see where sessions come from (pg_read_all_stats)", "GRANT pg_read_all_stats TO %s", ident(me))
 		for _, g := range tmpl["groups"] {
 			var there, itsSuper bool
-			err := c.QueryRow(ctx, `select count(*) > 0, coalesce(bool_or(rolsuper), false), coalesce(bool_or(pg_catalog.pg_has_role(current_user, oid, 'member with admin option')), false)
+			err := c.QueryRow(ctx, `select pg_catalog.count(*) > 0, coalesce(pg_catalog.bool_or(rolsuper), false), coalesce(pg_catalog.bool_or(pg_catalog.pg_has_role(current_user, oid, 'member with admin option')), false)
 				from pg_catalog.pg_roles where rolname::text = $1::text`, g).Scan(&there, &itsSuper, &grants)
 			if err != nil {
 				return classify(err)
@@ -120,7 +120,7 @@ func (t *target) Rights(ctx context.Context, tmpl engine.Template) (rights []eng
 		}
 		if t.owner != "" {
 			var member bool
-			err := c.QueryRow(ctx, `select coalesce(bool_or(pg_catalog.pg_has_role(current_user, oid, 'usage')), false) from pg_catalog.pg_roles where rolname::text = $1::text`, t.owner).Scan(&member)
+			err := c.QueryRow(ctx, `select coalesce(pg_catalog.bool_or(pg_catalog.pg_has_role(current_user, oid, 'usage')), false) from pg_catalog.pg_roles where rolname::text = $1::text`, t.owner).Scan(&member)
 			if err != nil {
 				return classify(err)
 			}

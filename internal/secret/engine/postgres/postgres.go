@@ -26,7 +26,10 @@
 //
 // What a user owns would hold up its end. It goes to the role of the option
 // owner, or else to the first group, in each database where there is something,
-// and the rest of the user's privileges is taken away.
+// and the rest of the user's privileges is taken away. It never goes to the admin:
+// views and functions do what they do with the rights of who owns them. For the
+// same reason no statement here has an operator or a function looked for outside
+// of pg_catalog, where a user may have put one of the same name.
 package postgres
 
 import (
@@ -65,7 +68,7 @@ var Kind = engine.Kind{
 	Options: []engine.Field{
 		engine.TLSField,
 		{Name: "role", Help: "the role that Estover takes after log-in, and that makes the users; both admins of a rotated pair are members of it"},
-		{Name: "owner", Help: "the role that gets what a revoked user owns; the first group of the user, or else the admin, if empty"},
+		{Name: "owner", Help: "the role that gets what a revoked user owns; the first group of the user, if empty. A user without groups who owns something is not dropped before it is set"},
 	},
 	Template:      keys,
 	CheckTemplate: check,

@@ -179,6 +179,114 @@ func TestOwner(t *testing.T) {
 	}
 }
 
+// TestOwnerIsNotTheAdmin is of a user without groups who leaves a view behind: it
+// would read with the rights of whoever owns it next, so that is not the admin.
+func TestOwnerIsNotTheAdmin(t *testing.T) {
+	s := enginetest.Postgres(t)
+	s.Exec(t, `create schema drawer; grant usage, create on schema drawer to public; create table drawer.secret (n int); alter table drawer.secret owner to estover`)
+	t.Cleanup(func() { s.Exec(t, `drop schema drawer cascade`) })
+	own := engine.Template{"create": {`create role "{{name}}" login password '{{password}}'`}}
+	e := open(t, s.Config)
+	m := create(t, e, "e_heirless", own)
+	conn, err := pgx.Connect(t.Context(), s.As(m, "crm"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	if _, err := conn.Exec(t.Context(), `create view drawer.peek as select * from drawer.secret; grant select on drawer.peek to public`); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Revoke(t.Context(), []engine.Doomed{{Name: "e_heirless", Template: own}})[0]; err == nil || !strings.Contains(err.Error(), "option owner") {
+		t.Errorf("revoking a user whose view nobody gets: %v, want the option owner named", err)
+	}
+	if c, err := pgx.Connect(t.Context(), s.As(m, "crm")); err == nil {
+		_ = c.Close(t.Context())
+		t.Error("it can still log in")
+	}
+	// The role that the operator names gets it, and it shows what that role may see.
+	keeper := unique("keeper")
+	s.Exec(t, `create role `+keeper+`; grant `+keeper+` to estover`)
+	c := s.Config
+	c.Options = map[string]string{"owner": keeper}
+	revoke(t, open(t, c), own, "e_heirless")
+	if left := s.Users(t, "e_heirless"); len(left) != 0 {
+		t.Errorf("users left: %q", left)
+	}
+	reader, err := pgx.Connect(t.Context(), s.As(create(t, e, "e_heirless_b", readers), "crm"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := reader.Exec(t.Context(), `select * from drawer.peek`); err == nil {
+		t.Error("a view that a user left behind reads with the rights of the admin")
+	}
+	_ = reader.Close(t.Context())
+	revoke(t, e, readers, "e_heirless_b")
+}
+
+// TestShadows has a user put operators and functions where the admin's statements
+// would find them before those of the database: they would run with its rights.
+func TestShadows(t *testing.T) {
+	s := enginetest.Postgres(t)
+	s.Exec(t, `create table caught (who text); grant all on caught to public`)
+	e := open(t, s.Config)
+	m := create(t, e, "e_shadow", engine.Template{"groups": {"writers"}})
+	conn, err := pgx.Connect(t.Context(), s.As(m, "crm"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	var drop []string
+	for i, pair := range []string{"oid, regclass", "oid, int4", "oid, int8", "oid, text", "int4, int8", "int8, int4", "text, name", "name, text", "bool, int4"} {
+		left, right, _ := strings.Cut(pair, ", ")
+		f := fmt.Sprintf("shadow_%d", i)
+		statement := fmt.Sprintf(`create function public.%[1]s(%[2]s) returns bool language plpgsql as $$ begin insert into public.caught values (current_user || ' %[2]s'); return true; end $$`, f, pair)
+		for _, operator := range []string{"=", "<>", "<", ">", "/"} {
+			statement += fmt.Sprintf(`; create operator public.%s (function = public.%s, leftarg = %s, rightarg = %s)`, operator, f, left, right)
+		}
+		if _, err := conn.Exec(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+		drop = append(drop, "drop function public."+f+"("+pair+") cascade")
+	}
+	if _, err := conn.Exec(t.Context(), `create function public.shadow_step(state int8, value bool) returns int8 language plpgsql as $$ begin insert into public.caught values (current_user || ' count'); return state + 1; end $$;
+		create aggregate public.count(bool) (sfunc = public.shadow_step, stype = int8, initcond = '0')`); err != nil {
+		t.Fatal(err)
+	}
+	drop = append(drop, "drop aggregate public.count(bool)", "drop function public.shadow_step(int8, bool)", "drop table caught")
+	t.Cleanup(func() { s.Exec(t, strings.Join(drop, ";")) })
+	// All that is done with it, and its end, when it owns something.
+	if _, err := e.Sessions(t.Context(), "e_shadow"); err != nil {
+		t.Error(err)
+	}
+	if _, err := e.List(t.Context(), "e_shadow"); err != nil {
+		t.Error(err)
+	}
+	if _, err := e.(engine.Inspector).Rights(t.Context(), engine.Template{"groups": {"writers"}}); err != nil {
+		t.Error(err)
+	}
+	create(t, e, "e_shadow", engine.Template{"groups": {"writers", "readers"}})
+	if err := e.Extend(t.Context(), "e_shadow", nil, time.Now().Add(time.Hour)); err != nil {
+		t.Error(err)
+	}
+	if err := e.EndSessions(t.Context(), "e_shadow"); err != nil {
+		t.Error(err)
+	}
+	revoke(t, e, engine.Template{"groups": {"writers"}}, "e_shadow")
+	boss, err := pgx.Connect(t.Context(), s.Super)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer boss.Close(t.Context())
+	rows, err := boss.Query(t.Context(), `select distinct who from caught`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	caught, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil || len(caught) != 0 {
+		t.Errorf("what a user had left ran as %q, %v", caught, err)
+	}
+}
+
 // TestPrivileges is of users with privileges of their own. Those that the admin
 // gave it takes away; of those that somebody else gave, the answer says which.
 func TestPrivileges(t *testing.T) {

@@ -33,7 +33,7 @@ type doomed struct {
 	oid    uint32
 	login  bool // it may still log in
 	revoke []string
-	heir   string // who gets what it owns; "" for the admin
+	heir   string // who gets what it owns; "" for nobody
 	err    error
 }
 
@@ -196,7 +196,7 @@ func dependent(ctx context.Context, c *pgx.Conn, some []*doomed) ([]uint32, erro
 	if len(some) == 0 {
 		return nil, nil
 	}
-	rows, err := c.Query(ctx, `select distinct refobjid from pg_catalog.pg_shdepend where refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass and refobjid = any($1::oid[])`, oids(some))
+	rows, err := c.Query(ctx, `select distinct refobjid from pg_catalog.pg_shdepend where refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass::pg_catalog.oid and refobjid = any($1::pg_catalog.oid[])`, oids(some))
 	if err != nil {
 		return nil, classify(err)
 	}
@@ -208,8 +208,8 @@ func dependent(ctx context.Context, c *pgx.Conn, some []*doomed) ([]uint32, erro
 // every database where there is something.
 func (t *target) disown(ctx context.Context, c *pgx.Conn, d *doomed) error {
 	rows, err := c.Query(ctx, `select distinct d.datname::text, d.datallowconn from pg_catalog.pg_shdepend s
-		join pg_catalog.pg_database d on d.oid = case s.dbid when 0 then (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database()) else s.dbid end
-		where s.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass and s.refobjid = $1::oid`, d.oid)
+		join pg_catalog.pg_database d on d.oid = case when s.dbid = '0'::pg_catalog.oid then (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database()) else s.dbid end
+		where s.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass::pg_catalog.oid and s.refobjid = $1::pg_catalog.oid`, d.oid)
 	if err != nil {
 		return classify(err)
 	}
@@ -226,17 +226,30 @@ func (t *target) disown(ctx context.Context, c *pgx.Conn, d *doomed) error {
 	if t.owner != "" {
 		d.heir = t.owner
 	}
-	to := "current_user"
-	statements := []string{"reassign owned by " + ident(d.name) + " to ", "drop owned by " + ident(d.name)}
-	if d.heir != "" {
-		to = ident(d.heir)
+	if d.heir == "" { // of a user of whom no more is known than the name
+		err := c.QueryRow(ctx, `select coalesce((select g.rolname::text from pg_catalog.pg_auth_members m join pg_catalog.pg_roles g on g.oid = m.roleid
+			where m.member = $1::oid and not pg_catalog.starts_with(g.rolname::text, 'pg_'::text) order by 1 limit 1), ''::text)`, d.oid).Scan(&d.heir)
+		if err != nil {
+			return classify(err)
+		}
 	}
-	statements[0] += to
-	var acts, inherits bool
+	var acts, inherits, owns bool
 	err = c.QueryRow(ctx, `select pg_catalog.pg_has_role(current_user, $1::oid, 'usage'),
-		coalesce((select pg_catalog.pg_has_role(current_user, oid, 'usage') from pg_catalog.pg_roles where rolname::text = $2::text), true)`, d.oid, d.heir).Scan(&acts, &inherits)
+		coalesce((select pg_catalog.pg_has_role(current_user, oid, 'usage') from pg_catalog.pg_roles where rolname::text = $2::text), true),
+		exists (select from pg_catalog.pg_shdepend
+			where refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass::pg_catalog.oid and refobjid = $1::oid and deptype = 'o'::pg_catalog."char")`, d.oid, d.heir).Scan(&acts, &inherits, &owns)
 	if err != nil {
 		return classify(err)
+	}
+	to := ident(d.heir)
+	statements := []string{"drop owned by " + ident(d.name)}
+	switch {
+	case d.heir != "":
+		statements = append([]string{"reassign owned by " + ident(d.name) + " to " + to}, statements...)
+	case owns:
+		// The admin does not get it: a view, a function or an index that the user has
+		// made would do with the admin's rights from then on what the user wanted.
+		return engine.Refuse("%s may not log in any more, but owns something, and nobody is named who gets it: set the option owner of the target", d.name)
 	}
 	if !inherits { // membership for the length of the transaction
 		statements = append(append([]string{"grant " + to + " to current_user"}, statements...), "revoke "+to+" from current_user")
@@ -340,15 +353,15 @@ func blame(some []*doomed, open map[uint32]int, why string) {
 // gives the processes of log-ins under way: they hold a lock before they show
 // among the sessions, and the order of the two statements is what counts.
 func sweep(ctx context.Context, c *pgx.Conn, roles []uint32, kill bool) (starters []int32, open map[uint32]int, err error) {
-	list := strings.Trim(strings.Join(strings.Fields(fmt.Sprint(roles)), ","), "[]")
+	ours := "usesysid = any('" + strings.NewReplacer("[", "{", "]", "}", " ", ",").Replace(fmt.Sprint(roles)) + "'::pg_catalog.oid[])"
 	told := "null"
 	if kill {
-		told = "case when usesysid in (" + list + ") then pg_catalog.pg_terminate_backend(pid) end"
+		told = "case when " + ours + " then pg_catalog.pg_terminate_backend(pid) end"
 	}
 	deadline, _ := ctx.Deadline()
 	results, err := c.PgConn().Exec(ctx, fmt.Sprintf(`set statement_timeout = %d;
 		select pid from pg_catalog.pg_locks where locktype = 'virtualxid' and pid is not null;
-		select pid, usesysid, usesysid in (`+list+`), `+told+` from pg_catalog.pg_stat_activity where pid <> pg_catalog.pg_backend_pid();
+		select pid, usesysid, `+ours+`, `+told+` from pg_catalog.pg_stat_activity where pid <> pg_catalog.pg_backend_pid();
 		reset statement_timeout`, max(1, time.Until(deadline).Milliseconds()))).ReadAll()
 	if err != nil {
 		return nil, nil, classify(err)
@@ -393,7 +406,7 @@ func (t *target) EndSessions(ctx context.Context, user string) error {
 		open, err := pids(ctx, c, all[0].oid)
 		for begun := time.Now(); err == nil && len(open) > 0; {
 			var left int
-			err = classify(c.QueryRow(ctx, `select count(pg_catalog.pg_terminate_backend(pid)) from pg_catalog.pg_stat_activity where pid = any($1::int4[]) and usesysid = $2::oid`, open, all[0].oid).Scan(&left))
+			err = classify(c.QueryRow(ctx, `select pg_catalog.count(pg_catalog.pg_terminate_backend(pid)) from pg_catalog.pg_stat_activity where pid = any($1::int4[]) and usesysid = $2::oid`, open, all[0].oid).Scan(&left))
 			switch {
 			case code(err) == noRight:
 				return engine.Refuse("sessions of %s may not be ended by the admin: GRANT pg_signal_backend", user)
