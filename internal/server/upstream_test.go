@@ -626,3 +626,43 @@ spec:
 		}
 	})
 }
+
+// TestEveryFieldComesBackMasked: a secret has several fields, and each that is put into
+// a request is cut out of the answer, whichever was used before it.
+func TestEveryFieldComesBackMasked(t *testing.T) {
+	each(t, func(t *testing.T, h *house) {
+		up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprintf(w, "you sent %q", r.Header.Get("X-Key"))
+		}))
+		t.Cleanup(up.Close)
+		h.add(fmt.Sprintf(`
+apiVersion: estover.dev/v1
+kind: Secret
+metadata: {name: pair/key}
+spec: {destinations: ["%[1]s"]}
+---
+apiVersion: estover.dev/v1
+kind: Resource
+metadata: {name: pair}
+spec:
+  base_url: http://%[1]s
+  allow_private: [127.0.0.0/8]
+  class: confidential
+  slots:
+    - {slot: header, name: X-Key, secret: pair/key, field: one, actions: [one.read]}
+    - {slot: header, name: X-Key, secret: pair/key, field: two, actions: [two.read]}
+  actions:
+    - {name: one.read, method: GET, path: /one}
+    - {name: two.read, method: GET, path: /two}
+`, strings.TrimPrefix(up.URL, "http://")), "pair")
+		h.must(http.MethodPost, "/v1/secret/versions?path=pair/key", map[string]any{"fields": map[string]string{"one": "the-first-of-the-two", "two": "and-this-is-the-second"}}, nil)
+		token := h.tokenFor(h.openSession(), up.URL)
+		for path, value := range map[string]string{"/one": "the-first-of-the-two", "/two": "and-this-is-the-second"} {
+			for range 2 {
+				if status, body := h.call(token, http.MethodGet, "/u/pair"+path, "", ""); status != 200 || body != fmt.Sprintf("you sent %q", strings.Repeat("*", len(value))) {
+					t.Errorf("%s: %d %s", path, status, body)
+				}
+			}
+		}
+	})
+}

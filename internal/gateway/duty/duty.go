@@ -200,6 +200,7 @@ type call struct {
 	intent   [32]byte // the leaf hash of the intent
 	at       time.Time
 	secrets  []string // id@version of what was put in
+	places   []string // where which part of it was put
 	handed   []handed // handles of tokens that came with it
 	carries  []func() // that end what it has open with versions of secrets
 	onEcho   map[string]string

@@ -65,7 +65,9 @@ func (d *Duties) Fill(ctx context.Context, ex *gateway.Exchange, p *gateway.Plan
 	if len(p.Slots) == 0 {
 		return nil
 	}
-	p.Credential = strings.Join(c.secrets, " ")
+	// Another part of the same version, or the same part elsewhere, is another
+	// credential: something else must not come back.
+	p.Credential = strings.Join(c.places, "\n")
 	if len(values) > 0 {
 		var short []string
 		key := taskKey{ex.Caller.Tenant, p.Credential}
@@ -228,6 +230,7 @@ func (d *Duties) fill(ctx context.Context, ex *gateway.Exchange, p *gateway.Plan
 		c.carries = append(c.carries, d.Secrets.Carry(f.one))
 	}
 	s.Label = f.label
+	c.places = append(c.places, strings.Join([]string{f.label, slot.Slot, field, s.User}, " "))
 	if !slices.Contains(c.secrets, f.label) {
 		c.secrets = append(c.secrets, f.label)
 	}

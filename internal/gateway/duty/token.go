@@ -213,7 +213,7 @@ func (d *Duties) fillTokens(ctx context.Context, ex *gateway.Exchange, p *gatewa
 			s = gateway.Slot{Kind: gateway.FormSlot, Name: h.parameter, Handle: h.handle, Secret: value, Label: id}
 		}
 		p.Slots = append(p.Slots, s)
-		c.secrets = append(c.secrets, id)
+		c.secrets, c.places = append(c.secrets, id), append(c.places, id)
 		values = append(values, redact.Value{Name: id, Text: value.Reveal()})
 	}
 	return values, nil
