@@ -327,14 +327,17 @@ func (t *Tickets) LoginAppRole(ctx context.Context, tenant estover.TenantID, at 
 		}
 	}
 	return t.login(ctx, tenant, r, from, w, func(tx *guard.Tx) error {
-		now, err := findRoleID(ctx, tx.Tx, at.ID, roleID)
-		if errors.Is(err, ErrNoRole) || err == nil && now.ID != r.ID {
-			return ErrLogin
+		ok, err := holdRole(ctx, tx.Tx, r)
+		if err == nil && !ok {
+			err = ErrBusy // it was changed: whoever tries again has it as it is now
+			if _, gone := findRoleID(ctx, tx.Tx, at.ID, roleID); errors.Is(gone, ErrNoRole) {
+				err = ErrLogin
+			}
 		}
 		if err != nil || s == nil {
 			return err
 		}
-		ok, err := useSecret(ctx, tx.Tx, s)
+		ok, err = useSecret(ctx, tx.Tx, s)
 		if err == nil && !ok {
 			err = ErrLogin
 		}

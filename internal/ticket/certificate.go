@@ -212,8 +212,8 @@ func (t *Tickets) LoginCert(ctx context.Context, tenant estover.TenantID, at Way
 		w.Certificate = shown.Thumbprint
 	}
 	return t.login(ctx, tenant, r, from, w, func(tx *guard.Tx) error {
-		now, err := findRole(ctx, tx.Tx, at.ID, r.Name)
-		if errors.Is(err, ErrNoRole) || err == nil && now.epoch != r.epoch {
+		ok, err := holdRole(ctx, tx.Tx, r)
+		if err == nil && !ok {
 			return ErrCertificate
 		}
 		tx.Note("certificate", shown.Thumbprint)

@@ -139,13 +139,17 @@ func (t *Tickets) SetJWT(ctx context.Context, caller estover.Caller, at Way, c J
 	if len(encode(c)) > maxSetting {
 		return ErrSetting.With("a configuration has at most %d bytes", maxSetting)
 	}
+	op := guard.Op{Action: "ticket_mount.set", Target: settingTarget(at, "config"), Effect: guard.Manages, Detail: map[string]any{"issuer": c.BoundIssuer, "keys": c.JWKSURL + c.DiscoveryURL}}
+	decision, err := t.guard.Admit(ctx, caller, op) // before anything is fetched for the caller
+	if err != nil {
+		return err
+	}
 	if c.JWKSURL != "" || c.DiscoveryURL != "" { // it is said now if they cannot be had
 		if _, err := t.keys.of(ctx, caller.Tenant, c, time.Time{}); err != nil {
 			return ErrSetting.With("error checking %s: the keys cannot be fetched: %s", c.JWKSURL+c.DiscoveryURL, sentence(err)).Because(err)
 		}
 	}
-	op := guard.Op{Action: "ticket_mount.set", Target: settingTarget(at, "config"), Detail: map[string]any{"issuer": c.BoundIssuer, "keys": c.JWKSURL + c.DiscoveryURL}}
-	return t.guard.Do(ctx, caller, op, func(tx *guard.Tx) error { return putSetting(ctx, tx.Tx, at.ID, "config", c) })
+	return t.guard.Act(ctx, caller, op, decision, func(tx *guard.Tx) error { return putSetting(ctx, tx.Tx, at.ID, "config", c) })
 }
 
 func sentence(err error) string {
@@ -212,8 +216,8 @@ func (t *Tickets) LoginJWT(ctx context.Context, tenant estover.TenantID, at Way,
 	w.Meta["role"] = r.Name
 	w.DisplayName = at.name() + "-" + w.DisplayName
 	return t.login(ctx, tenant, r, from, w, func(tx *guard.Tx) error {
-		now, err := findRole(ctx, tx.Tx, at.ID, name)
-		if errors.Is(err, ErrNoRole) || err == nil && now.epoch != r.epoch {
+		ok, err := holdRole(ctx, tx.Tx, r)
+		if err == nil && !ok {
 			return ErrJWT.With("the role has changed meanwhile; log in again")
 		}
 		tx.Note("jwt_subject", claims.Subject)

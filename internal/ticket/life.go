@@ -211,14 +211,22 @@ func EndOfSessions(ctx context.Context, tx *guard.Tx, sessions []string) (int, e
 	return count, nil
 }
 
+// EndOfPerson ends the tickets of a person who leaves, inside the transaction in
+// which they do, with what belongs to them.
+func (t *Tickets) EndOfPerson(ctx context.Context, tx *guard.Tx, person string) error {
+	_, err := t.end(ctx, tx, func() ([]string, error) { return endSubject(ctx, tx.Tx, estover.User(person)) })
+	return err
+}
+
 // EndOfMount ends all that was got by a mount that is taken away, inside the
 // transaction that does so: tickets, roles, secret-ids, what it was set to. Agents
 // that were made with its roles stay, without a way in.
 func (t *Tickets) EndOfMount(ctx context.Context, tx *guard.Tx, mount string) error {
-	if _, err := t.end(ctx, tx, func() ([]string, error) { return endMount(ctx, tx.Tx, mount) }); err != nil {
+	if err := dropMount(ctx, tx.Tx, mount); err != nil {
 		return err
 	}
-	return dropMount(ctx, tx.Tx, mount)
+	_, err := t.end(ctx, tx, func() ([]string, error) { return endMount(ctx, tx.Tx, mount) })
+	return err
 }
 
 // Holds notes, before something is made that is to end with a ticket, that its end
@@ -243,17 +251,18 @@ func (t *Tickets) ExpireDue(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	for _, at := range due {
+	var failed []error
+	for _, at := range due { // one that cannot be ended does not keep the others
 		op := guard.Op{Action: "ticket.expire", Target: "ticket:" + at.id, Effect: guard.Deletes}
 		caller := estover.Caller{Tenant: at.tenant, Subject: estover.System("ticket")}
 		if err := t.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
 			_, err := t.end(ctx, tx, func() ([]string, error) { return endTree(ctx, tx.Tx, at.id) })
 			return err
 		}); err != nil {
-			return err
+			failed = append(failed, err)
 		}
 	}
-	return nil
+	return errors.Join(failed...)
 }
 
 // List is the accessors of the live tickets of a tenant, in order.

@@ -269,6 +269,19 @@ func TestTokenRole(t *testing.T) {
 			t.Errorf("the policies %v give %+v, %v; want %v", c.policies, m.Ticket, err, c.want)
 		}
 	}
+	// Where nothing is asked for the role's word counts, too.
+	w.role(at, ticket.TokenRoles, "glob", func(r *ticket.Role) { r.Token.AllowedGlob = []string{"deploy-*"} })
+	w.role(at, ticket.TokenRoles, "not", func(r *ticket.Role) { r.Token.Disallowed = []string{"other"} })
+	w.role(at, ticket.TokenRoles, "bare", func(r *ticket.Role) { r.Limits.NoDefaultPolicy = true })
+	if m, err := w.CreateByRole(t.Context(), ada, &app.Ticket, at, "glob", ticket.Wish{}); err != nil || !slices.Equal(m.Policies, []string{"default"}) {
+		t.Errorf("nothing asked for of a role with patterns: %v, %v", m.Policies, err)
+	}
+	if m, err := w.CreateByRole(t.Context(), ada, &app.Ticket, at, "not", ticket.Wish{}); !errors.Is(err, ticket.ErrPolicies) {
+		t.Errorf("the parent's policies, which the role does not want: %v, %v", m.Policies, err)
+	}
+	if m, err := w.CreateByRole(t.Context(), ada, &app.Ticket, at, "bare", ticket.Wish{}); err != nil || !slices.Equal(m.Policies, []string{"other"}) {
+		t.Errorf("the parent's without default: %v, %v", m.Policies, err)
+	}
 	if _, err := w.CreateByRole(t.Context(), ada, nil, at, "no", ticket.Wish{}); !errors.Is(err, ticket.ErrRole) {
 		t.Errorf("no such role: %v", err)
 	}
@@ -602,6 +615,54 @@ func TestEndOfMount(t *testing.T) {
 		for _, table := range []string{"ticket_role", "ticket_secret", "ticket_setting"} {
 			if n := count(t, d, "select count(*) from "+table); n != 0 {
 				t.Errorf("%d rows of %s are left", n, table)
+			}
+		}
+	})
+}
+
+// Nothing is fetched for whoever may not set whose JWTs are looked at.
+func TestSettingIsDecidedOnFirst(t *testing.T) {
+	w := newWorld(t, dbtest.Open(t))
+	w.decide = guardtest.DenyAll
+	if err := w.SetJWT(t.Context(), bot, jwtWay, ticket.JWTConfig{JWKSURL: "https://inside.example/keys", AllowPrivate: true}); estover.KindOf(err) != estover.Denied || w.fetched.Load() != 0 {
+		t.Errorf("setting it: %v, and %d things were fetched", err, w.fetched.Load())
+	}
+}
+
+// Of those who log in by a role while it is removed nobody stays.
+func TestLoginAgainstRemoval(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := newWorld(t, d)
+		for range 10 {
+			r := w.role(appWay, ticket.AppRoles, "app", func(*ticket.Role) {})
+			v, _ := w.secretID("app", ticket.SecretWish{})
+			var mu sync.Mutex
+			var in []ticket.Made
+			var all sync.WaitGroup
+			for range 8 {
+				all.Go(func() {
+					m, err := w.LoginAppRole(t.Context(), "default", appWay, home, r.RoleID, v)
+					if err != nil {
+						if !errors.Is(err, ticket.ErrLogin) && !errors.Is(err, ticket.ErrBusy) {
+							t.Error(err)
+						}
+						return
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					in = append(in, m)
+				})
+			}
+			all.Go(func() {
+				if err := w.RemoveRole(t.Context(), ada, appWay, "app"); err != nil {
+					t.Error(err)
+				}
+			})
+			all.Wait()
+			for _, m := range in {
+				if w.opens(m) {
+					t.Fatal("a token lets in whose role was removed")
+				}
 			}
 		}
 	})

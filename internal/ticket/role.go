@@ -250,8 +250,11 @@ func (t *Tickets) ChangeRole(ctx context.Context, caller estover.Caller, at Way,
 			case err != nil:
 				return err
 			}
-			if leads != "" && (r.New || agent != "") {
+			switch {
+			case leads != "" && (r.New || agent != ""):
 				r.Agent, r.Made = leads, made
+			case r.New && kind != TokenRoles: // it was removed meanwhile
+				return ErrBusy
 			}
 			if err := apply(r, kind, change); err != nil {
 				return err
@@ -336,12 +339,11 @@ func (t *Tickets) RemoveRole(ctx context.Context, caller estover.Caller, at Way,
 		if r, err = findRole(ctx, tx.Tx, at.ID, name); err != nil {
 			return err
 		}
-		if r.Kind != TokenRoles { // those were handed on, and go on with what they came of
-			if _, err := t.end(ctx, tx, func() ([]string, error) { return endRole(ctx, tx.Tx, at.ID, name) }); err != nil {
-				return err
-			}
+		if err = dropRole(ctx, tx.Tx, r.ID); err != nil || r.Kind == TokenRoles { // those were handed on, and go on with what they came of
+			return err
 		}
-		return dropRole(ctx, tx.Tx, r.ID)
+		_, err = t.end(ctx, tx, func() ([]string, error) { return endRole(ctx, tx.Tx, at.ID, name) })
+		return err
 	})
 	if errors.Is(err, ErrNoRole) {
 		return nil
@@ -376,10 +378,22 @@ func (t *Tickets) CreateByRole(ctx context.Context, caller estover.Caller, paren
 	if err != nil {
 		return Made{}, err
 	}
-	if len(asked) == 0 {
+	if l.NoDefaultPolicy || contains(k.Disallowed, Default) || globs(k.DisallowedGlob, Default) {
+		w.NoDefault = true
+	}
+	// Where nothing is asked for it is what the role allows, or else what the
+	// parent has; which the role may not want either.
+	switch {
+	case len(asked) > 0:
+	case len(k.Allowed) > 0 || len(k.AllowedGlob) > 0:
 		if asked, err = Policies(k.Allowed); err != nil {
 			return Made{}, err
 		}
+		w.Alone = true
+	case parent != nil:
+		asked = slices.DeleteFunc(slices.Clone(parent.Policies), func(p string) bool { return p == Default && w.NoDefault })
+	default:
+		asked = []string{Root}
 	}
 	if len(k.Allowed) > 0 || len(k.AllowedGlob) > 0 {
 		for _, p := range asked {
@@ -394,14 +408,8 @@ func (t *Tickets) CreateByRole(ctx context.Context, caller estover.Caller, paren
 			return Made{}, ErrPolicies.With("token policy %q is disallowed by this role", p)
 		}
 	}
-	if contains(k.Disallowed, Default) || globs(k.DisallowedGlob, Default) {
-		w.NoDefault = true
-	}
 	w.Policies = asked
 	w.Role, w.Orphan, w.Fixed = name, k.Orphan, w.Fixed || !k.Renewable
-	if l.NoDefaultPolicy {
-		w.NoDefault = true
-	}
 	if k.PathSuffix != "" {
 		w.Path += "/" + k.PathSuffix
 	}

@@ -61,7 +61,27 @@ func updateRole(ctx context.Context, tx *db.Tx, r *Role) error {
 	return err
 }
 
+// holdRole reports whether a role is still as it was read, and keeps it so until
+// the transaction ends.
+func holdRole(ctx context.Context, tx *db.Tx, r *Role) (bool, error) {
+	text := `select 1 from ticket_role where tenant_id = $1 and id = $2 and epoch = $3`
+	if tx.Engine() == db.Postgres {
+		text += " for share"
+	}
+	var one int
+	err := tx.QueryRow(ctx, text, tx.Tenant(), r.ID, r.epoch).Scan(&one)
+	if errors.Is(err, db.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// dropRole takes a role away. What was got by it is ended after this: from here
+// on nobody logs in by it.
 func dropRole(ctx context.Context, tx *db.Tx, id string) error {
+	if _, err := tx.Exec(ctx, `update ticket_role set epoch = epoch + 1 where tenant_id = $1 and id = $2`, tx.Tenant(), id); err != nil {
+		return err
+	}
 	if _, err := tx.Exec(ctx, `delete from ticket_secret where tenant_id = $1 and role_ref = $2`, tx.Tenant(), id); err != nil {
 		return err
 	}
@@ -72,9 +92,11 @@ func dropRole(ctx context.Context, tx *db.Tx, id string) error {
 	return err
 }
 
-// dropMount takes away the roles of a mount and what it was set to.
+// dropMount takes away the roles of a mount and what it was set to. What was got
+// by them is ended after this.
 func dropMount(ctx context.Context, tx *db.Tx, mount string) error {
 	for _, what := range []string{
+		`update ticket_role set epoch = epoch + 1 where tenant_id = $1 and mount_id = $2`,
 		`delete from ticket_secret where tenant_id = $1 and role_ref in (select id from ticket_role where tenant_id = $1 and mount_id = $2)`,
 		`delete from ticket_role where tenant_id = $1 and mount_id = $2`,
 		`delete from ticket_setting where tenant_id = $1 and mount_id = $2`,

@@ -164,6 +164,11 @@ func endSession(ctx context.Context, tx *db.Tx, session string) (int64, error) {
 	return tx.Exec(ctx, `update ticket set ended_at = $3 where tenant_id = $1 and session_id = $2 and ended_at is null`, tx.Tenant(), session, tx.Now())
 }
 
+func endSubject(ctx context.Context, tx *db.Tx, who estover.Subject) ([]string, error) {
+	return ids(ctx, tx, `update ticket set ended_at = $3 where tenant_id = $1 and subject = $2 and ended_at is null returning id`,
+		tx.Tenant(), who, tx.Now())
+}
+
 func endMount(ctx context.Context, tx *db.Tx, mount string) ([]string, error) {
 	return ids(ctx, tx, `update ticket set ended_at = $3 where tenant_id = $1 and mount_id = $2 and ended_at is null returning id`,
 		tx.Tenant(), mount, tx.Now())

@@ -457,6 +457,14 @@ func (t *Tickets) Create(ctx context.Context, caller estover.Caller, parent *Tic
 			made.Parent, made.depth = parent.ID, parent.depth+1
 		}
 		made.grant, made.rests = parent.grant, parent.rests
+		// It is good where its parent is, and no further.
+		w.Certificate = parent.Certificate
+		switch {
+		case len(w.CIDRs) == 0:
+			w.CIDRs = parent.CIDRs
+		case !subset(w.CIDRs, parent.CIDRs):
+			return Made{}, ErrInvalid.With("the networks of a token lie within those of the one that it comes of")
+		}
 	}
 	if err := made.have(parent, w); err != nil {
 		return Made{}, err

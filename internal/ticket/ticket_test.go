@@ -44,6 +44,7 @@ type world struct {
 	agents  []string
 	retired []string
 	gone    []string // tickets whose end was told
+	stuck   string   // one whose end cannot be told
 	keys    func(url string) ([]byte, error)
 	fetched atomic.Int64
 	decide  guardtest.Decider
@@ -130,6 +131,9 @@ func node(t *testing.T, d *db.DB, key string) *world {
 		Ended: func(_ context.Context, _ *guard.Tx, ids []string) error {
 			w.mu.Lock()
 			defer w.mu.Unlock()
+			if slices.Contains(ids, w.stuck) {
+				return errors.New("this one cannot be ended")
+			}
 			w.gone = append(w.gone, ids...)
 			return nil
 		},
@@ -498,6 +502,19 @@ func TestBindings(t *testing.T) {
 			t.Errorf("from %s with the certificate %q: %v, want that it is good: %v (V35)", c.from, c.thumbprint, err, c.want)
 		}
 	}
+	// What comes of it is good there, and no further.
+	for _, orphan := range []bool{false, true} {
+		child := w.make(ada, &m.Ticket, ticket.Wish{Orphan: orphan})
+		if !slices.Equal(child.CIDRs, m.CIDRs) || child.Certificate != "thumb" {
+			t.Errorf("a child, an orphan: %v, is good at %v with %q", orphan, child.CIDRs, child.Certificate)
+		}
+	}
+	if child := w.make(ada, &m.Ticket, ticket.Wish{CIDRs: []string{"192.0.2.7"}}); !slices.Equal(child.CIDRs, []string{"192.0.2.7"}) {
+		t.Errorf("a child that is good at less: %v", child.CIDRs)
+	}
+	if _, err := w.Create(t.Context(), ada, &m.Ticket, ticket.Wish{CIDRs: []string{"192.0.0.0/16"}}); !errors.Is(err, ticket.ErrInvalid) {
+		t.Errorf("a child that is good at more: %v", err)
+	}
 	if _, err := w.Create(t.Context(), ada, nil, ticket.Wish{CIDRs: []string{"here"}}); !errors.Is(err, ticket.ErrInvalid) {
 		t.Errorf("a network that is none: %v", err)
 	}
@@ -717,4 +734,20 @@ func TestHolds(t *testing.T) {
 			t.Errorf("something is hung on a ticket that has ended: %v, want ErrTicket", err)
 		}
 	})
+}
+
+// One ticket that cannot be ended does not keep those of others.
+func TestExpireDueGoesOn(t *testing.T) {
+	w := newWorld(t, dbtest.Open(t))
+	first, second := w.make(ada, nil, ticket.Wish{TTL: time.Minute}), w.make(eve, nil, ticket.Wish{TTL: 2 * time.Minute})
+	for _, m := range []ticket.Made{first, second} {
+		if err := w.Holds(t.Context(), &m.Ticket); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.stuck = first.ID
+	w.clock.Advance(time.Hour)
+	if err := w.ExpireDue(t.Context()); err == nil || !slices.Equal(w.gone, []string{second.ID}) {
+		t.Errorf("the end of %v was told, and %v; want that of %s, and an error", w.gone, err, second.ID)
+	}
 }
