@@ -423,12 +423,12 @@ func (a *ACL) Allows(k Ask) bool {
 
 // takes reports whether the rule allows these parameters.
 func (r *rule) takes(params map[string]json.RawMessage) bool {
-	given := make(map[string]json.RawMessage, len(params))
-	for k, v := range params {
-		given[strings.ToLower(k)] = v
+	given := make(map[string]bool, len(params))
+	for k := range params {
+		given[strings.ToLower(k)] = true
 	}
 	for _, name := range r.required {
-		if _, ok := given[strings.ToLower(name)]; !ok {
+		if !given[strings.ToLower(name)] {
 			return false
 		}
 	}
@@ -439,7 +439,8 @@ func (r *rule) takes(params map[string]json.RawMessage) bool {
 		return false
 	}
 	every, others := r.allowed["*"]
-	for name, v := range given {
+	for name, v := range params { // each by itself, if it stands there twice in another case
+		name = strings.ToLower(name)
 		if values, ok := r.denied[name]; ok && among(values, v) {
 			return false
 		}

@@ -144,6 +144,14 @@ path "wrapped"  { capabilities = ["read"] min_wrapping_ttl = "1m" max_wrapping_t
 			t.Errorf("%s with %s: %v, want %v", c.path, c.params, got, c.want)
 		}
 	}
+	// A parameter in two cases is looked at in both, in whichever order they come.
+	for range 50 {
+		for path, params := range map[string]map[string]json.RawMessage{"only": {"a": []byte(`"z"`), "A": []byte(`"x"`)}, "not": {"a": []byte(`"x"`), "A": []byte(`"y"`)}} {
+			if a.Allows(Ask{Path: path, What: Update, Params: params}) {
+				t.Fatalf("%s with %s is allowed", path, params)
+			}
+		}
+	}
 	for ttl, want := range map[time.Duration]bool{0: false, time.Second: false, time.Minute: true, time.Hour: true, 2 * time.Hour: false} {
 		if got := a.Allows(Ask{Path: "wrapped", What: Read, Wrap: ttl}); got != want {
 			t.Errorf("wrapped for %s: %v, want %v", ttl, got, want)

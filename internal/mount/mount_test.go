@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"estover.dev"
 	"estover.dev/internal/db"
@@ -170,5 +171,19 @@ func TestMountsRefused(t *testing.T) {
 		if estover.KindOf(err) != estover.Denied {
 			t.Errorf("%s: %v, want a refusal", name, err)
 		}
+	}
+}
+
+// Nothing is tried for whoever may not write policies.
+func TestPasswordPolicyIsDecidedOnFirst(t *testing.T) {
+	p := mount.NewPolicies(guardtest.New(t, dbtest.Open(t), guardtest.DenyAll))
+	var set strings.Builder
+	for c := rune(0x4e00); c < 0x4e00+4000; c++ {
+		set.WriteRune(c)
+	}
+	begun := time.Now()
+	err := p.PutPassword(t.Context(), ann, "never", "length = 100\nrule \"charset\" { charset = \""+set.String()+"\" }\nrule \"charset\" { charset = \"x\" min-chars = 100 }")
+	if estover.KindOf(err) != estover.Denied || time.Since(begun) > time.Second {
+		t.Errorf("a policy that no password fits: %v after %s", err, time.Since(begun))
 	}
 }

@@ -162,6 +162,11 @@ func (p *Policies) Password(ctx context.Context, c estover.Caller, name string) 
 // PutPassword writes a policy of passwords: HCL or JSON, plain or in base64.
 func (p *Policies) PutPassword(ctx context.Context, c estover.Caller, name, text string) error {
 	text = plain(text)
+	op := guard.Op{Action: "acl.put", Target: "password_policy:" + name, Effect: guard.Manages, Detail: map[string]any{"text": cut(text)}}
+	decision, err := p.guard.Admit(ctx, c, op) // to try it may take a while
+	if err != nil {
+		return err
+	}
 	invalid := checkPolicyName(name)
 	if invalid == nil {
 		var r *recipe
@@ -169,8 +174,7 @@ func (p *Policies) PutPassword(ctx context.Context, c estover.Caller, name, text
 			_, invalid = r.make()
 		}
 	}
-	op := guard.Op{Action: "acl.put", Target: "password_policy:" + name, Detail: map[string]any{"text": cut(text)}}
-	return p.guard.Do(ctx, c, op, func(tx *guard.Tx) error {
+	return p.guard.Act(ctx, c, op, decision, func(tx *guard.Tx) error {
 		if invalid != nil {
 			return invalid
 		}
