@@ -184,6 +184,9 @@ func parse(object []byte) (*content, error) {
 
 // patched is a version with another object merged into it.
 func patched(plain, by []byte) (*content, error) {
+	if len(by) > maxValues {
+		return nil, ErrInvalid.With("A version of a secret has at most %d bytes.", maxValues)
+	}
 	v := jsontext.Value(bytes.Clone(by))
 	defer clear(v)
 	if !v.IsValid() || v.Compact() != nil || v[0] != '{' {
@@ -218,6 +221,10 @@ func merge(object, by []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	change := make(map[string][]byte, len(changes))
+	for _, m := range changes {
+		change[m.name] = m.value
+	}
 	var old []member
 	if len(object) > 0 && object[0] == '{' {
 		if old, err = membersOf(object); err != nil {
@@ -233,17 +240,18 @@ func merge(object, by []byte) ([]byte, error) {
 		out = append(append(out, ':'), value...)
 	}
 	for _, m := range old {
-		i := slices.IndexFunc(changes, func(c member) bool { return c.name == m.name })
-		if i < 0 {
+		by, there := change[m.name]
+		if !there {
 			put(m.name, m.value)
 			continue
 		}
-		if err := putMerged(put, m.name, m.value, changes[i].value); err != nil {
+		delete(change, m.name)
+		if err := putMerged(put, m.name, m.value, by); err != nil {
 			return nil, err
 		}
 	}
 	for _, c := range changes {
-		if slices.ContainsFunc(old, func(m member) bool { return m.name == c.name }) {
+		if _, still := change[c.name]; !still {
 			continue
 		}
 		if err := putMerged(put, c.name, nil, c.value); err != nil {
