@@ -162,7 +162,7 @@ func (s *Server) byAccessor(ctx context.Context, c estover.Caller, accessor stri
 	if err != nil {
 		return vault.Token{}, err
 	}
-	return vault.Token{Policies: one.Policies, Unbounded: isRoot(one)}, nil
+	return vault.Token{Caller: estover.Caller{Tenant: c.Tenant}, Policies: one.Policies, Unbounded: isRoot(one)}, nil
 }
 
 // wrapAnswer keeps an answer for whoever will have its token.

@@ -201,6 +201,12 @@ func TestVaultKV2(t *testing.T) {
 		v.must(200, "GET", "secret/data/team/db?version=4", nil)
 		v.must(204, "POST", "secret/delete/team/db", `{"versions":["3"]}`)
 		v.must(204, "PUT", "secret/destroy/team/db", `{"versions":[3, 99]}`)
+		v.must(200, "POST", "secret/data/zero", `{"data":{"a":"b"}}`)
+		for _, what := range []string{"destroy", "delete"} {
+			v.must(204, "PUT", "secret/"+what+"/zero", `{"versions":[0,-1]}`)
+		}
+		v.must(200, "GET", "secret/data/zero", nil)
+		v.must(204, "DELETE", "secret/metadata/zero", nil)
 		e = v.must(404, "GET", "secret/data/team/db?version=3", nil)
 		if gone, _ = e.Data["metadata"].(map[string]any); line(gone["destroyed"]) != "true" {
 			t.Errorf("a destroyed version: %s", e.Raw)
@@ -412,6 +418,29 @@ func TestVaultWire(t *testing.T) {
 		}
 		v.must(200, "GET", "kv/x", nil, "X-Vault-Namespace", "default", "X-Vault-Request", "true", "X-Vault-Anything", "x")
 		nobody.must(200, "GET", "sys/health", nil, "X-Vault-Namespace", "acme")
+		// Of one that there is not nothing is looked up for a stranger.
+		nobody.must(403, "GET", "sys/health", nil, "X-Vault-Namespace", "nowhere")
+
+		// A wrapping token is good in its own namespace, and beside a token of that.
+		in := []string{"X-Vault-Namespace", "acme"}
+		ticket := theirs.must(200, "POST", "auth/token/create", `{"policies":["root"]}`, in...).token()
+		for _, c := range []struct {
+			client vaultClient
+			header []string
+			status int
+		}{{vaultClient{h, ticket}, nil, 200}, {vaultClient{h, ticket}, in, 200}, {nobody, nil, 200}, {nobody, in, 200}, {nobody, []string{"X-Vault-Namespace", "default"}, 400}, {v, nil, 400}} {
+			w := theirs.must(200, "POST", "sys/wrapping/wrap", `{"a":1}`, append([]string{"X-Vault-Wrap-TTL", "60"}, in...)...)
+			if e := c.client.call("POST", "sys/wrapping/unwrap", `{"token":"`+w.wrapped()["token"].(string)+`"}`, c.header...); e.Status != c.status {
+				t.Errorf("unwrapped with %v: %d %s, want %d", c.header, e.Status, e.Raw, c.status)
+			}
+		}
+
+		// Strangers have nothing kept, and say little.
+		nobody.must(200, "GET", "sys/internal/ui/mounts", nil)
+		nobody.says(400, "not wrapped", "GET", "sys/internal/ui/mounts", nil, "X-Vault-Wrap-TTL", "60")
+		if e := nobody.call("POST", "sys/wrapping/unwrap", `{"token":"`+strings.Repeat("x", 2<<20)+`"}`); e.Status != 413 {
+			t.Errorf("two mebibytes of a stranger: %d", e.Status)
+		}
 		v.says(400, "X-Vault-Wrap-TTL", "GET", "kv/x", nil, "X-Vault-Wrap-TTL", "soon")
 	})
 }
@@ -561,6 +590,53 @@ func TestVaultPolicies(t *testing.T) {
 		same(t, "of another token", v.must(200, "POST", "sys/capabilities", map[string]any{"token": h.token, "paths": "a"}).Data, `{"a":["root"],"capabilities":["root"]}`)
 		v.says(400, "invalid token", "POST", "sys/capabilities", `{"token":"x","path":"a"}`)
 		v.says(400, "paths", "POST", "sys/capabilities-self", `{}`)
+
+		// T2: policies see one spelling, and the one in which a name is kept.
+		v.must(204, "POST", "sys/mounts/kv", `{"type":"kv"}`)
+		v.must(204, "POST", "kv/open", `{"a":"b"}`)
+		v.must(204, "POST", "kv/locked", `{"a":"b"}`)
+		v.must(204, "POST", "kv/in/config", `{"a":"b"}`)
+		v.must(204, "POST", "sys/auth/approle", `{"type":"approle"}`)
+		v.must(204, "POST", "auth/approle/role/prod", `{"token_policies":["x"]}`)
+		v.must(204, "PUT", "sys/policies/acl/one", map[string]string{"policy": `
+path "kv/*"                    { capabilities = ["read", "list"] }
+path "kv/locked"               { capabilities = ["deny"] }
+path "kv/+/config"             { capabilities = ["deny"] }
+path "sys/policies/acl/*"      { capabilities = ["read"] }
+path "sys/policies/acl/old"    { capabilities = ["deny"] }
+path "sys/policy/*"            { capabilities = ["read"] }
+path "sys/policy/old"          { capabilities = ["deny"] }
+path "auth/approle/role/*"     { capabilities = ["read"] }
+path "auth/approle/role/prod*" { capabilities = ["deny"] }
+path "sys/mounts/*"            { capabilities = ["create", "read", "update", "delete"] }
+path "auth/token/create"       { capabilities = ["update"] }
+path "sys/wrapping/*"          { capabilities = ["update"] }
+`})
+		made := v.must(200, "POST", "auth/token/create", `{"policies":["one"]}`)
+		bound := v.as(made.token())
+		for path, status := range map[string]int{
+			"kv/open": 200, "kv/open/": 200, "kv//open": 200, "kv/locked": 403, "kv/locked/": 403, "kv//locked//": 403, "kv/in/config": 403, "kv/in/config/": 403, "kv/lock%65d/": 403,
+			"sys/policies/acl/one": 200, "sys/policies/acl/ONE": 200, "sys/policies/acl/old": 403, "sys/policies/acl/OLD": 403, "sys/policies/acl/%20old": 403, "sys/policies/acl/old/": 403,
+			"sys/policy/Old": 403, "auth/approle/role/prod": 403, "auth/approle/role/PROD": 403, "auth/approle/role/Prod/role-id/": 403, "auth/approle/role/none": 404,
+		} {
+			if e := bound.call("GET", path, nil); e.Status != status {
+				t.Errorf("%s under policies that deny some of it: %d %s, want %d", path, e.Status, e.Raw, status)
+			}
+		}
+		// What sys/auth wants sudo for, sys/mounts/auth does not give without.
+		bound.must(204, "POST", "sys/mounts/other", `{"type":"kv"}`)
+		bound.says(403, "permission denied", "POST", "sys/mounts/auth/second", `{"type":"approle"}`)
+		bound.says(403, "permission denied", "DELETE", "sys/mounts/auth/approle", nil)
+		v.must(204, "POST", "sys/mounts/auth/second", `{"type":"approle"}`)
+		accessor, _ := made.auth()["accessor"].(string)
+		same(t, "what the token of an accessor may do", v.must(200, "POST", "sys/capabilities-accessor", `{"accessor":"`+accessor+`","path":"kv/open"}`).All["capabilities"], `["list","read"]`)
+		// Which role a token is made by stands in the path, where policies see it.
+		v.must(204, "POST", "auth/token/roles/big", `{"allowed_policies":["ops"]}`)
+		same(t, "made by a role that is named in the body", bound.must(200, "POST", "auth/token/create", `{"role_name":"big"}`).auth()["policies"], `["default","one"]`)
+		v.must(204, "PUT", "sys/policies/acl/two", map[string]string{"policy": `path "auth/token/create/big" { capabilities = ["update"] }`})
+		by := v.as(v.must(200, "POST", "auth/token/create", `{"policies":["two"]}`).token())
+		same(t, "made by a role", by.must(200, "POST", "auth/token/create/big", nil).auth()["policies"], `["default","ops"]`)
+		by.says(400, "periodic", "POST", "auth/token/create/big", `{"period":"1h"}`)
 
 		recipe := "length = 20\nrule \"charset\" { charset = \"abc\" min-chars = 1 }\nrule \"charset\" { charset = \"0123456789\" min-chars = 3 }"
 		v.must(404, "LIST", "sys/policies/password", nil)

@@ -163,6 +163,10 @@ func (d *Door) write(w http.ResponseWriter, q *Request, a *Answer) {
 	} else {
 		body, err = a.envelope(q.id, nil)
 		if err == nil && q.Wrap > 0 && !q.noWrap {
+			if q.Token == nil && a.Auth == nil { // or strangers would fill the store with what anybody may see
+				d.fail(w, q, refuse(http.StatusBadRequest, "what needs no token is not wrapped; leave out X-Vault-Wrap-TTL"))
+				return
+			}
 			body, err = d.wrap(q, a, code, body)
 			code = http.StatusOK
 		}

@@ -275,6 +275,9 @@ func (d *Door) moveData(move func(*secret.Secrets, context.Context, estover.Call
 			return nil, refuse(http.StatusBadRequest, "No version number provided")
 		}
 		for _, n := range in.Versions {
+			if n < 1 { // there is no such version; to the domain 0 is the newest
+				continue
+			}
 			// What is not there is as it is asked for (V27).
 			if err := move(d.Secrets, ctx, q.Caller, path, n); err != nil && estover.KindOf(err) != estover.NotFound {
 				return nil, err

@@ -10,9 +10,22 @@ import (
 )
 
 func (d *Door) mounts() []Route {
+	// At sys/auth a way to log in is enabled by sudo, so it is here.
+	sudo := func(h Handler) Handler {
+		return func(ctx context.Context, q *Request) (*Answer, error) {
+			if !q.sudo() {
+				return nil, d.narrow(q, q.Path, q.Op)
+			}
+			return h(ctx, q)
+		}
+	}
 	one := func(path string, s mount.Section, inside bool) []Route {
+		write, remove := d.enable(s), d.disable(s)
+		if s == mount.Auth {
+			write, remove = sudo(write), sudo(remove)
+		}
 		return []Route{
-			{Mount: "system", Path: path, Read: d.showMount(s, inside), Write: d.enable(s), Delete: d.disable(s), Top: true, Help: "a mount"},
+			{Mount: "system", Path: path, Read: d.showMount(s, inside), Write: write, Delete: remove, Top: true, Help: "a mount"},
 			{Mount: "system", Path: path + "/tune", Read: d.tuning(s), Write: d.tune(s), Top: true, Help: "how a mount is tuned"},
 		}
 	}

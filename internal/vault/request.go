@@ -39,6 +39,7 @@ type Request struct {
 	HTTP *http.Request
 
 	door     *Door
+	chosen   estover.TenantID // by the request itself; "" if it names none
 	route    *Route
 	id       string
 	params   map[string]string

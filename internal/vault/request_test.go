@@ -90,7 +90,7 @@ func TestPaths(t *testing.T) {
 	for path, want := range map[string]string{
 		"/v1/a/b": "a/b", "/v1/a//b/": "a/b", "/v1//a": "a", "/v1/": "", "/v1/a b/ü": "a b/ü", "/v1/a/../b": "!", "/v1/./a": "!", "/v1/a/..": "!", "/v1/a\x00": "!", "/v1/\xff": "!", "/v2/a": "!", "/v1/...": "...", "/v1/a/..b": "a/..b",
 	} {
-		got, _, err := canonical(path)
+		got, err := canonical(path)
 		if err != nil {
 			got = "!"
 		}
@@ -140,11 +140,11 @@ func FuzzCanonical(f *testing.F) {
 	f.Add("/v1/a/../b")
 	f.Add("/v1//a/%2e%2e/b")
 	f.Fuzz(func(t *testing.T, path string) {
-		got, _, err := canonical(path)
+		got, err := canonical(path)
 		if err != nil {
 			return
 		}
-		again, _, err := canonical("/v1/" + got)
+		again, err := canonical("/v1/" + got)
 		if err != nil || again != got || strings.Contains("/"+got+"/", "/../") || strings.Contains(got, "//") {
 			t.Errorf("%q is %q, and that is %q, %v", path, got, again, err)
 		}

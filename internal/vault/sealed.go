@@ -34,7 +34,7 @@ const maxShare = 4 << 10
 func (s *Sealed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	at, _ := r.Context().Value(belowKey{}).(below)
-	path, _, err := canonical(r.URL.Path[min(len(at.base), len(r.URL.Path)):])
+	path, err := canonical(r.URL.Path[min(len(at.base), len(r.URL.Path)):])
 	q := &Request{HTTP: r}
 	reading := r.Method == http.MethodGet || r.Method == http.MethodHead
 	writing := r.Method == http.MethodPut || r.Method == http.MethodPost

@@ -117,7 +117,6 @@ func entity(s estover.Subject) string {
 func (d *Door) createTicket(ctx context.Context, q *Request) (*Answer, error) {
 	var in struct {
 		ID          estover.Secret    `json:"id"`
-		Role        string            `json:"role_name"`
 		Policies    []string          `json:"policies"`
 		Meta        map[string]string `json:"meta"`
 		NoParent    bool              `json:"no_parent"`
@@ -140,13 +139,13 @@ func (d *Door) createTicket(ctx context.Context, q *Request) (*Answer, error) {
 		Mount: at.ID, Path: q.Path, Kind: in.Kind, Policies: in.Policies, Any: root, NoDefault: in.NoDefault, Meta: in.Meta, Fixed: in.Renewable != nil && !*in.Renewable,
 		TTL: cmp.Or(in.TTL, in.Lease, at.TTL), ExplicitMax: in.ExplicitMax, Most: at.Most, Period: in.Period, Uses: in.Uses, DisplayName: displayName(in.DisplayName),
 	}
-	role := cmp.Or(q.Param("role"), in.Role)
+	role := q.Param("role") // of the path alone, which is what policies look at
 	switch {
 	case !in.ID.Empty():
 		return nil, refuse(http.StatusBadRequest, "tokens with an ID of somebody's own are not offered: leave out id")
 	case in.NoParent && !root:
 		return nil, refuse(http.StatusBadRequest, "root or sudo privileges required to create orphan token")
-	case in.Period > 0 && !root && role == "":
+	case in.Period > 0 && !root:
 		return nil, refuse(http.StatusBadRequest, "root or sudo privileges required to create periodic token")
 	case in.Alias != "":
 		return nil, refuse(http.StatusBadRequest, "entity_alias is not offered: a token acts for whoever makes it; log in by AppRole, JWT or certificate to be another")

@@ -48,8 +48,11 @@ import (
 	"estover.dev/internal/ticket"
 )
 
-// maxBody bounds a request (V4).
-const maxBody = 32 << 20
+// maxBody bounds a request (V4), and maxOpen one of whoever has shown no token.
+const (
+	maxBody = 32 << 20
+	maxOpen = 1 << 20
+)
 
 // Version is what clients take the server for: they switch features on it (V13).
 const Version = "1.15.0"
@@ -179,7 +182,7 @@ func Matches(path, base string) (below string, tenant estover.TenantID, ok bool)
 func (d *Door) serve(q *Request, base string) (*Answer, error) {
 	r := q.HTTP
 	// 1: the path, and the method.
-	path, slash, err := canonical(strings.TrimPrefix(r.URL.Path, base))
+	path, err := canonical(strings.TrimPrefix(r.URL.Path, base))
 	if err != nil {
 		return nil, err
 	}
@@ -204,11 +207,15 @@ func (d *Door) serve(q *Request, base string) (*Answer, error) {
 	}
 	// 4 is looked at before 3 for routes that need no token; nothing is said of it
 	// before 3 is done.
+	q.chosen = q.Tenant
 	tenant := q.Tenant
 	if tenant == "" {
 		tenant = estover.DefaultTenant
 	}
-	at := q.open(tenant, path, op)
+	at, err := q.open(tenant, path, op)
+	if err != nil {
+		return nil, err
+	}
 	q.Presented = presented(r.Header)
 	if at == nil || at.Optional && q.Presented != "" {
 		// 3: the token.
@@ -229,7 +236,7 @@ func (d *Door) serve(q *Request, base string) (*Answer, error) {
 		return nil, err
 	}
 	if route == nil {
-		if !q.allows(path, op, slash, nil) {
+		if !q.allows(op, nil) {
 			return nil, d.narrow(q, path, op)
 		}
 		return nil, refuse(http.StatusNotFound, "no handler for route %q. route entry not found. What is offered stands in docs/reference/vault.md.", path)
@@ -243,7 +250,7 @@ func (d *Door) serve(q *Request, base string) (*Answer, error) {
 		handler, op = route.Patch, Patch
 	}
 	if handler == nil {
-		if !q.allows(path, op, slash, nil) {
+		if !q.allows(op, route) {
 			return nil, d.narrow(q, path, op)
 		}
 		return nil, refuse(http.StatusMethodNotAllowed, "unsupported operation")
@@ -266,7 +273,7 @@ func (d *Door) serve(q *Request, base string) (*Answer, error) {
 		}
 	}
 	// 6: the policies of the door.
-	if q.Token != nil && !q.allows(path, q.Op, slash, route) {
+	if q.Token != nil && !q.allows(q.Op, route) {
 		return nil, d.narrow(q, path, q.Op)
 	}
 	// 7: the domain.
@@ -291,21 +298,27 @@ func (d *Door) serve(q *Request, base string) (*Answer, error) {
 	return a, nil
 }
 
-// open is the route of a request if it needs no token.
-func (q *Request) open(tenant estover.TenantID, path string, op Operation) *Route {
+// open is the route of a request if it needs no token. Of a tenant that there is
+// not nothing is looked up, nor kept: strangers name as many as they like.
+func (q *Request) open(tenant estover.TenantID, path string, op Operation) (*Route, error) {
+	if err := q.door.o.Known(q.HTTP.Context(), tenant); estover.KindOf(err) == estover.Unavailable {
+		return nil, err
+	} else if err != nil {
+		return nil, nil
+	}
 	table, err := q.door.Mounts.Table(q.HTTP.Context(), tenant)
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	m, rest, ok := table.Find(path)
 	if !ok {
-		return nil
+		return nil, nil
 	}
 	route, _ := q.door.match(m, rest)
 	if route == nil || !route.Open && !route.Optional || route.handler(op) == nil {
-		return nil
+		return nil, nil
 	}
-	return route
+	return route, nil
 }
 
 // find looks up the mount that a path lies in, and the route below it.
@@ -325,22 +338,40 @@ func (d *Door) find(q *Request, path string) (*Route, error) {
 }
 
 // allows reports whether the policies of the door allow an operation at the path
-// of the request.
-func (q *Request) allows(path string, op Operation, slash bool, route *Route) bool {
+// of the request, and at the spelling in which what is named there is kept.
+func (q *Request) allows(op Operation, route *Route) bool {
 	if q.Token == nil {
 		return false
 	}
 	if q.ACL == mount.Unbounded {
 		return true
 	}
-	ask := mount.Ask{Path: path, What: op.capability(), Wrap: q.Wrap, Params: q.given()}
-	if op == List || slash {
-		ask.Path += "/"
-	}
+	ask := mount.Ask{What: op.capability(), Wrap: q.Wrap, Params: q.given()}
 	if route != nil {
 		ask.Sudo = route.Sudo
 	}
-	return q.ACL.Allows(ask)
+	for _, ask.Path = range []string{q.Path, q.kept(route)} {
+		if op == List {
+			ask.Path += "/"
+		}
+		if !q.ACL.Allows(ask) {
+			return false
+		}
+	}
+	return true
+}
+
+// kept is the path of a request with the names in the spelling in which they are
+// kept: those of roles of the ways to log in, and of policies, have no case (T2).
+func (q *Request) kept(route *Route) string {
+	switch {
+	case route == nil:
+	case q.Mount.Section == mount.Auth && q.Mount.Kind != mount.Token:
+		return q.Mount.Full() + strings.ToLower(q.Rest)
+	case q.Mount.Kind == mount.System && (strings.HasPrefix(route.Path, "policies/acl/") || strings.HasPrefix(route.Path, "policy/")):
+		return q.Mount.Full() + strings.TrimSuffix(q.Rest, q.Param("name")) + mount.PolicyName(q.Param("name"))
+	}
+	return q.Path
 }
 
 // narrow is the refusal of a request by the policies of the door; it is on
@@ -419,15 +450,14 @@ func presented(h http.Header) string {
 }
 
 // canonical is a path below /v1/ in its one spelling: no slash at its beginning
-// or end, and none of two in a row (V2). slash reports whether one stood at the
-// end.
-func canonical(path string) (_ string, slash bool, err error) {
+// or end, and none of two in a row (V2).
+func canonical(path string) (string, error) {
 	rest, ok := strings.CutPrefix(path, prefix)
 	if !ok {
-		return "", false, refuse(http.StatusNotFound, "The API is below /v1/.")
+		return "", refuse(http.StatusNotFound, "The API is below /v1/.")
 	}
 	if !utf8.ValidString(rest) || strings.ContainsFunc(rest, unicode.IsControl) {
-		return "", false, refuse(http.StatusBadRequest, "the path is not text")
+		return "", refuse(http.StatusBadRequest, "the path is not text")
 	}
 	parts := strings.Split(rest, "/")
 	kept := parts[:0]
@@ -435,12 +465,12 @@ func canonical(path string) (_ string, slash bool, err error) {
 		switch p {
 		case "":
 		case ".", "..":
-			return "", false, refuse(http.StatusBadRequest, "path cannot contain a segment %q", p)
+			return "", refuse(http.StatusBadRequest, "path cannot contain a segment %q", p)
 		default:
 			kept = append(kept, p)
 		}
 	}
-	return strings.Join(kept, "/"), strings.HasSuffix(rest, "/"), nil
+	return strings.Join(kept, "/"), nil
 }
 
 // wrapTTL reads how long an answer is to be wrapped.
@@ -465,11 +495,15 @@ func (q *Request) body(op Operation) error {
 	if op == Patch && r.Method == http.MethodPatch && kind != "application/merge-patch+json" {
 		return refuse(http.StatusUnsupportedMediaType, "PATCH requires Content-Type of application/merge-patch+json, provided %q", kind)
 	}
-	b, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	most := maxBody
+	if q.Token == nil {
+		most = maxOpen
+	}
+	b, err := io.ReadAll(io.LimitReader(r.Body, int64(most)+1))
 	switch {
 	case err != nil:
 		return refuse(http.StatusBadRequest, "the request could not be read")
-	case len(b) > maxBody:
+	case len(b) > most:
 		return refuse(http.StatusRequestEntityTooLarge, "http: request body too large")
 	case q.route.Binary:
 		q.raw = b

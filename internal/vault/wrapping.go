@@ -50,13 +50,13 @@ func (d *Door) wrappingToken(q *Request) (string, error) {
 		if own == "" {
 			return "", refuse(http.StatusBadRequest, "missing \"token\" value in input")
 		}
-		q.Tenant = ""
+		q.Tenant = q.chosen
 		return own, nil
 	}
+	q.Tenant = q.chosen
 	if own != "" && !ticket.IsWrapping(own) {
 		return string(in.Token.Reveal()), d.recognise(q, own)
 	}
-	q.Tenant = ""
 	return string(in.Token.Reveal()), nil
 }
 
