@@ -316,6 +316,14 @@ func (s *Server) wire() error {
 		if err := s.tokens.EndPerson(ctx, tx, person); err != nil {
 			return err
 		}
+		if err := s.tickets.EndOfPerson(ctx, tx, person); err != nil {
+			return err
+		}
+		n, err := s.leases.EndOfPeople(ctx, tx, []string{person})
+		if err != nil {
+			return err
+		}
+		tx.Note("leases", n)
 		return f.registry.SponsorLeft(ctx, tx, person)
 	}})
 	f.tenants = tenant.New(s.guard, tenant.Options{

@@ -5,8 +5,10 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"database/sql"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"net/http"
 	"strings"
@@ -321,6 +323,22 @@ func TestVaultAppRole(t *testing.T) {
 	})
 }
 
+// outside does something in a server's database behind its back.
+func outside(t *testing.T, url, statement string) {
+	t.Helper()
+	driver, at := "pgx", url
+	if file, is := strings.CutPrefix(url, "sqlite:"); is {
+		driver, at = "sqlite", "file:"+file+"?_pragma=busy_timeout(10000)"
+	}
+	d, err := sql.Open(driver, at)
+	if err == nil {
+		_, err = d.ExecContext(t.Context(), statement)
+	}
+	if err = errors.Join(err, d.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestVaultDatabase(t *testing.T) {
 	dbtest.EachURL(t, func(t *testing.T, db string) {
 		pg := enginetest.Postgres(t)
@@ -446,6 +464,17 @@ func TestVaultDatabase(t *testing.T) {
 		v.must(204, "DELETE", "database/roles/own", nil)
 		v.must(204, "DELETE", "database/config/own", nil)
 
+		// Who leaves takes their database users along, however they came by them.
+		h.must(http.MethodPost, "/v1/people", map[string]any{"name": "leo", "roles": []string{"admin"}}, nil)
+		leo := v.as(h.invite("leo"))
+		bySelf := leo.must(200, "GET", "database/creds/app", nil)
+		byTicket := leo.as(leo.must(200, "POST", "auth/token/create", `{"ttl":"1h"}`).token()).must(200, "GET", "database/creds/app", nil)
+		if err := errors.Join(login(bySelf), login(byTicket)); err != nil {
+			t.Errorf("while they are there: %v", err)
+		}
+		h.must(http.MethodPost, "/v1/people/leo/disable", map[string]string{"reason": "left"}, nil)
+		h.until("the database users of somebody who left are gone", func() bool { return login(bySelf) != nil && login(byTicket) != nil })
+
 		// A static role: its user is there, and gets a password at once (V31).
 		pg.Exec(t, "drop role if exists batch; create role batch login password 'of its owner'")
 		v.says(400, "rotation_period must be", "POST", "database/static-roles/batch", `{"db_name":"crm","username":"batch","rotation_period":1}`)
@@ -470,6 +499,32 @@ func TestVaultDatabase(t *testing.T) {
 		v.says(400, "unknown role", "GET", "database/static-creds/no", nil)
 		h.until("the static role can be removed", func() bool { return v.call("DELETE", "database/static-roles/batch", nil).Status == 204 })
 		v.must(404, "GET", "database/static-roles/batch", nil)
+
+		// What is begun beside what is there does not take that away when it comes to
+		// nothing: neither an admin's secret nor a password that the database takes.
+		var one struct{ Items []struct{ Admin string } }
+		h.must(http.MethodGet, "/v1/secret-engines", nil, &one)
+		base := strings.TrimSuffix(one.Items[0].Admin, "crm")
+		v.must(204, "POST", "sys/mounts/vault-database", `{"type":"kv"}`)
+		v.must(204, "POST", base+"odd", `{"password":"of somebody who is a little earlier"}`)
+		v.says(400, "", "POST", "database/config/odd", `{"plugin_name":"postgresql-database-plugin","connection_url":"`+url+`","username":"estover","password":"wrong"}`)
+		v.must(200, "GET", base+"odd", nil)
+		v.must(204, "DELETE", base+"odd", nil)
+		v.must(204, "POST", "database/static-roles/batch", `{"db_name":"crm","username":"batch","rotation_period":"24h"}`)
+		h.until("the static role is made", func() bool { return login(v.call("GET", "database/static-creds/batch", nil)) == nil })
+		outside(t, db, `delete from database_role where kind = 'static'`)
+		v.says(400, "", "POST", "database/static-roles/batch", `{"db_name":"crm","username":"batch","rotation_schedule":"never again"}`)
+		if e := v.must(200, "GET", base+"static/batch", nil); login(e) != nil {
+			t.Errorf("the password of a static role that somebody makes again: %s", e.Raw)
+		}
+
+		// What cannot be a detail, or would be told, is none.
+		v.says(400, "password is missing", "POST", "database/config/odd", `{"plugin_name":"postgresql-database-plugin","connection_url":"`+url+`","username":"x","max_connection_lifetime":{"a":"b"}}`)
+		v.says(400, "give it as password", "POST", "database/config/odd", `{"plugin_name":"postgresql-database-plugin","connection_url":"`+url+`&password=x","username":"x","password":"y"}`)
+		v.must(204, "POST", "database/config/crm", `{"tls_certificate_key":"a key"}`)
+		if e := v.must(200, "GET", "database/config/crm", nil); strings.Contains(e.Raw, "a key") {
+			t.Errorf("the key of the client is told: %s", e.Raw)
+		}
 
 		v.must(202, "PUT", "sys/leases/revoke-prefix/database", nil)
 		v.says(400, "roles of this configuration", "DELETE", "database/config/crm", nil)

@@ -85,7 +85,7 @@ func (d *Door) writeDatabase(ctx context.Context, q *Request) (*Answer, error) {
 		delete(all, name)
 	}
 	for name, v := range all { // counts are numbers, and times text, as Vault tells them
-		if name == "max_connection_lifetime" && len(v) > 0 && v[0] != '"' {
+		if name == "max_connection_lifetime" && len(v) > 0 && v[0] >= '0' && v[0] <= '9' {
 			all[name] = json.RawMessage(`"` + string(v) + `s"`)
 		}
 	}

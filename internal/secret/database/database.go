@@ -207,7 +207,8 @@ func (d *Databases) PutConfig(ctx context.Context, c estover.Caller, m Mount, of
 	if fresh && at.password.Empty() {
 		return ErrInvalid.With("password is missing: it is what the admin logs in with")
 	}
-	if err := d.putAdmin(ctx, c, x, at, fresh); err != nil {
+	own, err := d.putAdmin(ctx, c, x, at, fresh)
+	if err != nil {
 		return err
 	}
 	made, err := d.putTarget(ctx, c, x, at)
@@ -217,7 +218,8 @@ func (d *Databases) PutConfig(ctx context.Context, c estover.Caller, m Mount, of
 		}
 	}
 	if err != nil {
-		if fresh {
+		// Where there is the target, somebody else has just made it, and works with the secret.
+		if _, used := d.Targets.Named(ctx, c.Tenant, x.Target); own && errors.Is(used, target.ErrNotFound) {
 			if gone := d.Secrets.Remove(ctx, c, x.Admin); gone != nil && !errors.Is(gone, secret.ErrNotFound) {
 				d.Logger.Error("the secret of a database that could not be set up is left", "secret", x.Admin, "error", gone)
 			}
@@ -242,37 +244,40 @@ func set[T any](to *T, v *T) {
 	}
 }
 
-// putAdmin stores as whom users are made.
-func (d *Databases) putAdmin(ctx context.Context, c estover.Caller, x *Config, at reach, fresh bool) error {
+// putAdmin stores as whom users are made, and reports whether it made the secret
+// for that: one that was there may be that of somebody who writes the same
+// configuration at this moment.
+func (d *Databases) putAdmin(ctx context.Context, c estover.Caller, x *Config, at reach, fresh bool) (made bool, err error) {
 	if fresh {
 		_, err := d.Secrets.Create(ctx, c, secret.Spec{
 			Path: x.Admin, Class: estover.Restricted, Risk: secret.High, Owner: d.Owner(ctx, c), Destinations: []string{at.host},
 			Description: "The admin of the database " + x.Target,
 		})
 		if err != nil && !errors.Is(err, secret.ErrExists) { // what a crash has left
-			return err
+			return false, err
 		}
+		made = err == nil
 	} else {
 		have, err := d.Secrets.Get(ctx, c, x.Admin)
 		if err != nil {
-			return err
+			return false, err
 		}
 		if !slices.Equal(have.Destinations, []string{at.host}) {
 			to := []string{at.host}
 			if _, err := d.Secrets.Update(ctx, c, x.Admin, secret.Change{Destinations: &to}); err != nil {
-				return err
+				return false, err
 			}
 		}
 	}
 	if at.password.Empty() {
-		return nil
+		return made, nil
 	}
 	fields := map[string]estover.Secret{"password": at.password}
 	if at.user != "" {
 		fields["username"] = estover.NewSecret([]byte(at.user))
 	}
-	_, err := d.Secrets.Write(ctx, c, x.Admin, fields, secret.Any)
-	return err
+	_, err = d.Secrets.Write(ctx, c, x.Admin, fields, secret.Any)
+	return made, err
 }
 
 // putTarget registers where the database is, and reports whether it was not known.

@@ -16,8 +16,9 @@ var plugins = map[string]string{
 	"mysql-legacy-database-plugin": "mysql", "redis-database-plugin": "redis", "valkey-database-plugin": "redis",
 }
 
-// secretDetails are the details that are never kept or told.
-var secretDetails = []string{"password", "private_key"}
+// secretDetails are the details that are never kept or told. tls_certificate_key
+// has a key beside its certificate.
+var secretDetails = []string{"password", "private_key", "tls_certificate_key"}
 
 // A reach is how a database is reached, and as whom.
 type reach struct {
@@ -100,6 +101,9 @@ func (x *Config) postgres(at *reach) error {
 			return err
 		}
 		x.Details["connection_url"] = b
+	}
+	if q := u.Query(); q.Has("password") || q.Has("sslpassword") {
+		return ErrInvalid.With("connection_url has a password among its parameters, where it would be told: give it as password")
 	}
 	host, port, err := engine.HostPort(u.Host, 5432)
 	if err != nil {

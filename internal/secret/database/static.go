@@ -163,7 +163,11 @@ func (d *Databases) PutStatic(ctx context.Context, c estover.Caller, m Mount, of
 }
 
 // forgetStatic takes away what was begun of a static role that could not be made.
+// A password that the database takes already stays: it is known nowhere else.
 func (d *Databases) forgetStatic(ctx context.Context, c estover.Caller, r *Static) {
+	if there, err := d.Secrets.Written(ctx, c.Tenant, r.Path); err != nil || there {
+		return
+	}
 	err := d.Rotations.Remove(ctx, c, r.Path)
 	if err == nil || errors.Is(err, rotation.ErrNotFound) {
 		err = d.Secrets.Remove(ctx, c, r.Path)

@@ -127,6 +127,16 @@ func (l *Leases) EndOfTokens(ctx context.Context, tx *guard.Tx, tokens []string)
 	return l.markIn(ctx, tx, WithToken, "token_id", tokens)
 }
 
+// EndOfPeople marks the leases that people hold themselves, in the transaction in
+// which they leave.
+func (l *Leases) EndOfPeople(ctx context.Context, tx *guard.Tx, people []string) (int, error) {
+	holders := make([]string, len(people))
+	for i, p := range people {
+		holders[i] = string(estover.User(p))
+	}
+	return l.markIn(ctx, tx, WithToken, "agent_id = '' and holder", holders)
+}
+
 // Contain marks the leases of agents before all others, in the transaction that
 // contains them. It counts those too that were on their way out, and are before
 // others from here on.
