@@ -69,6 +69,7 @@ import (
 var (
 	ErrNotFound = &estover.Error{Kind: estover.NotFound, Code: "rotation_not_found", Detail: "The secret is not rotated. Begin with `estover rotation put`."}
 	ErrInvalid  = &estover.Error{Kind: estover.Invalid, Code: "rotation_invalid", Detail: "The secret cannot be rotated in this way."}
+	ErrNotOwner = &estover.Error{Kind: estover.Denied, Code: "rotation_not_owner", Detail: "Only the owner of the secret or an administrator has it rotated."}
 	ErrBusy     = &estover.Error{Kind: estover.Conflict, Code: "rotation_under_way", Detail: "A rotation is under way. `estover rotation explain` says what it waits for."}
 	ErrStopped  = &estover.Error{Kind: estover.Conflict, Code: "rotation_stopped", Detail: "Rotations at this target are stopped since a new password did not log in. Find out why, then: estover rotation clear TARGET"}
 	ErrCrowded  = &estover.Error{Kind: estover.Unavailable, Code: "rotation_target_crowded", Detail: "As many rotations are under way at the target as may be at once. This one begins when one of them has ended."}
@@ -308,7 +309,7 @@ func (x *Rotations) Put(ctx context.Context, c estover.Caller, path string, spec
 	if err != nil {
 		return Rotation{}, x.refused(ctx, c, op, err)
 	}
-	slot, version, err := x.slotOf(ctx, c.Tenant, path, spec)
+	slot, version, err := x.slotOf(ctx, c, path, spec)
 	if err != nil {
 		return Rotation{}, x.refused(ctx, c, op, err)
 	}
@@ -332,11 +333,16 @@ func (x *Rotations) Put(ctx context.Context, c estover.Caller, path string, spec
 }
 
 // slotOf is by which of the users one logs in with the current version, which
-// somebody wrote; "" if there is none yet.
-func (x *Rotations) slotOf(ctx context.Context, tenant estover.TenantID, path string, spec Spec) (slot string, version int64, err error) {
+// somebody wrote; "" if there is none yet. One logs in with it at the target, so that
+// whoever may not add a destination to the secret may not have it rotated there either.
+func (x *Rotations) slotOf(ctx context.Context, c estover.Caller, path string, spec Spec) (slot string, version int64, err error) {
+	tenant := c.Tenant
 	s, err := x.Secrets.Describe(ctx, tenant, path)
 	if err != nil || s.CurrentVersion == 0 {
 		return "", 0, err
+	}
+	if c.Subject != s.Owner && !c.Has(estover.Admin) && c.Subject.Kind() != estover.SystemKind {
+		return "", 0, ErrNotOwner.With("The secret %s has a version, which is shown to the target. Only the owner of the secret or an administrator has it rotated there.", path)
 	}
 	fields, err := x.Secrets.Values(ctx, tenant, path, s.CurrentVersion)
 	if err != nil {

@@ -906,3 +906,74 @@ func TestNothingShows(t *testing.T) {
 		}
 	}
 }
+
+// TestWhose: with a version that there is one logs in at the target, so that nobody has
+// it rotated who may not add a destination to the secret.
+func TestWhose(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := build(t, d, newMemory("only"))
+		oscar := estover.Caller{Tenant: "acme", Subject: estover.User("usr_oscar"), Roles: []estover.Role{estover.Operator}}
+		spec := rotation.Spec{Target: "orders", Kind: rotation.SingleSlot, Users: []string{"only"}, Cache: 60, Quiet: 30, Schedule: "manual"}
+		_, err := h.secrets.Write(t.Context(), h.ann, path, map[string]estover.Secret{
+			"username": estover.NewSecret([]byte("only")), "password": estover.NewSecret([]byte("first-of-only")),
+		}, secret.Any)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.x.Put(t.Context(), oscar, path, spec); !errors.Is(err, rotation.ErrNotOwner) {
+			t.Errorf("an operator has somebody else's secret sent to a target: %v, want ErrNotOwner", err)
+		}
+		wrong := spec
+		wrong.Users = []string{"a guess"}
+		if _, err := h.x.Put(t.Context(), oscar, path, wrong); !errors.Is(err, rotation.ErrNotOwner) {
+			t.Errorf("an operator guesses the user of a secret: %v, want ErrNotOwner", err)
+		}
+		owner := h.ann
+		owner.Roles = []estover.Role{estover.Operator}
+		if _, err := h.x.Put(t.Context(), owner, path, spec); err != nil {
+			t.Errorf("its owner has it rotated: %v", err)
+		}
+	})
+}
+
+// TestDestroyed: a version that somebody destroys on its way ends its rotation, and no
+// other.
+func TestDestroyed(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		for _, point := range []string{"after R1", "after R2"} {
+			h := build(t, d, newMemory("reader_a", "reader_b"))
+			h.put(pair)
+			first := h.run().Current
+			h.x.Reached(func(at string) error {
+				if at == point {
+					return rotation.ErrCrash
+				}
+				return nil
+			})
+			h.clock.Advance(time.Hour)
+			h.tick(h.x)
+			if _, err := h.x.Run(t.Context(), h.ann, path); !errors.Is(err, rotation.ErrCrash) {
+				t.Fatalf("%s: %v", point, err)
+			}
+			h.x.Reached(nil)
+			if err := h.secrets.Destroy(t.Context(), h.ann, path, first+1); err != nil {
+				t.Fatal(err)
+			}
+			if e := h.pass(2 * rotation.HoldTime); e.Step != rotation.Idle || e.Current != first {
+				t.Errorf("%s, destroyed: %s with version %d (%s), want idle with %d", point, e.Step, e.Current, e.LastError, first)
+			}
+			h.works()
+			if r := h.run(); r.Current != first+2 {
+				t.Errorf("%s: the next is version %d, want %d", point, r.Current, first+2)
+			}
+			h.works()
+			h.x.Force(t.Context(), h.ann, path, "a test")
+			if err := h.x.Remove(t.Context(), h.ann, path); err != nil {
+				t.Fatal(err)
+			}
+			if err := h.secrets.Remove(t.Context(), h.ann, path); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}

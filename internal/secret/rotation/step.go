@@ -292,6 +292,9 @@ func (w *work) stage(ctx context.Context) (bool, error) {
 // apply is R2: the user of the idle slot gets at the target what is stored.
 func (w *work) apply(ctx context.Context) (bool, error) {
 	values, err := w.x.Secrets.Values(ctx, w.tenant, w.r.Path, w.r.Pending)
+	if errors.Is(err, secret.ErrNoVersion) { // somebody has destroyed it
+		return true, w.fail(ctx, err, false)
+	}
 	if err != nil {
 		return false, err
 	}
@@ -340,6 +343,9 @@ func final(err error) bool {
 // verify is R3: somebody logs in as clients do.
 func (w *work) verify(ctx context.Context) (bool, error) {
 	values, err := w.x.Secrets.Values(ctx, w.tenant, w.r.Path, w.r.Pending)
+	if errors.Is(err, secret.ErrNoVersion) { // somebody has destroyed it
+		return true, w.fail(ctx, err, false)
+	}
 	if err != nil {
 		return false, err
 	}
