@@ -76,6 +76,15 @@ func HostPort(address string, port int) (string, int, error) {
 	return host, port, nil
 }
 
+// Begun is what goes wrong with the later steps of something whose first ones were
+// done: it is no [ErrUnreachable], which says that nothing was begun.
+func Begun(err error) error {
+	if errors.Is(err, ErrUnreachable) {
+		return errors.New("after something was begun: " + err.Error())
+	}
+	return err
+}
+
 // Unreachable is the error of a target that could not be worked at for this
 // reason, [ErrUnreachable].
 func Unreachable(err error) error {

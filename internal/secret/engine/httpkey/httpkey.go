@@ -420,6 +420,9 @@ func (t *target) Create(ctx context.Context, o engine.Order) (engine.Material, e
 		return nil, err
 	}
 	a, err := t.do(ctx, t.create, with, nil)
+	if a.status == http.StatusServiceUnavailable { // of something in front of it, maybe, after it had made the key
+		err = engine.Begun(err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -228,7 +228,7 @@ func open(t *testing.T, c engine.Config) engine.Engine {
 // second one finds it by its name and leaves one key; a revocation leaves none.
 // The same for a deletion that took effect and one that did not.
 func TestHalfMade(t *testing.T) {
-	for _, status := range []int{-1, http.StatusBadGateway} {
+	for _, status := range []int{-1, http.StatusBadGateway, http.StatusServiceUnavailable} {
 		for _, after := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%d after %v", status, after), func(t *testing.T) {
 				a, c := start(t)

@@ -249,7 +249,7 @@ func (t *target) Create(ctx context.Context, o engine.Order) (engine.Material, e
 			if err := l.Modify(join); ldap.IsErrorWithCode(err, ldap.LDAPResultNoSuchObject) {
 				return engine.Refuse("there is no group %s", g)
 			} else if err != nil && !ldap.IsErrorWithCode(err, ldap.LDAPResultAttributeOrValueExists) {
-				return fmt.Errorf("the group %s: %w", g, classify(err))
+				return engine.Begun(fmt.Errorf("the group %s: %w", g, classify(err))) // the entry is there
 			}
 		}
 		return nil

@@ -1,9 +1,12 @@
 package ldap_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -436,5 +439,69 @@ func TestConfig(t *testing.T) {
 	c.Admin.User = "estover"
 	if _, err := ldap.Kind.Open(c); err == nil {
 		t.Error("an admin that is no distinguished name was taken")
+	}
+}
+
+// TestHalfMade has a directory take the entry, and be too busy for the group: nobody
+// is told that nothing was begun.
+func TestHalfMade(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	const busy = 51
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				in := bufio.NewReader(conn)
+				for {
+					// A message is a sequence of its number, in one byte here, and what is asked.
+					head := make([]byte, 2)
+					if _, err := io.ReadFull(in, head); err != nil {
+						return
+					}
+					n := int(head[1])
+					if n > 0x80 {
+						long := make([]byte, n-0x80)
+						if _, err := io.ReadFull(in, long); err != nil {
+							return
+						}
+						n = 0
+						for _, b := range long {
+							n = n<<8 + int(b)
+						}
+					}
+					body := make([]byte, n)
+					if _, err := io.ReadFull(in, body); err != nil || len(body) < 4 {
+						return
+					}
+					answer, ok := map[byte][2]byte{0x60: {0x61, 0}, 0x68: {0x69, 0}, 0x66: {0x67, busy}}[body[3]]
+					if !ok {
+						return
+					}
+					if _, err := conn.Write([]byte{0x30, 12, 0x02, 1, body[2], answer[0], 7, 0x0a, 1, answer[1], 0x04, 0, 0x04, 0}); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	e, err := ldap.Kind.Open(engine.Config{
+		Address: "ldap://" + l.Addr().String(), Options: map[string]string{"base": base}, Admin: engine.Credential{User: admin, Secret: estover.NewSecret([]byte(secret))},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if _, err := e.Create(ctx, engine.Order{Name: "e_half", Secret: estover.NewSecret([]byte("x")), Template: template}); err == nil || errors.Is(err, engine.ErrUnreachable) || !strings.Contains(err.Error(), "Busy") {
+		t.Errorf("a group that is too busy: %v, want an error that leaves open what happened", err)
 	}
 }

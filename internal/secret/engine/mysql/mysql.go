@@ -333,6 +333,12 @@ func (t *target) Create(ctx context.Context, o engine.Order) (engine.Material, e
 		statements = append(statements, "grant "+quote(r)+" to "+who)
 	}
 	unlock := "alter user " + who + " account unlock"
+	begun := false
+	step := func(ctx context.Context, c *sql.Conn, statements ...string) error {
+		err := t.do(ctx, c, statements...)
+		begun = begun || !errors.Is(err, engine.ErrUnreachable)
+		return err
+	}
 	err = t.with(ctx, func(ctx context.Context, c *sql.Conn) error {
 		// Two who make the same account would undo each other's steps.
 		lock := quote("estover " + o.Name)
@@ -351,17 +357,17 @@ func (t *target) Create(ctx context.Context, o engine.Order) (engine.Material, e
 		}()
 		err := again(ctx, func() error {
 			if len(o.Template["roles"]) == 0 {
-				return t.do(ctx, c, append(statements, unlock)...)
+				return step(ctx, c, append(statements, unlock)...)
 			}
 			role := "set default role " + quote(o.Template["roles"][0])
 			if !t.itself.Load() {
-				err := t.do(ctx, c, append(statements, role+" for "+who, unlock)...)
+				err := step(ctx, c, append(statements, role+" for "+who, unlock)...)
 				if number(err) != noDatabase {
 					return err
 				}
 				t.itself.Store(true)
 			}
-			if err := t.do(ctx, c, append(statements, unlock)...); err != nil {
+			if err := step(ctx, c, append(statements, unlock)...); err != nil {
 				return err
 			}
 			err := t.as(ctx, engine.Credential{User: o.Name, Secret: o.Secret}, role)
@@ -382,6 +388,9 @@ func (t *target) Create(ctx context.Context, o engine.Order) (engine.Material, e
 		}
 		return err
 	})
+	if begun {
+		err = engine.Begun(err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -364,3 +364,29 @@ func TestTooLate(t *testing.T) {
 		}
 	}
 }
+
+// TestHalfMade has no time left to take away what was begun of an account: nobody is
+// told that nothing was.
+func TestHalfMade(t *testing.T) {
+	s := enginetest.MariaDB(t)
+	e := open(t, s.Config)
+	if _, err := e.Now(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 5 {
+		name := fmt.Sprintf("e_half_%d", n)
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		_, err := e.Create(ctx, order(name, engine.Template{"roles": {"readers", "no_such_role"}}))
+		cancel()
+		left, e2 := e.List(t.Context(), name)
+		if e2 != nil {
+			t.Fatal(e2)
+		}
+		if err == nil || len(left) > 0 && errors.Is(err, engine.ErrUnreachable) {
+			t.Errorf("an account that was begun: %v, and there are %q", err, left)
+		}
+		if err := e.Revoke(t.Context(), []engine.Doomed{{Name: name}})[0]; err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -224,7 +224,7 @@ func (t *target) do(ctx context.Context, method string, in, out any, path ...str
 		return date, nil
 	case s == http.StatusNotFound:
 		return date, engine.ErrNoUser
-	case s == http.StatusUnauthorized, s == http.StatusForbidden, s == http.StatusServiceUnavailable, s == http.StatusTooManyRequests:
+	case s == http.StatusUnauthorized, s == http.StatusForbidden, s == http.StatusServiceUnavailable && method == http.MethodGet, s == http.StatusTooManyRequests:
 		return date, engine.Unreachable(failed)
 	case s >= 500:
 		return date, failed
@@ -244,7 +244,12 @@ func (t *target) Create(ctx context.Context, o engine.Order) (engine.Material, e
 	if len(vhosts) == 0 {
 		vhosts = []string{"/"}
 	}
-	if err := again(ctx, func() error { return t.create(ctx, o, vhosts) }); err != nil {
+	begun := false
+	err := again(ctx, func() error { return t.create(ctx, o, vhosts, &begun) })
+	if begun {
+		err = engine.Begun(err)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return engine.Material{
@@ -253,15 +258,17 @@ func (t *target) Create(ctx context.Context, o engine.Order) (engine.Material, e
 }
 
 // create makes the user and gives it its permissions, which are calls of their
-// own.
-func (t *target) create(ctx context.Context, o engine.Order, vhosts []string) error {
+// own. It notes when there may be a user.
+func (t *target) create(ctx context.Context, o engine.Order, vhosts []string, begun *bool) error {
 	// What an earlier order gave, and this one does not, goes.
 	var has []struct{ Vhost string }
 	if _, err := t.do(ctx, http.MethodGet, nil, &has, "users", o.Name, "permissions"); err != nil && !errors.Is(err, engine.ErrNoUser) {
 		return err
 	}
 	u := user{Hash: hash(o.Secret), Algorithm: algorithm, Tags: tags(strings.Join(o.Template["tags"], ","))}
-	if _, err := t.do(ctx, http.MethodPut, u, nil, "users", o.Name); err != nil {
+	_, err := t.do(ctx, http.MethodPut, u, nil, "users", o.Name)
+	*begun = *begun || !errors.Is(err, engine.ErrUnreachable)
+	if err != nil {
 		return err
 	}
 	for _, h := range has {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"strings"
@@ -385,6 +386,35 @@ func TestTLS(t *testing.T) {
 		login.Secret = estover.NewSecret([]byte("another"))
 		if err := e.Verify(t.Context(), login); !errors.Is(err, engine.ErrWrongSecret) {
 			t.Errorf("%s logs in with another password: %v, want ErrWrongSecret", login.User, err)
+		}
+	}
+}
+
+// TestHalfMade has a broker make the user, and go away before it has its
+// permissions: nobody is told that nothing was begun.
+func TestHalfMade(t *testing.T) {
+	for _, status := range []int{http.StatusServiceUnavailable, http.StatusTooManyRequests, http.StatusForbidden} {
+		for _, half := range []string{"/api/users/", "/api/permissions/"} {
+			if half == "/api/users/" && status != http.StatusServiceUnavailable {
+				continue // they say that it was not done
+			}
+			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				switch {
+				case r.Method == http.MethodGet:
+					w.WriteHeader(http.StatusNotFound)
+				case strings.HasPrefix(r.URL.Path, half):
+					w.WriteHeader(status)
+				default:
+					w.WriteHeader(http.StatusCreated)
+				}
+			}))
+			e := open(t, engine.Config{Address: s.URL, Admin: engine.Credential{User: "estover", Secret: estover.NewSecret([]byte(admin))}})
+			var refused *engine.Refused
+			_, err := e.Create(t.Context(), engine.Order{Name: "e_half", Secret: estover.NewSecret([]byte("x")), Template: engine.Template{"read": {".*"}}})
+			if err == nil || errors.Is(err, engine.ErrUnreachable) || half == "/api/users/" && errors.As(err, &refused) {
+				t.Errorf("%d to %s: %v, want an error that leaves open what happened", status, half, err)
+			}
+			s.Close()
 		}
 	}
 }

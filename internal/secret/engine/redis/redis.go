@@ -174,7 +174,12 @@ func (t *target) Create(ctx context.Context, o engine.Order) (engine.Material, e
 		return nil, engine.Refuse("the user %q is not one that may be made", o.Name)
 	}
 	rules := slices.Concat([]string{"reset", "on", hash(o.Secret)}, split(o.Template), kept)
-	err := t.do(ctx, func(c *redis.Conn) error { return set(ctx, c, o.Name, rules) })
+	err := t.do(ctx, func(c *redis.Conn) error {
+		if err := c.ACLSetUser(ctx, o.Name, rules...).Err(); err != nil {
+			return err
+		}
+		return engine.Begun(classify(save(ctx, c)))
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -355,3 +355,21 @@ func TestTLS(t *testing.T) {
 		}
 	}
 }
+
+// TestNotSaved: a user whom the server has made, and may not write down, is there,
+// so nobody is told that nothing was begun.
+func TestNotSaved(t *testing.T) {
+	s, err := start(true, strings.Replace(grants, " +acl|save", "", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Stop)
+	e := open(t, config(s))
+	var refused *engine.Refused
+	if _, err := e.Create(t.Context(), order("e_unsaved", "secret")); err == nil || errors.Is(err, engine.ErrUnreachable) || errors.As(err, &refused) {
+		t.Errorf("a user that was made and not saved: %v, want an error that leaves open what happened", err)
+	}
+	if users, err := e.List(t.Context(), "e_unsaved"); err != nil || len(users) != 1 {
+		t.Errorf("the users are %q, %v", users, err)
+	}
+}
