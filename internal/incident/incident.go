@@ -328,7 +328,7 @@ func (i *Incidents) hold(ctx context.Context, tx *guard.Tx, caller estover.Calle
 		h, err := i.Agents.Raise(ctx, tx, t.ID, agent.Quarantine, "Contained: "+reason, caller.Subject)
 		return h.ID, ended, leases, err
 	case hold.Resource:
-		if _, err := resource.Load(ctx, tx.Tx, t.ID); err != nil {
+		if _, err := resource.Lock(ctx, tx.Tx, t.ID); err != nil { // what is just being made for it is made before
 			return "", nil, 0, err
 		}
 		if i.Leases != nil {

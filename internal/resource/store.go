@@ -42,6 +42,20 @@ func lock(ctx context.Context, tx *db.Tx, id string) (Resource, error) {
 	return scanResource(tx.QueryRow(ctx, "select "+resourceColumns+" from resource where tenant_id = $1 and id = $2 and ended_at is null"+tx.ForUpdate(), tx.Tenant(), id))
 }
 
+// keep has the row stay as it is until the transaction ends. SQLite has one writer.
+func keep(ctx context.Context, tx *db.Tx, id string) error {
+	share := ""
+	if tx.ForUpdate() != "" {
+		share = " for share"
+	}
+	var one int
+	err := tx.QueryRow(ctx, "select 1 from resource where tenant_id = $1 and id = $2 and ended_at is null"+share, tx.Tenant(), id).Scan(&one)
+	if errors.Is(err, db.ErrNoRows) {
+		err = ErrNotFound
+	}
+	return err
+}
+
 func lockName(ctx context.Context, tx *db.Tx, name string) (Resource, error) {
 	return scanResource(tx.QueryRow(ctx, "select "+resourceColumns+" from resource where tenant_id = $1 and name = $2 and ended_at is null"+tx.ForUpdate(), tx.Tenant(), name))
 }

@@ -63,6 +63,20 @@ func Load(ctx context.Context, tx *db.Tx, id string) (*Upstream, error) {
 	return ready(r)
 }
 
+// Lock is [Load], and waits for those who [Keep] it: what they have made is there
+// to be seen afterwards.
+func Lock(ctx context.Context, tx *db.Tx, id string) (*Upstream, error) {
+	r, err := lock(ctx, tx, id)
+	if err != nil {
+		return nil, err
+	}
+	return ready(r)
+}
+
+// Keep keeps a resource from being locked before the transaction ends, beside others
+// who do the same.
+func Keep(ctx context.Context, tx *db.Tx, id string) error { return keep(ctx, tx, id) }
+
 // IDOf is the id of a resource that is named by its id or its name.
 func IDOf(ctx context.Context, tx *db.Tx, ref string) (string, error) {
 	r, err := find(ctx, tx, ref)

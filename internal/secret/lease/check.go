@@ -77,6 +77,10 @@ func (c *Checked) failure() string {
 // in as it, takes it away, and sees that it is gone. Only then is anything issued
 // from the role.
 func (l *Leases) CheckRole(ctx context.Context, c estover.Caller, name string) (out Checked, err error) {
+	op := guard.Op{Action: "target.check", Target: "lease_role:" + name, Effect: guard.Manages}
+	if _, err := l.guard.Admit(ctx, c, op); err != nil { // before anything is done at the target
+		return out, err
+	}
 	r, err := l.roles.Get(ctx, c.Tenant, name)
 	if err == nil {
 		l.roles.Drop(c.Tenant, name)
@@ -94,7 +98,7 @@ func (l *Leases) CheckRole(ctx context.Context, c estover.Caller, name string) (
 		return out, err
 	}
 	out.Role = name
-	op := guard.Op{Action: "target.check", Target: "lease_role:" + name, Detail: map[string]any{"ok": out.OK, "steps": out.Steps}}
+	op.Detail = map[string]any{"ok": out.OK, "steps": out.Steps}
 	return out, l.guard.Do(ctx, c, op, func(tx *guard.Tx) error {
 		tx.Touch(roleKind, name)
 		tx.Touch(target.Kind, at.ID)
@@ -108,6 +112,10 @@ func (l *Leases) CheckRole(ctx context.Context, c estover.Caller, name string) (
 // CheckTarget goes the whole round at a target with a template, or, without one,
 // sees whether it can be reached and what its clock says.
 func (l *Leases) CheckTarget(ctx context.Context, c estover.Caller, name string, t engine.Template) (out Checked, err error) {
+	op := guard.Op{Action: "target.check", Target: "target:" + name, Effect: guard.Manages}
+	if _, err := l.guard.Admit(ctx, c, op); err != nil { // before anything is done at the target
+		return out, err
+	}
 	id, err := l.targets.Named(ctx, c.Tenant, name)
 	if err != nil {
 		return out, err
@@ -120,7 +128,7 @@ func (l *Leases) CheckTarget(ctx context.Context, c estover.Caller, name string,
 	if err != nil {
 		return out, err
 	}
-	op := guard.Op{Action: "target.check", Target: "target:" + name, Detail: map[string]any{"ok": out.OK, "steps": out.Steps}}
+	op.Detail = map[string]any{"ok": out.OK, "steps": out.Steps}
 	return out, l.guard.Do(ctx, c, op, func(tx *guard.Tx) error {
 		if !out.OK || t == nil {
 			return nil
@@ -197,13 +205,14 @@ func (l *Leases) check(ctx context.Context, c estover.Caller, at *target.Target,
 	if err != nil {
 		return out, err
 	}
-	l.round(ctx, c.Tenant, k, x, skew, &out)
+	known := l.round(ctx, c.Tenant, k, x, skew, &out)
 	ending, stop := context.WithTimeout(context.WithoutCancel(ctx), undoIn)
 	defer stop()
-	if out.gone() {
+	if known && out.gone() {
 		err = l.settle(ending, c.Tenant, x, Expired, "")
 	} else {
-		// The workers take it away, for as long as that takes.
+		// The workers take it away, for as long as that takes: also one that was not there
+		// when it was looked for, but may have been on its way (L6).
 		_, err = l.markWhere(ending, system(c.Tenant), "lease:"+x.ID, x.Session, Failed, "", "id = ?", x.ID)
 	}
 	return out, err
@@ -214,14 +223,18 @@ func (c *Checked) gone() bool {
 	return slices.ContainsFunc(c.Steps, func(s CheckStep) bool { return s.Name == "gone" && s.State != "failed" })
 }
 
-// round makes a user, logs in, takes it away and looks.
-func (l *Leases) round(ctx context.Context, tenant estover.TenantID, k engine.Kind, x *Lease, skew time.Duration, out *Checked) {
+// round makes a user, logs in, takes it away and looks. It reports whether it is known
+// what became of the making.
+func (l *Leases) round(ctx context.Context, tenant estover.TenantID, k engine.Kind, x *Lease, skew time.Duration, out *Checked) (known bool) {
+	known = true
 	_ = l.targets.Work(ctx, tenant, x.Target, target.Making, true, func(ctx context.Context, e engine.Engine) error {
 		o := engine.Order{Name: x.User, Until: x.ExpiresAt.Add(skew + grace), Template: x.template}
 		if !k.Plain {
 			o.Secret = password()
 		}
 		values, err := e.Create(ctx, o)
+		var no *engine.Refused
+		known = err == nil || errors.As(err, &no) || errors.Is(err, engine.ErrUnreachable)
 		out.step("create", "A user was made.", err)
 		login := values.Login()
 		can := err == nil && !login.Secret.Empty()
@@ -258,4 +271,5 @@ func (l *Leases) round(ctx context.Context, tenant estover.TenantID, k engine.Ki
 	if len(out.Steps) == 1 {
 		out.step("create", "", target.ErrUnreachable)
 	}
+	return known
 }

@@ -217,6 +217,11 @@ func (l *Leases) intend(ctx context.Context, c estover.Caller, r *Role, w Wish, 
 		if x.Holder.Kind() == estover.AgentKind {
 			x.Agent = x.Holder.ID()
 		}
+		if r.Resource != "" && l.o.Held != nil { // since policy was asked
+			if err := l.o.Held(ctx, tx.Tx, r.Resource); err != nil {
+				return err
+			}
+		}
 		var session time.Time
 		if x.Session != "" {
 			if session, err = l.o.Session(ctx, tx.Tx, x.Session); err != nil {
@@ -405,13 +410,19 @@ func (l *Leases) make(ctx context.Context, tenant estover.TenantID, x *Lease, k 
 		return nil, ErrRefused.Because(err)
 	case !begun || errors.Is(err, engine.ErrUnreachable):
 		l.nothing(ctx, tenant, x, err)
-		var known *estover.Error
-		if errors.As(err, &known) {
-			return nil, err
-		}
-		return nil, target.ErrUnreachable.Because(err)
+		return nil, unreachable(err)
 	}
 	return nil, ErrUnsure.Because(err)
+}
+
+// unreachable is an error of a target at which nothing was begun, for whoever wanted
+// something there. What is wrong with the target or its admin is the operator's.
+func unreachable(err error) error {
+	var known *estover.Error
+	if errors.As(err, &known) && known.Kind == estover.Unavailable {
+		return err
+	}
+	return target.ErrUnreachable.Because(err)
 }
 
 // activate is L3: from here on the lease is live.

@@ -179,6 +179,9 @@ type Options struct {
 	// Resource is the id of a resource of the catalogue, named by its id or its
 	// name, that has this action.
 	Resource func(ctx context.Context, tx *db.Tx, ref, action string) (id string, err error)
+	// Held keeps a resource from being held before the transaction ends, and says that
+	// it is held already, if so. Nil knows of no holds.
+	Held func(ctx context.Context, tx *db.Tx, resource string) error
 	// Session keeps a session from ending before the transaction does, and says
 	// when it will by itself.
 	Session func(ctx context.Context, tx *db.Tx, id string) (until time.Time, err error)
@@ -265,11 +268,20 @@ func (l *Leases) Get(ctx context.Context, c estover.Caller, id string) (x Lease,
 	err = l.guard.Read(ctx, c, guard.Op{Action: "lease.read", Target: "lease:" + id}, func(tx *db.Tx) error {
 		found, err := find(ctx, tx, id)
 		if err == nil {
-			x = *found
+			x = found.shownTo(c)
 		}
 		return err
 	})
 	return x, err
+}
+
+// shownTo is the lease as somebody sees it: the target's own words are not for agents.
+func (x *Lease) shownTo(c estover.Caller) Lease {
+	shown := *x
+	if c.Acting().Kind() == estover.AgentKind {
+		shown.LastError = ""
+	}
+	return shown
 }
 
 // A Filter says which leases are meant; what is empty does not matter.
@@ -298,6 +310,9 @@ func (l *Leases) List(ctx context.Context, c estover.Caller, f Filter, after str
 		all, err = list(ctx, tx, f, after, limit)
 		return err
 	})
+	for i := range all {
+		all[i] = all[i].shownTo(c)
+	}
 	return all, err
 }
 

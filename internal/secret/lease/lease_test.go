@@ -17,6 +17,7 @@ import (
 	"estover.dev/internal/db/dbtest"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/guard/guardtest"
+	"estover.dev/internal/secret"
 	"estover.dev/internal/secret/engine"
 	"estover.dev/internal/secret/lease"
 	"estover.dev/internal/secret/lease/leasetest"
@@ -989,6 +990,127 @@ func TestRemove(t *testing.T) {
 		}
 		if _, err := h.Targets.Get(t.Context(), ann, "main"); !errors.Is(err, target.ErrNotFound) {
 			t.Errorf("it is still there: %v", err)
+		}
+	})
+}
+
+// Nothing is done at a target for who may not have it tried.
+func TestCheckIsAskedFor(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h, s := setup(t, d)
+		closed := h.Another(t, guardtest.DenyAll)
+		tried := 0
+		s.Fail = func(context.Context, string, string, bool) error { tried++; return nil }
+		_, errRole := closed.Leases.CheckRole(t.Context(), bot, "reader")
+		_, errTarget := closed.Leases.CheckTarget(t.Context(), bot, "main", nil)
+		_, errUser := closed.Leases.CheckTarget(t.Context(), bot, "main", engine.Template{"groups": {"readers"}})
+		for what, err := range map[string]error{"a role": errRole, "a target": errTarget, "a target with a user": errUser} {
+			if estover.KindOf(err) != estover.Denied {
+				t.Errorf("trying %s: %v, want a refusal", what, err)
+			}
+		}
+		if tried != 0 {
+			t.Errorf("%d things were done at the target for who may not have it tried", tried)
+		}
+	})
+}
+
+// L6 holds for a trial too: a user that was still on its way when it was taken away
+// is taken away again.
+func TestTrialOnItsWay(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		clock := dbtest.NewClock(d)
+		h, s := setup(t, d)
+		name := ""
+		s.Fail = func(_ context.Context, op, user string, after bool) error {
+			if op == "create" && !after {
+				name = user
+				return errors.New("the connection was cut")
+			}
+			return nil
+		}
+		if out, err := h.Leases.CheckRole(t.Context(), ann, "reader"); err != nil || out.OK {
+			t.Fatalf("a round whose connection is cut: %+v, %v", out, err)
+		}
+		s.Fail = nil
+		s.Add(name, "it comes late")
+		clock.Advance(time.Minute)
+		work(t, h)
+		if users := s.Users(); slices.Contains(users, name) {
+			t.Errorf("a user that came late is left, and no lease knows of it: %q", users)
+		}
+		if open := all(t, h, lease.Filter{Open: true}); len(open) != 0 {
+			t.Errorf("%d leases are left", len(open))
+		}
+	})
+}
+
+// A lease whose end cannot be put off at the target does not say that it goes on.
+func TestEndThatStays(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		clock := dbtest.NewClock(d)
+		h, s := setup(t, d)
+		x := create(t, h, bot, "reader")
+		clock.Advance(10 * time.Minute)
+		s.Fail = failing("extend", false, fmt.Errorf("%w: it stands in what was handed out", engine.ErrUnsupported))
+		if _, err := h.Leases.Renew(t.Context(), bot, x.ID, 0, ""); !errors.Is(err, lease.ErrMaximum) {
+			t.Errorf("extending it: %v, want ErrMaximum", err)
+		}
+		if got := get(t, h, x.ID); !got.ExpiresAt.Equal(x.ExpiresAt) {
+			t.Errorf("it is said to end at %s, not %s", got.ExpiresAt, x.ExpiresAt)
+		}
+	})
+}
+
+// A resource that was held after policy was asked is held: nothing is made for it.
+func TestHeldMeanwhile(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		clock := dbtest.NewClock(d)
+		s := &leasetest.Server{Now: clock.Now}
+		held := &estover.Error{Kind: estover.Conflict, Code: "resource_held", Detail: "It is held."}
+		asked := ""
+		o := lease.Options{Held: func(_ context.Context, _ *db.Tx, id string) error { asked = id; return held }}
+		h := leasetest.New(t, d, guardtest.AllowAll, o, s.Kind())
+		h.Role(t, ann, lease.RoleSpec{Name: "reader", Delivery: lease.Plaintext, Resource: "res_db", Action: "read"})
+		if _, err := h.Leases.Create(t.Context(), bot, lease.Wish{Role: "reader"}); !errors.Is(err, held) || asked != "res_db" {
+			t.Errorf("a lease for a resource that is held: %v, after %q was asked for", err, asked)
+		}
+		if users := s.Users(); len(users) != 0 {
+			t.Errorf("users were made all the same: %q", users)
+		}
+	})
+}
+
+// What a target says, and where its admin's secret is and may go, is the operators'.
+func TestWhatAgentsAreTold(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h, s := setup(t, d)
+		x := create(t, h, bot, "reader")
+		s.Fail = failing("revoke", false, engine.Refuse("it owns the table payroll"))
+		if _, err := h.Leases.Revoke(t.Context(), bot, lease.Which{ID: x.ID}, ""); err != nil {
+			t.Fatal(err)
+		}
+		work(t, h)
+		if got := get(t, h, x.ID); !strings.Contains(got.LastError, "payroll") {
+			t.Errorf("an administrator is told %q", got.LastError)
+		}
+		own, err := h.Leases.Get(t.Context(), bot, x.ID)
+		if err != nil || own.LastError != "" {
+			t.Errorf("an agent is told %q, %v", own.LastError, err)
+		}
+		list, err := h.Leases.List(t.Context(), bot, lease.Filter{Session: bot.Session}, "", 10)
+		if err != nil || len(list) != 1 || list[0].LastError != "" {
+			t.Errorf("an agent lists %+v, %v", list, err)
+		}
+		s.Fail = nil
+		elsewhere := []string{"elsewhere.example:7000"}
+		if _, err := h.Secrets.Update(t.Context(), ann, leasetest.AdminPath, secret.Change{Destinations: &elsewhere}); err != nil {
+			t.Fatal(err)
+		}
+		_, err = h.Leases.Create(t.Context(), bot, lease.Wish{Role: "reader"})
+		var told *estover.Error
+		if !errors.As(err, &told) || told.Code != target.ErrUnreachable.Code || strings.Contains(told.Detail, leasetest.AdminPath) {
+			t.Errorf("an agent is told %v of an admin that may not be used", err)
 		}
 	})
 }

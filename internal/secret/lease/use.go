@@ -258,19 +258,16 @@ func (l *Leases) extendAt(ctx context.Context, tenant estover.TenantID, x *Lease
 		if err != nil {
 			return err
 		}
-		err = e.Extend(ctx, x.User, x.template, x.ExpiresAt.Add(skew+grace))
-		if errors.Is(err, engine.ErrUnsupported) { // it knows no end of its own
-			err = nil
-		}
-		return err
+		return e.Extend(ctx, x.User, x.template, x.ExpiresAt.Add(skew+grace))
 	})
 	var no *engine.Refused
-	var known *estover.Error
 	switch {
+	case errors.Is(err, engine.ErrUnsupported): // its end stands where nobody can change it
+		return ErrMaximum.With("The lease ends at the target when it was said to end, and that cannot be put off there. Ask for another one.").Because(err)
 	case errors.As(err, &no), errors.Is(err, engine.ErrNoUser):
 		return ErrRefused.With("The target did not extend the credential. An operator finds the reason with `estover secret engine check`.").Because(err)
-	case err == nil, errors.As(err, &known):
-		return err
+	case err == nil:
+		return nil
 	}
-	return target.ErrUnreachable.Because(err)
+	return unreachable(err)
 }
