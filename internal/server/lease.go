@@ -11,6 +11,7 @@ import (
 	"estover.dev/internal/db"
 	"estover.dev/internal/edge"
 	"estover.dev/internal/guard"
+	"estover.dev/internal/hold"
 	"estover.dev/internal/policy"
 	"estover.dev/internal/resource"
 	"estover.dev/internal/secret/engine"
@@ -38,33 +39,34 @@ func kinds() []engine.Kind {
 
 // imports are the other vaults that secrets are copied from.
 func (s *Server) imports() *upstream.Imports {
-	dialer := &edge.Dialer{Own: s.own}
-	return upstream.NewImports(s.guard, s.facts.secrets, func(ctx context.Context, address string) (net.Conn, error) {
-		host, _, err := net.SplitHostPort(address)
+	return upstream.NewImports(s.guard, s.facts.secrets, s.dialTarget, aws.Kind, azure.Kind, google.Kind, openbao.Kind)
+}
+
+// dialTarget connects to where a tenant has a target, or another vault. Where that is
+// its operators say, and the owner of the secret that logs in there allows; that
+// may be an address of the house, as far as the tenant may reach those.
+func (s *Server) dialTarget(ctx context.Context, t estover.TenantID, address string) (net.Conn, error) {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	open := edge.Opening{Hosts: []string{host}}
+	if t != estover.DefaultTenant {
+		networks, err := s.facts.tenants.Kept(ctx, t)
 		if err != nil {
 			return nil, err
 		}
-		return dialer.Dial(ctx, address, edge.Opening{Hosts: []string{host}})
-	}, aws.Kind, azure.Kind, google.Kind, openbao.Kind)
+		open = edge.Opening{Prefixes: networks}
+	}
+	dialer := &edge.Dialer{Own: s.own}
+	return dialer.Dial(ctx, address, open)
 }
 
 // leasing puts together what credentials are made with.
 func (s *Server) leasing() (*target.Targets, *lease.Leases) {
-	dialer := &edge.Dialer{Own: s.own}
-	targets := target.New(s.guard, s.facts.secrets, target.Options{
-		Kinds: kinds(), InUse: lease.AtTarget, Logger: s.logger,
-		// A target is where its operator says and the owner of its admin's secret
-		// allows; that may be an address of the house.
-		Dial: func(ctx context.Context, address string) (net.Conn, error) {
-			host, _, err := net.SplitHostPort(address)
-			if err != nil {
-				return nil, err
-			}
-			return dialer.Dial(ctx, address, edge.Opening{Hosts: []string{host}})
-		},
-	})
+	targets := target.New(s.guard, s.facts.secrets, target.Options{Kinds: kinds(), InUse: lease.AtTarget, Dial: s.dialTarget, Logger: s.logger})
 	return targets, lease.New(s.guard, s.sealer, targets, lease.Options{
-		Action: s.leaseAction, Resource: s.leaseResource, Session: s.leaseSession, Grant: s.leaseGrant, Logger: s.logger,
+		Action: s.leaseAction, Resource: s.leaseResource, Held: leaseHeld, Session: s.leaseSession, Grant: s.leaseGrant, Logger: s.logger,
 	})
 }
 
@@ -89,6 +91,19 @@ func (s *Server) leaseResource(ctx context.Context, tx *db.Tx, ref, action strin
 		return "", err
 	}
 	return id, s.facts.resources.Grantable(ctx, tx, id, []string{action})
+}
+
+// leaseHeld keeps a resource from being held, unless it is: what is made for it
+// meanwhile would not be among what its containment takes away.
+func leaseHeld(ctx context.Context, tx *db.Tx, id string) error {
+	if err := resource.Keep(ctx, tx, id); err != nil {
+		return err
+	}
+	held, err := hold.OnResource(ctx, tx, id)
+	if err == nil && len(held) > 0 {
+		err = resource.ErrHeld.With("The resource is held, so nothing is made that opens it.")
+	}
+	return err
 }
 
 // leaseSession keeps a session from ending, and says when it will by itself.

@@ -8,12 +8,14 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -347,6 +349,45 @@ func TestTenantRoutes(t *testing.T) {
 	}
 	if status, body := closed.do(http.MethodGet, "/u/crm/v1/items/7", closed.accessToken(""), nil); status != http.StatusOK {
 		t.Errorf("a private network that was given: %d %s", status, body)
+	}
+}
+
+// Targets and other vaults of a tenant are reached on private networks only if those
+// who run the machine have said so.
+func TestTenantTargets(t *testing.T) {
+	h := build(t, dbtest.SQLite(t))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var calls atomic.Int64
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			calls.Add(1)
+			_ = c.Close()
+		}
+	}()
+	for _, c := range []struct {
+		h       *house
+		reaches bool
+	}{{h, true}, {h.found("acme", "127.0.0.0/8"), true}, {h.found("closed"), false}} {
+		before := calls.Load()
+		c.h.must(http.MethodPost, "/v1/secret-engines", map[string]any{"name": "cache", "kind": "redis", "address": l.Addr().String()}, nil)
+		var checked struct{ OK bool }
+		c.h.must(http.MethodPost, "/v1/secret-engines/cache/check", map[string]any{}, &checked)
+		if got := calls.Load() > before; checked.OK || got != c.reaches {
+			t.Errorf("a target on a private network of %s is reached: %v, want %v", c.h.addr, got, c.reaches)
+		}
+		before = calls.Load()
+		status, body := c.h.do(http.MethodPost, "/v1/secret-imports", c.h.token, map[string]any{"kind": "vault", "address": "http://" + l.Addr().String(), "from": "", "to": ""})
+		if got := calls.Load() > before; status < http.StatusBadRequest || got != c.reaches {
+			t.Errorf("another vault on a private network of %s is reached: %v, want %v: %d %s", c.h.addr, got, c.reaches, status, body)
+		}
 	}
 }
 

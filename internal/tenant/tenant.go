@@ -392,11 +392,25 @@ func (r *Register) Networks(ctx context.Context, name estover.TenantID) ([]netip
 	if err != nil || t == nil {
 		return nil, err
 	}
+	return t.networks()
+}
+
+// Kept is [Register.Networks] of a tenant that may be disabled: what was made for it
+// at systems of its own is taken away there all the same.
+func (r *Register) Kept(ctx context.Context, name estover.TenantID) ([]netip.Prefix, error) {
+	t, err := r.active(ctx, name)
+	if err != nil && !errors.Is(err, ErrDisabled) || t == nil {
+		return nil, err
+	}
+	return t.networks()
+}
+
+func (t *Tenant) networks() ([]netip.Prefix, error) {
 	var all []netip.Prefix
 	for _, text := range t.PrivateNetworks {
 		p, err := netip.ParsePrefix(text)
 		if err != nil {
-			return nil, fmt.Errorf("the networks of the tenant %s: %w", name, err)
+			return nil, fmt.Errorf("the networks of the tenant %s: %w", t.Name, err)
 		}
 		all = append(all, p)
 	}

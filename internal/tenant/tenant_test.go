@@ -185,6 +185,19 @@ func TestNetworks(t *testing.T) {
 		if _, err := r.Opened(t.Context(), "nobody", []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}); !errors.Is(err, tenant.ErrNotFound) {
 			t.Errorf("what nobody opens: %v, want ErrNotFound", err)
 		}
+		// What was made for a tenant is taken away where it is, also once it is disabled.
+		if _, err := r.Disable(t.Context(), ada, "acme", "They left."); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Networks(t.Context(), "acme"); !errors.Is(err, tenant.ErrDisabled) {
+			t.Errorf("what a tenant that is disabled opens: %v, want ErrDisabled", err)
+		}
+		if kept, err := r.Kept(t.Context(), "acme"); err != nil || len(kept) != 2 {
+			t.Errorf("what is kept open for it: %v, %v; want two networks", kept, err)
+		}
+		if _, err := r.Kept(t.Context(), "nobody"); !errors.Is(err, tenant.ErrNotFound) {
+			t.Errorf("what is kept open for nobody: %v, want ErrNotFound", err)
+		}
 	})
 }
 

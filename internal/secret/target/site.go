@@ -100,7 +100,7 @@ func (t *Targets) Engine(ctx context.Context, tenant estover.TenantID, id string
 		return have, nil
 	}
 	s.mu.Unlock()
-	e, err := t.engine(x, k, host, admin)
+	e, err := t.engine(tenant, x, k, host, admin)
 	if err != nil {
 		return nil, err
 	}
@@ -128,11 +128,11 @@ func (t *Targets) As(ctx context.Context, tenant estover.TenantID, id string, ad
 	if err != nil {
 		return nil, ErrInvalid.With("The address cannot be: %s.", err)
 	}
-	return t.engine(x, k, host, admin)
+	return t.engine(tenant, x, k, host, admin)
 }
 
 // engine opens one.
-func (t *Targets) engine(x *Target, k engine.Kind, host string, admin engine.Credential) (engine.Engine, error) {
+func (t *Targets) engine(tenant estover.TenantID, x *Target, k engine.Kind, host string, admin engine.Credential) (engine.Engine, error) {
 	config := engine.Config{Address: x.Address, Options: x.Options, Authorities: []byte(x.Authorities), Admin: admin}
 	hosts := []string{host}
 	if k.Beside != nil {
@@ -143,7 +143,7 @@ func (t *Targets) engine(x *Target, k engine.Kind, host string, admin engine.Cre
 		hosts = append(hosts, more...)
 	}
 	config.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
-		return t.dial(ctx, hosts, network, address)
+		return t.dial(ctx, tenant, hosts, network, address)
 	}
 	e, err := k.Open(config)
 	if err != nil {
@@ -153,14 +153,14 @@ func (t *Targets) engine(x *Target, k engine.Kind, host string, admin engine.Cre
 }
 
 // dial opens a connection to the target, and to nothing else.
-func (t *Targets) dial(ctx context.Context, hosts []string, network, address string) (net.Conn, error) {
+func (t *Targets) dial(ctx context.Context, tenant estover.TenantID, hosts []string, network, address string) (net.Conn, error) {
 	if !strings.HasPrefix(network, "tcp") || !slices.ContainsFunc(hosts, func(host string) bool { return strings.EqualFold(address, host) }) {
 		return nil, fmt.Errorf("%w: %s is not the address of the target", engine.ErrUnreachable, address)
 	}
 	if t.o.Dial == nil {
 		return new(net.Dialer).DialContext(ctx, network, address)
 	}
-	return t.o.Dial(ctx, address)
+	return t.o.Dial(ctx, tenant, address)
 }
 
 // The fields of an admin's secret.

@@ -104,8 +104,9 @@ func (t *Target) Usable() error {
 type Options struct {
 	// Kinds are the kinds of target that there are.
 	Kinds []engine.Kind
-	// Dial opens a connection to host:port, which is the target's own.
-	Dial func(ctx context.Context, address string) (net.Conn, error)
+	// Dial opens a connection to host:port, which is the own one of a target of the
+	// tenant.
+	Dial func(ctx context.Context, tenant estover.TenantID, address string) (net.Conn, error)
 	// InUse is how many roles and leases are at a target. Nil knows of none.
 	InUse  func(ctx context.Context, tx *db.Tx, target string) (int64, error)
 	Logger *slog.Logger

@@ -83,11 +83,12 @@ type Imports struct {
 	guard   *guard.Guard
 	secrets *secret.Secrets
 	kinds   []Kind
-	dial    func(ctx context.Context, address string) (net.Conn, error)
+	dial    func(ctx context.Context, tenant estover.TenantID, address string) (net.Conn, error)
 }
 
-// NewImports makes it for these kinds. Dial opens a connection to host:port.
-func NewImports(g *guard.Guard, s *secret.Secrets, dial func(ctx context.Context, address string) (net.Conn, error), kinds ...Kind) *Imports {
+// NewImports makes it for these kinds. Dial opens a connection to host:port, for a
+// tenant.
+func NewImports(g *guard.Guard, s *secret.Secrets, dial func(ctx context.Context, tenant estover.TenantID, address string) (net.Conn, error), kinds ...Kind) *Imports {
 	return &Imports{guard: g, secrets: s, kinds: kinds, dial: dial}
 }
 
@@ -186,7 +187,7 @@ func (i *Imports) open(ctx context.Context, c estover.Caller, k Kind, host strin
 		if i.dial == nil {
 			return new(net.Dialer).DialContext(ctx, network, address)
 		}
-		return i.dial(ctx, address)
+		return i.dial(ctx, c.Tenant, address)
 	}
 	return k.Open(config)
 }
