@@ -88,3 +88,12 @@ func TestSettingsOfGit(t *testing.T) {
 		}
 	}
 }
+
+// What is lent ends with the command, so that by which it was got is not handed down.
+func TestHandedDown(t *testing.T) {
+	own := []string{"PATH=/bin", "ESTOVER_TOKEN=a", "ESTOVER_CLIENT_ID=agt_1", "ESTOVER_CLIENT_SECRET=b", "ESTOVER_CLIENT_SECRET_FILE=c", "ESTOVER_TOKENS=d", "PGUSER=old"}
+	got := handedDown(own, map[string]string{"PGUSER": "new", "ESTOVER_TOKEN": "lent"})
+	if want := []string{"PATH=/bin", "ESTOVER_CLIENT_ID=agt_1", "ESTOVER_TOKENS=d", "PGUSER=old", "ESTOVER_TOKEN=lent", "PGUSER=new"}; !slices.Equal(got, want) {
+		t.Errorf("a command gets %q, want %q", got, want)
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -36,6 +37,8 @@ reading of its value, which the record says.
 With the agent's credentials (ESTOVER_CLIENT_ID and ESTOVER_CLIENT_SECRET, or
 ESTOVER_CLIENT_SECRET_FILE) a session is opened for COMMAND, and ends with it.
 Otherwise it is you who gets the credentials, for the purpose that you name.
+
+COMMAND gets neither those nor ESTOVER_TOKEN: what it has ends with it.
 
 What a program has in its environment has left Estover. Where it can, let it work
 with handles (estover run): then it has nothing to lose.`,
@@ -114,14 +117,24 @@ func (r *lending) run(ctx context.Context, s *settings, args []string) (code int
 	if err != nil {
 		return 0, err
 	}
-	env := os.Environ()
-	for _, name := range sortedKeys(set) {
-		env = append(env, name+"="+set[name]) // the last of a name counts
-	}
+	env := handedDown(os.Environ(), set)
 	for _, x := range r.leases {
 		r.say("%s until the command ends: user %s", x.Role, x.User)
 	}
 	return r.supervise(ctx, &exec.Cmd{Path: program, Args: args, Env: env, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr})
+}
+
+// handedDown is the environment of the command: what was lent, and what there is but
+// for that by which more could be had, also when the command has ended.
+func handedDown(own []string, lent map[string]string) []string {
+	env := slices.DeleteFunc(own, func(v string) bool {
+		name, _, _ := strings.Cut(v, "=")
+		return name == "ESTOVER_TOKEN" || name == "ESTOVER_CLIENT_SECRET" || name == "ESTOVER_CLIENT_SECRET_FILE"
+	})
+	for _, name := range sortedKeys(lent) {
+		env = append(env, name+"="+lent[name]) // the last of a name counts
+	}
+	return env
 }
 
 // begin opens a session for the command if it is an agent that runs it. end gives
