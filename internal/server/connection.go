@@ -36,7 +36,7 @@ func (s *Server) connectionPage(t estover.TenantID, name string) string {
 // only as far as the connection says.
 func (s *Server) sendToProvider(ctx context.Context, t estover.TenantID, spec connection.Spec, r *http.Request, limit int64) (connection.Answer, error) {
 	f, err := s.providerFetcher(ctx, t, directory.Provider{ProviderSpec: directory.ProviderSpec{
-		Issuer: r.URL.Scheme + "://" + r.URL.Host, CA: spec.CA, AllowPrivate: spec.AllowPrivate,
+		Issuer: r.URL.Scheme + "://" + r.URL.Host, CA: spec.CA, AllowPrivate: spec.Private(r.URL),
 	}})
 	if err != nil {
 		return connection.Answer{}, err

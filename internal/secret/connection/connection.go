@@ -290,6 +290,20 @@ func Check(s Spec) (Spec, error) {
 	return s, errors.Join(bad...)
 }
 
+// Private reports whether a host of the provider may be on a private network: one that
+// an administrator named, and none that the provider names of itself.
+func (s *Spec) Private(u *url.URL) bool {
+	return s.AllowPrivate && slices.ContainsFunc([]string{s.Issuer, s.Authorize, s.Token, s.Revoke}, func(named string) bool {
+		n, err := url.Parse(named)
+		return err == nil && n.Host != "" && strings.EqualFold(n.Hostname(), u.Hostname())
+	})
+}
+
+func (s *Spec) private(text string) bool {
+	u, err := url.Parse(text)
+	return err == nil && s.Private(u)
+}
+
 func checkURL(text string, private bool) error {
 	u, err := url.Parse(text)
 	switch {

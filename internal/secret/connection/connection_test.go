@@ -722,3 +722,63 @@ func TestCheck(t *testing.T) {
 		}
 	}
 }
+
+// TestOurOwnTrouble: that our own database cannot be asked for a moment says nothing of
+// a connection.
+func TestOurOwnTrouble(t *testing.T) {
+	d := dbtest.Open(t)
+	clock, p := dbtest.NewClock(d), newProvider(t)
+	x := nodes(t, d, 1)[0]
+	put(t, x, mail(p))
+	authorize(t, x, p)
+	mine := x.Secret
+	x.Secret = func(context.Context, estover.TenantID, string, string) (estover.Secret, error) {
+		return estover.Secret{}, db.ErrUnavailable
+	}
+	clock.Advance(2 * time.Hour)
+	if _, err := x.Use(t.Context(), bot, "mail", "api.mail.example:443"); !errors.Is(err, db.ErrUnavailable) {
+		t.Errorf("while our database is away: %v, want that", err)
+	}
+	if c := show(t, x); c.State != connection.Healthy {
+		t.Errorf("it is %s because %q", c.State, c.Reason)
+	}
+	x.Secret = mine
+	if got := use(t, x); !strings.HasPrefix(got, "access-") {
+		t.Errorf("when it is back: %q", got)
+	}
+}
+
+// TestPrivateHosts: what is opened of a private network are the hosts that an
+// administrator named, and none that the provider names.
+func TestPrivateHosts(t *testing.T) {
+	x := nodes(t, dbtest.Open(t), 1)[0]
+	asked := false
+	inside := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = true }))
+	t.Cleanup(inside.Close)
+	elsewhere := strings.Replace(inside.URL, "127.0.0.1", "localhost", 1)
+	var issuer *httptest.Server
+	issuer = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		json.NewEncoder(w).Encode(map[string]any{"issuer": issuer.URL, "token_endpoint": elsewhere + "/token"})
+	}))
+	t.Cleanup(issuer.Close)
+	s := connection.Spec{
+		Name: "mail", Grant: connection.ClientCredentials, Issuer: issuer.URL, ClientID: "estover", Secret: "mail/client",
+		Destinations: []string{"api.mail.example"}, AllowPrivate: true,
+	}
+	if c := put(t, x, s); c.State != connection.Misconfigured || asked {
+		t.Errorf("the provider names another host: %s because %q, asked %v", c.State, c.Reason, asked)
+	}
+	s.Token = elsewhere + "/token"
+	if put(t, x, s); !asked {
+		t.Error("the host that was named is not asked")
+	}
+	for text, want := range map[string]bool{issuer.URL: true, elsewhere: true, "https://10.0.0.1/token": false} {
+		u, err := url.Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Private(u) != want {
+			t.Errorf("%s is opened: %v, want %v", text, !want, want)
+		}
+	}
+}

@@ -123,7 +123,7 @@ func (x *Connections) find(ctx context.Context, tenant estover.TenantID, s Spec)
 		if *one.to != "" || one.said == "" {
 			continue
 		}
-		if checkURL(one.said, s.AllowPrivate) != nil {
+		if checkURL(one.said, s.private(one.said)) != nil {
 			return e, &refusal{what: "one of the endpoints that it names is not to be used: it is not https"}
 		}
 		*one.to = one.said
@@ -148,7 +148,7 @@ func (x *Connections) post(ctx context.Context, tenant estover.TenantID, s Spec,
 		secret, err := x.Secret(ctx, tenant, s.Secret, hostPort(u))
 		if err != nil {
 			var ours *estover.Error
-			if errors.As(err, &ours) {
+			if errors.As(err, &ours) && ours.Kind != estover.Unavailable && ours.Kind != estover.Fault { // which say nothing of the connection
 				return Answer{}, &refusal{what: "its client secret cannot be used: " + ours.Detail}
 			}
 			return Answer{}, err
