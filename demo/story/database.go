@@ -153,10 +153,25 @@ func (s *Stage) rotate(ctx context.Context, d *database) (string, error) {
 	for _, args := range [][]string{
 		{"secret", "create", path, "--destination", d.addr},
 		{"rotation", "put", path, "--target", "crm-db", "--user", "report_a", "--user", "report_b", "--template", "groups=crm_readers", "--cache", "1s"},
-		{"rotation", "run", path},
 	} {
 		if _, err := s.told(ctx, 0, args...); err != nil {
 			return "", err
+		}
+	}
+	// The first version comes by itself.
+	for begun := time.Now(); ; time.Sleep(50 * time.Millisecond) {
+		var r struct {
+			Step    string `json:"step"`
+			Current int64  `json:"current_version"`
+		}
+		if err := s.query(ctx, &r, "rotation", "show", path); err != nil {
+			return "", err
+		}
+		if r.Current > 0 && r.Step == "idle" {
+			break
+		}
+		if time.Since(begun) > patience {
+			return "", errors.New("the first version has not come")
 		}
 	}
 	read := func() (url string, err error) {
