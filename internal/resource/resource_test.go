@@ -413,3 +413,39 @@ func TestInSegments(t *testing.T) {
 		}
 	})
 }
+
+// Whoever holds a resource waits for those in whose transactions it is kept.
+func TestKeep(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		c := open(t, d)
+		r := put(t, c, crm())
+		locked := make(chan error, 1)
+		err := d.Do(t.Context(), ada.Tenant, func(tx *db.Tx) error {
+			if err := resource.Keep(t.Context(), tx, r.ID); err != nil {
+				return err
+			}
+			go func() {
+				locked <- d.Do(t.Context(), ada.Tenant, func(tx *db.Tx) error {
+					_, err := resource.Lock(t.Context(), tx, r.ID)
+					return err
+				})
+			}()
+			select {
+			case err := <-locked:
+				t.Errorf("a resource that is kept was locked: %v", err)
+				locked <- err
+			case <-time.After(300 * time.Millisecond):
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := <-locked; err != nil {
+			t.Error(err)
+		}
+		if err := d.Do(t.Context(), eve.Tenant, func(tx *db.Tx) error { return resource.Keep(t.Context(), tx, r.ID) }); !errors.Is(err, resource.ErrNotFound) {
+			t.Errorf("another tenant's resource: %v, want ErrNotFound", err)
+		}
+	})
+}
