@@ -47,6 +47,9 @@ func (t *Tickets) resolve(ctx context.Context, tenant estover.TenantID, ref Ref)
 // meant is the ticket that an operation is about, and the operation. What is not
 // there is decided on all the same: who may not ask hears that alone.
 func (t *Tickets) meant(ctx context.Context, caller estover.Caller, action string, ref Ref) (*Ticket, guard.Op, error) {
+	if len(ref.Accessor) > maxName { // none has so many bytes, and they do not go on record
+		ref.Accessor = ref.Accessor[:maxName]
+	}
 	one, err := t.resolve(ctx, caller.Tenant, ref)
 	op := guard.Op{Action: action, Target: "ticket:" + ref.Accessor}
 	if errors.Is(err, ErrNotFound) {

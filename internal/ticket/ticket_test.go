@@ -751,3 +751,15 @@ func TestExpireDueGoesOn(t *testing.T) {
 		t.Errorf("the end of %v was told, and %v; want that of %s, and an error", w.gone, err, second.ID)
 	}
 }
+
+// What somebody sends in the place of an accessor is on record, but not at any
+// length.
+func TestLongAccessor(t *testing.T) {
+	w := newWorld(t, dbtest.Open(t))
+	if _, err := w.Lookup(t.Context(), ada, ticket.Ref{Accessor: strings.Repeat("x", 1<<20)}); !errors.Is(err, ticket.ErrNotFound) {
+		t.Errorf("looking it up: %v, want ErrNotFound", err)
+	}
+	if n := count(t, w.d, "select coalesce(max(length(target)), 0) from audit"); n == 0 || n > 1000 {
+		t.Errorf("the longest target on record has %d bytes", n)
+	}
+}
