@@ -870,7 +870,17 @@ func TestCheck(t *testing.T) {
 		if err := issue(); err != nil {
 			t.Error(err)
 		}
+		// Another operator says neither where it is nor whose, but may stop it.
 		elsewhere := "memory.example:7001"
+		bob := estover.Caller{Tenant: ann.Tenant, Subject: estover.User("usr_bob"), Roles: []estover.Role{estover.Operator}}
+		for what, ch := range map[string]target.Change{"address": {Address: &elsewhere}, "admin": {Admin: &elsewhere}, "owner": {Owner: &bob.Subject}} {
+			if _, err := h.Targets.Update(t.Context(), bob, "main", ch); !errors.Is(err, target.ErrNotOwner) {
+				t.Errorf("the %s, by another operator: %v, want ErrNotOwner", what, err)
+			}
+		}
+		if _, err := h.Targets.Update(t.Context(), bob, "main", target.Change{Description: &elsewhere}); err != nil {
+			t.Errorf("a description, by another operator: %v", err)
+		}
 		if _, err := h.Targets.Update(t.Context(), ann, "main", target.Change{Address: &elsewhere}); err != nil || !errors.Is(issue(), lease.ErrNotChecked) {
 			t.Errorf("after another address: %v, %v; want ErrNotChecked", err, issue())
 		}

@@ -46,9 +46,12 @@ import (
 
 // The errors of targets.
 var (
-	ErrNotFound    = &estover.Error{Kind: estover.NotFound, Code: "target_not_found", Detail: "There is no such target. See `estover secret engine list`."}
-	ErrExists      = &estover.Error{Kind: estover.Conflict, Code: "target_exists", Detail: "There is a target of this name already."}
-	ErrInvalid     = &estover.Error{Kind: estover.Invalid, Code: "target_invalid", Detail: "The target is not valid."}
+	ErrNotFound = &estover.Error{Kind: estover.NotFound, Code: "target_not_found", Detail: "There is no such target. See `estover secret engine list`."}
+	ErrExists   = &estover.Error{Kind: estover.Conflict, Code: "target_exists", Detail: "There is a target of this name already."}
+	ErrInvalid  = &estover.Error{Kind: estover.Invalid, Code: "target_invalid", Detail: "The target is not valid."}
+	// ErrNotOwner is returned when somebody but its owner or an administrator has a
+	// target reached otherwise, or gives it to another owner.
+	ErrNotOwner    = &estover.Error{Kind: estover.Denied, Code: "target_not_owner", Detail: "Only the owner of the target or an administrator says where it is, as whom users are made there, and who its owner is."}
 	ErrChanged     = &estover.Error{Kind: estover.Conflict, Code: "target_changed", Detail: "The target has been changed in the meantime. Look at it and try again."}
 	ErrInUse       = &estover.Error{Kind: estover.Conflict, Code: "target_in_use", Detail: "There are leases at the target. Revoke them first, and remove its roles."}
 	ErrUnreachable = &estover.Error{Kind: estover.Unavailable, Code: "target_unreachable", Detail: "The target cannot be reached. An operator finds the reason with `estover secret engine check`."}
@@ -207,7 +210,9 @@ type Change struct {
 }
 
 // Update changes a target, named by its name. One that is reached otherwise
-// afterwards is checked again before anything is issued there.
+// afterwards is checked again before anything is issued there. Where it is reached
+// and whose it is, its owner or an administrator says: passwords that are rotated
+// there are shown to whoever answers.
 func (t *Targets) Update(ctx context.Context, c estover.Caller, name string, ch Change) (x Target, err error) {
 	op := guard.Op{Action: "target.update", Target: "target:" + name, Detail: map[string]any{"change": ch}}
 	err = t.guard.Do(ctx, c, op, func(tx *guard.Tx) error {
@@ -237,7 +242,11 @@ func (t *Targets) Update(ctx context.Context, c estover.Caller, name string, ch 
 		}
 		x.UpdatedAt = tx.Now()
 		x.Epoch++
-		if elsewhere(was.Spec, x.Spec) {
+		moved := elsewhere(was.Spec, x.Spec)
+		if (moved || x.Owner != was.Owner) && c.Subject != was.Owner && !c.Has(estover.Admin) && c.Subject.Kind() != estover.SystemKind {
+			return ErrNotOwner
+		}
+		if moved {
 			x.Reach = x.Epoch
 		}
 		x.Ready = x.checkedReach == x.Reach
