@@ -95,7 +95,8 @@ func rootKeyAdd(s *settings) *cobra.Command {
 		Use: "add SOURCE", Short: "Register another root key beside those that there are", Args: oneArgument("where the server gets it"),
 		Long: `Add has the server make or fetch a root key from another source and wrap the keys
 under it too. From then on it starts with either. To move, add the new one, start
-with it, and remove the old one.`,
+with it, and remove the old one. The server must have been started with
+--may-root-key and this source: it is a file or a device of its machine.`,
 		Example: `  estover root-key add tpm2:
   estover root-key add 'vault-transit:https://vault.example.com:8200?key=estover&token=/run/vault-token'`,
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -22,6 +22,7 @@ type Config struct {
 	Database   string   `flag:"database" env:"ESTOVER_DATABASE" help:"Where everything is kept: sqlite:FILE or postgres://… (default: sqlite:DATA/estover.db)"`
 	RootKey    string   `flag:"root-key" env:"ESTOVER_ROOT_KEY" help:"What all keys rest on: file:PATH, passphrase:file:PATH, passphrase:env:NAME, systemd-creds:NAME, env:NAME, tpm2:, vault-transit:URL, pkcs11:… or shamir: (default: file:DATA-keys/root.key, beside and not in the data directory)"`
 	AlsoRoot   []string `flag:"also-root-key" env:"ESTOVER_ALSO_ROOT_KEY" help:"Another registered root key, needed only to replace what is wrapped under all of them; may be repeated"`
+	MayRoot    []string `flag:"may-root-key" env:"ESTOVER_MAY_ROOT_KEY" help:"A root key that an administrator may register with 'estover root-key add'; may be repeated. Who starts the server says which, since it names files and devices of this machine"`
 	Blobs      string   `flag:"blobs" env:"ESTOVER_BLOBS" help:"Where recordings are kept, as a bucket URL (default: file:///DATA/recordings)"`
 	Issuer     string   `flag:"issuer" env:"ESTOVER_ISSUER" help:"The address under which agents know this server; it is in every token and never taken from a request (default: https://localhost:PORT)"`
 	Listen     string   `flag:"listen" env:"ESTOVER_LISTEN" default:"127.0.0.1:8443" help:"Address of the API, the token service, reverse routes and the public log"`

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 
 	"estover.dev"
 	"estover.dev/internal/db"
@@ -180,14 +181,24 @@ func (r roots) List(ctx context.Context, c estover.Caller) ([]seal.Root, error) 
 	return r.s.sealer.Roots(ctx)
 }
 
-// Add registers a root key from another source, beside those that there are.
+// errRootUnnamed is returned for a source that the server was not started with.
+var errRootUnnamed = &estover.Error{Kind: estover.Denied, Code: "root_key_unnamed", Detail: "A root key is registered from a source that whoever starts the server has named, since it is a file, a device or a server that it reaches. Start it with --may-root-key and this source."}
+
+// Add registers a root key from another source, beside those that there are: one
+// of those that the server was started with. Otherwise an administrator, who need
+// not be who runs the machine, could have it read files and load libraries.
 func (r roots) Add(ctx context.Context, c estover.Caller, uri string) (id string, err error) {
-	src, invalid := source.Parse(uri, r.s.config.Database, nil)
+	var src seal.Source
+	var invalid error = errRootUnnamed
+	if slices.Contains(r.s.config.MayRoot, uri) {
+		src, invalid = source.Parse(uri, r.s.config.Database, nil)
+	}
 	kind := ""
-	if invalid != nil {
-		invalid = seal.ErrRoot.With("%v", invalid)
-	} else {
+	switch {
+	case src != nil:
 		kind = src.Kind()
+	case invalid != errRootUnnamed:
+		invalid = seal.ErrRoot.With("%v", invalid)
 	}
 	op := guard.Op{Action: "root_key.add", Effect: guard.Manages, Detail: map[string]any{"kind": kind}}
 	// Nothing is made at the source for somebody who may not.
