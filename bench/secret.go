@@ -33,10 +33,10 @@ func secrets(ctx context.Context, b *Bench) ([]Row, error) {
 	value := rand.Text() + fmt.Sprintf("%0486d", 0)
 	for i := range secretCallers {
 		path := fmt.Sprintf("bench/%d", i)
-		if err := in.call(ctx, http.MethodPost, "/v1/secrets", map[string]any{"path": path, "max_versions": 10}, nil); err != nil {
+		if err := in.call(ctx, http.MethodPost, "/v1/secrets", map[string]any{"path": path, "class": "confidential", "risk": "standard", "owner": "", "description": "", "destinations": []string{}, "max_versions": 10}, nil); err != nil {
 			return nil, err
 		}
-		if _, err := in.estover(ctx, value, "secret", "put", path, "--file", "-"); err != nil {
+		if _, err := in.estover(ctx, value, "secret", "put", path); err != nil {
 			return nil, err
 		}
 	}
