@@ -117,7 +117,7 @@ func TestC14AgainstTheSDK(t *testing.T) {
 		}
 		u.Path, u.RawPath, u.RawQuery = path, escaped, strings.ReplaceAll(q.Encode(), "+", "%20")
 		if u.EscapedPath() != escaped {
-			t.Skip("not a path that net/url writes like that")
+			t.Fatalf("net/url writes the path %q and not %q", u.EscapedPath(), escaped)
 		}
 		body := []byte(rapid.StringN(0, 100, 200).Draw(t, "body"))
 		theirs, err := http.NewRequest(rapid.SampledFrom([]string{"GET", "PUT", "POST", "DELETE"}).Draw(t, "method"), u.String(), nil)
