@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -39,7 +40,7 @@ func forms(value string) map[string][]byte {
 // F14, M15: whatever is done with values, rightly and wrongly, by the command
 // line, the API, the gateway and the door for clients of Vault, none of them is in
 // the server's log, its traces and metrics, its events, its errors, its files or
-// the log of a database.
+// the log of a database, also when it comes to a bad end, of which no core is left.
 func TestCanaries(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
@@ -50,7 +51,7 @@ func TestCanaries(t *testing.T) {
 		_, _ = io.Copy(&traces, r.Body)
 	}))
 	t.Cleanup(collector.Close)
-	srv := e2etest.StartWith(t, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + collector.URL, "OTEL_EXPORTER_OTLP_COMPRESSION=none"}, "--log-level", "debug")
+	srv := e2etest.StartWith(t, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + collector.URL, "OTEL_EXPORTER_OTLP_COMPRESSION=none", "GOTRACEBACK=crash"}, "--log-level", "debug")
 	v := newVault(t, srv)
 	canaries := map[string]string{"the injected key": crmKey, "the administrator's token": v.token}
 	plant := func(what string) string {
@@ -167,6 +168,31 @@ func TestCanaries(t *testing.T) {
 	_ = res.Body.Close()
 	events := v.admin.Must(t, "event", "list", "--limit", "10000", "-o", "json")
 	srv.Stop(t)
+	files := map[string][]byte{}
+	walk := func(when string) {
+		t.Helper()
+		must(t, filepath.WalkDir(srv.Data, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() {
+				return err
+			}
+			b, err := os.ReadFile(path)
+			files["the file "+strings.TrimPrefix(path, srv.Data)+when] = b
+			return err
+		}))
+	}
+	walk("")
+	srv.Restart(t)
+	v.admin.Must(t, "secret", "get", "canary/static", "--purpose", "a test")
+	srv.Abort(t)
+	walk(" after a bad end")
+	if !strings.Contains(srv.Log(), "SIGABRT") {
+		t.Error("there are no stacks in the log")
+	}
+	cores, err := filepath.Glob("core*")
+	must(t, err)
+	for _, core := range cores {
+		t.Errorf("a core was dumped: %s", core)
+	}
 	databaseLog, err := v.pg.ReadLog()
 	must(t, err)
 	mu.Lock()
@@ -180,14 +206,7 @@ func TestCanaries(t *testing.T) {
 			t.Errorf("nothing came of %s", what)
 		}
 	}
-	must(t, filepath.WalkDir(srv.Data, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		b, err := os.ReadFile(path)
-		places["the file "+strings.TrimPrefix(path, srv.Data)] = b
-		return err
-	}))
+	maps.Copy(places, files)
 	if !strings.Contains(events, "canary/static") || !bytes.Contains(places["the file /estover.db"], []byte("canary/static")) {
 		t.Error("it was not looked where things are")
 	}

@@ -32,6 +32,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Main runs the tests of a package and then takes away what [Binary] has
@@ -242,6 +244,26 @@ func (s *Server) kill() {
 
 // Kill ends the server as a crash does: kill -9.
 func (s *Server) Kill() { s.kill() }
+
+// Abort ends the server as a fault in its own code does: its stacks are in its log,
+// and whatever the system writes down of such a process is in the directory of the
+// test.
+func (s *Server) Abort(t testing.TB) {
+	t.Helper()
+	all := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+	if err := unix.Prlimit(s.Pid(), unix.RLIMIT_CORE, &all, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.cmd.Process.Signal(syscall.SIGABRT); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-s.ended:
+		s.ended <- err
+	case <-time.After(startTime):
+		t.Fatal("the server does not end")
+	}
+}
 
 // Stop ends the server as an operator does, and demands that it ends well.
 func (s *Server) Stop(t testing.TB) {
