@@ -193,13 +193,23 @@ func (s *Secrets) Turn(ctx context.Context, c estover.Caller, op guard.Op, path 
 // Values gives the fields of a version to a rotation, whose step the guard
 // admits and records: they go to the target that they are for, and to nobody
 // else. Pending versions are what it is for.
-func (s *Secrets) Values(ctx context.Context, tenant estover.TenantID, path string, n int64) (fields map[string]estover.Secret, err error) {
+func (s *Secrets) Values(ctx context.Context, tenant estover.TenantID, path string, n int64) (map[string]estover.Secret, error) {
+	return s.values(ctx, tenant, path, n, Live)
+}
+
+// Former is [Secrets.Values] of a version that is about to be replaced, also if
+// somebody has deleted it: what is out of use is all the more to be replaced.
+func (s *Secrets) Former(ctx context.Context, tenant estover.TenantID, path string, n int64) (map[string]estover.Secret, error) {
+	return s.values(ctx, tenant, path, n, Live, Deleted)
+}
+
+func (s *Secrets) values(ctx context.Context, tenant estover.TenantID, path string, n int64, in ...State) (fields map[string]estover.Secret, err error) {
 	r, err := s.read(ctx, tenant, path, n)
 	if err != nil {
 		return nil, err
 	}
 	v := r.version(n)
-	if v == nil || v.State != Live {
+	if v == nil || !slices.Contains(in, v.State) {
 		return nil, ErrNoVersion.With("Version %d of the secret %s is not there any more.", n, path)
 	}
 	err = s.open(tenant, r.ID, v, func(plain []byte) (err error) {

@@ -419,11 +419,13 @@ func (l Laggard) sentence(at func(time.Time) string, quiet time.Duration) string
 	return fmt.Sprintf("Somebody is logged in at the target with it, from %s.", from)
 }
 
-// How long a node counts as there without saying so again, and how often it says
-// so.
+// How long a node uses rotated secrets without saying again that it is there, and
+// how often it says so. Each goes by its own clock, which may differ from another's
+// by skew: for so much longer others wait for its answer.
 const (
 	nodeTime  = 15 * time.Second
 	tickEvery = time.Second
+	skew      = time.Minute
 )
 
 // Attend says on this node that it is there, and answers when versions are to

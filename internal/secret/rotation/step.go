@@ -19,7 +19,7 @@ import (
 
 // How long things take, and when they are tried again.
 const (
-	holdTime   = time.Minute      // for which a node has a rotation; longer than what it does at the target
+	holdTime   = 2 * time.Minute  // for which a node has a rotation; longer than what it does at the target and [skew] together
 	effectTime = 30 * time.Second // for one thing at the target, by the target's own reckoning too
 	firstWait  = time.Second      // after a first failure; it doubles each time
 	mostWait   = 5 * time.Minute
@@ -239,6 +239,16 @@ func newPassword() estover.Secret {
 	return estover.NewSecret(text)
 }
 
+// former are the fields of the current version, which is to be replaced: also of one
+// that somebody has deleted, and none of one that was destroyed.
+func (w *work) former(ctx context.Context) (map[string]estover.Secret, error) {
+	fields, err := w.x.Secrets.Former(ctx, w.tenant, w.r.Path, w.r.Current)
+	if errors.Is(err, secret.ErrNoVersion) {
+		return map[string]estover.Secret{}, nil
+	}
+	return fields, err
+}
+
 // idle is the slot that does not serve.
 func (r *Rotation) idle() string {
 	if r.kind == TwoUsers && r.Slot == "a" {
@@ -260,7 +270,7 @@ func (w *work) stage(ctx context.Context) (bool, error) {
 	slot := w.r.idle()
 	fields := map[string]estover.Secret{}
 	if w.r.Current > 0 {
-		old, err := w.x.Secrets.Values(ctx, w.tenant, w.r.Path, w.r.Current)
+		old, err := w.former(ctx)
 		if err != nil {
 			return false, err
 		}
@@ -305,7 +315,7 @@ func (w *work) apply(ctx context.Context) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		old, err := w.x.Secrets.Values(ctx, w.tenant, w.r.Path, w.r.Current)
+		old, err := w.former(ctx)
 		if err != nil {
 			return false, err
 		}
@@ -378,8 +388,8 @@ func (w *work) tryAdmin(ctx context.Context, values map[string]estover.Secret) e
 	if err != nil || at.Admin != w.r.Path || w.r.kind != TwoUsers || w.r.Current == 0 || w.x.As == nil {
 		return err
 	}
-	old, err := w.x.Secrets.Values(ctx, w.tenant, w.r.Path, w.r.Current)
-	if err != nil {
+	old, err := w.former(ctx)
+	if err != nil || old[w.r.SecretField].Empty() { // nobody knows it any more, so there is nothing to set
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, effectTime)
@@ -475,11 +485,13 @@ func (w *work) change(ctx context.Context) (bool, error) {
 func (w *work) abort(ctx context.Context) (bool, error) {
 	user, password := w.r.user(w.r.idle()), newPassword()
 	if w.r.kind == SingleSlot && w.r.Current > 0 {
-		old, err := w.x.Secrets.Values(ctx, w.tenant, w.r.Path, w.r.Current)
+		old, err := w.former(ctx)
 		if err != nil {
 			return false, err
 		}
-		password = old[w.r.SecretField]
+		if before := old[w.r.SecretField]; !before.Empty() {
+			password = before
+		}
 	}
 	err := w.effect(ctx, "R6", func(ctx context.Context, e engine.Engine) error {
 		return e.SetSecret(ctx, user, password, estover.Secret{})
@@ -520,7 +532,7 @@ func (w *work) scramble(ctx context.Context) (bool, error) {
 			return false, err
 		}
 	} else {
-		values, err := w.x.Secrets.Values(ctx, w.tenant, w.r.Path, w.r.Current)
+		values, err := w.x.Secrets.Former(ctx, w.tenant, w.r.Path, w.r.Current)
 		if err != nil {
 			return false, err
 		}
@@ -562,7 +574,7 @@ func (w *work) beginRefusing(ctx context.Context, user string, old estover.Secre
 			return err
 		}
 	}
-	if w.probe != nil {
+	if w.probe != nil || old.Empty() {
 		return nil
 	}
 	e, err := w.x.Engine(ctx, w.tenant, w.r.Target)

@@ -337,11 +337,30 @@ func answer(ctx context.Context, tx *db.Tx, node string, q question, open []secr
 	return err
 }
 
+// At gives the paths of the secrets that are rotated at a target, for whoever
+// wants to take the target away.
+func At(ctx context.Context, tx *db.Tx, target string) (paths []string, err error) {
+	rows, err := tx.Query(ctx, `select s.path from rotation r join secret s on s.tenant_id = r.tenant_id and s.id = r.secret_id
+		where r.tenant_id = $1 and r.target_id = $2 and r.ended_at is null order by s.path`, tx.Tenant(), target)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var path string
+		if err := rows.Scan(&path); err != nil {
+			return nil, err
+		}
+		paths = append(paths, path)
+	}
+	return paths, rows.Err()
+}
+
 // unanswered are the nodes that are there and have not answered.
 func unanswered(ctx context.Context, tx *db.Tx, r Rotation) ([]string, error) {
 	rows, err := tx.Query(ctx, `select n.node from rotation_node n where n.until > $4 and not exists (
 			select 1 from rotation_ack a where a.tenant_id = $1 and a.secret_id = $2 and a.node = n.node and a.epoch = $3)
-		order by n.node`, tx.Tenant(), r.Secret, r.epoch, tx.Now())
+		order by n.node`, tx.Tenant(), r.Secret, r.epoch, tx.Now().Add(-skew))
 	if err != nil {
 		return nil, err
 	}
@@ -361,7 +380,7 @@ func unanswered(ctx context.Context, tx *db.Tx, r Rotation) ([]string, error) {
 // its way out.
 func stillOpen(ctx context.Context, tx *db.Tx, r Rotation) (list []secret.Connection, err error) {
 	rows, err := tx.Query(ctx, `select a.open from rotation_ack a join rotation_node n on n.node = a.node
-		where a.tenant_id = $1 and a.secret_id = $2 and a.version = $3 and n.until > $4 order by a.node`, tx.Tenant(), r.Secret, r.Previous, tx.Now())
+		where a.tenant_id = $1 and a.secret_id = $2 and a.version = $3 and n.until > $4 order by a.node`, tx.Tenant(), r.Secret, r.Previous, tx.Now().Add(-skew))
 	if err != nil {
 		return nil, err
 	}
