@@ -193,6 +193,10 @@ type Options struct {
 	Look   time.Duration // how often [Leases.Run] looks for what is due; 500 ms if zero
 	Node   string        // the name of this node; a new one if empty
 	Logger *slog.Logger
+
+	// Reached is told of each step of a lease before it is done and when it is, and
+	// may stop it there, as a crash does. It is nil but in tests.
+	Reached func(step string, done bool) error
 }
 
 // Leases are the leases of all tenants. It is safe for use by many at once.
@@ -208,10 +212,6 @@ type Leases struct {
 	mu      sync.Mutex
 	opened  map[openedKey]*Lease // what the gateway uses, by session and role
 	dropped int64                // how often some of that was forgotten
-
-	// reached is told of each step of a lease before it is done and when it is, and
-	// may stop it there, as a crash does. It is nil but in tests.
-	reached func(step string, done bool) error
 }
 
 // Holding is where what leases hand out lies, for [seal.Sealer.Hold].
@@ -244,10 +244,10 @@ func New(g *guard.Guard, s *seal.Sealer, t *target.Targets, o Options) *Leases {
 }
 
 func (l *Leases) at(step string, done bool) error {
-	if l.reached == nil {
+	if l.o.Reached == nil {
 		return nil
 	}
-	return l.reached(step, done)
+	return l.o.Reached(step, done)
 }
 
 // system is who does the work that nobody waits for.

@@ -1,0 +1,311 @@
+package leasetest
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/db"
+	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/guard/guardtest"
+	"estover.dev/internal/secret/engine"
+	"estover.dev/internal/secret/lease"
+)
+
+// issues is how many credentials each storm asks for.
+var issues = flag.Int("storm", 0, "how many credentials a storm asks for; 0 for as many as each test says")
+
+// A Storm asks a target that runs for credentials while nodes crash between any
+// two steps, clients hang up at any time, what the target answers is lost on its
+// way, and other nodes take away what is due.
+type Storm struct {
+	Kind     engine.Kind
+	Config   engine.Config // of a target that runs
+	Template engine.Template
+	Issues   int // how many credentials are asked for, if -storm does not say
+
+	// Users gives the names that begin so of those who are at the target, by the
+	// target's own account; nil for what the engine lists. A name that has two
+	// credentials is there twice.
+	Users func(ctx context.Context, prefix string) ([]string, error)
+
+	// Settles is how long a target may take until what was ended there stays so;
+	// zero for one where it does at once.
+	Settles time.Duration
+}
+
+// errCrash is what a node that dies has to say.
+var errCrash = errors.New("the node crashed here")
+
+// A death is the step before or after which a node dies.
+type death struct {
+	step  string
+	after bool
+}
+
+var deaths = []*death{nil, nil, {"L1", false}, {"L1", true}, {"L2", false}, {"L2", true}, {"L3", false}, {"L3", true}}
+
+// Rage has the storm go over a target. At no moment is there a user that no lease
+// knows, and in the end those who are there are those of live leases: F1, F2 and
+// F3 of what can go wrong.
+func (s Storm) Rage(t *testing.T, d *db.DB) {
+	t.Helper()
+	n := s.Issues
+	if *issues > 0 {
+		n = *issues
+	}
+	clock := dbtest.NewClock(d)
+	host, err := s.Kind.Host(s.Config.Address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	between := &relay{to: host}
+	through := s.Config
+	through.Address = strings.Replace(s.Config.Address, host, between.listen(t), 1)
+	h, admin := At(t, d, s.Kind, through, lease.Options{Quota: int64(n) + 1})
+	h.Role(t, admin, lease.RoleSpec{Name: "storm", Target: "real", Template: s.Template, Delivery: lease.Plaintext, Resource: "res_db", Action: "read"})
+	if s.Users == nil {
+		looker, err := s.Kind.Open(s.Config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer looker.Close()
+		s.Users = looker.List
+	}
+	leases := func(f lease.Filter) []lease.Lease {
+		t.Helper()
+		list, err := h.Leases.List(t.Context(), admin, f, "", 2*n+100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list
+	}
+	mark := leases(lease.Filter{})[0].User[:len("e_12345678_")] // of the round that the role has gone
+	users := func() []string {
+		t.Helper()
+		names, err := s.Users(t.Context(), mark)
+		if err != nil {
+			t.Fatal(err)
+		}
+		slices.Sort(names)
+		return names
+	}
+
+	var (
+		wait                          sync.WaitGroup
+		next, issued, crashed, hungUp atomic.Int64
+		unsure                        atomic.Int64
+		handedOut                     sync.Map // the user, by the id of the lease
+	)
+	between.loses.Store(true)
+	for i := range 8 {
+		var dies atomic.Pointer[death]
+		node := h.dying(t, func(step string, done bool) error {
+			if at := dies.Load(); at != nil && at.step == step && at.after == done {
+				return errCrash
+			}
+			return nil
+		})
+		agent := estover.Caller{Tenant: admin.Tenant, Subject: estover.Agent(fmt.Sprint("agt_", i)), Session: fmt.Sprint("ses_", i), Purpose: "storm"}
+		wait.Go(func() {
+			for int(next.Add(1)) <= n {
+				ctx, hangUp := context.WithCancel(context.Background())
+				dies.Store(deaths[rand.N(len(deaths))])
+				if rand.N(3) == 0 {
+					time.AfterFunc(time.Duration(rand.N(15_000))*time.Microsecond, hangUp)
+				}
+				x, err := node.Leases.Create(ctx, agent, lease.Wish{Role: "storm"})
+				hangUp()
+				var known *estover.Error
+				switch {
+				case err == nil:
+					issued.Add(1)
+					handedOut.Store(x.ID, x.User)
+				case errors.Is(err, errCrash):
+					crashed.Add(1)
+				case errors.Is(err, context.Canceled):
+					hungUp.Add(1)
+				case errors.As(err, &known) && known.Kind == estover.Unavailable && !errors.Is(err, lease.ErrRefused):
+					unsure.Add(1) // what the target answered was lost, or the connection of somebody who has hung up
+				default:
+					t.Errorf("issuing: %v", err)
+				}
+			}
+		})
+	}
+	sweeping, calm := context.WithCancel(context.Background())
+	defer calm()
+	swept := make(chan error, 1)
+	sweeper := h.Another(t, guardtest.AllowAll)
+	go func() { swept <- sweeper.Leases.Run(sweeping) }()
+	over := make(chan struct{})
+	go func() {
+		wait.Wait()
+		close(over)
+	}()
+	for storming := true; storming; {
+		if s.Settles == 0 {
+			there := users()
+			known := map[string]bool{}
+			for _, x := range leases(lease.Filter{Open: true}) {
+				known[x.User] = true
+			}
+			still := users() // of those before, some may have gone together with their leases
+			for _, name := range there {
+				if !known[name] && slices.Contains(still, name) {
+					t.Errorf("in the storm there is %s, whom no lease knows", name)
+				}
+			}
+		}
+		select {
+		case <-over:
+			storming = false
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	between.loses.Store(false)
+	calm()
+	if err := <-swept; err != nil {
+		t.Error(err)
+	}
+	t.Logf("%s: %d asked for, %d issued, %d crashes, %d clients hung up, %d times the outcome was unknown, %d answers lost",
+		s.Kind.Title, n, issued.Load(), crashed.Load(), hungUp.Load(), unsure.Load(), between.lost.Load())
+	if issued.Load() == 0 || crashed.Load() == 0 || hungUp.Load() == 0 || between.lost.Load() == 0 {
+		t.Error("it was no storm")
+	}
+
+	// settled works until the leases have come to rest, and compares.
+	settled := func(when string) (there []string) {
+		t.Helper()
+		var want []string
+		for range 30 {
+			clock.Advance(16 * time.Second)
+			if err := h.Leases.Work(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			want = nil
+			moving := false
+			for _, x := range leases(lease.Filter{Open: true}) {
+				moving = moving || x.State != lease.Live
+				want = append(want, x.User)
+			}
+			if !moving {
+				break
+			}
+		}
+		for _, x := range leases(lease.Filter{Open: true}) {
+			if x.State != lease.Live {
+				t.Errorf("%s the lease of %s is %s: %s", when, x.User, x.State, x.LastError)
+			}
+		}
+		slices.Sort(want)
+		there = users()
+		for until := time.Now().Add(s.Settles); !slices.Equal(there, want) && time.Now().Before(until); there = users() {
+			time.Sleep(100 * time.Millisecond)
+		}
+		if !slices.Equal(there, want) {
+			t.Errorf("%s there are %d users and %d live leases", when, len(there), len(want))
+		}
+		t.Logf("%s: %d users at the target, %d live leases", when, len(there), len(want))
+		return there
+	}
+	there := settled("after the storm")
+	handedOut.Range(func(_, user any) bool {
+		if !slices.Contains(there, user.(string)) {
+			t.Errorf("the lease of %s was handed out, and its user is not there", user)
+		}
+		return true
+	})
+	if _, err := h.Leases.Revoke(t.Context(), admin, lease.Which{All: true}, ""); err != nil {
+		t.Fatal(err)
+	}
+	if there := settled("after everything was revoked"); len(there) != 0 {
+		t.Errorf("after everything was revoked there are %q", there)
+	}
+}
+
+// dying is another node, which is told of each step of a lease and may end there.
+func (h *House) dying(t testing.TB, reached func(step string, done bool) error) *House {
+	t.Helper()
+	other := *h
+	other.o.Node, other.o.Reached = "", reached
+	other.wire(t, guardtest.AllowAll)
+	return &other
+}
+
+// A relay stands between nodes and a target, and loses answers.
+type relay struct {
+	to      string
+	loses   atomic.Bool
+	answers atomic.Int64
+	lost    atomic.Int64
+}
+
+// everyAnswer is which answer of the target is lost while a relay loses some, with
+// the connection that it came by.
+const everyAnswer = 31
+
+func (r *relay) listen(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go r.pass(c)
+		}
+	}()
+	return l.Addr().String()
+}
+
+func (r *relay) pass(c net.Conn) {
+	defer c.Close()
+	up, err := net.Dial("tcp", r.to)
+	if err != nil {
+		return
+	}
+	defer up.Close()
+	go func() {
+		defer up.Close()
+		b := make([]byte, 32<<10)
+		for {
+			n, err := c.Read(b)
+			if err != nil {
+				return
+			}
+			if _, err := up.Write(b[:n]); err != nil {
+				return
+			}
+		}
+	}()
+	b := make([]byte, 32<<10)
+	for {
+		n, err := up.Read(b)
+		if err != nil {
+			return
+		}
+		if r.loses.Load() && r.answers.Add(1)%everyAnswer == 0 {
+			r.lost.Add(1)
+			return
+		}
+		if _, err := c.Write(b[:n]); err != nil {
+			return
+		}
+	}
+}
