@@ -18,9 +18,11 @@ import (
 	"time"
 
 	"estover.dev"
+	"estover.dev/internal/db/dbtest"
 	"estover.dev/internal/secret/engine"
 	"estover.dev/internal/secret/engine/enginetest"
 	"estover.dev/internal/secret/engine/httpkey"
+	"estover.dev/internal/secret/lease/leasetest"
 )
 
 // An api has keys as such things have: they get an id and a secret, and a name
@@ -470,4 +472,21 @@ func TestDescriptions(t *testing.T) {
 			t.Errorf("the address %q was taken", address)
 		}
 	}
+}
+
+// TestStorm is F1, F2 and F3. The keys are counted where they are, since one name
+// may have two.
+func TestStorm(t *testing.T) {
+	a, c := start(t)
+	leasetest.Storm{
+		Kind: httpkey.Kind, Config: c, Template: template, Issues: 100,
+		Users: func(_ context.Context, prefix string) (names []string, err error) {
+			for _, name := range a.names() {
+				if strings.HasPrefix(name, prefix) {
+					names = append(names, name)
+				}
+			}
+			return names, nil
+		},
+	}.Rage(t, dbtest.Open(t))
 }

@@ -18,9 +18,11 @@ import (
 	client "github.com/go-ldap/ldap/v3"
 
 	"estover.dev"
+	"estover.dev/internal/db/dbtest"
 	"estover.dev/internal/secret/engine"
 	"estover.dev/internal/secret/engine/enginetest"
 	"estover.dev/internal/secret/engine/ldap"
+	"estover.dev/internal/secret/lease/leasetest"
 )
 
 const (
@@ -504,4 +506,9 @@ func TestHalfMade(t *testing.T) {
 	if _, err := e.Create(ctx, engine.Order{Name: "e_half", Secret: estover.NewSecret([]byte("x")), Template: template}); err == nil || errors.Is(err, engine.ErrUnreachable) || !strings.Contains(err.Error(), "Busy") {
 		t.Errorf("a group that is too busy: %v, want an error that leaves open what happened", err)
 	}
+}
+
+// TestStorm is F1, F2 and F3.
+func TestStorm(t *testing.T) {
+	leasetest.Storm{Kind: ldap.Kind, Config: config(running(t)), Template: template, Issues: 100}.Rage(t, dbtest.Open(t))
 }

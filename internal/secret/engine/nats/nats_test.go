@@ -17,9 +17,11 @@ import (
 	"github.com/nats-io/nkeys"
 
 	"estover.dev"
+	"estover.dev/internal/db/dbtest"
 	"estover.dev/internal/secret/engine"
 	"estover.dev/internal/secret/engine/enginetest"
 	"estover.dev/internal/secret/engine/nats"
+	"estover.dev/internal/secret/lease/leasetest"
 )
 
 var template = engine.Template{"publish": {"orders.>", "$JS.API.>"}, "publish_deny": {"orders.secret"}, "subscribe": {"orders.>", "_INBOX.>"}}
@@ -151,29 +153,40 @@ func open(t *testing.T, c engine.Config) engine.Engine {
 	return e
 }
 
-// edit changes the account without the engine, as an operator's tool does that
-// has read it before.
-func (o *operator) edit(ctx context.Context, change func(*jwt.AccountClaims)) error {
+// asSystem logs in as the system account, whose resolver has the accounts.
+func (o *operator) asSystem() (*client.Conn, error) {
 	own := pair(nkeys.CreateUser)
 	token, err := jwt.NewUserClaims(public(own)).Encode(o.system)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	c, err := client.Connect("nats://"+o.Address(0), client.UserJWTAndSeed(token, seed(own)), client.NoReconnect())
+	return client.Connect("nats://"+o.Address(0), client.UserJWTAndSeed(token, seed(own)), client.NoReconnect())
+}
+
+// look gives the account as the resolver has it.
+func (o *operator) look(ctx context.Context, c *client.Conn) (*jwt.AccountClaims, error) {
+	now, err := c.RequestWithContext(ctx, "$SYS.REQ.ACCOUNT."+public(o.crm)+".CLAIMS.LOOKUP", nil)
+	if err != nil {
+		return nil, err
+	}
+	return jwt.DecodeAccountClaims(string(now.Data))
+}
+
+// edit changes the account without the engine, as an operator's tool does that
+// has read it before.
+func (o *operator) edit(ctx context.Context, change func(*jwt.AccountClaims)) error {
+	c, err := o.asSystem()
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	now, err := c.RequestWithContext(ctx, "$SYS.REQ.ACCOUNT."+public(o.crm)+".CLAIMS.LOOKUP", nil)
-	if err != nil {
-		return err
-	}
-	claims, err := jwt.DecodeAccountClaims(string(now.Data))
+	claims, err := o.look(ctx, c)
 	if err != nil {
 		return err
 	}
 	change(claims)
-	if token, err = claims.Encode(o.self); err != nil {
+	token, err := claims.Encode(o.self)
+	if err != nil {
 		return err
 	}
 	answer, err := c.RequestWithContext(ctx, "$SYS.REQ.CLAIMS.UPDATE", []byte(token))
@@ -492,4 +505,60 @@ func TestConfig(t *testing.T) {
 			t.Errorf("the options %v: %v, want them refused", options, err)
 		}
 	}
+}
+
+// witnessed is an engine whose creations are written down by who watches it, since
+// a NATS has no list of users.
+type witnessed struct {
+	engine.Engine
+	made *sync.Map // what users log in with, by name
+}
+
+func (w witnessed) Create(ctx context.Context, o engine.Order) (engine.Material, error) {
+	m, err := w.Engine.Create(ctx, o)
+	if err == nil {
+		w.made.Store(o.Name, m)
+	}
+	return m, err
+}
+
+// TestStorm is F1, F2 and F3. Users are there whose JWT was made and is not in the
+// list of the server. Nodes that revoke at the same instant take each other's
+// revocations out, and put them back within seconds.
+func TestStorm(t *testing.T) {
+	o := running(t)
+	system, err := o.asSystem()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer system.Close()
+	var made sync.Map
+	kind := nats.Kind
+	kind.Open = func(c engine.Config) (engine.Engine, error) {
+		e, err := nats.Kind.Open(c)
+		return witnessed{e, &made}, err
+	}
+	leasetest.Storm{
+		Kind: kind, Config: config(o, o.signing, false, o.crm), Template: template, Issues: 100, Settles: 30 * time.Second,
+		Users: func(ctx context.Context, prefix string) (names []string, err error) {
+			claims, err := o.look(ctx, system)
+			if err != nil {
+				return nil, err
+			}
+			made.Range(func(name, m any) bool {
+				if _, is := claims.Revocations[user(m.(engine.Material))]; !is && strings.HasPrefix(name.(string), prefix) {
+					names = append(names, name.(string))
+				}
+				return true
+			})
+			return names, nil
+		},
+	}.Rage(t, dbtest.Open(t))
+	made.Range(func(name, m any) bool {
+		if l, err := o.enter(m.(engine.Material)); err == nil {
+			l.Close()
+			t.Errorf("%s logs in after everything was revoked", name)
+		}
+		return true
+	})
 }

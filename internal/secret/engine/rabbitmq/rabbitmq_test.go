@@ -20,9 +20,11 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"estover.dev"
+	"estover.dev/internal/db/dbtest"
 	"estover.dev/internal/secret/engine"
 	"estover.dev/internal/secret/engine/enginetest"
 	"estover.dev/internal/secret/engine/rabbitmq"
+	"estover.dev/internal/secret/lease/leasetest"
 )
 
 const admin = "made-for-tests"
@@ -417,4 +419,9 @@ func TestHalfMade(t *testing.T) {
 			s.Close()
 		}
 	}
+}
+
+// TestStorm is F1, F2 and F3.
+func TestStorm(t *testing.T) {
+	leasetest.Storm{Kind: rabbitmq.Kind, Config: config(running(t)), Template: template, Issues: 100}.Rage(t, dbtest.Open(t))
 }

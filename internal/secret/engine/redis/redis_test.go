@@ -18,9 +18,11 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"estover.dev"
+	"estover.dev/internal/db/dbtest"
 	"estover.dev/internal/secret/engine"
 	"estover.dev/internal/secret/engine/enginetest"
 	"estover.dev/internal/secret/engine/redis"
+	"estover.dev/internal/secret/lease/leasetest"
 )
 
 const admin = "made-for-tests"
@@ -372,4 +374,9 @@ func TestNotSaved(t *testing.T) {
 	if users, err := e.List(t.Context(), "e_unsaved"); err != nil || len(users) != 1 {
 		t.Errorf("the users are %q, %v", users, err)
 	}
+}
+
+// TestStorm is F1, F2 and F3.
+func TestStorm(t *testing.T) {
+	leasetest.Storm{Kind: redis.Kind, Config: config(running(t)), Template: rules, Issues: 100}.Rage(t, dbtest.Open(t))
 }
