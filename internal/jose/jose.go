@@ -28,9 +28,10 @@
 //   - A token of one purpose is never taken for one of another: their types
 //     differ, and our own keys each serve one purpose (RFC 8725, section 3.11).
 //
-// Checking a signature is left to go-jose; making one needs nothing that the
-// standard library does not have, and is done here because every access token
-// passes through it: the protected header of a [Signer] is encoded once.
+// Reading and writing keys is left to go-jose. Making and checking a signature
+// needs nothing that the standard library does not have, and is done here because
+// every request for a token passes through it: the protected header of a [Signer]
+// is encoded once, and a token that comes in is read once.
 package jose
 
 import (

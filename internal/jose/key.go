@@ -6,9 +6,12 @@ import (
 	stded25519 "crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/sha512"
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
+	"math/big"
 	"slices"
 	"strings"
 
@@ -88,6 +91,9 @@ func finish(jwk jose.JSONWebKey, purpose Purpose) (*Key, error) {
 		if r.E < 3 || r.E&1 == 0 || int64(r.E) > 1<<31-1 {
 			return nil, ErrKey.With("The public exponent of the RSA key is not one that can be used.")
 		}
+		if predictable(r.N) {
+			return nil, ErrKey.With("The RSA key was made by a chip whose private keys can be computed (CVE-2017-15361). Make another one elsewhere.")
+		}
 	}
 	if k.alg != "" && !k.fits(k.alg) {
 		return nil, ErrKey.With("The key cannot be used with the algorithm that it names.")
@@ -98,6 +104,28 @@ func finish(jwk jose.JSONWebKey, purpose Purpose) (*Key, error) {
 	}
 	k.Thumbprint = base64.RawURLEncoding.EncodeToString(sum)
 	return k, nil
+}
+
+// predictable reports whether a modulus has the form of those chips whose private
+// keys can be computed from the public ones: its factors are powers of 65537 modulo
+// the product of many small primes, and then so is the modulus. One key in two
+// hundred million has that form by chance (Nemec and others, "The Return of
+// Coppersmith's Attack", 2017, section 4.1).
+func predictable(modulus *big.Int) bool {
+	for _, p := range []uint64{11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157} {
+		rest := new(big.Int).Mod(modulus, new(big.Int).SetUint64(p)).Uint64()
+		power := uint64(1)
+		for range p {
+			if power == rest {
+				break
+			}
+			power = power * 65537 % p
+		}
+		if power != rest {
+			return false
+		}
+	}
+	return true
 }
 
 // fits reports whether a signature of this algorithm can come from this key.
@@ -112,6 +140,37 @@ func (k *Key) fits(alg string) bool {
 		return alg == rs256
 	case stded25519.PublicKey:
 		return alg == edDSA || alg == ed25519
+	}
+	return false
+}
+
+// verifies reports whether the key has signed this with the algorithm. What is
+// signed is hashed as it was written, so that nobody has to read it again: a
+// library that takes a whole token reads its header a second time, with a parser
+// that is not ours.
+func (k *Key) verifies(alg, signed string, signature []byte) bool {
+	if !k.fits(alg) {
+		return false
+	}
+	switch public := k.Public.(type) {
+	case *ecdsa.PublicKey:
+		// R and S, each as long as the curve's numbers (RFC 7518, section 3.4).
+		half := (public.Curve.Params().BitSize + 7) / 8
+		if len(signature) != 2*half {
+			return false
+		}
+		r, s := new(big.Int).SetBytes(signature[:half]), new(big.Int).SetBytes(signature[half:])
+		if alg == es384 {
+			sum := sha512.Sum384([]byte(signed))
+			return ecdsa.Verify(public, sum[:], r, s)
+		}
+		sum := sha256.Sum256([]byte(signed))
+		return ecdsa.Verify(public, sum[:], r, s)
+	case *rsa.PublicKey:
+		sum := sha256.Sum256([]byte(signed))
+		return rsa.VerifyPKCS1v15(public, crypto.SHA256, sum[:], signature) == nil
+	case stded25519.PublicKey:
+		return stded25519.Verify(public, []byte(signed), signature)
 	}
 	return false
 }
