@@ -120,6 +120,8 @@ func (s *Secrets) put(ctx context.Context, c estover.Caller, path string, o Put,
 			return nil, ErrExpect
 		case r.managed():
 			return nil, ErrManaged
+		case r.Link != nil:
+			return nil, ErrLinked
 		}
 		w := &write{}
 		v = Version{Fields: content.names, CreatedBy: c.Subject}

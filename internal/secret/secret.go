@@ -129,6 +129,7 @@ type Secret struct {
 	ID string `json:"id"`
 	Spec
 	CurrentVersion int64     `json:"current_version"` // what is used: the newest, but of a rotated secret; 0 before the first
+	Link           *Link     `json:"link,omitempty"`  // where its value lives, if that is not here
 	CreatedAt      time.Time `json:"created_at"`
 	UpdatedAt      time.Time `json:"updated_at"`
 }
@@ -161,6 +162,8 @@ type Version struct {
 
 	DeleteAt time.Time `json:"delete_at,omitzero"` // when it is deleted by itself
 
+	Origin string `json:"origin,omitempty"` // the version in another vault that it is a copy of
+
 	sealed []byte
 }
 
@@ -177,7 +180,11 @@ type Options struct {
 	// Standing says why this node may not use rotated secrets, if it may not: it
 	// counts as gone for who retires their versions. Nil says that it may.
 	Standing func() error
-	Logger   *slog.Logger
+	// Fresh sees to it that the current version of a secret with a [Link] is the one
+	// of the other vault, or says why that is not known. It calls before, if that is
+	// not nil, before it asks there. Nil: no secret has a link.
+	Fresh  func(ctx context.Context, tenant estover.TenantID, s Secret, before func() error) error
+	Logger *slog.Logger
 }
 
 // Secrets are the secrets of all tenants. It is safe for use by many at once.
@@ -609,6 +616,9 @@ func (s *Secrets) mac(tenant estover.TenantID, r *record) []byte {
 		if !v.DeleteAt.IsZero() {
 			list = append(list, "\x00delete", strconv.FormatInt(micros(v.DeleteAt), 10))
 		}
+		if v.Origin != "" {
+			list = append(list, "\x00origin", v.Origin)
+		}
 		text(list...)
 	}
 	if r.Keep != (Keep{}) || len(r.Custom) > 0 { // what is not said is not in it, as before it could be said
@@ -618,6 +628,9 @@ func (s *Secrets) mac(tenant estover.TenantID, r *record) []byte {
 		for _, k := range slices.Sorted(maps.Keys(r.Custom)) {
 			text(k, r.Custom[k])
 		}
+	}
+	if r.Link != nil {
+		text("\x00link", r.Link.Store, r.Link.Path, r.Link.TTL.String())
 	}
 	return s.sealer.MAC(tenant, "secret.row", b)
 }

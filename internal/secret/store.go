@@ -13,20 +13,23 @@ import (
 )
 
 const secretColumns = `id, path, class, risk, owner, destinations, description, current_version, created_at, updated_at, epoch, mac,
-	max_versions, cas_required, delete_after, custom`
+	max_versions, cas_required, delete_after, custom, link`
 
 func scanSecret(scan func(...any) error) (*record, error) {
 	r := &record{}
 	var after int64
-	var custom string
+	var custom, link string
 	err := scan(&r.ID, &r.Path, &r.Class, &r.Risk, &r.Owner, &r.Destinations, &r.Description, &r.CurrentVersion,
-		&r.CreatedAt, &r.UpdatedAt, &r.epoch, &r.mac, &r.MaxVersions, &r.CASRequired, &after, &custom)
+		&r.CreatedAt, &r.UpdatedAt, &r.epoch, &r.mac, &r.MaxVersions, &r.CASRequired, &after, &custom, &link)
 	if err != nil {
 		return r, err
 	}
 	r.DeleteAfter = Duration(time.Duration(after) * time.Microsecond)
 	if custom != "{}" {
 		err = json.Unmarshal([]byte(custom), &r.Custom)
+	}
+	if link != "" && err == nil {
+		err = json.Unmarshal([]byte(link), &r.Link)
 	}
 	return r, err
 }
@@ -60,7 +63,7 @@ func customText(m map[string]string) string {
 
 // versionsOf reads the versions of a secret, the oldest first.
 func versionsOf(ctx context.Context, tx *db.Tx, id string) ([]Version, error) {
-	rows, err := tx.Query(ctx, `select version, fields, created_at, created_by, deleted_at, destroyed_at, phase, slot, grace_until, delete_at
+	rows, err := tx.Query(ctx, `select version, fields, created_at, created_by, deleted_at, destroyed_at, phase, slot, grace_until, delete_at, origin
 		from secret_version where tenant_id = $1 and secret_id = $2 order by version`, tx.Tenant(), id)
 	if err != nil {
 		return nil, err
@@ -69,7 +72,7 @@ func versionsOf(ctx context.Context, tx *db.Tx, id string) ([]Version, error) {
 	var list []Version
 	for rows.Next() {
 		v := Version{State: Live}
-		if err := rows.Scan(&v.N, &v.Fields, &v.CreatedAt, &v.CreatedBy, &v.DeletedAt, &v.DestroyedAt, &v.Phase, &v.Slot, &v.GraceUntil, &v.DeleteAt); err != nil {
+		if err := rows.Scan(&v.N, &v.Fields, &v.CreatedAt, &v.CreatedBy, &v.DeletedAt, &v.DestroyedAt, &v.Phase, &v.Slot, &v.GraceUntil, &v.DeleteAt, &v.Origin); err != nil {
 			return nil, err
 		}
 		v.ID = VersionID(id, v.N)
@@ -127,9 +130,9 @@ func findBelow(ctx context.Context, tx *db.Tx, prefix, after string, limit int) 
 // insert stores a secret that has no version.
 func insert(ctx context.Context, tx *db.Tx, r *record) error {
 	_, err := tx.Exec(ctx, `insert into secret (tenant_id, `+secretColumns+`)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)`,
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)`,
 		tx.Tenant(), r.ID, r.Path, r.Class, r.Risk, r.Owner, r.Destinations, r.Description, r.CurrentVersion,
-		r.CreatedAt, r.UpdatedAt, r.epoch, r.mac, r.MaxVersions, r.CASRequired, r.DeleteAfter.micros(), customText(r.Custom))
+		r.CreatedAt, r.UpdatedAt, r.epoch, r.mac, r.MaxVersions, r.CASRequired, r.DeleteAfter.micros(), customText(r.Custom), r.Link.text())
 	if db.Taken(err) {
 		return ErrExists.With("There is a secret %s already.", r.Path)
 	}
@@ -140,11 +143,11 @@ func insert(ctx context.Context, tx *db.Tx, r *record) error {
 func replace(ctx context.Context, tx *db.Tx, before, after *record, w *write) error {
 	n, err := tx.Exec(ctx, `update secret set class = $4, risk = $5, owner = $6, destinations = $7, description = $8,
 			current_version = $9, updated_at = $10, epoch = $11, ended_at = $12, mac = $13,
-			max_versions = $14, cas_required = $15, delete_after = $16, custom = $17
+			max_versions = $14, cas_required = $15, delete_after = $16, custom = $17, link = $18
 		where tenant_id = $1 and id = $2 and epoch = $3 and ended_at is null`,
 		tx.Tenant(), before.ID, before.epoch, after.Class, after.Risk, after.Owner, after.Destinations, after.Description,
 		after.CurrentVersion, after.UpdatedAt, after.epoch, after.ended, after.mac,
-		after.MaxVersions, after.CASRequired, after.DeleteAfter.micros(), customText(after.Custom))
+		after.MaxVersions, after.CASRequired, after.DeleteAfter.micros(), customText(after.Custom), after.Link.text())
 	if err != nil {
 		return err
 	}
@@ -168,8 +171,8 @@ func replace(ctx context.Context, tx *db.Tx, before, after *record, w *write) er
 		return nil
 	}
 	v := w.version
-	_, err = tx.Exec(ctx, `insert into secret_version (tenant_id, secret_id, version, fields, sealed, created_at, created_by, phase, slot, delete_at)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`, tx.Tenant(), after.ID, v.N, v.Fields, v.sealed, v.CreatedAt, v.CreatedBy, v.Phase, v.Slot, v.DeleteAt)
+	_, err = tx.Exec(ctx, `insert into secret_version (tenant_id, secret_id, version, fields, sealed, created_at, created_by, phase, slot, delete_at, origin)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`, tx.Tenant(), after.ID, v.N, v.Fields, v.sealed, v.CreatedAt, v.CreatedBy, v.Phase, v.Slot, v.DeleteAt, v.Origin)
 	if err != nil {
 		return err
 	}

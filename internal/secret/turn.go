@@ -79,6 +79,9 @@ func (t *Turn) Stage(fields map[string]estover.Secret, slot string) (int64, erro
 	if t.w.version != nil {
 		panic("secret: a turn stages one version")
 	}
+	if t.r.Link != nil {
+		return 0, ErrLinked
+	}
 	names, plain, err := encode(fields)
 	defer clear(plain)
 	if err != nil {
@@ -94,6 +97,9 @@ func (t *Turn) Stage(fields map[string]estover.Secret, slot string) (int64, erro
 func (t *Turn) Adopt(slot string) (int64, error) {
 	if t.r.managed() {
 		return 0, ErrManaged.With("The secret %s is rotated already.", t.r.Path)
+	}
+	if t.r.Link != nil {
+		return 0, ErrLinked
 	}
 	if t.r.CurrentVersion == 0 {
 		return 0, nil

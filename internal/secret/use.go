@@ -102,6 +102,11 @@ func (s *Secrets) Use(ctx context.Context, c estover.Caller, path, field, host s
 		if err := h.allows(host); err != nil {
 			return Injection{}, err
 		}
+		if h.Link != nil {
+			if h, err = s.refreshed(ctx, c.Tenant, path, h); err != nil {
+				return Injection{}, err
+			}
+		}
 		if h.current == nil {
 			return Injection{}, h.why
 		}
@@ -242,13 +247,28 @@ func (s *Secrets) Read(ctx context.Context, c estover.Caller, path string, n int
 	if purpose == "" && c.Purpose == "" {
 		return Plain{}, ErrPurpose
 	}
+	op := guard.Op{Action: "secret.read", Target: target(path), Effect: guard.Reads, Purpose: purpose}
+	fresh := false
 	for range maxAttempts {
 		r, err := s.read(ctx, c.Tenant, path, n)
+		if err == nil && r.Link != nil && !fresh && (n == 0 || n == r.CurrentVersion) {
+			// Nobody has another vault asked who may not read what it says.
+			var refusal *guard.Refusal
+			err = s.fresh(ctx, c.Tenant, r.Secret, func() error {
+				_, err := s.guard.Admit(ctx, c, op)
+				return err
+			})
+			if errors.As(err, &refusal) {
+				return Plain{}, err
+			}
+			if fresh = true; err == nil {
+				continue
+			}
+		}
 		var v *Version
 		if err == nil {
 			v, err = r.usable(cmp.Or(n, r.CurrentVersion))
 		}
-		op := guard.Op{Action: "secret.read", Target: target(path), Effect: guard.Reads, Purpose: purpose}
 		done := s.guard.Do(ctx, c, op, func(tx *guard.Tx) error {
 			if err != nil {
 				return err
@@ -292,6 +312,7 @@ type Via string
 const (
 	Gateway   Via = "gateway"   // injected; it never left us
 	Plaintext Via = "plaintext" // handed out
+	Synced    Via = "sync"      // kept in another vault as well
 )
 
 // A Use is who used a version, how, and how often.

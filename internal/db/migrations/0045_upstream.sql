@@ -1,0 +1,88 @@
+-- Other vaults: stores that secrets of ours are read from, or pushed to.
+create table secret_store (
+	tenant_id text not null,
+	id text not null,
+	name text not null,
+	kind text not null,
+	address text not null,
+	options text not null, -- JSON map of strings
+	authorities text not null,
+	login text not null, -- path of the secret that logs in there; "" for none
+	owner text not null,
+	description text not null,
+	created_at bigint not null,
+	changed_at bigint not null,
+	epoch bigint not null check (epoch > 0),
+	ended_at bigint,
+	primary key (tenant_id, id)
+);
+
+create unique index secret_store_name on secret_store (tenant_id, name) where ended_at is null;
+
+-- Where the value of a secret lives, if it is not here: JSON, under the row's MAC.
+-- Its versions are copies of versions there.
+alter table secret add column link text not null default '';
+alter table secret_version add column origin text not null default '';
+
+-- What is known of a secret whose value lives in a store: until when its copy is
+-- believed without asking. Whoever asks has the row for a while.
+create table secret_link (
+	tenant_id text not null,
+	secret_id text not null,
+	store_id text not null,
+	path text not null, -- there
+	fresh_until bigint not null default 0,
+	claimed_by text not null default '',
+	claimed_until bigint not null default 0,
+	fence bigint not null default 0,
+	last_error text not null default '',
+	primary key (tenant_id, secret_id)
+);
+
+create index secret_link_store on secret_link (tenant_id, store_id);
+create index secret_link_stale on secret_link (fresh_until) where fresh_until > 0;
+
+-- Folders of a store of which each secret is linked.
+create table secret_link_folder (
+	tenant_id text not null,
+	prefix text not null, -- here
+	store_id text not null,
+	path text not null, -- what paths there begin with
+	spec text not null, -- JSON: what is said of secrets that are made
+	created_by text not null,
+	next_at bigint not null, -- when the store is asked for its list again
+	last_error text not null default '',
+	primary key (tenant_id, prefix)
+);
+
+create index secret_link_folder_due on secret_link_folder (next_at);
+
+-- Secrets of ours that are pushed to a store. The versions of the secret are what
+-- is to be pushed; the cursor is the last one that is known to be there.
+create table secret_sync (
+	tenant_id text not null,
+	id text not null,
+	secret_id text not null,
+	store_id text not null,
+	path text not null, -- there
+	cursor bigint not null default 0,
+	there text not null default '', -- the version there that is the cursor's
+	pushing bigint not null default 0, -- the version that may be on its way
+	digest bytes, -- of its value, by which it is recognised there
+	drift text not null default '', -- a version there that is not ours; "deleted" if somebody deleted it
+	drift_at bigint,
+	next_at bigint not null, -- when it is looked at again
+	tries bigint not null default 0,
+	last_error text not null default '',
+	pushed_at bigint,
+	claimed_by text not null default '',
+	claimed_until bigint not null default 0,
+	fence bigint not null default 0,
+	created_by text not null,
+	created_at bigint not null,
+	primary key (tenant_id, id)
+);
+
+create unique index secret_sync_place on secret_sync (tenant_id, store_id, path);
+create index secret_sync_secret on secret_sync (tenant_id, secret_id);
+create index secret_sync_due on secret_sync (next_at);
