@@ -189,6 +189,23 @@ func (p *prover) with(nonce string) *prover {
 	return p
 }
 
+// A token that is bound to a key is good at the door for clients of Vault with its
+// proof, and buys no token there that anybody could use without (V35).
+func TestBoundTokenAtVaultDoor(t *testing.T) {
+	h := build(t, "")
+	p := h.prover()
+	token := p.token("")
+	if res, body := p.do(http.MethodGet, "/vault/v1/auth/token/lookup-self", token, nil); res.StatusCode != http.StatusOK {
+		t.Errorf("with its proof: %d %s", res.StatusCode, body)
+	}
+	if res, body := p.do(http.MethodPost, "/vault/v1/auth/token/create", token, url.Values{}); res.StatusCode != http.StatusForbidden || !strings.Contains(body, "bound to a key") {
+		t.Errorf("buying another: %d %s, want 403 and why", res.StatusCode, body)
+	}
+	if status, b := h.do(http.MethodGet, "/vault/v1/auth/token/lookup-self", "", nil, "X-Vault-Token", token); status != http.StatusForbidden {
+		t.Errorf("without the proof: %d %s, want 403", status, b)
+	}
+}
+
 // A client with dpop_bound_access_tokens, as a file says it.
 func TestDPoPBoundByFile(t *testing.T) {
 	h := build(t, "")

@@ -107,7 +107,7 @@ func (s *Server) vaultToken(r *http.Request, t estover.TenantID, value string) (
 		shown.Header.Set("Authorization", "Bearer "+value)
 	}
 	c, err := s.callers.Authenticate(shown, t)
-	return vault.Token{Caller: c, Unbounded: true}, err
+	return vault.Token{Caller: c, Unbounded: true, Certificate: token.Confirm.Certificate, Key: token.Confirm.Key}, err
 }
 
 // ownerFor is the person who answers for what a caller makes: the caller, or the

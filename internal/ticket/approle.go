@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"estover.dev"
@@ -205,6 +206,29 @@ func subset(inner, outer []string) bool {
 	return true
 }
 
+// common are the networks that lie in one of each of two lists; an empty list is
+// anywhere. It reports whether there are any.
+func common(a, b []string) (both []string, some bool) {
+	switch {
+	case len(a) == 0:
+		return b, true
+	case len(b) == 0:
+		return a, true
+	}
+	for _, x := range a {
+		for _, y := range b {
+			switch {
+			case subset([]string{x}, []string{y}):
+				both = append(both, x)
+			case subset([]string{y}, []string{x}):
+				both = append(both, y)
+			}
+		}
+	}
+	slices.Sort(both)
+	return slices.Compact(both), len(both) > 0
+}
+
 // A SecretRef names a secret-id by its value, or by its accessor.
 type SecretRef struct {
 	Value    estover.Secret
@@ -322,8 +346,10 @@ func (t *Tickets) LoginAppRole(ctx context.Context, tenant estover.TenantID, at 
 			w.Meta[k] = v
 		}
 		w.Meta["role_name"] = r.Name
-		if len(s.TokenCIDRs) > 0 {
-			w.CIDRs = s.TokenCIDRs
+		// The role may have been narrowed since the secret-id was made.
+		var some bool
+		if w.CIDRs, some = common(w.CIDRs, s.TokenCIDRs); !some {
+			return Made{}, ErrLogin
 		}
 	}
 	return t.login(ctx, tenant, r, from, w, func(tx *guard.Tx) error {

@@ -145,7 +145,7 @@ func (t *Tickets) SetJWT(ctx context.Context, caller estover.Caller, at Way, c J
 		return err
 	}
 	if c.JWKSURL != "" || c.DiscoveryURL != "" { // it is said now if they cannot be had
-		if _, err := t.keys.of(ctx, caller.Tenant, c, time.Time{}); err != nil {
+		if _, err := t.keys.anew(ctx, caller.Tenant, c); err != nil {
 			return ErrSetting.With("error checking %s: the keys cannot be fetched: %s", c.JWKSURL+c.DiscoveryURL, sentence(err)).Because(err)
 		}
 	}
@@ -463,17 +463,20 @@ var ErrKeys = &estover.Error{Kind: estover.Unavailable, Code: "jwt_keys_unavaila
 // How long fetched keys serve.
 const (
 	keysLife  = 10 * time.Minute
-	keysPause = 30 * time.Second // between two fetches at least
+	keysPause = 30 * time.Second // between two fetches at least, whether they succeed or not
+	keysGrace = time.Hour        // that keys go on serving while none can be had
 	maxKeys   = 1000             // sources that are remembered
 )
 
-// keysets are the keys that were fetched, by where from.
+// keysets are the keys that were fetched, by where from. Strangers log in as often
+// as they like: of a source one fetch goes on at a time, and one that has failed is
+// not tried again for a while.
 type keysets struct {
 	fetch func(ctx context.Context, tenant estover.TenantID, url, authorities string, private bool) ([]byte, error)
 	now   func() time.Time
 
 	mu   sync.Mutex
-	sets map[keysFrom]*keyset
+	sets map[keysFrom]*keySource
 }
 
 type keysFrom struct {
@@ -483,51 +486,87 @@ type keysFrom struct {
 	private           bool
 }
 
+// A keySource is where keys come from. Whoever holds turn fetches, or looks at what
+// the last fetch left.
+type keySource struct {
+	turn  chan struct{} // of one
+	have  keyset        // without keys before the first fetch that succeeded
+	tried time.Time     // when the last fetch ended; zero for never
+	err   error         // how it failed
+}
+
 // A keyset is keys that were fetched, and when.
 type keyset struct {
 	set    *jose.Keys
 	issuer string // that a description names
 	at     time.Time
-	tried  time.Time
-	err    error
 }
 
 // of are the keys by which JWTs are looked at. With after, keys that came by then
 // will not do, unless it is too early to ask again.
 func (s *keysets) of(ctx context.Context, tenant estover.TenantID, c JWTConfig, after time.Time) (keyset, error) {
+	return s.keys(ctx, tenant, c, after, false)
+}
+
+// anew are the keys as they are fetched now, for whoever sets where from.
+func (s *keysets) anew(ctx context.Context, tenant estover.TenantID, c JWTConfig) (keyset, error) {
+	return s.keys(ctx, tenant, c, time.Time{}, true)
+}
+
+func (s *keysets) keys(ctx context.Context, tenant estover.TenantID, c JWTConfig, after time.Time, anew bool) (keyset, error) {
 	if len(c.PublicKeys) > 0 {
 		set, err := pemKeys(c.PublicKeys)
 		return keyset{set: set}, err
 	}
 	from := keysFrom{tenant, c.JWKSURL, c.DiscoveryURL, c.JWKSCA + c.DiscoveryCA, c.AllowPrivate}
-	s.mu.Lock()
-	have := s.sets[from]
+	source := s.source(from)
+	select {
+	case source.turn <- struct{}{}:
+		defer func() { <-source.turn }()
+	case <-ctx.Done():
+		return keyset{}, ErrKeys.Because(ctx.Err())
+	}
 	now := s.now()
-	s.mu.Unlock()
-	if have != nil {
-		fresh := have.set != nil && now.Sub(have.at) < keysLife && (after.IsZero() || have.at.After(after))
+	if !anew {
+		fresh := source.have.set != nil && now.Sub(source.have.at) < keysLife && (after.IsZero() || source.have.at.After(after))
+		early := !source.tried.IsZero() && now.Sub(source.tried) < keysPause
 		switch {
-		case fresh, have.set != nil && now.Sub(have.tried) < keysPause:
-			return *have, nil
-		case have.set == nil && now.Sub(have.tried) < keysPause && !after.IsZero():
-			return keyset{}, ErrKeys.Because(have.err)
+		case fresh, early && source.have.set != nil:
+			return source.have, nil
+		case early:
+			return keyset{}, ErrKeys.Because(source.err)
 		}
 	}
-	got := &keyset{tried: now, at: now}
-	got.set, got.issuer, got.err = s.get(ctx, from)
-	if got.err != nil && have != nil && have.set != nil && now.Sub(have.at) < time.Hour {
-		got.set, got.issuer, got.at = have.set, have.issuer, have.at // they serve for a while when none can be had
+	got := keyset{at: now}
+	// Who asks may go away; the others that wait have use for the keys all the same.
+	fetching, cancel := context.WithTimeout(context.WithoutCancel(ctx), keysPause)
+	defer cancel()
+	got.set, got.issuer, source.err = s.get(fetching, from)
+	source.tried = s.now()
+	switch {
+	case source.err == nil:
+		source.have = got
+	case anew || now.Sub(source.have.at) >= keysGrace:
+		source.have = keyset{}
 	}
+	if source.have.set == nil {
+		return keyset{}, ErrKeys.Because(source.err)
+	}
+	return source.have, nil
+}
+
+func (s *keysets) source(from keysFrom) *keySource {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.sets == nil || len(s.sets) >= maxKeys {
-		s.sets = map[keysFrom]*keyset{}
+	source := s.sets[from]
+	if source == nil {
+		if s.sets == nil || len(s.sets) >= maxKeys {
+			s.sets = map[keysFrom]*keySource{}
+		}
+		source = &keySource{turn: make(chan struct{}, 1)}
+		s.sets[from] = source
 	}
-	s.sets[from] = got
-	if got.set == nil {
-		return keyset{}, ErrKeys.Because(got.err)
-	}
-	return *got, nil
+	return source
 }
 
 func (s *keysets) get(ctx context.Context, from keysFrom) (*jose.Keys, string, error) {

@@ -221,6 +221,29 @@ func (t *Tickets) EndOfPerson(ctx context.Context, tx *guard.Tx, person string) 
 	return err
 }
 
+// EndCrowd ends the tickets of a crowd, with what belongs to them, and says how many
+// there were.
+func (t *Tickets) EndCrowd(ctx context.Context, caller estover.Caller, c Crowd, on, cause string) (n int, err error) {
+	op := guard.Op{Action: "ticket.revoke", Target: on, Effect: guard.Deletes, Detail: map[string]any{"cause": cause}}
+	err = t.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
+		n, err = t.end(ctx, tx, func() ([]string, error) { return endCrowd(ctx, tx.Tx, c) })
+		return err
+	})
+	return n, err
+}
+
+// DestroyCrowd takes away the secret-ids by which a crowd logs in, and says how many
+// there were.
+func (t *Tickets) DestroyCrowd(ctx context.Context, caller estover.Caller, c Crowd, on, cause string) (n int64, err error) {
+	op := guard.Op{Action: "secret_id.destroy", Target: on, Effect: guard.Deletes, Detail: map[string]any{"cause": cause}}
+	err = t.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
+		n, err = dropSecretsOfCrowd(ctx, tx.Tx, c)
+		tx.Note("secret_ids", n)
+		return err
+	})
+	return n, err
+}
+
 // EndOfMount ends all that was got by a mount that is taken away, inside the
 // transaction that does so: tickets, roles, secret-ids, what it was set to. Agents
 // that were made with its roles stay, without a way in.

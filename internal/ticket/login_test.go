@@ -489,6 +489,95 @@ func TestJWTKeys(t *testing.T) {
 	}
 }
 
+// While the keys of an issuer cannot be had, strangers who log in do not have it
+// asked for each of them: one fetch goes on at a time, and the next waits half a
+// minute.
+func TestJWTKeysDown(t *testing.T) {
+	w := newWorld(t, dbtest.Open(t))
+	ctx := t.Context()
+	s := newSigner(t)
+	var down atomic.Bool
+	w.keys = func(string) ([]byte, error) {
+		if down.Load() {
+			return nil, errors.New("it does not answer")
+		}
+		return s.jwks(t, "k"), nil
+	}
+	if err := w.SetJWT(ctx, ada, jwtWay, ticket.JWTConfig{JWKSURL: "https://idp.example/keys"}); err != nil {
+		t.Fatal(err)
+	}
+	w.role(jwtWay, ticket.JWTRoles, "ci", func(r *ticket.Role) { r.JWT.RoleType, r.JWT.UserClaim, r.JWT.BoundSubject = "jwt", "sub", "job" })
+	storm := func() (errs [64]error) {
+		token := s.sign(t, map[string]any{"kid": "k"}, map[string]any{"sub": "job", "exp": w.d.Now().Add(time.Hour).Unix()})
+		var all sync.WaitGroup
+		for i := range errs {
+			all.Go(func() { _, errs[i] = w.LoginJWT(ctx, "default", jwtWay, home, "ci", token) })
+		}
+		all.Wait()
+		return errs
+	}
+	down.Store(true)
+	w.clock.Advance(2 * time.Hour) // the keys that were fetched serve no longer
+	for round := range int64(2) {
+		before := w.fetched.Load()
+		for _, err := range storm() {
+			if !errors.Is(err, ticket.ErrKeys) {
+				t.Fatalf("a log-in while the issuer is down: %v, want ErrKeys", err)
+			}
+		}
+		if n := w.fetched.Load() - before; n != 1 {
+			t.Errorf("64 log-ins had the keys fetched %d times in round %d, want once", n, round)
+		}
+		w.clock.Advance(31 * time.Second)
+	}
+	down.Store(false)
+	before := w.fetched.Load()
+	for _, err := range storm() {
+		if err != nil {
+			t.Fatalf("a log-in when the issuer is back: %v", err)
+		}
+	}
+	if n := w.fetched.Load() - before; n != 1 {
+		t.Errorf("64 log-ins had the keys fetched %d times, want once", n)
+	}
+}
+
+// A secret-id that was made when its role was good from more places is good from
+// where the role is now, and so is what is got by it.
+func TestAppRoleNarrowed(t *testing.T) {
+	w := newWorld(t, dbtest.Open(t))
+	ctx := t.Context()
+	r := w.role(appWay, ticket.AppRoles, "app", func(r *ticket.Role) { r.Limits.CIDRs = []string{"10.0.0.0/8", "192.168.0.0/16"} })
+	v, _, err := w.CreateSecretID(ctx, ada, appWay, "app", ticket.SecretWish{TokenCIDRs: []string{"10.0.0.0/8"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	from := func(a string) ticket.From { return ticket.From{Address: netip.MustParseAddr(a)} }
+	narrow := func(strict bool, cidrs ...string) {
+		w.role(appWay, ticket.AppRoles, "app", func(r *ticket.Role) { r.Limits.CIDRs, r.Limits.StrictIP = cidrs, strict })
+	}
+	narrow(false, "10.1.0.0/16", "192.168.0.0/16")
+	if m, err := w.LoginAppRole(ctx, "default", appWay, from("10.1.2.3"), r.RoleID, v); err != nil || !slices.Equal(m.CIDRs, []string{"10.1.0.0/16"}) {
+		t.Errorf("the ticket is good from %v, %v; want what the role and the secret-id have in common", m.CIDRs, err)
+	}
+	for _, a := range []string{"10.2.0.1", "192.168.0.1"} {
+		if _, err := w.LoginAppRole(ctx, "default", appWay, from(a), r.RoleID, v); !errors.Is(err, ticket.ErrLogin) {
+			t.Errorf("from %s: %v, want ErrLogin", a, err)
+		}
+	}
+	narrow(false, "172.16.0.0/12")
+	if _, err := w.LoginAppRole(ctx, "default", appWay, from("10.1.2.3"), r.RoleID, v); !errors.Is(err, ticket.ErrLogin) {
+		t.Errorf("nothing in common: %v, want ErrLogin", err)
+	}
+	narrow(true, "10.1.0.0/16") // token_strictly_bind_ip narrows, too
+	if _, err := w.LoginAppRole(ctx, "default", appWay, from("10.2.0.1"), r.RoleID, v); !errors.Is(err, ticket.ErrLogin) {
+		t.Errorf("from outside of a role that binds to an address: %v, want ErrLogin", err)
+	}
+	if m, err := w.LoginAppRole(ctx, "default", appWay, from("10.1.2.3"), r.RoleID, v); err != nil || !slices.Equal(m.CIDRs, []string{"10.1.2.3"}) {
+		t.Errorf("bound to an address: %v, %v", m.CIDRs, err)
+	}
+}
+
 // An authority issues certificates for a test.
 type authority struct {
 	key  *ecdsa.PrivateKey

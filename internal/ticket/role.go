@@ -195,7 +195,7 @@ func (r *Role) wish(at Way, from From) Wish {
 	if w.Most > 0 && w.TTL == 0 {
 		w.TTL = min(DefaultLife, w.Most)
 	}
-	if l.StrictIP && from.Address.IsValid() {
+	if l.StrictIP && from.Address.IsValid() && within(from.Address, l.CIDRs) { // from elsewhere nobody logs in
 		w.CIDRs = []string{netip.PrefixFrom(from.Address, from.Address.BitLen()).String()}
 	}
 	return w

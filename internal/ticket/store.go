@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"estover.dev"
@@ -256,4 +259,83 @@ var sweeps = []string{
 
 func sweep(ctx context.Context, tx *db.Tx, what string, before time.Time) (int64, error) {
 	return tx.Exec(ctx, what, before, sweepBatch)
+}
+
+// A Crowd says whose way in at the door is meant: that of agents, or of every agent
+// if All is set.
+type Crowd struct {
+	Agents []string
+	All    bool
+}
+
+// where gives the conditions on a column that names a crowd's agents, with a
+// beginning such as "agent:" before each. There are several where it has more agents
+// than a statement has arguments. first is the number of their first one.
+func (c Crowd) where(column, beginning string, first int, each func(where string, args []any) error) error {
+	if c.All {
+		return each(column+` like '`+beginning+`%'`, nil)
+	}
+	for part := range slices.Chunk(c.Agents, 500) {
+		var places []string
+		var args []any
+		for i, id := range part {
+			places = append(places, "$"+strconv.Itoa(first+i))
+			args = append(args, beginning+id)
+		}
+		if err := each(column+" in ("+strings.Join(places, ", ")+")", args); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A Toll is how many ways in a crowd has at the door.
+type Toll struct {
+	Tickets   int64 // that were good at the instant that was asked about, or came later
+	Good      int64 // of them, those that still are
+	SecretIDs int64 // there are
+}
+
+// Tolls counts the tickets of a crowd that were good at an instant, or are now if
+// that is zero, and its secret-ids.
+func Tolls(ctx context.Context, tx *db.Tx, c Crowd, at time.Time) (t Toll, err error) {
+	if at.IsZero() {
+		at = tx.Now() // nothing has ended later than that
+	}
+	err = c.where("subject", string(estover.Agent("")), 4, func(where string, args []any) error {
+		var all, good int64
+		err := tx.QueryRow(ctx, `select count(*), coalesce(sum(case when ended_at is null then 1 else 0 end), 0) from ticket
+			where tenant_id = $1 and expires_at > $2 and (ended_at is null or ended_at >= $3) and `+where, append([]any{tx.Tenant(), tx.Now(), at}, args...)...).Scan(&all, &good)
+		t.Tickets, t.Good = t.Tickets+all, t.Good+good
+		return err
+	})
+	if err != nil {
+		return t, err
+	}
+	err = c.where("agent_id", "", 2, func(where string, args []any) error {
+		var n int64
+		err := tx.QueryRow(ctx, `select count(*) from ticket_secret where tenant_id = $1 and role_ref in (select id from ticket_role where tenant_id = $1 and `+where+`)`,
+			append([]any{tx.Tenant()}, args...)...).Scan(&n)
+		t.SecretIDs += n
+		return err
+	})
+	return t, err
+}
+
+func endCrowd(ctx context.Context, tx *db.Tx, c Crowd) (all []string, err error) {
+	err = c.where("subject", string(estover.Agent("")), 3, func(where string, args []any) error {
+		some, err := ids(ctx, tx, `update ticket set ended_at = $2 where tenant_id = $1 and ended_at is null and `+where+` returning id`, append([]any{tx.Tenant(), tx.Now()}, args...)...)
+		all = append(all, some...)
+		return err
+	})
+	return all, err
+}
+
+func dropSecretsOfCrowd(ctx context.Context, tx *db.Tx, c Crowd) (total int64, err error) {
+	err = c.where("agent_id", "", 2, func(where string, args []any) error {
+		n, err := tx.Exec(ctx, `delete from ticket_secret where tenant_id = $1 and role_ref in (select id from ticket_role where tenant_id = $1 and `+where+`)`, append([]any{tx.Tenant()}, args...)...)
+		total += n
+		return err
+	})
+	return total, err
 }

@@ -20,7 +20,8 @@
 // rests on the person's own token. Whoever came with a token of the token service
 // has tickets that rest on that token's grant. Tokens that are confined to tasks,
 // and those by which one acts for somebody else, buy no ticket: it could not say
-// so.
+// so. Nor do those that are bound to a key (RFC 9449); a ticket of one that is bound
+// to a certificate is bound to it as well.
 //
 // The policies of a ticket are words to this package. What they let through is
 // for the door to say, and narrows what the caller may do; they add nothing.
@@ -92,6 +93,8 @@ var (
 	ErrNotRenewable = &estover.Error{Kind: estover.Invalid, Code: "ticket_not_renewable", Detail: "lease is not renewable"}
 	// ErrConfined is returned to who has a token that no ticket could stand for.
 	ErrConfined = &estover.Error{Kind: estover.Denied, Code: "ticket_confined", Detail: "A token that is confined to tasks, or by which one acts for somebody else, buys no other. Use it as it stands."}
+	// ErrKeyBound is returned to who has a token that is bound to a key, as no ticket is.
+	ErrKeyBound = &estover.Error{Kind: estover.Denied, Code: "ticket_key_bound", Detail: "A token that is bound to a key buys none that is not. Use it as it stands, with a proof for each request."}
 	// ErrRestricted is returned when a ticket that is good so many times is to have children.
 	ErrRestricted = &estover.Error{Kind: estover.Invalid, Code: "ticket_restricted", Detail: "restricted use token cannot generate child tokens"}
 	// ErrDeep is returned when tickets came of tickets too often.
@@ -427,7 +430,8 @@ type Wish struct {
 	Period      time.Duration
 	Uses        int64
 	CIDRs       []string
-	Certificate string
+	Certificate string // x5t#S256 of the certificate to which it is bound
+	Key         string // jkt to which what the caller came with is bound; then there is no ticket
 }
 
 // Made is a ticket as whoever asked for it gets it, once.
@@ -442,6 +446,9 @@ type Made struct {
 func (t *Tickets) Create(ctx context.Context, caller estover.Caller, parent *Ticket, w Wish) (Made, error) {
 	if caller.Tasks != nil || len(caller.Actors) > 0 {
 		return Made{}, ErrConfined
+	}
+	if w.Key != "" {
+		return Made{}, ErrKeyBound
 	}
 	made := Made{Ticket: Ticket{tenant: caller.Tenant, Subject: caller.Subject, Session: caller.Session, grant: caller.Grant, rests: caller.Epoch}}
 	if parent != nil {

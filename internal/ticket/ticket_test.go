@@ -277,6 +277,26 @@ func TestConfinedTokensBuyNoTicket(t *testing.T) {
 	}
 }
 
+// A token that is bound buys no ticket that is not (V35): one that is bound to a key
+// buys none, and one that is bound to a certificate one that is bound to it as well.
+func TestBoundTokensBuyBoundTickets(t *testing.T) {
+	w := newWorld(t, dbtest.Open(t))
+	if _, err := w.Create(t.Context(), bot, nil, ticket.Wish{Key: "thumbprint"}); !errors.Is(err, ticket.ErrKeyBound) {
+		t.Errorf("with a token that is bound to a key: %v, want ErrKeyBound", err)
+	}
+	m := w.make(bot, nil, ticket.Wish{Certificate: "mine"})
+	child := w.make(bot, &m.Ticket, ticket.Wish{})
+	for what, one := range map[string]ticket.Made{"the ticket": m, "one that came of it": child} {
+		for certificate, good := range map[string]bool{"mine": true, "another": false, "": false} {
+			from := home
+			from.Certificate = certificate
+			if _, _, err := w.Authenticate(t.Context(), value(one), from); (err == nil) != good {
+				t.Errorf("%s with the certificate %q: %v, want good: %t", what, certificate, err, good)
+			}
+		}
+	}
+}
+
 func TestPolicies(t *testing.T) {
 	w := newWorld(t, dbtest.Open(t))
 	root := w.make(ada, nil, ticket.Wish{})

@@ -138,6 +138,7 @@ func (d *Door) createTicket(ctx context.Context, q *Request) (*Answer, error) {
 	w := ticket.Wish{
 		Mount: at.ID, Path: q.Path, Kind: in.Kind, Policies: in.Policies, Any: root, NoDefault: in.NoDefault, Meta: in.Meta, Fixed: in.Renewable != nil && !*in.Renewable,
 		TTL: cmp.Or(in.TTL, in.Lease, at.TTL), ExplicitMax: in.ExplicitMax, Most: at.Most, Period: in.Period, Uses: in.Uses, DisplayName: displayName(in.DisplayName),
+		Certificate: q.Token.Certificate, Key: q.Token.Key,
 	}
 	role := q.Param("role") // of the path alone, which is what policies look at
 	switch {

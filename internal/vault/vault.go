@@ -68,6 +68,10 @@ type Token struct {
 	Unbounded bool
 
 	Ticket *ticket.Ticket // nil for a token that is none of the door's own
+
+	// Certificate (x5t#S256) and Key (jkt) are what a token that is none of the
+	// door's own is bound to; "" for nothing.
+	Certificate, Key string
 }
 
 // Options are what the door needs beside the domain.
