@@ -251,6 +251,9 @@ func (p *PKI) Generate(ctx context.Context, c estover.Caller, plan Plan, export 
 	if err := p.sealer.Prepare(ctx, c.Tenant); err != nil {
 		return nil, none, err
 	}
+	if err := p.permitted(ctx, c, op); err != nil {
+		return nil, none, err
+	}
 	now := p.guard.DB().Now()
 	key, private, made, err := p.keyFor(ctx, c.Tenant, &plan)
 	if err != nil {
@@ -296,13 +299,20 @@ func (p *PKI) Generate(ctx context.Context, c estover.Caller, plan Plan, export 
 
 // told reports a mistake of the caller's only to who may do the operation.
 func (p *PKI) told(ctx context.Context, c estover.Caller, op guard.Op, mistake error) error {
-	if op.Effect == "" {
-		op.Effect = guard.Manages
-	}
-	if _, err := p.guard.Admit(ctx, c, op); err != nil {
+	if err := p.permitted(ctx, c, op); err != nil {
 		return err
 	}
 	return mistake
+}
+
+// permitted asks for an operation before a key is made for it, which may take a
+// second: who may not do it does not have it made.
+func (p *PKI) permitted(ctx context.Context, c estover.Caller, op guard.Op) error {
+	if op.Effect == "" {
+		op.Effect = guard.Manages
+	}
+	_, err := p.guard.Admit(ctx, c, op)
+	return err
 }
 
 // keyFor finds the key that a plan names, or makes one.
@@ -730,6 +740,9 @@ func (p *PKI) Rotate(ctx context.Context, c estover.Caller, mount string, kind K
 	if err := p.sealer.Prepare(ctx, c.Tenant); err != nil {
 		return nil, err
 	}
+	if err := p.permitted(ctx, c, op); err != nil {
+		return nil, err
+	}
 	key, private, _, err := p.keyFor(ctx, c.Tenant, &plan)
 	if err != nil {
 		return nil, err
@@ -997,6 +1010,11 @@ func (p *PKI) Request(ctx context.Context, c estover.Caller, plan Plan, export b
 	if err == nil {
 		err = p.sealer.Prepare(ctx, c.Tenant)
 	}
+	if err == nil {
+		if err := p.permitted(ctx, c, op); err != nil {
+			return nil, Key{}, private, err
+		}
+	}
 	var k *Key
 	var signer crypto.Signer
 	var made bool
@@ -1038,6 +1056,11 @@ func (p *PKI) SignAuthority(ctx context.Context, c estover.Caller, ref string, c
 	err := plan.check()
 	if err == nil && csr.CheckSignature() != nil {
 		err = ErrInvalid.With("The request is not signed by its own key.")
+	}
+	if err == nil { // before anything is signed
+		if err := p.permitted(ctx, c, op); err != nil {
+			return nil, err
+		}
 	}
 	var parent *Authority
 	if err == nil {

@@ -172,6 +172,10 @@ func (k *Key) Public() (crypto.PublicKey, error) { return x509.ParsePKIXPublicKe
 // GenerateKey makes a key that no authority has yet. The private half is answered
 // if it is exported, and shown this once.
 func (p *PKI) GenerateKey(ctx context.Context, c estover.Caller, mount, name string, a Algorithm, export bool) (Key, estover.Secret, error) {
+	op := guard.Op{Action: "pki.key", Target: "pki_key:" + name, Detail: map[string]any{"mount": mount, "algorithm": a, "exported": export}}
+	if err := p.permitted(ctx, c, op); err != nil {
+		return Key{}, estover.Secret{}, err
+	}
 	private, err := a.generate()
 	if err != nil {
 		return Key{}, estover.Secret{}, err

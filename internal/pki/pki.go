@@ -150,6 +150,7 @@ type PKI struct {
 	krls        *guard.Cache[[]byte]       // by id
 	urls        *guard.Cache[*URLs]        // by mount
 	mounts      *guard.Cache[[]*Authority] // by mount: those for X.509 that go on
+	responder   responder
 }
 
 // Holdings are where private keys lie, for [seal.Sealer.Hold].

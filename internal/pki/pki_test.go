@@ -834,6 +834,10 @@ func TestRefused(t *testing.T) {
 		"role":   second(no.PutRole(t.Context(), ann, "", pki.X509, "r", pki.Spec{})),
 		"list":   second(no.Authorities(t.Context(), ann, "", pki.X509)),
 		"retire": no.Retire(t.Context(), ann, "", pki.X509, "root", false),
+		// No key is made for who may not have it: that there is no such algorithm is not found out.
+		"key":       third(no.GenerateKey(t.Context(), ann, "", "", "rsa-1", false)),
+		"authority": third(no.Generate(t.Context(), ann, pki.Plan{Name: "other", CommonName: "x", Algorithm: "rsa-1"}, false)),
+		"request":   fourth(no.Request(t.Context(), ann, pki.Plan{Name: "other", CommonName: "x", Algorithm: "rsa-1"}, false)),
 	} {
 		if estover.KindOf(err) != estover.Denied {
 			t.Errorf("%s: %v, want a refusal", what, err)
@@ -842,6 +846,73 @@ func TestRefused(t *testing.T) {
 }
 
 func second[T any](_ T, err error) error { return err }
+
+func third[T, U any](_ T, _ U, err error) error { return err }
+
+func fourth[T, U, V any](_ T, _ U, _ V, err error) error { return err }
+
+// Anybody may ask a responder anything: an answer is signed once for its minutes, and
+// says at once what has changed; those about nothing are signed so many times a second.
+func TestResponderIsSpared(t *testing.T) {
+	d := dbtest.Open(t)
+	clock := dbtest.NewClock(d)
+	h := build(t, d, guardtest.AllowAll)
+	ca := h.root("root")
+	h.role("r", pki.Spec{X509: &pki.X509Spec{AnyName: true}})
+	c, err := h.Issue(t.Context(), ann, pki.Wish{Role: "r", CommonName: "x.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	serial, _ := new(big.Int).SetString(strings.ReplaceAll(c.Serial, ":", ""), 16)
+	ask := func(serial *big.Int) []byte {
+		t.Helper()
+		q, err := (&ocsp.Request{HashAlgorithm: crypto.SHA256, IssuerNameHash: sum(ca.Certificate().RawSubject), IssuerKeyHash: keySum(t, ca), SerialNumber: serial}).Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := h.OCSP(t.Context(), "acme", q, ca.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	says := func(b []byte, status int) *ocsp.Response {
+		t.Helper()
+		r, err := ocsp.ParseResponse(b, ca.Certificate())
+		if err != nil || r.Status != status {
+			t.Fatalf("the responder says %+v, %v; want status %d", r, err, status)
+		}
+		return r
+	}
+	first := ask(serial)
+	says(first, ocsp.Good)
+	clock.Advance(4 * time.Minute)
+	if again := ask(serial); !bytes.Equal(first, again) {
+		t.Error("the same answer was signed twice within its minutes")
+	}
+	clock.Advance(2 * time.Minute)
+	if r := says(ask(serial), ocsp.Good); r.ThisUpdate.Before(d.Now().Add(-time.Minute)) {
+		t.Errorf("an answer of %v is given at %v", r.ThisUpdate, d.Now())
+	}
+	if _, err := h.Revoke(t.Context(), ann, "", pki.X509, c.Serial, pki.KeyCompromise, "lost"); err != nil {
+		t.Fatal(err)
+	}
+	says(ask(serial), ocsp.Revoked) // at once, whatever was kept
+
+	signed := 0
+	for n := range int64(200) {
+		if b := ask(big.NewInt(n + 1)); !bytes.Equal(b, ocsp.TryLaterErrorResponse) {
+			says(b, ocsp.Unknown)
+			signed++
+		}
+	}
+	if signed != 50 {
+		t.Errorf("of 200 answers about nothing %d were signed in one second, want 50", signed)
+	}
+	says(ask(serial), ocsp.Revoked) // the others do not suffer from that
+	clock.Advance(time.Second)
+	says(ask(big.NewInt(7)), ocsp.Unknown)
+}
 
 // TestBoundName: policy is told all that a certificate is to say of whom it is, so that
 // a grant which is bound to a name covers no other beside it.

@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/ocsp"
@@ -46,6 +47,58 @@ type filter struct {
 	sessions  []string
 	agent     string
 	mount     string
+	crowd     *Crowd
+}
+
+// A Crowd says whose certificates are meant: those of agents, or of every agent if
+// All is set, in sessions and outside of them.
+type Crowd struct {
+	Agents []string
+	All    bool
+}
+
+// A Toll is how many certificates of a crowd there are from one authority.
+type Toll struct {
+	Authority    string // its id
+	Kind         Kind
+	Certificates int64 // that counted at the instant that was asked about, or came later
+	Good         int64 // of them, those that still do
+}
+
+// RevokeCrowd takes back what an authority has certified for a crowd, and has its
+// list tell of it. The answer is how many of them still count, which are none
+// unless one came meanwhile.
+func (p *PKI) RevokeCrowd(ctx context.Context, c estover.Caller, crowd Crowd, authority, cause string) (left int64, err error) {
+	op := guard.Op{Action: "pki.revoke", Target: "authority:" + authority, Effect: guard.Deletes, Detail: map[string]any{"cause": cause}}
+	var kind Kind
+	err = p.guard.Do(ctx, c, op, func(tx *guard.Tx) error {
+		a, err := findAuthority(ctx, tx.Tx, authority)
+		if err != nil {
+			return err
+		}
+		kind = a.Kind
+		n, err := p.revokeWhere(ctx, tx, filter{authority: authority, crowd: &crowd}, EndOfOperation, cause)
+		tx.Note("certificates", n)
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	if kind == X509 { // that of SSH is made when it is asked for
+		if _, err := p.CRL(ctx, c.Tenant, authority); err != nil && !errors.Is(err, ErrNoList) {
+			return 0, err
+		}
+	}
+	err = p.guard.DB().View(ctx, c.Tenant, func(tx *db.Tx) error {
+		tolls, err := Tolls(ctx, tx, crowd, time.Time{})
+		for _, t := range tolls {
+			if t.Authority == authority {
+				left = t.Good
+			}
+		}
+		return err
+	})
+	return left, err
 }
 
 // ParseSerial reads a serial number as people and other programs write it: hex
@@ -81,17 +134,6 @@ func (p *PKI) Revoke(ctx context.Context, c estover.Caller, mount string, kind K
 		return err
 	})
 	return r, err
-}
-
-// RevokeAgent takes back all certificates of an agent.
-func (p *PKI) RevokeAgent(ctx context.Context, c estover.Caller, agent, cause string) (n int, err error) {
-	op := guard.Op{Action: "pki.revoke", Target: "agent:" + agent, Effect: guard.Deletes, Detail: map[string]any{"cause": cause}}
-	err = p.guard.Do(ctx, c, op, func(tx *guard.Tx) error {
-		n, err = p.revokeWhere(ctx, tx, filter{agent: agent}, EndOfOperation, cause)
-		tx.Note("certificates", n)
-		return err
-	})
-	return n, err
 }
 
 // EndOfSessions takes back what was certified in sessions, in the transaction that
@@ -338,12 +380,12 @@ func about(q *ocsp.Request, a *Authority) bool {
 	return slices.Equal(name.Sum(nil), q.IssuerNameHash) && slices.Equal(key.Sum(nil), q.IssuerKeyHash)
 }
 
+// answerOCSP looks up how a certificate stands each time. The signature alone is
+// kept: while nothing else is to be said, for half of the time that the answer is
+// good for.
 func (p *PKI) answerOCSP(ctx context.Context, tenant estover.TenantID, a *Authority, q *ocsp.Request) ([]byte, error) {
 	now := p.guard.DB().Now()
-	t := ocsp.Response{
-		Status: ocsp.Unknown, SerialNumber: q.SerialNumber, IssuerHash: q.HashAlgorithm,
-		ThisUpdate: now.Truncate(time.Second), NextUpdate: now.Add(answerLife).Truncate(time.Second),
-	}
+	said := told{Status: ocsp.Unknown}
 	if q.SerialNumber.Sign() > 0 && len(q.SerialNumber.Bytes()) <= 20 {
 		var r *Record
 		err := p.guard.DB().View(ctx, tenant, func(tx *db.Tx) (err error) {
@@ -355,10 +397,17 @@ func (p *PKI) answerOCSP(ctx context.Context, tenant estover.TenantID, a *Author
 		case err != nil:
 			return nil, err
 		case !r.RevokedAt.IsZero():
-			t.Status, t.RevokedAt, t.RevocationReason = ocsp.Revoked, r.RevokedAt.Truncate(time.Second), int(r.Reason)
+			said = told{ocsp.Revoked, r.RevokedAt.Truncate(time.Second), int(r.Reason)}
 		default:
-			t.Status = ocsp.Good
+			said.Status = ocsp.Good
 		}
+	}
+	about := question{tenant, a.ID, q.HashAlgorithm, q.SerialNumber.String()}
+	if b := p.responder.answer(about, said, now); b != nil {
+		return b, nil
+	}
+	if said.Status == ocsp.Unknown && !p.responder.may(now) {
+		return ocsp.TryLaterErrorResponse, nil
 	}
 	signer, err := p.signer(tenant, a.key)
 	if err != nil {
@@ -367,7 +416,80 @@ func (p *PKI) answerOCSP(ctx context.Context, tenant estover.TenantID, a *Author
 	if _, ok := signer.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok {
 		return nil, ErrCannotIssue
 	}
-	return ocsp.CreateResponse(a.certificate, a.certificate, t, signer)
+	b, err := ocsp.CreateResponse(a.certificate, a.certificate, ocsp.Response{
+		Status: said.Status, SerialNumber: q.SerialNumber, IssuerHash: q.HashAlgorithm, RevokedAt: said.RevokedAt, RevocationReason: said.Reason,
+		ThisUpdate: now.Truncate(time.Second), NextUpdate: now.Add(answerLife).Truncate(time.Second),
+	}, signer)
+	if err == nil && said.Status != ocsp.Unknown {
+		p.responder.keep(about, said, now, b)
+	}
+	return b, err
+}
+
+// A responder remembers signed answers: anybody may ask as often as they like, and
+// a signature costs more than the question. Of serial numbers that nobody has there
+// are too many to remember, so these are signed so many times a second and no more.
+// Its zero value remembers none yet.
+type responder struct {
+	mu      sync.Mutex
+	answers map[question]answered
+	second  int64 // of the signatures that are counted
+	signed  int
+}
+
+const (
+	maxAnswers    = 1000
+	maxUnknownSig = 50 // in a second
+)
+
+type question struct {
+	tenant    estover.TenantID
+	authority string
+	hash      crypto.Hash
+	serial    string
+}
+
+// told is what is said of a certificate.
+type told struct {
+	Status    int
+	RevokedAt time.Time
+	Reason    int
+}
+
+type answered struct {
+	said  told
+	at    time.Time
+	bytes []byte
+}
+
+// answer is a signed answer that says this and is good for a while yet, or nil.
+func (r *responder) answer(q question, said told, now time.Time) []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if have, ok := r.answers[q]; ok && have.said == said && now.Sub(have.at) < answerLife/2 && !now.Before(have.at) {
+		return have.bytes
+	}
+	return nil
+}
+
+func (r *responder) keep(q question, said told, now time.Time, b []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.answers == nil || len(r.answers) >= maxAnswers {
+		r.answers = map[question]answered{}
+	}
+	r.answers[q] = answered{said, now, b}
+}
+
+// may reports whether another answer about nothing may be signed at this time.
+func (r *responder) may(now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now.Unix() != r.second {
+		r.second, r.signed = now.Unix(), 0
+	}
+	r.signed++
+	return r.signed <= maxUnknownSig
 }
 
 // Responders are the ids of the authorities of a mount, for [PKI.OCSP] of all of

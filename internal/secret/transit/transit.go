@@ -263,12 +263,28 @@ func (t *Transit) Create(ctx context.Context, c estover.Caller, mount, name stri
 		spec.KeySize = 32
 	}
 	spec.MinDecryption, spec.MinEncryption, spec.Available, spec.Imported = 1, 0, 0, false
+	op := creation(mount, name, typ, spec)
+	if err := t.permitted(ctx, c, op); err != nil {
+		return Key{}, err
+	}
 	material, err := t.fresh(typ, spec)
 	return t.create(ctx, c, mount, name, typ, spec, material, err)
 }
 
+// permitted asks for an operation before a key is made or opened for it, which may
+// take a second: who may not do it does not have it made.
+func (t *Transit) permitted(ctx context.Context, c estover.Caller, op guard.Op) error {
+	op.Effect = guard.Manages
+	_, err := t.guard.Admit(ctx, c, op)
+	return err
+}
+
+func creation(mount, name string, typ Type, spec Spec) guard.Op {
+	return guard.Op{Action: "transit.create", Target: target(name), Detail: map[string]any{"mount": mount, "name": name, "type": typ, "spec": spec}}
+}
+
 func (t *Transit) create(ctx context.Context, c estover.Caller, mount, name string, typ Type, spec Spec, m *material, invalid error) (Key, error) {
-	op := guard.Op{Action: "transit.create", Target: target(name), Detail: map[string]any{"mount": mount, "name": name, "type": typ, "spec": spec}}
+	op := creation(mount, name, typ, spec)
 	if invalid == nil {
 		invalid = spec.check(typ)
 	}
@@ -414,6 +430,9 @@ func (t *Transit) change(ctx context.Context, c estover.Caller, op guard.Op, mou
 // Rotate gives a key another version.
 func (t *Transit) Rotate(ctx context.Context, c estover.Caller, mount, name string) (Key, error) {
 	op := guard.Op{Action: "transit.rotate", Target: target(name), Detail: map[string]any{"mount": mount, "name": name}}
+	if err := t.permitted(ctx, c, op); err != nil {
+		return Key{}, err
+	}
 	return t.change(ctx, c, op, mount, name, func(k *Key) (*material, error) {
 		switch {
 		case k.Imported && !k.ImportedRotates:

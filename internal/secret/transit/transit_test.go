@@ -557,7 +557,12 @@ func TestRefused(t *testing.T) {
 		_, err := no.Encrypt(t.Context(), ann, "", name, []transit.Item{{}})
 		_, err2 := no.Decrypt(t.Context(), ann, "", name, []transit.Item{{}})
 		_, err3 := no.Rotate(t.Context(), ann, "", name)
-		for _, err := range []error{err, err2, err3} {
+		// No key is made, and none opened, for who may not have it: that there is no
+		// such type is not found out.
+		_, err4 := no.Create(t.Context(), ann, "", name, "rsa-1", transit.Spec{})
+		_, err5 := no.Import(t.Context(), ann, "", name, transit.RSA2048, transit.Spec{}, []byte("x"), "", false)
+		_, err6 := no.Import(t.Context(), ann, "", name, transit.RSA2048, transit.Spec{}, []byte("x"), "", true)
+		for _, err := range []error{err, err2, err3, err4, err5, err6} {
 			if estover.KindOf(err) != estover.Denied {
 				t.Errorf("%s: %v, want a refusal", name, err)
 			}

@@ -680,9 +680,15 @@ func (t *Transit) wrapping(ctx context.Context, tenant estover.TenantID, mount s
 // wrapped is the bytes of a symmetric key, or PKCS #8. With more, it is the next
 // version of a key that is there.
 func (t *Transit) Import(ctx context.Context, c estover.Caller, mount, name string, typ Type, spec Spec, wrapped []byte, hashName string, more bool) (Key, error) {
+	op := guard.Op{Action: "transit.import", Target: target(name), Detail: map[string]any{"mount": mount, "name": name}}
+	if !more {
+		op = creation(mount, name, typ, spec)
+	}
+	if err := t.permitted(ctx, c, op); err != nil {
+		return Key{}, err
+	}
 	m, err := t.unwrapped(ctx, c, mount, typ, wrapped, hashName)
 	if more {
-		op := guard.Op{Action: "transit.import", Target: target(name), Detail: map[string]any{"mount": mount, "name": name}}
 		return t.change(ctx, c, op, mount, name, func(k *Key) (*material, error) {
 			switch {
 			case err != nil:
