@@ -88,7 +88,7 @@ To rotate one secret in peace, see estover rotation run.`,
 
 func showEmergency(s *settings, cmd *cobra.Command, e emergency.Emergency) error {
 	return s.show(cmd.OutOrStdout(), e, func(t *table) {
-		t.row("N", "WHAT", "OF", "VERSION", "STATE", "AFTER", "WHY", "NOTE")
+		t.row("N", "WHAT", "OF", "COUNT", "VERSION", "STATE", "AFTER", "WHY", "NOTE")
 		left := 0
 		for _, i := range e.Items {
 			after := ""
@@ -98,7 +98,7 @@ func showEmergency(s *settings, cmd *cobra.Command, e emergency.Emergency) error
 			if i.State != emergency.Done {
 				left++
 			}
-			t.row(i.N, i.Kind, i.Ref, orNothing(i.Version), i.State, after, i.Why, i.Note)
+			t.row(i.N, i.Kind, i.Ref, orNothing(i.Count), orNothing(i.Version), i.State, after, i.Why, i.Note)
 		}
 		t.row()
 		switch {

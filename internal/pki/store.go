@@ -3,6 +3,7 @@ package pki
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -467,15 +468,32 @@ func (f filter) where(first int) (string, []any) {
 		add("session_id", f.sessions...)
 		conds = append(conds, "session_id <> ''")
 	}
+	if f.crowd != nil {
+		if !f.crowd.All {
+			if len(f.crowd.Agents) == 0 {
+				return "1 = 0", nil
+			}
+			add("agent_id", f.crowd.Agents...)
+		}
+		conds = append(conds, "agent_id <> ''")
+	}
 	if len(conds) == 0 {
 		conds = append(conds, "1 = 0") // nothing is meant
 	}
 	return strings.Join(conds, " and ") + " and revoked_at is null", args
 }
 
-// chunks cuts a filter of many sessions into several, since a statement has a
-// bounded number of arguments.
+// chunks cuts a filter of many sessions or agents into several, since a statement
+// has a bounded number of arguments.
 func (f filter) chunks() (all []filter) {
+	if f.crowd != nil && len(f.crowd.Agents) > 500 {
+		for part := range slices.Chunk(f.crowd.Agents, 500) {
+			one := f
+			one.crowd = &Crowd{Agents: part}
+			all = append(all, one)
+		}
+		return all
+	}
 	if len(f.sessions) <= 500 {
 		return []filter{f}
 	}
@@ -514,6 +532,39 @@ func mark(ctx context.Context, tx *db.Tx, f filter, reason Reason, cause string)
 		total += int(n)
 	}
 	return total, nil
+}
+
+// Tolls counts, by authority, the certificates of a crowd that counted at an
+// instant, or do now if that is zero.
+func Tolls(ctx context.Context, tx *db.Tx, c Crowd, at time.Time) (all []Toll, err error) {
+	for _, one := range (filter{crowd: &c}).chunks() {
+		where, args := one.where(4)
+		where = strings.TrimSuffix(where, " and revoked_at is null")
+		base := []any{tx.Tenant(), tx.Now(), at}
+		if at.IsZero() {
+			base[2] = tx.Now() // nothing is revoked later than that
+		}
+		rows, err := tx.Query(ctx, `select authority_id, kind, count(*), sum(case when revoked_at is null then 1 else 0 end) from pki_certificate
+			where tenant_id = $1 and not_after > $2 and (revoked_at is null or revoked_at >= $3) and `+where+` group by authority_id, kind order by kind desc, authority_id`, append(base, args...)...)
+		if err != nil {
+			return nil, err
+		}
+		for rows.Next() {
+			var t Toll
+			if err := rows.Scan(&t.Authority, &t.Kind, &t.Certificates, &t.Good); err != nil {
+				return nil, errors.Join(err, rows.Close())
+			}
+			if n := slices.IndexFunc(all, func(o Toll) bool { return o.Authority == t.Authority }); n >= 0 {
+				all[n].Certificates, all[n].Good = all[n].Certificates+t.Certificates, all[n].Good+t.Good
+				continue
+			}
+			all = append(all, t)
+		}
+		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
 }
 
 // revokedOf are the revoked certificates of an authority that end after an instant.

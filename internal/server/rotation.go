@@ -94,6 +94,6 @@ func (s *Server) undoing(ev *evidence.Evidence) *emergency.Emergencies {
 			_, err := agent.Load(ctx, tx, id)
 			return err
 		},
-		Certificates: s.pki.RevokeAgent, Logger: s.logger,
+		Leases: s.leases, PKI: s.pki, Tickets: s.tickets, Logger: s.logger,
 	})
 }

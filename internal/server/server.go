@@ -409,8 +409,8 @@ func (s *Server) wire() error {
 			return err
 		},
 	})
-	s.emergencies = s.undoing(ev)
 	s.tickets = s.doorTickets()
+	s.emergencies = s.undoing(ev)
 	s.databases = database.New(s.guard, database.Options{Secrets: f.secrets, Targets: s.targets, Leases: s.leases, Rotations: s.rotations, Owner: s.ownerFor, Logger: s.logger})
 	s.mounts = mount.New(s.guard, mount.Options{Kinds: s.mountKinds()})
 	s.acls = mount.NewPolicies(s.guard)

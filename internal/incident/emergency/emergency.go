@@ -11,10 +11,17 @@
 // uses and certificates: what an agent has read in plaintext must be rotated, and
 // what the gateway has only injected need not. Each thing is a row before anything
 // is done about it, and may be done twice, so that a server that dies in between
-// takes nothing along: the next run, or [Emergencies.Resume], goes on.
+// takes nothing along: the next run, or [Emergencies.Resume], goes on. Leases,
+// certificates and ways in at the Vault-compatible door are counted where they are:
+// one item for each target, each authority, and the door. It is done when none of
+// them is left, and says until then how many are, how many are overdue, and since
+// when.
 //
-// The order is E1 cut off, E2 leases with their sessions, E4 certificates, which
-// all are quick; then E3 the secrets, those first that would do the most harm. A
+// The order is E1 cut off, E2 leases with their sessions, E4 certificates and ways
+// in, which all are quick; then E3 the secrets, those first that would do the most
+// harm. Whoever is cut off can get no more of anything, so that what is found then is
+// all there is. An emergency about everybody is about every agent of the
+// organisation; people go on. A
 // secret that is not rotated here stands as by hand until somebody has written
 // another version. The report (E5) says what has become of each, is signed and in
 // the log; when nothing is pending it is the last one.
@@ -37,9 +44,11 @@ import (
 	"estover.dev/internal/guard"
 	"estover.dev/internal/hold"
 	"estover.dev/internal/incident"
+	"estover.dev/internal/pki"
 	"estover.dev/internal/secret"
 	"estover.dev/internal/secret/lease"
 	"estover.dev/internal/secret/rotation"
+	"estover.dev/internal/ticket"
 )
 
 // The errors of emergencies.
@@ -66,10 +75,13 @@ type Kind string
 
 // The kinds, in the order in which they are done.
 const (
-	Containment  Kind = "containment"
-	Leases       Kind = "leases"
-	Certificates Kind = "certificates"
-	Rotate       Kind = "secret"
+	Containment     Kind = "containment"
+	Leases          Kind = "leases"           // at one target
+	Certificates    Kind = "certificates"     // X.509, of one authority
+	SSHCertificates Kind = "ssh_certificates" // of one authority
+	Tokens          Kind = "tokens"           // of the Vault-compatible door
+	SecretIDs       Kind = "secret_ids"       // by which AppRoles log in there
+	Rotate          Kind = "secret"
 )
 
 // A State is how far an item is.
@@ -83,11 +95,11 @@ const (
 	Done    State = "done"
 )
 
-// An Item is one thing to be done.
+// An Item is one thing to be done, or a group of things of one kind.
 type Item struct {
 	N       int64     `json:"n"`
 	Kind    Kind      `json:"kind"`
-	Ref     string    `json:"ref"`               // agent:…, resource:…, or the path of a secret
+	Ref     string    `json:"ref"`               // agent:…, resource:…, target:…, authority:…, door, or the path of a secret
 	Version int64     `json:"version,omitempty"` // the newest that was seen
 	Why     string    `json:"why,omitempty"`     // who had it
 	State   State     `json:"state"`
@@ -95,8 +107,17 @@ type Item struct {
 	Tries   int64     `json:"tries,omitempty"`
 	BegunAt time.Time `json:"begun_at,omitzero"`
 	DoneAt  time.Time `json:"done_at,omitzero"`
+	Group
 
 	secret string
+}
+
+// A Group is of how many things an item is.
+type Group struct {
+	Count   int64     `json:"count,omitempty"`   // in all; 0 for an item that is one thing
+	Open    int64     `json:"open,omitempty"`    // that are not gone
+	Overdue int64     `json:"overdue,omitempty"` // of these, that should be
+	Oldest  time.Time `json:"oldest,omitzero"`   // since when the first of these is to be gone
 }
 
 // A Wish is what somebody asks for.
@@ -128,6 +149,9 @@ type Config struct {
 	Evidence  *evidence.Evidence
 	Secrets   *secret.Secrets
 	Rotations *rotation.Rotations
+	Leases    *lease.Leases
+	PKI       *pki.PKI
+	Tickets   *ticket.Tickets
 
 	// Of says whom a containment is about: the agents that it covers, nil for all, and
 	// what it is the target of.
@@ -136,8 +160,6 @@ type Config struct {
 	Slots func(ctx context.Context, tx *db.Tx, resource string) ([]string, error)
 	// Known says that there is no such agent, if so.
 	Known func(ctx context.Context, tx *db.Tx, agent string) error
-	// Certificates takes back those of an agent, and says how many there were.
-	Certificates func(ctx context.Context, c estover.Caller, agent, cause string) (int, error)
 
 	Logger *slog.Logger
 }
@@ -189,6 +211,11 @@ func (x *Emergencies) Plan(ctx context.Context, c estover.Caller, w Wish) (e Eme
 		if e.Items, err = x.first(ctx, tx, e); err != nil {
 			return err
 		}
+		groups, err := x.groups(ctx, tx, e, int64(len(e.Items)), time.Time{})
+		if err != nil {
+			return err
+		}
+		e.Items = append(e.Items, groups...)
 		more, err := x.exposed(ctx, tx, e, int64(len(e.Items)))
 		e.Items = append(e.Items, more...)
 		if err == nil {
@@ -228,33 +255,91 @@ func (x *Emergencies) Run(ctx context.Context, c estover.Caller, w Wish) (Emerge
 	return x.work(context.WithoutCancel(ctx), c.Tenant, e.ID)
 }
 
-// first are the items that need no search: what is cut off, and what goes with it.
+// first are the items that need no search: what is cut off.
 func (x *Emergencies) first(ctx context.Context, tx *db.Tx, e Emergency) (list []Item, err error) {
-	add := func(k Kind, ref string) {
-		list = append(list, Item{N: int64(len(list) + 1), Kind: k, Ref: ref, State: Pending})
-	}
 	switch e.Scope {
 	case Agent:
-		if err := x.Known(ctx, tx, e.Target); err != nil {
-			return nil, err
-		}
+		err = x.Known(ctx, tx, e.Target)
 	case Resource:
-		if _, err := x.Slots(ctx, tx, e.Target); err != nil {
-			return nil, err
-		}
+		_, err = x.Slots(ctx, tx, e.Target)
 	case Incident:
-		if _, _, err := x.Of(ctx, tx, e.Target); err != nil {
-			return nil, err
-		}
+		_, _, err = x.Of(ctx, tx, e.Target)
 	case Secret: // nobody is cut off by it
 		return nil, nil
 	}
-	add(Containment, e.target())
-	if e.Scope != Resource {
-		add(Leases, e.target())
-		add(Certificates, e.target())
+	if err != nil {
+		return nil, err
 	}
+	return []Item{{N: 1, Kind: Containment, Ref: e.target(), State: Pending}}, nil
+}
+
+// groups are the items that are counted: what there was when an emergency was asked
+// for, or is now if at is zero, and what came after that. Each is due since then.
+func (x *Emergencies) groups(ctx context.Context, tx *db.Tx, e Emergency, after int64, at time.Time) (list []Item, err error) {
+	add := func(k Kind, ref string, g Group) {
+		if g.Count > 0 {
+			after++
+			list = append(list, Item{N: after, Kind: k, Ref: ref, State: Pending, Group: g})
+		}
+	}
+	ids, all, resource, err := x.crowd(ctx, tx, e)
+	if err != nil || len(ids) == 0 && !all && resource == "" {
+		return nil, err
+	}
+	leases, err := lease.Tolls(ctx, tx, lease.Crowd{Agents: ids, All: all, Resource: resource}, at)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range leases {
+		add(Leases, atTarget+t.Target, Group{Count: t.Leases, Open: t.Open, Overdue: t.Overdue, Oldest: t.Oldest})
+	}
+	if resource != "" {
+		return list, nil
+	}
+	certificates, err := pki.Tolls(ctx, tx, pki.Crowd{Agents: ids, All: all}, at)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range certificates {
+		k := Certificates
+		if t.Kind == pki.SSH {
+			k = SSHCertificates
+		}
+		add(k, ofAuthority+t.Authority, Group{Count: t.Certificates, Open: t.Good, Oldest: at})
+	}
+	door, err := ticket.Tolls(ctx, tx, ticket.Crowd{Agents: ids, All: all}, at)
+	if err != nil {
+		return nil, err
+	}
+	add(Tokens, atDoor, Group{Count: door.Tickets, Open: door.Good, Oldest: at})
+	add(SecretIDs, atDoor, Group{Count: door.SecretIDs, Open: door.SecretIDs, Oldest: at})
 	return list, nil
+}
+
+// What groups are named by.
+const (
+	atTarget    = "target:"
+	ofAuthority = "authority:"
+	atDoor      = "door"
+)
+
+// crowd is whom an emergency cuts off: agents, every agent, or whoever reaches a
+// resource.
+func (x *Emergencies) crowd(ctx context.Context, tx *db.Tx, e Emergency) (ids []string, all bool, resource string, err error) {
+	switch e.Scope {
+	case Resource:
+		return nil, false, e.Target, nil
+	case Incident:
+		t, _, err := x.Of(ctx, tx, e.Target)
+		if err != nil {
+			return nil, false, "", err
+		}
+		if t.Scope == hold.Resource {
+			return nil, false, t.ID, nil
+		}
+	}
+	ids, all, err = x.agents(ctx, tx, e)
+	return ids, all, "", err
 }
 
 // agents are whom an emergency is about; all is true if that is everybody.
@@ -414,13 +499,13 @@ func (x *Emergencies) work(ctx context.Context, tenant estover.TenantID, id stri
 					return e, err
 				}
 			}
-			state, note := x.do(ctx, tenant, e, i)
+			state, note := x.do(ctx, tenant, e, &i)
 			if x.reached != nil {
 				if err := x.reached(i, true); err != nil {
 					return e, err
 				}
 			}
-			err := x.Guard.DB().Do(ctx, tenant, func(tx *db.Tx) error { return settle(ctx, tx, id, i.N, state, note) })
+			err := x.Guard.DB().Do(ctx, tenant, func(tx *db.Tx) error { return settle(ctx, tx, id, i, state, note) })
 			if err != nil {
 				return e, err
 			}
@@ -455,7 +540,7 @@ func states(items []Item) string {
 	return b.String()
 }
 
-// plan stores which secrets are to be rotated, once.
+// plan stores what is to be taken away and which secrets are to be rotated, once.
 func (x *Emergencies) plan(ctx context.Context, tenant estover.TenantID, e Emergency) error {
 	if err := x.Secrets.Flush(ctx); err != nil {
 		return err
@@ -466,28 +551,46 @@ func (x *Emergencies) plan(ctx context.Context, tenant estover.TenantID, e Emerg
 		if err != nil || !mine {
 			return err
 		}
-		items, err := x.exposed(ctx, tx.Tx, e, int64(len(e.Items)))
+		ids, all, resource, err := x.crowd(ctx, tx.Tx, e)
 		if err != nil {
 			return err
 		}
+		// The containment has marked those of the sessions that it ended. None of the
+		// others waits behind anything either.
+		if _, err := x.Leases.ContainCrowd(ctx, tx, lease.Crowd{Agents: ids, All: all, Resource: resource}); err != nil {
+			return err
+		}
+		groups, err := x.groups(ctx, tx.Tx, e, int64(len(e.Items)), e.At)
+		if err != nil {
+			return err
+		}
+		items, err := x.exposed(ctx, tx.Tx, e, int64(len(e.Items)+len(groups)))
+		if err != nil {
+			return err
+		}
+		for _, g := range groups {
+			tx.Note(string(g.Kind)+" "+g.Ref, g.Count)
+		}
 		tx.Note("secrets", len(items))
-		return insertItems(ctx, tx.Tx, e.ID, items)
+		return insertItems(ctx, tx.Tx, e.ID, append(groups, items...))
 	})
 }
 
-// do works at one item, and says how far it is.
-func (x *Emergencies) do(ctx context.Context, tenant estover.TenantID, e Emergency, i Item) (State, string) {
+// do works at one item, and says how far it is; of a group, in the item too.
+func (x *Emergencies) do(ctx context.Context, tenant estover.TenantID, e Emergency, i *Item) (State, string) {
 	var left string
 	var err error
 	switch i.Kind {
 	case Containment:
 		left, err = x.contain(ctx, tenant, e)
 	case Leases:
-		left, err = x.leases(ctx, tenant, e)
-	case Certificates:
-		left, err = x.certificates(ctx, tenant, e)
+		left, err = x.leases(ctx, tenant, e, i)
+	case Certificates, SSHCertificates:
+		left, err = x.certificates(ctx, tenant, e, i)
+	case Tokens, SecretIDs:
+		left, err = x.door(ctx, tenant, e, i)
 	case Rotate:
-		return x.rotate(ctx, tenant, e, i)
+		return x.rotate(ctx, tenant, e, *i)
 	}
 	switch {
 	case err != nil:
@@ -530,46 +633,93 @@ func (x *Emergencies) contain(ctx context.Context, tenant estover.TenantID, e Em
 	return left, err
 }
 
-// leases is E2: those of whom it is about have ended.
-func (x *Emergencies) leases(ctx context.Context, tenant estover.TenantID, e Emergency) (left string, err error) {
-	var open lease.Standing
+// leases is E2: those at a target have ended. They were marked with the plan, and the
+// workers take them away.
+func (x *Emergencies) leases(ctx context.Context, tenant estover.TenantID, e Emergency, i *Item) (left string, err error) {
 	err = x.Guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
-		ids, all, err := x.agents(ctx, tx, e)
+		ids, all, resource, err := x.crowd(ctx, tx, e)
 		if err != nil {
 			return err
 		}
-		if all {
-			open, err = lease.StandingIn(ctx, tx, lease.Filter{})
-			return err
-		}
-		for _, id := range ids {
-			n, err := lease.StandingIn(ctx, tx, lease.Filter{Agent: id})
-			if err != nil {
-				return err
+		tolls, err := lease.Tolls(ctx, tx, lease.Crowd{Agents: ids, All: all, Resource: resource}, time.Time{})
+		i.Open, i.Overdue, i.Oldest = 0, 0, time.Time{}
+		for _, t := range tolls {
+			if at, is := strings.CutPrefix(i.Ref, atTarget); is && at != t.Target {
+				continue
 			}
-			open.Open, open.Overdue = open.Open+n.Open, open.Overdue+n.Overdue
+			i.Open, i.Overdue = i.Open+t.Open, i.Overdue+t.Overdue
+			if i.Oldest.IsZero() || t.Oldest.Before(i.Oldest) {
+				i.Oldest = t.Oldest
+			}
 		}
-		return nil
+		return err
 	})
-	if err == nil && open.Open > 0 {
-		left = fmt.Sprintf("%d leases have not ended yet, %d of them are overdue", open.Open, open.Overdue)
+	if err == nil && i.Open > 0 {
+		left = fmt.Sprintf("%d of them are not gone at the target yet, %d are overdue; look with: estover secret lease list --open", i.Open, i.Overdue)
 	}
 	return left, err
 }
 
-// certificates is E4.
-func (x *Emergencies) certificates(ctx context.Context, tenant estover.TenantID, e Emergency) (left string, err error) {
+// certificates is E4 for those of an authority: its list tells of them.
+func (x *Emergencies) certificates(ctx context.Context, tenant estover.TenantID, e Emergency, i *Item) (left string, err error) {
 	var ids []string
+	var all bool
+	authorities := []string{strings.TrimPrefix(i.Ref, ofAuthority)}
 	err = x.Guard.DB().View(ctx, tenant, func(tx *db.Tx) (err error) {
-		ids, _, err = x.agents(ctx, tx, e)
+		if ids, all, _, err = x.crowd(ctx, tx, e); err != nil || strings.HasPrefix(i.Ref, ofAuthority) {
+			return err
+		}
+		authorities = nil // of an emergency from when they were not told apart
+		tolls, err := pki.Tolls(ctx, tx, pki.Crowd{Agents: ids, All: all}, time.Time{})
+		for _, t := range tolls {
+			authorities = append(authorities, t.Authority)
+		}
 		return err
 	})
-	for _, id := range ids {
+	i.Open = 0
+	for _, id := range authorities {
 		if err == nil {
-			_, err = x.Certificates(ctx, system(tenant), id, "emergency rotation "+e.ID)
+			var n int64
+			n, err = x.PKI.RevokeCrowd(ctx, system(tenant), pki.Crowd{Agents: ids, All: all}, id, "emergency rotation "+e.ID)
+			i.Open += n
 		}
 	}
-	return "", err
+	if i.Open > 0 {
+		left = fmt.Sprintf("%d of them still count", i.Open)
+	}
+	return left, err
+}
+
+// door is E4 for the ways in at the Vault-compatible door.
+func (x *Emergencies) door(ctx context.Context, tenant estover.TenantID, e Emergency, i *Item) (left string, err error) {
+	var crowd ticket.Crowd
+	view := func(fn func(tx *db.Tx) error) error { return x.Guard.DB().View(ctx, tenant, fn) }
+	err = view(func(tx *db.Tx) (err error) {
+		crowd.Agents, crowd.All, _, err = x.crowd(ctx, tx, e)
+		return err
+	})
+	switch {
+	case err != nil:
+		return "", err
+	case i.Kind == Tokens:
+		_, err = x.Tickets.EndCrowd(ctx, system(tenant), crowd, e.target(), "emergency rotation "+e.ID)
+	default:
+		_, err = x.Tickets.DestroyCrowd(ctx, system(tenant), crowd, e.target(), "emergency rotation "+e.ID)
+	}
+	if err != nil {
+		return "", err
+	}
+	err = view(func(tx *db.Tx) error {
+		t, err := ticket.Tolls(ctx, tx, crowd, time.Time{})
+		if i.Open = t.SecretIDs; i.Kind == Tokens {
+			i.Open = t.Good
+		}
+		return err
+	})
+	if err == nil && i.Open > 0 {
+		left = fmt.Sprintf("%d of them are still good", i.Open)
+	}
+	return left, err
 }
 
 // rotate is E3 for one secret.
@@ -616,7 +766,7 @@ func (x *Emergencies) report(ctx context.Context, tenant estover.TenantID, e *Em
 		if i.State != Done {
 			s.Pending++
 		}
-		step := attest.ContainmentStep{Name: i.name(), State: state, Count: 1, Detail: attest.Commit(committed.Salt(i.name()), []byte(i.told()))}
+		step := attest.ContainmentStep{Name: i.name(), State: state, Count: max(i.Count, 1), Detail: attest.Commit(committed.Salt(i.name()), []byte(i.told()))}
 		if !i.DoneAt.IsZero() {
 			step.Micros = i.DoneAt.Sub(e.At).Microseconds()
 		}
@@ -704,7 +854,7 @@ func (x *Emergencies) Settle(ctx context.Context, c estover.Caller, id string, n
 			return ErrTarget.With("Item %d of it is nothing that is done by hand.", n)
 		}
 		tx.Note("secret", e.Items[at].Ref)
-		return settle(ctx, tx.Tx, id, n, Done, fmt.Sprintf("%s says so: %s", c.Subject, why))
+		return settle(ctx, tx.Tx, id, e.Items[at], Done, fmt.Sprintf("%s says so: %s", c.Subject, why))
 	})
 	if err != nil {
 		return Emergency{}, err

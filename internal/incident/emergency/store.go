@@ -31,7 +31,8 @@ func one(ctx context.Context, tx *db.Tx, row db.Single) (Emergency, error) {
 	if err != nil {
 		return e, err
 	}
-	rows, err := tx.Query(ctx, `select n, kind, ref, secret_id, version, why, state, note, tries, begun_at, done_at from emergency_rotation_item
+	rows, err := tx.Query(ctx, `select n, kind, ref, secret_id, version, why, state, note, tries, begun_at, done_at,
+			members, standing, overdue, oldest_at from emergency_rotation_item
 		where tenant_id = $1 and emergency_id = $2 order by n`, tx.Tenant(), e.ID)
 	if err != nil {
 		return e, err
@@ -39,7 +40,8 @@ func one(ctx context.Context, tx *db.Tx, row db.Single) (Emergency, error) {
 	defer func() { _ = rows.Close() }()
 	for rows.Next() {
 		var i Item
-		if err := rows.Scan(&i.N, &i.Kind, &i.Ref, &i.secret, &i.Version, &i.Why, &i.State, &i.Note, &i.Tries, &i.BegunAt, &i.DoneAt); err != nil {
+		if err := rows.Scan(&i.N, &i.Kind, &i.Ref, &i.secret, &i.Version, &i.Why, &i.State, &i.Note, &i.Tries, &i.BegunAt, &i.DoneAt,
+			&i.Count, &i.Open, &i.Overdue, &i.Oldest); err != nil {
 			return e, err
 		}
 		e.Items = append(e.Items, i)
@@ -74,8 +76,9 @@ func insert(ctx context.Context, tx *db.Tx, e Emergency) error {
 
 func insertItems(ctx context.Context, tx *db.Tx, id string, items []Item) error {
 	for _, i := range items {
-		_, err := tx.Exec(ctx, `insert into emergency_rotation_item (tenant_id, emergency_id, n, kind, ref, secret_id, version, why, state, note)
-			values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`, tx.Tenant(), id, i.N, i.Kind, i.Ref, i.secret, i.Version, i.Why, i.State, i.Note)
+		_, err := tx.Exec(ctx, `insert into emergency_rotation_item (tenant_id, emergency_id, n, kind, ref, secret_id, version, why, state, note, members, standing, overdue, oldest_at)
+			values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`,
+			tx.Tenant(), id, i.N, i.Kind, i.Ref, i.secret, i.Version, i.Why, i.State, i.Note, i.Count, i.Open, i.Overdue, i.Oldest)
 		if err != nil {
 			return err
 		}
@@ -90,13 +93,15 @@ func planned(ctx context.Context, tx *db.Tx, id string) (bool, error) {
 }
 
 // settle stores how far an item is, unless it is done.
-func settle(ctx context.Context, tx *db.Tx, id string, n int64, state State, note string) error {
+func settle(ctx context.Context, tx *db.Tx, id string, i Item, state State, note string) error {
 	var done any
 	if state == Done {
 		done = tx.Now()
 	}
-	_, err := tx.Exec(ctx, `update emergency_rotation_item set state = $4, note = $5, done_at = $6, tries = tries + 1, begun_at = coalesce(begun_at, $7)
-		where tenant_id = $1 and emergency_id = $2 and n = $3 and state <> 'done'`, tx.Tenant(), id, n, state, note, done, tx.Now())
+	_, err := tx.Exec(ctx, `update emergency_rotation_item set state = $4, note = $5, done_at = $6, tries = tries + 1, begun_at = coalesce(begun_at, $7),
+			standing = $8, overdue = $9, oldest_at = $10
+		where tenant_id = $1 and emergency_id = $2 and n = $3 and state <> 'done'`,
+		tx.Tenant(), id, i.N, state, note, done, tx.Now(), i.Open, i.Overdue, i.Oldest)
 	return err
 }
 
