@@ -486,6 +486,15 @@ func TestVaultDatabase(t *testing.T) {
 		if err := login(static); err != nil || static.text("username") != "batch" || line(static.Data["rotation_period"]) != "86400" || static.Data["ttl"] == nil || static.Data["last_vault_rotation"] == nil {
 			t.Errorf("the static role logs in: %v; it is %s", err, static.Raw)
 		}
+		// By seconds, or by a schedule with the time in which it may begin; naming one gives up the other.
+		v.says(400, "rotation_window goes with", "POST", "database/static-roles/batch", `{"rotation_window":"2h"}`)
+		v.says(400, "rotation_window must be", "POST", "database/static-roles/batch", `{"rotation_schedule":"0 3 * * *","rotation_window":"59m"}`)
+		v.must(204, "POST", "database/static-roles/batch", `{"rotation_schedule":"0 3 * * *","rotation_window":"2h"}`)
+		same(t, "the static role by a schedule", v.must(200, "GET", "database/static-roles/batch", nil).Data, `{"db_name":"crm","username":"batch","rotation_schedule":"0 3 * * *","rotation_window":7200,"rotation_statements":[],"credential_type":"password"}`)
+		v.must(204, "POST", "database/static-roles/batch", `{"rotation_period":5}`)
+		h.until("the password is changed within seconds", func() bool { return login(static) != nil })
+		v.must(204, "POST", "database/static-roles/batch", `{"rotation_period":"24h"}`)
+		static = v.must(200, "GET", "database/static-creds/batch", nil)
 		v.says(400, "cannot update static account username", "POST", "database/static-roles/batch", `{"username":"other"}`)
 		same(t, "the static roles", v.must(200, "LIST", "database/static-roles", nil).Data["keys"], `["batch"]`)
 		h.until("the password is changed by hand", func() bool { return v.call("POST", "database/rotate-role/batch", nil).Status == 204 })

@@ -39,14 +39,21 @@ type StaticCredential struct {
 	Next     time.Time
 }
 
-// shortestPeriod is how often a password is changed at the most.
-const shortestPeriod = 60
+// shortestPeriod is how often a password is changed at the most, and shortestWindow
+// for how long it may begin at least, in seconds.
+const (
+	shortestPeriod = 5
+	shortestWindow = 3600
+)
 
 // spec is how the secret of a static role is rotated.
 func (r *Static) spec(x *Config) (rotation.Spec, error) {
 	s := rotation.Spec{Target: x.Target, Kind: rotation.SingleSlot, Users: []string{r.Username}, Connection: 1, Quiet: 1}
 	if r.Second != "" {
 		s.Kind, s.Users, s.Connection, s.Quiet = rotation.TwoUsers, append(s.Users, r.Second), 0, 0
+		if r.Period > 0 { // the old password ends before the next change
+			s.Connection, s.Quiet = max(1, min(3600, r.Period/2)), max(1, min(600, r.Period/2))
+		}
 	}
 	switch {
 	case r.Username == "":
@@ -57,8 +64,12 @@ func (r *Static) spec(x *Config) (rotation.Spec, error) {
 		return s, ErrInvalid.With("rotation_statements are not offered: the password is changed as the kind of database has it, and is not sent in clear")
 	case r.Period > 0 && r.Schedule != "":
 		return s, ErrInvalid.With("mutually exclusive fields rotation_period and rotation_schedule were both specified; only one of them can be provided")
+	case r.Window != 0 && r.Schedule == "":
+		return s, ErrInvalid.With("rotation_window goes with rotation_schedule, not with rotation_period")
+	case r.Window != 0 && r.Window < shortestWindow:
+		return s, ErrInvalid.With("rotation_window must be %d seconds or more", shortestWindow)
 	case r.Schedule != "":
-		s.Schedule = r.Schedule
+		s.Schedule, s.Within = r.Schedule, r.Window
 	case r.Period < shortestPeriod:
 		return s, ErrInvalid.With("rotation_period must be %d seconds or more", shortestPeriod)
 	default:
@@ -121,6 +132,12 @@ func (d *Databases) PutStatic(ctx context.Context, c estover.Caller, m Mount, of
 	}
 	if err := change(r); err != nil {
 		return err
+	}
+	switch { // who names the other one changes over
+	case was.Schedule != "" && r.Schedule == was.Schedule && r.Period != was.Period:
+		r.Schedule, r.Window = "", 0
+	case was.Period > 0 && r.Period == was.Period && r.Schedule != was.Schedule:
+		r.Period = 0
 	}
 	if was.epoch > 0 && (r.Username != was.Username || r.DB != was.DB || r.Second != was.Second) {
 		return ErrInvalid.With("cannot update static account username, second_username or db_name")

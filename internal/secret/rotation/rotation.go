@@ -116,6 +116,7 @@ type Spec struct {
 	Template    engine.Template `json:"template,omitempty" doc:"What a user that is not there is made from; without it both must be there"`
 	Schedule    string          `json:"schedule,omitempty" doc:"By the risk of the secret if left out; a time as 12h or 30d; five fields of cron, in UTC; or manual"`
 	Window      string          `json:"window,omitempty" doc:"In which part of the day it begins, in UTC, as 02:00-05:00"`
+	Within      int64           `json:"within_seconds,omitempty" minimum:"0" doc:"With five fields of cron: for how long after its time it may still begin. Later it waits for the next time"`
 
 	// How long clients go on with what they have (R7).
 	Cache      int64 `json:"cache_seconds,omitempty" minimum:"0" doc:"How long clients keep a version in memory"`
@@ -276,10 +277,14 @@ func (s Spec) check() (Spec, error) {
 	case max(s.Cache, s.Poll, s.Connection, s.Quiet) > 30*24*3600:
 		return s, ErrInvalid.With("Clients are waited for 30 days at most.")
 	}
-	if _, err := parseSchedule(s.Schedule); err != nil {
+	p, err := parseSchedule(s.Schedule)
+	if err != nil {
 		return s, err
 	}
-	_, err := parseWindow(s.Window)
+	if s.Within != 0 && (p.cron == nil || s.Within < 60 || s.Within > 30*24*3600) {
+		return s, ErrInvalid.With("For how long a rotation may begin after its time is said with a schedule of five fields, and is between a minute and 30 days.").At("within_seconds")
+	}
+	_, err = parseWindow(s.Window)
 	return s, err
 }
 

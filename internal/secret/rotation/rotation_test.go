@@ -863,6 +863,51 @@ func TestSchedule(t *testing.T) {
 	}
 }
 
+// TestSeconds shows that a secret is rotated as often as every five seconds (V31), and
+// its pair no more often than within a grace (R7); and that one which may only begin
+// for a while after its time waits for the next.
+func TestSeconds(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := build(t, d, newMemory("reader_a", "reader_b"))
+		spec := pair
+		spec.Schedule, spec.Cache, spec.Connection, spec.Quiet = "5s", 0, 2, 1
+		h.put(spec)
+		h.pass(time.Second)
+		for n := int64(2); n < 5; n++ {
+			for second := 0; h.explain().Current < n; second++ {
+				if second > 5 {
+					t.Fatalf("version %d is not made in %d seconds: %s", n, second, h.explain().Why)
+				}
+				h.pass(time.Second)
+			}
+			h.works()
+		}
+		spec.Schedule = "4s"
+		if _, err := h.x.Put(t.Context(), h.ann, path, spec); !errors.Is(err, rotation.ErrInvalid) {
+			t.Errorf("rotating every 4 s: %v, want ErrInvalid", err)
+		}
+
+		for h.explain().Step != rotation.Idle {
+			h.pass(time.Second)
+		}
+		spec.Schedule, spec.Within = "0 3 * * *", 3600
+		h.put(spec)
+		made, due := h.explain().Current, h.explain().DueAt
+		h.clock.Advance(due.Sub(h.clock.Now()) + time.Hour) // nobody worked meanwhile
+		if e := h.pass(time.Second); e.Current != made || !e.DueAt.Equal(due.Add(24*time.Hour)) {
+			t.Errorf("an hour after its time there is version %d and the next is due at %s, want %d and %s", e.Current, e.DueAt, made, due.Add(24*time.Hour))
+		}
+		h.clock.Advance(h.explain().DueAt.Sub(h.clock.Now()))
+		if e := h.pass(59 * time.Minute); e.Current != made+1 {
+			t.Errorf("within the hour there is version %d, want %d", e.Current, made+1)
+		}
+		spec.Schedule = "1h"
+		if _, err := h.x.Put(t.Context(), h.ann, path, spec); !errors.Is(err, rotation.ErrInvalid) {
+			t.Errorf("a time in which it may begin without a time at which: %v, want ErrInvalid", err)
+		}
+	})
+}
+
 // TestRisk shows that a rise of the risk brings the next rotation forward at once,
 // and that what is due begins by itself (R10).
 func TestRisk(t *testing.T) {

@@ -24,12 +24,12 @@ type schedule struct {
 }
 
 const (
-	shortest = time.Minute
+	shortest = 5 * time.Second
 	longest  = 366 * 24 * time.Hour
 )
 
 func parseSchedule(s string) (schedule, error) {
-	bad := ErrInvalid.With("A schedule is a time between 1m and 366d, five fields of cron, or manual, not %q.", s).At("schedule")
+	bad := ErrInvalid.With("A schedule is a time between 5s and 366d, five fields of cron, or manual, not %q.", s).At("schedule")
 	switch fields := strings.Fields(s); {
 	case s == "":
 		return schedule{}, nil
@@ -120,6 +120,15 @@ func (s Spec) due(since time.Time, risk secret.Risk, id string, version int64) t
 	sum := sha256.Sum256([]byte(id + "@" + strconv.FormatInt(version, 10)))
 	share := float64(binary.BigEndian.Uint32(sum[:])) / (1 << 32)
 	return w.in(since.Add(every - time.Duration(share*float64(every)/10)))
+}
+
+// missed is when a rotation that was due at a time is due instead, since its time is
+// over; zero if it is not.
+func (s Spec) missed(due, now time.Time) time.Time {
+	if s.Within == 0 || now.Before(due.Add(time.Duration(s.Within)*time.Second)) {
+		return time.Time{}
+	}
+	return s.due(now, "", "", 0)
 }
 
 // plan says when the next rotation begins by itself, and until then when there is

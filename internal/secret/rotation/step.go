@@ -267,6 +267,9 @@ func (w *work) stage(ctx context.Context) (bool, error) {
 			return w.r.DueAt
 		})
 	}
+	if next := w.r.missed(w.r.DueAt, w.x.Guard.DB().Now()); !next.IsZero() {
+		return false, w.store(ctx, func(_ time.Time, n *Rotation) { n.DueAt, n.Next = next, next })
+	}
 	slot := w.r.idle()
 	fields := map[string]estover.Secret{}
 	if w.r.Current > 0 {
