@@ -22,6 +22,7 @@ type Way string
 const (
 	ByGateway   Way = "gateway"   // the gateway injects it
 	ByPlaintext Way = "plaintext" // it has read the value
+	BySync      Way = "sync"      // a store to which the secret is pushed has not got the current one yet
 	AtTarget    Way = "target"    // it is logged in at the target, whoever it is
 )
 
@@ -35,6 +36,8 @@ type Laggard struct {
 	Uses        int64           `json:"uses,omitempty"`
 	Connections int64           `json:"connections,omitempty"` // that are open
 	From        string          `json:"from,omitempty"`        // at the target: where it is logged in from
+	Store       string          `json:"store,omitempty"`       // by sync: which, and where in it
+	Drift       bool            `json:"drift,omitempty"`       // by sync: somebody else has changed what stands there
 }
 
 // ask begins R5: unless it is known already that somebody uses the previous
@@ -127,7 +130,7 @@ func refusal(r Rotation, found []Laggard) map[string]any {
 func (w *work) refuse(ctx context.Context, found []Laggard) error {
 	who := func(list []Laggard) (names []string) {
 		for _, l := range list {
-			names = append(names, string(l.Way)+" "+string(l.Subject)+" "+l.Session)
+			names = append(names, string(l.Way)+" "+string(l.Subject)+" "+l.Session+" "+l.Store)
 		}
 		slices.Sort(names)
 		return names
@@ -186,7 +189,7 @@ func (x *Rotations) held(ctx context.Context, tx *db.Tx, r Rotation) (found []La
 			}
 			continue
 		}
-		if u.Newer {
+		if u.Newer || u.Via == secret.Synced { // stores are asked after by what they have
 			continue
 		}
 		over := false
@@ -216,6 +219,13 @@ func (x *Rotations) held(ctx context.Context, tx *db.Tx, r Rotation) (found []La
 			}
 		}
 		found = append(found, l)
+	}
+	if x.Behind != nil {
+		stores, err := x.Behind(ctx, tx, r.Secret, r.Current)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, stores...)
 	}
 	for i, l := range found {
 		if l.Subject.Kind() == estover.AgentKind && x.Sponsor != nil {
@@ -411,6 +421,12 @@ func (l Laggard) sentence(at func(time.Time) string, quiet time.Duration) string
 		return fmt.Sprintf("%s used it through the gateway, last at %s%s; it is settled after %s without use.", who, at(l.LastUse), open, quiet)
 	case ByPlaintext:
 		return fmt.Sprintf("%s has read its value, last at %s; it is settled when the current one is read, or the session or log-in ends.", who, at(l.LastUse))
+	}
+	if l.Way == BySync && l.Drift {
+		return fmt.Sprintf("The store %s has not got the current version: somebody else has changed what stands there. `estover secret sync list` shows it.", l.Store)
+	}
+	if l.Way == BySync {
+		return fmt.Sprintf("The store %s has not got the current version yet; it is tried again. `estover secret sync list` says why.", l.Store)
 	}
 	from := l.From
 	if from == "" {

@@ -29,8 +29,8 @@
 // it for the quiet period and has nothing open with it, on every node, each of
 // which says so when it is asked (a node that does not answer any more uses no
 // rotated secret either); who read it in plaintext has read a later one since, or
-// its session or log-in has ended; nobody is logged in at the target as the old
-// user. Otherwise it lives on, and who holds it up is named ([Rotations.Explain],
+// its session or log-in has ended; the current version is in each store to which the
+// secret is pushed; nobody is logged in at the target as the old user. Otherwise it lives on, and who holds it up is named ([Rotations.Explain],
 // R8). When that takes longer than a second grace, it is an alarm. A person may
 // end it all the same, with a reason ([Rotations.Force]).
 //
@@ -206,6 +206,9 @@ type Config struct {
 	// what they had then any more: the session has ended or, outside of one, every
 	// log-in.
 	Over func(ctx context.Context, tx *db.Tx, subject estover.Subject, session string, at time.Time) (bool, error)
+	// Behind are the stores to which the secret is pushed and where this version of it
+	// is not yet. Nil: it is pushed nowhere.
+	Behind func(ctx context.Context, tx *db.Tx, secret string, version int64) ([]Laggard, error)
 	// Risk is how much harm the secret would do, whatever the reason. Nil: what is
 	// said of it.
 	Risk func(ctx context.Context, tenant estover.TenantID, s secret.Secret) (secret.Risk, error)
