@@ -68,6 +68,7 @@ var cases = []Case{
 	{"policy", policies},
 	{"secrets", secrets},
 	{"leases", leases},
+	{"leases-100000", crowd},
 	{"growth", growth},
 	{"million", million},
 }
