@@ -292,22 +292,59 @@ func TestManyLeases(t *testing.T) {
 		if looked > 5*time.Second || marked > 60*time.Second {
 			t.Errorf("looking for what is due took %s, and revoking all %s", looked, marked)
 		}
-		// What is contained overtakes 100,000 others.
-		first := []string{}
+		// What is contained overtakes all others, and the target has no more batches at
+		// once than it takes, however often it is looked for what is due.
+		users := map[string]bool{}
+		held, err := other.Leases.List(t.Context(), ann, lease.Filter{Agent: "agt_7", Open: true}, "", many)
+		for _, x := range held {
+			users[x.User] = true
+		}
+		if err != nil || len(users) != contained {
+			t.Fatalf("%d leases of the contained agent are open, %v; want %d", len(users), err, contained)
+		}
+		const batches, batch = 4, 50
 		var mu sync.Mutex
+		tried, overtaken, inside, busiest := 0, 0, 0, 0
 		s.Fail = func(_ context.Context, op, user string, after bool) error {
+			if op != "revoke" {
+				return nil
+			}
+			if !after {
+				defer time.Sleep(200 * time.Microsecond) // so that the batches meet
+			}
 			mu.Lock()
 			defer mu.Unlock()
-			if op == "revoke" && !after {
-				if first = append(first, user); len(first) > many/500 {
-					return engine.Unreachable(errors.New("enough"))
-				}
+			if after {
+				inside--
+				return nil
 			}
+			if tried++; users[user] && tried <= contained+batches*batch {
+				overtaken++
+			}
+			if tried > contained+2*batches*batch {
+				return engine.Unreachable(errors.New("enough"))
+			}
+			inside++
+			busiest = max(busiest, inside)
 			return nil
 		}
-		work(t, other)
+		var looking sync.WaitGroup
+		for range 4 {
+			looking.Go(func() {
+				if err := other.Leases.Work(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		looking.Wait()
+		if overtaken != contained {
+			t.Errorf("of %d contained users %d were among the first", contained, overtaken)
+		}
+		if busiest > batches {
+			t.Errorf("the target had %d batches at once, want at most %d", busiest, batches)
+		}
 		left, err := other.Leases.Left(t.Context(), "acme", func(string, string, string) bool { return true })
-		if err != nil || left > 150 { // batches that ran beside
+		if err != nil || left != 0 {
 			t.Errorf("%d of the contained are left, %v", left, err)
 		}
 	})
