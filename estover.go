@@ -88,6 +88,7 @@ type Caller struct {
 	Scopes   []string  // of the caller's token
 	Token    string    // the id of that token; "" for who came without one
 	Tasks    []Task    // to one of which each call of the caller's token belongs; nil for no such bound
+	Mount    string    // the mount of the door for clients of Vault that the request is about; "" for none
 	Strength Strength
 	Address  netip.Addr // where the request came from, behind trusted proxies
 	Request  string     // the request's id, the same in logs, traces and events

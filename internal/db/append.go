@@ -140,16 +140,21 @@ func appendOne(ctx context.Context, tx *Tx, a Append) error {
 // epoch, and keeps it so until the transaction ends; in a snapshot it is so for as
 // long as that is looked at.
 func (t *Tx) Alive(ctx context.Context, e Epoch) error {
-	text := aliveText(e.Table)
-	if t.engine == Postgres && !t.snapshot {
-		text += " for share"
-	}
 	var one int
-	err := t.QueryRow(ctx, text, t.tenant, e.ID, e.Epoch).Scan(&one)
+	err := t.Hold(ctx, aliveText(e.Table), t.tenant, e.ID, e.Epoch).Scan(&one)
 	if err == ErrNoRows {
 		return ErrStale
 	}
 	return err
+}
+
+// Hold is QueryRow of a select, and keeps the row as it is until the transaction ends;
+// others may hold it, too. In a snapshot it is as it is for as long as that is looked at.
+func (t *Tx) Hold(ctx context.Context, text string, args ...any) Single {
+	if t.engine == Postgres && !t.snapshot {
+		text += " for share"
+	}
+	return t.QueryRow(ctx, text, args...)
 }
 
 // Insert writes one row.

@@ -6,7 +6,8 @@
 // below a path of our own secrets; so a mount can be moved and takes nothing
 // with it.
 //
-//	enabled ──tune──▶ enabled ──move──▶ enabled at another path ──disable──▶ gone
+//	enabled ──tune──▶ enabled ──move──▶ enabled at another path ──disable──▶ closing ──▶ gone
+//	   ▲──────────────────what lies below cannot be ended────────────────────────┘
 //
 // No mount lies within another, and only one of a tenant is changed at a time.
 // Every tenant has sys/, cubbyhole/ and the log-in token/, which nobody enabled
@@ -44,6 +45,7 @@ var (
 	ErrInvalid  = &estover.Error{Kind: estover.Invalid, Code: "mount_invalid", Detail: "The mount is not valid."}
 	ErrKind     = &estover.Error{Kind: estover.Invalid, Code: "mount_kind_unknown", Detail: "There is no such kind of mount."}
 	ErrFixed    = &estover.Error{Kind: estover.Conflict, Code: "mount_fixed", Detail: "Every organisation has this mount; it can be neither disabled nor moved."}
+	ErrClosing  = &estover.Error{Kind: estover.Conflict, Code: "mount_closing", Detail: "The mount is being disabled, so nothing is made below it. If that was broken off, disable it once more."}
 	ErrInUse    = &estover.Error{Kind: estover.Conflict, Code: "mount_in_use", Detail: "Something below the mount is still in use."}
 )
 
@@ -542,44 +544,75 @@ func (m *Mounts) Tune(ctx context.Context, c estover.Caller, s Section, path str
 
 // Disable ends a mount and all that lies below it. There is nothing to do where
 // there is none.
+//
+// What is made below it holds its row ([Alive]); so when the first step is done
+// nothing is being made there any more, and what has been is found by the second.
 func (m *Mounts) Disable(ctx context.Context, c estover.Caller, s Section, path string) error {
 	path = canonical(path)
 	op := guard.Op{Action: "mount.disable", Target: target(s, path), Effect: guard.Deletes}
-	// What takes more than one transaction comes before, and what has come into
-	// being meanwhile is found the next time: then the mount is still there.
-	table, err := m.Table(ctx, c.Tenant)
-	if err != nil {
-		return err
-	}
-	if one := table.At(s, path); one != nil && !one.Fixed {
-		if empty := m.kinds[s][one.Kind].Empty; empty != nil {
-			if _, err := m.guard.Admit(ctx, c, op); err != nil {
-				return err
-			}
-			if err := empty(ctx, c, *one); err != nil {
-				return err
-			}
-		}
-	}
-	err = m.change(ctx, c, op, func(tx *guard.Tx, table Table) error {
-		one := table.At(s, path)
-		switch {
+	var one *Mount
+	// 1: close it.
+	first := op
+	first.Detail = map[string]any{"step": "close"}
+	err := m.change(ctx, c, first, func(tx *guard.Tx, table Table) error {
+		switch one = table.At(s, path); {
 		case one == nil:
 			return errNothing
 		case one.Fixed:
 			return ErrFixed
 		}
 		tx.Note("mount", one.ID)
-		tx.Note("kind", one.Kind)
-		if disabled := m.kinds[s][one.Kind].Disabled; disabled != nil {
-			if err := disabled(ctx, tx, *one); err != nil {
-				return err
-			}
-		}
-		return end(ctx, tx.Tx, one)
+		return setClosing(ctx, tx.Tx, one.ID, true)
 	})
 	if errors.Is(err, errNothing) {
 		return nil
+	}
+	if err != nil {
+		return err
+	}
+	// 2: what takes more than one transaction.
+	if empty := m.kinds[s][one.Kind].Empty; empty != nil {
+		if err := empty(ctx, c, *one); err != nil { // it stays, with what could not be ended
+			return errors.Join(err, m.reopen(context.WithoutCancel(ctx), c, op, one))
+		}
+	}
+	// 3: the rest, and the mount itself.
+	err = m.change(ctx, c, op, func(tx *guard.Tx, table Table) error {
+		now := table.At(s, path)
+		if now == nil || now.ID != one.ID {
+			return errNothing // somebody else was first
+		}
+		tx.Note("mount", now.ID)
+		tx.Note("kind", now.Kind)
+		if disabled := m.kinds[s][now.Kind].Disabled; disabled != nil {
+			if err := disabled(ctx, tx, *now); err != nil {
+				return err
+			}
+		}
+		return end(ctx, tx.Tx, now)
+	})
+	if errors.Is(err, errNothing) {
+		return nil
+	}
+	return err
+}
+
+// reopen takes back that a mount is being disabled.
+func (m *Mounts) reopen(ctx context.Context, c estover.Caller, op guard.Op, one *Mount) error {
+	op.Detail = map[string]any{"step": "reopen", "mount": one.ID}
+	return m.change(ctx, c, op, func(tx *guard.Tx, _ Table) error { return setClosing(ctx, tx.Tx, one.ID, false) })
+}
+
+// Alive makes sure, inside the transaction of an operation, that the mount that its
+// request is about is there and not being disabled, and that it stays so until the
+// transaction ends.
+func Alive(ctx context.Context, tx *db.Tx, caller estover.Caller) error {
+	if caller.Mount == "" {
+		return nil
+	}
+	closing, err := hold(ctx, tx, caller.Mount)
+	if err == nil && closing {
+		err = ErrClosing
 	}
 	return err
 }

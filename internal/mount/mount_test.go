@@ -1,16 +1,19 @@
 package mount_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"estover.dev"
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/guard"
 	"estover.dev/internal/guard/guardtest"
 	"estover.dev/internal/mount"
 )
@@ -97,6 +100,85 @@ func TestWhatWasMovedKeepsItsSecrets(t *testing.T) {
 					t.Errorf("the secrets below %s are those of another mount too: %v", one, bases)
 				}
 			}
+		}
+	})
+}
+
+// What is made below a mount while it is being disabled is ended with it, or is not
+// made; and a mount whose things cannot be ended stays, and more can be made there.
+func TestDisableRace(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		g := guard.New(d, guardtest.Log(t, d), guardtest.AllowAll, guard.Options{Alive: mount.Alive})
+		var stuck atomic.Bool
+		m := mount.New(g, mount.Options{Kinds: []mount.Kind{{
+			Name: "box", Section: mount.Secrets, Empty: func(ctx context.Context, c estover.Caller, one mount.Mount) error {
+				if stuck.Load() {
+					return mount.ErrInUse
+				}
+				return g.Do(ctx, c, guard.Op{Action: "box.empty"}, func(tx *guard.Tx) error {
+					_, err := tx.Exec(ctx, "delete from vault_policy where tenant_id = $1 and kind = 'acl' and body = $2", tx.Tenant(), one.ID)
+					return err
+				})
+			},
+		}}})
+		thing := func(mnt, name string) error {
+			in := ann
+			in.Mount = mnt
+			return g.Do(t.Context(), in, guard.Op{Action: "box.fill"}, func(tx *guard.Tx) error {
+				_, err := tx.Exec(t.Context(), "insert into vault_policy (tenant_id, kind, name, body, created_at, changed_at) values ($1, 'acl', $2, $3, 1, 1)", tx.Tenant(), name, mnt)
+				return err
+			})
+		}
+		one, err := m.Enable(t.Context(), ann, mount.Secrets, "box", "box", mount.Spec{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		stuck.Store(true)
+		if err := m.Disable(t.Context(), ann, mount.Secrets, "box"); !errors.Is(err, mount.ErrInUse) {
+			t.Fatalf("disabling what cannot be ended: %v, want ErrInUse", err)
+		}
+		if err := thing(one.ID, "before"); err != nil {
+			t.Fatalf("after that: %v", err)
+		}
+		stuck.Store(false)
+		var made atomic.Int64
+		begun, start := make(chan struct{}, 64), make(chan struct{})
+		var wg sync.WaitGroup
+		for i := range 64 {
+			wg.Go(func() {
+				for n := 0; ; n++ {
+					err := thing(one.ID, fmt.Sprintf("%d-%d", i, n))
+					switch {
+					case errors.Is(err, mount.ErrClosing), errors.Is(err, mount.ErrNotFound):
+						return
+					case err != nil:
+						t.Errorf("making something: %v", err)
+						return
+					}
+					made.Add(1)
+					if n == 0 {
+						begun <- struct{}{}
+					}
+				}
+			})
+		}
+		wg.Go(func() {
+			<-start
+			if err := m.Disable(t.Context(), ann, mount.Secrets, "box"); err != nil {
+				t.Errorf("disabling: %v", err)
+			}
+		})
+		<-begun
+		close(start)
+		wg.Wait()
+		var left int
+		if err := d.View(t.Context(), "acme", func(tx *db.Tx) error {
+			return tx.QueryRow(t.Context(), "select count(*) from vault_policy where tenant_id = $1 and kind = 'acl'", tx.Tenant()).Scan(&left)
+		}); err != nil || left != 0 {
+			t.Errorf("of %d things %d are left without a mount, %v", made.Load(), left, err)
+		}
+		if _, err := m.Get(t.Context(), ann, mount.Secrets, "box"); !errors.Is(err, mount.ErrNotFound) {
+			t.Errorf("the mount: %v, want ErrNotFound", err)
 		}
 	})
 }

@@ -72,6 +72,25 @@ func end(ctx context.Context, tx *db.Tx, m *Mount) error {
 	return err
 }
 
+func setClosing(ctx context.Context, tx *db.Tx, id string, closing bool) error {
+	at := any(tx.Now())
+	if !closing {
+		at = nil
+	}
+	_, err := tx.Exec(ctx, `update vault_mount set closing_at = $3 where tenant_id = $1 and id = $2 and ended_at is null`, tx.Tenant(), id, at)
+	return err
+}
+
+// hold keeps a mount as it is until the transaction ends, and reports whether it is
+// being disabled.
+func hold(ctx context.Context, tx *db.Tx, id string) (closing bool, err error) {
+	err = tx.Hold(ctx, `select closing_at is not null from vault_mount where tenant_id = $1 and id = $2 and ended_at is null`, tx.Tenant(), id).Scan(&closing)
+	if err == db.ErrNoRows {
+		err = ErrNotFound
+	}
+	return closing, err
+}
+
 func insertMove(ctx context.Context, tx *db.Tx, v Move, mount string) error {
 	_, err := tx.Exec(ctx, `insert into vault_mount_move (tenant_id, id, mount_id, source, target, at) values ($1, $2, $3, $4, $5, $6)`,
 		tx.Tenant(), v.ID, mount, v.From, v.To, v.At)

@@ -525,6 +525,9 @@ func (s *Server) alive(ctx context.Context, tx *db.Tx, caller estover.Caller) er
 	if err := ticket.Alive(ctx, tx, caller); err != nil {
 		return err
 	}
+	if err := mount.Alive(ctx, tx, caller); err != nil {
+		return err
+	}
 	if caller.Subject.Kind() == estover.UserKind {
 		if err := s.facts.people.Alive(ctx, tx, caller); err != nil {
 			return err

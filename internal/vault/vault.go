@@ -336,6 +336,9 @@ func (d *Door) find(q *Request, path string) (*Route, error) {
 		return nil, nil
 	}
 	q.Mount, q.Rest = m, rest
+	if !m.Fixed {
+		q.Caller.Mount = m.ID
+	}
 	route, params := d.match(m, rest)
 	q.params = params
 	return route, nil
