@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"strings"
+	"time"
 )
 
 // A TenantID names an organisation. It is the first column of every key, and
@@ -87,6 +88,7 @@ type Caller struct {
 	Epoch    int64     // the epoch of that grant when the token was issued
 	Scopes   []string  // of the caller's token
 	Token    string    // the id of that token; "" for who came without one
+	Until    time.Time // when what the caller came with ends by itself; zero if it does not, or may be renewed
 	Tasks    []Task    // to one of which each call of the caller's token belongs; nil for no such bound
 	Mount    string    // the mount of the door for clients of Vault that the request is about; "" for none
 	Strength Strength

@@ -130,7 +130,8 @@ type Grant struct {
 func (g *Grant) Elevated() bool { return g.Request != "" || g.ActivatedFrom != "" }
 
 // Table is the table to name in a [db.Epoch], by which a write is refused that
-// rests on a grant that has ended in the meantime.
+// rests on a grant that has ended in the meantime. Under this name is told of the
+// end of one, or that it is suspended ([guard.Tx.End]).
 const Table = "access_grant"
 
 // Copies is the kind of the copies of what an agent holds, by agent: what a
@@ -528,13 +529,14 @@ func (a *Access) End(ctx context.Context, caller estover.Caller, id, reason stri
 // endOne ends a grant, and what was made of it.
 func (a *Access) endOne(ctx context.Context, tx *guard.Tx, g Grant, reason string) error {
 	tx.Touch(Copies, g.Agent)
+	tx.End(Table, g.ID)
 	if err := end(ctx, tx.Tx, g.ID, reason); err != nil {
 		return err
 	}
 	if g.Kind != Eligible {
 		return nil
 	}
-	made, _, err := endAll(ctx, tx.Tx, "activated_from", g.ID, reason)
+	made, _, err := endAll(ctx, tx, "activated_from", g.ID, reason)
 	if len(made) > 0 {
 		tx.Note("activated", made)
 	}
@@ -547,7 +549,7 @@ func (a *Access) endOne(ctx context.Context, tx *guard.Tx, g Grant, reason strin
 func EndOfSessions(ctx context.Context, tx *guard.Tx, sessions []string) (int, error) {
 	count := 0
 	for _, s := range sessions {
-		ids, agents, err := endAll(ctx, tx.Tx, "session_id", s, "the session has ended")
+		ids, agents, err := endAll(ctx, tx, "session_id", s, "the session has ended")
 		if err != nil {
 			return 0, err
 		}
@@ -572,14 +574,14 @@ func touch(tx *guard.Tx, agents []string) {
 // and says which they were.
 func EndOfAgent(ctx context.Context, tx *guard.Tx, agent, reason string) ([]string, error) {
 	tx.Touch(Copies, agent)
-	ids, _, err := endAll(ctx, tx.Tx, "agent_id", agent, reason)
+	ids, _, err := endAll(ctx, tx, "agent_id", agent, reason)
 	return ids, err
 }
 
 // EndOfResource ends all grants for a resource inside a transaction that does
 // more, and says which they were.
 func EndOfResource(ctx context.Context, tx *guard.Tx, resource, reason string) ([]string, error) {
-	ids, agents, err := endAll(ctx, tx.Tx, "resource_id", resource, reason)
+	ids, agents, err := endAll(ctx, tx, "resource_id", resource, reason)
 	touch(tx, agents)
 	return ids, err
 }

@@ -8,6 +8,7 @@ import (
 
 	"estover.dev"
 	"estover.dev/internal/db"
+	"estover.dev/internal/guard"
 )
 
 const grantColumns = `id, name, agent_id, resource_id, actions, purposes, class, starts_at, expires_at,
@@ -170,7 +171,7 @@ func end(ctx context.Context, tx *db.Tx, id, reason string) error {
 }
 
 // endAll ends the grants that have this value in a column.
-func endAll(ctx context.Context, tx *db.Tx, column, value, reason string) (ids, agents []string, err error) {
+func endAll(ctx context.Context, tx *guard.Tx, column, value, reason string) (ids, agents []string, err error) {
 	rows, err := tx.Query(ctx, `update access_grant set ended_at = $3, end_reason = $4, epoch = epoch + 1
 		where tenant_id = $1 and `+column+` = $2 and ended_at is null returning id, agent_id`, tx.Tenant(), value, tx.Now(), reason)
 	if err != nil {
@@ -182,6 +183,7 @@ func endAll(ctx context.Context, tx *db.Tx, column, value, reason string) (ids, 
 		if err := rows.Scan(&id, &agent); err != nil {
 			return nil, nil, err
 		}
+		tx.End(Table, id)
 		ids, agents = append(ids, id), append(agents, agent)
 	}
 	return ids, agents, rows.Err()
@@ -275,9 +277,25 @@ func doubt(ctx context.Context, tx *db.Tx, id string) error {
 	return err
 }
 
-func suspendGrant(ctx context.Context, tx *db.Tx, id string) error {
-	_, err := tx.Exec(ctx, "update access_grant set suspended_at = $3, epoch = epoch + 1 where tenant_id = $1 and id = $2", tx.Tenant(), id, tx.Now())
-	return err
+// suspendGrant suspends a grant. What was made of it covers nothing either.
+func suspendGrant(ctx context.Context, tx *guard.Tx, id string) error {
+	if _, err := tx.Exec(ctx, "update access_grant set suspended_at = $3, epoch = epoch + 1 where tenant_id = $1 and id = $2", tx.Tenant(), id, tx.Now()); err != nil {
+		return err
+	}
+	tx.End(Table, id)
+	rows, err := tx.Query(ctx, "select id from access_grant where tenant_id = $1 and activated_from = $2 and ended_at is null", tx.Tenant(), id)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var made string
+		if err := rows.Scan(&made); err != nil {
+			return err
+		}
+		tx.End(Table, made)
+	}
+	return rows.Err()
 }
 
 // A decayed grant is one for which something is due because nobody uses it.

@@ -211,7 +211,7 @@ func (a *Access) decay(ctx context.Context, d decayed) error {
 			return doubt(ctx, tx.Tx, g.ID)
 		case suspend:
 			tx.Note("restore_until", tx.Now().Add(Recovery))
-			return suspendGrant(ctx, tx.Tx, g.ID)
+			return suspendGrant(ctx, tx, g.ID)
 		}
 		reason := fmt.Sprintf("not used since %s, and not restored", g.lastUse().Format(time.DateOnly))
 		tx.Note("reason", reason)

@@ -164,7 +164,7 @@ func (d *Directory) Alive(ctx context.Context, tx *db.Tx, caller estover.Caller)
 	if !strings.HasPrefix(caller.Grant, tokenPrefix+"_") {
 		return nil
 	}
-	live, err := tokenLive(ctx, tx, p.ID, caller.Grant)
+	live, err := tokenLive(ctx, tx, p.ID, caller.Grant, "")
 	switch {
 	case err != nil:
 		return err

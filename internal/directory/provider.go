@@ -183,7 +183,7 @@ func (d *Directory) RetireProvider(ctx context.Context, caller estover.Caller, n
 		if err != nil {
 			return err
 		}
-		ended, err := endVisits(ctx, tx.Tx, id)
+		ended, err := endVisits(ctx, tx, id)
 		tx.Note("provider", id)
 		tx.Note("signed_out", ended)
 		return err

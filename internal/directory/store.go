@@ -10,6 +10,7 @@ import (
 	"estover.dev"
 	"estover.dev/attest"
 	"estover.dev/internal/db"
+	"estover.dev/internal/guard"
 )
 
 const personColumns = "id, name, email, roles, managed_by, created_at, disabled_at, disabled_reason, epoch, expires_at"
@@ -228,10 +229,10 @@ func tokensOf(ctx context.Context, tx *db.Tx, person string) (tokens []Token, er
 	return tokens, rows.Err()
 }
 
-func tokenLive(ctx context.Context, tx *db.Tx, person, id string) (bool, error) {
+func tokenLive(ctx context.Context, tx *db.Tx, person, id, lock string) (bool, error) {
 	var one int
 	err := tx.QueryRow(ctx, `select 1 from person_token
-		where tenant_id = $1 and id = $2 and person_id = $3 and ended_at is null and expires_at > $4`,
+		where tenant_id = $1 and id = $2 and person_id = $3 and ended_at is null and expires_at > $4`+lock,
 		tx.Tenant(), id, person, tx.Now()).Scan(&one)
 	if errors.Is(err, db.ErrNoRows) {
 		return false, nil
@@ -548,9 +549,22 @@ func endProvider(ctx context.Context, tx *db.Tx, name string) (id string, err er
 
 // endVisits signs out everybody who came in by a provider, and says how many
 // browsers that were.
-func endVisits(ctx context.Context, tx *db.Tx, provider string) (int64, error) {
-	return tx.Exec(ctx, "update person_token set ended_at = $3 where tenant_id = $1 and provider_id = $2 and ended_at is null",
+func endVisits(ctx context.Context, tx *guard.Tx, provider string) (n int64, err error) {
+	rows, err := tx.Query(ctx, "update person_token set ended_at = $3 where tenant_id = $1 and provider_id = $2 and ended_at is null returning id",
 		tx.Tenant(), provider, tx.Now())
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return 0, err
+		}
+		tx.End(TokenTable, id)
+		n++
+	}
+	return n, rows.Err()
 }
 
 // linked is whom a provider's subject was linked to, or [ErrNotFound].

@@ -230,8 +230,23 @@ func (d *Directory) Retire(ctx context.Context, caller estover.Caller, person, t
 	op := guard.Op{Action: "login.end", Target: string(estover.User(person)), Detail: map[string]any{"token": token}}
 	return d.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
 		tx.Touch(estover.UserKind, person)
+		tx.End(TokenTable, token)
 		return endToken(ctx, tx.Tx, person, token)
 	})
+}
+
+// TokenTable is where the tokens of people are kept. Under this name the end of one
+// is told of ([guard.Tx.End]).
+const TokenTable = "person_token"
+
+// Keep keeps a token of a person from being ended before the transaction is, and
+// says that it has, if so.
+func Keep(ctx context.Context, tx *db.Tx, person, token string) error {
+	live, err := tokenLive(ctx, tx, person, token, tx.ForUpdate())
+	if err == nil && !live {
+		err = ErrToken
+	}
+	return err
 }
 
 // Authenticate says who presents the token: the caller's tenant, subject,
@@ -255,7 +270,7 @@ func (d *Directory) Authenticate(ctx context.Context, tenant estover.TenantID, v
 		if t.hash == hash && t.live(now) && h.Status == Active && !h.over(now) {
 			return estover.Caller{
 				Tenant: tenant, Subject: estover.User(h.ID), Roles: h.Roles,
-				Grant: t.ID, Epoch: h.Epoch, Strength: estover.BySecret,
+				Grant: t.ID, Epoch: h.Epoch, Until: t.ExpiresAt, Strength: estover.BySecret,
 			}, nil
 		}
 	}

@@ -198,6 +198,7 @@ type Guard struct {
 
 	mu      sync.RWMutex
 	onTouch []func(tenant estover.TenantID, kind, id string)
+	onEnd   []func(ctx context.Context, tx *Tx, kind string, ids []string) error
 }
 
 // New is a door to d whose events go to log.
@@ -230,6 +231,13 @@ type Tx struct {
 	event audit.Event
 	noted bool
 	fail  error
+	ended []ending
+}
+
+// An ending is what ends in a transaction, of one kind.
+type ending struct {
+	kind string
+	ids  []string
 }
 
 // Note adds to what the event tells.
@@ -253,6 +261,19 @@ func (tx *Tx) SetSession(id string) { tx.event.Session = id }
 // Touch says that copies of this row are stale once the transaction commits.
 func (tx *Tx) Touch(kind, id string) {
 	tx.event.Touches = append(tx.event.Touches, kind+":"+id)
+}
+
+// End says that something ends in this transaction, or is good for nothing for a
+// while: what rests on it in packages that do not know of it ends along with it
+// ([Guard.OnEnd]).
+func (tx *Tx) End(kind, id string) {
+	for i := range tx.ended {
+		if e := &tx.ended[i]; e.kind == kind {
+			e.ids = append(e.ids, id)
+			return
+		}
+	}
+	tx.ended = append(tx.ended, ending{kind, []string{id}})
 }
 
 // Leaf makes these bytes the event's entry in the log, in the place of a
@@ -287,6 +308,9 @@ func (g *Guard) Act(ctx context.Context, caller estover.Caller, op Op, decision 
 		}
 		done = &Tx{Tx: tx, Decision: decision, event: g.event(caller, op, decision, audit.Done)}
 		if err := fn(done); err != nil {
+			return err
+		}
+		if err := g.end(ctx, done); err != nil {
 			return err
 		}
 		done.event.At = tx.Now()
@@ -546,6 +570,37 @@ func (g *Guard) OnTouch(fn func(tenant estover.TenantID, kind, id string)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.onTouch = append(g.onTouch, fn)
+}
+
+// OnEnd has fn called in every transaction in which something ends ([Tx.End]),
+// once for each kind with all that ends of it. What fn does is a part of the
+// transaction, and an error undoes it.
+func (g *Guard) OnEnd(fn func(ctx context.Context, tx *Tx, kind string, ids []string) error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.onEnd = append(g.onEnd, fn)
+}
+
+// end has what rests on what a transaction ends, end in it.
+func (g *Guard) end(ctx context.Context, tx *Tx) error {
+	if len(tx.ended) == 0 {
+		return nil
+	}
+	g.mu.RLock()
+	all := g.onEnd
+	g.mu.RUnlock()
+	for len(tx.ended) > 0 { // which ends more, perhaps
+		ended := tx.ended
+		tx.ended = nil
+		for _, e := range ended {
+			for _, fn := range all {
+				if err := fn(ctx, tx, e.kind, e.ids); err != nil {
+					return fmt.Errorf("ending what rests on a thing of the kind %s: %w", e.kind, err)
+				}
+			}
+		}
+	}
+	return nil
 }
 
 func (g *Guard) touched(tenant estover.TenantID, touches []string) {

@@ -9,6 +9,7 @@ import (
 	"estover.dev"
 	"estover.dev/internal/access"
 	"estover.dev/internal/db"
+	"estover.dev/internal/directory"
 	"estover.dev/internal/edge"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/hold"
@@ -29,6 +30,8 @@ import (
 	"estover.dev/internal/secret/upstream/azure"
 	"estover.dev/internal/secret/upstream/google"
 	"estover.dev/internal/secret/upstream/openbao"
+	"estover.dev/internal/ticket"
+	"estover.dev/internal/token"
 )
 
 // kinds are the kinds of target at which credentials are made. This is the one
@@ -66,7 +69,7 @@ func (s *Server) dialTarget(ctx context.Context, t estover.TenantID, address str
 func (s *Server) leasing() (*target.Targets, *lease.Leases) {
 	targets := target.New(s.guard, s.facts.secrets, target.Options{Kinds: kinds(), InUse: lease.AtTarget, Dial: s.dialTarget, Logger: s.logger})
 	return targets, lease.New(s.guard, s.sealer, targets, lease.Options{
-		Action: s.leaseAction, Resource: s.leaseResource, Held: leaseHeld, Session: s.leaseSession, Grant: s.leaseGrant, Logger: s.logger,
+		Action: s.leaseAction, Resource: s.leaseResource, Held: leaseHeld, Session: s.leaseSession, Grant: s.leaseGrant, Token: leaseToken, Logger: s.logger,
 	})
 }
 
@@ -118,30 +121,80 @@ func (s *Server) leaseSession(ctx context.Context, tx *db.Tx, id string) (time.T
 	return one.ExpiresAt, nil
 }
 
-// leaseGrant says until when the grant goes on which a lease rests.
-func (s *Server) leaseGrant(ctx context.Context, c estover.Caller, id, action string) (time.Time, error) {
-	return s.grantEnds(ctx, c, id, action, nil)
+// leaseToken keeps what a caller came with from ending, unless it has: the guard
+// does that for tickets of Vault's door, and for the grants of tokens.
+func leaseToken(ctx context.Context, tx *db.Tx, c estover.Caller) error {
+	switch {
+	case ticket.Is(c.Token):
+		return nil
+	case c.Token != "":
+		return token.Held(ctx, tx, c)
+	case c.Subject.Kind() == estover.UserKind:
+		return directory.Keep(ctx, tx, c.Subject.ID(), c.Grant)
+	}
+	return nil
+}
+
+// endBound ends the leases that were made on what ends in a transaction: a grant of
+// access, a token or what it came from (L7).
+func (s *Server) endBound(ctx context.Context, tx *guard.Tx, kind string, ids []string) (err error) {
+	n := 0
+	switch kind {
+	case access.Table:
+		n, err = s.leases.EndOfGrants(ctx, tx, ids)
+	case token.GrantTable, token.One, directory.TokenTable:
+		n, err = s.leases.EndOfTokens(ctx, tx, ids)
+	}
+	if n > 0 {
+		tx.Note("leases_made_on_it", n)
+	}
+	return err
+}
+
+// leaseGrant is the grant on which a lease rests.
+func (s *Server) leaseGrant(ctx context.Context, c estover.Caller, id, action string) (lease.Grant, error) {
+	g, held, err := s.grantOf(ctx, c, id, action, nil)
+	if err != nil {
+		return lease.Grant{}, err
+	}
+	on := lease.Grant{ID: g.ID, Until: g.ExpiresAt, Rows: []db.Epoch{{Table: access.Table, ID: g.ID, Epoch: g.Epoch}}}
+	for i := range held { // what was made of a grant covers nothing without that
+		if from := &held[i]; from.ID == g.ActivatedFrom {
+			on.Rows = append(on.Rows, db.Epoch{Table: access.Table, ID: from.ID, Epoch: from.Epoch})
+		}
+	}
+	return on, nil
 }
 
 // grantEnds says until when the grant goes on that covers an action with these
 // parameters.
 func (s *Server) grantEnds(ctx context.Context, c estover.Caller, id, action string, parameters map[string]string) (time.Time, error) {
-	input, _, err := s.leaseAction(ctx, c.Tenant, id, action)
+	g, _, err := s.grantOf(ctx, c, id, action, parameters)
 	if err != nil {
 		return time.Time{}, err
+	}
+	return g.ExpiresAt, nil
+}
+
+// grantOf is the grant that covers an action with these parameters, and all that
+// its holder has.
+func (s *Server) grantOf(ctx context.Context, c estover.Caller, id, action string, parameters map[string]string) (*access.Grant, []access.Grant, error) {
+	input, _, err := s.leaseAction(ctx, c.Tenant, id, action)
+	if err != nil {
+		return nil, nil, err
 	}
 	call := access.Call{Resource: id, Action: action, Class: input.(policy.Call).Class, Purpose: c.Purpose, Session: c.Session, Parameters: parameters}
 	if c.Session != "" {
 		at, err := s.facts.sessions.Snapshot(ctx, c.Tenant, c.Session)
 		if err != nil {
-			return time.Time{}, err
+			return nil, nil, err
 		}
 		if call.Purpose == "" {
 			call.Purpose = at.Purpose
 		}
 		within, err := s.facts.within(ctx, c.Tenant, at)
 		if err != nil {
-			return time.Time{}, err
+			return nil, nil, err
 		}
 		for _, parent := range within {
 			call.Within = append(call.Within, parent.ID)
@@ -149,16 +202,14 @@ func (s *Server) grantEnds(ctx context.Context, c estover.Caller, id, action str
 	}
 	grants, err := s.facts.access.Grants(ctx, c.Tenant, c.Acting().ID())
 	if err != nil {
-		return time.Time{}, err
+		return nil, nil, err
 	}
 	g, _ := access.Entitled(s.db.Now(), grants, call)
 	if g == nil { // policy has just said otherwise, so it has ended in between
-		return time.Time{}, errGrantGone
+		return nil, nil, lease.ErrGrant
 	}
-	return g.ExpiresAt, nil
+	return g, grants, nil
 }
-
-var errGrantGone = &estover.Error{Kind: estover.Conflict, Code: "grant_ended", Detail: "The grant that this rests on has just ended. Ask for another one."}
 
 // owner is the agent to whom something belongs.
 func (s *Server) owner(ctx context.Context, t estover.TenantID, target string) (string, error) {

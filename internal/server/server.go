@@ -358,6 +358,7 @@ func (s *Server) wire() error {
 	f.secrets = secret.New(s.guard, s.sealer, secret.Options{Logger: s.logger, Standing: func() error { return s.rotations.Standing() }})
 	s.connected = s.connecting()
 	s.targets, s.leases = s.leasing()
+	s.guard.OnEnd(s.endBound)
 	s.rotations = s.rotating()
 	s.pki, s.transit = s.certifying()
 	f.sessions = session.New(s.guard, session.Config{
@@ -658,6 +659,14 @@ func (s *Server) held(ctx context.Context, tx *guard.Tx, id string, kind agent.K
 	}
 	if n > 0 {
 		tx.Note("handed_on", n)
+	}
+	// And so is what it has made there.
+	left, err := s.leases.EndOfAgents(ctx, tx, []string{id})
+	if err != nil {
+		return err
+	}
+	if left > 0 {
+		tx.Note("leases_in_sessions_of_others", left)
 	}
 	if kind != agent.Retirement {
 		return nil

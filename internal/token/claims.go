@@ -49,7 +49,7 @@ type Party struct {
 func (t *Token) Caller() estover.Caller {
 	return estover.Caller{
 		Tenant: t.Tenant, Subject: t.Subject, Actors: t.Actors, Client: t.Client, Session: t.Session, Purpose: t.Purpose,
-		Grant: t.Grant, Epoch: t.Epoch, Scopes: t.Scopes, Token: t.ID, Tasks: t.tasks, Strength: t.Strength,
+		Grant: t.Grant, Epoch: t.Epoch, Scopes: t.Scopes, Token: t.ID, Until: t.Expires, Tasks: t.tasks, Strength: t.Strength,
 	}
 }
 

@@ -164,6 +164,7 @@ func end(ctx context.Context, tx *guard.Tx, column, value, cause string) (int, e
 			return count, err
 		}
 		for _, g := range ended {
+			tx.End(GrantTable, g.ID)
 			tx.Touch(grantKind, g.ID)
 			if g.Kind == Own {
 				tx.Touch(ownGrantKind, ownKey(g.Session, g.Client))
@@ -178,7 +179,22 @@ func end(ctx context.Context, tx *guard.Tx, column, value, cause string) (int, e
 func ownKey(session, client string) string { return session + "/" + client }
 
 // GrantTable is where grants are kept, for the [db.Epoch] of what rests on one.
+// Under this name the end of one is told of ([guard.Tx.End]).
 const GrantTable = "oauth_grant"
+
+// One is the kind under which the end of a single access token is told of, by its
+// id, where its grant goes on.
+const One = "access_token"
+
+// Held keeps the access token of a caller from being revoked before the transaction
+// ends, whose guard keeps its grant, and says that it was, if so.
+func Held(ctx context.Context, tx *db.Tx, c estover.Caller) error {
+	denied, err := isDenied(ctx, tx, c.Grant, c.Token)
+	if err == nil && denied {
+		err = ErrGrantEnded.With("The token was revoked. Ask for another one.")
+	}
+	return err
+}
 
 // epoch is the grant as the commit of a hot path checks it.
 func (g *Grant) epoch() db.Epoch { return db.Epoch{Table: GrantTable, ID: g.ID, Epoch: g.Epoch} }

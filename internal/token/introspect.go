@@ -92,6 +92,7 @@ func (t *Tokens) Revoke(ctx context.Context, caller estover.Caller, client *Clie
 		if err := deny(ctx, tx.Tx, tok.Grant, tok.ID, tok.Expires); err != nil {
 			return err
 		}
+		tx.End(One, tok.ID)
 		n, err := endHandedOn(ctx, tx, tok.ID)
 		if n > 0 {
 			tx.Note("handed_on", n)

@@ -33,9 +33,8 @@ type Wish struct {
 	// Purpose is what it is for; the caller's own if it is empty. A person says one.
 	Purpose string
 	// Token is the token that the lease is to end with, for a role that binds to
-	// it, and TokenUntil when that ends by itself.
-	Token      string
-	TokenUntil time.Time
+	// it; the caller's if it is empty.
+	Token string
 }
 
 // An Issued lease is one that has just been handed out.
@@ -59,17 +58,24 @@ func (l *Leases) Create(ctx context.Context, c estover.Caller, w Wish) (Issued, 
 	if w.Purpose != "" {
 		c.Purpose = w.Purpose
 	}
+	if err := w.bind(c, r); err != nil {
+		return Issued{}, err
+	}
 	share := ""
 	if r.Shared {
-		share = shareOf(c.Session, r.ID)
+		share = shareOf(c.Session, r.ID, w.Token)
 	}
 	return l.create(ctx, c, r, w, share)
 }
 
-// shareOf is by what the lease of a session for a role is found again.
-func shareOf(session, role string) string {
-	if session == "" {
+// shareOf is by what the lease of a session for a role is found again: by whoever
+// has the same token, if it is bound to one.
+func shareOf(session, role, token string) string {
+	switch {
+	case session == "":
 		return ""
+	case token != "":
+		return session + " " + role + " " + token
 	}
 	return session + " " + role
 }
@@ -90,15 +96,6 @@ func (l *Leases) create(ctx context.Context, c estover.Caller, r *Role, w Wish, 
 	}
 	if w.TTL > 0 {
 		ttl = min(ttl, w.TTL)
-	}
-	if r.Bind == ToToken && w.Token == "" {
-		w.Token = c.Token
-	}
-	if r.Bind == ToToken && w.Token == "" {
-		return Issued{}, ErrInvalid.With("The role %s binds its leases to a token, and this was asked for without one.", r.Name)
-	}
-	if r.Bind != ToToken {
-		w.Token = ""
 	}
 	changed := false
 	for deadline := time.Now().Add(createIn); ; {
@@ -182,7 +179,7 @@ func (l *Leases) intend(ctx context.Context, c estover.Caller, r *Role, w Wish, 
 	if err != nil {
 		return nil, k, err
 	}
-	var granted time.Time
+	var granted Grant
 	if r.Resource != "" && c.Acting().Kind() == estover.AgentKind {
 		if granted, err = l.o.Grant(ctx, c, r.Resource, r.Action); err != nil {
 			return nil, k, err
@@ -211,7 +208,7 @@ func (l *Leases) intend(ctx context.Context, c estover.Caller, r *Role, w Wish, 
 		}
 		x = &Lease{
 			ID: id, Role: r.Name, roleID: r.ID, Target: at.ID, template: r.Template, Resource: r.Resource, Delivery: r.Delivery, State: Creating,
-			Session: c.Session, Holder: c.Acting(), Token: w.Token, share: share,
+			Session: c.Session, Holder: c.Acting(), Token: w.Token, authority: authority(c, w.Token), Grant: granted.ID, share: share,
 			CreatedAt: tx.Now(), createBy: tx.Now().Add(createIn), MaxAt: tx.Now().Add(time.Duration(r.MaxTTLSeconds) * time.Second),
 		}
 		if x.Holder.Kind() == estover.AgentKind {
@@ -222,13 +219,25 @@ func (l *Leases) intend(ctx context.Context, c estover.Caller, r *Role, w Wish, 
 				return err
 			}
 		}
+		if err := granted.keep(ctx, tx.Tx); err != nil {
+			return err
+		}
+		if l.o.Token != nil && x.authority != "" {
+			if err := l.o.Token(ctx, tx.Tx, c); err != nil {
+				return err
+			}
+		}
+		token := w.until(c)
+		if !token.IsZero() && token.Before(x.MaxAt) {
+			x.MaxAt = token.UTC().Truncate(time.Microsecond)
+		}
 		var session time.Time
 		if x.Session != "" {
 			if session, err = l.o.Session(ctx, tx.Tx, x.Session); err != nil {
 				return err
 			}
 		}
-		x.until(tx.Now().Add(ttl), session, granted, w.TokenUntil)
+		x.until(tx.Now().Add(ttl), session, granted.Until, token)
 		if !x.ExpiresAt.After(tx.Now()) {
 			return ErrInvalid.With("The %s ends before a lease could begin.", x.ExpiresBy)
 		}
@@ -265,7 +274,7 @@ func (x *Lease) until(ttl, session, grant, token time.Time) {
 	for _, end := range []struct {
 		at time.Time
 		by string
-	}{{x.MaxAt, "ttl"}, {session, "session"}, {grant, "grant"}, {token, "token"}} {
+	}{{token, "token"}, {x.MaxAt, "ttl"}, {session, "session"}, {grant, "grant"}} {
 		if !end.at.IsZero() && end.at.Before(x.ExpiresAt) {
 			x.ExpiresAt, x.ExpiresBy = end.at.UTC().Truncate(time.Microsecond), end.by
 		}
@@ -440,6 +449,7 @@ func (l *Leases) activate(ctx context.Context, tenant estover.TenantID, x *Lease
 			return fmt.Errorf("sealing what a lease hands out: %w", err)
 		}
 	}
+	prints := l.prints(tenant, values) // H4: it is recognised wherever it turns up from here on
 	if err := l.at("L3", false); err != nil {
 		return err
 	}
@@ -452,7 +462,10 @@ func (l *Leases) activate(ctx context.Context, tenant estover.TenantID, x *Lease
 		if err == nil && !is {
 			err = ErrEnded
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return savePrints(detached, tx.Tx, x.ID, prints)
 	})
 	if err == nil {
 		err = l.at("L3 reply", true)

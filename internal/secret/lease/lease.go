@@ -96,6 +96,8 @@ const (
 	ByHand      Cause = "revoked"     // 1
 	WithSession Cause = "session"     // 2
 	WithToken   Cause = "token"       // 2
+	WithGrant   Cause = "grant"       // 2: what it was made on
+	WithAgent   Cause = "agent"       // 2: who holds it may not act
 	Expired     Cause = "expired"     // 3
 	Undelivered Cause = "undelivered" // 1: whoever asked was gone
 	Failed      Cause = "failed"      // 2: it could not be made, or nobody knows whether it was
@@ -126,6 +128,7 @@ type Lease struct {
 	Agent     string          `json:"agent,omitempty"`
 	Holder    estover.Subject `json:"holder"`
 	Token     string          `json:"token,omitempty"` // that it ends with
+	Grant     string          `json:"grant,omitempty"` // that it was made on, and ends with
 	Trial     bool            `json:"trial,omitempty"` // made to see whether it can be
 	CreatedAt time.Time       `json:"created_at"`
 	ExpiresAt time.Time       `json:"expires_at"`
@@ -142,6 +145,7 @@ type Lease struct {
 	EndedAt   time.Time       `json:"ended_at,omitzero"`
 
 	roleID     string
+	authority  string // what its token came from
 	template   engine.Template
 	share      string
 	createBy   time.Time
@@ -185,9 +189,11 @@ type Options struct {
 	// Session keeps a session from ending before the transaction does, and says
 	// when it will by itself.
 	Session func(ctx context.Context, tx *db.Tx, id string) (until time.Time, err error)
-	// Grant says until when the grant goes that covers an action; the zero time if
-	// it has no end.
-	Grant func(ctx context.Context, c estover.Caller, resource, action string) (until time.Time, err error)
+	// Grant is the grant that covers an action, for an agent.
+	Grant func(ctx context.Context, c estover.Caller, resource, action string) (Grant, error)
+	// Token keeps what a caller came with from being ended before the transaction is,
+	// and says that it has, if so. Nil knows of no tokens that end.
+	Token func(ctx context.Context, tx *db.Tx, c estover.Caller) error
 
 	Quota  int64         // live leases of an agent; 100 if zero
 	Look   time.Duration // how often [Leases.Run] looks for what is due; 500 ms if zero

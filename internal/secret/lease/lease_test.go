@@ -231,7 +231,10 @@ func TestHowLongALeaseLives(t *testing.T) {
 		s := &leasetest.Server{Now: clock.Now}
 		h := leasetest.New(t, d, guardtest.AllowAll, lease.Options{
 			Session: func(context.Context, *db.Tx, string) (time.Time, error) { return ends(session) },
-			Grant:   func(context.Context, estover.Caller, string, string) (time.Time, error) { return ends(grant) },
+			Grant: func(context.Context, estover.Caller, string, string) (lease.Grant, error) {
+				until, err := ends(grant)
+				return lease.Grant{ID: "grt_1", Until: until}, err
+			},
 		}, s.Kind())
 		h.Role(t, ann, lease.RoleSpec{Name: "reader", Delivery: lease.Plaintext, Resource: "res_db", Action: "read", TTLSeconds: 600, MaxTTLSeconds: 1500})
 		for _, c := range []struct {

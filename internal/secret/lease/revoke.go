@@ -121,12 +121,6 @@ func (l *Leases) EndOfSessions(ctx context.Context, tx *guard.Tx, sessions []str
 	return l.markIn(ctx, tx, WithSession, "session_id", sessions)
 }
 
-// EndOfTokens marks the leases that are bound to tokens, in the transaction that
-// ends those.
-func (l *Leases) EndOfTokens(ctx context.Context, tx *guard.Tx, tokens []string) (int, error) {
-	return l.markIn(ctx, tx, WithToken, "token_id", tokens)
-}
-
 // EndOfPeople marks the leases that people hold themselves, in the transaction in
 // which they leave.
 func (l *Leases) EndOfPeople(ctx context.Context, tx *guard.Tx, people []string) (int, error) {

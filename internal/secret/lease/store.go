@@ -136,8 +136,8 @@ func AtTarget(ctx context.Context, tx *db.Tx, target string) (int64, error) {
 	return leases + roles, err
 }
 
-const columns = `id, role, role_id, target_id, name, template, resource_id, delivery, state, trial, session_id, agent_id, holder, token_id, share,
-	created_at, expires_at, expires_by, max_at, create_by, create_done, cause, priority, due_at, next_try_at, attempts, alone, fence, last_error,
+const columns = `id, role, role_id, target_id, name, template, resource_id, delivery, state, trial, session_id, agent_id, holder, token_id,
+	grant_id, authority_id, share, created_at, expires_at, expires_by, max_at, create_by, create_done, cause, priority, due_at, next_try_at, attempts, alone, fence, last_error,
 	alarmed_at, declared_by, ended_at, sealed`
 
 // maybe is a text that may be null.
@@ -170,7 +170,7 @@ func scanLease(now time.Time, scan func(...any) error) (*Lease, error) {
 	var template string
 	var share, declared maybe
 	err := scan(&x.ID, &x.Role, &x.roleID, &x.Target, &x.User, &template, &x.Resource, &x.Delivery, &x.State, &x.Trial, &x.Session, &x.Agent, &x.Holder,
-		&x.Token, &share, &x.CreatedAt, &x.ExpiresAt, &x.ExpiresBy, &x.MaxAt, &x.createBy, &x.createDone, &x.Cause, &x.Priority, &x.DueAt, &x.NextTryAt,
+		&x.Token, &x.Grant, &x.authority, &share, &x.CreatedAt, &x.ExpiresAt, &x.ExpiresBy, &x.MaxAt, &x.createBy, &x.createDone, &x.Cause, &x.Priority, &x.DueAt, &x.NextTryAt,
 		&x.Attempts, &x.alone, &x.fence, &x.LastError, &x.alarmedAt, &declared, &x.EndedAt, &x.sealed)
 	if err == nil {
 		err = json.Unmarshal([]byte(template), &x.template)
@@ -298,10 +298,10 @@ func backlog(ctx context.Context, tx *db.Tx, target string, most int) (more bool
 
 func insert(ctx context.Context, tx *db.Tx, x *Lease) error {
 	_, err := tx.Exec(ctx, `insert into lease (tenant_id, id, role, role_id, target_id, name, template, resource_id, delivery, state, trial, session_id, agent_id,
-			holder, token_id, share, created_at, expires_at, expires_by, max_at, create_by)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)`,
+			holder, token_id, share, created_at, expires_at, expires_by, max_at, create_by, grant_id, authority_id)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)`,
 		tx.Tenant(), x.ID, x.Role, x.roleID, x.Target, x.User, encodeTemplate(x.template), x.Resource, x.Delivery, x.State, x.Trial, x.Session, x.Agent,
-		x.Holder, x.Token, null(x.share), x.CreatedAt, x.ExpiresAt, x.ExpiresBy, x.MaxAt, x.createBy)
+		x.Holder, x.Token, null(x.share), x.CreatedAt, x.ExpiresAt, x.ExpiresBy, x.MaxAt, x.createBy, x.Grant, x.authority)
 	return err
 }
 
@@ -310,6 +310,58 @@ func activate(ctx context.Context, tx *db.Tx, id string, sealed []byte) (bool, e
 	n, err := tx.Exec(ctx, `update lease set state = 'live', create_done = $3, sealed = $4 where tenant_id = $1 and id = $2 and state = 'creating'`,
 		tx.Tenant(), id, tx.Now(), sealed)
 	return n > 0, err
+}
+
+// savePrints stores by what the values of a lease are recognised.
+func savePrints(ctx context.Context, tx *db.Tx, id string, prints []print) error {
+	for _, p := range prints {
+		if _, err := tx.Exec(ctx, `insert into lease_fingerprint (tenant_id, digest, lease_id, field) values ($1, $2, $3, $4)`,
+			tx.Tenant(), p.digest, id, p.field); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// printed are the leases one of whose values has this fingerprint.
+func printed(ctx context.Context, tx *db.Tx, digest []byte) ([]Sighting, error) {
+	rows, err := tx.Query(ctx, `select f.lease_id, f.field from lease_fingerprint f join lease l on l.tenant_id = f.tenant_id and l.id = f.lease_id
+		where f.tenant_id = $1 and f.digest = $2 order by l.created_at desc, f.lease_id, f.field limit 100`, tx.Tenant(), digest)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	list := []Sighting{}
+	for rows.Next() {
+		var s Sighting
+		if err := rows.Scan(&s.Lease, &s.Field); err != nil {
+			return nil, err
+		}
+		list = append(list, s)
+	}
+	return list, rows.Err()
+}
+
+// liveAmong are those of some leases that are live.
+func liveAmong(ctx context.Context, tx *db.Tx, ids []string) (map[string]bool, error) {
+	where, args := in("id", ids)
+	for i := range args {
+		where = strings.Replace(where, "?", "$"+strconv.Itoa(2+i), 1)
+	}
+	rows, err := tx.Query(ctx, `select id from lease where tenant_id = $1 and state = 'live' and `+where, append([]any{tx.Tenant()}, args...)...)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	live := map[string]bool{}
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		live[id] = true
+	}
+	return live, rows.Err()
 }
 
 // reported stores that the creator knows what has become of a credential, and
@@ -492,9 +544,9 @@ func alarmedLeft(ctx context.Context, tx *db.Tx, target string) (bool, error) {
 }
 
 // extend stores that a live lease goes on, unless it is not as it was read.
-func extend(ctx context.Context, tx *db.Tx, x *Lease, until time.Time, by string) (bool, error) {
-	n, err := tx.Exec(ctx, `update lease set expires_at = $4, expires_by = $5 where tenant_id = $1 and id = $2 and state = 'live' and expires_at = $3`,
-		tx.Tenant(), x.ID, x.ExpiresAt, until, by)
+func extend(ctx context.Context, tx *db.Tx, was, x *Lease) (bool, error) {
+	n, err := tx.Exec(ctx, `update lease set expires_at = $4, expires_by = $5, grant_id = $6 where tenant_id = $1 and id = $2 and state = 'live' and expires_at = $3`,
+		tx.Tenant(), x.ID, was.ExpiresAt, x.ExpiresAt, x.ExpiresBy, x.Grant)
 	return n > 0, err
 }
 

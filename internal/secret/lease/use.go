@@ -88,7 +88,7 @@ func (l *Leases) shared(ctx context.Context, c estover.Caller, resource, role st
 	x := l.opened[key]
 	l.mu.Unlock()
 	half := func(x *Lease) time.Time { return x.CreatedAt.Add(x.ExpiresAt.Sub(x.CreatedAt) / 2) }
-	if x != nil && now.Before(half(x)) {
+	if x != nil && now.Before(half(x)) && (x.Token == "" || x.Token == c.Token) {
 		if x.Resource != resource {
 			return nil, ErrOtherResource
 		}
@@ -107,7 +107,11 @@ func (l *Leases) shared(ctx context.Context, c estover.Caller, resource, role st
 	l.mu.Lock()
 	before := l.dropped
 	l.mu.Unlock()
-	made, err := l.create(ctx, c, r, Wish{Role: role}, shareOf(c.Session, r.ID))
+	w := Wish{Role: role}
+	if err := w.bind(c, r); err != nil {
+		return nil, err
+	}
+	made, err := l.create(ctx, c, r, w, shareOf(c.Session, r.ID, w.Token))
 	if err != nil {
 		return nil, err
 	}
@@ -178,7 +182,7 @@ func (l *Leases) Renew(ctx context.Context, c estover.Caller, id string, more ti
 	if a := c.Acting(); a.Kind() == estover.AgentKind && a != x.Holder {
 		return Lease{}, ErrNotFound
 	}
-	var granted time.Time
+	var granted Grant
 	if x.Resource != "" && x.Agent != "" {
 		who := c
 		if c.Acting() != x.Holder {
@@ -208,7 +212,7 @@ func (l *Leases) Renew(ctx context.Context, c estover.Caller, id string, more ti
 			return Lease{}, err
 		}
 	}
-	x.until(l.guard.DB().Now().Add(ttl), session, granted, time.Time{})
+	x.until(l.guard.DB().Now().Add(ttl), session, granted.Until, time.Time{})
 	if was.ExpiresBy == "token" && x.ExpiresAt.After(was.ExpiresAt) {
 		x.ExpiresAt, x.ExpiresBy = was.ExpiresAt, "token"
 	}
@@ -225,10 +229,16 @@ func (l *Leases) Renew(ctx context.Context, c estover.Caller, id string, more ti
 				return err
 			}
 		}
+		if err := granted.keep(ctx, tx.Tx); err != nil {
+			return err
+		}
+		if granted.ID != "" {
+			x.Grant = granted.ID
+		}
 		tx.Note("expires_at", x.ExpiresAt)
 		tx.Note("role", x.Role)
 		tx.Touch(sessionKind, x.Session)
-		is, err := extend(ctx, tx.Tx, &was, x.ExpiresAt, x.ExpiresBy)
+		is, err := extend(ctx, tx.Tx, &was, x)
 		if err == nil && !is {
 			err = ErrNotLive
 		}

@@ -57,7 +57,7 @@ func New(t testing.TB, d *db.DB, decider guard.Decider, o lease.Options, kinds .
 		o.Session = func(context.Context, *db.Tx, string) (time.Time, error) { return time.Time{}, nil }
 	}
 	if o.Grant == nil {
-		o.Grant = func(context.Context, estover.Caller, string, string) (time.Time, error) { return time.Time{}, nil }
+		o.Grant = func(context.Context, estover.Caller, string, string) (lease.Grant, error) { return lease.Grant{}, nil }
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
