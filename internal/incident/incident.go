@@ -160,6 +160,10 @@ type Config struct {
 	Leases   Leases // nil where no credentials are made
 	Evidence *evidence.Evidence
 
+	// Patience is how long a containment waits for credentials to be gone at their
+	// targets; 10 s if zero.
+	Patience time.Duration
+
 	// Ask puts it to others that a hold be lifted. Nil asks nobody.
 	Ask func(ctx context.Context, caller estover.Caller, w approval.Wish) (approval.Request, error)
 	// Deciders are the people who may decide about that, by their ids.
@@ -183,7 +187,12 @@ type Incidents struct {
 }
 
 // New puts the kill switch together.
-func New(c Config) *Incidents { return &Incidents{Config: c} }
+func New(c Config) *Incidents {
+	if c.Patience == 0 {
+		c.Patience = 10 * time.Second
+	}
+	return &Incidents{Config: c}
+}
 
 // ErrContained is the cause with which connections are cut.
 var ErrContained = &estover.Error{Kind: estover.Denied, Code: "agent_contained", Detail: "The agent was contained."}
@@ -575,9 +584,6 @@ func (i *Incidents) tenants(ctx context.Context, own estover.TenantID, c Contain
 	return []estover.TenantID{own}, nil
 }
 
-// leasesIn is how long it is waited for credentials to be gone at their targets.
-const leasesIn = 10 * time.Second
-
 // leased waits until the credentials that were marked are gone: before that there
 // is no certificate. gone are the sessions that have ended.
 func (i *Incidents) leased(ctx context.Context, tenant estover.TenantID, c *Containment, gone map[string]bool, begun time.Time) error {
@@ -606,7 +612,7 @@ func (i *Incidents) leased(ctx context.Context, tenant estover.TenantID, c *Cont
 	}
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(leasesIn); ; <-tick.C {
+	for deadline := time.Now().Add(i.Patience); ; <-tick.C {
 		left := int64(0)
 		for _, t := range tenants {
 			n, err := i.Leases.Left(ctx, t, is)

@@ -1,6 +1,7 @@
 package lease
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strconv"
@@ -74,7 +75,7 @@ func Tolls(ctx context.Context, tx *db.Tx, c Crowd, at time.Time) (all []Toll, e
 		rows, err := tx.Query(ctx, `select target_id, coalesce((select t.name from secret_target t where t.tenant_id = lease.tenant_id and t.id = lease.target_id), ''), count(*),
 				sum(case when ended_at is null then 1 else 0 end), sum(case when state = 'revoking' then 1 else 0 end),
 				sum(case when `+overdueWhere("$2", "$3")+` then 1 else 0 end), min(case when ended_at is null then due_at end)
-			from lease where tenant_id = $1 and `+open+` and `+where+` group by tenant_id, target_id order by target_id`, append(base, args...)...)
+			from lease where tenant_id = $1 and `+open+` and `+where+` group by tenant_id, target_id`, append(base, args...)...)
 		if err != nil {
 			return err
 		}
@@ -100,6 +101,9 @@ func Tolls(ctx context.Context, tx *db.Tx, c Crowd, at time.Time) (all []Toll, e
 			}
 		}
 		return rows.Err()
+	})
+	slices.SortFunc(all, func(a, b Toll) int {
+		return cmp.Or(strings.Compare(a.Target, b.Target), strings.Compare(a.TargetID, b.TargetID))
 	})
 	return all, err
 }
