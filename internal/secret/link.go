@@ -145,13 +145,14 @@ type Sent struct {
 }
 
 // Send gives the current version of a secret, to be kept in another vault at a host,
-// and counts that. The secret must name the host among its destinations.
+// which the secret must name among its destinations. It is counted when it is on its
+// way ([Secrets.Pushed]).
 func (s *Secrets) Send(ctx context.Context, c estover.Caller, path, host string) (Sent, error) {
 	r, err := s.read(ctx, c.Tenant, path, 0)
 	if err != nil {
 		return Sent{}, err
 	}
-	if err := (&held{Secret: r.Secret}).allows(host); err != nil {
+	if err := r.Allows(host); err != nil {
 		return Sent{}, err
 	}
 	if r.Link != nil {
@@ -167,8 +168,11 @@ func (s *Secrets) Send(ctx context.Context, c estover.Caller, path, host string)
 		clear(plain)
 		return nil
 	})
-	if err == nil {
-		s.count(keyOf(c, r.ID, v.N, Synced))
-	}
 	return out, err
 }
+
+// Pushed counts that a version is on its way into another vault.
+func (s *Secrets) Pushed(c estover.Caller, v Sent) { s.count(keyOf(c, v.Secret, v.N, Synced)) }
+
+// Allows says why the secret may not be sent to a host, if it may not.
+func (x Secret) Allows(host string) error { return (&held{Secret: x}).allows(host) }

@@ -31,16 +31,16 @@ create table secret_link (
 	secret_id text not null,
 	store_id text not null,
 	path text not null, -- there
-	fresh_until bigint not null default 0,
+	fresh_until bigint,
 	claimed_by text not null default '',
-	claimed_until bigint not null default 0,
+	claimed_until bigint,
 	fence bigint not null default 0,
 	last_error text not null default '',
 	primary key (tenant_id, secret_id)
 );
 
 create index secret_link_store on secret_link (tenant_id, store_id);
-create index secret_link_stale on secret_link (fresh_until) where fresh_until > 0;
+create index secret_link_stale on secret_link (fresh_until) where fresh_until is not null;
 
 -- Folders of a store of which each secret is linked.
 create table secret_link_folder (
@@ -66,17 +66,16 @@ create table secret_sync (
 	store_id text not null,
 	path text not null, -- there
 	cursor bigint not null default 0,
-	there text not null default '', -- the version there that is the cursor's
-	pushing bigint not null default 0, -- the version that may be on its way
-	digest bytes, -- of its value, by which it is recognised there
-	drift text not null default '', -- a version there that is not ours; "deleted" if somebody deleted it
+	there text not null, -- what stands there as far as it is ours, or was accepted: a version, "absent"
+	sent bytes, -- numbers and digests of versions that may be there already
+	drift text not null default '', -- what stands there that is not ours
 	drift_at bigint,
 	next_at bigint not null, -- when it is looked at again
 	tries bigint not null default 0,
 	last_error text not null default '',
 	pushed_at bigint,
 	claimed_by text not null default '',
-	claimed_until bigint not null default 0,
+	claimed_until bigint,
 	fence bigint not null default 0,
 	created_by text not null,
 	created_at bigint not null,

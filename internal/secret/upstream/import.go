@@ -83,12 +83,12 @@ type Imports struct {
 	guard   *guard.Guard
 	secrets *secret.Secrets
 	kinds   []Kind
-	dial    func(ctx context.Context, tenant estover.TenantID, address string) (net.Conn, error)
+	dial    Dial
 }
 
 // NewImports makes it for these kinds. Dial opens a connection to host:port, for a
 // tenant.
-func NewImports(g *guard.Guard, s *secret.Secrets, dial func(ctx context.Context, tenant estover.TenantID, address string) (net.Conn, error), kinds ...Kind) *Imports {
+func NewImports(g *guard.Guard, s *secret.Secrets, dial Dial, kinds ...Kind) *Imports {
 	return &Imports{guard: g, secrets: s, kinds: kinds, dial: dial}
 }
 
@@ -138,23 +138,9 @@ func (i *Imports) Run(ctx context.Context, c estover.Caller, o Order) (Report, e
 
 // check looks whether an order can be.
 func (i *Imports) check(o Order) (k Kind, host string, err error) {
-	n := slices.IndexFunc(i.kinds, func(k Kind) bool { return k.Name == o.Kind })
-	if n < 0 {
-		var names []string
-		for _, k := range i.kinds {
-			names = append(names, k.Name)
-		}
-		return k, "", ErrImport.With("There is no kind %q of other vaults. There are %s.", o.Kind, strings.Join(names, ", ")).At("kind")
-	}
-	k = i.kinds[n]
-	host, err = engine.Kind{Name: k.Name, Address: k.Address, Port: "443"}.Host(o.Address)
+	k, host, err = place(i.kinds, o.Kind, o.Address, o.Options, ErrImport)
 	if err != nil {
-		return k, "", ErrImport.With("The address cannot be: %s.", err).At("address")
-	}
-	for option := range o.Options {
-		if !slices.ContainsFunc(k.Options, func(f engine.Field) bool { return f.Name == option }) {
-			return k, host, ErrImport.With("The kind %s has no option %q.", k.Name, option).At("options." + option)
-		}
+		return k, host, err
 	}
 	if o.From != "" && CheckPath(strings.TrimSuffix(o.From, "/")) != nil {
 		return k, host, ErrImport.With("%q cannot be the beginning of a path.", o.From).At("from")
@@ -162,34 +148,85 @@ func (i *Imports) check(o Order) (k Kind, host string, err error) {
 	return k, host, nil
 }
 
+// place looks whether a store of a kind can be at an address.
+func place(kinds []Kind, kind, address string, options map[string]string, bad *estover.Error) (k Kind, host string, err error) {
+	n := slices.IndexFunc(kinds, func(k Kind) bool { return k.Name == kind })
+	if n < 0 {
+		var names []string
+		for _, k := range kinds {
+			names = append(names, k.Name)
+		}
+		return k, "", bad.With("There is no kind %q of other vaults. There are %s.", kind, strings.Join(names, ", ")).At("kind")
+	}
+	k = kinds[n]
+	host, err = engine.Kind{Name: k.Name, Address: k.Address, Port: "443"}.Host(address)
+	if err != nil {
+		return k, "", bad.With("The address cannot be: %s.", err).At("address")
+	}
+	for option, value := range options {
+		if !slices.ContainsFunc(k.Options, func(f engine.Field) bool { return f.Name == option }) {
+			return k, host, bad.With("The kind %s has no option %q.", k.Name, option).At("options." + option)
+		}
+		if len(value) > 4096 {
+			return k, host, bad.With("The option %s has at most 4096 bytes.", option).At("options." + option)
+		}
+	}
+	return k, host, nil
+}
+
 // open logs in with our own secret, where its owner allows that.
 func (i *Imports) open(ctx context.Context, c estover.Caller, k Kind, host string, o Order) (Store, error) {
 	config := engine.Config{Address: o.Address, Options: o.Options, Authorities: []byte(o.Authorities)}
-	if o.Login != "" {
-		as := estover.Caller{Tenant: c.Tenant, Subject: estover.System("import")}
-		password, err := i.secrets.Use(ctx, as, o.Login, "password", host)
+	var err error
+	if config.Admin, _, err = login(ctx, i.secrets, estover.Caller{Tenant: c.Tenant, Subject: estover.System("import")}, o.Login, host); err != nil {
+		return nil, err
+	}
+	config.Dial = dialer(c.Tenant, host, i.dial)
+	return k.Open(config)
+}
+
+// login is the credential in a secret of ours, and by which version; none without a
+// path.
+func login(ctx context.Context, s *secret.Secrets, as estover.Caller, path, host string) (c engine.Credential, version string, err error) {
+	if path == "" {
+		return c, "", nil
+	}
+	for range 3 { // a version may come between the two fields
+		password, err := s.Use(ctx, as, path, "password", host)
 		if errors.Is(err, secret.ErrNoField) {
-			password, err = i.secrets.Use(ctx, as, o.Login, secret.DefaultField, host)
+			password, err = s.Use(ctx, as, path, secret.DefaultField, host)
 		}
 		if err != nil {
-			return nil, err
+			return c, "", err
 		}
-		user, err := i.secrets.Use(ctx, as, o.Login, "username", host)
-		if err != nil && !errors.Is(err, secret.ErrNoField) {
-			return nil, err
+		user, err := s.Use(ctx, as, path, "username", host)
+		if errors.Is(err, secret.ErrNoField) {
+			user, err = secret.Injection{Version: password.Version}, nil
 		}
-		config.Admin = engine.Credential{User: string(user.Value.Reveal()), Secret: password.Value}
+		if err != nil {
+			return c, "", err
+		}
+		if user.Version == password.Version {
+			return engine.Credential{User: string(user.Value.Reveal()), Secret: password.Value}, password.Version, nil
+		}
 	}
-	config.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+	return c, "", ErrStore.With("The secret %s changes faster than it can be read.", path)
+}
+
+// A Dial opens a connection to host:port, for a tenant.
+type Dial = func(ctx context.Context, tenant estover.TenantID, address string) (net.Conn, error)
+
+// dialer opens connections to one store, and to nothing else.
+func dialer(tenant estover.TenantID, host string, dial Dial) func(ctx context.Context, network, address string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		if !strings.HasPrefix(network, "tcp") || !strings.EqualFold(address, host) {
 			return nil, fmt.Errorf("%w: %s is not the address of the other vault", engine.ErrUnreachable, address)
 		}
-		if i.dial == nil {
+		if dial == nil {
 			return new(net.Dialer).DialContext(ctx, network, address)
 		}
-		return i.dial(ctx, c.Tenant, address)
+		return dial(ctx, tenant, address)
 	}
-	return k.Open(config)
 }
 
 // copy brings one secret here.
