@@ -66,6 +66,7 @@ Every flag can be given in the environment.`,
 func tuneMemory(ctx context.Context) {
 	const leftLying = 96 << 20 // bytes, between two collections
 	debug.FreeOSMemory()
+	leaveCode()
 	if os.Getenv("GOGC") != "" {
 		return
 	}

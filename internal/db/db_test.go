@@ -632,6 +632,42 @@ func TestClosed(t *testing.T) {
 
 // A full disk fails the work that needs it with an answer that says so, and
 // everything that was acknowledged before is still there.
+// Who reads one after the other does so by one connection, and those who read at
+// once have one each; a panic gives the connection back.
+func TestReaders(t *testing.T) {
+	d, err := db.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "e.db"), db.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = d.Close() }()
+	read := func(within func()) {
+		err := d.View(t.Context(), "t", func(tx *db.Tx) error {
+			var one int
+			err := tx.QueryRow(t.Context(), "select 1").Scan(&one)
+			within()
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	for range 30 {
+		read(func() {})
+		func() {
+			defer func() { _ = recover() }()
+			read(func() { panic("by who reads") })
+		}()
+	}
+	if n := db.Reading(d); n != 1 {
+		t.Errorf("60 who read in turn have made %d connections, want 1", n)
+	}
+	read(func() { read(func() { read(func() {}) }) })
+	read(func() { read(func() {}) })
+	if n := db.Reading(d); n != 3 {
+		t.Errorf("3 who read at once have made %d connections, want 3", n)
+	}
+}
+
 func TestDiskFull(t *testing.T) {
 	d := dbtest.Open(t)
 	makeNotes(t, d)
