@@ -11,6 +11,7 @@ import (
 	"estover.dev/internal/directory"
 	"estover.dev/internal/evidence"
 	"estover.dev/internal/incident/emergency"
+	"estover.dev/internal/pki"
 	"estover.dev/internal/resource"
 	"estover.dev/internal/secret"
 	"estover.dev/internal/secret/rotation"
@@ -21,7 +22,7 @@ import (
 func (s *Server) rotating() *rotation.Rotations {
 	return rotation.New(rotation.Config{
 		Guard: s.guard, Secrets: s.facts.secrets, Target: s.rotationTarget, Engine: s.targets.Engine, As: s.targets.As, Risk: s.secretRisk,
-		Node: node() + " " + s.boot, Logger: s.logger,
+		Certifier: s.certifier(), Node: node() + " " + s.boot, Logger: s.logger,
 		Sponsor: func(ctx context.Context, tx *db.Tx, id string) (string, error) {
 			a, err := agent.Load(ctx, tx, id)
 			if estover.KindOf(err) == estover.NotFound {
@@ -59,7 +60,45 @@ func (s *Server) rotationTarget(ctx context.Context, t estover.TenantID, name st
 		return rotation.Target{}, err
 	}
 	k, err := s.targets.Kind(x.Kind)
-	return rotation.Target{ID: x.ID, Name: x.Name, Admin: x.Admin, Overlap: k.Overlap, CheckedAt: x.CheckedAt}, err
+	return rotation.Target{ID: x.ID, Name: x.Name, Admin: x.Admin, Overlap: k.Overlap, Plain: k.Plain, CheckedAt: x.CheckedAt}, err
+}
+
+// certifier has certificates made for secrets. Whoever may write a role may have
+// everything certified that it allows, so it is for administrators to say which
+// secrets are.
+func (s *Server) certifier() rotation.Certifier {
+	system := func(t estover.TenantID) estover.Caller {
+		return estover.Caller{Tenant: t, Subject: estover.System("rotation")}
+	}
+	return rotation.Certifier{
+		Check: func(ctx context.Context, c estover.Caller, u rotation.Subject) error {
+			if !c.Has(estover.Admin) {
+				return rotation.ErrNotOwner.With("Only an administrator has certificates made for a secret.")
+			}
+			_, err := s.pki.Role(ctx, c, u.Mount, pki.X509, u.Role)
+			return err
+		},
+		Issue: func(ctx context.Context, t estover.TenantID, u rotation.Subject) (rotation.Issued, error) {
+			c, err := s.pki.Issue(ctx, system(t), pki.Wish{
+				Mount: u.Mount, Role: u.Role, CommonName: u.CommonName, Alternative: pki.Alternative{DNS: u.DNS, IPs: u.IPs, URIs: u.URIs},
+				TTL: time.Duration(u.TTL) * time.Second,
+			})
+			if err != nil {
+				return rotation.Issued{}, err
+			}
+			return rotation.Issued{
+				Chain: strings.Join(append([]string{c.PEM}, c.Chain...), ""), Issuer: c.IssuingCA,
+				Serial: c.Serial, Key: estover.NewSecret([]byte(c.PrivateKey)),
+			}, nil
+		},
+		Revoke: func(ctx context.Context, t estover.TenantID, u rotation.Subject, serial string) error {
+			_, err := s.pki.Revoke(ctx, system(t), u.Mount, pki.X509, serial, pki.Superseded, "a later certificate has taken its place")
+			if k := estover.KindOf(err); k == estover.NotFound || k == estover.Invalid { // it has ended by itself
+				return nil
+			}
+			return err
+		},
+	}
 }
 
 // secretRisk is how much harm a secret would do: as it is said of it, or by the

@@ -44,10 +44,11 @@ type Laggard struct {
 // version, every node is asked.
 func (w *work) ask(ctx context.Context) (bool, error) {
 	now := w.x.Guard.DB().Now()
-	if w.r.ForcedBy == "" && now.Before(w.r.GraceUntil) {
+	free := w.r.ForcedBy != "" || w.r.lapsed(now)
+	if !free && now.Before(w.r.GraceUntil) {
 		return false, w.later(ctx, func(time.Time) time.Time { return w.r.GraceUntil })
 	}
-	if w.r.ForcedBy == "" {
+	if !free {
 		found, err := w.x.holders(ctx, w.tenant, w.r)
 		if err != nil {
 			return false, err
@@ -90,7 +91,7 @@ func (w *work) settle(ctx context.Context) (bool, error) {
 		return false, w.later(ctx, func(now time.Time) time.Time { return now.Add(time.Second) })
 	}
 	var found []Laggard
-	if w.r.ForcedBy == "" {
+	if w.r.ForcedBy == "" && !w.r.lapsed(w.x.Guard.DB().Now()) {
 		if found, err = w.x.holders(ctx, w.tenant, w.r); err != nil {
 			return false, err
 		}
@@ -240,7 +241,7 @@ func (x *Rotations) held(ctx context.Context, tx *db.Tx, r Rotation) (found []La
 // atTarget are those who are logged in as the user of the version. A target that
 // cannot say so has no say.
 func (w *work) atTarget(ctx context.Context) (found []Laggard, err error) {
-	if w.r.kind != TwoUsers { // the user is the same as that of the current version
+	if w.r.kind == SingleSlot || w.r.kind == Certificate { // the user is the same as that of the current version
 		return nil, nil
 	}
 	err = w.effect(ctx, "look", func(ctx context.Context, e engine.Engine) error {
@@ -352,6 +353,18 @@ func (x *Rotations) Explain(ctx context.Context, c estover.Caller, path string) 
 	return e, err
 }
 
+// of names the user of a slot, or the key, after what leads to it; of certificates
+// nothing.
+func (r *Rotation) of(before, slot string) string {
+	switch r.kind {
+	case Certificate:
+		return ""
+	case Keys:
+		before = strings.ReplaceAll(before, "user", "key")
+	}
+	return before + r.user(slot)
+}
+
 // why says it in sentences.
 func (e Explanation) why(now time.Time) string {
 	at := func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
@@ -362,7 +375,10 @@ func (e Explanation) why(now time.Time) string {
 		if e.Current == 0 {
 			say("There is no version yet.")
 		} else {
-			say("Version %d is the current one, of the user %s, and no other is good.", e.Current, e.user(e.Slot))
+			say("Version %d is the current one%s, and no other is good.", e.Current, e.of(", of the user ", e.Slot))
+		}
+		if e.Refused > 0 {
+			say("The last time log-ins were refused for %s, as measured by logging in: there is one user, who has one password.", time.Duration(e.Refused)*time.Microsecond)
 		}
 		switch {
 		case e.Stopped != "":
@@ -373,13 +389,27 @@ func (e Explanation) why(now time.Time) string {
 			say("The next is due at %s.", at(e.DueAt))
 		}
 	case Staged, Applied, Verified:
-		say("Version %d is on its way to the user %s (%s). Version %d is used until then.", e.Pending, e.user(e.idle()), e.Step, e.Current)
+		if e.Pending == 0 {
+			say("The next version is being asked for (%s).", e.Step)
+		} else {
+			say("Version %d is on its way%s (%s).", e.Pending, e.of(" to the user ", e.idle()), e.Step)
+		}
+		if e.Current > 0 {
+			say("Version %d is used until then.", e.Current)
+		}
 	case Aborting:
-		say("Version %d has failed and is being taken back. Version %d is used as before.", e.Pending, e.Current)
+		say("The next version has failed and is being taken back. Version %d is used as before.", e.Current)
 	case Scrambling:
-		say("Nobody uses version %d; the password of its user %s is being changed to one that nobody has.", e.Previous, e.user(e.idle()))
+		switch e.kind {
+		case Keys:
+			say("Nobody uses version %d; its key %s is being deleted.", e.Previous, e.user(e.idle()))
+		case Certificate:
+			say("Nobody uses version %d; its certificate is being revoked.", e.Previous)
+		default:
+			say("Nobody uses version %d; the password of its user %s is being changed to one that nobody has.", e.Previous, e.user(e.idle()))
+		}
 	default:
-		say("Version %d is the current one. Version %d is still good, for the user %s.", e.Current, e.Previous, e.user(e.idle()))
+		say("Version %d is the current one. Version %d is still good%s.", e.Current, e.Previous, e.of(", for the user ", e.idle()))
 		switch {
 		case e.ForcedBy != "":
 			say("%s has it retired all the same: %s", e.ForcedBy, e.Reason)
@@ -397,6 +427,9 @@ func (e Explanation) why(now time.Time) string {
 		for _, l := range e.Laggards {
 			said = append(said, l.sentence(at, e.quiet()))
 		}
+	}
+	if !e.ExpiresAt.IsZero() {
+		say("Version %d ends by itself at %s.", e.Current, at(e.ExpiresAt))
 	}
 	if e.LastError != "" {
 		say("The last time it failed: %s", e.LastError)
@@ -556,7 +589,7 @@ func (x *Rotations) bringForward(ctx context.Context, at place) error {
 	if err != nil {
 		return err
 	}
-	due := r.due(r.RotatedAt, risk, r.Secret, r.Current)
+	due := r.next(risk)
 	if r.Step != Idle || r.Current == 0 || r.LastError != "" || !due.Before(r.DueAt) {
 		return nil
 	}

@@ -41,6 +41,15 @@
 // and R4 with what was good before; how long that was is measured by logging in
 // and shown.
 //
+// # Keys and certificates
+//
+// What a target or an authority makes itself cannot be stored before it is there.
+// Of a key the name is: there are two, which keys get in turn, one that is lost in a
+// crash is found by its name and deleted, and nothing else ever has the name. R5
+// deletes the old key. Of a certificate whatever is lost has a key that nobody has;
+// R5 revokes the old one. A certificate is replaced when two thirds of its life are
+// over, and one that has ended by itself is held up by nobody.
+//
 // # Admin users
 //
 // The secret by which a target is worked at is rotated in the same way (R12): the
@@ -87,9 +96,15 @@ type Kind string
 
 // The kinds.
 const (
-	TwoUsers   Kind = "two_users"
-	SingleSlot Kind = "single_slot"
+	TwoUsers    Kind = "two_users"
+	SingleSlot  Kind = "single_slot"
+	Keys        Kind = "keys"        // that the target makes, under two names
+	Certificate Kind = "certificate" // made by an authority of ours
 )
+
+// made reports whether the value of a version comes from the other side, and is
+// stored when it has come.
+func (k Kind) made() bool { return k == Keys || k == Certificate }
 
 // A Step is how far a rotation has come.
 type Step string
@@ -108,13 +123,14 @@ const (
 
 // A Spec is what one says of a rotation.
 type Spec struct {
-	Target      string          `json:"target"` // where the users are, by its name or id
-	Kind        Kind            `json:"kind"`
-	Users       []string        `json:"users" nullable:"false" doc:"The users at the target: two of them, or one for single_slot"`
+	Target      string          `json:"target,omitempty" doc:"Where the users are, by its name or id; none for certificates"`
+	Kind        Kind            `json:"kind" doc:"two_users, single_slot, keys or certificate"`
+	Users       []string        `json:"users" nullable:"false" doc:"The users at the target: two of them, or one for single_slot; of keys, the two names that they get in turn; of certificates, none"`
 	UserField   string          `json:"user_field,omitempty" doc:"The field of the secret that has the user's name; username if left out"`
-	SecretField string          `json:"secret_field,omitempty" doc:"The field that has the password; password if left out"`
-	Template    engine.Template `json:"template,omitempty" doc:"What a user that is not there is made from; without it both must be there"`
-	Schedule    string          `json:"schedule,omitempty" doc:"By the risk of the secret if left out; a time as 12h or 30d; five fields of cron, in UTC; or manual"`
+	SecretField string          `json:"secret_field,omitempty" doc:"The field that has the password or the key; password if left out, and key of keys"`
+	Template    engine.Template `json:"template,omitempty" doc:"What a user that is not there, or a key, is made from; without it both users must be there"`
+	Subject     *Subject        `json:"subject,omitempty" doc:"Of certificates: what is certified"`
+	Schedule    string          `json:"schedule,omitempty" doc:"By the risk of the secret if left out, and certificates by their life; a time as 12h or 30d; five fields of cron, in UTC; or manual"`
 	Window      string          `json:"window,omitempty" doc:"In which part of the day it begins, in UTC, as 02:00-05:00"`
 	Within      int64           `json:"within_seconds,omitempty" minimum:"0" doc:"With five fields of cron: for how long after its time it may still begin. Later it waits for the next time"`
 
@@ -139,6 +155,9 @@ func (s Spec) quiet() time.Duration { return time.Duration(s.Quiet) * time.Secon
 
 // user is the name of a slot's user.
 func (s Spec) user(slot string) string {
+	if len(s.Users) == 0 {
+		return ""
+	}
 	if slot == "b" && len(s.Users) > 1 {
 		return s.Users[1]
 	}
@@ -161,6 +180,7 @@ type Rotation struct {
 	DueAt      time.Time       `json:"due_at,omitzero"` // when the next begins by itself
 	RotatedAt  time.Time       `json:"rotated_at,omitzero"`
 	CreatedAt  time.Time       `json:"created_at"`
+	ExpiresAt  time.Time       `json:"expires_at,omitzero"` // when the current version ends by itself
 	LastError  string          `json:"last_error,omitempty"`
 	LateAt     time.Time       `json:"late_at,omitzero"`          // since when it is an alarm that a version does not retire
 	Refused    int64           `json:"refused_micros,omitempty"`  // with one user: for how long log-ins were refused the last time
@@ -170,13 +190,14 @@ type Rotation struct {
 	Stopped    string          `json:"target_stopped,omitempty"`  // why no rotation begins at the target
 	Next       time.Time       `json:"next_try_at,omitzero"`      // when something is done about it again
 
-	kind       Kind
-	epoch      int64
-	tries      int64
-	heldBy     string
-	heldUntil  time.Time
-	switchedAt time.Time
-	applyingAt time.Time
+	kind            Kind
+	epoch           int64
+	tries           int64
+	heldBy          string
+	heldUntil       time.Time
+	switchedAt      time.Time
+	applyingAt      time.Time
+	previousExpires time.Time
 }
 
 // A Target is what rotations need to know of one.
@@ -185,6 +206,7 @@ type Target struct {
 	Name      string
 	Admin     string    // the path of the secret by which it is worked at
 	Overlap   bool      // a user may have two secrets at once
+	Plain     bool      // it makes secrets itself
 	CheckedAt time.Time // when it last went well to make, log in and end a user there
 }
 
@@ -199,6 +221,9 @@ type Config struct {
 	// As works at a target as somebody who is to be its admin. The engine is closed
 	// after use. Nil tries nobody out.
 	As func(ctx context.Context, tenant estover.TenantID, id string, c engine.Credential) (engine.Engine, error)
+
+	// Certifier makes certificates.
+	Certifier Certifier
 
 	// Sponsor is who answers for an agent; "" if nobody.
 	Sponsor func(ctx context.Context, tx *db.Tx, agent string) (string, error)
@@ -258,16 +283,30 @@ func (s Spec) check() (Spec, error) {
 		s.UserField = "username"
 	}
 	if s.SecretField == "" {
-		s.SecretField = "password"
+		if s.SecretField = "password"; s.Kind == Keys {
+			s.SecretField = keyField
+		}
+	}
+	if s.Kind == Certificate {
+		s.UserField, s.SecretField = certificateField, keyField
+		s.Users = []string{}
 	}
 	if s.Quiet == 0 {
 		s.Quiet = 600
 	}
-	want := map[Kind]int{TwoUsers: 2, SingleSlot: 1}[s.Kind]
+	want, known := map[Kind]int{TwoUsers: 2, SingleSlot: 1, Keys: 2, Certificate: 0}[s.Kind]
 	switch {
-	case want == 0:
-		return s, ErrInvalid.With("A secret is rotated as two_users or single_slot, not %q.", s.Kind).At("kind")
-	case s.Target == "":
+	case !known:
+		return s, ErrInvalid.With("A secret is rotated as two_users, single_slot, keys or certificate, not %q.", s.Kind).At("kind")
+	case s.Kind == Certificate && (s.Subject == nil || s.Subject.Role == ""):
+		return s, ErrInvalid.With("Say by which role the certificates are made.").At("subject")
+	case s.Kind == Certificate && (s.Target != "" || len(s.Template) > 0):
+		return s, ErrInvalid.With("Certificates are made by a role, at no target and from no template.").At("target")
+	case s.Kind == Certificate && s.Schedule == "manual":
+		return s, ErrInvalid.With("A certificate ends by itself, so the next one is not left to somebody's memory.").At("schedule")
+	case s.Kind != Certificate && s.Subject != nil:
+		return s, ErrInvalid.With("What is certified is said of certificates alone.").At("subject")
+	case s.Kind != Certificate && s.Target == "":
 		return s, ErrInvalid.With("Say at which target the users are.").At("target")
 	case len(s.Users) != want:
 		return s, ErrInvalid.With("A rotation of the kind %s has the names of %d users at the target, not %d.", s.Kind, want, len(s.Users)).At("users")
@@ -300,11 +339,10 @@ func (x *Rotations) Put(ctx context.Context, c estover.Caller, path string, spec
 	if invalid != nil {
 		return Rotation{}, x.refused(ctx, c, op, invalid)
 	}
-	at, err := x.Target(ctx, c.Tenant, spec.Target)
+	spec, err := x.settled(ctx, c, spec)
 	if err != nil {
 		return Rotation{}, x.refused(ctx, c, op, err)
 	}
-	spec.Target = at.ID
 	before, err := x.load(ctx, c.Tenant, path)
 	switch {
 	case err == nil:
@@ -317,10 +355,11 @@ func (x *Rotations) Put(ctx context.Context, c estover.Caller, path string, spec
 	if err != nil {
 		return Rotation{}, x.refused(ctx, c, op, err)
 	}
-	slot, version, err := x.slotOf(ctx, c, path, spec)
+	slot, version, ends, err := x.slotOf(ctx, c, path, spec)
 	if err != nil {
 		return Rotation{}, x.refused(ctx, c, op, err)
 	}
+	r.ExpiresAt = ends
 	_, err = x.Secrets.Turn(ctx, c, op, path, func(t *secret.Turn) (err error) {
 		r.Secret, r.Slot = t.Secret().ID, slot
 		if r.Current, err = t.Adopt(slot); err == nil && r.Current != version {
@@ -340,32 +379,61 @@ func (x *Rotations) Put(ctx context.Context, c estover.Caller, path string, spec
 	return r, err
 }
 
+// settled is a spec with the id of its target, or what stands in its place, if
+// there is something that can be rotated in this way.
+func (x *Rotations) settled(ctx context.Context, c estover.Caller, spec Spec) (Spec, error) {
+	if spec.Kind == Certificate {
+		spec.Target = spec.Subject.place()
+		if x.Certifier.Check == nil {
+			return spec, ErrInvalid.With("Certificates are not rotated here.").At("kind")
+		}
+		return spec, x.Certifier.Check(ctx, c, *spec.Subject)
+	}
+	at, err := x.Target(ctx, c.Tenant, spec.Target)
+	switch {
+	case err != nil:
+	case spec.Kind == Keys && !at.Plain:
+		err = ErrInvalid.With("At the target %s passwords are set, so a secret is rotated as two_users or single_slot there.", at.Name).At("kind")
+	case spec.Kind != Keys && at.Plain:
+		err = ErrInvalid.With("The target %s makes keys itself, so a secret is rotated as keys there.", at.Name).At("kind")
+	}
+	spec.Target = at.ID
+	return spec, err
+}
+
 // slotOf is by which of the users one logs in with the current version, which
 // somebody wrote; "" if there is none yet. One logs in with it at the target, so that
 // whoever may not add a destination to the secret may not have it rotated there either.
-func (x *Rotations) slotOf(ctx context.Context, c estover.Caller, path string, spec Spec) (slot string, version int64, err error) {
+func (x *Rotations) slotOf(ctx context.Context, c estover.Caller, path string, spec Spec) (slot string, version int64, ends time.Time, err error) {
 	tenant := c.Tenant
 	s, err := x.Secrets.Describe(ctx, tenant, path)
 	if err != nil || s.CurrentVersion == 0 {
-		return "", 0, err
+		return "", 0, ends, err
 	}
 	if c.Subject != s.Owner && !c.Has(estover.Admin) && c.Subject.Kind() != estover.SystemKind {
-		return "", 0, ErrNotOwner.With("The secret %s has a version, which is shown to the target. Only the owner of the secret or an administrator has it rotated there.", path)
+		return "", 0, ends, ErrNotOwner.With("The secret %s has a version, which is shown to the target. Only the owner of the secret or an administrator has it rotated there.", path)
 	}
 	fields, err := x.Secrets.Values(ctx, tenant, path, s.CurrentVersion)
 	if err != nil {
-		return "", 0, err
+		return "", 0, ends, err
 	}
 	for _, f := range []string{spec.UserField, spec.SecretField} {
 		if fields[f].Empty() {
-			return "", 0, ErrInvalid.With("Version %d of the secret %s has no field %s.", s.CurrentVersion, path, f)
+			return "", 0, ends, ErrInvalid.With("Version %d of the secret %s has no field %s.", s.CurrentVersion, path, f)
 		}
+	}
+	if spec.Kind == Certificate {
+		c, err := leaf(fields, x.Guard.DB().Now())
+		if err != nil {
+			return "", 0, ends, ErrInvalid.With("Version %d of the secret %s cannot be used: %s.", s.CurrentVersion, path, err)
+		}
+		return "a", s.CurrentVersion, c.NotAfter.UTC(), nil
 	}
 	at := slices.Index(spec.Users, string(fields[spec.UserField].Reveal()))
 	if at < 0 {
-		return "", 0, ErrInvalid.With("Version %d of the secret %s does not log in as %s.", s.CurrentVersion, path, strings.Join(spec.Users, " or ")).At("users")
+		return "", 0, ends, ErrInvalid.With("Version %d of the secret %s does not log in as %s.", s.CurrentVersion, path, strings.Join(spec.Users, " or ")).At("users")
 	}
-	return []string{"a", "b"}[at], s.CurrentVersion, nil
+	return []string{"a", "b"}[at], s.CurrentVersion, ends, nil
 }
 
 // refused tells whoever may do an operation what is wrong with it.
@@ -380,6 +448,9 @@ func (x *Rotations) alter(ctx context.Context, c estover.Caller, op guard.Op, r 
 	if err != nil {
 		return Rotation{}, err
 	}
+	if err := x.unheld(ctx, c.Tenant, r.Path); err != nil {
+		return Rotation{}, x.refused(ctx, c, op, err)
+	}
 	var n Rotation
 	err = x.Guard.Do(ctx, c, op, func(tx *guard.Tx) error {
 		if n, err = find(ctx, tx.Tx, r.Secret); err != nil {
@@ -392,11 +463,32 @@ func (x *Rotations) alter(ctx context.Context, c estover.Caller, op guard.Op, r 
 		if !same && n.Current > 0 {
 			return ErrInvalid.With("The users of %s are part of its versions. End this rotation and begin another: estover rotation remove %s", r.Path, r.Path)
 		}
+		if n.heldUntil.After(tx.Now()) {
+			return ErrBusy.With("A node is at work at the rotation of %s. Try again in a moment.", r.Path)
+		}
 		n.Spec, n.kind = spec, spec.Kind
 		n.plan(tx.Now(), risk)
 		return save(ctx, tx.Tx, &n)
 	})
 	return n, err
+}
+
+// unheld waits until no node is at work at a rotation, which would lose what it has
+// done if the row were changed under it. Whoever works does not take long.
+func (x *Rotations) unheld(ctx context.Context, tenant estover.TenantID, path string) error {
+	for late := time.After(x.patience); ; {
+		r, err := x.load(ctx, tenant, path)
+		if err != nil || !r.heldUntil.After(x.Guard.DB().Now()) {
+			return err
+		}
+		select {
+		case <-late:
+			return ErrBusy.With("A node is at work at the rotation of %s. Try again in a moment.", path)
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // Remove ends the rotation of a secret. Its current version stays, as one that
@@ -477,6 +569,8 @@ func (x *Rotations) run(ctx context.Context, c estover.Caller, path string, urge
 		switch {
 		case r.Step == Grace || r.Step == Retiring || r.Step == Scrambling:
 			return ErrBusy.With("Version %d of %s has not retired yet, and its user gets the next password. `estover rotation explain %s` says who uses it.", r.Previous, path, path)
+		case r.heldUntil.After(tx.Now()) && r.Step != Idle:
+			return nil // somebody is at work, and it is waited for
 		case r.Step != Idle:
 			r.Next, r.LastError, r.tries = tx.Now(), "", 0 // it goes on at once
 		default:

@@ -779,6 +779,51 @@ func TestDown(t *testing.T) {
 	})
 }
 
+// TestAlterUnderWay: how a secret is rotated is changed while a node is at work, and
+// what that does is not lost, so that nobody waits for its claim to end.
+func TestAlterUnderWay(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := build(t, d, newMemory("reader_a", "reader_b"))
+		h.put(pair)
+		begun, go1 := make(chan struct{}), make(chan struct{})
+		h.x.Reached(func(at string) error {
+			if at == "before R2" {
+				close(begun)
+				<-go1
+			}
+			return nil
+		})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, err := h.x.Run(t.Context(), ann, path); err != nil {
+				t.Errorf("the rotation: %v", err)
+			}
+		})
+		<-begun
+		spec := pair
+		spec.Schedule = "12h"
+		wg.Go(func() {
+			if r, err := h.x.Put(t.Context(), ann, path, spec); err != nil || r.Schedule != "12h" {
+				t.Errorf("changing how it is rotated: %+v, %v", r.Schedule, err)
+			}
+		})
+		wg.Go(func() {
+			if r, err := h.x.Run(t.Context(), ann, path); err != nil || r.Current != 1 {
+				t.Errorf("asking for it beside: version %d, %v", r.Current, err)
+			}
+		})
+		for range 3 { // they have come, as far as one can see from here
+			if _, err := h.x.Get(t.Context(), ann, path); err != nil {
+				t.Error(err)
+			}
+		}
+		close(go1)
+		wg.Wait()
+		h.want("1a:current")
+		h.works()
+	})
+}
+
 // TestRace shows that many who ask at once, on two nodes, make one version.
 func TestRace(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {

@@ -135,7 +135,7 @@ func (s Spec) missed(due, now time.Time) time.Time {
 // something to do. A secret without a version gets its first at once, unless it
 // is made by hand.
 func (r *Rotation) plan(now time.Time, risk secret.Risk) {
-	r.DueAt = r.due(r.RotatedAt, risk, r.Secret, r.Current)
+	r.DueAt = r.next(risk)
 	if r.Current == 0 && r.Schedule != "manual" {
 		r.DueAt = now
 	}

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -193,6 +195,11 @@ func reason(err error) string {
 	return err.Error()
 }
 
+// names are those of fields, in order.
+func names(fields map[string]estover.Secret) string {
+	return strings.Join(slices.Sorted(maps.Keys(fields)), ", ")
+}
+
 func short(text string) string {
 	const most = 500
 	if len(text) > most {
@@ -214,16 +221,23 @@ func (w *work) later(ctx context.Context, at func(now time.Time) time.Time) erro
 // effect does something at the target, between two points at which a node may
 // die.
 func (w *work) effect(ctx context.Context, point string, do func(ctx context.Context, e engine.Engine) error) error {
+	return w.between(ctx, point, func(ctx context.Context) error {
+		e, err := w.x.Engine(ctx, w.tenant, w.r.Target)
+		if err != nil {
+			return err
+		}
+		return do(ctx, e)
+	})
+}
+
+// between does something between two points at which a node may die.
+func (w *work) between(ctx context.Context, point string, do func(ctx context.Context) error) error {
 	if err := w.x.at("before " + point); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, effectTime)
 	defer cancel()
-	e, err := w.x.Engine(ctx, w.tenant, w.r.Target)
-	if err != nil {
-		return err
-	}
-	if err := do(ctx, e); err != nil {
+	if err := do(ctx); err != nil {
 		return err
 	}
 	return w.x.at("after " + point)
@@ -251,7 +265,7 @@ func (w *work) former(ctx context.Context) (map[string]estover.Secret, error) {
 
 // idle is the slot that does not serve.
 func (r *Rotation) idle() string {
-	if r.kind == TwoUsers && r.Slot == "a" {
+	if r.kind != SingleSlot && r.Slot == "a" {
 		return "b"
 	}
 	return "a"
@@ -271,23 +285,14 @@ func (w *work) stage(ctx context.Context) (bool, error) {
 		return false, w.store(ctx, func(_ time.Time, n *Rotation) { n.DueAt, n.Next = next, next })
 	}
 	slot := w.r.idle()
-	fields := map[string]estover.Secret{}
-	if w.r.Current > 0 {
-		old, err := w.former(ctx)
-		if err != nil {
-			return false, err
-		}
-		maps.Copy(fields, old) // host, port and the like are as they were
+	turn, err := w.first(ctx, slot)
+	if err != nil {
+		return false, err
 	}
-	fields[w.r.UserField] = estover.NewSecret([]byte(w.r.user(slot)))
-	fields[w.r.SecretField] = newPassword()
 	if err := w.x.at("before R1"); err != nil {
 		return false, err
 	}
-	err := w.move(ctx, "rotation.stage", map[string]any{"slot": slot}, func(t *secret.Turn, n *Rotation) (err error) {
-		n.Pending, err = t.Stage(fields, slot)
-		return err
-	}, func(tx *guard.Tx, n *Rotation) error {
+	err = w.move(ctx, "rotation.stage", map[string]any{"slot": slot}, turn, func(tx *guard.Tx, n *Rotation) error {
 		n.Step, n.applyingAt = Staged, time.Time{}
 		return begin(ctx, tx.Tx, n.Target)
 	})
@@ -302,8 +307,80 @@ func (w *work) stage(ctx context.Context) (bool, error) {
 	return true, w.x.at("after R1")
 }
 
+// first is what R1 stores: the next secret of the idle slot. Of what comes from the
+// other side it is the row alone, which says under which name it is asked for.
+func (w *work) first(ctx context.Context, slot string) (func(t *secret.Turn, n *Rotation) error, error) {
+	if w.r.kind.made() {
+		return nil, nil
+	}
+	fields, err := w.kept(ctx)
+	if err != nil {
+		return nil, err
+	}
+	fields[w.r.UserField] = estover.NewSecret([]byte(w.r.user(slot)))
+	fields[w.r.SecretField] = newPassword()
+	return stageIn(fields, slot), nil
+}
+
+// kept are the fields of the current version, to be taken along: host, port and the
+// like are as they were.
+func (w *work) kept(ctx context.Context) (map[string]estover.Secret, error) {
+	fields := map[string]estover.Secret{}
+	if w.r.Current > 0 {
+		old, err := w.former(ctx)
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(fields, old)
+	}
+	return fields, nil
+}
+
+// stageIn stores the pending version.
+func stageIn(fields map[string]estover.Secret, slot string) func(t *secret.Turn, n *Rotation) error {
+	return func(t *secret.Turn, n *Rotation) (err error) {
+		n.Pending, err = t.Stage(fields, slot)
+		return err
+	}
+}
+
+// take is R2 of what comes from the other side: it is asked for, and stored as the
+// pending version. What a crash has lost in between is asked for again.
+func (w *work) take(ctx context.Context) (bool, error) {
+	slot := w.r.idle()
+	fields, err := w.kept(ctx)
+	if err != nil {
+		return false, err
+	}
+	if w.r.kind == Certificate {
+		err = w.certify(ctx, fields)
+	} else {
+		err = w.effect(ctx, "R2", func(ctx context.Context, e engine.Engine) error {
+			made, err := e.Create(ctx, engine.Order{Name: w.r.user(slot), Template: w.r.Template})
+			if err != nil {
+				return err
+			}
+			return w.r.material(fields, made)
+		})
+	}
+	if w.unwilling(err) {
+		return true, w.fail(ctx, err, false)
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, w.move(ctx, "rotation.apply", map[string]any{"slot": slot}, stageIn(fields, slot), func(tx *guard.Tx, n *Rotation) error {
+		tx.Note("version", secret.VersionID(n.Secret, n.Pending))
+		n.Step = Applied
+		return nil
+	})
+}
+
 // apply is R2: the user of the idle slot gets at the target what is stored.
 func (w *work) apply(ctx context.Context) (bool, error) {
+	if w.r.kind.made() {
+		return w.take(ctx)
+	}
 	values, err := w.x.Secrets.Values(ctx, w.tenant, w.r.Path, w.r.Pending)
 	if errors.Is(err, secret.ErrNoVersion) { // somebody has destroyed it
 		return true, w.fail(ctx, err, false)
@@ -353,6 +430,14 @@ func final(err error) bool {
 	return errors.As(err, &refused) || errors.Is(err, engine.ErrNoUser) || errors.Is(err, engine.ErrUnsupported)
 }
 
+// unwilling reports whether it is of no use to ask for the same again: who makes the
+// value has refused, or it has come and cannot be used.
+func (w *work) unwilling(err error) bool {
+	kind := estover.KindOf(err)
+	return final(err) || errors.Is(err, ErrInvalid) ||
+		w.r.kind == Certificate && err != nil && slices.Contains([]estover.Kind{estover.Invalid, estover.Denied, estover.NotFound, estover.Conflict}, kind)
+}
+
 // verify is R3: somebody logs in as clients do.
 func (w *work) verify(ctx context.Context) (bool, error) {
 	values, err := w.x.Secrets.Values(ctx, w.tenant, w.r.Path, w.r.Pending)
@@ -362,9 +447,19 @@ func (w *work) verify(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	err = w.effect(ctx, "R3", func(ctx context.Context, e engine.Engine) error {
-		return e.Verify(ctx, engine.Credential{User: w.r.user(w.r.idle()), Secret: values[w.r.SecretField]})
-	})
+	if w.r.kind == Certificate {
+		err = w.between(ctx, "R3", func(context.Context) error {
+			_, err := leaf(values, w.x.Guard.DB().Now())
+			return err
+		})
+		if err != nil && !errors.Is(err, errCrash) {
+			return true, w.fail(ctx, err, false)
+		}
+	} else {
+		err = w.effect(ctx, "R3", func(ctx context.Context, e engine.Engine) error {
+			return e.Verify(ctx, engine.Credential{User: w.r.user(w.r.idle()), Secret: values[w.r.SecretField]})
+		})
+	}
 	if err == nil {
 		// It has just logged in, so that whatever goes wrong here is its own fault.
 		if err := w.tryAdmin(ctx, values); err != nil && ctx.Err() == nil {
@@ -387,8 +482,11 @@ func (w *work) verify(ctx context.Context) (bool, error) {
 // rotation needs of it: change the password of the one before. It sets the one
 // that is there.
 func (w *work) tryAdmin(ctx context.Context, values map[string]estover.Secret) error {
+	if w.r.kind != TwoUsers || w.r.Current == 0 || w.x.As == nil {
+		return nil
+	}
 	at, err := w.x.Target(ctx, w.tenant, w.r.Target)
-	if err != nil || at.Admin != w.r.Path || w.r.kind != TwoUsers || w.r.Current == 0 || w.x.As == nil {
+	if err != nil || at.Admin != w.r.Path {
 		return err
 	}
 	old, err := w.former(ctx)
@@ -412,7 +510,7 @@ func (w *work) tryAdmin(ctx context.Context, values map[string]estover.Secret) e
 // rotation begins at the target before somebody has looked (R11).
 func (w *work) fail(ctx context.Context, why error, stop bool) error {
 	text := short(reason(why))
-	return w.move(ctx, "rotation.abort", map[string]any{"version": secret.VersionID(w.r.Secret, w.r.Pending), "why": text, "target_stopped": stop}, nil, func(tx *guard.Tx, n *Rotation) error {
+	return w.move(ctx, "rotation.abort", map[string]any{"version": w.pending(), "why": text, "target_stopped": stop}, nil, func(tx *guard.Tx, n *Rotation) error {
 		n.Step, n.LastError = Aborting, text
 		if !stop {
 			return nil
@@ -424,7 +522,7 @@ func (w *work) fail(ctx context.Context, why error, stop bool) error {
 // change is R4, the only step that cannot be taken back: the pending version is
 // the current one.
 func (w *work) change(ctx context.Context) (bool, error) {
-	overlap := w.r.kind == TwoUsers
+	overlap := w.r.kind != SingleSlot
 	if !overlap {
 		at, err := w.x.Target(ctx, w.tenant, w.r.Target)
 		if err != nil {
@@ -435,6 +533,16 @@ func (w *work) change(ctx context.Context) (bool, error) {
 	risk, err := w.x.risk(ctx, w.tenant, w.r.Path)
 	if err != nil {
 		return false, err
+	}
+	var ends time.Time
+	if w.r.kind == Certificate {
+		values, err := w.x.Secrets.Former(ctx, w.tenant, w.r.Path, w.r.Pending)
+		if err == nil {
+			ends, err = w.r.expiry(values, w.x.Guard.DB().Now())
+		}
+		if err != nil {
+			return true, w.fail(ctx, err, false)
+		}
 	}
 	if err := w.x.at("before R4"); err != nil {
 		return false, err
@@ -469,7 +577,11 @@ func (w *work) change(ctx context.Context) (bool, error) {
 			tx.Note("previous", secret.VersionID(n.Secret, n.Previous))
 			tx.Note("grace_until", n.GraceUntil)
 		}
-		n.DueAt = n.due(tx.Now(), risk, n.Secret, n.Current)
+		n.previousExpires, n.ExpiresAt = time.Time{}, ends
+		if n.Step == Grace {
+			n.previousExpires = w.r.ExpiresAt
+		}
+		n.DueAt = n.next(risk)
 		if n.wait(); n.Step == Grace {
 			n.Next = n.GraceUntil
 		}
@@ -486,28 +598,19 @@ func (w *work) change(ctx context.Context) (bool, error) {
 
 // abort undoes what was begun of a rotation that failed (R6).
 func (w *work) abort(ctx context.Context) (bool, error) {
-	user, password := w.r.user(w.r.idle()), newPassword()
-	if w.r.kind == SingleSlot && w.r.Current > 0 {
-		old, err := w.former(ctx)
-		if err != nil {
-			return false, err
-		}
-		if before := old[w.r.SecretField]; !before.Empty() {
-			password = before
-		}
-	}
-	err := w.effect(ctx, "R6", func(ctx context.Context, e engine.Engine) error {
-		return e.SetSecret(ctx, user, password, estover.Secret{})
-	})
-	if err != nil && !errors.Is(err, engine.ErrNoUser) {
+	if err := w.undo(ctx); err != nil {
 		return false, err
 	}
 	why := w.r.LastError
-	return false, w.move(ctx, "rotation.abandon", map[string]any{"version": secret.VersionID(w.r.Secret, w.r.Pending), "why": why}, func(t *secret.Turn, n *Rotation) error {
-		err := t.Done(n.Pending, secret.Pending)
-		n.Pending = 0
-		return err
-	}, func(tx *guard.Tx, n *Rotation) error {
+	var turn func(t *secret.Turn, n *Rotation) error
+	if w.r.Pending > 0 {
+		turn = func(t *secret.Turn, n *Rotation) error {
+			err := t.Done(n.Pending, secret.Pending)
+			n.Pending = 0
+			return err
+		}
+	}
+	return false, w.move(ctx, "rotation.abandon", map[string]any{"version": w.pending(), "why": why}, turn, func(tx *guard.Tx, n *Rotation) error {
 		n.Step, n.LastError, n.applyingAt = Idle, why, time.Time{}
 		if !n.DueAt.IsZero() && n.DueAt.Before(tx.Now().Add(time.Hour)) {
 			n.DueAt = tx.Now().Add(time.Hour)
@@ -517,9 +620,63 @@ func (w *work) abort(ctx context.Context) (bool, error) {
 	})
 }
 
+// pending is the id of the version that is on its way; "" if it has not come yet.
+func (w *work) pending() string {
+	if w.r.Pending == 0 {
+		return ""
+	}
+	return secret.VersionID(w.r.Secret, w.r.Pending)
+}
+
+// undo takes back what was done at the target, or may have been.
+func (w *work) undo(ctx context.Context) error {
+	switch w.r.kind {
+	case Certificate:
+		if w.r.Pending == 0 {
+			return nil
+		}
+		return w.uncertify(ctx, "R6", w.r.Pending)
+	case Keys:
+		return w.drop(ctx, "R6")
+	}
+	user, password := w.r.user(w.r.idle()), newPassword()
+	if w.r.kind == SingleSlot && w.r.Current > 0 {
+		old, err := w.former(ctx)
+		if err != nil {
+			return err
+		}
+		if before := old[w.r.SecretField]; !before.Empty() {
+			password = before
+		}
+	}
+	err := w.effect(ctx, "R6", func(ctx context.Context, e engine.Engine) error {
+		return e.SetSecret(ctx, user, password, estover.Secret{})
+	})
+	if errors.Is(err, engine.ErrNoUser) {
+		err = nil
+	}
+	return err
+}
+
+// drop deletes the key of the slot that does not serve.
+func (w *work) drop(ctx context.Context, point string) error {
+	return w.effect(ctx, point, func(ctx context.Context, e engine.Engine) error {
+		return e.Revoke(ctx, []engine.Doomed{{Name: w.r.user(w.r.idle()), Template: w.r.Template}})[0]
+	})
+}
+
 // scramble is the end of R5: nothing accepts the previous version any more.
 func (w *work) scramble(ctx context.Context) (bool, error) {
-	if w.r.kind == TwoUsers {
+	switch w.r.kind {
+	case Certificate:
+		if err := w.uncertify(ctx, "R5", w.r.Previous); err != nil {
+			return false, err
+		}
+	case Keys:
+		if err := w.drop(ctx, "R5"); err != nil {
+			return false, err
+		}
+	case TwoUsers:
 		user := w.r.user(w.r.idle())
 		err := w.effect(ctx, "R5", func(ctx context.Context, e engine.Engine) error {
 			err := e.SetSecret(ctx, user, newPassword(), estover.Secret{})
@@ -534,7 +691,7 @@ func (w *work) scramble(ctx context.Context) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-	} else {
+	default:
 		values, err := w.x.Secrets.Former(ctx, w.tenant, w.r.Path, w.r.Current)
 		if err != nil {
 			return false, err
@@ -552,6 +709,7 @@ func (w *work) scramble(ctx context.Context) (bool, error) {
 		return err
 	}, func(_ *guard.Tx, n *Rotation) error {
 		n.Step, n.GraceUntil, n.LateAt, n.Laggards, n.ForcedBy, n.Reason = Idle, time.Time{}, time.Time{}, []Laggard{}, "", ""
+		n.previousExpires = time.Time{}
 		n.wait()
 		return nil
 	})

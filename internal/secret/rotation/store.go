@@ -14,7 +14,7 @@ import (
 
 const columns = `r.secret_id, s.path, r.target_id, r.kind, r.spec, r.step, r.slot, r.pending, r.current, r.previous, r.generation, r.epoch,
 	r.grace_until, r.due_at, r.next_try_at, r.tries, r.last_error, r.held_by, r.held_until, r.created_at, r.rotated_at, r.switched_at,
-	r.applying_at, r.late_at, r.refused_us, r.forced_by, r.forced_reason, r.laggards, coalesce(t.reason, ''), coalesce(g.name, '')`
+	r.applying_at, r.late_at, r.refused_us, r.forced_by, r.forced_reason, r.laggards, r.expires_at, r.previous_expires_at, coalesce(t.reason, ''), coalesce(g.name, '')`
 
 const from = ` from rotation r join secret s on s.tenant_id = r.tenant_id and s.id = r.secret_id
 	left join secret_target g on g.tenant_id = r.tenant_id and g.id = r.target_id
@@ -26,7 +26,7 @@ func scan(scan func(...any) error) (Rotation, error) {
 	var target, spec, laggards string
 	err := scan(&r.Secret, &r.Path, &target, &r.kind, &spec, &r.Step, &r.Slot, &r.Pending, &r.Current, &r.Previous, &r.Generation, &r.epoch,
 		&r.GraceUntil, &r.DueAt, &r.Next, &r.tries, &r.LastError, &r.heldBy, &r.heldUntil, &r.CreatedAt, &r.RotatedAt, &r.switchedAt,
-		&r.applyingAt, &r.LateAt, &r.Refused, &r.ForcedBy, &r.Reason, &laggards, &r.Stopped, &r.TargetName)
+		&r.applyingAt, &r.LateAt, &r.Refused, &r.ForcedBy, &r.Reason, &laggards, &r.ExpiresAt, &r.previousExpires, &r.Stopped, &r.TargetName)
 	if err == nil {
 		err = json.Unmarshal([]byte(spec), &r.Spec)
 	}
@@ -87,14 +87,14 @@ func insert(ctx context.Context, tx *db.Tx, r Rotation, by estover.Subject) erro
 	if err := alone(ctx, tx, r); err != nil {
 		return err
 	}
-	_, err = tx.Exec(ctx, `insert into rotation (tenant_id, secret_id, target_id, kind, spec, step, slot, current, due_at, next_try_at, created_at, created_by, rotated_at)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+	_, err = tx.Exec(ctx, `insert into rotation (tenant_id, secret_id, target_id, kind, spec, step, slot, current, due_at, next_try_at, created_at, created_by, rotated_at, expires_at)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
 		on conflict (tenant_id, secret_id) do update set target_id = excluded.target_id, kind = excluded.kind, spec = excluded.spec, step = excluded.step,
 			slot = excluded.slot, current = excluded.current, pending = 0, previous = 0, due_at = excluded.due_at, next_try_at = excluded.next_try_at,
-			created_at = excluded.created_at, created_by = excluded.created_by, rotated_at = excluded.rotated_at, switched_at = null, applying_at = null,
+			created_at = excluded.created_at, created_by = excluded.created_by, rotated_at = excluded.rotated_at, expires_at = excluded.expires_at, previous_expires_at = null, switched_at = null, applying_at = null,
 			grace_until = null, late_at = null, tries = 0, last_error = '', refused_us = 0, forced_by = '', forced_reason = '', laggards = '',
 			generation = rotation.generation + 1, ended_at = null`,
-		tx.Tenant(), r.Secret, r.Target, r.kind, spec, r.Step, r.Slot, r.Current, r.DueAt, r.Next, r.CreatedAt, by, r.RotatedAt)
+		tx.Tenant(), r.Secret, r.Target, r.kind, spec, r.Step, r.Slot, r.Current, r.DueAt, r.Next, r.CreatedAt, by, r.RotatedAt, r.ExpiresAt)
 	return err
 }
 
@@ -143,11 +143,11 @@ func save(ctx context.Context, tx *db.Tx, r *Rotation) error {
 	n, err := tx.Exec(ctx, `update rotation set target_id = $4, kind = $5, spec = $6, step = $7, slot = $8, pending = $9, current = $10, previous = $11,
 			epoch = $12, grace_until = $13, due_at = $14, next_try_at = $15, tries = $16, last_error = $17, held_by = $18, held_until = $19,
 			rotated_at = $20, switched_at = $21, applying_at = $22, late_at = $23, refused_us = $24, forced_by = $25, forced_reason = $26,
-			laggards = $27, generation = generation + 1
+			laggards = $27, expires_at = $28, previous_expires_at = $29, generation = generation + 1
 		where tenant_id = $1 and secret_id = $2 and generation = $3 and ended_at is null`,
 		tx.Tenant(), r.Secret, r.Generation, r.Target, r.kind, spec, r.Step, r.Slot, r.Pending, r.Current, r.Previous,
 		r.epoch, r.GraceUntil, r.DueAt, r.Next, r.tries, r.LastError, r.heldBy, held,
-		r.RotatedAt, r.switchedAt, r.applyingAt, r.LateAt, r.Refused, r.ForcedBy, r.Reason, laggards)
+		r.RotatedAt, r.switchedAt, r.applyingAt, r.LateAt, r.Refused, r.ForcedBy, r.Reason, laggards, r.ExpiresAt, r.previousExpires)
 	if err == nil && n == 0 {
 		return errLost
 	}
