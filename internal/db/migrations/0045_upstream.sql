@@ -85,3 +85,25 @@ create table secret_sync (
 create unique index secret_sync_place on secret_sync (tenant_id, store_id, path);
 create index secret_sync_secret on secret_sync (tenant_id, secret_id);
 create index secret_sync_due on secret_sync (next_at);
+
+-- A version may also be used by keeping it in another vault.
+create table secret_use_next (
+	tenant_id text not null,
+	secret_id text not null,
+	version bigint not null,
+	subject text not null,
+	session_id text not null,
+	via text not null check (via in ('gateway', 'plaintext', 'sync')),
+	first_at bigint not null,
+	last_at bigint not null,
+	count bigint not null check (count > 0),
+	primary key (tenant_id, secret_id, version, subject, session_id, via)
+);
+
+insert into secret_use_next (tenant_id, secret_id, version, subject, session_id, via, first_at, last_at, count)
+	select tenant_id, secret_id, version, subject, session_id, via, first_at, last_at, count from secret_use;
+drop table secret_use;
+alter table secret_use_next rename to secret_use;
+
+create index secret_use_subject on secret_use (tenant_id, subject, last_at);
+create index secret_use_session on secret_use (tenant_id, session_id) where session_id <> '';
