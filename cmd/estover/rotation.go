@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -60,10 +61,18 @@ func orNothing(n int64) string {
 }
 
 func showRotation(t *table, x rotation.Rotation) {
-	t.pairs("Path", x.Path, "Target", first(x.TargetName, x.Target), "Kind", x.Kind, "Users", x.Users, "Schedule", first(x.Schedule, "by risk"), "Window", x.Window,
+	t.pairs("Path", x.Path, "Target", first(x.TargetName, x.Target), "Kind", x.Kind, "Users", x.Users, "Schedule", first(x.Schedule, byItself(x)), "Window", x.Window,
 		"Grace", x.Grace(), "Step", x.Step, "Version", x.Current, "On its way", orNothing(x.Pending), "Old version", orNothing(x.Previous),
-		"Kept until", x.GraceUntil, "Rotated", x.RotatedAt, "Due", x.DueAt, "Late since", x.LateAt, "Went wrong", x.LastError, "Target stopped", x.Stopped,
+		"Kept until", x.GraceUntil, "Rotated", x.RotatedAt, "Ends by itself", x.ExpiresAt, "Due", x.DueAt, "Late since", x.LateAt, "Went wrong", x.LastError, "Target stopped", x.Stopped,
 		"Refused log-ins for", refusedFor(x))
+}
+
+// byItself is what a rotation goes by if nothing is said.
+func byItself(x rotation.Rotation) string {
+	if x.Kind == rotation.Certificate {
+		return "by the certificate's life"
+	}
+	return "by risk"
 }
 
 // refusedFor is for how long the last rotation of a single user refused log-ins.
@@ -94,18 +103,24 @@ func rotationShow(s *settings) *cobra.Command {
 
 func rotationPut(s *settings) *cobra.Command {
 	var spec rotation.Spec
+	var subject rotation.Subject
 	var kind string
 	var template []string
-	var cache, poll, connection, quiet time.Duration
+	var cache, poll, connection, quiet, within, life time.Duration
 	c := &cobra.Command{
 		Use: "put PATH", Short: "Have a secret rotated, or change how", Args: oneArgument("the secret's path"),
 		Long: `Put has the versions of a secret made here. If it has a version, its username is
 one of the users. A user that is not there is made from the template.
 
+Of keys, which the target makes, the users are the two names that they get in turn.
+Of certificates there is no target, but the role by which they are made.
+
 How long the old version is kept at least is the longest of --cache, twice --poll
 and --connection-age; an hour if none of them is given. After that it is kept for
 as long as somebody uses it.`,
 		Example: "  estover rotation put db/orders --target orders --user orders_a --user orders_b --template groups=orders_readers --cache 5m\n" +
+			"  estover rotation put crm/key --kind keys --target crm --user reader-1 --user reader-2 --template values=scope=read --cache 5m\n" +
+			"  estover rotation put bank/client --role partners --common-name shop.example.com --cache 5m\n" +
 			"  estover rotation run db/orders",
 		ValidArgsFunction: completeSecrets(s),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -114,7 +129,14 @@ as long as somebody uses it.`,
 				return err
 			}
 			spec.Kind = rotation.Kind(kind)
-			if spec.Kind == "" && len(spec.Users) == 1 {
+			switch {
+			case subject.Role != "":
+				if spec.Subject = &subject; kind == "" {
+					spec.Kind = rotation.Certificate
+				}
+			case spec.Target == "" || len(spec.Users) == 0:
+				return usageError{errors.New("say at which --target which --user is, or by which --role certificates are made")}
+			case kind == "" && len(spec.Users) == 1:
 				spec.Kind = rotation.SingleSlot
 			}
 			for _, pair := range template {
@@ -130,7 +152,7 @@ as long as somebody uses it.`,
 			for _, d := range []struct {
 				to   *int64
 				from time.Duration
-			}{{&spec.Cache, cache}, {&spec.Poll, poll}, {&spec.Connection, connection}, {&spec.Quiet, quiet}} {
+			}{{&spec.Cache, cache}, {&spec.Poll, poll}, {&spec.Connection, connection}, {&spec.Quiet, quiet}, {&spec.Within, within}, {&subject.TTL, life}} {
 				*d.to = int64((d.from + time.Second - 1) / time.Second)
 			}
 			var x rotation.Rotation
@@ -143,18 +165,24 @@ as long as somebody uses it.`,
 	f := c.Flags()
 	f.StringVar(&spec.Target, "target", "", "the target where the users are, by its name")
 	f.StringArrayVar(&spec.Users, "user", nil, "a user at the target; give two, so that one serves while the other gets its password")
-	f.StringVar(&kind, "kind", "", "two_users, or single_slot (default: by the number of users)")
+	f.StringVar(&kind, "kind", "", "two_users, single_slot, keys or certificate (default: by the number of users; certificate with --role)")
+	f.StringVar(&subject.Role, "role", "", "of certificates: the role by which they are made")
+	f.StringVar(&subject.Mount, "mount", "", "of certificates: the mount of the role, if it is one of Vault's door")
+	f.StringVar(&subject.CommonName, "common-name", "", "of certificates: the common name")
+	f.StringArrayVar(&subject.DNS, "dns", nil, "of certificates: a host name; may be repeated")
+	f.StringArrayVar(&subject.IPs, "ip", nil, "of certificates: an address; may be repeated")
+	f.StringArrayVar(&subject.URIs, "uri", nil, "of certificates: a URI; may be repeated")
+	f.DurationVar(&life, "ttl", 0, "of certificates: their life (default: the role's)")
 	f.StringArrayVar(&template, "template", nil, "what a user that is not there is made from, as KEY=VALUE; may be repeated")
 	f.StringVar(&spec.Schedule, "schedule", "", "a time as 12h or 30d, five fields of cron in UTC, or manual (default: by the secret's risk)")
 	f.StringVar(&spec.Window, "window", "", "the part of the day in which it begins, in UTC, as 02:00-05:00")
+	f.DurationVar(&within, "within", 0, "with five fields of cron: for how long after its time it may begin (default: whenever it can)")
 	f.StringVar(&spec.UserField, "user-field", "", "the field with the user's name (default: username)")
-	f.StringVar(&spec.SecretField, "secret-field", "", "the field with the password (default: password)")
+	f.StringVar(&spec.SecretField, "secret-field", "", "the field with the password or the key (default: password, and key of keys)")
 	f.DurationVar(&cache, "cache", 0, "how long clients keep what they have read")
 	f.DurationVar(&poll, "poll", 0, "how often clients look for another version")
 	f.DurationVar(&connection, "connection-age", 0, "how long clients keep a connection")
 	f.DurationVar(&quiet, "quiet", 0, "for how long the gateway must not have used a version that is to die (default: 10m)")
-	_ = c.MarkFlagRequired("target")
-	_ = c.MarkFlagRequired("user")
 	return c
 }
 
