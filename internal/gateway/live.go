@@ -161,6 +161,25 @@ func (l *Live) Recheck(tenant estover.TenantID, session string, ask func(*Exchan
 	return ended
 }
 
+// RecheckAll is [Live.Recheck] for all sessions of a tenant.
+func (l *Live) RecheckAll(tenant estover.TenantID, ask func(*Exchange) error) (ended int) {
+	l.mu.Lock()
+	var list []*entry
+	for key, s := range l.sessions {
+		if key.tenant == tenant {
+			list = append(list, s.list()...)
+		}
+	}
+	l.mu.Unlock()
+	for _, e := range list {
+		if cause := ask(e.ex); cause != nil {
+			e.end(cause)
+			ended++
+		}
+	}
+	return ended
+}
+
 // CutAgent ends everything that an agent has a part in, whoever's session it
 // belongs to, but what belongs to some sessions: what is handed on is used in the
 // session in which it began, and that goes on.

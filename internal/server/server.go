@@ -395,7 +395,12 @@ func (s *Server) wire() error {
 	forwarder := gateway.NewForwarder(&edge.Dialer{Own: s.own}, s.logger)
 	s.duties = duty.New(duty.Config{
 		Guard: s.guard, Agents: f.registry, Resources: f.resources, Sessions: f.sessions, Secrets: f.secrets, Recordings: s.recordings,
-		Spool: s.spool, Sealer: s.sealer, Live: s.live, Covered: s.covered, Access: f.access, Approval: s.approvalOf, Granted: s.granted, Reachable: s.reachable, Requestable: s.requestable, Auth: s.authOf, Known: s.known, Opened: f.tenants.Opened, Rests: s.rests, Connection: s.connected.Use, Lease: s.leased, Drop: forwarder.Drop, Node: node(), Logger: s.logger,
+		Spool: s.spool, Sealer: s.sealer, Live: s.live, Covered: s.covered, Access: f.access, Approval: s.approvalOf, Granted: s.granted, Reachable: s.reachable, Requestable: s.requestable, Auth: s.authOf, Known: s.known, Opened: f.tenants.Opened, Rests: s.rests, Connection: s.connected.Use, Lease: s.leased, Leases: s.leases.Stands, Drop: forwarder.Drop, Node: node(), Logger: s.logger,
+	})
+	s.guard.OnTouch(func(t estover.TenantID, kind, _ string) {
+		if kind == lease.Marked {
+			s.duties.LeasesEnded(t)
+		}
 	})
 	s.pipeline = &gateway.Pipeline{
 		Steps: s.duties, Forwarder: forwarder, Live: s.live,

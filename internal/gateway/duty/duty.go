@@ -35,6 +35,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"estover.dev"
@@ -118,6 +119,8 @@ type Config struct {
 	// Lease is a field of the credential that a role makes for the caller's session,
 	// for a request to a resource. Nil where there are no leases.
 	Lease func(ctx context.Context, caller estover.Caller, resource, role, field string) (secret.Injection, error)
+	// Leases are those of some leases that are live no more. Nil where there are none.
+	Leases func(ctx context.Context, tenant estover.TenantID, ids []string) (ended []string, err error)
 	// Connection is the access token of an OAuth connection, for a request to a host.
 	// Nil where there are no connections.
 	Connection func(ctx context.Context, caller estover.Caller, name, host string) (secret.Injection, error)
@@ -149,6 +152,9 @@ type Duties struct {
 	jars  map[jarKey]*jar
 
 	changed changed
+
+	marked   atomic.Int64 // how often leases were marked
+	unleased changed      // tenants in which some were
 
 	needles      needles
 	certificates certificates
@@ -201,6 +207,7 @@ type call struct {
 	at       time.Time
 	secrets  []string // id@version of what was put in
 	places   []string // where which part of it was put
+	leases   atomic.Pointer[[]string]
 	handed   []handed // handles of tokens that came with it
 	carries  []func() // that end what it has open with versions of secrets
 	onEcho   map[string]string

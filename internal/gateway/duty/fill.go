@@ -38,6 +38,7 @@ const (
 // the call.
 func (d *Duties) Fill(ctx context.Context, ex *gateway.Exchange, p *gateway.Plan) error {
 	c := p.State.(*call)
+	marked := d.marked.Load()
 	var values []redact.Value
 	for i := range c.resource.Slots {
 		slot := &c.resource.Slots[i]
@@ -62,6 +63,9 @@ func (d *Duties) Fill(ctx context.Context, ex *gateway.Exchange, p *gateway.Plan
 	more, state := d.fillCookies(ex, p, c)
 	values = append(values, more...)
 	d.keepsTokens(ex, p, c)
+	if err := d.carry(ctx, ex.Caller.Tenant, c, marked); err != nil {
+		return err
+	}
 	if len(p.Slots) == 0 {
 		return nil
 	}

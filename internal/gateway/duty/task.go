@@ -337,6 +337,9 @@ func (d *Duties) still(ex *gateway.Exchange) error {
 			c.op.Input = input
 		}
 	}
+	if err := d.leasesStand(ctx, ex.Caller.Tenant, carried(ex)); err != nil {
+		return err
+	}
 	decision, err := d.admit(ctx, ex, c.op)
 	if err == nil && d.demandsMore(decision, ex) {
 		// It was begun without what policy asks for now, and cannot have it added.

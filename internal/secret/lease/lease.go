@@ -223,10 +223,14 @@ type Leases struct {
 // Holding is where what leases hand out lies, for [seal.Sealer.Hold].
 var Holding = seal.Holding{Class: seal.Lease, Table: "lease", Sealed: "sealed", ID: "id", Created: "created_at"}
 
+// Marked is the kind under which it is told that leases were marked, after the commit
+// and on every node ([guard.Guard.OnTouch]).
+const Marked = "lease_session"
+
 // What events that touch copies of leases and roles call them.
 const (
-	roleKind    = "lease_role"    // by name
-	sessionKind = "lease_session" // the leases of a session; * for all of the tenant
+	roleKind    = "lease_role" // by name
+	sessionKind = Marked       // the leases of a session; * for all of the tenant
 )
 
 // New hands out credentials made at targets, behind the door g.
