@@ -11,7 +11,10 @@ import (
 	"errors"
 	"math/big"
 	"net/http"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -360,6 +363,34 @@ func TestVaultDatabase(t *testing.T) {
 		if e := v.must(200, "GET", "database/config/crm", nil); len(list(e.Data["allowed_roles"])) != 1 || e.Data["connection_details"].(map[string]any)["username"] != "estover" {
 			t.Errorf("changed in one field: %s", e.Raw)
 		}
+		// One that does not let the admin in changes nothing: neither what is told, nor
+		// where the target is, nor the password.
+		for _, wrong := range []string{`{"password":"wrong"}`, `{"connection_url":"postgresql://{{username}}:{{password}}@127.0.0.1:1/nothing?sslmode=disable"}`} {
+			v.says(400, "error creating database object", "POST", "database/config/crm", wrong)
+		}
+		if e := v.must(200, "GET", "database/config/crm", nil); e.Data["connection_details"].(map[string]any)["connection_url"] != url {
+			t.Errorf("after changes that came to nothing: %s", e.Raw)
+		}
+		// Those who write it at once do so one after the other, or are told that it is
+		// somebody else's turn.
+		var written atomic.Int64
+		var all sync.WaitGroup
+		for n := range 64 {
+			all.Go(func() {
+				switch e := v.call("POST", "database/config/crm", `{"max_open_connections":4,"allowed_roles":["app"],"root_rotation_statements":["a; b"],"password_policy":"p`+strconv.Itoa(n)+`","verify_connection":false}`); e.Status {
+				case 204:
+					written.Add(1)
+				case 503:
+				default:
+					t.Errorf("written by many at once: %d %s", e.Status, e.Raw)
+				}
+			})
+		}
+		all.Wait()
+		if written.Load() == 0 {
+			t.Error("of 64 who wrote a configuration at once none did")
+		}
+		v.must(204, "POST", "database/config/crm", `{"password_policy":""}`)
 		var targets struct {
 			Items []struct{ Name, Kind, Address string }
 		}

@@ -177,11 +177,17 @@ func (d *Databases) Exists(ctx context.Context, tenant estover.TenantID, m Mount
 }
 
 // PutConfig makes a configuration or changes one. Unless that is not wanted, its
-// admin logs in before anything is kept.
+// admin logs in before anything is kept. One who writes a configuration waits for
+// nobody else who writes the same: that is [ErrBusy].
 func (d *Databases) PutConfig(ctx context.Context, c estover.Caller, m Mount, of string, w Written) (err error) {
 	if len(of) > 63 || !name.MatchString(of) {
 		return ErrInvalid.With("%q is no name of a configuration", of)
 	}
+	give, err := d.turn(ctx, c.Tenant, m, of)
+	if err != nil {
+		return err
+	}
+	defer give()
 	x, err := d.peek(ctx, c.Tenant, m, of)
 	if errors.Is(err, ErrNoConfig) {
 		x = &Config{Name: of, Target: nameIn(m, of), Admin: "vault-database/" + m.ID + "/" + of, Allowed: []string{}, RootStatements: []string{}, Details: map[string]json.RawMessage{}}
@@ -207,27 +213,72 @@ func (d *Databases) PutConfig(ctx context.Context, c estover.Caller, m Mount, of
 	if fresh && at.password.Empty() {
 		return ErrInvalid.With("password is missing: it is what the admin logs in with")
 	}
-	own, err := d.putAdmin(ctx, c, x, at, fresh)
+	spec := target.Spec{
+		Name: x.Target, Kind: at.kind, Address: at.address, Options: at.options, Authorities: at.authorities, Admin: x.Admin, Owner: d.Owner(ctx, c),
+		Description: "config/" + x.Name + " of a database mount of the Vault-compatible door",
+	}
+	// Where a target of the name has another admin, it is not this configuration's.
+	if have, err := d.targetOf(ctx, c.Tenant, x.Target); err != nil {
+		return err
+	} else if have != nil && have.Admin != x.Admin {
+		return ErrInvalid.With("there is a target %s that this mount knows nothing of; give the configuration another name", x.Target)
+	}
+	if w.Verify {
+		if err := d.login(ctx, c, spec, at); err != nil {
+			return err
+		}
+	}
+	own, err := d.putAdmin(ctx, c, x, at)
 	if err != nil {
 		return err
 	}
-	made, err := d.putTarget(ctx, c, x, at)
-	if err == nil && w.Verify {
-		if err = d.login(ctx, c.Tenant, x.Target); err != nil && made {
+	made, err := d.putTarget(ctx, c, spec)
+	if err == nil {
+		op := guard.Op{Action: "target.update", Target: "target:" + x.Target, Detail: map[string]any{"mount": m.ID, "config": of}}
+		err = d.guard.Do(ctx, c, op, func(tx *guard.Tx) error { return putConfig(ctx, tx.Tx, m.ID, x) })
+	}
+	if err != nil && own { // nothing is left of one that could not be made
+		if made {
 			err = errors.Join(err, d.Targets.Remove(ctx, c, x.Target))
 		}
-	}
-	if err != nil {
-		// Where there is the target, somebody else has just made it, and works with the secret.
-		if _, used := d.Targets.Named(ctx, c.Tenant, x.Target); own && errors.Is(used, target.ErrNotFound) {
-			if gone := d.Secrets.Remove(ctx, c, x.Admin); gone != nil && !errors.Is(gone, secret.ErrNotFound) {
-				d.Logger.Error("the secret of a database that could not be set up is left", "secret", x.Admin, "error", gone)
-			}
+		if gone := d.Secrets.Remove(ctx, c, x.Admin); gone != nil && !errors.Is(gone, secret.ErrNotFound) {
+			d.Logger.Error("the secret of a database that could not be set up is left", "secret", x.Admin, "error", gone)
 		}
-		return err
 	}
-	op := guard.Op{Action: "target.update", Target: "target:" + x.Target, Detail: map[string]any{"mount": m.ID, "config": of}}
-	return d.guard.Do(ctx, c, op, func(tx *guard.Tx) error { return putConfig(ctx, tx.Tx, m.ID, x) })
+	return err
+}
+
+// turnLife is for how long whoever writes a configuration has their turn at most. The
+// turn of one that died is over then, and what they have left is taken up.
+const turnLife = time.Minute
+
+// turn has nobody else write a configuration until it is given back.
+func (d *Databases) turn(ctx context.Context, tenant estover.TenantID, m Mount, of string) (give func(), err error) {
+	holder := estover.NewID("trn")
+	if err := d.guard.DB().Do(ctx, tenant, func(tx *db.Tx) error { return takeTurn(ctx, tx, m.ID, of, holder, turnLife) }); err != nil {
+		return nil, err
+	}
+	return func() {
+		ctx := context.WithoutCancel(ctx)
+		if err := d.guard.DB().Do(ctx, tenant, func(tx *db.Tx) error { return giveTurn(ctx, tx, m.ID, of, holder) }); err != nil {
+			d.Logger.Error("the turn of who has written a configuration could not be given back", "config", of, "error", err)
+		}
+	}, nil
+}
+
+// targetOf is the target of a name, or nil if there is none.
+func (d *Databases) targetOf(ctx context.Context, tenant estover.TenantID, name string) (*target.Target, error) {
+	id, err := d.Targets.Named(ctx, tenant, name)
+	if err == nil {
+		var x *target.Target
+		if x, err = d.Targets.Snapshot(ctx, tenant, id); err == nil {
+			return x, nil
+		}
+	}
+	if errors.Is(err, target.ErrNotFound) {
+		err = nil
+	}
+	return nil, err
 }
 
 func (d *Databases) peek(ctx context.Context, tenant estover.TenantID, m Mount, of string) (x *Config, err error) {
@@ -245,28 +296,24 @@ func set[T any](to *T, v *T) {
 }
 
 // putAdmin stores as whom users are made, and reports whether it made the secret
-// for that: one that was there may be that of somebody who writes the same
-// configuration at this moment.
-func (d *Databases) putAdmin(ctx context.Context, c estover.Caller, x *Config, at reach, fresh bool) (made bool, err error) {
-	if fresh {
-		_, err := d.Secrets.Create(ctx, c, secret.Spec{
-			Path: x.Admin, Class: estover.Restricted, Risk: secret.High, Owner: d.Owner(ctx, c), Destinations: []string{at.host},
+// for that.
+func (d *Databases) putAdmin(ctx context.Context, c estover.Caller, x *Config, at reach) (made bool, err error) {
+	to := []string{at.host}
+	have, err := d.Secrets.Describe(ctx, c.Tenant, x.Admin)
+	switch {
+	case errors.Is(err, secret.ErrNotFound):
+		if _, err := d.Secrets.Create(ctx, c, secret.Spec{
+			Path: x.Admin, Class: estover.Restricted, Risk: secret.High, Owner: d.Owner(ctx, c), Destinations: to,
 			Description: "The admin of the database " + x.Target,
-		})
-		if err != nil && !errors.Is(err, secret.ErrExists) { // what a crash has left
+		}); err != nil {
 			return false, err
 		}
-		made = err == nil
-	} else {
-		have, err := d.Secrets.Get(ctx, c, x.Admin)
-		if err != nil {
+		made = true
+	case err != nil:
+		return false, err
+	case !slices.Equal(have.Destinations, to):
+		if _, err := d.Secrets.Update(ctx, c, x.Admin, secret.Change{Destinations: &to}); err != nil {
 			return false, err
-		}
-		if !slices.Equal(have.Destinations, []string{at.host}) {
-			to := []string{at.host}
-			if _, err := d.Secrets.Update(ctx, c, x.Admin, secret.Change{Destinations: &to}); err != nil {
-				return false, err
-			}
 		}
 	}
 	if at.password.Empty() {
@@ -281,35 +328,30 @@ func (d *Databases) putAdmin(ctx context.Context, c estover.Caller, x *Config, a
 }
 
 // putTarget registers where the database is, and reports whether it was not known.
-func (d *Databases) putTarget(ctx context.Context, c estover.Caller, x *Config, at reach) (made bool, err error) {
-	if _, err := d.Targets.Named(ctx, c.Tenant, x.Target); err == nil {
-		if x.epoch == 0 {
-			return false, ErrInvalid.With("there is a target %s that this mount knows nothing of; give the configuration another name", x.Target)
-		}
-		_, err = d.Targets.Update(ctx, c, x.Target, target.Change{Address: &at.address, Options: &at.options, Authorities: &at.authorities, Admin: &x.Admin})
+func (d *Databases) putTarget(ctx context.Context, c estover.Caller, s target.Spec) (made bool, err error) {
+	_, err = d.Targets.Update(ctx, c, s.Name, target.Change{Address: &s.Address, Options: &s.Options, Authorities: &s.Authorities, Admin: &s.Admin})
+	if !errors.Is(err, target.ErrNotFound) {
 		return false, err
 	}
-	_, err = d.Targets.Create(ctx, c, target.Spec{
-		Name: x.Target, Kind: at.kind, Address: at.address, Options: at.options, Authorities: at.authorities, Admin: x.Admin, Owner: d.Owner(ctx, c),
-		Description: "config/" + x.Name + " of a database mount of the Vault-compatible door",
-	})
+	_, err = d.Targets.Create(ctx, c, s)
 	return err == nil, err
 }
 
 // loginTime is how long a database may take to let its admin in.
 const loginTime = 10 * time.Second
 
-// login has the admin of a database log in now.
-func (d *Databases) login(ctx context.Context, tenant estover.TenantID, name string) error {
-	id, err := d.Targets.Named(ctx, tenant, name)
-	if err != nil {
-		return err
-	}
+// login has the admin of a database log in there as it would be.
+func (d *Databases) login(ctx context.Context, c estover.Caller, s target.Spec, at reach) error {
 	ctx, cancel := context.WithTimeout(ctx, loginTime)
 	defer cancel()
-	e, err := d.Targets.Engine(ctx, tenant, id)
+	e, err := d.Targets.Try(ctx, c, s, engine.Credential{User: at.user, Secret: at.password})
 	if err == nil {
 		_, err = e.Now(ctx)
+		err = errors.Join(err, e.Close())
+	}
+	switch estover.KindOf(err) {
+	case estover.Denied, estover.Unknown:
+		return err
 	}
 	if err != nil {
 		return ErrLogin.With("error creating database object: error verifying connection: %s", why(err)).Because(err)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"estover.dev/internal/db"
 )
@@ -60,6 +61,22 @@ func putConfig(ctx context.Context, tx *db.Tx, mount string, x *Config) error {
 	if err == nil && n == 0 {
 		err = ErrBusy
 	}
+	return err
+}
+
+// takeTurn has nobody else write a configuration for a while, unless somebody does.
+func takeTurn(ctx context.Context, tx *db.Tx, mount, name, holder string, life time.Duration) error {
+	n, err := tx.Exec(ctx, `insert into database_turn (tenant_id, mount_id, name, holder, until) values ($1, $2, $3, $4, $5)
+		on conflict (tenant_id, mount_id, name) do update set holder = excluded.holder, until = excluded.until
+		where database_turn.until <= $6`, tx.Tenant(), mount, name, holder, tx.Now().Add(life), tx.Now())
+	if err == nil && n == 0 {
+		err = ErrBusy
+	}
+	return err
+}
+
+func giveTurn(ctx context.Context, tx *db.Tx, mount, name, holder string) error {
+	_, err := tx.Exec(ctx, `delete from database_turn where tenant_id = $1 and mount_id = $2 and name = $3 and holder = $4`, tx.Tenant(), mount, name, holder)
 	return err
 }
 

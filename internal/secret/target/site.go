@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"estover.dev"
+	"estover.dev/internal/guard"
 	"estover.dev/internal/secret"
 	"estover.dev/internal/secret/engine"
 )
@@ -129,6 +130,53 @@ func (t *Targets) As(ctx context.Context, tenant estover.TenantID, id string, ad
 		return nil, ErrInvalid.With("The address cannot be: %s.", err)
 	}
 	return t.engine(tenant, x, k, host, admin)
+}
+
+// Try is an engine for a target as it would be if it were made or changed so, to see
+// whether it lets its admin in. An admin without a secret has the one that the target
+// has now. Only who may have the target so may try it: the password goes there. The
+// caller closes it.
+func (t *Targets) Try(ctx context.Context, c estover.Caller, s Spec, admin engine.Credential) (engine.Engine, error) {
+	s, invalid := t.check(s)
+	var was *Target
+	id, err := t.Named(ctx, c.Tenant, s.Name)
+	if err == nil {
+		was, err = t.Snapshot(ctx, c.Tenant, id)
+	}
+	op := guard.Op{Action: "target.update", Target: "target:" + s.Name, Effect: guard.Manages, Detail: map[string]any{"tries": s.Address}}
+	if errors.Is(err, ErrNotFound) {
+		op.Action, err = "target.create", nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if _, err := t.guard.Admit(ctx, c, op); err != nil {
+		return nil, err
+	}
+	switch {
+	case invalid != nil:
+		return nil, invalid
+	case was != nil && elsewhere(was.Spec, s) && c.Subject != was.Owner && !c.Has(estover.Admin) && c.Subject.Kind() != estover.SystemKind:
+		return nil, ErrNotOwner
+	}
+	k, err := t.Kind(s.Kind)
+	if err != nil {
+		return nil, err
+	}
+	host, err := k.Host(s.Address)
+	if err != nil {
+		return nil, ErrInvalid.With("The address cannot be: %s.", err)
+	}
+	if admin.Secret.Empty() && was != nil {
+		before, err := k.Host(was.Address)
+		if err != nil {
+			return nil, ErrInvalid.With("The address cannot be: %s.", err)
+		}
+		if admin, _, err = t.admin(ctx, c.Tenant, was, before); err != nil {
+			return nil, err
+		}
+	}
+	return t.engine(c.Tenant, &Target{Spec: s}, k, host, admin)
 }
 
 // engine opens one.
