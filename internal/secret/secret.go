@@ -192,7 +192,8 @@ type Secrets struct {
 	guard  *guard.Guard
 	sealer *seal.Sealer
 	o      Options
-	copies *guard.Cache[*held] // by path
+	copies *guard.Cache[*held]         // by path
+	class  *guard.Cache[estover.Class] // by path, which outlives what is written
 
 	mu      sync.Mutex
 	uses    map[useKey]tally // since the last flush
@@ -225,8 +226,18 @@ func New(g *guard.Guard, s *seal.Sealer, o Options) *Secrets {
 		}
 		return x.hold(tx.Tenant(), r)
 	})
+	x.class = guard.NewCache(g, saidOf, func(ctx context.Context, tx *db.Tx, path string) (estover.Class, error) {
+		r, err := find(ctx, tx, unescape(path))
+		if err != nil {
+			return "", err
+		}
+		return r.Class, x.verify(tx.Tenant(), r)
+	})
 	return x
 }
+
+// saidOf names copies of what is said of a secret, in touches.
+const saidOf = "secret_spec"
 
 // Create makes a secret without a version.
 func (s *Secrets) Create(ctx context.Context, c estover.Caller, spec Spec) (Secret, error) {
@@ -295,7 +306,7 @@ func (s *Secrets) Update(ctx context.Context, c estover.Caller, path string, cha
 		if (more || spec.Owner != before.Owner) && c.Subject != before.Owner && !c.Has(estover.Admin) && c.Subject.Kind() != estover.SystemKind {
 			return nil, ErrNotOwner
 		}
-		return &write{}, nil
+		return &write{said: true}, nil
 	})
 	if err != nil {
 		return Secret{}, err
@@ -389,7 +400,7 @@ func (s *Secrets) Remove(ctx context.Context, c estover.Caller, path string) err
 			destroy(&r.versions[i], r.UpdatedAt)
 		}
 		r.ended = r.UpdatedAt
-		return &write{}, nil
+		return &write{said: true}, nil
 	})
 	return err
 }
@@ -399,6 +410,7 @@ func (s *Secrets) Remove(ctx context.Context, c estover.Caller, path string) err
 type write struct {
 	version *Version
 	prints  []fingerprint
+	said    bool // what is said of the secret may be otherwise
 	note    map[string]any
 	then    func(tx *guard.Tx) error // more that is changed along with it
 }
@@ -444,6 +456,9 @@ func (s *Secrets) change(ctx context.Context, c estover.Caller, op guard.Op, pat
 			}
 			tx.Touch("secret", after.ID)
 			tx.Touch("secret_path", escape(path))
+			if w.said {
+				tx.Touch(saidOf, escape(path))
+			}
 			if err := replace(ctx, tx.Tx, before, after, w); err != nil || w.then == nil {
 				return err
 			}
@@ -557,6 +572,15 @@ func (s *Secrets) Describe(ctx context.Context, tenant estover.TenantID, path st
 		return Secret{}, err
 	}
 	return h.Secret, nil
+}
+
+// Class is the class of what a secret opens, from a copy in memory that a new
+// version leaves as it is: for whoever decides.
+func (s *Secrets) Class(ctx context.Context, tenant estover.TenantID, path string) (estover.Class, error) {
+	if err := s.sealer.Prepare(ctx, tenant); err != nil {
+		return "", err
+	}
+	return s.class.Get(ctx, tenant, escape(path))
 }
 
 // A record is a secret with its versions, as it is stored.

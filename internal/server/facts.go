@@ -53,10 +53,12 @@ type facts struct {
 	secretR map[secretKey]*policy.Resource
 }
 
+// A secretKey is all that rules see of a secret. One that is written again and
+// again is the same to them each time, and so are the decisions about it.
 type secretKey struct {
-	tenant  estover.TenantID
-	id      string
-	updated time.Time
+	tenant estover.TenantID
+	ref    string
+	class  estover.Class
 }
 
 // follow sets up the copies. It is called once there is a door to follow.
@@ -218,11 +220,11 @@ func (f *facts) resource(ctx context.Context, tenant estover.TenantID, ref strin
 	if !isSecret {
 		return f.upstream.Get(ctx, tenant, ref)
 	}
-	s, err := f.secrets.Describe(ctx, tenant, path)
+	class, err := f.secrets.Class(ctx, tenant, path)
 	if err != nil {
 		return nil, err
 	}
-	k := secretKey{tenant, s.ID, s.UpdatedAt}
+	k := secretKey{tenant, ref, class}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	r := f.secretR[k]
@@ -230,7 +232,7 @@ func (f *facts) resource(ctx context.Context, tenant estover.TenantID, ref strin
 		if len(f.secretR) > 10_000 {
 			clear(f.secretR)
 		}
-		r = &policy.Resource{ID: ref, Type: "secret", Class: s.Class}
+		r = &policy.Resource{ID: ref, Type: "secret", Class: class}
 		f.secretR[k] = r
 	}
 	return r, nil
