@@ -2,6 +2,7 @@ package rotation_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -25,6 +26,7 @@ type memory struct {
 	made      []string
 	refused   int           // log-ins
 	slow      time.Duration // that it takes to change a password
+	plain     bool          // it makes keys itself
 }
 
 func newMemory(users ...string) *memory {
@@ -70,6 +72,14 @@ func (m *memory) Create(ctx context.Context, o engine.Order) (engine.Material, e
 		return nil, err
 	}
 	m.made = append(m.made, o.Name+" "+strings.Join(o.Template["groups"], ","))
+	if m.plain {
+		if o.Name == m.refuse || m.refuse == "*" {
+			return nil, engine.Refuse("not this one")
+		}
+		key := rand.Text() // what had the name is deleted
+		m.users[o.Name] = []string{key}
+		return engine.Material{"username": estover.NewSecret([]byte(o.Name)), "key": estover.NewSecret([]byte(key))}, nil
+	}
 	m.users[o.Name] = []string{string(o.Secret.Reveal())}
 	return engine.Material{"username": estover.NewSecret([]byte(o.Name)), "password": o.Secret}, nil
 }
@@ -78,8 +88,16 @@ func (m *memory) Extend(context.Context, string, engine.Template, time.Time) err
 	return engine.ErrUnsupported
 }
 
-func (m *memory) Revoke(_ context.Context, users []engine.Doomed) []error {
-	return make([]error, len(users))
+func (m *memory) Revoke(ctx context.Context, users []engine.Doomed) []error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	errs := make([]error, len(users))
+	for i, u := range users {
+		if errs[i] = errors.Join(m.down, ctx.Err()); errs[i] == nil {
+			delete(m.users, u.Name)
+		}
+	}
+	return errs
 }
 
 func (m *memory) List(context.Context, string) ([]string, error) { return nil, engine.ErrUnsupported }
@@ -89,6 +107,9 @@ func (m *memory) SetSecret(ctx context.Context, user string, s, keep estover.Sec
 	defer m.mu.Unlock()
 	if err := errors.Join(m.down, ctx.Err()); err != nil {
 		return err
+	}
+	if m.plain {
+		return engine.ErrUnsupported
 	}
 	if m.users[user] == nil {
 		return fmt.Errorf("%w: %s", engine.ErrNoUser, user)

@@ -14,7 +14,6 @@ import (
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
 	"estover.dev/internal/secret"
-	"estover.dev/internal/secret/engine"
 	"estover.dev/internal/secret/rotation"
 )
 
@@ -37,7 +36,7 @@ func (w *holder) close() {
 // any point, and the target fails now and then. Whatever happens, the current
 // version logs in, and no version dies that somebody uses (R5–R9).
 func TestModel(t *testing.T) {
-	for name, value := range map[string]string{"rapid.checks": "8", "rapid.steps": "80"} { // unless somebody asks for more
+	for name, value := range map[string]string{"rapid.checks": "10", "rapid.steps": "80"} { // unless somebody asks for more
 		if f := flag.Lookup(name); f.Value.String() == f.DefValue {
 			_ = f.Value.Set(value)
 			defer func() { _ = f.Value.Set(f.DefValue) }()
@@ -47,9 +46,15 @@ func TestModel(t *testing.T) {
 	d := dbtest.Open(t)
 	rapid.Check(t, func(rt *rapid.T) {
 		n++
+		spec := rapid.SampledFrom(kinds).Draw(rt, "kind")
 		h := buildAt(t, d, newMemory("reader_a", "reader_b"), estover.TenantID(fmt.Sprintf("tenant%d", n)))
+		if h.plain = spec.Kind == rotation.Keys; h.plain {
+			h.target = newMemory()
+			h.target.plain = true
+		}
+		_, field := fields(spec.Kind)
 		h.x.Wait(100 * time.Millisecond) // whoever has died holds a rotation until the clock moves
-		h.put(pair)
+		h.put(spec)
 		h.run()
 		other, _ := h.node("node_2")
 		holders := map[int64]map[string]*holder{}
@@ -62,7 +67,7 @@ func TestModel(t *testing.T) {
 			}
 			return holders[version][session]
 		}
-		values := map[int64]engine.Credential{}
+		values := map[int64]map[string]estover.Secret{}
 		sessions, begun := []string{"ses_1", "ses_2", "ses_3"}, 3
 		forced := map[int64]bool{}
 		which := rapid.IntRange(0, len(sessions)-1)
@@ -87,16 +92,18 @@ func TestModel(t *testing.T) {
 				if v.Phase == secret.Current || v.Phase == secret.Previous {
 					c, known := values[v.N]
 					if !known {
-						f, err := h.secrets.Values(t.Context(), h.tenant, path, v.N)
-						if err != nil {
+						var err error
+						if c, err = h.secrets.Values(t.Context(), h.tenant, path, v.N); err != nil {
 							rt.Fatal(err)
 						}
-						c = engine.Credential{User: string(f["username"].Reveal()), Secret: f["password"]}
 						values[v.N] = c
 					}
-					if !h.target.accepts(c) {
+					if !h.accepts(c) {
 						rt.Fatalf("version %d is %s, and does not log in", v.N, v.Phase)
 					}
+				}
+				if c, known := values[v.N]; known && (v.Phase == secret.Retired || v.Phase == secret.Abandoned) && h.accepts(c) {
+					rt.Fatalf("version %d is %s, and is good still", v.N, v.Phase)
 				}
 				if v.Phase != secret.Retired || forced[v.N] {
 					continue
@@ -124,6 +131,7 @@ func TestModel(t *testing.T) {
 				rt.Fatal(err)
 			}
 			h.target.restore()
+			h.authority.fail("")
 			if errors.Is(err, rotation.ErrStopped) {
 				if err := h.x.Clear(t.Context(), h.ann, "orders"); err != nil {
 					rt.Fatal(err)
@@ -152,7 +160,7 @@ func TestModel(t *testing.T) {
 
 			"use": func(rt *rapid.T) {
 				s := sessions[which.Draw(rt, "session")]
-				in, err := h.secrets.Use(t.Context(), as(s), path, "password", there)
+				in, err := h.secrets.Use(t.Context(), as(s), path, field, there)
 				if errors.Is(err, secret.ErrNoVersion) {
 					return
 				}
@@ -198,9 +206,14 @@ func TestModel(t *testing.T) {
 				if rapid.IntRange(0, 3).Draw(rt, "now") > 0 {
 					return
 				}
-				h.target.fail(rapid.SampledFrom([]string{"down", "wrong", "refuse"}).Draw(rt, "how"))
+				how := rapid.SampledFrom([]string{"down", "wrong", "refuse"}).Draw(rt, "how")
+				h.target.fail(how)
+				h.authority.fail(how)
 			},
-			"recover": func(*rapid.T) { h.target.restore() },
+			"recover": func(*rapid.T) {
+				h.target.restore()
+				h.authority.fail("")
+			},
 			"force": func(*rapid.T) {
 				e := h.explain()
 				if e.Previous == 0 {
