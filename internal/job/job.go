@@ -37,6 +37,7 @@ var ErrLost = errors.New("the job's lease is lost")
 type Options struct {
 	Lease  time.Duration // how long a node that is gone holds a job; 15 s if zero
 	Poll   time.Duration // how often a node looks for jobs that are due; 500 ms if zero
+	Node   string        // the name of this node; a new one if empty
 	Logger *slog.Logger
 }
 
@@ -66,7 +67,15 @@ func New(d *db.DB, o Options) *Jobs {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	return &Jobs{db: d, node: estover.NewID("node"), o: o}
+	if o.Node == "" {
+		o.Node = estover.NewID("node")
+	}
+	return &Jobs{db: d, node: o.Node, o: o}
+}
+
+// Release gives back the jobs that a node held which is no more.
+func Release(ctx context.Context, d *db.DB, node string) error {
+	return d.Do(ctx, "", func(tx *db.Tx) error { return release(ctx, tx, node) })
 }
 
 // Every adds a job that is done every so often: once now if it has never been

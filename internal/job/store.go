@@ -44,6 +44,12 @@ func hold(ctx context.Context, tx *db.Tx, name, node string, until time.Time) (b
 	return n > 0, err
 }
 
+// release ends the leases of a node that is no more.
+func release(ctx context.Context, tx *db.Tx, node string) error {
+	_, err := tx.Exec(ctx, "update job set held_until = 0 where holder = $1", node)
+	return err
+}
+
 // giveBack ends the lease, if it is still the node's, and says when the job is
 // due again.
 func giveBack(ctx context.Context, tx *db.Tx, name, node string, due time.Time) error {

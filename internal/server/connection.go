@@ -23,7 +23,7 @@ func (s *Server) connecting() *connection.Connections {
 			in, err := s.facts.secrets.Use(ctx, estover.Caller{Tenant: t, Subject: estover.System("connection")}, path, "", host)
 			return in.Value, err
 		},
-		Node: node() + "/" + s.boot, Logger: s.logger,
+		Node: s.claims(), Logger: s.logger,
 	})
 }
 

@@ -44,7 +44,7 @@ func (s *Server) startJobs(ctx context.Context, wg *sync.WaitGroup) {
 	each("leases", s.leases.Run)
 	each("what this node has of versions that retire", s.rotations.Attend)
 
-	jobs := job.New(s.db, job.Options{Logger: s.logger})
+	jobs := job.New(s.db, job.Options{Node: s.claims(), Logger: s.logger})
 	jobs.Every("session.expire", 5*time.Second, func(ctx context.Context) error {
 		_, err := s.facts.sessions.ExpireDue(ctx)
 		return err

@@ -69,7 +69,7 @@ func (s *Server) dialTarget(ctx context.Context, t estover.TenantID, address str
 func (s *Server) leasing() (*target.Targets, *lease.Leases) {
 	targets := target.New(s.guard, s.facts.secrets, target.Options{Kinds: kinds(), InUse: lease.AtTarget, Dial: s.dialTarget, Logger: s.logger})
 	return targets, lease.New(s.guard, s.sealer, targets, lease.Options{
-		Action: s.leaseAction, Resource: s.leaseResource, Held: leaseHeld, Session: s.leaseSession, Grant: s.leaseGrant, Token: leaseToken, Logger: s.logger,
+		Action: s.leaseAction, Resource: s.leaseResource, Held: leaseHeld, Session: s.leaseSession, Grant: s.leaseGrant, Token: leaseToken, Node: s.claims(), Logger: s.logger,
 	})
 }
 

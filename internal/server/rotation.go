@@ -22,7 +22,7 @@ import (
 func (s *Server) rotating() *rotation.Rotations {
 	return rotation.New(rotation.Config{
 		Guard: s.guard, Secrets: s.facts.secrets, Target: s.rotationTarget, Engine: s.targets.Engine, As: s.targets.As, Risk: s.secretRisk,
-		Certifier: s.certifier(), Node: node() + " " + s.boot, Logger: s.logger,
+		Certifier: s.certifier(), Node: s.claims(), Logger: s.logger,
 		Sponsor: func(ctx context.Context, tx *db.Tx, id string) (string, error) {
 			a, err := agent.Load(ctx, tx, id)
 			if estover.KindOf(err) == estover.NotFound {

@@ -177,6 +177,9 @@ func Open(ctx context.Context, c Config, logger *slog.Logger, version string) (_
 	if err := s.prepareTenants(ctx); err != nil {
 		return nil, err
 	}
+	if err := s.reclaim(ctx); err != nil {
+		return nil, err
+	}
 	return s, s.listen()
 }
 
@@ -362,7 +365,7 @@ func (s *Server) wire() error {
 	s.rotations = s.rotating()
 	s.pki, s.transit = s.certifying()
 	f.sessions = session.New(s.guard, session.Config{
-		Clients: f, Acting: f.registry.Acting, Expired: expiredAgents, Seal: s.sealAs(seal.Audit), Unseal: s.openAs(seal.Audit), Logger: s.logger,
+		Clients: f, Acting: f.registry.Acting, Expired: expiredAgents, Seal: s.sealAs(seal.Audit), Unseal: s.openAs(seal.Audit), Node: s.claims(), Logger: s.logger,
 	}, s.belonging()...)
 	s.requests = s.approvals()
 	s.records = guard.NewCache(s.guard, "approval record", s.loadApproved)

@@ -252,7 +252,7 @@ func (s *Sessions) finish(ctx context.Context, st step) bool {
 	after := s.after(st.part)
 	mine := false
 	err := s.guard.DB().Do(ctx, st.tenant, func(tx *db.Tx) (err error) {
-		mine, err = takeStep(ctx, tx, st, tx.Now().Add(takenTime))
+		mine, err = takeStep(ctx, tx, st, s.Node, tx.Now().Add(takenTime))
 		return err
 	})
 	if err == nil && !mine {
@@ -285,6 +285,12 @@ func (s *Sessions) after(part string) func(context.Context, estover.TenantID, st
 		}
 	}
 	return nil
+}
+
+// Release gives back, in all tenants, what a node had taken on that is no more, so
+// that nobody waits for it.
+func (s *Sessions) Release(ctx context.Context, node string) error {
+	return s.guard.DB().Do(ctx, "", func(tx *db.Tx) error { return releaseSteps(ctx, tx, node) })
 }
 
 // short is a text that fits beside a step.

@@ -186,6 +186,10 @@ type Config struct {
 	// tenants: the sweep ends their sessions. Nil knows of none.
 	Expired func(ctx context.Context, tx *db.Tx, since time.Time) ([]AgentOf, error)
 
+	// Node is the name of this node, by which what it had taken on is found when it
+	// is gone ([Sessions.Release]).
+	Node string
+
 	// Logger hears of what could not be done yet. Nil is the default one.
 	Logger *slog.Logger
 

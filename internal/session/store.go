@@ -215,10 +215,17 @@ func dueSteps(ctx context.Context, tx *db.Tx) (due []step, err error) {
 
 // takeStep has this node do a step, until a time at which another may. False:
 // another does.
-func takeStep(ctx context.Context, tx *db.Tx, st step, until time.Time) (bool, error) {
-	n, err := tx.Exec(ctx, `update session_step set due_at = $4, tries = tries + 1
-		where tenant_id = $1 and session_id = $2 and part = $3 and tries = $5`, tx.Tenant(), st.id, st.part, until, st.tries)
+func takeStep(ctx context.Context, tx *db.Tx, st step, node string, until time.Time) (bool, error) {
+	n, err := tx.Exec(ctx, `update session_step set due_at = $4, tries = tries + 1, claimed_by = $6
+		where tenant_id = $1 and session_id = $2 and part = $3 and tries = $5`, tx.Tenant(), st.id, st.part, until, st.tries, node)
 	return n == 1, err
+}
+
+// releaseSteps has the steps of all tenants be due that a node does which is no
+// more.
+func releaseSteps(ctx context.Context, tx *db.Tx, node string) error {
+	_, err := tx.Exec(ctx, `update session_step set due_at = $2, claimed_by = '' where claimed_by = $1 and claimed_by <> ''`, node, tx.Now())
+	return err
 }
 
 func endStep(ctx context.Context, tx *db.Tx, st step) error {
@@ -228,7 +235,7 @@ func endStep(ctx context.Context, tx *db.Tx, st step) error {
 
 // putOff stores why a step could not be done, and when it is tried again.
 func putOff(ctx context.Context, tx *db.Tx, st step, why string, due time.Time) error {
-	_, err := tx.Exec(ctx, `update session_step set due_at = $4, error = $5 where tenant_id = $1 and session_id = $2 and part = $3`,
+	_, err := tx.Exec(ctx, `update session_step set due_at = $4, error = $5, claimed_by = '' where tenant_id = $1 and session_id = $2 and part = $3`,
 		tx.Tenant(), st.id, st.part, due, why)
 	return err
 }

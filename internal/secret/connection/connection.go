@@ -548,3 +548,8 @@ func ignore(err, known error) error {
 
 // Drop forgets the copy of a connection.
 func (x *Connections) Drop(tenant estover.TenantID, name string) { x.copies.Drop(tenant, name) }
+
+// Release gives back, in all tenants, what a node had taken on that is no more.
+func (x *Connections) Release(ctx context.Context, node string) error {
+	return x.guard.DB().Do(ctx, "", func(tx *db.Tx) error { return release(ctx, tx, node) })
+}

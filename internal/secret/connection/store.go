@@ -103,6 +103,12 @@ func claim(ctx context.Context, tx *db.Tx, c *Connection, node string, until tim
 	return n == 1, err
 }
 
+// release frees the connections of all tenants that a node has which is no more.
+func release(ctx context.Context, tx *db.Tx, node string) error {
+	_, err := tx.Exec(ctx, `update connection set claimed_by = null, claimed_until = null, fence = fence + 1 where claimed_by = $1`, node)
+	return err
+}
+
 // renewed stores other tokens in the place of those of a generation.
 func renewed(ctx context.Context, tx *db.Tx, c Connection, generation int64) error {
 	n, err := tx.Exec(ctx, `update connection set state = $3, reason = '', generation = $4, sealed = $5, scopes = $6, account = $7, expires_at = $8,

@@ -117,6 +117,12 @@ func (l *Leases) Stands(ctx context.Context, tenant estover.TenantID, ids []stri
 	return ended, err
 }
 
+// Release gives back, in all tenants, what a node had claimed that is no more, so
+// that others need not wait until its time is over.
+func (l *Leases) Release(ctx context.Context, node string) error {
+	return l.guard.DB().Do(ctx, "", func(tx *db.Tx) error { return release(ctx, tx, node) })
+}
+
 // A print is what is kept of a value to recognise it by.
 type print struct {
 	field  string

@@ -534,6 +534,12 @@ func letGo(ctx context.Context, tx *db.Tx, x *Lease) error {
 	return err
 }
 
+// release frees the leases of all tenants that a node has claimed which is no more.
+func release(ctx context.Context, tx *db.Tx, node string) error {
+	_, err := tx.Exec(ctx, `update lease set claimed_by = null, claimed_until = null, fence = fence + 1 where state = 'revoking' and claimed_by = $1`, node)
+	return err
+}
+
 // alarmedLeft reports whether leases of a target whose alarm was raised are still
 // there.
 func alarmedLeft(ctx context.Context, tx *db.Tx, target string) (bool, error) {
