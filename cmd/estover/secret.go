@@ -24,7 +24,7 @@ own and an event of its own.`)
 		secretMove(s, "delete", "Take versions out of use; they can be brought back"),
 		secretMove(s, "undelete", "Bring deleted versions back"),
 		secretMove(s, "destroy", "Destroy the bytes of versions, for good"), secretUses(s),
-		secretEngine(s), secretRole(s), secretLease(s), secretRun(s))
+		secretEngine(s), secretRole(s), secretLease(s), secretRun(s), secretStore(s), secretLink(s), secretUnlink(s), secretSync(s))
 	return c
 }
 

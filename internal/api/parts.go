@@ -42,6 +42,7 @@ type Parts struct {
 	Notify      *notify.Notify
 	Secrets     *secret.Secrets
 	Imports     *upstream.Imports
+	Stores      *upstream.Stores
 	Targets     *target.Targets
 	Leases      *lease.Leases
 	Rotations   *rotation.Rotations
@@ -97,6 +98,7 @@ func (s *Server) routes() {
 	s.channels()
 	s.secrets()
 	s.secretImports()
+	s.secretStores()
 	s.certificates()
 	s.transitKeys()
 	s.leases()

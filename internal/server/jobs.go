@@ -74,6 +74,9 @@ func (s *Server) startJobs(ctx context.Context, wg *sync.WaitGroup) {
 		_, err := s.transit.RotateDue(ctx)
 		return err
 	})
+	jobs.Every("store.push", time.Second, s.stores.PushDue)
+	jobs.Every("store.fill", 5*time.Second, s.stores.FillDue)
+	jobs.Every("store.sweep", 10*time.Minute, s.stores.Sweep)
 	jobs.Every("rotation.run", time.Second, s.rotations.RunDue)
 	jobs.Every("rotation.plan", time.Minute, s.rotations.Plan)
 	jobs.Every("lease.alarm", 5*time.Second, s.leases.Alarm)

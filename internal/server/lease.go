@@ -42,7 +42,20 @@ func kinds() []engine.Kind {
 
 // imports are the other vaults that secrets are copied from.
 func (s *Server) imports() *upstream.Imports {
-	return upstream.NewImports(s.guard, s.facts.secrets, s.dialTarget, aws.Kind, azure.Kind, google.Kind, openbao.Kind)
+	return upstream.NewImports(s.guard, s.facts.secrets, s.dialTarget, storeKinds()...)
+}
+
+// storeKinds are the kinds of other vaults. This is the one place where another kind
+// joins.
+func storeKinds() []upstream.Kind {
+	return []upstream.Kind{aws.Kind, azure.Kind, google.Kind, openbao.Kind}
+}
+
+// storing puts together what reads secrets through other vaults and pushes them there.
+func (s *Server) storing() *upstream.Stores {
+	return upstream.NewStores(upstream.Config{
+		Guard: s.guard, Secrets: s.facts.secrets, Sealer: s.sealer, Kinds: storeKinds(), Dial: s.dialTarget, Node: node() + " " + s.boot, Logger: s.logger,
+	})
 }
 
 // dialTarget connects to where a tenant has a target, or another vault. Where that is

@@ -15,6 +15,7 @@ import (
 	"estover.dev/internal/resource"
 	"estover.dev/internal/secret"
 	"estover.dev/internal/secret/rotation"
+	"estover.dev/internal/secret/upstream"
 	"estover.dev/internal/session"
 )
 
@@ -42,6 +43,13 @@ func (s *Server) rotating() *rotation.Rotations {
 				return !stays, err
 			}
 			return subject.Kind() == estover.SystemKind, nil // a part of ours, which keeps nothing
+		},
+		Behind: func(ctx context.Context, tx *db.Tx, id string, version int64) (found []rotation.Laggard, err error) {
+			places, err := upstream.Lagging(ctx, tx, id, version)
+			for _, at := range places {
+				found = append(found, rotation.Laggard{Way: rotation.BySync, Store: at.Store + " at " + at.Path, LastUse: at.Since, Drift: at.Drift})
+			}
+			return found, err
 		},
 	})
 }

@@ -77,6 +77,7 @@ import (
 	"estover.dev/internal/secret/rotation"
 	"estover.dev/internal/secret/target"
 	"estover.dev/internal/secret/transit"
+	"estover.dev/internal/secret/upstream"
 	"estover.dev/internal/session"
 	"estover.dev/internal/tenant"
 	"estover.dev/internal/ticket"
@@ -109,6 +110,7 @@ type Server struct {
 	targets     *target.Targets
 	leases      *lease.Leases
 	rotations   *rotation.Rotations
+	stores      *upstream.Stores
 	pki         *pki.PKI
 	transit     *transit.Transit
 	recordings  *recording.Recordings
@@ -358,9 +360,15 @@ func (s *Server) wire() error {
 		Agent: f.registry.Grantable, Resource: f.resources.Grantable, Told: f.sponsors, Verify: s.verifyGrant, Logger: s.logger,
 		Session: func(ctx context.Context, tx *guard.Tx, id string) error { return f.sessions.Hold(ctx, tx, id) },
 	})
-	f.secrets = secret.New(s.guard, s.sealer, secret.Options{Logger: s.logger, Standing: func() error { return s.rotations.Standing() }})
+	f.secrets = secret.New(s.guard, s.sealer, secret.Options{
+		Logger: s.logger, Standing: func() error { return s.rotations.Standing() },
+		Fresh: func(ctx context.Context, t estover.TenantID, x secret.Secret, before func() error) error {
+			return s.stores.Fresh(ctx, t, x, before)
+		},
+	})
 	s.connected = s.connecting()
 	s.targets, s.leases = s.leasing()
+	s.stores = s.storing()
 	s.guard.OnEnd(s.endBound)
 	s.rotations = s.rotating()
 	s.pki, s.transit = s.certifying()
@@ -429,7 +437,7 @@ func (s *Server) wire() error {
 		return err
 	}
 	s.api = api.New(s.guard, api.Parts{
-		Tenants: f.tenants, Agents: f.registry, People: f.people, Resources: f.resources, Grants: f.access, Requests: s.requests, Notify: s.notify, Secrets: f.secrets, Imports: s.imports(), PKI: s.pki, Transit: s.transit, Targets: s.targets, Leases: s.leases, Rotations: s.rotations, Sessions: f.sessions, Policy: s.policy, Trusts: s.trusts, Tokens: s.tokens,
+		Tenants: f.tenants, Agents: f.registry, People: f.people, Resources: f.resources, Grants: f.access, Requests: s.requests, Notify: s.notify, Secrets: f.secrets, Imports: s.imports(), Stores: s.stores, PKI: s.pki, Transit: s.transit, Targets: s.targets, Leases: s.leases, Rotations: s.rotations, Sessions: f.sessions, Policy: s.policy, Trusts: s.trusts, Tokens: s.tokens,
 		Recordings: s.recordings, Evidence: ev, Incidents: s.incidents, Emergencies: s.emergencies, Gateway: s.duties, GatewayAddress: gatewayAddress, Connections: s.connected, ConnectionPage: s.connectionPage, RootKeys: roots{s}, Doctor: s.doctor, Entered: s.entered,
 		Apply: apply.New(s.guard, apply.Parts{
 			People: f.people, Agents: f.registry, Resources: f.resources, Grants: f.access, Secrets: f.secrets, Policy: s.policy, Trusts: s.trusts, Details: s.tokens.DetailTypes, Channels: s.notify,

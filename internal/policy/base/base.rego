@@ -83,6 +83,24 @@ permit contains "operator_rotates" if {
 }
 
 # METADATA
+# title: Operators have secrets read through other vaults and pushed to them
+# description: To write over what somebody else has written there is for administrators.
+permit contains "operator_stores" if {
+	input.caller.roles.operator == true
+	input.op in {
+		"secret.link", "secret.unlink", "store.check", "store.list", "store.put", "store.read", "store.remove",
+		"sync.accept", "sync.list", "sync.put", "sync.read", "sync.remove",
+	}
+}
+
+# METADATA
+# title: Auditors see other vaults, and what is read through them or pushed to them
+permit contains "auditor_sees_stores" if {
+	input.caller.roles.auditor == true
+	input.op in {"store.list", "store.read", "sync.list", "sync.read"}
+}
+
+# METADATA
 # title: Auditors see how secrets are rotated
 permit contains "auditor_sees_rotations" if {
 	input.caller.roles.auditor == true
@@ -171,7 +189,7 @@ permit contains "operator_operates" if {
 permit contains "auditor_reads" if {
 	input.caller.roles.auditor == true
 	input.op in {
-		"access.evaluate", "acl.list", "acl.read", "agent.list", "agent.read", "channel.list", "channel.read", "containment.list", "containment.read", "credential.list", "detail_type.list", "detail_type.read",
+		"access.evaluate", "acl.list", "acl.read", "agent.list", "agent.read", "audit_device.list", "audit_header.list", "channel.list", "channel.read", "containment.list", "containment.read", "credential.list", "detail_type.list", "detail_type.read",
 		"event.list", "event.read", "evidence.export",
 		"grant.list", "grant.read", "initial_token.list", "key.list", "mount.list", "mount.read", "person.list", "person.read", "policy.list", "policy.read",
 		"recording.list", "recording.read", "resource.list", "resource.read",

@@ -105,6 +105,30 @@ test_operator_ends_no_version_in_use[op] if {
 	base.permit == set() with input as ask(object.union(person("operator"), {"op": op}))
 }
 
+test_operator_stores[op] if {
+	some op in ["secret.link", "secret.unlink", "store.check", "store.list", "store.put", "store.read", "store.remove", "sync.accept", "sync.list", "sync.put", "sync.read", "sync.remove"]
+	base.permit == {"operator_stores"} with input as ask(object.union(person("operator"), {"op": op}))
+}
+
+test_operator_overwrites_nothing_in_stores if {
+	base.permit == set() with input as ask(object.union(person("operator"), {"op": "sync.overwrite"}))
+}
+
+test_auditor_sees_stores[op] if {
+	some op in ["store.list", "store.read", "sync.list", "sync.read"]
+	base.permit == {"auditor_sees_stores"} with input as ask(object.union(person("auditor"), {"op": op}))
+}
+
+test_auditor_changes_no_stores[op] if {
+	some op in ["secret.link", "store.check", "store.put", "sync.accept", "sync.put"]
+	base.permit == set() with input as ask(object.union(person("auditor"), {"op": op}))
+}
+
+test_agent_has_no_stores[op] if {
+	some op in ["secret.link", "store.list", "store.put", "sync.list", "sync.overwrite", "sync.put"]
+	base.permit == set() with input as ask({"op": op})
+}
+
 test_auditor_sees_rotations[op] if {
 	some op in ["emergency_rotation.list", "emergency_rotation.read", "rotation.list", "rotation.read"]
 	base.permit == {"auditor_sees_rotations"} with input as ask(object.union(person("auditor"), {"op": op}))
