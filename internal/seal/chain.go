@@ -2,6 +2,7 @@ package seal
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
@@ -129,13 +130,15 @@ func (s *Sealer) enter(ctx context.Context, src Source) error {
 			return err
 		}
 	}
+	var failed error
 	for _, row := range rows {
 		if row.kind != src.Kind() {
 			continue
 		}
 		key, _, err := src.Root(ctx, row.params, false)
-		if err != nil {
-			return err
+		if err != nil { // of several of one kind, another may be this source's
+			failed = cmp.Or(failed, err)
+			continue
 		}
 		id, k := rootKey(key)
 		clear(key)
@@ -143,6 +146,9 @@ func (s *Sealer) enter(ctx context.Context, src Source) error {
 			s.roots[id] = k
 			return nil
 		}
+	}
+	if failed != nil {
+		return failed
 	}
 	kinds := map[string]bool{}
 	for _, row := range rows {

@@ -20,7 +20,7 @@ import (
 type Config struct {
 	Data       string   `flag:"data" env:"ESTOVER_DATA" default:"estover-data" help:"Directory for the database, recordings and the server's own certificate authority"`
 	Database   string   `flag:"database" env:"ESTOVER_DATABASE" help:"Where everything is kept: sqlite:FILE or postgres://… (default: sqlite:DATA/estover.db)"`
-	RootKey    string   `flag:"root-key" env:"ESTOVER_ROOT_KEY" help:"What all keys rest on: file:PATH, passphrase:file:PATH, passphrase:env:NAME, systemd-creds:NAME, env:NAME, tpm2:, vault-transit:URL, pkcs11:… or shamir: (default: file:DATA-keys/root.key, beside and not in the data directory)"`
+	RootKey    string   `flag:"root-key" env:"ESTOVER_ROOT_KEY" help:"What all keys rest on: file:PATH, passphrase:file:PATH, passphrase:env:NAME, systemd-creds:NAME, env:NAME, tpm2:, vault-transit:URL, awskms:KEY, azurekms:URL, cloudkms:NAME, pkcs11:… or shamir: (default: file:DATA-keys/root.key, beside and not in the data directory)"`
 	AlsoRoot   []string `flag:"also-root-key" env:"ESTOVER_ALSO_ROOT_KEY" help:"Another registered root key, needed only to replace what is wrapped under all of them; may be repeated"`
 	MayRoot    []string `flag:"may-root-key" env:"ESTOVER_MAY_ROOT_KEY" help:"A root key that an administrator may register with 'estover root-key add'; may be repeated. Who starts the server says which, since it names files and devices of this machine"`
 	Blobs      string   `flag:"blobs" env:"ESTOVER_BLOBS" help:"Where recordings are kept, as a bucket URL (default: file:///DATA/recordings)"`
@@ -30,6 +30,7 @@ type Config struct {
 	MTLS       string   `flag:"mtls-listen" env:"ESTOVER_MTLS_LISTEN" help:"Address where clients come that show a certificate; then --listen asks nobody for one (default: --listen asks, and a client may decline)"`
 	Vault      string   `flag:"vault-listen" env:"ESTOVER_VAULT_LISTEN" help:"Address of the Vault-compatible door, as 127.0.0.1:8200, where its clients look by themselves; it is below /vault/ of --listen in any case (default: only there)"`
 	VaultHead  bool     `flag:"vault-request-header" env:"ESTOVER_VAULT_REQUEST_HEADER" help:"Have the Vault-compatible door demand the header X-Vault-Request, which no browser sends by itself"`
+	VaultAudit string   `flag:"vault-audit-dir" env:"ESTOVER_VAULT_AUDIT_DIR" help:"Folder in which audit devices of the Vault-compatible door may write files (default: they write none)"`
 	Control    string   `flag:"control" env:"ESTOVER_CONTROL" help:"Where the kill switch answers by itself: unix:PATH, HOST:PORT of a loopback address, or none (default: unix:DATA/control.sock)"`
 	TLSCert    string   `flag:"tls-cert" env:"ESTOVER_TLS_CERT" help:"PEM file with the server's certificate chain (default: one made by the server's own authority in DATA/tls)"`
 	TLSKey     string   `flag:"tls-key" env:"ESTOVER_TLS_KEY" help:"PEM file with the certificate's key"`
@@ -67,6 +68,14 @@ func (c *Config) check() error {
 		}
 		if c.Plain && !loopback(at) {
 			return fmt.Errorf("--plain-http is only for a loopback address, and %s of --vault-listen is none; give a certificate with --tls-cert instead", at)
+		}
+	}
+	if c.VaultAudit != "" {
+		if c.VaultAudit, err = filepath.Abs(c.VaultAudit); err != nil {
+			return err
+		}
+		if info, err := os.Stat(c.VaultAudit); err != nil || !info.IsDir() {
+			return fmt.Errorf("--vault-audit-dir %s is no folder; make it, for the server's user alone", c.VaultAudit)
 		}
 	}
 	if c.Control != "" && c.Control != noControl && !strings.HasPrefix(c.Control, "unix:") {

@@ -11,16 +11,25 @@ import (
 	"strings"
 
 	"estover.dev/internal/seal"
+	"estover.dev/internal/seal/source/awskms"
+	"estover.dev/internal/seal/source/azurekms"
+	"estover.dev/internal/seal/source/cloudkms"
 )
 
 // Help lists the sources for who starts a server.
-const Help = "file:PATH, passphrase:file:PATH, passphrase:env:NAME, systemd-creds:NAME, env:NAME, tpm2:, vault-transit:URL, pkcs11:…, shamir:"
+const Help = "file:PATH, passphrase:file:PATH, passphrase:env:NAME, systemd-creds:NAME, env:NAME, tpm2:, vault-transit:URL, awskms:KEY, azurekms:URL, cloudkms:NAME, pkcs11:…, shamir:"
 
 // Parse reads a source from its URI: those of [seal.ParseSource], and
 //
 //	tpm2:[DEVICE][?pcrs=0,7]     sealed by the TPM of this machine; /dev/tpmrm0 and register 7 if not said
 //	vault-transit:URL?key=NAME&token=FILE[&mount=transit][&namespace=NAME][&ca=FILE]
 //	                             encrypted by a transit engine: of OpenBao, Vault or another Estover
+//	awskms:KEY?[region=REGION][&credentials=FILE][&endpoint=URL][&ca=FILE]
+//	                             encrypted by a key of AWS KMS
+//	azurekms:https://VAULT/keys/NAME[/VERSION][?token=FILE][&ca=FILE]
+//	                             wrapped by a key of an Azure Key Vault
+//	cloudkms:projects/…/cryptoKeys/NAME[?token=FILE][&endpoint=URL][&ca=FILE]
+//	                             encrypted by a key of Google Cloud KMS
 //	pkcs11:token=…;id=…?module-path=…&pin-source=…
 //	                             agreed with a P-256 key that stays in a device (RFC 7512)
 //	shamir:                      put together from shares of people; shares is where they come from
@@ -48,6 +57,21 @@ func Parse(uri, database string, shares *Shares) (seal.Source, error) {
 			return nil, err
 		}
 		return newTransit(at, q)
+	case "awskms":
+		if err := only(uri, q, "region", "credentials", "endpoint", "ca", "metadata"); err != nil {
+			return nil, err
+		}
+		return awskms.New(at, q)
+	case "azurekms":
+		if err := only(uri, q, "token", "ca", "metadata"); err != nil {
+			return nil, err
+		}
+		return azurekms.New(at, q)
+	case "cloudkms":
+		if err := only(uri, q, "token", "endpoint", "ca", "metadata"); err != nil {
+			return nil, err
+		}
+		return cloudkms.New(at, q)
 	case "pkcs11":
 		return newDevice(rest)
 	case "shamir":

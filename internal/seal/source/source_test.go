@@ -400,13 +400,22 @@ func TestParse(t *testing.T) {
 		"tpm2:?pcrs=24", "tpm2:?pcrs=x", "tpm2:?bank=sha1", "tpm2:?pcrs=1&pcrs=2", "shamir:3/5", "kms:x",
 		"vault-transit:", "vault-transit:https://v", "vault-transit:https://v?key=k", "vault-transit:http://vault.example.com?key=k&token=" + token,
 		"vault-transit:https://u:p@v?key=k&token=t", "vault-transit:https://v?key=k&token=t&ca=/nowhere", "vault-transit:https://v?key=k&token=t&x=y",
+		"awskms:", "awskms:alias/x", "awskms:alias/x?region=a/b", "awskms:a b?region=eu-central-1", "awskms:alias/x?region=eu-central-1&endpoint=http://kms.example.com",
+		"awskms:alias/x?region=eu-central-1&metadata=http://10.0.0.1", "awskms:alias/x?region=eu-central-1&token=x", "awskms:alias/x?region=eu-central-1&ca=/nowhere",
+		"azurekms:", "azurekms:https://v", "azurekms:https://v/secrets/x", "azurekms:http://v/keys/x", "azurekms:http://127.0.0.1/keys/x", "azurekms:https://v/keys/x/y/z",
+		"azurekms:https://v/keys/x_y", "azurekms:https://u:p@v/keys/x", "azurekms:https://v/keys/x?region=y",
+		"cloudkms:", "cloudkms:projects/p/locations/l/keyRings/r", "cloudkms:projects/p/locations/l/keyRings/r/cryptoKeys/k/x", "cloudkms:projects/../locations/l/keyRings/r/cryptoKeys/a b",
+		"cloudkms:projects/p/locations/l/keyRings/r/cryptoKeys/k?endpoint=http://kms.example.com", "cloudkms:projects/p/locations/l/keyRings/r/cryptoKeys/k?token=a&token=b",
 		"pkcs11:", "pkcs11:token=a;id=b", "pkcs11:token=a;id=b?module-path=m", "pkcs11:token=a;object=b?module-path=m&pin-source=p", "pkcs11:token=%zz",
 	} {
 		if _, err := source.Parse(uri, "", nil); err == nil {
 			t.Errorf("%q was accepted", uri)
 		}
 	}
-	for _, uri := range []string{"tpm2:", "tpm2:/dev/tpm0?pcrs=0,2,7", "shamir:", "file:/etc/root.key", "vault-transit:http://127.0.0.1:1?key=k&token=t"} {
+	for _, uri := range []string{
+		"tpm2:", "tpm2:/dev/tpm0?pcrs=0,2,7", "shamir:", "file:/etc/root.key", "awskms:arn:aws:kms:eu-central-1:111122223333:key/one", "awskms:alias/x?region=cn-north-1",
+		"azurekms:https://v.vault.azure.net/keys/x", "azurekms:https://v.vault.azure.net/keys/x/0123abcd?token=t", "cloudkms:projects/p/locations/l/keyRings/r/cryptoKeys/k", "vault-transit:http://127.0.0.1:1?key=k&token=t",
+	} {
 		parse(t, uri)
 	}
 }

@@ -4,21 +4,16 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
-	"time"
 
 	"estover.dev/internal/seal"
+	"estover.dev/internal/seal/source/remote"
 )
 
 // Transit is a source whose root key another server encrypts: the transit
@@ -33,39 +28,20 @@ type Transit struct {
 	client    *http.Client
 }
 
-// transitTime bounds one call.
-const transitTime = 15 * time.Second
-
 func newTransit(at string, q url.Values) (Transit, error) {
 	t := Transit{Address: strings.TrimRight(at, "/"), Mount: strings.Trim(cmp.Or(q.Get("mount"), "transit"), "/"), Key: q.Get("key"), Namespace: q.Get("namespace"), Token: q.Get("token")}
 	u, err := url.Parse(t.Address)
 	switch {
 	case err != nil || u.Host == "" || u.User != nil:
 		return t, fmt.Errorf("the address of a transit engine is that of its server, as vault-transit:https://vault.example.com:8200?key=estover&token=/run/token")
-	case u.Scheme != "https" && !loopback(u.Hostname()):
+	case u.Scheme != "https" && !remote.Loopback(u.Hostname()):
 		return t, fmt.Errorf("the transit engine at %s would hand out the root key without TLS; give an https address", u.Host)
 	case t.Key == "" || t.Token == "":
 		return t, fmt.Errorf("a transit engine needs key=NAME, the name of its key, and token=FILE, a file with the token")
 	}
-	config := &tls.Config{MinVersion: tls.VersionTLS12}
-	if file := q.Get("ca"); file != "" {
-		pem, err := os.ReadFile(file)
-		if err != nil {
-			return t, fmt.Errorf("reading whom to trust as a transit engine: %w", err)
-		}
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(pem) {
-			return t, fmt.Errorf("the file %s holds no certificate in PEM", file)
-		}
-	}
-	t.client = &http.Client{
-		Timeout: transitTime, Transport: &http.Transport{TLSClientConfig: config, Proxy: http.ProxyFromEnvironment},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // the token stays here
-	}
-	return t, nil
+	t.client, err = remote.Client(q.Get("ca"))
+	return t, err
 }
-
-func loopback(host string) bool { return host == "127.0.0.1" || host == "::1" || host == "localhost" }
 
 // Kind is "vault-transit".
 func (Transit) Kind() string { return "vault-transit" }
@@ -73,8 +49,7 @@ func (Transit) Kind() string { return "vault-transit" }
 // Root has the key decrypted, or a fresh one encrypted.
 func (t Transit) Root(ctx context.Context, params string, first bool) (key []byte, keep string, err error) {
 	if first {
-		key = make([]byte, 32)
-		_, _ = rand.Read(key)
+		key = remote.NewKey()
 		keep, err = t.call(ctx, "encrypt", "plaintext", base64.StdEncoding.EncodeToString(key), "ciphertext")
 		return key, keep, err
 	}
@@ -82,7 +57,7 @@ func (t Transit) Root(ctx context.Context, params string, first bool) (key []byt
 	if err != nil {
 		return nil, "", err
 	}
-	if key, err = base64.StdEncoding.DecodeString(plain); err != nil || len(key) != 32 {
+	if key, err = base64.StdEncoding.DecodeString(plain); err != nil || len(key) != remote.Len {
 		return nil, "", seal.ErrRoot.With("What the transit engine at %s has decrypted is not a root key.", t.Address)
 	}
 	return key, "", nil
@@ -90,9 +65,9 @@ func (t Transit) Root(ctx context.Context, params string, first bool) (key []byt
 
 // call has the engine do one thing with one value.
 func (t Transit) call(ctx context.Context, verb, name, value, answer string) (string, error) {
-	token, err := os.ReadFile(t.Token)
+	token, err := remote.Token(t.Token)
 	if err != nil {
-		return "", seal.ErrRootMissing.With("The token for the transit engine cannot be read: %v", err)
+		return "", err
 	}
 	body, err := json.Marshal(map[string]string{name: value})
 	if err != nil {
@@ -104,34 +79,27 @@ func (t Transit) call(ctx context.Context, verb, name, value, answer string) (st
 		return "", err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("X-Vault-Token", strings.TrimSpace(string(token)))
+	req.Header.Set("X-Vault-Token", token)
 	req.Header.Set("X-Vault-Request", "true")
 	if t.Namespace != "" {
 		req.Header.Set("X-Vault-Namespace", t.Namespace)
 	}
 	res, err := t.client.Do(req)
 	if err != nil {
-		var at *url.Error
-		if errors.As(err, &at) {
-			err = at.Err // without the address twice
-		}
-		return "", seal.ErrRootMissing.With("The transit engine at %s cannot be reached, and without it the root key is not to be had: %v", t.Address, err)
+		return "", remote.Unreachable("The transit engine", t.Address, err)
 	}
 	defer func() { _ = res.Body.Close() }()
 	var out struct {
 		Data   map[string]json.RawMessage `json:"data"`
 		Errors []string                   `json:"errors"`
 	}
-	b, err := io.ReadAll(io.LimitReader(res.Body, 64<<10))
+	b, err := io.ReadAll(res.Body)
 	if err == nil {
 		err = json.Unmarshal(b, &out)
 	}
 	clear(b)
 	if err != nil || res.StatusCode != http.StatusOK {
-		said := strings.Join(out.Errors, "; ")
-		if len(said) > 200 {
-			said = said[:200]
-		}
+		said := remote.Said(strings.Join(out.Errors, "; "))
 		return "", seal.ErrRootMissing.With("The transit engine at %s answers %d %q. Its key %s must be there, and the token in %s must be allowed to encrypt and decrypt with it.", t.Address, res.StatusCode, said, t.Key, t.Token)
 	}
 	var text string
