@@ -5,15 +5,17 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"estover.dev/internal/api"
+	"estover.dev/internal/secret/health"
 )
 
 func doctorCommand(s *settings) *cobra.Command {
-	return &cobra.Command{
+	c := &cobra.Command{
 		Use: "doctor", Short: "Say what is wrong and what to do", Args: noArguments,
 		Long: `Doctor looks from here at the server, its certificate, its clock and your login,
 and has the server look at itself. The exit code is 0 only if all is well.`,
@@ -41,6 +43,81 @@ and has the server look at itself. The exit code is 0 only if all is well.`,
 				if !k.OK {
 					return exitCode(exitFailed)
 				}
+			}
+			return nil
+		},
+	}
+	c.AddCommand(doctorTargets(s))
+	return c
+}
+
+func doctorTargets(s *settings) *cobra.Command {
+	return &cobra.Command{
+		Use: "targets [NAME]", Short: "Look at the targets at which credentials are made, or at one",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return usageError{fmt.Errorf("%s takes one target at the most", cmd.CommandPath())}
+			}
+			return nil
+		},
+		Long: `Doctor targets asks each target what one wants to know before anything is issued
+there, above all after a restore: whether it answers; with which versions of its
+secret the admin logs in, the newest first; how far its clock is off; which rights
+the admin lacks; which credentials should be gone and are not; which users bear our
+mark without a lease; and when the admin's secret is rotated next. It changes
+nothing. The exit code is 0 only if all is well.`,
+		Example: "  estover doctor targets\n  estover doctor targets orders --output json",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.client()
+			if err != nil {
+				return err
+			}
+			in := map[string]string{}
+			if len(args) > 0 {
+				in["target"] = args[0]
+			}
+			var all page[health.Report]
+			if err := c.do(cmd.Context(), http.MethodPost, "/v1/doctor/targets", in, &all); err != nil {
+				return err
+			}
+			ill := 0
+			if err := s.show(cmd.OutOrStdout(), all.Items, func(t *table) {
+				t.row("", "TARGET", "KIND", "ANSWERS", "ADMIN LOGS IN", "CLOCK", "LACKS", "OVERDUE", "WITHOUT LEASE", "NEXT ROTATION")
+				for _, r := range all.Items {
+					verdict, answers := "ok", "yes"
+					if !r.OK {
+						verdict = "WRONG"
+					}
+					if !r.Reachable {
+						answers = "no"
+					}
+					var logins []string
+					for _, l := range r.Logins {
+						how := "no"
+						if l.OK {
+							how = "yes"
+						}
+						if l.Version > 0 {
+							how = fmt.Sprintf("%d %s: %s", l.Version, l.User, how)
+						}
+						logins = append(logins, how)
+					}
+					t.row(verdict, r.Target, r.Kind, answers, strings.Join(logins, ", "), (time.Duration(r.Skew) * time.Microsecond).Round(time.Millisecond), len(r.Missing), r.Overdue, len(r.Strangers), r.Next)
+					for _, f := range r.Findings {
+						t.row("", "", "", f.What)
+						t.row("", "", "", "→ "+f.Remedy)
+					}
+				}
+			}); err != nil {
+				return err
+			}
+			for _, r := range all.Items {
+				if !r.OK {
+					ill++
+				}
+			}
+			if ill > 0 {
+				return exitCode(exitFailed)
 			}
 			return nil
 		},
