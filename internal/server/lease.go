@@ -54,7 +54,7 @@ func storeKinds() []upstream.Kind {
 // storing puts together what reads secrets through other vaults and pushes them there.
 func (s *Server) storing() *upstream.Stores {
 	return upstream.NewStores(upstream.Config{
-		Guard: s.guard, Secrets: s.facts.secrets, Sealer: s.sealer, Kinds: storeKinds(), Dial: s.dialTarget, Node: node() + " " + s.boot, Logger: s.logger,
+		Guard: s.guard, Secrets: s.facts.secrets, Sealer: s.sealer, Kinds: storeKinds(), Dial: s.dialTarget, Node: s.claims(), Logger: s.logger,
 	})
 }
 

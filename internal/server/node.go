@@ -30,7 +30,7 @@ func (s *Server) reclaim(ctx context.Context) error {
 	}
 	if last := strings.TrimSpace(string(text)); last != "" {
 		for _, release := range []func(context.Context, string) error{
-			s.leases.Release, s.facts.sessions.Release, s.rotations.Release, s.connected.Release,
+			s.leases.Release, s.facts.sessions.Release, s.rotations.Release, s.connected.Release, s.stores.Release,
 			func(ctx context.Context, node string) error { return job.Release(ctx, s.db, node) },
 		} {
 			if err := release(ctx, last); err != nil {

@@ -502,6 +502,19 @@ func decide(ctx context.Context, tx *db.Tx, s Sync, n int64) error {
 	return err
 }
 
+// Release gives back what a node had claimed that was killed.
+func (x *Stores) Release(ctx context.Context, node string) error {
+	return x.Guard.DB().Do(ctx, "", func(tx *db.Tx) error {
+		for _, table := range []string{"secret_link", "secret_sync"} {
+			_, err := tx.Exec(ctx, `update `+table+` set claimed_by = '', claimed_until = null, fence = fence + 1 where claimed_by = $1`, node)
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 func orNull(b []byte) any {
 	if len(b) == 0 {
 		return nil
