@@ -99,7 +99,7 @@ func (t *Tokens) Grant(ctx context.Context, tenant estover.TenantID, id string) 
 func EndSessions(ctx context.Context, tx *guard.Tx, sessions []string) (int, error) {
 	count := 0
 	for _, s := range sessions {
-		n, err := end(ctx, tx, "session_id", s, "session ended")
+		n, err := end(ctx, tx, "session ended", "session_id = $4", s)
 		if err != nil {
 			return 0, err
 		}
@@ -124,13 +124,13 @@ func ExtendSession(ctx context.Context, tx *guard.Tx, session string, from, unti
 // EndClient ends every grant of a client with all that hangs below: the agent
 // is held, or leaves.
 func EndClient(ctx context.Context, tx *guard.Tx, client, cause string) (int, error) {
-	return end(ctx, tx, "client_id", client, cause)
+	return end(ctx, tx, cause, "client_id = $4", client)
 }
 
 // endHandedOn ends the grants that were made of one token, with all that hangs
 // below them. The grant of the token itself lives on, and is held.
-func endHandedOn(ctx context.Context, tx *guard.Tx, jti string) (int, error) {
-	return end(ctx, tx, "parent_jti", jti, "the token that it came from was revoked")
+func endHandedOn(ctx context.Context, tx *guard.Tx, grant, jti string) (int, error) {
+	return end(ctx, tx, "the token that it came from was revoked", "parent_id = $4 and parent_jti = $5", grant, jti)
 }
 
 // EndGrant ends a grant with all that hangs below it. Ancestors and siblings
@@ -142,7 +142,7 @@ func (t *Tokens) EndGrant(ctx context.Context, caller estover.Caller, id, cause 
 			return err
 		}
 		tx.SetSession(g.Session)
-		n, err := end(ctx, tx, "id", id, cause)
+		n, err := end(ctx, tx, cause, "id = $4", id)
 		if err == nil && n == 0 {
 			return ErrGrantEnded
 		}
@@ -151,15 +151,15 @@ func (t *Tokens) EndGrant(ctx context.Context, caller estover.Caller, id, cause 
 	})
 }
 
-// end marks the grants of which a column has this value, and all below them,
-// notes how many there were, and makes their copies stale.
-func end(ctx context.Context, tx *guard.Tx, column, value, cause string) (int, error) {
+// end marks the grants that fit a condition, and all below them, notes how many
+// there were, and makes their copies stale.
+func end(ctx context.Context, tx *guard.Tx, cause, where string, args ...any) (int, error) {
 	count := 0
 	// A child that was being made when the statement began is not in its
 	// snapshot on PostgreSQL. Its maker held the parent, so that it is there to
 	// be found the second time.
 	for {
-		ended, err := endTree(ctx, tx.Tx, column, value, cause)
+		ended, err := endTree(ctx, tx.Tx, cause, where, args...)
 		if err != nil || len(ended) == 0 {
 			return count, err
 		}

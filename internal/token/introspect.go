@@ -93,7 +93,7 @@ func (t *Tokens) Revoke(ctx context.Context, caller estover.Caller, client *Clie
 			return err
 		}
 		tx.End(One, tok.ID)
-		n, err := endHandedOn(ctx, tx, tok.ID)
+		n, err := endHandedOn(ctx, tx, tok.Grant, tok.ID)
 		if n > 0 {
 			tx.Note("handed_on", n)
 		}

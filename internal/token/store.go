@@ -186,17 +186,17 @@ func lockGrant(ctx context.Context, tx *db.Tx, id string) error {
 	return err
 }
 
-// endTree ends the living grants of which a column has this value, and the
-// living ones anywhere below them, and says which they were.
-func endTree(ctx context.Context, tx *db.Tx, column, value, cause string) ([]Grant, error) {
+// endTree ends the living grants that fit a condition, whose arguments are $4 and
+// on, and the living ones anywhere below them, and says which they were.
+func endTree(ctx context.Context, tx *db.Tx, cause, where string, args ...any) ([]Grant, error) {
 	rows, err := tx.Query(ctx, `with recursive tree(id) as (
-			select id from oauth_grant where tenant_id = $1 and `+column+` = $2
+			select id from oauth_grant where tenant_id = $1 and `+where+`
 			union
 			select g.id from oauth_grant g join tree on g.parent_id = tree.id where g.tenant_id = $1
 		)
-		update oauth_grant set ended_at = $3, end_cause = $4, epoch = epoch + 1
+		update oauth_grant set ended_at = $2, end_cause = $3, epoch = epoch + 1
 		where tenant_id = $1 and ended_at is null and id in (select id from tree)
-		returning id, kind, session_id, client_id`, tx.Tenant(), value, tx.Now(), cause)
+		returning id, kind, session_id, client_id`, append([]any{tx.Tenant(), tx.Now(), cause}, args...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -406,10 +406,12 @@ func endConsents(ctx context.Context, tx *db.Tx, person string) error {
 }
 
 // consentedSessions are the sessions that a client has on behalf of a person;
-// "" for all clients.
+// "" for all clients. The kinds that are left out are those that the index leaves
+// out, of which there are many.
 func consentedSessions(ctx context.Context, tx *db.Tx, person estover.Subject, client string) (ids []string, err error) {
 	rows, err := tx.Query(ctx, `select session_id from oauth_grant
-		where tenant_id = $1 and subject = $2 and kind in ($3, $4, $5, $6) and ended_at is null and ($7 = '' or client_id = $7)`,
+		where tenant_id = $1 and subject = $2 and ended_at is null and kind <> '`+Exchange+`' and kind <> '`+Own+`'
+			and kind in ($3, $4, $5, $6) and ($7 = '' or client_id = $7)`,
 		tx.Tenant(), person, Consented, Device, Backchannel, Assertion, client)
 	if err != nil {
 		return nil, err
