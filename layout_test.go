@@ -27,7 +27,7 @@ var floors = [][]string{
 	{
 		"internal/agent", "internal/directory", "internal/hold", "internal/resource", "internal/policy", "internal/access", "internal/approval", "internal/token", "internal/tenant",
 		"internal/secret", "internal/pki", "internal/federation", "internal/recording", "internal/anomaly", "internal/risk",
-		"internal/notify", "internal/backup", "internal/mount", "internal/ticket",
+		"internal/notify", "internal/backup", "internal/mount", "internal/ticket", "internal/device",
 	}, // the domain
 	{"internal/session", "internal/provision", "internal/compliance", "internal/evidence", "internal/apply", "internal/edge"}, // the binders
 	{"internal/incident", "internal/page"},

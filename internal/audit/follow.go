@@ -33,7 +33,29 @@ const (
 // read. To open an event costs as much as to write it, and most of the log is of
 // calls and tokens.
 func (l *Log) Follow(ctx context.Context, name string, wants Wants, fn func(ctx context.Context, tenant estover.TenantID, events []Entry) error) error {
-	f := follower{l, name, wants, fn, map[estover.TenantID]trouble{}}
+	f := follower{l, "", name, wants, fn, map[estover.TenantID]trouble{}}
+	return f.run(ctx)
+}
+
+// FollowTenant is Follow of one tenant's log, and of every event there.
+func (l *Log) FollowTenant(ctx context.Context, tenant estover.TenantID, name string, fn func(ctx context.Context, events []Entry) error) error {
+	f := follower{l, tenant, name, nil, func(ctx context.Context, _ estover.TenantID, events []Entry) error { return fn(ctx, events) }, map[estover.TenantID]trouble{}}
+	return f.run(ctx)
+}
+
+// Begin has whoever follows the tenant's log under a name begin at its end as it is
+// now: with the events of this transaction, and maybe with some that are a little older.
+func (l *Log) Begin(ctx context.Context, tx *db.Tx, name string) error {
+	return startCursor(ctx, tx, name)
+}
+
+// Forget takes the place away of who follows the tenant's log under a name.
+func (l *Log) Forget(ctx context.Context, tx *db.Tx, name string) error {
+	return dropCursor(ctx, tx, name)
+}
+
+func (f *follower) run(ctx context.Context) error {
+	l, name := f.log, f.name
 	for {
 		grown := l.grows() // before the look, so that nothing falls between
 		more, err := f.once(ctx)
@@ -61,6 +83,7 @@ type Wants func(ctx context.Context, tenant estover.TenantID) (func(action strin
 // A follower is one Follow under way.
 type follower struct {
 	log    *Log
+	only   estover.TenantID // whose log is followed; "" for everybody's
 	name   string
 	wants  Wants
 	fn     func(ctx context.Context, tenant estover.TenantID, events []Entry) error
@@ -85,6 +108,9 @@ func (f *follower) once(ctx context.Context) (more bool, err error) {
 		return false, err
 	}
 	for _, c := range logs {
+		if f.only != "" && c.tenant != f.only {
+			continue
+		}
 		t := f.failed[c.tenant]
 		if time.Now().Before(t.until) {
 			continue

@@ -720,6 +720,18 @@ func saveCursor(ctx context.Context, tx *db.Tx, name string, next int64) error {
 	return err
 }
 
+// startCursor has a follower begin at the end of the log.
+func startCursor(ctx context.Context, tx *db.Tx, name string) error {
+	_, err := tx.Exec(ctx, `insert into audit_cursor (tenant_id, name, next)
+		select $1, $2, coalesce((select size from audit_tree where tenant_id = $1), 0)`, tx.Tenant(), name)
+	return err
+}
+
+func dropCursor(ctx context.Context, tx *db.Tx, name string) error {
+	_, err := tx.Exec(ctx, `delete from audit_cursor where tenant_id = $1 and name = $2`, tx.Tenant(), name)
+	return err
+}
+
 // readWaiting counts the events without a place, and reads when the oldest was.
 func readWaiting(ctx context.Context, tx *db.Tx) (oldest time.Time, n int64, err error) {
 	err = tx.QueryRow(ctx, "select min(at), coalesce(sum(n), 0) from audit where tenant_id = $1 and "+waits(tx), tx.Tenant()).Scan(&oldest, &n)

@@ -91,6 +91,7 @@ func (s *Server) startJobs(ctx context.Context, wg *sync.WaitGroup) {
 	jobs.Every("code.sweep", 30*time.Second, s.tokens.SweepCodes)
 	jobs.Every("login.sweep", 10*time.Minute, s.facts.people.Sweep)
 	jobs.While("sighting.follow", func(ctx context.Context) error { return s.log.Follow(ctx, "sightings", wantsSightings, s.sightings) })
+	jobs.While("audit_device.write", s.devices.Run)
 	jobs.Every("connection.renew", 5*time.Second, s.connected.RenewDue)
 	jobs.Every("connection.revoke", 5*time.Second, s.connected.RevokeDue)
 	jobs.Every("connection.sweep", 10*time.Minute, s.connected.Sweep)

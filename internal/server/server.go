@@ -49,6 +49,7 @@ import (
 	"estover.dev/internal/audit"
 	"estover.dev/internal/contain"
 	"estover.dev/internal/db"
+	"estover.dev/internal/device"
 	"estover.dev/internal/directory"
 	"estover.dev/internal/edge"
 	"estover.dev/internal/evidence"
@@ -130,6 +131,7 @@ type Server struct {
 	api         *api.Server
 	mounts      *mount.Mounts
 	tickets     *ticket.Tickets
+	devices     *device.Devices
 	databases   *database.Databases
 	acls        *mount.Policies
 	vault       *vault.Door
@@ -431,6 +433,7 @@ func (s *Server) wire() error {
 	s.databases = database.New(s.guard, database.Options{Secrets: f.secrets, Targets: s.targets, Leases: s.leases, Rotations: s.rotations, Owner: s.ownerFor, Logger: s.logger})
 	s.mounts = mount.New(s.guard, mount.Options{Kinds: s.mountKinds()})
 	s.acls = mount.NewPolicies(s.guard)
+	s.devices = device.New(s.guard, device.Options{Sealer: s.sealer, Folder: s.config.VaultAudit, Dial: s.dialDevice, Logger: s.logger})
 	s.vault = s.vaultDoor()
 	gatewayAddress, err := s.gatewayAddress()
 	if err != nil {

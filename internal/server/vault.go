@@ -3,12 +3,14 @@ package server
 import (
 	"context"
 	"encoding/hex"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
 
 	"estover.dev"
 	"estover.dev/internal/db"
+	"estover.dev/internal/device"
 	"estover.dev/internal/edge"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/mount"
@@ -37,7 +39,7 @@ func (s *Server) vaultDoor() *vault.Door {
 	}
 	id := hex.EncodeToString(cluster[:16])
 	id = id[:8] + "-" + id[8:12] + "-" + id[12:16] + "-" + id[16:20] + "-" + id[20:]
-	return vault.New(vault.Parts{Mounts: s.mounts, Policies: s.acls, Secrets: s.facts.secrets, Tickets: s.tickets, Leases: s.leases, Databases: s.databases, PKI: s.pki, Transit: s.transit}, vault.Options{
+	return vault.New(vault.Parts{Mounts: s.mounts, Policies: s.acls, Secrets: s.facts.secrets, Tickets: s.tickets, Leases: s.leases, Databases: s.databases, PKI: s.pki, Transit: s.transit, Devices: s.devices}, vault.Options{
 		Recognise: s.vaultToken, Known: s.known, Owner: s.ownerFor, Logger: s.logger, RequestHeader: s.config.VaultHead,
 		Status: func(ctx context.Context) vault.Status {
 			return vault.Status{
@@ -64,6 +66,18 @@ func (s *Server) vaultDoor() *vault.Door {
 			return s.sealer.RotateDEK(ctx, c.Tenant, seal.KV)
 		},
 	})
+}
+
+// dialDevice connects to where an audit device of a tenant is. To whom datagrams go
+// says the operator of this server alone: nobody answers to them.
+func (s *Server) dialDevice(ctx context.Context, t estover.TenantID, network, address string) (net.Conn, error) {
+	if network == "udp" && t == estover.DefaultTenant {
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}
+	if network != "tcp" {
+		return nil, device.ErrInvalid.With("socket_type %s is not offered to this organisation: use tcp", network)
+	}
+	return s.dialTarget(ctx, t, address)
 }
 
 // vaultAddress is where clients of Vault find the door.

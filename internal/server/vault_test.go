@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"reflect"
 	"strings"
@@ -383,11 +384,38 @@ func TestVaultWire(t *testing.T) {
 		}
 		same(t, "what was sealed before", v.must(200, "GET", "kv/x", nil).Data, `{"a":"b"}`)
 
-		// V34: there are no audit devices, and why there are none is said.
+		// V34: devices stand behind our log; files need a folder of the operator's.
 		same(t, "the audit devices", v.must(200, "GET", "sys/audit", nil).Data, `{}`)
-		v.says(400, "always on", "PUT", "sys/audit/file", `{"type":"file","options":{"file_path":"/tmp/x"}}`)
-		v.must(204, "DELETE", "sys/audit/file", nil)
+		v.says(400, "--vault-audit-dir", "PUT", "sys/audit/file", `{"type":"file","options":{"file_path":"/tmp/x"}}`)
+		v.says(400, "unknown backend type", "PUT", "sys/audit/x", `{"type":"x"}`)
+		v.says(400, "log_raw", "PUT", "sys/audit/x", `{"type":"socket","options":{"address":"127.0.0.1:1","log_raw":true}}`)
+		v.says(400, "unknown audit backend", "POST", "sys/audit-hash/file", `{"input":"x"}`)
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer listener.Close()
+		options := `{"address":"` + listener.Addr().String() + `","socket_type":"tcp","hmac_accessor":"true"}`
+		v.must(204, "PUT", "sys/audit/team/socket", `{"type":"socket","description":"d","options":`+options+`,"local":true}`)
+		v.says(400, "path already in use", "PUT", "sys/audit/team/socket", `{"type":"socket","options":`+options+`}`)
+		devices := v.must(200, "GET", "sys/audit", nil)
+		same(t, "the audit devices", devices.Data, `{"team/socket/":{"type":"socket","description":"d","options":`+options+`,"path":"team/socket/","local":true}}`)
+		if _, top := devices.All["team/socket/"]; !top {
+			t.Errorf("the devices are not at the top too: %s", devices.Raw)
+		}
+		hash := v.must(200, "POST", "sys/audit-hash/team/socket", `{"input":"x"}`)
+		if !strings.HasPrefix(hash.text("hash"), "hmac-sha256:") {
+			t.Errorf("a hash: %s", hash.Raw)
+		}
+		v.must(204, "DELETE", "sys/audit/team/socket", nil)
+		v.must(204, "DELETE", "sys/audit/team/socket", nil)
+		same(t, "the audit devices", v.must(200, "GET", "sys/audit", nil).Data, `{}`)
 		v.says(400, "Could not find header in config", "GET", "sys/config/auditing/request-headers/X-A", nil)
+		v.must(204, "POST", "sys/config/auditing/request-headers/X-A", `{"hmac":true}`)
+		same(t, "a header", v.must(200, "GET", "sys/config/auditing/request-headers/X-A", nil).Data, `{"X-A":{"hmac":true}}`)
+		same(t, "the headers", v.must(200, "GET", "sys/config/auditing/request-headers", nil).Data, `{"headers":{"x-a":{"hmac":true}}}`)
+		v.must(204, "DELETE", "sys/config/auditing/request-headers/X-A", nil)
+		same(t, "the headers", v.must(200, "GET", "sys/config/auditing/request-headers", nil).Data, `{"headers":{}}`)
 
 		// V11: namespaces are tenants.
 		acme := h.found("acme")

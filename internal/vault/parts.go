@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"estover.dev/internal/device"
 	"estover.dev/internal/mount"
 	"estover.dev/internal/pki"
 	"estover.dev/internal/secret"
@@ -20,6 +21,7 @@ type Parts struct {
 	Databases *database.Databases
 	PKI       *pki.PKI
 	Transit   *transit.Transit
+	Devices   *device.Devices
 }
 
 // areas lists every route there is.

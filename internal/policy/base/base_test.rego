@@ -173,6 +173,12 @@ test_mounts_and_policies_of_the_door_are_seen[role] if {
 	base.permit == set() with input as ask(object.union(person("approver"), {"op": op}))
 }
 
+test_auditor_sees_where_the_log_is_written_to[op] if {
+	some op in ["audit_device.list", "audit_header.list"]
+	base.permit == {"auditor_reads"} with input as ask(object.union(person("auditor"), {"op": op}))
+	base.permit == set() with input as ask(object.union(person("operator"), {"op": op}))
+}
+
 test_mounts_are_found_by_everybody if {
 	base.permit == {"mount_found"} with input as ask({"op": "mount.find", "facts": {"own": false}})
 	base.permit == {"mount_found"} with input as ask(object.union(person("auditor"), {"op": "mount.find"}))

@@ -1,0 +1,334 @@
+package device_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/db"
+	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/device"
+	"estover.dev/internal/guard"
+	"estover.dev/internal/guard/guardtest"
+	"estover.dev/internal/seal"
+)
+
+var (
+	ann = estover.Caller{Tenant: "default", Subject: estover.User("usr_ann"), Roles: []estover.Role{estover.Admin}, Request: "req_1"}
+	eve = estover.Caller{Tenant: "evil", Subject: estover.User("usr_eve"), Roles: []estover.Role{estover.Admin}}
+)
+
+// A house is devices that are written to.
+type house struct {
+	*device.Devices
+	t      *testing.T
+	guard  *guard.Guard
+	folder string
+	syslog string
+}
+
+func build(t *testing.T, d *db.DB) *house {
+	t.Helper()
+	s, err := seal.Open(t.Context(), d, seal.File{Path: filepath.Join(t.TempDir(), "root.key")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tenant := range []estover.TenantID{"default", "evil"} {
+		if err := s.Prepare(t.Context(), tenant); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := &house{t: t, guard: guardtest.New(t, d, guardtest.AllowAll), folder: t.TempDir(), syslog: filepath.Join(t.TempDir(), "log")}
+	h.Devices = device.New(h.guard, device.Options{
+		Sealer: s, Folder: h.folder, Syslogs: []string{h.syslog},
+		Dial: func(ctx context.Context, _ estover.TenantID, network, address string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, address)
+		},
+	})
+	ctx, stop := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	for _, run := range []func(context.Context) error{h.guard.Log().Run, h.Run} {
+		all.Go(func() { _ = run(ctx) })
+	}
+	t.Cleanup(func() { stop(); all.Wait() })
+	return h
+}
+
+// happens puts an event into the log.
+func (h *house) happens(c estover.Caller, action, word string) {
+	h.t.Helper()
+	op := guard.Op{Action: action, Target: "secret:team/db", Detail: map[string]any{"note": word, "n": 7, "list": []string{word}}}
+	if err := h.guard.Do(h.t.Context(), c, op, func(*guard.Tx) error { return nil }); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h *house) enable(path, kind string, options map[string]string) {
+	h.t.Helper()
+	if _, err := h.Enable(h.t.Context(), ann, device.Device{Path: path, Kind: kind, Options: options}); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// until waits for something that is on its way.
+func (h *house) until(what string, so func() bool) {
+	h.t.Helper()
+	for end := time.Now().Add(30 * time.Second); !so(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			h.t.Fatalf("waited for nothing: %s", what)
+		}
+	}
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// V34: what happens is written to a file, in the shape of Vault's lines, with hashed
+// texts that one can look for; and to whoever rotates it away another one is made.
+func TestFile(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := build(t, d)
+		h.happens(ann, "secret.write", "before")
+		h.enable("file", device.File, map[string]string{"file_path": filepath.Join(h.folder, "audit.log"), "prefix": "@cee: "})
+		h.happens(ann, "secret.write", "hunter2")
+		path := filepath.Join(h.folder, "audit.log")
+		h.until("the line", func() bool { return strings.Contains(read(t, path), `"action":"secret.write"`) })
+		hash, err := h.Hash(t.Context(), ann, "file", estover.NewSecret([]byte("hunter2")))
+		if err != nil || !strings.HasPrefix(hash, "hmac-sha256:") || len(hash) != 12+64 {
+			t.Fatalf("the hash is %q, %v", hash, err)
+		}
+		var line string
+		for _, l := range strings.Split(read(t, path), "\n") {
+			if strings.Contains(l, hash) {
+				line = l
+			}
+		}
+		var got struct {
+			Time, Type, Event string
+			Auth              struct {
+				Name string `json:"display_name"`
+			}
+			Request struct {
+				ID, Operation, Path string
+				Namespace           struct{ ID string }
+				Data                map[string]any
+			}
+			Response struct{ Data map[string]string }
+		}
+		text, prefixed := strings.CutPrefix(line, "@cee: ")
+		if err := json.Unmarshal([]byte(text), &got); err != nil || !prefixed {
+			t.Fatalf("the line is %q: %v", line, err)
+		}
+		if at, err := time.Parse(time.RFC3339Nano, got.Time); err != nil || at.IsZero() || got.Type != "response" || got.Auth.Name != "user:usr_ann" || got.Request.ID != "req_1" ||
+			got.Request.Operation != "update" || got.Request.Path != "secret:team/db" || got.Request.Namespace.ID != "root" || got.Response.Data["outcome"] != "done" || got.Event == "" {
+			t.Errorf("the line says %+v", got)
+		}
+		if data := got.Request.Data; fmt.Sprint(data["n"]) != "7" || data["note"] != hash || fmt.Sprint(data["list"]) != "["+hash+"]" {
+			t.Errorf("the data of the line is %v, want the hash %s", data, hash)
+		}
+		if all := read(t, path); strings.Contains(all, "hunter2") || strings.Contains(all, "before") || strings.Contains(all, `"note":"`+"x") {
+			t.Errorf("the file has texts in clear, or what was before: %s", all)
+		}
+		if err := os.Rename(path, path+".1"); err != nil {
+			t.Fatal(err)
+		}
+		h.happens(ann, "secret.read", "later")
+		h.until("a line in another file", func() bool { return strings.Contains(read(t, path), `"operation":"read"`) })
+
+		if err := h.Disable(t.Context(), ann, "file"); err != nil {
+			t.Fatal(err)
+		}
+		if list, err := h.List(t.Context(), ann); err != nil || len(list) != 0 {
+			t.Errorf("afterwards there are %v, %v", list, err)
+		}
+		if _, err := h.Hash(t.Context(), ann, "file", estover.NewSecret([]byte("x"))); !errors.Is(err, device.ErrNotFound) {
+			t.Errorf("hashing for one that is gone: %v", err)
+		}
+	})
+}
+
+// Files are in the folder that the operator named, and for others than the default
+// organisation in one of their own; no path and no link leads out of it.
+func TestFolder(t *testing.T) {
+	h := build(t, dbtest.Open(t))
+	outside := t.TempDir()
+	if err := os.Symlink(outside, filepath.Join(h.folder, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(outside, "x"), filepath.Join(h.folder, "one")); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		who  estover.Caller
+		path string
+	}{
+		{ann, "/etc/passwd"},
+		{ann, "../x"},
+		{ann, h.folder + "/../x"},
+		{ann, h.folder + "/link/x"},
+		{ann, "one"},
+		{ann, h.folder},
+		{ann, "."},
+		{ann, "stdout"},
+		{ann, ""},
+		{eve, h.folder + "/x"},
+		{eve, "../x"},
+		{eve, h.folder + "/default/x"},
+	} {
+		if _, err := h.Enable(t.Context(), c.who, device.Device{Path: "f", Kind: device.File, Options: map[string]string{"file_path": c.path}}); !errors.Is(err, device.ErrInvalid) {
+			t.Errorf("%s writes to %q: %v, want ErrInvalid", c.who.Tenant, c.path, err)
+		}
+	}
+	if left, err := os.ReadDir(outside); err != nil || len(left) != 0 {
+		t.Errorf("outside there are %v, %v", left, err)
+	}
+	if _, err := h.Enable(t.Context(), eve, device.Device{Path: "f", Kind: device.File, Options: map[string]string{"file_path": "a.log"}}); err != nil {
+		t.Fatal(err)
+	}
+	h.happens(ann, "secret.write", "ours")
+	h.happens(eve, "secret.write", "theirs")
+	theirs := filepath.Join(h.folder, "evil", "a.log")
+	h.until("the line of another organisation", func() bool { return strings.Contains(read(t, theirs), `"action":"secret.write"`) })
+	if all := read(t, theirs); strings.Count(all, `"action":"secret.write"`) != 1 || !strings.Contains(all, `"namespace":{"id":"evil"}`) {
+		t.Errorf("an organisation is told %s", all)
+	}
+	// T1: another's device is not there.
+	if err := h.Disable(t.Context(), ann, "f"); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := h.List(t.Context(), eve); err != nil || len(list) != 1 {
+		t.Errorf("somebody else has disabled it: %v, %v", list, err)
+	}
+}
+
+// A device that is full or dead stops nobody and shows itself; when it works again it
+// has what it missed, in order.
+func TestDeadDevice(t *testing.T) {
+	h := build(t, dbtest.Open(t))
+	listen := func(address string) net.Listener {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	first := listen("127.0.0.1:0")
+	address := first.Addr().String()
+	lines := make(chan string, 1000)
+	serve := func(l net.Listener) {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			for s := bufio.NewScanner(c); s.Scan(); {
+				lines <- s.Text()
+			}
+			_ = c.Close()
+		}
+	}
+	go serve(first)
+	h.enable("socket", device.Socket, map[string]string{"address": address, "write_timeout": "1s"})
+	h.happens(ann, "secret.write", "one")
+	wait := func(action string) (seen []string) {
+		t.Helper()
+		for {
+			select {
+			case l := <-lines:
+				seen = append(seen, l)
+				if strings.Contains(l, `"action":"`+action+`"`) {
+					return seen
+				}
+			case <-time.After(30 * time.Second):
+				t.Fatalf("no line of %s; there were %q", action, seen)
+			}
+		}
+	}
+	wait("secret.write")
+	_ = first.Close()
+	h.until("the failure is shown", func() bool {
+		h.happens(ann, "secret.update", "while it is dead") // nobody is stopped
+		list, err := h.List(t.Context(), ann)
+		return err == nil && len(list) == 1 && list[0].Failure != "" && !list[0].FailedAt.IsZero()
+	})
+	h.happens(ann, "secret.remove", "last")
+	second := listen(address)
+	defer second.Close()
+	go serve(second)
+	if seen := wait("secret.remove"); !strings.Contains(strings.Join(seen, "\n"), `"action":"secret.update"`) {
+		t.Errorf("what happened while it was dead is missing: %q", seen)
+	}
+	h.until("it is shown to work", func() bool {
+		list, err := h.List(t.Context(), ann)
+		return err == nil && len(list) == 1 && list[0].Failure == ""
+	})
+}
+
+func TestSyslog(t *testing.T) {
+	h := build(t, dbtest.Open(t))
+	if _, err := h.Enable(t.Context(), ann, device.Device{Kind: device.Syslog}); !errors.Is(err, device.ErrInvalid) {
+		t.Errorf("without a syslog: %v, want ErrInvalid", err)
+	}
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: h.syslog, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	h.enable("syslog", device.Syslog, map[string]string{"facility": "LOCAL0", "tag": "estover"})
+	h.happens(ann, "secret.write", "one")
+	b := make([]byte, 64<<10)
+	for {
+		if err := c.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		n, err := c.Read(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := string(b[:n])
+		if !strings.HasPrefix(got, "<133>") || !strings.Contains(got, " estover["+fmt.Sprint(os.Getpid())+"]: {") { // LOCAL0, notice
+			t.Fatalf("syslog is told %q", got)
+		}
+		if strings.Contains(got, `"action":"secret.write"`) {
+			return
+		}
+	}
+}
+
+// Whoever may not learns nothing, and has nothing opened.
+func TestRefused(t *testing.T) {
+	d := dbtest.Open(t)
+	h := build(t, d)
+	no := device.New(guardtest.New(t, d, guardtest.DenyAll), device.Options{Folder: h.folder})
+	_, enabled := no.Enable(t.Context(), ann, device.Device{Kind: device.File, Options: map[string]string{"file_path": "refused.log"}})
+	_, listed := no.List(t.Context(), ann)
+	_, hashed := no.Hash(t.Context(), ann, "file", estover.NewSecret([]byte("x")))
+	_, headers := no.Headers(t.Context(), ann)
+	for what, err := range map[string]error{
+		"enable": enabled, "list": listed, "hash": hashed, "headers": headers, "disable": no.Disable(t.Context(), ann, "file"),
+		"set": no.SetHeader(t.Context(), ann, device.Header{Name: "x"}), "remove": no.RemoveHeader(t.Context(), ann, "x"),
+	} {
+		if estover.KindOf(err) != estover.Denied {
+			t.Errorf("%s: %v, want a refusal", what, err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(h.folder, "refused.log")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a file was made for who may not: %v", err)
+	}
+}
