@@ -20,7 +20,7 @@ import (
 type Config struct {
 	Data       string   `flag:"data" env:"ESTOVER_DATA" default:"estover-data" help:"Directory for the database, recordings and the server's own certificate authority"`
 	Database   string   `flag:"database" env:"ESTOVER_DATABASE" help:"Where everything is kept: sqlite:FILE or postgres://… (default: sqlite:DATA/estover.db)"`
-	RootKey    string   `flag:"root-key" env:"ESTOVER_ROOT_KEY" help:"What all keys rest on: file:PATH, passphrase:file:PATH, passphrase:env:NAME, systemd-creds:NAME, env:NAME, tpm2:, vault-transit:URL, pkcs11:… or shamir: (default: file:DATA-keys/root.key, beside and not in the data directory)"`
+	RootKey    string   `flag:"root-key" env:"ESTOVER_ROOT_KEY" help:"What all keys rest on: file:PATH, passphrase:file:PATH, passphrase:env:NAME, systemd-creds:NAME, env:NAME, tpm2:, vault-transit:URL, awskms:KEY, azurekms:URL, cloudkms:NAME, pkcs11:… or shamir: (default: file:DATA-keys/root.key, beside and not in the data directory)"`
 	AlsoRoot   []string `flag:"also-root-key" env:"ESTOVER_ALSO_ROOT_KEY" help:"Another registered root key, needed only to replace what is wrapped under all of them; may be repeated"`
 	MayRoot    []string `flag:"may-root-key" env:"ESTOVER_MAY_ROOT_KEY" help:"A root key that an administrator may register with 'estover root-key add'; may be repeated. Who starts the server says which, since it names files and devices of this machine"`
 	Blobs      string   `flag:"blobs" env:"ESTOVER_BLOBS" help:"Where recordings are kept, as a bucket URL (default: file:///DATA/recordings)"`
