@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
 
 	"estover.dev"
 	"estover.dev/attest"
@@ -35,7 +36,8 @@ type vault struct {
 	*oauthDesk
 	pg    *enginetest.PostgresServer
 	maria *enginetest.MariaDBServer
-	token string // the administrator's
+	redis *redis.Client // of its admin; nil if there is none
+	token string        // the administrator's
 }
 
 // newVault registers the databases, each with a role for people and one for who
@@ -56,6 +58,45 @@ func newVault(t *testing.T, srv *e2etest.Server) *vault {
 		v.admin.Must(t, append([]string{"secret", "role", "put", "bot-" + kind, "--resource", "crm", "--action", "customer.list"}, put...)...)
 	}
 	return v
+}
+
+// startRedis runs a Redis whose admin estover may do what the reference says.
+func startRedis(t *testing.T) *enginetest.Server {
+	t.Helper()
+	as := func(s *enginetest.Server) *redis.Client {
+		return redis.NewClient(&redis.Options{Addr: s.Address(0), Username: "estover", Password: "made-for-tests"})
+	}
+	server, err := enginetest.Start(enginetest.Process{
+		Debian: "redis-server", Program: "redis-server", Users: []string{"redis"}, Ports: 1,
+		Prepare: func(s *enginetest.Server) ([]string, []string, error) {
+			path, err := s.Write("redis.conf", fmt.Sprintf("bind 127.0.0.1\nport %d\ndir %s\nsave \"\"\nuser default off\nuser estover on >made-for-tests %s\n", s.Ports[0], s.Dir,
+				"+ping +acl|setuser +acl|deluser +acl|getuser +acl|users +acl|save +acl|dryrun +client|list +client|kill +time"))
+			return []string{path}, nil, err
+		},
+		Ready: func(ctx context.Context, s *enginetest.Server) error {
+			c := as(s)
+			defer c.Close()
+			return c.Ping(ctx).Err()
+		},
+	})
+	must(t, err)
+	t.Cleanup(server.Stop)
+	return server
+}
+
+// withRedis registers a Redis too, with a role for people.
+func (v *vault) withRedis(t *testing.T) {
+	t.Helper()
+	server := startRedis(t)
+	v.redis = redis.NewClient(&redis.Options{Addr: server.Address(0), Username: "estover", Password: "made-for-tests"})
+	t.Cleanup(func() { _ = v.redis.Close() })
+	const template = "rules=~app:* +@read +@write"
+	r := v.admin.Input(t, "made-for-tests", "secret", "engine", "enable", "redis", "redis", "--address", server.Address(0),
+		"--admin", "targets/redis", "--admin-user", "estover", "--admin-password-file", "-", "--template", template)
+	if r.Code != 0 {
+		t.Fatalf("enabling redis: %s%s", r.Stdout, r.Stderr)
+	}
+	v.admin.Must(t, "secret", "role", "put", "people-redis", "--target", "redis", "--template", template, "--delivery", "plaintext", "--per-minute", "100000")
 }
 
 // A handedOut lease is one that a client has got.
@@ -113,7 +154,7 @@ func (v *vault) leases(t *testing.T, filter string) (all []lease.Lease) {
 	}
 }
 
-// users are those at both databases who were made by this server.
+// users are those at all targets who were made by this server.
 func (v *vault) users(t *testing.T, mark string) []string {
 	t.Helper()
 	names := v.pg.Users(t, mark)
@@ -126,6 +167,15 @@ func (v *vault) users(t *testing.T, mark string) []string {
 		names = append(names, name)
 	}
 	must(t, rows.Err())
+	if v.redis != nil {
+		all, err := v.redis.Do(t.Context(), "acl", "users").StringSlice()
+		must(t, err)
+		for _, name := range all {
+			if strings.HasPrefix(name, mark) {
+				names = append(names, name)
+			}
+		}
+	}
 	slices.Sort(names)
 	return names
 }
@@ -134,12 +184,13 @@ func (v *vault) users(t *testing.T, mark string) []string {
 var kills = flag.Int("kills", 6, "how often a server is killed while it issues credentials")
 
 // A server that is killed again and again while it issues credentials, whose
-// clients hang up at any time, leaves no user at a database that no lease knows,
-// and loses no lease that a client has got (F1, F2; with the storm in package
-// lease, a thousand issues at each).
+// clients hang up at any time, leaves no user at a target that no lease knows,
+// and loses no lease that a client has got (F1, F2; with the storms in package lease
+// and beside the engines).
 func TestKillWhileIssuing(t *testing.T) {
 	t.Parallel()
 	v := newVault(t, e2etest.Start(t))
+	v.withRedis(t)
 	mark := v.leases(t, "")[0].User[:len("e_12345678_")]
 	var (
 		work   sync.WaitGroup
@@ -148,8 +199,8 @@ func TestKillWhileIssuing(t *testing.T) {
 		hungUp int
 	)
 	ctx, stop := context.WithCancel(t.Context())
-	for i := range 8 {
-		role := []string{"people-postgres", "people-mysql"}[i%2]
+	for i := range 9 {
+		role := []string{"people-postgres", "people-mysql", "people-redis"}[i%3]
 		work.Go(func() {
 			for ctx.Err() == nil {
 				patience := 30 * time.Second
