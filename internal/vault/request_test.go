@@ -164,3 +164,32 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// What a body says is read into fields of every kind (V5), as weakly as clients
+// write it. It is read or refused, and a refusal does not quote what stood there.
+func FuzzRead(f *testing.F) {
+	f.Add([]byte(`{"s":1,"n":"7","b":"true","d":"1h30m","l":"a, b","i":[1,"2"],"m":["k=v"],"x":{"y":1},"secret":"abcdefgh"}`))
+	f.Add([]byte(`{"s":{},"n":[],"d":"7d","m":{"a":{}},"l":[[]],"t":-1,"secret":["abcdefgh"]}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		q := &Request{HTTP: &http.Request{URL: &url.URL{}}}
+		if q.parse(body, false) != nil {
+			return
+		}
+		var in struct {
+			S      string            `json:"s"`
+			N      int               `json:"n"`
+			B      *bool             `json:"b"`
+			D      time.Duration     `json:"d"`
+			L      []string          `json:"l"`
+			I      []int64           `json:"i"`
+			F      float64           `json:"f"`
+			M      map[string]string `json:"m"`
+			X      json.RawMessage   `json:"x"`
+			T      ttlSeconds        `json:"t"`
+			Secret estover.Secret    `json:"secret"`
+		}
+		if err := q.Read(&in); err != nil && strings.Contains(err.Error(), "abcdefgh") {
+			t.Errorf("%q is refused as %v", body, err)
+		}
+	})
+}
