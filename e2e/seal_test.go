@@ -1,14 +1,19 @@
 package e2e
 
 import (
+	"encoding/json"
+	"fmt"
+	"hash/crc32"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -37,11 +42,56 @@ func tpm(t *testing.T) (socket string) {
 	return socket
 }
 
-// K6: a server moves from a file to the TPM of its machine. At every moment
-// there is a way in, and afterwards the file opens nothing.
+// keyService answers as Google Cloud KMS does. It turns around what it is given,
+// so that what it wraps is something else.
+func keyService(t *testing.T) *httptest.Server {
+	t.Helper()
+	turn := func(b []byte) []byte { b = slices.Clone(b); slices.Reverse(b); return b }
+	sum := func(b []byte) string { return fmt.Sprint(crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli))) }
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var in struct{ Plaintext, Ciphertext []byte }
+		if err := json.NewDecoder(r.Body).Decode(&in); err != nil || r.Header.Get("Authorization") != "Bearer made-for-tests" {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		name, out := "ciphertext", turn(in.Plaintext)
+		if strings.HasSuffix(r.URL.Path, ":decrypt") {
+			name, out = "plaintext", turn(in.Ciphertext)
+		}
+		_ = json.NewEncoder(w).Encode(map[string]any{name: out, name + "Crc32c": sum(out)})
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+// K6: a server moves from a file to the TPM of its machine, or to the key service of
+// a cloud. At every moment there is a way in, and afterwards the file opens nothing.
 func TestMoveTheRootKey(t *testing.T) {
 	t.Parallel()
-	source := "tpm2:" + tpm(t)
+	t.Run("TPM", func(t *testing.T) {
+		t.Parallel()
+		moveTheRootKey(t, "tpm2", "tpm2:"+tpm(t))
+	})
+	t.Run("key service", func(t *testing.T) {
+		t.Parallel()
+		token := filepath.Join(t.TempDir(), "token")
+		must(t, os.WriteFile(token, []byte("made-for-tests\n"), 0o600))
+		service := keyService(t)
+		source := "cloudkms:projects/acme/locations/europe-west3/keyRings/ring/cryptoKeys/root?endpoint=" + service.URL + "&token=" + token
+		s, admin := moveTheRootKey(t, "cloudkms", source)
+		// A server that runs does not ask again; one that starts says what is missing.
+		service.Close()
+		admin.Must(t, "secret", "get", "crm/key", "--purpose", "test")
+		s.Kill()
+		if err := s.Try("--root-key", source); err == nil || !strings.Contains(err.Error(), "cannot be reached") {
+			t.Errorf("starting without the service: %v", err)
+		}
+	})
+}
+
+// moveTheRootKey gives the server that has moved, and its administrator.
+func moveTheRootKey(t *testing.T, kind, source string) (*e2etest.Server, *e2etest.CLI) {
+	t.Helper()
 	s := e2etest.Start(t, "--may-root-key", source)
 	admin := s.Admin(t)
 	admin.Must(t, "secret", "create", "crm/key")
@@ -65,7 +115,7 @@ func TestMoveTheRootKey(t *testing.T) {
 		}
 	}
 	admin.JSON(t, &roots, "root-key", "list")
-	if len(roots) != 2 || roots[0].Kind != "file" || roots[1].Kind != "tpm2" || !roots[1].Open {
+	if len(roots) != 2 || roots[0].Kind != "file" || roots[1].Kind != kind || !roots[1].Open {
 		t.Fatalf("the root keys are %+v", roots)
 	}
 	if r := s.CLI(t).Run(t, "root-key", "list"); r.Code == 0 {
@@ -95,6 +145,7 @@ func TestMoveTheRootKey(t *testing.T) {
 	if got := admin.Must(t, "event", "list", "--action", "root_key.remove", "-o", "json"); !strings.Contains(got, roots[0].ID) {
 		t.Errorf("the removal is not on record: %s", got)
 	}
+	return s, admin
 }
 
 // K6: people put the root key together. Until then the server says so and gives
