@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -130,5 +131,38 @@ func TestOtherTargets(t *testing.T) {
 			}
 			return err
 		})
+
+		// A key that is kept is rotated: the next one is made, tried and published, and
+		// the one before is deleted when nobody uses it any more.
+		named := func() string {
+			mu.Lock()
+			defer mu.Unlock()
+			var all []string
+			for _, k := range keys {
+				all = append(all, k.Name)
+			}
+			slices.Sort(all)
+			return strings.Join(all, " ")
+		}
+		d.does(t, dir, "estover secret create crm/key --destination "+strings.TrimPrefix(api.URL, "http://"))
+		d.does(t, dir, "estover rotation put crm/key --kind keys --target crm-keys --user reader-1 --user reader-2 --template values=a=b --cache 1s --quiet 1s --schedule manual")
+		if out := d.does(t, dir, "estover rotation run crm/key"); !strings.Contains(out, "crm/key has version 1.") || named() != "reader-1" {
+			t.Errorf("the first key: %s\nthe API has %s", out, named())
+		}
+		value := d.does(t, dir, "estover secret get crm/key --field key --purpose 'a look'")
+		if out := d.does(t, dir, "estover rotation run crm/key"); !strings.Contains(out, "crm/key has version 2.") || named() != "reader-1 reader-2" {
+			t.Errorf("the second key: %s\nthe API has %s", out, named())
+		}
+		if out := d.does(t, dir, "estover rotation explain crm/key"); !strings.Contains(out, "still good, for the key reader-1") || !strings.Contains(out, "has read its value") {
+			t.Errorf("while somebody has the first key: %s", out)
+		}
+		if next := d.does(t, dir, "estover secret get crm/key --field key --purpose 'another look'"); next == value {
+			t.Error("the second key is the first one")
+		}
+		for deadline := time.Now().Add(20 * time.Second); named() != "reader-2"; time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("when nobody has the first key the API has %s: %s", named(), d.does(t, dir, "estover rotation explain crm/key"))
+			}
+		}
 	})
 }

@@ -125,7 +125,7 @@ const (
 type Spec struct {
 	Target      string          `json:"target,omitempty" doc:"Where the users are, by its name or id; none for certificates"`
 	Kind        Kind            `json:"kind" doc:"two_users, single_slot, keys or certificate"`
-	Users       []string        `json:"users" nullable:"false" doc:"The users at the target: two of them, or one for single_slot; of keys, the two names that they get in turn; of certificates, none"`
+	Users       []string        `json:"users,omitempty" nullable:"false" doc:"The users at the target: two of them, or one for single_slot; of keys, the two names that they get in turn; of certificates, none"`
 	UserField   string          `json:"user_field,omitempty" doc:"The field of the secret that has the user's name; username if left out"`
 	SecretField string          `json:"secret_field,omitempty" doc:"The field that has the password or the key; password if left out, and key of keys"`
 	Template    engine.Template `json:"template,omitempty" doc:"What a user that is not there, or a key, is made from; without it both users must be there"`
@@ -218,6 +218,9 @@ type Config struct {
 	// Target finds a target by its name or id. Engine works at one.
 	Target func(ctx context.Context, tenant estover.TenantID, name string) (Target, error)
 	Engine func(ctx context.Context, tenant estover.TenantID, id string) (engine.Engine, error)
+	// Keep keeps a target from being removed before the transaction ends, unless it
+	// has been. Nil knows of no removal.
+	Keep func(ctx context.Context, tx *db.Tx, id string) error
 	// As works at a target as somebody who is to be its admin. The engine is closed
 	// after use. Nil tries nobody out.
 	As func(ctx context.Context, tenant estover.TenantID, id string, c engine.Credential) (engine.Engine, error)
@@ -374,6 +377,9 @@ func (x *Rotations) Put(ctx context.Context, c estover.Caller, path string, spec
 		}
 		n.plan(tx.Now(), risk)
 		r.CreatedAt, r.Generation, r.RotatedAt, r.DueAt, r.Next = n.CreatedAt, 1, n.RotatedAt, n.DueAt, n.Next
+		if err := x.keep(ctx, tx.Tx, n.Target); err != nil {
+			return err
+		}
 		return insert(ctx, tx.Tx, n, c.Subject)
 	})
 	return r, err
@@ -465,6 +471,11 @@ func (x *Rotations) alter(ctx context.Context, c estover.Caller, op guard.Op, r 
 		}
 		if n.heldUntil.After(tx.Now()) {
 			return ErrBusy.With("A node is at work at the rotation of %s. Try again in a moment.", r.Path)
+		}
+		if n.Target != spec.Target {
+			if err := x.keep(ctx, tx.Tx, spec.Target); err != nil {
+				return err
+			}
 		}
 		n.Spec, n.kind = spec, spec.Kind
 		n.plan(tx.Now(), risk)

@@ -356,7 +356,10 @@ func (w *work) take(ctx context.Context) (bool, error) {
 		err = w.certify(ctx, fields)
 	} else {
 		err = w.effect(ctx, "R2", func(ctx context.Context, e engine.Engine) error {
-			made, err := e.Create(ctx, engine.Order{Name: w.r.user(slot), Template: w.r.Template})
+			// Where an end has to be said, it is one that no rotation comes to: a key that
+			// is in use must not die by the target's clock.
+			until := w.x.Guard.DB().Now().AddDate(10, 0, 0)
+			made, err := e.Create(ctx, engine.Order{Name: w.r.user(slot), Until: until, Template: w.r.Template})
 			if err != nil {
 				return err
 			}
