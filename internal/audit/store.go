@@ -737,3 +737,28 @@ func readWaiting(ctx context.Context, tx *db.Tx) (oldest time.Time, n int64, err
 	err = tx.QueryRow(ctx, "select min(at), coalesce(sum(n), 0) from audit where tenant_id = $1 and "+waits(tx), tx.Tenant()).Scan(&oldest, &n)
 	return oldest, n, err
 }
+
+// newestCheckpoints are those of all tenants.
+func newestCheckpoints(ctx context.Context, tx *db.Tx) ([]Head, error) {
+	rows, err := tx.Query(ctx, "select tenant_id, checkpoint from audit_tree where signed_size > 0 order by tenant_id")
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []Head
+	for rows.Next() {
+		var h Head
+		if err := rows.Scan(&h.Tenant, &h.Checkpoint); err != nil {
+			return nil, err
+		}
+		out = append(out, h)
+	}
+	return out, rows.Err()
+}
+
+// newestTime is when the latest of the last events happened, of all tenants. Those of
+// several nodes are not quite in order.
+func newestTime(ctx context.Context, tx *db.Tx) (at time.Time, err error) {
+	err = tx.QueryRow(ctx, "select max(at) from (select at from audit order by seq desc limit 100) newest").Scan(&at)
+	return at, err
+}

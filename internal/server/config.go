@@ -41,6 +41,7 @@ type Config struct {
 	Rotation   string   `flag:"key-rotation" env:"ESTOVER_KEY_ROTATION" default:"720h" help:"How long a key signs tokens before the next takes over, from 24h to 8760h; the next is published an hour before"`
 	DrillEvery string   `flag:"drill-every" env:"ESTOVER_DRILL_EVERY" help:"How often the kill switch is tried out on a decoy, from 1m to 8760h (default: only by 'estover drill')"`
 	DrillBound string   `flag:"drill-bound" env:"ESTOVER_DRILL_BOUND" default:"1s" help:"What such a drill may take before it is an alarm, from 1ms to 1m"`
+	Restored   bool     `flag:"restored" env:"ESTOVER_RESTORED" help:"Go on with a database that is older than what this node has seen, or with a clock that was ahead before: nothing is issued at any target before it is reconciled. It has no effect on a database that is as it was left"`
 	LogLevel   string   `flag:"log-level" env:"ESTOVER_LOG_LEVEL" default:"info" help:"debug, info, warn or error"`
 	Pprof      string   `flag:"pprof" env:"ESTOVER_PPROF" help:"Loopback address that answers profilers (go tool pprof), without asking who they are; off if empty"`
 	LogJSON    bool     `flag:"log-json" env:"ESTOVER_LOG_JSON" help:"Write the log as JSON"`

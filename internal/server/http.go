@@ -134,6 +134,7 @@ func (s *Server) Run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
+	case err = <-s.broken:
 	}
 	s.logger.Info("stopping")
 	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
@@ -177,6 +178,7 @@ func (s *Server) flush(ctx context.Context) error {
 		wrap("the uses of credentials", s.facts.registry.SaveUses(ctx)),
 		wrap("the uses of grants", s.facts.access.SaveUses(ctx)),
 		wrap("the log", s.eachTenant(ctx, s.log.Sequence)),
+		wrap("the newest checkpoints", s.remember(ctx)),
 	)
 }
 

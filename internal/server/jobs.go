@@ -38,6 +38,7 @@ func (s *Server) startJobs(ctx context.Context, wg *sync.WaitGroup) {
 	each("credentials", s.every(time.Minute, "the uses of credentials", s.facts.registry.SaveUses))
 	each("uses of grants", s.every(time.Minute, "the uses of grants", s.facts.access.SaveUses))
 	each("the file of the kill switch", s.watchFile)
+	each("the newest checkpoints", s.remembering)
 	each("heartbeat", s.every(time.Minute, "the heartbeat", s.heartbeat))
 	each("what is under way", s.every(5*time.Second, "asking again about what is under way", s.duties.Recheck))
 	each("sessions", s.facts.sessions.Run)

@@ -91,8 +91,11 @@ type Server struct {
 	config  Config
 	logger  *slog.Logger
 	version string
-	boot    string // this start, in heartbeats
-	ca      string // the file of the server's own authority; "" if it has none
+	boot    string     // this start, in heartbeats
+	broken  chan error // why it cannot go on
+	ca      string     // the file of the server's own authority; "" if it has none
+
+	remembered string // what is in the file of the newest checkpoints
 
 	db          *db.DB
 	sealer      *seal.Sealer
@@ -154,7 +157,7 @@ func Open(ctx context.Context, c Config, logger *slog.Logger, version string) (_
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	s := &Server{config: c, logger: logger, version: version, boot: newBoot(), live: &gateway.Live{}, own: &edge.Own{}}
+	s := &Server{config: c, logger: logger, version: version, boot: newBoot(), broken: make(chan error, 1), live: &gateway.Live{}, own: &edge.Own{}}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -171,6 +174,9 @@ func Open(ctx context.Context, c Config, logger *slog.Logger, version string) (_
 	}
 	if err := s.decider.Ready(ctx, estover.DefaultTenant); err != nil {
 		return nil, fmt.Errorf("loading the policy: %w", err)
+	}
+	if err := s.restored(ctx); err != nil { // before anything is written
+		return nil, err
 	}
 	if err := s.found(ctx, estover.DefaultTenant); err != nil {
 		return nil, err
