@@ -107,7 +107,7 @@ func (s *Secrets) Rollback(ctx context.Context, c estover.Caller, path string, n
 func (s *Secrets) put(ctx context.Context, c estover.Caller, path string, o Put, give func(r *record) (*content, error)) (Secret, Version, error) {
 	var v Version
 	op := guard.Op{Action: "secret.write", Target: target(path)}
-	r, err := s.change(ctx, c, op, path, func(r *record) (*write, error) {
+	r, err := s.changed(ctx, c, op, path, s.readLast, func(r *record) (*write, error) {
 		content, err := give(r)
 		if err != nil {
 			return nil, err
@@ -135,8 +135,8 @@ func (s *Secrets) put(ctx context.Context, c estover.Caller, path string, o Put,
 			clear(content.plain)
 		}
 		r.CurrentVersion = v.N
-		if n := int64(len(r.versions)) - keep.MaxVersions; keep.MaxVersions > 0 && n > 0 {
-			r.versions = slices.Delete(r.versions, 0, int(n))
+		if w.limited = keep.MaxVersions > 0; w.limited {
+			return w, r.limit(keep.MaxVersions)
 		}
 		return w, nil
 	})

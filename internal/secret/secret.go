@@ -48,7 +48,6 @@
 package secret
 
 import (
-	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -221,9 +220,6 @@ func New(g *guard.Guard, s *seal.Sealer, o Options) *Secrets {
 		if err != nil {
 			return nil, err
 		}
-		if err := loadSealed(ctx, tx, r, r.CurrentVersion); err != nil {
-			return nil, err
-		}
 		return x.hold(tx.Tenant(), r)
 	})
 	x.class = guard.NewCache(g, saidOf, func(ctx context.Context, tx *db.Tx, path string) (estover.Class, error) {
@@ -249,7 +245,7 @@ func (s *Secrets) Create(ctx context.Context, c estover.Caller, spec Spec) (Secr
 		return Secret{}, err
 	}
 	now := s.guard.DB().Now()
-	r := &record{Secret: Secret{ID: estover.NewID("sec"), Spec: spec, CreatedAt: now, UpdatedAt: now}, epoch: 1}
+	r := &record{Secret: Secret{ID: estover.NewID("sec"), Spec: spec, CreatedAt: now, UpdatedAt: now}, epoch: 1, past: &past{}}
 	r.mac = s.mac(c.Tenant, r)
 	op := guard.Op{Action: "secret.create", Target: target(spec.Path), Detail: map[string]any{"secret": r.ID, "spec": spec}}
 	err := s.guard.Do(ctx, c, op, func(tx *guard.Tx) error {
@@ -411,6 +407,7 @@ type write struct {
 	version *Version
 	prints  []fingerprint
 	said    bool // what is said of the secret may be otherwise
+	limited bool // the oldest versions are taken away when there are too many
 	note    map[string]any
 	then    func(tx *guard.Tx) error // more that is changed along with it
 }
@@ -433,8 +430,14 @@ const maxAttempts = 32
 // is done before the transaction; whatever plan finds wrong is told only to
 // who may do the operation.
 func (s *Secrets) change(ctx context.Context, c estover.Caller, op guard.Op, path string, plan func(*record) (*write, error)) (*record, error) {
+	return s.changed(ctx, c, op, path, s.readAll, plan)
+}
+
+// changed is a change for which so much of the secret is read at first. It is
+// all versions if plan returns [errWhole].
+func (s *Secrets) changed(ctx context.Context, c estover.Caller, op guard.Op, path string, read func(context.Context, estover.TenantID, string) (*record, error), plan func(*record) (*write, error)) (*record, error) {
 	for range maxAttempts {
-		before, err := s.read(ctx, c.Tenant, path, 0)
+		before, err := read(ctx, c.Tenant, path)
 		var after *record
 		var w *write
 		if err == nil {
@@ -443,7 +446,12 @@ func (s *Secrets) change(ctx context.Context, c estover.Caller, op guard.Op, pat
 			after.UpdatedAt = s.guard.DB().Now()
 			w, err = plan(after)
 		}
+		if errors.Is(err, errWhole) {
+			read = s.readAll
+			continue
+		}
 		if err == nil {
+			after.settle(w.limited)
 			after.mac = s.mac(c.Tenant, after)
 		}
 		done := s.guard.Do(ctx, c, op, func(tx *guard.Tx) error {
@@ -471,9 +479,42 @@ func (s *Secrets) change(ctx context.Context, c estover.Caller, op guard.Op, pat
 	return nil, db.ErrUnavailable.Because(errStale)
 }
 
+// readAll loads a secret with all its versions and the sealed bytes of the current
+// one.
+func (s *Secrets) readAll(ctx context.Context, tenant estover.TenantID, path string) (*record, error) {
+	return s.load(ctx, tenant, path, func(tx *db.Tx, r *record) error {
+		if err := complete(ctx, tx, r); err != nil {
+			return err
+		}
+		return loadSealed(ctx, tx, r, r.CurrentVersion)
+	})
+}
+
+// readLast loads a secret with its current version, which must be the newest.
+func (s *Secrets) readLast(ctx context.Context, tenant estover.TenantID, path string) (*record, error) {
+	r, err := s.read(ctx, tenant, path, 0)
+	if err == nil && r.past.newest() > r.CurrentVersion {
+		return s.readAll(ctx, tenant, path)
+	}
+	return r, err
+}
+
 // read loads a secret, with the sealed bytes of one version (the current one
-// if n is 0), and checks that it is as it was written.
-func (s *Secrets) read(ctx context.Context, tenant estover.TenantID, path string, n int64) (r *record, err error) {
+// if n is 0), and checks that it is as it was written. Of the others it has the
+// versions only if that is not the current one.
+func (s *Secrets) read(ctx context.Context, tenant estover.TenantID, path string, n int64) (*record, error) {
+	return s.load(ctx, tenant, path, func(tx *db.Tx, r *record) error {
+		if n == 0 || n == r.CurrentVersion {
+			return nil
+		}
+		if err := complete(ctx, tx, r); err != nil {
+			return err
+		}
+		return loadSealed(ctx, tx, r, n)
+	})
+}
+
+func (s *Secrets) load(ctx context.Context, tenant estover.TenantID, path string, more func(*db.Tx, *record) error) (r *record, err error) {
 	if err := s.sealer.Prepare(ctx, tenant); err != nil {
 		return nil, err
 	}
@@ -481,7 +522,7 @@ func (s *Secrets) read(ctx context.Context, tenant estover.TenantID, path string
 		if r, err = find(ctx, tx, path); err != nil {
 			return err
 		}
-		return loadSealed(ctx, tx, r, cmp.Or(n, r.CurrentVersion))
+		return more(tx, r)
 	})
 	if err != nil {
 		return nil, err
@@ -491,7 +532,7 @@ func (s *Secrets) read(ctx context.Context, tenant estover.TenantID, path string
 
 // Get is a secret without its values.
 func (s *Secrets) Get(ctx context.Context, c estover.Caller, path string) (Secret, error) {
-	r, err := s.seen(ctx, c, path)
+	r, err := s.seen(ctx, c, path, false)
 	if err != nil {
 		return Secret{}, err
 	}
@@ -501,7 +542,7 @@ func (s *Secrets) Get(ctx context.Context, c estover.Caller, path string) (Secre
 // Versions are the versions of a secret without their values, the newest
 // first.
 func (s *Secrets) Versions(ctx context.Context, c estover.Caller, path string) ([]Version, error) {
-	r, err := s.seen(ctx, c, path)
+	r, err := s.seen(ctx, c, path, true)
 	if err != nil {
 		return nil, err
 	}
@@ -510,7 +551,7 @@ func (s *Secrets) Versions(ctx context.Context, c estover.Caller, path string) (
 
 // Show is a secret and its versions without their values, the newest first.
 func (s *Secrets) Show(ctx context.Context, c estover.Caller, path string) (Secret, []Version, error) {
-	r, err := s.seen(ctx, c, path)
+	r, err := s.seen(ctx, c, path, true)
 	if err != nil {
 		return Secret{}, nil, err
 	}
@@ -526,13 +567,15 @@ func (r *record) shown() []Version {
 	return list
 }
 
-func (s *Secrets) seen(ctx context.Context, c estover.Caller, path string) (r *record, err error) {
+func (s *Secrets) seen(ctx context.Context, c estover.Caller, path string, all bool) (r *record, err error) {
 	if err := s.sealer.Prepare(ctx, c.Tenant); err != nil {
 		return nil, err
 	}
 	err = s.guard.Read(ctx, c, guard.Op{Action: "secret.list", Target: target(path)}, func(tx *db.Tx) error {
-		r, err = find(ctx, tx, path)
-		return err
+		if r, err = find(ctx, tx, path); err != nil || !all {
+			return err
+		}
+		return complete(ctx, tx, r)
 	})
 	if err != nil {
 		return nil, err
@@ -590,7 +633,10 @@ type record struct {
 	ended    time.Time
 	seen     time.Time // when it was read
 	mac      []byte
+	past     *past     // what the row says of other versions; nil in one of the first form, whose MAC is over all
+	partial  bool      // of the versions that there were only the current one is here
 	versions []Version // the oldest first
+	gone     []int64   // versions that are not here and are taken away
 }
 
 func (r *record) copy() *record {
@@ -613,16 +659,11 @@ func (v *Version) aad(secret string) seal.AAD {
 	return seal.AAD{Class: seal.KV, ID: secret, Version: v.N, Created: v.CreatedAt}
 }
 
-// mac is the MAC of a record: over all that its row holds, and the state of
-// each of its versions.
+// mac is the MAC of a record: over all that its row holds, the state of its
+// current version, and the digests of the others.
 func (s *Secrets) mac(tenant estover.TenantID, r *record) []byte {
 	b := make([]byte, 0, 512)
-	text := func(list ...string) {
-		b = binary.BigEndian.AppendUint32(b, uint32(len(list)))
-		for _, t := range list {
-			b = append(binary.BigEndian.AppendUint32(b, uint32(len(t))), t...)
-		}
-	}
+	text := func(list ...string) { b = appendTexts(b, list...) }
 	number := func(n int64) { b = binary.BigEndian.AppendUint64(b, uint64(n)) }
 	text(r.ID, r.Path, string(r.Class), string(r.Risk), string(r.Owner), r.Description)
 	text(r.Destinations...)
@@ -630,20 +671,17 @@ func (s *Secrets) mac(tenant estover.TenantID, r *record) []byte {
 	number(r.CreatedAt.UnixMicro())
 	number(r.UpdatedAt.UnixMicro())
 	number(r.epoch)
-	for _, v := range r.versions {
-		number(v.N)
-		number(v.CreatedAt.UnixMicro())
-		list := append([]string{string(v.State), string(v.CreatedBy)}, v.Fields...)
-		if v.Phase != "" { // no field has such a name
-			list = append(list, "\x00phase", string(v.Phase), v.Slot, strconv.FormatInt(micros(v.GraceUntil), 10))
+	use := "secret.row"
+	if r.past == nil {
+		for i := range r.versions {
+			b = r.versions[i].append(b)
 		}
-		if !v.DeleteAt.IsZero() {
-			list = append(list, "\x00delete", strconv.FormatInt(micros(v.DeleteAt), 10))
+	} else {
+		use = "secret.row.past"
+		b = appendTexts(b, string(r.past.bytes()))
+		if v := r.version(r.CurrentVersion); v != nil {
+			b = v.append(b)
 		}
-		if v.Origin != "" {
-			list = append(list, "\x00origin", v.Origin)
-		}
-		text(list...)
 	}
 	if r.Keep != (Keep{}) || len(r.Custom) > 0 { // what is not said is not in it, as before it could be said
 		number(r.MaxVersions)
@@ -656,7 +694,33 @@ func (s *Secrets) mac(tenant estover.TenantID, r *record) []byte {
 	if r.Link != nil {
 		text("\x00link", r.Link.Store, r.Link.Path, r.Link.TTL.String())
 	}
-	return s.sealer.MAC(tenant, "secret.row", b)
+	return s.sealer.MAC(tenant, use, b)
+}
+
+// append writes all that is said of a version, for MACs and digests.
+func (v *Version) append(b []byte) []byte {
+	b = binary.BigEndian.AppendUint64(b, uint64(v.N))
+	b = binary.BigEndian.AppendUint64(b, uint64(v.CreatedAt.UnixMicro()))
+	list := append([]string{string(v.State), string(v.CreatedBy)}, v.Fields...)
+	if v.Phase != "" { // no field has such a name
+		list = append(list, "\x00phase", string(v.Phase), v.Slot, strconv.FormatInt(micros(v.GraceUntil), 10))
+	}
+	if !v.DeleteAt.IsZero() {
+		list = append(list, "\x00delete", strconv.FormatInt(micros(v.DeleteAt), 10))
+	}
+	if v.Origin != "" {
+		list = append(list, "\x00origin", v.Origin)
+	}
+	return appendTexts(b, list...)
+}
+
+// appendTexts writes texts so that no others read the same.
+func appendTexts(b []byte, list ...string) []byte {
+	b = binary.BigEndian.AppendUint32(b, uint32(len(list)))
+	for _, t := range list {
+		b = append(binary.BigEndian.AppendUint32(b, uint32(len(t))), t...)
+	}
+	return b
 }
 
 // micros is a time as it is stored; 0 for none.

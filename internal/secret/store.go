@@ -13,16 +13,33 @@ import (
 )
 
 const secretColumns = `id, path, class, risk, owner, destinations, description, current_version, created_at, updated_at, epoch, mac,
-	max_versions, cas_required, delete_after, custom, link`
+	max_versions, cas_required, delete_after, custom, link, past`
 
+// secretAndCurrent are the columns of a secret s and of its current version v, of
+// which there may be none.
+var secretAndCurrent = "s." + strings.Join(strings.Fields(strings.ReplaceAll(secretColumns, ",", "")), ", s.") + `,
+	coalesce(v.version, 0), coalesce(v.fields, '[]'), v.created_at, coalesce(v.created_by, ''), v.deleted_at, v.destroyed_at,
+	coalesce(v.phase, ''), coalesce(v.slot, ''), v.grace_until, v.delete_at, coalesce(v.origin, ''), v.sealed
+	from secret s left join secret_version v on v.tenant_id = s.tenant_id and v.secret_id = s.id and v.version = s.current_version `
+
+// scanSecret reads a secret with its current version.
 func scanSecret(scan func(...any) error) (*record, error) {
-	r := &record{}
+	r := &record{partial: true}
+	v := Version{}
 	var after int64
 	var custom, link string
+	var old []byte
 	err := scan(&r.ID, &r.Path, &r.Class, &r.Risk, &r.Owner, &r.Destinations, &r.Description, &r.CurrentVersion,
-		&r.CreatedAt, &r.UpdatedAt, &r.epoch, &r.mac, &r.MaxVersions, &r.CASRequired, &after, &custom, &link)
+		&r.CreatedAt, &r.UpdatedAt, &r.epoch, &r.mac, &r.MaxVersions, &r.CASRequired, &after, &custom, &link, &old,
+		&v.N, &v.Fields, &v.CreatedAt, &v.CreatedBy, &v.DeletedAt, &v.DestroyedAt, &v.Phase, &v.Slot, &v.GraceUntil, &v.DeleteAt, &v.Origin, &v.sealed)
 	if err != nil {
 		return r, err
+	}
+	if v.N != 0 {
+		r.versions = []Version{v.named(r.ID)}
+	}
+	if r.past, err = pastOf(old); err != nil {
+		return r, ErrTampered.With("The secret %s in the database is not as it was written, so it is not used. Restore it from a backup and find out who changed it.", r.ID)
 	}
 	r.DeleteAfter = Duration(time.Duration(after) * time.Microsecond)
 	if custom != "{}" {
@@ -34,19 +51,43 @@ func scanSecret(scan func(...any) error) (*record, error) {
 	return r, err
 }
 
-// find reads the secret at a path with its versions.
+// find reads the secret at a path with its current version, in one statement.
 func find(ctx context.Context, tx *db.Tx, path string) (*record, error) {
-	r, err := scanSecret(tx.QueryRow(ctx, `select `+secretColumns+` from secret
-		where tenant_id = $1 and path = $2 and ended_at is null`, tx.Tenant(), path).Scan)
+	r, err := scanSecret(tx.QueryRow(ctx, `select `+secretAndCurrent+`
+		where s.tenant_id = $1 and s.path = $2 and s.ended_at is null`, tx.Tenant(), path).Scan)
 	if err == db.ErrNoRows {
 		return nil, ErrNotFound.With("There is no secret %s.", path)
 	}
 	if err != nil {
 		return nil, err
 	}
-	r.seen = tx.Now()
+	if r.seen = tx.Now(); r.past == nil {
+		// Its MAC is over all versions.
+		if err := complete(ctx, tx, r); err != nil {
+			return nil, err
+		}
+		return r, loadSealed(ctx, tx, r, r.CurrentVersion)
+	}
+	return r, nil
+}
+
+// complete reads all versions of a secret, without their values.
+func complete(ctx context.Context, tx *db.Tx, r *record) (err error) {
 	r.versions, err = versionsOf(ctx, tx, r.ID)
-	return r, err
+	r.partial = false
+	return err
+}
+
+// named is a version of a secret with what its columns say by what they are.
+func (v Version) named(secret string) Version {
+	v.ID, v.State = VersionID(secret, v.N), Live
+	if !v.DeletedAt.IsZero() {
+		v.State = Deleted
+	}
+	if !v.DestroyedAt.IsZero() {
+		v.State = Destroyed
+	}
+	return v
 }
 
 // customText is custom metadata as it is stored.
@@ -71,18 +112,11 @@ func versionsOf(ctx context.Context, tx *db.Tx, id string) ([]Version, error) {
 	defer func() { _ = rows.Close() }()
 	var list []Version
 	for rows.Next() {
-		v := Version{State: Live}
+		var v Version
 		if err := rows.Scan(&v.N, &v.Fields, &v.CreatedAt, &v.CreatedBy, &v.DeletedAt, &v.DestroyedAt, &v.Phase, &v.Slot, &v.GraceUntil, &v.DeleteAt, &v.Origin); err != nil {
 			return nil, err
 		}
-		v.ID = VersionID(id, v.N)
-		if !v.DeletedAt.IsZero() {
-			v.State = Deleted
-		}
-		if !v.DestroyedAt.IsZero() {
-			v.State = Destroyed
-		}
-		list = append(list, v)
+		list = append(list, v.named(id))
 	}
 	return list, rows.Err()
 }
@@ -99,9 +133,9 @@ func loadSealed(ctx context.Context, tx *db.Tx, r *record, n int64) error {
 
 // findBelow reads a page of the secrets below a prefix.
 func findBelow(ctx context.Context, tx *db.Tx, prefix, after string, limit int) ([]*record, error) {
-	rows, err := tx.Query(ctx, `select `+secretColumns+` from secret
-		where tenant_id = $1 and ended_at is null and path > $2 and substr(path, 1, $4) = $3
-		order by path limit $5`, tx.Tenant(), after, prefix, len([]rune(prefix)), limit)
+	rows, err := tx.Query(ctx, `select `+secretAndCurrent+`
+		where s.tenant_id = $1 and s.ended_at is null and s.path > $2 and substr(s.path, 1, $4) = $3
+		order by s.path limit $5`, tx.Tenant(), after, prefix, len([]rune(prefix)), limit)
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +154,10 @@ func findBelow(ctx context.Context, tx *db.Tx, prefix, after string, limit int) 
 	_ = rows.Close()
 	for _, r := range list {
 		r.seen = tx.Now()
-		if r.versions, err = versionsOf(ctx, tx, r.ID); err != nil {
+		if r.past != nil {
+			continue
+		}
+		if err := complete(ctx, tx, r); err != nil {
 			return nil, err
 		}
 	}
@@ -130,9 +167,9 @@ func findBelow(ctx context.Context, tx *db.Tx, prefix, after string, limit int) 
 // insert stores a secret that has no version.
 func insert(ctx context.Context, tx *db.Tx, r *record) error {
 	_, err := tx.Exec(ctx, `insert into secret (tenant_id, `+secretColumns+`)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)`,
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)`,
 		tx.Tenant(), r.ID, r.Path, r.Class, r.Risk, r.Owner, r.Destinations, r.Description, r.CurrentVersion,
-		r.CreatedAt, r.UpdatedAt, r.epoch, r.mac, r.MaxVersions, r.CASRequired, r.DeleteAfter.micros(), customText(r.Custom), r.Link.text())
+		r.CreatedAt, r.UpdatedAt, r.epoch, r.mac, r.MaxVersions, r.CASRequired, r.DeleteAfter.micros(), customText(r.Custom), r.Link.text(), r.past.bytes())
 	if db.Taken(err) {
 		return ErrExists.With("There is a secret %s already.", r.Path)
 	}
@@ -143,16 +180,21 @@ func insert(ctx context.Context, tx *db.Tx, r *record) error {
 func replace(ctx context.Context, tx *db.Tx, before, after *record, w *write) error {
 	n, err := tx.Exec(ctx, `update secret set class = $4, risk = $5, owner = $6, destinations = $7, description = $8,
 			current_version = $9, updated_at = $10, epoch = $11, ended_at = $12, mac = $13,
-			max_versions = $14, cas_required = $15, delete_after = $16, custom = $17, link = $18
+			max_versions = $14, cas_required = $15, delete_after = $16, custom = $17, link = $18, past = $19
 		where tenant_id = $1 and id = $2 and epoch = $3 and ended_at is null`,
 		tx.Tenant(), before.ID, before.epoch, after.Class, after.Risk, after.Owner, after.Destinations, after.Description,
 		after.CurrentVersion, after.UpdatedAt, after.epoch, after.ended, after.mac,
-		after.MaxVersions, after.CASRequired, after.DeleteAfter.micros(), customText(after.Custom), after.Link.text())
+		after.MaxVersions, after.CASRequired, after.DeleteAfter.micros(), customText(after.Custom), after.Link.text(), after.past.bytes())
 	if err != nil {
 		return err
 	}
 	if n == 0 {
 		return errStale
+	}
+	for _, n := range after.gone {
+		if err := deleteVersion(ctx, tx, after.ID, n); err != nil {
+			return err
+		}
 	}
 	for _, was := range before.versions {
 		is := after.version(was.N)
@@ -226,23 +268,30 @@ func pathsBelow(ctx context.Context, tx *db.Tx, prefix string, visit func(path s
 	return rows.Err()
 }
 
-// unchanged reports whether a secret is still as it was read.
-func unchanged(ctx context.Context, tx *db.Tx, r *record) (bool, error) {
-	var n int
-	err := tx.QueryRow(ctx, `select count(*) from secret where tenant_id = $1 and id = $2 and epoch = $3 and ended_at is null`,
-		tx.Tenant(), r.ID, r.epoch).Scan(&n)
-	return n > 0, err
-}
+const useColumns = `tenant_id, secret_id, version, subject, session_id, via, first_at, last_at, count`
+
+// counting is what becomes of a use that is counted already.
+const counting = ` on conflict (tenant_id, secret_id, version, subject, session_id, via) do update set
+			count = secret_use.count + excluded.count,
+			first_at = case when excluded.first_at < secret_use.first_at then excluded.first_at else secret_use.first_at end,
+			last_at = case when excluded.last_at > secret_use.last_at then excluded.last_at else secret_use.last_at end`
 
 // addUse adds to the count of a use.
 func addUse(ctx context.Context, tx *db.Tx, k useKey, t tally) error {
-	_, err := tx.Exec(ctx, `insert into secret_use (tenant_id, secret_id, version, subject, session_id, via, first_at, last_at, count)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-		on conflict (tenant_id, secret_id, version, subject, session_id, via) do update set
-			count = secret_use.count + excluded.count,
-			first_at = case when excluded.first_at < secret_use.first_at then excluded.first_at else secret_use.first_at end,
-			last_at = case when excluded.last_at > secret_use.last_at then excluded.last_at else secret_use.last_at end`,
+	_, err := tx.Exec(ctx, `insert into secret_use (`+useColumns+`) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)`+counting,
 		tx.Tenant(), k.secret, k.version, k.subject, k.session, k.via, t.first, t.last, t.count)
+	return err
+}
+
+// addUseOf is addUse if the secret is still as it was read.
+func addUseOf(ctx context.Context, tx *db.Tx, r *record, k useKey, t tally) error {
+	n, err := tx.Exec(ctx, `insert into secret_use (`+useColumns+`)
+		select $1, $2, $3, $4, $5, $6, $7, $8, $9 from secret
+		where tenant_id = $1 and id = $2 and epoch = $10 and ended_at is null`+counting,
+		tx.Tenant(), k.secret, k.version, k.subject, k.session, k.via, t.first, t.last, t.count, r.epoch)
+	if err == nil && n == 0 {
+		return errStale
+	}
 	return err
 }
 

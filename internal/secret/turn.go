@@ -47,7 +47,7 @@ func (r *record) managed() bool {
 // newest is the number of the last version that was made.
 func (r *record) newest() int64 {
 	if len(r.versions) == 0 {
-		return 0
+		return r.past.newest()
 	}
 	return r.versions[len(r.versions)-1].N
 }

@@ -28,7 +28,7 @@ type held struct {
 
 // verify checks the MAC of a record.
 func (s *Secrets) verify(tenant estover.TenantID, r *record) error {
-	if !hmac.Equal(r.mac, s.mac(tenant, r)) {
+	if !hmac.Equal(r.mac, s.mac(tenant, r)) || !r.partial && r.past != nil && !r.remembers() {
 		return ErrTampered.With("The secret %s in the database is not as it was written, so it is not used. Restore it from a backup and find out who changed it.", r.ID)
 	}
 	return nil
@@ -273,17 +273,10 @@ func (s *Secrets) Read(ctx context.Context, c estover.Caller, path string, n int
 			if err != nil {
 				return err
 			}
-			same, err := unchanged(ctx, tx.Tx, r)
-			if err != nil {
-				return err
-			}
-			if !same {
-				return errStale
-			}
 			tx.Note("secret", r.ID)
 			tx.Note("version", v.ID)
 			tx.Note("fields", v.Fields)
-			return addUse(ctx, tx.Tx, keyOf(c, r.ID, v.N, Plaintext), tally{tx.Now(), tx.Now(), 1})
+			return addUseOf(ctx, tx.Tx, r, keyOf(c, r.ID, v.N, Plaintext), tally{tx.Now(), tx.Now(), 1})
 		})
 		switch {
 		case errors.Is(done, errStale):
