@@ -253,3 +253,26 @@ func TestStreamsEndWithTheirLeaseElsewhere(t *testing.T) {
 		t.Errorf("it was cut after %s, want a second at most", took)
 	}
 }
+
+// An organisation that is erased leaves no credential at a target: they are taken away
+// before its keys go.
+func TestErasingTakesCredentials(t *testing.T) {
+	dbtest.EachURL(t, func(t *testing.T, database string) {
+		h := build(t, database)
+		acme := h.found("acme", "127.0.0.0/8")
+		acme.apply()
+		up, _ := acme.sells()
+		status, b := acme.do(http.MethodPost, "/v1/leases", acme.token, map[string]any{"role": "shop-plain", "purpose": "a look"})
+		if status >= 300 || up.count() != 1 {
+			t.Fatalf("a lease of the tenant: %d %s, with %d keys", status, b, up.count())
+		}
+		h.must(http.MethodPost, "/v1/tenants/acme/disable", map[string]string{"reason": "the contract has ended"}, nil)
+		if n := up.count(); n != 1 {
+			t.Fatalf("a tenant that is disabled has %d keys, want the one", n)
+		}
+		h.must(http.MethodPost, "/v1/tenants/acme/erase", nil, nil)
+		if n := up.count(); n != 0 {
+			t.Errorf("%d keys are left at the target", n)
+		}
+	})
+}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"strings"
 	"time"
@@ -24,6 +25,7 @@ import (
 	"estover.dev/internal/secret/engine/rabbitmq"
 	"estover.dev/internal/secret/engine/redis"
 	"estover.dev/internal/secret/lease"
+	"estover.dev/internal/secret/rotation"
 	"estover.dev/internal/secret/target"
 	"estover.dev/internal/secret/upstream"
 	"estover.dev/internal/secret/upstream/aws"
@@ -80,10 +82,22 @@ func (s *Server) dialTarget(ctx context.Context, t estover.TenantID, address str
 
 // leasing puts together what credentials are made with.
 func (s *Server) leasing() (*target.Targets, *lease.Leases) {
-	targets := target.New(s.guard, s.facts.secrets, target.Options{Kinds: kinds(), InUse: lease.AtTarget, Dial: s.dialTarget, Logger: s.logger})
+	targets := target.New(s.guard, s.facts.secrets, target.Options{Kinds: kinds(), InUse: targetInUse, Dial: s.dialTarget, Logger: s.logger})
 	return targets, lease.New(s.guard, s.sealer, targets, lease.Options{
 		Action: s.leaseAction, Resource: s.leaseResource, Held: leaseHeld, Session: s.leaseSession, Grant: s.leaseGrant, Token: leaseToken, Node: s.claims(), Logger: s.logger,
 	})
+}
+
+// targetInUse says what keeps a target from being removed.
+func targetInUse(ctx context.Context, tx *db.Tx, at *target.Target) (string, error) {
+	if why, err := lease.AtTarget(ctx, tx, at); err != nil || why != "" {
+		return why, err
+	}
+	n, err := rotation.Rotated(ctx, tx, at.ID)
+	if err == nil && n > 0 {
+		return fmt.Sprintf("%d secrets are rotated at the target %s. End their rotations first: estover rotation list, and estover rotation remove PATH.", n, at.Name), nil
+	}
+	return "", err
 }
 
 // leaseAction is what policy is told of the action that a lease is for.

@@ -15,6 +15,7 @@ import (
 	"estover.dev/internal/resource"
 	"estover.dev/internal/secret"
 	"estover.dev/internal/secret/rotation"
+	"estover.dev/internal/secret/target"
 	"estover.dev/internal/secret/upstream"
 	"estover.dev/internal/session"
 )
@@ -22,8 +23,13 @@ import (
 // rotating puts together what rotates secrets at targets.
 func (s *Server) rotating() *rotation.Rotations {
 	return rotation.New(rotation.Config{
+		Copy:  s.glassCopy,
 		Guard: s.guard, Secrets: s.facts.secrets, Target: s.rotationTarget, Engine: s.targets.Engine, As: s.targets.As, Risk: s.secretRisk,
 		Certifier: s.certifier(), Node: s.claims(), Logger: s.logger,
+		Keep: func(ctx context.Context, tx *db.Tx, id string) error {
+			_, err := target.Lock(ctx, tx, id)
+			return err
+		},
 		Sponsor: func(ctx context.Context, tx *db.Tx, id string) (string, error) {
 			a, err := agent.Load(ctx, tx, id)
 			if estover.KindOf(err) == estover.NotFound {
@@ -52,6 +58,15 @@ func (s *Server) rotating() *rotation.Rotations {
 			return found, err
 		},
 	})
+}
+
+// glassCopy keeps a copy of what the next admin of a target logs in with, if
+// somebody is to open those.
+func (s *Server) glassCopy(_ context.Context, t estover.TenantID, target, path string, version int64, values map[string]estover.Secret) error {
+	if s.copies == nil {
+		return nil
+	}
+	return s.copies.Write(t, target, path, version, s.db.Now(), values)
 }
 
 // rotationTarget is a target by its name or its id.

@@ -341,7 +341,7 @@ func (s *Server) wire() error {
 	}})
 	f.tenants = tenant.New(s.guard, tenant.Options{
 		Issuer: token.Issuer(s.config.Issuer).Of, Found: s.found, Bootstrap: f.people.Bootstrap,
-		Finish: s.log.Sequence, Shred: seal.Shred, Shredded: s.shredded,
+		Empty: s.emptyTenant, Open: openOfTenant, Finish: s.log.Sequence, Shred: seal.Shred, Shredded: s.shredded,
 	})
 	f.registry = agent.New(s.guard, agent.Options{
 		Sponsor: f.people.Sponsor,

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"estover.dev"
+	"estover.dev/internal/db"
 	"estover.dev/internal/edge"
 	"estover.dev/internal/jose"
+	"estover.dev/internal/secret/lease"
 )
 
 // known says why there is no such tenant, or why it may do nothing. One that is
@@ -46,6 +49,36 @@ func (s *Server) prepareTenants(ctx context.Context) error {
 		return fmt.Errorf("opening the keys: %w", err)
 	}
 	return nil
+}
+
+// emptyIn is how long the erasure of a tenant waits for targets.
+const emptyIn = 10 * time.Second
+
+// emptyTenant takes away the credentials that a tenant has at targets.
+func (s *Server) emptyTenant(ctx context.Context, t estover.TenantID) error {
+	left, err := s.leases.Standing(ctx, t, lease.Filter{})
+	if err != nil || left.Open == 0 {
+		return err
+	}
+	if err := s.leases.EndOfTenant(ctx, t); err != nil {
+		return err
+	}
+	limited, cancel := context.WithTimeout(ctx, emptyIn)
+	defer cancel()
+	if err := s.leases.Settled(limited, t, lease.Filter{}); err != nil && !errors.Is(err, lease.ErrNotGone) {
+		return err // what is left the transaction says
+	}
+	return nil
+}
+
+// openOfTenant says what a tenant has at targets still.
+func openOfTenant(ctx context.Context, tx *db.Tx, t estover.TenantID) (string, error) {
+	n, err := lease.OpenOf(ctx, tx, t)
+	if err != nil || n == 0 {
+		return "", err
+	}
+	return fmt.Sprintf("%d credentials of the tenant %s are at targets still. They are being taken away: try again when they are gone. If a target is no more, "+
+		"enable the tenant, have two people say so (estover secret engine declare-gone), and disable it again.", n, t), nil
 }
 
 // shredded forgets the keys of a tenant that have been destroyed.

@@ -82,6 +82,8 @@ var (
 	ErrActive = &estover.Error{Kind: estover.Conflict, Code: "tenant_active", Detail: "The tenant is active. Disable it first: estover tenant disable"}
 	// ErrErased is returned for a tenant that is erased.
 	ErrErased = &estover.Error{Kind: estover.Conflict, Code: "tenant_erased", Detail: "The tenant's keys were destroyed. It cannot go on; make one of another name."}
+	// ErrOpen is returned for a tenant that has something at systems of others still.
+	ErrOpen = &estover.Error{Kind: estover.Conflict, Code: "tenant_open", Detail: "The tenant has credentials at targets, which would be left there. Try again when they are gone."}
 	// ErrEntered is returned when a tenant has had an administrator, who lets the others in.
 	ErrEntered = &estover.Error{Kind: estover.Conflict, Code: "tenant_entered", Detail: "An administrator of this tenant has come in already, and lets others in: estover person invite."}
 )
@@ -93,6 +95,12 @@ type Options struct {
 
 	// Found makes what a tenant rests on, its keys, as far as it is not there.
 	Found func(context.Context, estover.TenantID) error
+
+	// Empty takes away what a tenant has at systems of others, before its keys go,
+	// and says what is left, if something is. Open says in the register's
+	// transaction what is left; "" for nothing. Nil knows of nothing.
+	Empty func(context.Context, estover.TenantID) error
+	Open  func(context.Context, *db.Tx, estover.TenantID) (string, error)
 
 	// Finish writes out what a tenant's log has to say, before its keys go.
 	Finish func(context.Context, estover.TenantID) error
@@ -271,7 +279,8 @@ func (r *Register) Enable(ctx context.Context, caller estover.Caller, name estov
 	})
 }
 
-// Erase destroys the keys of a tenant that is disabled, for good. Its rows stay
+// Erase destroys the keys of a tenant that is disabled, for good, when what it has at
+// targets is gone: without its keys nobody could take that away. Its rows stay
 // where they are, and nothing of what was sealed in them can be opened again:
 // secrets, recordings, details of events. The public log stays too, as far as it
 // has come. Copies of the database made before hold the keys for as long as they
@@ -282,6 +291,11 @@ func (r *Register) Erase(ctx context.Context, caller estover.Caller, name estove
 	if t, err := r.Get(ctx, caller, name); err != nil {
 		return t, err
 	} else if t.Status == Disabled && t.ErasedAt.IsZero() {
+		if r.Empty != nil {
+			if err := r.Empty(ctx, name); err != nil {
+				return t, err
+			}
+		}
 		if err := r.Finish(ctx, name); err != nil {
 			return t, fmt.Errorf("writing out the log of the tenant %s: %w", name, err)
 		}
@@ -294,6 +308,13 @@ func (r *Register) Erase(ctx context.Context, caller estover.Caller, name estove
 			return ErrActive
 		case !t.ErasedAt.IsZero():
 			return nil
+		}
+		if r.Open != nil {
+			if why, err := r.Open(ctx, tx.Tx, name); err != nil {
+				return err
+			} else if why != "" {
+				return ErrOpen.With("%s", why)
+			}
 		}
 		t.ErasedAt = tx.Now()
 		return r.Shred(ctx, tx.Tx, name)

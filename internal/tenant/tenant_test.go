@@ -271,7 +271,8 @@ func TestCreateAtOnce(t *testing.T) {
 // again and again.
 func TestErase(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
-		var finished, shredded atomic.Int64
+		var finished, shredded, emptied atomic.Int64
+		left := ""
 		forgotten := make(chan estover.TenantID, 10)
 		var fail error
 		r := tenant.New(guardtest.New(t, d, guardtest.AllowAll), tenant.Options{
@@ -280,6 +281,8 @@ func TestErase(t *testing.T) {
 			Finish:   func(context.Context, estover.TenantID) error { finished.Add(1); return nil },
 			Shred:    func(context.Context, *db.Tx, estover.TenantID) error { shredded.Add(1); return fail },
 			Shredded: func(name estover.TenantID) { forgotten <- name },
+			Empty:    func(context.Context, estover.TenantID) error { emptied.Add(1); return nil },
+			Open:     func(context.Context, *db.Tx, estover.TenantID) (string, error) { return left, nil },
 		})
 		if _, err := r.Create(t.Context(), ada, tenant.Spec{Name: "acme"}); err != nil {
 			t.Fatal(err)
@@ -296,9 +299,14 @@ func TestErase(t *testing.T) {
 		if _, err := r.Disable(t.Context(), ada, "acme", "the contract has ended"); err != nil {
 			t.Fatal(err)
 		}
-		if finished.Load()+shredded.Load() != 0 {
+		if finished.Load()+shredded.Load()+emptied.Load() != 0 {
 			t.Error("something was done to a tenant that was not erased")
 		}
+		left = "Two users are at the database still."
+		if got, err := r.Erase(t.Context(), ada, "acme"); !errors.Is(err, tenant.ErrOpen) || !strings.Contains(err.Error(), left) || !got.ErasedAt.IsZero() || emptied.Load() != 1 || shredded.Load() != 0 {
+			t.Errorf("erasing what has users at targets: %+v, %v, after it was emptied %d times; want ErrOpen", got, err, emptied.Load())
+		}
+		left = ""
 		fail = errors.New("the disk is full")
 		if _, err := r.Erase(t.Context(), ada, "acme"); !errors.Is(err, fail) {
 			t.Errorf("erasing when the keys stay: %v, want the reason", err)

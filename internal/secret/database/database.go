@@ -407,10 +407,11 @@ func (d *Databases) RemoveConfig(ctx context.Context, c estover.Caller, m Mount,
 	if len(roles) > 0 {
 		return ErrInUse.With("there are roles of this configuration, remove them first: %s", strings.Join(roles, ", "))
 	}
-	if err := d.Targets.Remove(ctx, c, x.Target); err != nil && !errors.Is(err, target.ErrNotFound) {
+	// The rotation of the admin is at the target, which stays as long as it does.
+	if err := d.Rotations.Remove(ctx, c, x.Admin); err != nil && !errors.Is(err, rotation.ErrNotFound) {
 		return err
 	}
-	if err := d.Rotations.Remove(ctx, c, x.Admin); err != nil && !errors.Is(err, rotation.ErrNotFound) {
+	if err := d.Targets.Remove(ctx, c, x.Target); err != nil && !errors.Is(err, target.ErrNotFound) {
 		return err
 	}
 	if err := d.Secrets.Remove(ctx, c, x.Admin); err != nil && !errors.Is(err, secret.ErrNotFound) {

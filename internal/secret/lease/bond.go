@@ -80,6 +80,13 @@ func (l *Leases) EndOfGrants(ctx context.Context, tx *guard.Tx, grants []string)
 	return l.markIn(ctx, tx, WithGrant, "grant_id <> '' and grant_id", grants)
 }
 
+// EndOfTenant marks all leases of a tenant that is to be erased, and wakes the
+// workers.
+func (l *Leases) EndOfTenant(ctx context.Context, tenant estover.TenantID) error {
+	_, err := l.markWhere(ctx, system(tenant), "lease:*", "", ByHand, "the organisation is erased", "id <> ''")
+	return err
+}
+
 // EndOfAgents marks the leases that agents hold, in whoever's session, in the
 // transaction that holds those.
 func (l *Leases) EndOfAgents(ctx context.Context, tx *guard.Tx, agents []string) (int, error) {

@@ -11,6 +11,7 @@ import (
 	"estover.dev"
 	"estover.dev/internal/db"
 	"estover.dev/internal/secret/engine"
+	"estover.dev/internal/secret/target"
 )
 
 const roleColumns = `r.id, r.name, t.name, r.target_id, t.reach, r.template, r.resource_id, r.action, r.ttl_s, r.max_ttl_s, r.delivery, r.bind, r.shared,
@@ -125,15 +126,25 @@ func endRole(ctx context.Context, tx *db.Tx, r *Role) error {
 	return err
 }
 
-// AtTarget is how many roles and leases are at a target.
-func AtTarget(ctx context.Context, tx *db.Tx, target string) (int64, error) {
-	leases, err := countOpen(ctx, tx, "target_id", target)
+// AtTarget says which roles and leases keep a target from being removed; "" if none
+// do.
+func AtTarget(ctx context.Context, tx *db.Tx, at *target.Target) (why string, err error) {
+	leases, err := countOpen(ctx, tx, "target_id", at.ID)
 	if err != nil {
-		return 0, err
+		return "", err
 	}
 	var roles int64
-	err = tx.QueryRow(ctx, `select count(*) from lease_role where tenant_id = $1 and target_id = $2 and ended_at is null`, tx.Tenant(), target).Scan(&roles)
-	return leases + roles, err
+	err = tx.QueryRow(ctx, `select count(*) from lease_role where tenant_id = $1 and target_id = $2 and ended_at is null`, tx.Tenant(), at.ID).Scan(&roles)
+	if err == nil && leases+roles > 0 {
+		why = fmt.Sprintf("%d leases and %d roles are at the target %s. Revoke and remove them first: estover secret lease list --target %s.", leases, roles, at.Name, at.Name)
+	}
+	return why, err
+}
+
+// OpenOf is how many leases of a tenant have not ended, for who asks as another.
+func OpenOf(ctx context.Context, tx *db.Tx, tenant estover.TenantID) (n int64, err error) {
+	err = tx.QueryRow(ctx, `select count(*) from lease where tenant_id = $1 and ended_at is null`, tenant).Scan(&n)
+	return n, err
 }
 
 const columns = `id, role, role_id, target_id, name, template, resource_id, delivery, state, trial, session_id, agent_id, holder, token_id,

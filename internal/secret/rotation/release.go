@@ -16,3 +16,18 @@ func (x *Rotations) Release(ctx context.Context, node string) error {
 		return absent(ctx, tx, node)
 	})
 }
+
+// Rotated is how many rotations of a tenant there are at a target.
+func Rotated(ctx context.Context, tx *db.Tx, target string) (n int64, err error) {
+	err = tx.QueryRow(ctx, `select count(*) from rotation where tenant_id = $1 and target_id = $2 and ended_at is null`, tx.Tenant(), target).Scan(&n)
+	return n, err
+}
+
+// keep keeps a target from being removed before the transaction ends, unless it has
+// been: what is begun there is counted by who removes it ([Rotated]).
+func (x *Rotations) keep(ctx context.Context, tx *db.Tx, target string) error {
+	if target == "" || x.Keep == nil {
+		return nil
+	}
+	return x.Keep(ctx, tx, target)
+}

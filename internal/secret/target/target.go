@@ -53,7 +53,7 @@ var (
 	// target reached otherwise, or gives it to another owner.
 	ErrNotOwner    = &estover.Error{Kind: estover.Denied, Code: "target_not_owner", Detail: "Only the owner of the target or an administrator says where it is, as whom users are made there, and who its owner is."}
 	ErrChanged     = &estover.Error{Kind: estover.Conflict, Code: "target_changed", Detail: "The target has been changed in the meantime. Look at it and try again."}
-	ErrInUse       = &estover.Error{Kind: estover.Conflict, Code: "target_in_use", Detail: "There are leases at the target. Revoke them first, and remove its roles."}
+	ErrInUse       = &estover.Error{Kind: estover.Conflict, Code: "target_in_use", Detail: "The target is in use. Revoke the leases there, and remove its roles and rotations."}
 	ErrUnreachable = &estover.Error{Kind: estover.Unavailable, Code: "target_unreachable", Detail: "The target cannot be reached. An operator finds the reason with `estover secret engine check`."}
 	ErrBusy        = &estover.Error{Kind: estover.Unavailable, Code: "target_busy", Detail: "So much is under way at the target that this had no turn in time. Try again."}
 	ErrDisabled    = &estover.Error{Kind: estover.Conflict, Code: "target_disabled", Detail: "The target is disabled, so nothing is issued there. An operator enables it again."}
@@ -110,8 +110,9 @@ type Options struct {
 	// Dial opens a connection to host:port, which is the own one of a target of the
 	// tenant.
 	Dial func(ctx context.Context, tenant estover.TenantID, address string) (net.Conn, error)
-	// InUse is how many roles and leases are at a target. Nil knows of none.
-	InUse  func(ctx context.Context, tx *db.Tx, target string) (int64, error)
+	// InUse says what keeps a target from being removed, in words for whoever wants
+	// to: leases, roles, rotations. It is "" if nothing does. Nil knows of nothing.
+	InUse  func(ctx context.Context, tx *db.Tx, target *Target) (why string, err error)
 	Logger *slog.Logger
 }
 
@@ -143,7 +144,7 @@ func New(g *guard.Guard, s *secret.Secrets, o Options) *Targets {
 		o.Logger = slog.Default()
 	}
 	if o.InUse == nil {
-		o.InUse = func(context.Context, *db.Tx, string) (int64, error) { return 0, nil }
+		o.InUse = func(context.Context, *db.Tx, *Target) (string, error) { return "", nil }
 	}
 	t := &Targets{guard: g, secrets: s, o: o, kinds: map[string]engine.Kind{}, open: map[place]*site{}}
 	for _, k := range o.Kinds {
@@ -310,12 +311,12 @@ func (t *Targets) Remove(ctx context.Context, c estover.Caller, name string) err
 		if err := end(ctx, tx.Tx, x); err != nil {
 			return err
 		}
-		n, err := t.o.InUse(ctx, tx.Tx, x.ID)
+		why, err := t.o.InUse(ctx, tx.Tx, x)
 		if err != nil {
 			return err
 		}
-		if n > 0 {
-			return ErrInUse.With("%d leases and roles are at the target %s. Revoke and remove them first: estover secret lease list --target %s.", n, name, name)
+		if why != "" {
+			return ErrInUse.With("%s", why)
 		}
 		tx.Note("target", x.ID)
 		tx.Touch(Kind, x.ID)
