@@ -606,6 +606,75 @@ func TestEventFirst(t *testing.T) {
 	})
 }
 
+// TestSucceed: the next authority is published twice the longest life before it
+// signs, and what the one before signs until then holds for as long as its role allows
+//. Of one at the door for clients
+// of Vault an event tells.
+func TestSucceed(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := build(t, d, guardtest.AllowAll)
+		clock := dbtest.NewClock(d)
+		first := h.root("root")
+		day := int64(24 * 3600)
+		h.role("r", pki.Spec{Authority: "root", TTL: day, MaxTTL: day, X509: &pki.X509Spec{AnyName: true, Client: true}})
+		succeed := func(want int) {
+			t.Helper()
+			if n, err := h.Succeed(t.Context(), "acme"); err != nil || n != want {
+				t.Errorf("%s before its end %d authorities got a successor, %v; want %d", first.NotAfter.Sub(d.Now()), n, err, want)
+			}
+		}
+		clock.Advance(first.NotAfter.Sub(d.Now()) - 3*24*time.Hour - time.Minute)
+		succeed(0)
+		clock.Advance(time.Minute)
+		succeed(1)
+		succeed(0) // once
+		list, err := h.Authorities(t.Context(), ann, "", pki.X509)
+		if err != nil || len(list) != 2 {
+			t.Fatalf("there are %d authorities, %v", len(list), err)
+		}
+		next := list[0]
+		if next.Generation == 1 {
+			next = list[1]
+		}
+		if ahead := next.IssuesFrom.Sub(d.Now()); ahead < 48*time.Hour-time.Minute || next.Name != "root" {
+			t.Errorf("%s is published %s before it signs, want root and twice the longest life", next.Name, ahead)
+		}
+		// The old one signs for as long as it can give a whole life.
+		clock.Advance(47 * time.Hour)
+		c, err := h.Sign(t.Context(), ann, pki.Wish{Role: "r"}, csr(t, newKey(t), "x.example"))
+		if err != nil || c.Authority != first.ID || c.LimitedBy != "ttl" && c.LimitedBy != "max_ttl" {
+			t.Errorf("at its last hour it is signed by %s and limited by %s, %v; want %s and its own life", c.Authority, c.LimitedBy, err, first.ID)
+		}
+		clock.Advance(2 * time.Hour)
+		if c, err = h.Sign(t.Context(), ann, pki.Wish{Role: "r"}, csr(t, newKey(t), "x.example")); err != nil || c.Authority != next.ID {
+			t.Errorf("after that it is signed by %s, %v; want %s", c.Authority, err, next.ID)
+		}
+		// At Vault's door whoever owns the mount has it done, and hears of it once a day.
+		if _, _, err := h.Generate(t.Context(), ann, pki.Plan{Mount: "mnt_1", Kind: pki.X509, Name: "theirs", CommonName: "theirs", Lifetime: 10 * 24 * time.Hour}, false); err != nil {
+			t.Fatal(err)
+		}
+		clock.Advance(9*24*time.Hour + 22*time.Hour)
+		for range 3 {
+			succeed(0)
+		}
+		if err := h.guard.DB().View(t.Context(), "acme", func(tx *db.Tx) error {
+			var told string
+			if err := tx.QueryRow(t.Context(), `select document from pki_setting where tenant_id = $1 and mount = 'mnt_1' and name like 'ending.%'`, tx.Tenant()).Scan(&told); err != nil {
+				return err
+			}
+			if told != `"`+d.Now().UTC().Format(time.DateOnly)+`"` {
+				t.Errorf("it was told on %q", told)
+			}
+			return nil
+		}); err != nil {
+			t.Error(err)
+		}
+		if n, err := h.Succeed(t.Context(), "evil"); err != nil || n != 0 {
+			t.Errorf("another tenant: %d, %v", n, err)
+		}
+	})
+}
+
 // TestRotate: the next authority is published at once, issues after the overlap,
 // and both vouch for what they have signed.
 func TestRotate(t *testing.T) {

@@ -211,6 +211,14 @@ func countAuthorities(ctx context.Context, tx *db.Tx, mount string, kind Kind, n
 	return n, newest, err
 }
 
+// newestAuthorities are those of X.509 that have a key, have not ended, and are the
+// newest of their name.
+func newestAuthorities(ctx context.Context, tx *db.Tx) ([]string, error) {
+	return column(tx.Query(ctx, `select a.id from pki_authority a where a.tenant_id = $1 and a.kind = 'x509' and a.ended_at is null and a.not_after > $2
+		and a.key_id is not null and not exists (select 1 from pki_authority n where n.tenant_id = a.tenant_id and n.mount = a.mount and n.kind = a.kind
+			and n.name = a.name and a.name <> '' and n.generation > a.generation) order by a.id`, tx.Tenant(), tx.Now()))
+}
+
 func insertAuthority(ctx context.Context, tx *db.Tx, a *Authority) error {
 	options, err := json.Marshal(a.Options)
 	if err != nil {

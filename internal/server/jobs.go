@@ -71,6 +71,7 @@ func (s *Server) startJobs(ctx context.Context, wg *sync.WaitGroup) {
 	jobs.Every("grant.decay", time.Hour, s.facts.access.Decay)
 	jobs.Every("budget.sweep", 10*time.Minute, s.facts.access.Sweep)
 	jobs.Every("certificate.sweep", certificateSweep, s.sweepCertificates)
+	jobs.Every("authority.succeed", certificateSweep, s.succeedAuthorities)
 	jobs.Every("transit.rotate", transitSweep, func(ctx context.Context) error {
 		_, err := s.transit.RotateDue(ctx)
 		return err

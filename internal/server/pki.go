@@ -83,6 +83,14 @@ func (s *Server) sweepCertificates(ctx context.Context) error {
 	})
 }
 
+// succeedAuthorities has the next one published before an authority ends.
+func (s *Server) succeedAuthorities(ctx context.Context) error {
+	return s.eachTenant(ctx, func(ctx context.Context, t estover.TenantID) error {
+		_, err := s.pki.Succeed(ctx, t)
+		return err
+	})
+}
+
 // How often certificates are swept, and keys looked at whose time to rotate comes.
 const (
 	certificateSweep = 10 * time.Minute
