@@ -42,6 +42,8 @@ type Config struct {
 	DrillEvery string   `flag:"drill-every" env:"ESTOVER_DRILL_EVERY" help:"How often the kill switch is tried out on a decoy, from 1m to 8760h (default: only by 'estover drill')"`
 	DrillBound string   `flag:"drill-bound" env:"ESTOVER_DRILL_BOUND" default:"1s" help:"What such a drill may take before it is an alarm, from 1ms to 1m"`
 	Restored   bool     `flag:"restored" env:"ESTOVER_RESTORED" help:"Go on with a database that is older than what this node has seen, or with a clock that was ahead before: nothing is issued at any target before it is reconciled. It has no effect on a database that is as it was left"`
+	GlassFor   []string `flag:"break-glass-recipient" env:"ESTOVER_BREAK_GLASS_RECIPIENTS" help:"Public key of age (age1…) whose secret key is kept offline: it opens copies of what the admins of targets log in with, written whenever one is rotated; may be repeated (default: no copies)"`
+	GlassDir   string   `flag:"break-glass-dir" env:"ESTOVER_BREAK_GLASS_DIR" help:"Folder for these copies; have it backed up apart from the database (default: DATA/break-glass)"`
 	LogLevel   string   `flag:"log-level" env:"ESTOVER_LOG_LEVEL" default:"info" help:"debug, info, warn or error"`
 	Pprof      string   `flag:"pprof" env:"ESTOVER_PPROF" help:"Loopback address that answers profilers (go tool pprof), without asking who they are; off if empty"`
 	LogJSON    bool     `flag:"log-json" env:"ESTOVER_LOG_JSON" help:"Write the log as JSON"`

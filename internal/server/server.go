@@ -15,6 +15,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/ed25519"
@@ -75,6 +76,7 @@ import (
 	"estover.dev/internal/secret/connection"
 	"estover.dev/internal/secret/database"
 	"estover.dev/internal/secret/lease"
+	"estover.dev/internal/secret/offline"
 	"estover.dev/internal/secret/rotation"
 	"estover.dev/internal/secret/target"
 	"estover.dev/internal/secret/transit"
@@ -93,7 +95,8 @@ type Server struct {
 	version string
 	boot    string     // this start, in heartbeats
 	broken  chan error // why it cannot go on
-	ca      string     // the file of the server's own authority; "" if it has none
+	copies  *offline.Copies
+	ca      string // the file of the server's own authority; "" if it has none
 
 	remembered string // what is in the file of the newest checkpoints
 
@@ -249,6 +252,11 @@ func (s *Server) openGround(ctx context.Context) (err error) {
 	})
 	if s.spool, err = audit.OpenSpool(s.log, filepath.Join(c.Data, "spool"), audit.SpoolOptions{}); err != nil {
 		return fmt.Errorf("opening the node's spool of evidence: %w", err)
+	}
+	if len(c.GlassFor) > 0 {
+		if s.copies, err = offline.Open(cmp.Or(c.GlassDir, filepath.Join(c.Data, "break-glass")), c.GlassFor); err != nil {
+			return err
+		}
 	}
 	if s.bucket, err = recording.OpenBucket(ctx, c.Blobs); err != nil {
 		return fmt.Errorf("--blobs: %w", err)

@@ -221,12 +221,14 @@ type Config struct {
 	// Keep keeps a target from being removed before the transaction ends, unless it
 	// has been. Nil knows of no removal.
 	Keep func(ctx context.Context, tx *db.Tx, id string) error
-	// Keep keeps a target from being removed before the transaction ends, unless it
-	// has been. Nil knows of no removal.
-	Keep func(ctx context.Context, tx *db.Tx, id string) error
 	// As works at a target as somebody who is to be its admin. The engine is closed
 	// after use. Nil tries nobody out.
 	As func(ctx context.Context, tenant estover.TenantID, id string, c engine.Credential) (engine.Engine, error)
+
+	// Copy keeps the next version of a target's admin elsewhere, before it becomes
+	// current: without the copy it does not. It may be called twice with the same.
+	// Nil keeps none.
+	Copy func(ctx context.Context, tenant estover.TenantID, target, path string, version int64, values map[string]estover.Secret) error
 
 	// Certifier makes certificates.
 	Certifier Certifier
@@ -383,9 +385,6 @@ func (x *Rotations) Put(ctx context.Context, c estover.Caller, path string, spec
 		if err := x.keep(ctx, tx.Tx, n.Target); err != nil {
 			return err
 		}
-		if err := x.keep(ctx, tx.Tx, n.Target); err != nil {
-			return err
-		}
 		return insert(ctx, tx.Tx, n, c.Subject)
 	})
 	return r, err
@@ -477,11 +476,6 @@ func (x *Rotations) alter(ctx context.Context, c estover.Caller, op guard.Op, r 
 		}
 		if n.heldUntil.After(tx.Now()) {
 			return ErrBusy.With("A node is at work at the rotation of %s. Try again in a moment.", r.Path)
-		}
-		if n.Target != spec.Target {
-			if err := x.keep(ctx, tx.Tx, spec.Target); err != nil {
-				return err
-			}
 		}
 		if n.Target != spec.Target {
 			if err := x.keep(ctx, tx.Tx, spec.Target); err != nil {

@@ -475,6 +475,9 @@ func (w *work) verify(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	if err := w.copy(ctx, values); err != nil {
+		return false, err
+	}
 	return true, w.move(ctx, "rotation.verify", map[string]any{"version": secret.VersionID(w.r.Secret, w.r.Pending)}, nil, func(_ *guard.Tx, n *Rotation) error {
 		n.Step = Verified
 		return nil
@@ -507,6 +510,19 @@ func (w *work) tryAdmin(ctx context.Context, values map[string]estover.Secret) e
 		return fmt.Errorf("the next admin cannot do what the one before can: %w", err)
 	}
 	return nil
+}
+
+// copy has what the next admin of a target logs in with be kept for the day on which
+// nothing of this is there any more, before anything works with it (R12).
+func (w *work) copy(ctx context.Context, values map[string]estover.Secret) error {
+	if w.x.Copy == nil || w.r.kind == Certificate {
+		return nil
+	}
+	at, err := w.x.Target(ctx, w.tenant, w.r.Target)
+	if err != nil || at.Admin != w.r.Path {
+		return err
+	}
+	return w.x.Copy(ctx, w.tenant, at.Name, w.r.Path, w.r.Pending, values)
 }
 
 // fail ends a rotation before R4. If the new password did not log in, no other
