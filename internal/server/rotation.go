@@ -24,7 +24,6 @@ import (
 func (s *Server) rotating() *rotation.Rotations {
 	return rotation.New(rotation.Config{
 		Copy:  s.glassCopy,
-		Copy:  s.glassCopy,
 		Guard: s.guard, Secrets: s.facts.secrets, Target: s.rotationTarget, Engine: s.targets.Engine, As: s.targets.As, Risk: s.secretRisk,
 		Certifier: s.certifier(), Node: s.claims(), Logger: s.logger,
 		Keep: func(ctx context.Context, tx *db.Tx, id string) error {
@@ -59,15 +58,6 @@ func (s *Server) rotating() *rotation.Rotations {
 			return found, err
 		},
 	})
-}
-
-// glassCopy keeps a copy of what the next admin of a target logs in with, if
-// somebody is to open those.
-func (s *Server) glassCopy(_ context.Context, t estover.TenantID, target, path string, version int64, values map[string]estover.Secret) error {
-	if s.copies == nil {
-		return nil
-	}
-	return s.copies.Write(t, target, path, version, s.db.Now(), values)
 }
 
 // glassCopy keeps a copy of what the next admin of a target logs in with, if
