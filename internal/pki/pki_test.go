@@ -607,9 +607,8 @@ func TestEventFirst(t *testing.T) {
 }
 
 // TestSucceed: the next authority is published twice the longest life before it
-// signs, and what the one before signs until then holds for as long as its role allows
-//. Of one at the door for clients
-// of Vault an event tells.
+// signs, and what the one before signs until then holds for as long as its role
+// allows. Of one at the door for clients of Vault an event tells.
 func TestSucceed(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		h := build(t, d, guardtest.AllowAll)
