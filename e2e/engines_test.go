@@ -80,6 +80,33 @@ func TestOtherTargets(t *testing.T) {
 				defer c.Close()
 				return c.Set(t.Context(), "app:x", "1", 0).Err()
 			})
+
+		// One user has two passwords here, so that a rotation refuses nobody: both are good
+		// until the old one retires.
+		login := func(password string) error {
+			c := redis.NewClient(&redis.Options{Addr: server.Address(0), Username: "app", Password: strings.TrimSpace(password), MaxRetries: -1})
+			defer c.Close()
+			return c.Set(t.Context(), "app:x", "1", 0).Err()
+		}
+		d.does(t, dir, "estover secret create cache/app --destination "+server.Address(0))
+		d.does(t, dir, "estover rotation put cache/app --target cache --user app --template 'rules=~app:* +@read +@write' --cache 1s --quiet 1s --schedule manual")
+		d.does(t, dir, "estover rotation run cache/app")
+		first := d.does(t, dir, "estover secret get cache/app --field password --purpose 'a look'")
+		if out := d.does(t, dir, "estover rotation run cache/app"); strings.Contains(out, "refused") {
+			t.Errorf("with two passwords somebody was refused: %s", out)
+		}
+		if err := login(first); err != nil {
+			t.Errorf("the previous password beside the current one: %v", err)
+		}
+		second := d.does(t, dir, "estover secret get cache/app --field password --purpose 'another look'")
+		for deadline := time.Now().Add(20 * time.Second); login(first) == nil; time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("the previous password does not retire: %s", d.does(t, dir, "estover rotation explain cache/app"))
+			}
+		}
+		if err := login(second); err != nil {
+			t.Errorf("the current password, when the one before has retired: %v", err)
+		}
 	})
 
 	t.Run("httpkey", func(t *testing.T) {
