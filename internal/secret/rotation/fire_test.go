@@ -19,7 +19,7 @@ import (
 
 var (
 	fireClients   = flag.Int("fire.clients", 4, "how many clients open connections while a secret is rotated")
-	fireRotations = flag.Int("fire.rotations", 5, "how often it is rotated")
+	fireRotations = flag.Int("fire.rotations", 5, "how often it is rotated; with one user a fifth of that")
 )
 
 // A client keeps what it has read for a second, as clients do, and opens a
@@ -125,8 +125,9 @@ func TestFire(t *testing.T) {
 	h.engine = e
 	h.put(spec)
 	h.run()
+	began := time.Now()
 	opened, refused := h.fire(t, e, *fireClients, *fireRotations)
-	t.Logf("two users, %d rotations under %d clients: %d of %d connections refused", *fireRotations, *fireClients, refused, opened)
+	t.Logf("two users, %d rotations under %d clients: %d of %d connections refused, %.0f opened a second", *fireRotations, *fireClients, refused, opened, float64(opened)/time.Since(began).Seconds())
 	if refused > 0 || opened < 100 {
 		t.Errorf("with two users %d of %d connections were refused, want none of many", refused, opened)
 	}
@@ -140,11 +141,13 @@ func TestFire(t *testing.T) {
 	spec.Kind, spec.Users = rotation.SingleSlot, []string{"fire_only"}
 	h.put(spec)
 	h.run()
-	opened, refused = h.fire(t, e, *fireClients, 1)
+	began, single := time.Now(), max(1, *fireRotations/5)
+	opened, refused = h.fire(t, e, *fireClients, single)
 	if r, err = h.x.Get(t.Context(), ann, path); err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("one user, a rotation under %d clients: %d of %d connections refused; who asks for the version at once is refused for %d µs", *fireClients, refused, opened, r.Refused)
+	t.Logf("one user, %d rotations under %d clients: %d of %d connections refused (%.1f %%), %.0f opened a second; who asks for the version at once is refused for %d µs, the last time",
+		single, *fireClients, refused, opened, 100*float64(refused)/float64(opened), float64(opened)/time.Since(began).Seconds(), r.Refused)
 	if refused == 0 || r.Refused == 0 {
 		t.Errorf("with one user %d of %d connections were refused, for %d µs: nothing was measured", refused, opened, r.Refused)
 	}
