@@ -198,8 +198,8 @@ func TestBoundTokenAtVaultDoor(t *testing.T) {
 	if res, body := p.do(http.MethodGet, "/vault/v1/auth/token/lookup-self", token, nil); res.StatusCode != http.StatusOK {
 		t.Errorf("with its proof: %d %s", res.StatusCode, body)
 	}
-	if res, body := p.do(http.MethodPost, "/vault/v1/auth/token/create", token, url.Values{}); res.StatusCode != http.StatusForbidden || !strings.Contains(body, "bound to a key") {
-		t.Errorf("buying another: %d %s, want 403 and why", res.StatusCode, body)
+	if res, body := p.do(http.MethodPost, "/vault/v1/auth/token/create", token, url.Values{}); res.StatusCode != http.StatusBadRequest || !strings.Contains(body, "bound to a key") {
+		t.Errorf("buying another: %d %s, want 400 and why", res.StatusCode, body)
 	}
 	if status, b := h.do(http.MethodGet, "/vault/v1/auth/token/lookup-self", "", nil, "X-Vault-Token", token); status != http.StatusForbidden {
 		t.Errorf("without the proof: %d %s, want 403", status, b)

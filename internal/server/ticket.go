@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -54,8 +55,29 @@ func (s *Server) doorTickets() *ticket.Tickets {
 		Fetch: func(ctx context.Context, t estover.TenantID, url, authorities string, private bool) ([]byte, error) {
 			return s.fetchKeys(ctx, federation.Source{Tenant: t, URL: url, CA: authorities, AllowPrivate: private})
 		},
+		Redeem: s.redeem,
 		Logger: s.logger,
 	})
+}
+
+// redeem sends a request to a token endpoint of somebody's provider.
+func (s *Server) redeem(ctx context.Context, t estover.TenantID, x ticket.Exchange) ([]byte, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, x.URL, strings.NewReader(x.Form.Encode()))
+	if err != nil {
+		return nil, edge.ErrFetch.With("The URL cannot be read.")
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	r.Header.Set("Accept", "application/json")
+	r.SetBasicAuth(url.QueryEscape(x.Client), url.QueryEscape(string(x.Secret.Reveal()))) // RFC 6749, section 2.3.1
+	f, err := s.fetcher(ctx, federation.Source{Tenant: t, URL: x.URL, CA: x.Authorities, AllowPrivate: x.Private})
+	if err != nil {
+		return nil, err
+	}
+	d, err := f.Do(r, edge.MaxKeys)
+	if err == nil && d.Status != http.StatusOK {
+		err = edge.ErrFetch.With("The provider refuses the code: the answer has the status %d.", d.Status)
+	}
+	return d.Body, err
 }
 
 func (s *Server) ticketSession(ctx context.Context, t estover.TenantID, id string) (ticket.Session, error) {

@@ -566,10 +566,14 @@ func TestVaultDatabase(t *testing.T) {
 			t.Errorf("the key of the client is told: %s", e.Raw)
 		}
 
+		// Nor is a target taken away at which a password is changed by itself.
+		v.must(204, "POST", "database/static-roles/batch", `{"db_name":"crm","username":"batch","rotation_period":"24h"}`)
 		v.must(202, "PUT", "sys/leases/revoke-prefix/database", nil)
 		v.says(400, "roles of this configuration", "DELETE", "database/config/crm", nil)
 		v.must(204, "DELETE", "database/roles/app", nil)
 		v.must(204, "DELETE", "database/roles/app", nil)
+		v.says(400, "roles of this configuration", "DELETE", "database/config/crm", nil)
+		v.must(204, "DELETE", "database/static-roles/batch", nil)
 		v.must(204, "DELETE", "database/config/crm", nil)
 		v.must(404, "LIST", "database/config", nil)
 		h.must(http.MethodGet, "/v1/secret-engines", nil, &targets)

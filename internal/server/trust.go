@@ -17,6 +17,20 @@ import (
 // fetchKeys gets the keys of an issuer whom a trust names. The host is opened
 // only as far as the trust says.
 func (s *Server) fetchKeys(ctx context.Context, from federation.Source) ([]byte, error) {
+	f, err := s.fetcher(ctx, from)
+	if err != nil {
+		return nil, err
+	}
+	d, err := f.Get(ctx, from.URL, edge.MaxKeys)
+	if err == nil && d.Status != http.StatusOK {
+		err = edge.ErrFetch.With("The keys are not there: the answer has the status %d.", d.Status)
+	}
+	return d.Body, err
+}
+
+// fetcher reaches where somebody's keys are, and their token endpoint, as far as the
+// tenant may reach that.
+func (s *Server) fetcher(ctx context.Context, from federation.Source) (*edge.Fetcher, error) {
 	f := &edge.Fetcher{Dialer: &edge.Dialer{Own: s.own}}
 	if from.CA != "" {
 		f.Roots = x509.NewCertPool()
@@ -37,11 +51,7 @@ func (s *Server) fetchKeys(ctx context.Context, from federation.Source) ([]byte,
 			return nil, err
 		}
 	}
-	d, err := f.Get(ctx, from.URL, edge.MaxKeys)
-	if err == nil && d.Status != http.StatusOK {
-		err = edge.ErrFetch.With("The keys are not there: the answer has the status %d.", d.Status)
-	}
-	return d.Body, err
+	return f, nil
 }
 
 // checkTrusts looks whether the keys of the issuers can be had whose tokens

@@ -30,8 +30,8 @@ var (
 	ErrSetting = &estover.Error{Kind: estover.Invalid, Code: "ticket_setting_invalid", Detail: "This cannot be set."}
 )
 
-// A JWTConfig says whose JWTs are looked at. The secret of an OpenID client is
-// not kept: people log in elsewhere.
+// A JWTConfig says whose JWTs are looked at. The secret of a client of OpenID Connect
+// is kept beside it, and never told.
 type JWTConfig struct {
 	DiscoveryURL   string         `json:"oidc_discovery_url"`
 	DiscoveryCA    string         `json:"oidc_discovery_ca_pem"`
@@ -105,8 +105,20 @@ const maxSetting = 256 << 10
 
 func settingTarget(at Way, name string) string { return "ticket_mount:" + at.under(name) }
 
-// SetJWT sets whose JWTs a way looks at.
-func (t *Tickets) SetJWT(ctx context.Context, caller estover.Caller, at Way, c JWTConfig) error {
+// SetJWT sets whose JWTs a way looks at, and as which client people are sent to log in.
+func (t *Tickets) SetJWT(ctx context.Context, caller estover.Caller, at Way, c JWTConfig, secret estover.Secret) error {
+	switch {
+	case (c.ClientID == "") != secret.Empty():
+		return ErrSetting.With("both 'oidc_client_id' and 'oidc_client_secret' must be set for OIDC")
+	case c.ClientID != "" && c.DiscoveryURL == "":
+		return ErrSetting.With("'oidc_discovery_url' must be set for OIDC")
+	case len(c.ClientID) > maxValue || len(secret.Reveal()) > maxValue:
+		return ErrSetting.With("the id and the secret of a client have at most %d bytes", maxValue)
+	case c.ResponseMode != "" && c.ResponseMode != "query" && c.ResponseMode != "form_post":
+		return ErrSetting.With("invalid response_mode: %q", c.ResponseMode)
+	case slices.ContainsFunc(c.ResponseTypes, func(r string) bool { return r != "code" }):
+		return ErrSetting.With("oidc_response_types is code alone: an ID token is not sent by way of a browser")
+	}
 	ways := 0
 	for _, set := range []bool{c.DiscoveryURL != "", c.JWKSURL != "", len(c.PublicKeys) > 0} {
 		if set {
@@ -149,7 +161,18 @@ func (t *Tickets) SetJWT(ctx context.Context, caller estover.Caller, at Way, c J
 			return ErrSetting.With("error checking %s: the keys cannot be fetched: %s", c.JWKSURL+c.DiscoveryURL, sentence(err)).Because(err)
 		}
 	}
-	return t.guard.Act(ctx, caller, op, decision, func(tx *guard.Tx) error { return putSetting(ctx, tx.Tx, at.ID, "config", c) })
+	if c.ClientID == "" {
+		return t.guard.Act(ctx, caller, op, decision, func(tx *guard.Tx) error {
+			return errors.Join(dropClient(ctx, tx.Tx, at.ID), putSetting(ctx, tx.Tx, at.ID, "config", c))
+		})
+	}
+	id, sealed, created, err := t.sealSecret(ctx, caller.Tenant, secret)
+	if err != nil {
+		return err
+	}
+	return t.guard.Act(ctx, caller, op, decision, func(tx *guard.Tx) error {
+		return errors.Join(putClient(ctx, tx.Tx, at.ID, id, sealed, created), putSetting(ctx, tx.Tx, at.ID, "config", c))
+	})
 }
 
 func sentence(err error) string {
@@ -497,9 +520,14 @@ type keySource struct {
 
 // A keyset is keys that were fetched, and when.
 type keyset struct {
-	set    *jose.Keys
-	issuer string // that a description names
-	at     time.Time
+	set *jose.Keys
+	described
+	at time.Time
+}
+
+// described is what the description of an issuer says (OpenID Connect Discovery).
+type described struct {
+	issuer, authorize, token string
 }
 
 // of are the keys by which JWTs are looked at. With after, keys that came by then
@@ -541,7 +569,7 @@ func (s *keysets) keys(ctx context.Context, tenant estover.TenantID, c JWTConfig
 	// Who asks may go away; the others that wait have use for the keys all the same.
 	fetching, cancel := context.WithTimeout(context.WithoutCancel(ctx), keysPause)
 	defer cancel()
-	got.set, got.issuer, source.err = s.get(fetching, from)
+	got.set, got.described, source.err = s.get(fetching, from)
 	source.tried = s.now()
 	switch {
 	case source.err == nil:
@@ -569,29 +597,32 @@ func (s *keysets) source(from keysFrom) *keySource {
 	return source
 }
 
-func (s *keysets) get(ctx context.Context, from keysFrom) (*jose.Keys, string, error) {
-	issuer, at := "", from.jwks
+func (s *keysets) get(ctx context.Context, from keysFrom) (*jose.Keys, described, error) {
+	var about described
+	at := from.jwks
 	if from.description != "" {
 		b, err := s.fetch(ctx, from.tenant, strings.TrimSuffix(from.description, "/")+"/.well-known/openid-configuration", from.authorities, from.private)
 		if err != nil {
-			return nil, "", err
+			return nil, about, err
 		}
 		var d struct {
-			Issuer string `json:"issuer"`
-			Keys   string `json:"jwks_uri"`
+			Issuer    string `json:"issuer"`
+			Keys      string `json:"jwks_uri"`
+			Authorize string `json:"authorization_endpoint"`
+			Token     string `json:"token_endpoint"`
 		}
 		if err := json.Unmarshal(b, &d); err != nil || d.Keys == "" {
-			return nil, "", errors.New("the description of the issuer names no keys")
+			return nil, about, errors.New("the description of the issuer names no keys")
 		}
 		if strings.TrimSuffix(d.Issuer, "/") != strings.TrimSuffix(from.description, "/") {
-			return nil, "", errors.New("the description is of another issuer")
+			return nil, about, errors.New("the description is of another issuer")
 		}
-		issuer, at = d.Issuer, d.Keys
+		about, at = described{d.Issuer, d.Authorize, d.Token}, d.Keys
 	}
 	b, err := s.fetch(ctx, from.tenant, at, from.authorities, from.private)
 	if err != nil {
-		return nil, "", err
+		return nil, about, err
 	}
 	set, err := jose.ParseKeys(b)
-	return set, issuer, err
+	return set, about, err
 }

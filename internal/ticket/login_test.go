@@ -359,11 +359,11 @@ func TestJWT(t *testing.T) {
 		"a file": {JWKSURL: "file:///etc/passwd"}, "an unsigned algorithm": {PublicKeys: []string{s.pem(t)}, Algorithms: []string{"none"}}, "a shared secret": {PublicKeys: []string{s.pem(t)}, Algorithms: []string{"HS256"}},
 		"keys that cannot be had": {JWKSURL: "https://idp.example/keys"},
 	} {
-		if err := w.SetJWT(ctx, ada, jwtWay, c); !errors.Is(err, ticket.ErrSetting) {
+		if err := w.SetJWT(ctx, ada, jwtWay, c, estover.Secret{}); !errors.Is(err, ticket.ErrSetting) {
 			t.Errorf("%s: %v, want ErrSetting", what, err)
 		}
 	}
-	if err := w.SetJWT(ctx, ada, jwtWay, ticket.JWTConfig{PublicKeys: []string{s.pem(t)}, BoundIssuer: "https://idp.example", DefaultRole: "ci"}); err != nil {
+	if err := w.SetJWT(ctx, ada, jwtWay, ticket.JWTConfig{PublicKeys: []string{s.pem(t)}, BoundIssuer: "https://idp.example", DefaultRole: "ci"}, estover.Secret{}); err != nil {
 		t.Fatal(err)
 	}
 	for what, change := range map[string]func(*ticket.JWTRole){
@@ -456,7 +456,7 @@ func TestJWTKeys(t *testing.T) {
 		}
 		return nil, errors.New("not there")
 	}
-	if err := w.SetJWT(ctx, ada, jwtWay, ticket.JWTConfig{DiscoveryURL: "https://idp.example"}); err != nil {
+	if err := w.SetJWT(ctx, ada, jwtWay, ticket.JWTConfig{DiscoveryURL: "https://idp.example"}, estover.Secret{}); err != nil {
 		t.Fatal(err)
 	}
 	w.role(jwtWay, ticket.JWTRoles, "ci", func(r *ticket.Role) { r.JWT.RoleType, r.JWT.UserClaim, r.JWT.BoundSubject = "jwt", "sub", "job" })
@@ -503,7 +503,7 @@ func TestJWTKeysDown(t *testing.T) {
 		}
 		return s.jwks(t, "k"), nil
 	}
-	if err := w.SetJWT(ctx, ada, jwtWay, ticket.JWTConfig{JWKSURL: "https://idp.example/keys"}); err != nil {
+	if err := w.SetJWT(ctx, ada, jwtWay, ticket.JWTConfig{JWKSURL: "https://idp.example/keys"}, estover.Secret{}); err != nil {
 		t.Fatal(err)
 	}
 	w.role(jwtWay, ticket.JWTRoles, "ci", func(r *ticket.Role) { r.JWT.RoleType, r.JWT.UserClaim, r.JWT.BoundSubject = "jwt", "sub", "job" })
@@ -713,7 +713,7 @@ func TestEndOfMount(t *testing.T) {
 func TestSettingIsDecidedOnFirst(t *testing.T) {
 	w := newWorld(t, dbtest.Open(t))
 	w.decide = guardtest.DenyAll
-	if err := w.SetJWT(t.Context(), bot, jwtWay, ticket.JWTConfig{JWKSURL: "https://inside.example/keys", AllowPrivate: true}); estover.KindOf(err) != estover.Denied || w.fetched.Load() != 0 {
+	if err := w.SetJWT(t.Context(), bot, jwtWay, ticket.JWTConfig{JWKSURL: "https://inside.example/keys", AllowPrivate: true}, estover.Secret{}); estover.KindOf(err) != estover.Denied || w.fetched.Load() != 0 {
 		t.Errorf("setting it: %v, and %d things were fetched", err, w.fetched.Load())
 	}
 }

@@ -100,6 +100,8 @@ func dropMount(ctx context.Context, tx *db.Tx, mount string) error {
 		`delete from ticket_secret where tenant_id = $1 and role_ref in (select id from ticket_role where tenant_id = $1 and mount_id = $2)`,
 		`delete from ticket_role where tenant_id = $1 and mount_id = $2`,
 		`delete from ticket_setting where tenant_id = $1 and mount_id = $2`,
+		`delete from ticket_client where tenant_id = $1 and mount_id = $2`,
+		`delete from ticket_sign_in where tenant_id = $1 and mount_id = $2`,
 	} {
 		if _, err := tx.Exec(ctx, what, tx.Tenant(), mount); err != nil {
 			return err

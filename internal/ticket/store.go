@@ -254,6 +254,7 @@ var sweeps = []string{
 	`delete from ticket where (tenant_id, id) in (select tenant_id, id from ticket t where (expires_at < $1 or ended_at < $1)
 		and not exists (select 1 from cubbyhole c where c.tenant_id = t.tenant_id and c.ticket_id = t.id) limit $2)`,
 	`delete from ticket_wrap where (tenant_id, id) in (select tenant_id, id from ticket_wrap where expires_at < $1 limit $2)`,
+	`delete from ticket_sign_in where (tenant_id, state) in (select tenant_id, state from ticket_sign_in where expires_at < $1 limit $2)`,
 	`delete from ticket_secret where (tenant_id, id) in (select tenant_id, id from ticket_secret where expires_at < $1 limit $2)`,
 }
 

@@ -1,6 +1,6 @@
 // Package ticket keeps the tokens of the Vault-compatible door, here called
-// tickets, and the ways by which workloads get one: AppRole, JWT and
-// certificate.
+// tickets, and the ways by which one gets one: AppRole, JWT and
+// certificate for workloads, OpenID Connect for people.
 //
 //	live ──Revoke, end of its session──▶ ended
 //	  ├─────(expires_at)───────────────▶ ended     never stored
@@ -94,7 +94,7 @@ var (
 	// ErrConfined is returned to who has a token that no ticket could stand for.
 	ErrConfined = &estover.Error{Kind: estover.Denied, Code: "ticket_confined", Detail: "A token that is confined to tasks, or by which one acts for somebody else, buys no other. Use it as it stands."}
 	// ErrKeyBound is returned to who has a token that is bound to a key, as no ticket is.
-	ErrKeyBound = &estover.Error{Kind: estover.Denied, Code: "ticket_key_bound", Detail: "A token that is bound to a key buys none that is not. Use it as it stands, with a proof for each request."}
+	ErrKeyBound = &estover.Error{Kind: estover.Invalid, Code: "ticket_key_bound", Detail: "A token that is bound to a key buys none that is not. Use it as it stands, with a proof for each request."}
 	// ErrRestricted is returned when a ticket that is good so many times is to have children.
 	ErrRestricted = &estover.Error{Kind: estover.Invalid, Code: "ticket_restricted", Detail: "restricted use token cannot generate child tokens"}
 	// ErrDeep is returned when tickets came of tickets too often.
@@ -194,6 +194,10 @@ type Options struct {
 	// Fetch gets the keys, or the description, of somebody who signs JWTs.
 	Fetch func(ctx context.Context, tenant estover.TenantID, url, authorities string, private bool) ([]byte, error)
 
+	// Redeem sends a request to a token endpoint and gives the answer, if it is a good
+	// one.
+	Redeem func(ctx context.Context, tenant estover.TenantID, x Exchange) ([]byte, error)
+
 	Logger *slog.Logger
 }
 
@@ -232,6 +236,7 @@ const Prefix = "tkt_"
 // all of whose values lie in holdings, so that old keys can go.
 var Holdings = []seal.Holding{
 	{Class: seal.Lease, Table: "ticket_wrap", Sealed: "sealed", ID: "id", Created: "created_at"},
+	{Class: seal.Lease, Table: "ticket_client", Sealed: "sealed", ID: "id", Created: "created_at"},
 	{Class: seal.Lease, Table: "cubbyhole", Sealed: "sealed", ID: "id", Created: "created_at"},
 }
 

@@ -46,6 +46,7 @@ type world struct {
 	gone    []string // tickets whose end was told
 	stuck   string   // one whose end cannot be told
 	keys    func(url string) ([]byte, error)
+	redeem  func(x ticket.Exchange) ([]byte, error)
 	fetched atomic.Int64
 	decide  guardtest.Decider
 }
@@ -144,6 +145,7 @@ func node(t *testing.T, d *db.DB, key string) *world {
 			}
 			return w.keys(url)
 		},
+		Redeem: func(_ context.Context, _ estover.TenantID, x ticket.Exchange) ([]byte, error) { return w.redeem(x) },
 	})
 	return w
 }

@@ -18,15 +18,52 @@ func (d *Door) jwts() (all []Route) {
 			Route{Mount: kind, Path: "role", List: d.listRoles, Help: "the roles"},
 			Route{Mount: kind, Path: "role/:name", Read: d.readJWTRole, Write: d.writeJWTRole, Delete: d.dropRole("name"), Exists: d.roleThere("name"), Help: "a role: which JWTs let one in, and what one then is"},
 			Route{Mount: kind, Path: "login", Write: d.loginJWT, Open: true, Help: "log in by a JWT"},
-			Route{Mount: kind, Path: "oidc/auth_url", Write: d.noBrowser, Open: true, Help: "not offered: people sign in to Estover itself"},
-			Route{Mount: kind, Path: "oidc/callback", Read: d.noBrowser, Write: d.noBrowser, Open: true, Help: "not offered: people sign in to Estover itself"},
+			Route{Mount: kind, Path: "oidc/auth_url", Write: d.beginOpenID, Open: true, Help: "where a browser is sent to log in"},
+			Route{Mount: kind, Path: "oidc/callback", Read: d.finishOpenID, Write: d.finishOpenID, Open: true, Help: "log in by what a browser has brought back"},
 		)
 	}
 	return all
 }
 
-func (d *Door) noBrowser(context.Context, *Request) (*Answer, error) {
-	return nil, refuse(http.StatusBadRequest, "people do not log in here by OpenID Connect: they sign in to Estover with their organisation (estover login), and use that token as it is")
+func (d *Door) beginOpenID(ctx context.Context, q *Request) (*Answer, error) {
+	var in struct {
+		Role     string `json:"role"`
+		Redirect string `json:"redirect_uri"`
+		Nonce    string `json:"client_nonce"`
+	}
+	if err := q.Read(&in); err != nil {
+		return nil, err
+	}
+	to, err := d.Tickets.BeginOpenID(ctx, q.Tenant, q.way(), strings.ToLower(in.Role), in.Redirect, in.Nonce)
+	if err != nil {
+		return nil, err
+	}
+	if to == "" {
+		q.Warn("unauthorized redirect_uri: it is none of the role's allowed_redirect_uris, word for word")
+	}
+	return &Answer{Data: map[string]any{"auth_url": to}}, nil
+}
+
+func (d *Door) finishOpenID(ctx context.Context, q *Request) (*Answer, error) {
+	var in struct {
+		State string         `json:"state"`
+		Code  estover.Secret `json:"code"`
+		Nonce string         `json:"client_nonce"`
+		Error string         `json:"error"`
+		Told  string         `json:"error_description"`
+		From  string         `json:"iss"`
+	}
+	if err := q.Read(&in); err != nil {
+		return nil, err
+	}
+	if in.Error != "" {
+		return nil, refuse(http.StatusBadRequest, "the provider has not logged anybody in: %.200s %.500s", in.Error, in.Told)
+	}
+	m, err := d.Tickets.FinishOpenID(ctx, q.Tenant, q.way(), q.from(), in.State, string(in.Code.Reveal()), in.Nonce)
+	if err != nil {
+		return nil, err
+	}
+	return signedIn(m), nil
 }
 
 func (d *Door) loginJWT(ctx context.Context, q *Request) (*Answer, error) {
@@ -87,15 +124,12 @@ func (d *Door) writeJWTConfig(ctx context.Context, q *Request) (*Answer, error) 
 	if err := q.Read(&in); err != nil {
 		return nil, err
 	}
-	if !in.ClientSecret.Empty() {
-		q.Warn("oidc_client_secret is not kept: people sign in to Estover itself, and JWTs need no client")
-	}
 	c := ticket.JWTConfig{
 		DiscoveryURL: in.DiscoveryURL, DiscoveryCA: in.DiscoveryCA, ClientID: in.ClientID, ResponseMode: in.ResponseMode, ResponseTypes: in.ResponseTypes,
 		DefaultRole: in.DefaultRole, JWKSURL: in.JWKSURL, JWKSCA: in.JWKSCA, PublicKeys: in.PublicKeys, Algorithms: in.Algorithms, BoundIssuer: in.BoundIssuer,
 		Provider: in.Provider, NamespaceState: in.NamespaceState == nil || *in.NamespaceState, AllowPrivate: in.AllowPrivate,
 	}
-	return nil, d.Tickets.SetJWT(ctx, q.Caller, q.way(), c)
+	return nil, d.Tickets.SetJWT(ctx, q.Caller, q.way(), c, in.ClientSecret)
 }
 
 func (d *Door) readJWTRole(ctx context.Context, q *Request) (*Answer, error) {

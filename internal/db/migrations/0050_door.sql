@@ -38,14 +38,11 @@ create table audit_header (
 	primary key (tenant_id, name)
 );
 
--- Log-ins by OpenID Connect that were begun. One comes back once.
+-- Log-ins by OpenID Connect that have come back: one does so once.
 create table ticket_sign_in (
 	tenant_id text not null,
 	state bytes not null, -- a MAC
 	mount_id text not null,
-	role text not null,
-	redirect text not null,
-	client bytes not null, -- the MAC of the client's own nonce
 	expires_at bigint not null,
 	primary key (tenant_id, state)
 );
