@@ -14,6 +14,7 @@ import (
 	"estover.dev/internal/edge"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/hold"
+	"estover.dev/internal/jose"
 	"estover.dev/internal/policy"
 	"estover.dev/internal/resource"
 	"estover.dev/internal/secret/engine"
@@ -56,7 +57,20 @@ func storeKinds() []upstream.Kind {
 // storing puts together what reads secrets through other vaults and pushes them there.
 func (s *Server) storing() *upstream.Stores {
 	return upstream.NewStores(upstream.Config{
-		Guard: s.guard, Secrets: s.facts.secrets, Sealer: s.sealer, Kinds: storeKinds(), Dial: s.dialTarget, Node: s.claims(), Logger: s.logger,
+		Guard: s.guard, Secrets: s.facts.secrets, Sealer: s.sealer, Kinds: storeKinds(), Dial: s.dialTarget, Assert: s.assertStore, Node: s.claims(), Logger: s.logger,
+	})
+}
+
+// assertStore signs what logs in at a store for us: an ID token about the store, which is
+// good for five minutes and for its audience alone.
+func (s *Server) assertStore(ctx context.Context, t estover.TenantID, store, audience string) (string, error) {
+	key, err := s.keys.Active(ctx, t, jose.IDToken)
+	if err != nil {
+		return "", err
+	}
+	now := s.db.Now()
+	return jose.Sign(jose.IDToken, key.Token, map[string]any{
+		"iss": token.Issuer(s.config.Issuer).Of(t), "sub": "store:" + store, "aud": audience, "iat": now.Unix(), "exp": now.Add(5 * time.Minute).Unix(), "jti": estover.NewID("ast"),
 	})
 }
 

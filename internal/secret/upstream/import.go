@@ -142,6 +142,9 @@ func (i *Imports) check(o Order) (k Kind, host string, err error) {
 	if err != nil {
 		return k, host, err
 	}
+	if o.Options[Audience] != "" {
+		return k, host, ErrImport.With("An import logs in with a secret. What logs in with an assertion is a store that secrets are read through.").At("options." + Audience)
+	}
 	if o.From != "" && CheckPath(strings.TrimSuffix(o.From, "/")) != nil {
 		return k, host, ErrImport.With("%q cannot be the beginning of a path.", o.From).At("from")
 	}
@@ -181,7 +184,7 @@ func (i *Imports) open(ctx context.Context, c estover.Caller, k Kind, host strin
 	if config.Admin, _, err = login(ctx, i.secrets, estover.Caller{Tenant: c.Tenant, Subject: estover.System("import")}, o.Login, host); err != nil {
 		return nil, err
 	}
-	config.Dial = dialer(c.Tenant, host, i.dial)
+	config.Dial = dialer(c.Tenant, i.dial, host)
 	return k.Open(config)
 }
 
@@ -217,9 +220,9 @@ func login(ctx context.Context, s *secret.Secrets, as estover.Caller, path, host
 type Dial = func(ctx context.Context, tenant estover.TenantID, address string) (net.Conn, error)
 
 // dialer opens connections to one store, and to nothing else.
-func dialer(tenant estover.TenantID, host string, dial Dial) func(ctx context.Context, network, address string) (net.Conn, error) {
+func dialer(tenant estover.TenantID, dial Dial, hosts ...string) func(ctx context.Context, network, address string) (net.Conn, error) {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		if !strings.HasPrefix(network, "tcp") || !strings.EqualFold(address, host) {
+		if !strings.HasPrefix(network, "tcp") || !slices.ContainsFunc(hosts, func(host string) bool { return strings.EqualFold(address, host) }) {
 			return nil, fmt.Errorf("%w: %s is not the address of the other vault", engine.ErrUnreachable, address)
 		}
 		if dial == nil {

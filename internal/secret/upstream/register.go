@@ -57,6 +57,10 @@ type Config struct {
 	Kinds   []Kind
 	Dial    Dial // nil dials without asking whose network it is
 
+	// Assert signs an assertion of our issuer, about a store and for an audience. Nil:
+	// none is made.
+	Assert func(ctx context.Context, tenant estover.TenantID, store, audience string) (string, error)
+
 	Node   string // the name of this node; one that nobody has if empty
 	Logger *slog.Logger
 }
@@ -86,8 +90,9 @@ type storeKey struct {
 type opened struct {
 	store Store
 	host  string
-	epoch int64  // of the store when it was opened
-	login string // the version of the secret that logs in
+	epoch int64     // of the store when it was opened
+	login string    // the version of the secret that logs in
+	until time.Time // how long a credential is good that no secret is behind; zero if one is
 }
 
 // storeKind is how events name rows of stores that have changed.
@@ -150,12 +155,17 @@ func (x *Stores) check(s StoreSpec) error {
 		return ErrInvalid.With("The authorities have at most 64 KiB.").At("authorities")
 	}
 	k, host, err := place(x.Kinds, s.Kind, s.Address, s.Options, ErrInvalid)
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case s.Options[Audience] != "" && (k.Federation == nil || x.Assert == nil):
+		return ErrInvalid.With("At a store of the kind %s one logs in with a secret.", s.Kind).At("options." + Audience)
+	case s.Options[Audience] != "" && s.Login != "":
+		return ErrInvalid.With("One logs in with a secret, or with an assertion for an audience.").At("login")
 	}
 	// What the kind itself says of address and options; nothing is connected to.
 	_, err = k.Open(engine.Config{
-		Address: s.Address, Options: s.Options, Authorities: []byte(s.Authorities), Dial: dialer("", host, nil),
+		Address: s.Address, Options: s.Options, Authorities: []byte(s.Authorities), Dial: dialer("", nil, host),
 		Admin: engine.Credential{User: "x", Secret: estover.NewSecret([]byte("x"))},
 	})
 	return err
@@ -174,6 +184,9 @@ func (x *Stores) Put(ctx context.Context, c estover.Caller, s StoreSpec) (NamedS
 	}}
 	var out NamedStore
 	err := x.Guard.Do(ctx, c, op, func(tx *guard.Tx) error {
+		if s.Options[Audience] != "" && !c.Has(estover.Admin) {
+			return ErrNotOwner.With("Only an administrator has Estover log in with an assertion of its issuer, since others may trust that.")
+		}
 		if invalid != nil {
 			return invalid
 		}
@@ -321,22 +334,42 @@ func (x *Stores) open(ctx context.Context, tenant estover.TenantID, id string) (
 			return nil, "", err
 		}
 	}
-	admin, version, err := login(ctx, x.Secrets, system(tenant), s.Login, host)
-	if err != nil {
-		return nil, "", err
-	}
 	key := storeKey{tenant, id}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if o := x.opened[key]; o != nil && o.epoch == s.epoch && o.login == version {
+	var admin engine.Credential
+	var version string
+	var until time.Time
+	if federates := s.Options[Audience] != "" && k.Federation != nil && x.Assert != nil; !federates {
+		if admin, version, err = login(ctx, x.Secrets, system(tenant), s.Login, host); err != nil {
+			return nil, "", err
+		}
+	} else if o := x.openedAt(key, s.epoch, ""); o == nil {
+		if admin, until, err = x.federated(ctx, tenant, s, k, host); err != nil {
+			return nil, "", x.unavailable(ctx, tenant, id, err)
+		}
+	}
+	if o := x.openedAt(key, s.epoch, version); o != nil {
 		return o.store, o.host, nil
 	}
-	store, err := k.Open(engine.Config{Address: s.Address, Options: s.Options, Authorities: []byte(s.Authorities), Admin: admin, Dial: dialer(tenant, host, x.Dial)})
+	store, err := k.Open(engine.Config{Address: s.Address, Options: s.Options, Authorities: []byte(s.Authorities), Admin: admin, Dial: dialer(tenant, x.Dial, host)})
 	if err != nil {
 		return nil, "", err
 	}
-	x.opened[key] = &opened{store, host, s.epoch, version}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.opened[key] = &opened{store, host, s.epoch, version, until}
 	return store, host, nil
+}
+
+// openedAt is a store that is open as it is to be reached, and for a minute at least;
+// nil if it is not.
+func (x *Stores) openedAt(key storeKey, epoch int64, login string) *opened {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	o := x.opened[key]
+	if o == nil || o.epoch != epoch || o.login != login || !o.until.IsZero() && time.Until(o.until) < time.Minute {
+		return nil
+	}
+	return o
 }
 
 // nameOf is how a store is called, for a sentence.

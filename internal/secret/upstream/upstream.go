@@ -82,6 +82,10 @@ type Kind struct {
 	// Flat is set where secrets have names, and no paths with slashes.
 	Flat bool
 
+	// Federation is how an assertion of our issuer logs in, where the option audience
+	// is set; nil if none does.
+	Federation *Federation
+
 	// Open makes a store. It does not connect.
 	Open func(engine.Config) (Store, error)
 }

@@ -7,9 +7,11 @@
 package azure
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -31,7 +33,37 @@ var Kind = upstream.Kind{
 	Address: "https://NAME.vault.azure.net",
 	Login:   "an access token, as `az account get-access-token --resource https://vault.azure.net` prints it, without a username",
 	Flat:    true,
-	Open:    open,
+	Options: []engine.Field{
+		{Name: upstream.Audience, Help: "api://AzureADTokenExchange: to log in with an assertion of ours instead of a token, by a federated credential of an application"},
+		{Name: "tenant", Help: "with it: the id of the tenant of Entra ID"},
+		{Name: "client", Help: "with it: the id of the application"},
+		{Name: "authority", Help: "with it: https://login.microsoftonline.com if it is empty"},
+	},
+	Federation: &upstream.Federation{Beside: beside, Login: federate},
+	Open:       open,
+}
+
+const authority = "https://login.microsoftonline.com"
+
+var idOf = regexp.MustCompile(`^[0-9A-Za-z.-]{1,100}$`)
+
+func beside(options map[string]string) ([]string, error) {
+	host, err := engine.Kind{Name: "azure", Address: "https://HOST", Port: "443"}.Host(cmp.Or(options["authority"], authority))
+	if err != nil {
+		return nil, engine.ErrConfig.With("The option authority is https://HOST.").At("options.authority")
+	}
+	return []string{host}, nil
+}
+
+// federate exchanges an assertion for an access token (RFC 7523, section 2.2).
+func federate(ctx context.Context, c engine.Config, assertion string) (out engine.Credential, until time.Time, err error) {
+	if !idOf.MatchString(c.Options["tenant"]) || !idOf.MatchString(c.Options["client"]) {
+		return out, until, engine.ErrConfig.With("The options tenant and client are the ids of a tenant and of an application.").At("options.tenant")
+	}
+	return upstream.Exchange(ctx, c, cmp.Or(c.Options["authority"], authority), "/"+c.Options["tenant"]+"/oauth2/v2.0/token", url.Values{
+		"grant_type": {"client_credentials"}, "client_id": {c.Options["client"]}, "scope": {"https://vault.azure.net/.default"},
+		"client_assertion_type": {"urn:ietf:params:oauth:client-assertion-type:jwt-bearer"}, "client_assertion": {assertion},
+	})
 }
 
 // largest is the most that a version may hold, in bytes.

@@ -7,6 +7,7 @@ package google
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -32,9 +33,35 @@ var Kind = upstream.Kind{
 	Title:   "Google Secret Manager",
 	Address: "https://secretmanager.googleapis.com",
 	Login:   "an access token, as `gcloud auth print-access-token` prints it, without a username",
-	Options: []engine.Field{{Name: "project", Help: "the project's id", Required: true}, engine.TLSField},
-	Flat:    true,
-	Open:    open,
+	Options: []engine.Field{
+		{Name: "project", Help: "the project's id", Required: true},
+		{Name: upstream.Audience, Help: "https://iam.googleapis.com/projects/NUMBER/locations/global/workloadIdentityPools/POOL/providers/PROVIDER: to log in with an assertion of ours instead of a token"},
+		{Name: "sts", Help: "with it: https://sts.googleapis.com if it is empty"},
+		engine.TLSField,
+	},
+	Flat:       true,
+	Federation: &upstream.Federation{Beside: beside, Login: federate},
+	Open:       open,
+}
+
+const sts = "https://sts.googleapis.com"
+
+func beside(options map[string]string) ([]string, error) {
+	host, err := engine.Kind{Name: "google", Address: "https://HOST", Port: "443"}.Host(cmp.Or(options["sts"], sts))
+	if err != nil {
+		return nil, engine.ErrConfig.With("The option sts is https://HOST.").At("options.sts")
+	}
+	return []string{host}, nil
+}
+
+// federate exchanges an assertion for an access token (RFC 8693). What the pool's
+// principal may do it may do itself; no service account is impersonated.
+func federate(ctx context.Context, c engine.Config, assertion string) (engine.Credential, time.Time, error) {
+	return upstream.Exchange(ctx, c, cmp.Or(c.Options["sts"], sts), "/v1/token", url.Values{
+		"grant_type": {"urn:ietf:params:oauth:grant-type:token-exchange"}, "audience": {strings.TrimPrefix(c.Options[upstream.Audience], "https:")},
+		"scope": {"https://www.googleapis.com/auth/cloud-platform"}, "requested_token_type": {"urn:ietf:params:oauth:token-type:access_token"},
+		"subject_token_type": {"urn:ietf:params:oauth:token-type:jwt"}, "subject_token": {assertion},
+	})
 }
 
 // largest is the most that a version may hold, in bytes.

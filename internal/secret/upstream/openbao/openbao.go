@@ -31,10 +31,37 @@ var Kind = upstream.Kind{
 	Options: []engine.Field{
 		{Name: "mount", Help: "where the engine of the kind kv, version 2, is mounted: secret if it is empty"},
 		{Name: "namespace", Help: "the namespace of the mount"},
+		{Name: upstream.Audience, Help: "an audience that its role wants (bound_audiences): to log in with an assertion of ours instead of a token"},
+		{Name: "role", Help: "with it: the role of the auth method jwt"},
+		{Name: "auth", Help: "with it: where that auth method is: jwt if it is empty"},
 		engine.TLSField,
 	},
-	Checks: true,
-	Open:   open,
+	Checks:     true,
+	Federation: &upstream.Federation{Login: federate},
+	Open:       open,
+}
+
+// federate logs in by the auth method jwt.
+func federate(ctx context.Context, c engine.Config, assertion string) (out engine.Credential, until time.Time, err error) {
+	at := cmp.Or(strings.Trim(c.Options["auth"], "/"), "jwt")
+	if err := upstream.CheckPath(at); err != nil {
+		return out, until, engine.ErrConfig.With("The option auth is the path of an auth method.").At("options.auth")
+	}
+	begun := time.Now()
+	var answer struct {
+		Auth struct {
+			Token   string `json:"client_token"`
+			Seconds int64  `json:"lease_duration"`
+		} `json:"auth"`
+	}
+	err = upstream.PostJSON(ctx, c, "/v1/auth/"+at+"/login", map[string]string{"role": c.Options["role"], "jwt": assertion}, &answer)
+	if err == nil && answer.Auth.Token == "" {
+		err = engine.Unreachable(errors.New("the answer to the log-in has no token"))
+	}
+	if err != nil {
+		return out, until, err
+	}
+	return engine.Credential{Secret: estover.NewSecret([]byte(answer.Auth.Token))}, begun.Add(upstream.Lifetime(answer.Auth.Seconds)), nil
 }
 
 type store struct {
