@@ -246,6 +246,35 @@ func (d *DB) View(ctx context.Context, tenant estover.TenantID, fn func(*Tx) err
 	return diagnose(fn(&Tx{tenant: tenant, now: d.Now(), engine: Postgres, run: plain{t}, snapshot: true}))
 }
 
+// Look is a View for a function that has one statement, which sees one state
+// by itself: it does without a transaction around it, which costs as much again.
+func (d *DB) Look(ctx context.Context, tenant estover.TenantID, fn func(*Tx) error) error {
+	if d.readers != nil {
+		return d.reading(ctx).look(ctx, func(run runner) error {
+			return diagnose(fn(&Tx{tenant: tenant, now: d.Now(), engine: SQLite, run: run}))
+		})
+	}
+	return diagnose(fn(&Tx{tenant: tenant, now: d.Now(), engine: Postgres, run: &single{runner: plain{d.from(ctx)}}, snapshot: true}))
+}
+
+// A single runs one statement, and no other: a second one would see another state.
+type single struct {
+	runner
+	ran bool
+}
+
+func (s *single) exec(context.Context, string, ...any) (sql.Result, error) {
+	return nil, errors.New("a look changes nothing")
+}
+
+func (s *single) query(ctx context.Context, query string, args ...any) (*Rows, error) {
+	if s.ran {
+		return nil, errors.New("a look has one statement")
+	}
+	s.ran = true
+	return s.runner.query(ctx, query, args...)
+}
+
 // Do runs fn in a transaction of one tenant and commits it. When fn returns an
 // error nothing is changed, and Do returns that error.
 //

@@ -668,6 +668,59 @@ func TestReaders(t *testing.T) {
 	}
 }
 
+// A look sees what has been committed, has one statement, changes nothing, and
+// gives its connection back.
+func TestLook(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		makeNotes(t, d)
+		for i := range 30 {
+			id := fmt.Sprint(i)
+			err := d.Append(t.Context(), db.Append{Tenant: "t", Rows: []db.Row{{Into: noteTable, Values: []any{"t", id, int64(i), nil}}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = d.Look(t.Context(), "t", func(tx *db.Tx) error {
+				var epoch int64
+				if err := tx.QueryRow(t.Context(), "select epoch from note where tenant_id = $1 and id = $2", tx.Tenant(), id).Scan(&epoch); err != nil {
+					return err
+				}
+				if epoch != int64(i) {
+					t.Errorf("a look after the commit sees epoch %d, want %d", epoch, i)
+				}
+				if err := tx.QueryRow(t.Context(), "select 1").Scan(&epoch); err == nil {
+					t.Error("a look had a second statement")
+				}
+				if _, err := tx.Exec(t.Context(), "delete from note"); err == nil {
+					t.Error("a look changed something")
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		err := d.Look(t.Context(), "t", func(tx *db.Tx) error {
+			return tx.QueryRow(t.Context(), "select epoch from note where tenant_id = $1 and id = 'none'", tx.Tenant()).Scan(new(int64))
+		})
+		if !errors.Is(err, db.ErrNoRows) {
+			t.Errorf("looking for what is not there: %v, want ErrNoRows", err)
+		}
+		if d.Engine() != db.SQLite {
+			return
+		}
+		err = d.Look(t.Context(), "t", func(tx *db.Tx) error { // and leaves the rows open
+			_, err := tx.Query(t.Context(), "select id from note")
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		if n := db.Reading(d); n != 1 {
+			t.Errorf("those who looked in turn have made %d connections, want 1", n)
+		}
+	})
+}
+
 func TestDiskFull(t *testing.T) {
 	d := dbtest.Open(t)
 	makeNotes(t, d)

@@ -21,6 +21,8 @@ type prepared struct {
 	conn  *sql.Conn
 	all   map[string]*statement
 	asked []*Rows // since the last [prepared.finish]
+
+	broken bool // in the middle of what cannot be undone; nobody gets it again
 }
 
 type statement struct {

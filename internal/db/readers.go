@@ -29,6 +29,31 @@ func newReaders(pool *sql.DB, n int) *readers {
 
 // view runs fn in a transaction that sees one state of the file.
 func (r *readers) view(ctx context.Context, fn func(runner) error) error {
+	return r.with(ctx, func(p *prepared) error {
+		if _, err := p.exec(ctx, "begin"); err != nil {
+			p.broken = true
+			return unavailable(ctx, err)
+		}
+		defer func() {
+			p.finish()
+			if _, err := p.exec(ctx, "rollback"); err != nil {
+				p.broken = true
+			}
+		}()
+		return fn(p)
+	})
+}
+
+// look runs fn, which has one statement: that sees one state by itself.
+func (r *readers) look(ctx context.Context, fn func(runner) error) error {
+	return r.with(ctx, func(p *prepared) error {
+		defer p.finish()
+		return fn(&single{runner: p})
+	})
+}
+
+// with gives fn a connection.
+func (r *readers) with(ctx context.Context, fn func(*prepared) error) error {
 	select {
 	case <-r.closed:
 		return ErrUnavailable
@@ -43,7 +68,11 @@ func (r *readers) view(ctx context.Context, fn func(runner) error) error {
 	}
 	p := r.take()
 	defer func() {
-		if p != nil {
+		switch {
+		case p == nil:
+		case p.broken:
+			p.close()
+		default:
 			r.mu.Lock()
 			r.free = append(r.free, p)
 			r.mu.Unlock()
@@ -57,18 +86,6 @@ func (r *readers) view(ctx context.Context, fn func(runner) error) error {
 		}
 		p = newPrepared(conn)
 	}
-	if _, err := p.exec(ctx, "begin"); err != nil {
-		p.close()
-		p = nil
-		return unavailable(ctx, err)
-	}
-	defer func() {
-		p.finish()
-		if _, err := p.exec(ctx, "rollback"); err != nil {
-			p.close()
-			p = nil
-		}
-	}()
 	return fn(p)
 }
 

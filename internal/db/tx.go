@@ -18,7 +18,13 @@ type runner interface {
 	query(ctx context.Context, query string, args ...any) (*Rows, error)
 }
 
-type plain struct{ *sql.Tx }
+type plain struct{ querier }
+
+// A querier is a transaction, or a pool for what needs none.
+type querier interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}
 
 func (p plain) exec(ctx context.Context, query string, args ...any) (sql.Result, error) {
 	return p.ExecContext(ctx, query, args...)

@@ -503,8 +503,11 @@ func (s *Secrets) readLast(ctx context.Context, tenant estover.TenantID, path st
 // if n is 0), and checks that it is as it was written. Of the others it has the
 // versions only if that is not the current one.
 func (s *Secrets) read(ctx context.Context, tenant estover.TenantID, path string, n int64) (*record, error) {
+	if n == 0 {
+		return s.readCurrent(ctx, tenant, path)
+	}
 	return s.load(ctx, tenant, path, func(tx *db.Tx, r *record) error {
-		if n == 0 || n == r.CurrentVersion {
+		if n == r.CurrentVersion {
 			return nil
 		}
 		if err := complete(ctx, tx, r); err != nil {
@@ -512,6 +515,25 @@ func (s *Secrets) read(ctx context.Context, tenant estover.TenantID, path string
 		}
 		return loadSealed(ctx, tx, r, n)
 	})
+}
+
+// readCurrent is what most who read want: one statement for all of it, unless the
+// row is of the first form.
+func (s *Secrets) readCurrent(ctx context.Context, tenant estover.TenantID, path string) (r *record, err error) {
+	if err := s.sealer.Prepare(ctx, tenant); err != nil {
+		return nil, err
+	}
+	err = s.guard.DB().Look(ctx, tenant, func(tx *db.Tx) error {
+		r, err = findCurrent(ctx, tx, path)
+		return err
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case r.past == nil:
+		return s.load(ctx, tenant, path, func(*db.Tx, *record) error { return nil })
+	}
+	return r, s.verify(tenant, r)
 }
 
 func (s *Secrets) load(ctx context.Context, tenant estover.TenantID, path string, more func(*db.Tx, *record) error) (r *record, err error) {

@@ -51,8 +51,9 @@ func scanSecret(scan func(...any) error) (*record, error) {
 	return r, err
 }
 
-// find reads the secret at a path with its current version, in one statement.
-func find(ctx context.Context, tx *db.Tx, path string) (*record, error) {
+// findCurrent reads the secret at a path with its current version, in one
+// statement.
+func findCurrent(ctx context.Context, tx *db.Tx, path string) (*record, error) {
 	r, err := scanSecret(tx.QueryRow(ctx, `select `+secretAndCurrent+`
 		where s.tenant_id = $1 and s.path = $2 and s.ended_at is null`, tx.Tenant(), path).Scan)
 	if err == db.ErrNoRows {
@@ -61,8 +62,18 @@ func find(ctx context.Context, tx *db.Tx, path string) (*record, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.seen = tx.Now(); r.past == nil {
-		// Its MAC is over all versions.
+	r.seen = tx.Now()
+	return r, nil
+}
+
+// find is findCurrent, with all versions if the row is of the first form, whose MAC
+// is over all of them.
+func find(ctx context.Context, tx *db.Tx, path string) (*record, error) {
+	r, err := findCurrent(ctx, tx, path)
+	if err != nil {
+		return nil, err
+	}
+	if r.past == nil {
 		if err := complete(ctx, tx, r); err != nil {
 			return nil, err
 		}
@@ -445,6 +456,24 @@ func Holders(ctx context.Context, tx *db.Tx, secret string, n int64) ([]Holder, 
 		list = append(list, h)
 	}
 	return list, rows.Err()
+}
+
+// Agents are those that have used a version, by their ids.
+func Agents(ctx context.Context, tx *db.Tx, secret string, n int64) (ids []string, err error) {
+	rows, err := tx.Query(ctx, `select distinct subject from secret_use where tenant_id = $1 and secret_id = $2 and version = $3 and subject like 'agent:%' order by subject`,
+		tx.Tenant(), secret, n)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var s estover.Subject
+		if err := rows.Scan(&s); err != nil {
+			return nil, err
+		}
+		ids = append(ids, s.ID())
+	}
+	return ids, rows.Err()
 }
 
 // printed finds the versions whose values have a fingerprint.
