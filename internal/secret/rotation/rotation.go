@@ -30,9 +30,10 @@
 // which says so when it is asked (a node that does not answer any more uses no
 // rotated secret either); who read it in plaintext has read a later one since, or
 // its session or log-in has ended; the current version is in each store to which the
-// secret is pushed; nobody is logged in at the target as the old user. Otherwise it lives on, and who holds it up is named ([Rotations.Explain],
-// R8). When that takes longer than a second grace, it is an alarm. A person may
-// end it all the same, with a reason ([Rotations.Force]).
+// secret is pushed; nobody is logged in at the target as the old user. Otherwise it
+// lives on, and who holds it up is named ([Rotations.Explain], R8). When that takes
+// longer than a second grace, it is an alarm. A person may end it all the same, with a
+// reason ([Rotations.Force]).
 //
 // # One user only
 //
