@@ -17,8 +17,19 @@
 //
 // # Ways to use one
 //
-// [Import] copies secrets once, with a report. [Watch] waits for a version that
-// is not known yet.
+// A store that is registered ([Stores]) has an owner, who says what is done with it.
+//
+//   - [Stores.Link]: the value of a secret lives there. It is read when somebody needs
+//     it, as a version of ours that is a copy of one there, by one of all who want it
+//     ([Stores.Fresh]); it is believed for a time, and when the store cannot be asked
+//     after that, nobody gets it.
+//   - [Stores.Sync]: a secret of ours is kept there too ([Stores.PushDue]). What is
+//     about to be sent is noted by its digest, and what stands there is looked at
+//     before anything is written, so that work which was cut off anywhere, or done
+//     twice, leaves the same. What somebody else has written stays ([SyncState]).
+//   - [Imports]: secrets are copied once, with a report.
+//
+// [Watch] waits for a version that is not known yet.
 package upstream
 
 import (
