@@ -53,15 +53,16 @@ func find(ctx context.Context, tx *db.Tx, id string) (Emergency, error) {
 	return one(ctx, tx, tx.QueryRow(ctx, "select "+columns+" from emergency_rotation where tenant_id = $1 and id = $2", tx.Tenant(), id))
 }
 
-// findOpen is the one that is under way about the same, and for as much. What asks for
-// more than that is another one.
+// findOpen is the one that is under way about the same, and for as much or more: who
+// says how long ago says it a moment later the next time. What asks for more than that
+// is another one.
 func findOpen(ctx context.Context, tx *db.Tx, w Wish) (Emergency, error) {
 	since := int64(0)
 	if !w.Since.IsZero() {
 		since = w.Since.UnixMicro()
 	}
 	return one(ctx, tx, tx.QueryRow(ctx, "select "+columns+` from emergency_rotation
-		where tenant_id = $1 and scope = $2 and target = $3 and keep = $4 and coalesce(since, 0) = $5 and done_at is null order by at limit 1`,
+		where tenant_id = $1 and scope = $2 and target = $3 and keep = $4 and coalesce(since, 0) <= $5 and done_at is null order by at limit 1`,
 		tx.Tenant(), w.Scope, w.Target, w.Keep, since))
 }
 
