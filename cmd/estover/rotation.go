@@ -106,7 +106,7 @@ func rotationPut(s *settings) *cobra.Command {
 	var subject rotation.Subject
 	var kind string
 	var template []string
-	var cache, poll, connection, quiet, within, life time.Duration
+	var cache, poll, connection, quiet, escalate, within, life time.Duration
 	c := &cobra.Command{
 		Use: "put PATH", Short: "Have a secret rotated, or change how", Args: oneArgument("the secret's path"),
 		Long: `Put has the versions of a secret made here. If it has a version, its username is
@@ -152,7 +152,7 @@ as long as somebody uses it.`,
 			for _, d := range []struct {
 				to   *int64
 				from time.Duration
-			}{{&spec.Cache, cache}, {&spec.Poll, poll}, {&spec.Connection, connection}, {&spec.Quiet, quiet}, {&spec.Within, within}, {&subject.TTL, life}} {
+			}{{&spec.Cache, cache}, {&spec.Poll, poll}, {&spec.Connection, connection}, {&spec.Quiet, quiet}, {&spec.Escalate, escalate}, {&spec.Within, within}, {&subject.TTL, life}} {
 				*d.to = int64((d.from + time.Second - 1) / time.Second)
 			}
 			var x rotation.Rotation
@@ -183,6 +183,7 @@ as long as somebody uses it.`,
 	f.DurationVar(&poll, "poll", 0, "how often clients look for another version")
 	f.DurationVar(&connection, "connection-age", 0, "how long clients keep a connection")
 	f.DurationVar(&quiet, "quiet", 0, "for how long the gateway must not have used a version that is to die (default: 10m)")
+	f.DurationVar(&escalate, "escalate", 0, "for how long after its grace a version that is used is waited for; then it dies all the same (default: without end)")
 	return c
 }
 

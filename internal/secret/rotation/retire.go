@@ -149,12 +149,26 @@ func (w *work) refuse(ctx context.Context, found []Laggard) error {
 // late raises the alarm when a version is not retired after a second grace (R8).
 func (w *work) late(ctx context.Context) error {
 	waits := w.r.Step == Grace || w.r.Step == Retiring || w.r.Step == Scrambling
-	second := w.r.GraceUntil.Add(max(w.r.Grace(), w.r.quiet()))
-	if !waits || !w.r.LateAt.IsZero() || w.x.Guard.DB().Now().Before(second) {
+	if !waits || !w.r.LateAt.IsZero() || w.x.Guard.DB().Now().Before(w.r.GraceUntil.Add(w.r.alarm())) {
 		return nil
 	}
 	return w.move(ctx, "rotation.late", refusal(w.r, w.r.Laggards), nil, func(tx *guard.Tx, n *Rotation) error {
 		n.LateAt = tx.Now()
+		return nil
+	})
+}
+
+// escalate has a version die although it is used, where its rotation says so and
+// it has waited for long enough.
+func (w *work) escalate(ctx context.Context) error {
+	after := time.Duration(w.r.Escalate) * time.Second
+	waits := w.r.Step == Grace || w.r.Step == Retiring
+	if after == 0 || !waits || w.r.ForcedBy != "" || w.x.Guard.DB().Now().Before(w.r.GraceUntil.Add(after)) {
+		return nil
+	}
+	return w.move(ctx, "rotation.escalate", refusal(w.r, w.r.Laggards), nil, func(tx *guard.Tx, n *Rotation) error {
+		n.ForcedBy, n.Next = system(w.tenant).Subject, tx.Now()
+		n.Reason = fmt.Sprintf("It was in use %s after its grace, for as long as its rotation lets it be.", after)
 		return nil
 	})
 }

@@ -140,6 +140,7 @@ type Spec struct {
 	Poll       int64 `json:"poll_seconds,omitempty" minimum:"0" doc:"How often they look for another one"`
 	Connection int64 `json:"connection_seconds,omitempty" minimum:"0" doc:"How long they keep a connection"`
 	Quiet      int64 `json:"quiet_seconds,omitempty" minimum:"0" doc:"For how long nobody must have used a version that is to die; 600 if left out"`
+	Escalate   int64 `json:"escalate_seconds,omitempty" minimum:"0" doc:"For how long after its grace a version that is used is waited for; then it dies all the same, and who loses access is named. Without end if left out"`
 }
 
 // Grace is how long a previous version is kept at least: the cache of clients,
@@ -151,6 +152,9 @@ func (s Spec) Grace() time.Duration {
 	}
 	return time.Duration(max(s.Cache, 2*s.Poll, s.Connection)) * time.Second
 }
+
+// alarm is how long after its grace a version that is used is an alarm.
+func (s Spec) alarm() time.Duration { return max(s.Grace(), s.quiet()) }
 
 func (s Spec) quiet() time.Duration { return time.Duration(s.Quiet) * time.Second }
 
@@ -325,7 +329,9 @@ func (s Spec) check() (Spec, error) {
 		return s, ErrInvalid.With("The two users are two: one serves while the other gets its password.").At("users")
 	case s.UserField == s.SecretField:
 		return s, ErrInvalid.With("The name of the user and the password are two fields.").At("secret_field")
-	case max(s.Cache, s.Poll, s.Connection, s.Quiet) > 30*24*3600:
+	case s.Escalate != 0 && time.Duration(s.Escalate)*time.Second < s.alarm():
+		return s, ErrInvalid.With("A version that is used is an alarm %s after its grace; let some time pass before it dies all the same.", s.alarm()).At("escalate_seconds")
+	case max(s.Cache, s.Poll, s.Connection, s.Quiet, s.Escalate) > 30*24*3600:
 		return s, ErrInvalid.With("Clients are waited for 30 days at most.")
 	}
 	p, err := parseSchedule(s.Schedule)

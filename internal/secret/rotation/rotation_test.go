@@ -498,6 +498,44 @@ func TestForce(t *testing.T) {
 	})
 }
 
+// TestEscalate shows that a version which is used is an alarm first, and dies when
+// its rotation lets it wait no longer; and that one waits without end of which
+// nothing is said.
+func TestEscalate(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := build(t, d, newMemory("reader_a", "reader_b"))
+		short := pair
+		short.Escalate = 30
+		if _, err := h.x.Put(t.Context(), ann, path, short); !errors.Is(err, rotation.ErrInvalid) {
+			t.Errorf("it dies before the alarm: %v, want ErrInvalid", err)
+		}
+		patient := pair
+		patient.Escalate = 3600
+		h.put(patient)
+		h.run()
+		used, err := h.use(h.secrets)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(h.secrets.Carry(used))
+		h.run()
+		grace := h.explain().GraceUntil
+		h.clock.Advance(grace.Add(time.Hour - time.Second).Sub(h.clock.Now()))
+		if e := h.pass(0); e.Step != rotation.Grace || e.LateAt.IsZero() || e.ForcedBy != "" {
+			t.Errorf("a second before: %s, late since %s, forced by %q", e.Step, e.LateAt, e.ForcedBy)
+		}
+		h.want("1a:previous 2b:current")
+		if e := h.pass(time.Minute); e.ForcedBy == "" || len(e.Laggards) != 1 || !strings.Contains(e.Why, "all the same") {
+			t.Errorf("after it: forced by %q, cut off %+v, %q", e.ForcedBy, e.Laggards, e.Why)
+		}
+		if e := h.pass(time.Minute); e.Step != rotation.Idle {
+			t.Errorf("after it: %s, %s", e.Step, e.Why)
+		}
+		h.want("1a:retired 2b:current")
+		h.works()
+	})
+}
+
 // TestNodes shows that every node that is there has to answer, that what it has
 // counted in memory counts, and that a node which cannot say that it is there uses
 // no rotated secret (R9).

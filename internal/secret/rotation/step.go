@@ -90,6 +90,9 @@ func (x *Rotations) advance(ctx context.Context, tenant estover.TenantID, id str
 	if failed := w.late(ctx); failed != nil {
 		return failed
 	}
+	if failed := w.escalate(ctx); failed != nil {
+		return failed
+	}
 	if err != nil {
 		return w.putOff(ctx, err)
 	}
