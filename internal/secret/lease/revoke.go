@@ -240,7 +240,8 @@ func backOff(attempts int64) time.Duration {
 }
 
 // Run takes credentials away whose time is over, until ctx is done. Every node
-// does: what one has claimed no other has.
+// does: what one has claimed no other has. It does not look at once, so that a
+// server with many that are due is not held up in its start.
 func (l *Leases) Run(ctx context.Context) error {
 	var busy sync.WaitGroup
 	defer busy.Wait()
@@ -248,17 +249,17 @@ func (l *Leases) Run(ctx context.Context) error {
 	defer t.Stop()
 	failing := false
 	for {
-		err := l.look(ctx, &busy)
-		if err != nil && !failing && ctx.Err() == nil {
-			l.o.Logger.Error("leases that are due could not be looked for", "error", err)
-		}
-		failing = err != nil
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
 		case <-l.wake:
 		}
+		err := l.look(ctx, &busy)
+		if err != nil && !failing && ctx.Err() == nil {
+			l.o.Logger.Error("leases that are due could not be looked for", "error", err)
+		}
+		failing = err != nil
 	}
 }
 
