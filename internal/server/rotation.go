@@ -125,15 +125,49 @@ func (s *Server) certifier() rotation.Certifier {
 }
 
 // secretRisk is how much harm a secret would do: as it is said of it, or by the
-// class of the data that it opens, if that is more.
-func (s *Server) secretRisk(_ context.Context, _ estover.TenantID, x secret.Secret) (secret.Risk, error) {
-	if x.Class == estover.Restricted {
-		return secret.High, nil
+// class of the data that it opens, or by how risky those are held to be who use its
+// current version, whichever is the most.
+func (s *Server) secretRisk(ctx context.Context, t estover.TenantID, x secret.Secret) (secret.Risk, error) {
+	risk := riskOf(x)
+	if risk == secret.High {
+		return risk, nil
 	}
-	if x.Class == estover.Confidential && x.Spec.Risk == secret.Low {
-		return secret.Standard, nil
+	err := s.guard.DB().View(ctx, t, func(tx *db.Tx) error {
+		ids, err := secret.Agents(ctx, tx, x.ID, x.CurrentVersion)
+		for _, id := range ids {
+			a, failed := agent.Load(ctx, tx, id)
+			if estover.KindOf(failed) == estover.NotFound {
+				continue
+			}
+			if failed != nil {
+				return failed
+			}
+			risk = withUser(risk, a.Risk.Band)
+		}
+		return err
+	})
+	return risk, err
+}
+
+func riskOf(x secret.Secret) secret.Risk {
+	switch {
+	case x.Class == estover.Restricted:
+		return secret.High
+	case x.Class == estover.Confidential && x.Spec.Risk == secret.Low:
+		return secret.Standard
 	}
-	return x.Spec.Risk, nil
+	return x.Spec.Risk
+}
+
+// withUser is the risk of a secret that somebody of a band uses.
+func withUser(risk secret.Risk, band agent.Band) secret.Risk {
+	switch {
+	case band == agent.HighRisk || band == agent.CriticalRisk:
+		return secret.High
+	case band == agent.RaisedRisk && risk == secret.Low:
+		return secret.Standard
+	}
+	return risk
 }
 
 // undoing puts together what rotates in an emergency.
