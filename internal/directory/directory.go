@@ -154,23 +154,17 @@ func (d *Directory) Bootstrap(ctx context.Context, tenant estover.TenantID) (est
 // was when it was recognised: not disabled, with the same roles, its token not
 // ended. It is a part of the guard's Alive.
 func (d *Directory) Alive(ctx context.Context, tx *db.Tx, caller estover.Caller) error {
-	p, err := find(ctx, tx, caller.Subject.ID())
-	if err != nil {
-		return err
-	}
-	if p.Status == Disabled {
-		return ErrToken.With("The person %s is disabled. An administrator can enable them again.", p.Name)
-	}
-	if !strings.HasPrefix(caller.Grant, tokenPrefix+"_") {
-		return nil
-	}
-	live, err := tokenLive(ctx, tx, p.ID, caller.Grant, "")
+	p, err := standingOf(ctx, tx, caller.Subject.ID(), caller.Grant)
 	switch {
 	case err != nil:
 		return err
-	case !live:
+	case p.disabled:
+		return ErrToken.With("The person %s is disabled. An administrator can enable them again.", p.name)
+	case !strings.HasPrefix(caller.Grant, tokenPrefix+"_"):
+		return nil
+	case !p.live:
 		return ErrToken
-	case p.Epoch != caller.Epoch:
+	case p.epoch != caller.Epoch:
 		return db.ErrStale
 	}
 	return nil

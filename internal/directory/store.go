@@ -240,6 +240,29 @@ func tokenLive(ctx context.Context, tx *db.Tx, person, id, lock string) (bool, e
 	return err == nil, err
 }
 
+// A standing is what lets a person do something at the moment.
+type standing struct {
+	name     string
+	epoch    int64
+	disabled bool
+	live     bool // the token by which they came in
+}
+
+// standingOf reads it in one statement, since everything that a person does asks
+// for it within its transaction.
+func standingOf(ctx context.Context, tx *db.Tx, id, token string) (s standing, err error) {
+	var disabled time.Time
+	var tokens int
+	err = tx.QueryRow(ctx, `select name, epoch, disabled_at, (select count(*) from person_token t
+			where t.tenant_id = $1 and t.id = $3 and t.person_id = $2 and t.ended_at is null and t.expires_at > $4)
+		from person where tenant_id = $1 and id = $2`, tx.Tenant(), id, token, tx.Now()).Scan(&s.name, &s.epoch, &disabled, &tokens)
+	if errors.Is(err, db.ErrNoRows) {
+		return s, ErrNotFound
+	}
+	s.disabled, s.live = !disabled.IsZero(), tokens == 1
+	return s, err
+}
+
 // Stays reports whether a log-in by which a person could come in at a time still
 // lets them in.
 func Stays(ctx context.Context, tx *db.Tx, person string, at time.Time) (bool, error) {
