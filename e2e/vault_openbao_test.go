@@ -168,6 +168,27 @@ func useBao(t *testing.T, address, ca, token string) {
 		t.Errorf("the deleted policy reads %q, %v", read, err)
 	}
 
+	// Audit devices stand behind the log (V34).
+	sink, told := audited(t)
+	must(t, c.Sys().EnableAuditWithOptions(name, &bao.EnableAuditOptions{Type: "socket", Description: "of the team", Options: map[string]string{"address": sink, "write_timeout": "1s"}}))
+	devices, err := c.Sys().ListAudit()
+	must(t, err)
+	if d := devices[name+"/"]; d == nil || d.Type != "socket" || d.Description != "of the team" || d.Options["address"] != sink || d.Path != name+"/" {
+		t.Errorf("the audit devices are %+v", devices)
+	}
+	hash, err := c.Sys().AuditHash(name, "hunter2")
+	must(t, err)
+	if !strings.HasPrefix(hash, "hmac-sha256:") || len(hash) != 76 {
+		t.Errorf("a hash is %q", hash)
+	}
+	if l := told(); !strings.Contains(l, `"type":"response"`) {
+		t.Errorf("the device is told %s", l)
+	}
+	must(t, c.Sys().DisableAudit(name))
+	if devices, err = c.Sys().ListAudit(); err != nil || devices[name+"/"] != nil {
+		t.Errorf("afterwards there are %+v, %v", devices, err)
+	}
+
 	// Without a good token nothing is said of what is there.
 	nobody, err := c.Clone()
 	must(t, err)

@@ -1,11 +1,14 @@
 package e2e
 
 import (
+	"bufio"
+	"net"
 	"os"
 	"os/exec"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"estover.dev/e2e/e2etest"
 )
@@ -19,6 +22,38 @@ func vaultServer(t *testing.T) (srv *e2etest.Server, address string) {
 		t.Fatalf("the server does not say where the door is:\n%s", srv.Log())
 	}
 	return srv, at[1]
+}
+
+// audited is a socket for an audit device, and its first line.
+func audited(t *testing.T) (address string, first func() string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	t.Cleanup(func() { _ = l.Close() })
+	lines := make(chan string, 1)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if line, err := bufio.NewReader(c).ReadString('\n'); err == nil {
+				select {
+				case lines <- line:
+				default:
+				}
+			}
+			_ = c.Close()
+		}
+	}()
+	return l.Addr().String(), func() string {
+		select {
+		case line := <-lines:
+			return line
+		case <-time.After(time.Minute):
+			return "nothing"
+		}
+	}
 }
 
 // Clients of Vault that are not ours work as they are, at the door's own address
