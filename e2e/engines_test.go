@@ -171,16 +171,22 @@ func TestOtherTargets(t *testing.T) {
 			slices.Sort(all)
 			return strings.Join(all, " ")
 		}
-		d.does(t, dir, "estover secret create crm/key --destination "+strings.TrimPrefix(api.URL, "http://"))
-		d.does(t, dir, "estover rotation put crm/key --kind keys --target crm-keys --user reader-1 --user reader-2 --template values=a=b --cache 1s --quiet 1s --schedule manual")
-		if out := d.does(t, dir, "estover rotation run crm/key"); !strings.Contains(out, "crm/key has version 1.") || named() != "reader-1" {
+		lines := keyGuide(t, "crm-keys", "crm-kept", "https://crm.example.com", api.URL, "crm.example.com", strings.TrimPrefix(api.URL, "http://"),
+			"admin.key", "admin.txt", "--cache 5m", "--cache 1s --quiet 1s --schedule manual")
+		if len(lines) != 6 {
+			t.Fatalf("the guide has %d commands: %q", len(lines), lines)
+		}
+		for _, line := range lines[:3] {
+			d.does(t, dir, line)
+		}
+		if out := d.does(t, dir, lines[3]); !strings.Contains(out, "crm/key has version 1.") || named() != "reader-1" {
 			t.Errorf("the first key: %s\nthe API has %s", out, named())
 		}
 		value := d.does(t, dir, "estover secret get crm/key --field key --purpose 'a look'")
-		if out := d.does(t, dir, "estover rotation run crm/key"); !strings.Contains(out, "crm/key has version 2.") || named() != "reader-1 reader-2" {
+		if out := d.does(t, dir, lines[4]); !strings.Contains(out, "crm/key has version 2.") || named() != "reader-1 reader-2" {
 			t.Errorf("the second key: %s\nthe API has %s", out, named())
 		}
-		if out := d.does(t, dir, "estover rotation explain crm/key"); !strings.Contains(out, "still good, for the key reader-1") || !strings.Contains(out, "has read its value") {
+		if out := d.does(t, dir, lines[5]); !strings.Contains(out, "still good, for the key reader-1") || !strings.Contains(out, "has read its value") {
 			t.Errorf("while somebody has the first key: %s", out)
 		}
 		if next := d.does(t, dir, "estover secret get crm/key --field key --purpose 'another look'"); next == value {
@@ -192,4 +198,16 @@ func TestOtherTargets(t *testing.T) {
 			}
 		}
 	})
+}
+
+// keyGuide are the commands of the guide to rotated API keys as they are written, with
+// the places and times of the test.
+func keyGuide(t *testing.T, replaced ...string) (lines []string) {
+	t.Helper()
+	text, err := os.ReadFile("../docs/guides/rotate-an-api-key.md")
+	must(t, err)
+	for _, m := range regexp.MustCompile(`(?m)^    estover (?:.*\\\n)*.*$`).FindAllString(string(text), -1) {
+		lines = append(lines, strings.NewReplacer(replaced...).Replace(strings.TrimSpace(m)))
+	}
+	return lines
 }
