@@ -595,6 +595,48 @@ func TestOthers(t *testing.T) {
 	})
 }
 
+// TestEverybody shows that an emergency about everybody takes what every agent holds,
+// in its session and outside of one (E2, E4), and nothing of people.
+func TestEverybody(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := build(t, d)
+		ctx := t.Context()
+		h.lease("main", 2)
+		if _, err := h.leases.Create(ctx, admin, lease.Wish{Role: "main", Purpose: "a look"}); err != nil {
+			t.Fatal(err)
+		}
+		authority := h.certify(h.as())
+		h.certify(admin)
+		h.enter(h.as())
+		// It was given outside of a session.
+		err := d.Do(ctx, estover.DefaultTenant, func(tx *db.Tx) error {
+			_, err := tx.Exec(ctx, `update pki_certificate set session_id = '' where tenant_id = $1 and agent_id <> ''`, tx.Tenant())
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer h.working()()
+		c, err := h.incident.Contain(ctx, admin, incident.Target{Scope: hold.Everything}, "a test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := h.x.Run(ctx, admin, emergency.Wish{Scope: emergency.Incident, Target: c.ID, Reason: "what they had"})
+		if want := "certificates of 1 authority:" + authority + " done; "; err != nil || e.DoneAt.IsZero() || !strings.Contains(told(e), want) || !strings.Contains(told(e), "secret_ids of 1 door done") {
+			t.Errorf("about everybody: %s, done at %s, %v; want %s", told(e), e.DoneAt, err, want)
+		}
+		if left, err := h.pki.Certificates(ctx, admin, pki.CertificateFilter{Kind: pki.X509, Live: true}); err != nil || len(left) != 1 || left[0].Agent != "" {
+			t.Errorf("the certificates that still count: %+v, %v; want the person's", left, err)
+		}
+		if s, err := h.leases.Standing(ctx, estover.DefaultTenant, lease.Filter{}); err != nil || s.Open != 1 {
+			t.Errorf("%d leases go on, %v; want the person's", s.Open, err)
+		}
+		if users := h.users.Users(); len(users) != 1 {
+			t.Errorf("at the target there are %v, want the person's", users)
+		}
+	})
+}
+
 // errDied is how a server ends in the middle.
 var errDied = errors.New("the server is gone")
 
