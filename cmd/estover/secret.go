@@ -23,7 +23,7 @@ own and an event of its own.`)
 	c.AddCommand(secretList(s), secretShow(s), secretCreate(s), secretPut(s), secretPatch(s), secretRollback(s), secretGet(s), secretMetadata(s), secretImport(s),
 		secretMove(s, "delete", "Take versions out of use; they can be brought back"),
 		secretMove(s, "undelete", "Bring deleted versions back"),
-		secretMove(s, "destroy", "Destroy the bytes of versions, for good"), secretUses(s),
+		secretMove(s, "destroy", "Destroy the bytes of versions, for good"), secretUses(s), secretIdentify(s),
 		secretEngine(s), secretRole(s), secretLease(s), secretRun(s), secretStore(s), secretLink(s), secretUnlink(s), secretSync(s))
 	return c
 }

@@ -30,6 +30,7 @@ func (s *Server) secrets() {
 	huma.Register(s.huma, op("delete-secret-versions", http.MethodPost, "/v1/secret/versions/delete", tag, "Take versions out of use; they can be brought back"), s.moveVersions((*secret.Secrets).Delete))
 	huma.Register(s.huma, op("undelete-secret-versions", http.MethodPost, "/v1/secret/versions/undelete", tag, "Bring deleted versions back"), s.moveVersions((*secret.Secrets).Undelete))
 	huma.Register(s.huma, op("destroy-secret-versions", http.MethodPost, "/v1/secret/versions/destroy", tag, "Destroy the sealed bytes of versions, for good"), s.moveVersions((*secret.Secrets).Destroy))
+	huma.Register(s.huma, op("identify-secret", http.MethodPost, "/v1/secret/identify", tag, "Say which versions and leases a value is of that was found somewhere"), s.identify)
 	huma.Register(s.huma, op("list-secret-uses", http.MethodGet, "/v1/secret-uses", tag, "List who used which version, by which way and when"), s.listUses)
 }
 

@@ -19,6 +19,10 @@ type Append struct {
 	Live   []Epoch
 	Steps  []Step
 	Rows   []Row
+
+	// Hold keeps what Live names from ending until the rows are there, so that who
+	// ends it finds them. On PostgreSQL it costs a transaction of its own.
+	Hold bool
 }
 
 // A Step is a statement that changes exactly one row, or the whole [Append]
@@ -105,11 +109,18 @@ func (t *Table) texts() {
 // Append checks a.Live, takes a.Steps and inserts a.Rows, durably and together
 // with what other callers hand in at the same time. It returns [ErrStale], and
 // changes nothing, when one of a.Live is no longer so or a step finds no row.
+//
+// On PostgreSQL what is checked is not locked: the callers of a batch would wait for
+// whoever ends one of their rows, and for each other. What ends between the check and
+// the commit, a moment later, has not ended for the check, and who ends it does not
+// see the rows. That is enough for what is looked at again whenever it is used, as a
+// token is, and for the record of what was done. What must be found by who ends it
+// says so ([Append.Hold]), or comes with a step, or is written by [DB.Do].
 func (d *DB) Append(ctx context.Context, a Append) error {
 	switch {
 	case d.writer != nil:
 		return d.writer.append(ctx, &a)
-	case len(a.Steps) > 0: // they lock rows, and would wait for others of its own batch
+	case a.Hold && len(a.Live) > 0, len(a.Steps) > 0: // they lock rows, and would wait for others of its own batch
 		return d.Do(ctx, a.Tenant, func(tx *Tx) error { return appendOne(ctx, tx, a) })
 	}
 	return d.appender.do(ctx, a)
@@ -402,7 +413,8 @@ func (p packing) rows() (all []Row) {
 	return all
 }
 
-// checkLive marks as stale the jobs that rest on a row which has changed.
+// checkLive marks as stale the jobs that rest on a row which has changed. It locks
+// nothing ([DB.Append]).
 func checkLive(ctx context.Context, tx *Tx, batch []*appendJob) error {
 	type key struct {
 		tenant estover.TenantID

@@ -12,7 +12,7 @@
 //
 //   - [Guard.Do] changes something, by a function in a transaction.
 //   - [Guard.Read] reveals something that needs no event of its own; only a
-//     refusal is recorded. What must leave a trace when it is read, a secret
+//     refusal is recorded, and that something was named by an id of somebody else. What must leave a trace when it is read, a secret
 //     for example, is a Do.
 //   - [Guard.Admit] and [Guard.Record] are Do in two halves, for the hot
 //     paths: what stands between them (a signature, an upstream's answer) is
@@ -27,7 +27,8 @@
 // is before its caller is answered; other nodes follow the log and hear of it
 // within half a second. A decision on a copy that has just become stale does
 // no harm, since the transaction looks at the rows themselves: [Options.Alive]
-// for a Do, the epochs of [Hot.Live] for a Record.
+// for a Do, the epochs of [Hot.Live] for a Record. Those of a Record are looked
+// at and not held, unless it says so ([Hot.Hold]).
 package guard
 
 import (
@@ -313,6 +314,10 @@ func (g *Guard) Act(ctx context.Context, caller estover.Caller, op Op, decision 
 		if err := g.end(ctx, done); err != nil {
 			return err
 		}
+		done.event.Target = cut(done.event.Target, maxName)
+		if done.event.Outcome != audit.Done {
+			done.event.Detail = bounded(done.event.Detail)
+		}
 		done.event.At = tx.Now()
 		p, err := g.log.Prepare(caller.Tenant, done.event)
 		if err != nil {
@@ -324,7 +329,7 @@ func (g *Guard) Act(ctx context.Context, caller estover.Caller, op Op, decision 
 		return nil
 	})
 	if err != nil {
-		return err
+		return g.missed(ctx, caller, op, err)
 	}
 	decision.Recorded(caller.Tenant)
 	g.touched(caller.Tenant, done.event.Touches)
@@ -340,12 +345,29 @@ func (g *Guard) Read(ctx context.Context, caller estover.Caller, op Op, fn func(
 	if _, err := g.Admit(ctx, caller, op); err != nil {
 		return err
 	}
-	return g.db.View(ctx, caller.Tenant, func(tx *db.Tx) error {
+	err := g.db.View(ctx, caller.Tenant, func(tx *db.Tx) error {
 		if err := g.alive(ctx, tx, caller); err != nil {
 			return err
 		}
 		return fn(tx)
 	})
+	return g.missed(ctx, caller, op, err)
+}
+
+// missed is the error of an operation. That somebody named a thing by an id that
+// nobody guesses, and there is none here, is on record.
+func (g *Guard) missed(ctx context.Context, caller estover.Caller, op Op, err error) error {
+	if err == nil || !strange(caller, op, err) {
+		return err
+	}
+	decision := noSuchThing
+	decision.ID = audit.NewID()
+	event := g.event(caller, op, decision, audit.Refused)
+	event.At = g.db.Now()
+	if failed := g.write(ctx, caller.Tenant, event, Hot{}); failed != nil {
+		return failed
+	}
+	return err
 }
 
 // Admit asks policy. A refusal is recorded and returned as a [*Refusal]. What
@@ -386,6 +408,7 @@ func (g *Guard) Admit(ctx context.Context, caller estover.Caller, op Op) (Decisi
 // Hot is what a hot path writes along with its event.
 type Hot struct {
 	Live    []db.Epoch // what must not have ended since it was looked at
+	Hold    bool       // whoever ends something of Live is to find the rows ([db.Append.Hold])
 	Step    *db.Step   // what is good once, or may be made only now; nil for neither
 	Rows    []db.Row
 	Outcome audit.Outcome // Done if empty
@@ -433,7 +456,7 @@ func (g *Guard) write(ctx context.Context, tenant estover.TenantID, event audit.
 	if h.Step != nil {
 		steps = []db.Step{*h.Step}
 	}
-	err = g.db.Append(ctx, db.Append{Tenant: tenant, Live: h.Live, Steps: steps, Rows: append(h.Rows[:len(h.Rows):len(h.Rows)], p.Row())})
+	err = g.db.Append(ctx, db.Append{Tenant: tenant, Live: h.Live, Hold: h.Hold, Steps: steps, Rows: append(h.Rows[:len(h.Rows):len(h.Rows)], p.Row())})
 	switch {
 	case err == nil:
 		g.log.Wake()
@@ -446,6 +469,8 @@ func (g *Guard) write(ctx context.Context, tenant estover.TenantID, event audit.
 
 // event is what the log will say of an operation.
 func (g *Guard) event(caller estover.Caller, op Op, d Decision, outcome audit.Outcome) audit.Event {
+	op, d = bound(op, d, outcome)
+	caller.Purpose = cut(caller.Purpose, maxName)
 	e := audit.Event{
 		ID: d.ID, Action: op.Action, Outcome: outcome, Actor: caller.Subject, Target: op.Target,
 		Session: op.Session, Request: caller.Request, Detail: op.Detail,

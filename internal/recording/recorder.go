@@ -366,7 +366,7 @@ func (rec *Recorder) commitSegment(ctx context.Context, w *work) error {
 		h.From.UnixMicro(), h.To.UnixMicro(), int64(len(*w.sealed)), decision.ID,
 	}})
 	w.tried = true
-	if err := rec.r.guard.Record(ctx, by, op, decision, guard.Hot{Live: live, Rows: rows, Leaf: leaf}); err != nil {
+	if err := rec.r.guard.Record(ctx, by, op, decision, guard.Hot{Live: live, Hold: true, Rows: rows, Leaf: leaf}); err != nil {
 		return err
 	}
 	rec.rooted = true
@@ -382,7 +382,7 @@ func (rec *Recorder) commitPart(ctx context.Context, w *work) error {
 	live, rows := rec.base()
 	rows = append(rows, db.Row{Into: partTable, Values: []any{string(rec.tenant), rec.id, w.digest[:], int64(len(*w.sealed))}})
 	w.tried = true
-	if err := rec.r.guard.DB().Append(ctx, db.Append{Tenant: rec.tenant, Live: live, Rows: rows}); err != nil {
+	if err := rec.r.guard.DB().Append(ctx, db.Append{Tenant: rec.tenant, Live: live, Hold: true, Rows: rows}); err != nil {
 		return err
 	}
 	rec.rooted = true
@@ -390,7 +390,7 @@ func (rec *Recorder) commitPart(ctx context.Context, w *work) error {
 }
 
 // base is what a commit rests on: the recording's row, which the first commit
-// brings along.
+// brings along. It is held: who erases the recording finds all that belongs to it.
 func (rec *Recorder) base() (live []db.Epoch, rows []db.Row) {
 	if rec.rooted {
 		return []db.Epoch{{Table: "recording", ID: rec.id, Epoch: 1}}, nil

@@ -159,6 +159,9 @@ func (l *Leases) Renew(ctx context.Context, c estover.Caller, id string, more ti
 		c.Purpose = purpose
 	}
 	x, err := l.read(ctx, c.Tenant, id)
+	if errors.Is(err, ErrNotFound) { // who may ask hears that, and it is on record
+		return Lease{}, l.guard.Do(ctx, c, guard.Op{Action: "lease.renew", Target: "lease:" + id, Effect: guard.Executes}, func(*guard.Tx) error { return err })
+	}
 	if err != nil {
 		return Lease{}, err
 	}
