@@ -26,6 +26,7 @@ import (
 
 	"estover.dev"
 	"estover.dev/e2e/e2etest"
+	"estover.dev/internal/db/dbtest"
 	"estover.dev/internal/secret/engine"
 	"estover.dev/internal/secret/engine/enginetest"
 )
@@ -101,7 +102,10 @@ func TestVaultLogins(t *testing.T) {
 	token := srv.Admin(t).Token(t)
 	pg := enginetest.Postgres(t)
 	t.Run("hashicorp", func(t *testing.T) { logInWithVault(t, address, srv.CAFile, token, pg) })
-	t.Run("openbao", func(t *testing.T) { logInWithBao(t, srv.URL+"/vault", srv.CAFile, token, pg) })
+	t.Run("openbao", func(t *testing.T) { // on the other engine of storage
+		other, _ := vaultServer(t, "--database", dbtest.Postgres(t))
+		logInWithBao(t, other.URL+"/vault", other.CAFile, other.Admin(t).Token(t), pg)
+	})
 	t.Run("node-vault", func(t *testing.T) {
 		c := exec.Command(node(t), "node-vault-login.mjs")
 		c.Env = []string{

@@ -11,12 +11,13 @@ import (
 	"time"
 
 	"estover.dev/e2e/e2etest"
+	"estover.dev/internal/db/dbtest"
 )
 
 // vaultServer is a server whose Vault-compatible door has an address of its own.
-func vaultServer(t *testing.T) (srv *e2etest.Server, address string) {
+func vaultServer(t *testing.T, args ...string) (srv *e2etest.Server, address string) {
 	t.Helper()
-	srv = e2etest.Start(t, "--vault-listen", "127.0.0.1:0")
+	srv = e2etest.Start(t, append([]string{"--vault-listen", "127.0.0.1:0"}, args...)...)
 	at := regexp.MustCompile(`msg=serving .* vault=(https://\S+)`).FindStringSubmatch(srv.Log())
 	if at == nil {
 		t.Fatalf("the server does not say where the door is:\n%s", srv.Log())
@@ -63,7 +64,10 @@ func TestVaultClients(t *testing.T) {
 	srv, address := vaultServer(t)
 	token := srv.Admin(t).Token(t)
 	t.Run("hashicorp", func(t *testing.T) { useVault(t, address, srv.CAFile, token) })
-	t.Run("openbao", func(t *testing.T) { useBao(t, srv.URL+"/vault", srv.CAFile, token) })
+	t.Run("openbao", func(t *testing.T) { // on the other engine of storage
+		other, _ := vaultServer(t, "--database", dbtest.Postgres(t))
+		useBao(t, other.URL+"/vault", other.CAFile, other.Admin(t).Token(t))
+	})
 	env := []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LANG=C.UTF-8", "VAULT_ADDR=" + address, "VAULT_TOKEN=" + token,
 		"NODE_EXTRA_CA_CERTS=" + srv.CAFile, "CURL_CA_BUNDLE=" + srv.CAFile,
