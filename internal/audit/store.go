@@ -756,9 +756,8 @@ func newestCheckpoints(ctx context.Context, tx *db.Tx) ([]Head, error) {
 	return out, rows.Err()
 }
 
-// newestTime is when the latest of the last events happened, of all tenants. Those of
-// several nodes are not quite in order.
+// newestTime is when the last event happened that was written, of all tenants.
 func newestTime(ctx context.Context, tx *db.Tx) (at time.Time, err error) {
-	err = tx.QueryRow(ctx, "select max(at) from (select at from audit order by seq desc limit 100) newest").Scan(&at)
+	err = tx.QueryRow(ctx, "select max(at) from (select at from audit order by seq desc limit 1) newest").Scan(&at)
 	return at, err
 }
