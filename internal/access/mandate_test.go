@@ -369,6 +369,13 @@ func TestDecayOfEligible(t *testing.T) {
 		s.Kind, s.Budgets, s.UnusedAfter = access.Eligible, access.Budgets{Calls: 1}, int64(day/time.Second)
 		eligible := put(t, a, s)
 		made := activate(t, gd, a, eligible.ID, access.Activation{For: 60 * day})
+		var ended []string // what rests on a grant elsewhere ends in the same transaction (L7)
+		gd.OnEnd(func(_ context.Context, _ *guard.Tx, kind string, ids []string) error {
+			if kind == access.Table {
+				ended = append(ended, ids...)
+			}
+			return nil
+		})
 		covers := func() (drawn int, fit access.Fit) {
 			t.Helper()
 			grants, err := a.Grants(ctx, ada.Tenant, "agt_bot")
@@ -396,11 +403,21 @@ func TestDecayOfEligible(t *testing.T) {
 		if drawn, fit := covers(); fit != access.NotGranted {
 			t.Errorf("while it is suspended what was made of it fits %d, and draws on %d accounts", fit, drawn)
 		}
+		if !slices.Contains(ended, eligible.ID) || !slices.Contains(ended, made.ID) {
+			t.Errorf("told of are the ends of %v, want the suspended grant and what was made of it", ended)
+		}
 		if _, err := a.Resume(ctx, ada, eligible.ID); err != nil {
 			t.Fatal(err)
 		}
 		if drawn, fit := covers(); fit != access.Granted || drawn != 1 {
 			t.Errorf("when it is back, what was made of it fits %d, and draws on %d accounts", fit, drawn)
+		}
+		ended = nil
+		if _, err := a.End(ctx, ada, eligible.ID, "no more"); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Contains(ended, eligible.ID) || !slices.Contains(ended, made.ID) {
+			t.Errorf("told of are the ends of %v, want the grant and what was made of it", ended)
 		}
 	})
 }
