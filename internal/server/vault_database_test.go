@@ -1,0 +1,160 @@
+package server_test
+
+import (
+	"context"
+	"database/sql"
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+
+	"estover.dev/internal/secret/engine/enginetest"
+)
+
+// V30 and V31 at a MariaDB: connections and roles as Vault's users write them.
+func TestVaultMariaDB(t *testing.T) {
+	maria := enginetest.MariaDB(t)
+	h := build(t, "")
+	v := h.vault()
+	v.must(204, "POST", "sys/mounts/database", `{"type":"database"}`)
+	address, password := maria.Config.Address, string(maria.Config.Admin.Secret.Reveal())
+	url := "{{username}}:{{password}}@tcp(" + address + ")/?tls=false"
+	config := func(more string) string {
+		return `{"plugin_name":"mysql-database-plugin","connection_url":"` + url + `","username":"estover","allowed_roles":"*"` + more + `}`
+	}
+	// V30: the admin logs in now, or nothing is kept.
+	v.says(400, "error creating database object", "POST", "database/config/crm", config(`,"password":"wrong"`))
+	v.must(404, "GET", "database/config/crm", nil)
+	v.says(400, "connection_url is written as", "POST", "database/config/crm", `{"plugin_name":"mysql-database-plugin","connection_url":"mysql://x","username":"x","password":"y"}`)
+	v.must(204, "POST", "database/config/crm", config(`,"password":"`+password+`","max_open_connections":"4"`))
+	same(t, "the configuration", v.must(200, "GET", "database/config/crm", nil).Data, `{"plugin_name":"mysql-database-plugin","plugin_version":"","allowed_roles":["*"],
+		"root_credentials_rotate_statements":[],"password_policy":"","connection_details":{"connection_url":"`+url+`","username":"estover","max_open_connections":"4"}}`)
+	// A password in the URL is masked, and what is read can be written again.
+	v.must(204, "POST", "database/config/inline", `{"plugin_name":"mysql-database-plugin","connection_url":"estover:`+password+`@tcp(`+address+`)/?tls=false","allowed_roles":["app"]}`)
+	e := v.must(200, "GET", "database/config/inline", nil)
+	if strings.Contains(e.Raw, password) || !strings.Contains(e.Raw, "estover:*****@tcp(") {
+		t.Errorf("a password in the URL: %s", e.Raw)
+	}
+	v.must(204, "POST", "database/config/inline", `{"connection_url":"estover:*****@tcp(`+address+`)/?tls=false"}`)
+	v.must(204, "DELETE", "database/config/inline", nil)
+
+	// V31.
+	create := `CREATE USER '{{name}}'@'%' IDENTIFIED BY '{{password}}'; GRANT readers TO '{{name}}'@'%'`
+	v.says(400, "others are not offered", "POST", "database/roles/app", `{"db_name":"crm","creation_statements":"DROP TABLE x"}`)
+	v.must(200, "POST", "database/roles/app", `{"db_name":"crm","creation_statements":"`+create+`","default_ttl":"10m","max_ttl":3600}`)
+	same(t, "the role", v.must(200, "GET", "database/roles/app", nil).Data, `{"db_name":"crm","creation_statements":["`+create+`"],"revocation_statements":[],"rollback_statements":[],
+		"renew_statements":[],"default_ttl":600,"max_ttl":3600,"credential_type":"password"}`)
+	login := func(e envelope) error {
+		d, err := sql.Open("mysql", e.text("username")+":"+e.text("password")+"@tcp("+address+")/crm")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		var n int
+		return d.QueryRowContext(t.Context(), "select count(*) from customer").Scan(&n)
+	}
+	v.says(400, "unknown role: no", "GET", "database/creds/no", nil)
+	one := v.must(200, "GET", "database/creds/app", nil)
+	if err := login(one); err != nil || one.All["renewable"] != true || line(one.All["lease_duration"]) != "600" {
+		t.Errorf("a user of the role: %v; it is %s", err, one.Raw)
+	}
+	id, _ := one.All["lease_id"].(string)
+	v.must(204, "PUT", "sys/leases/revoke", `{"lease_id":"`+id+`","sync":true}`)
+	if err := login(one); err == nil {
+		t.Error("the user is there after its lease was revoked")
+	}
+
+	maria.Exec(t, "create user batch identified by 'known to somebody'")
+	maria.Exec(t, "grant readers to batch")
+	maria.Exec(t, "set default role readers for batch")
+	v.says(400, "rotation_period must be 5 seconds or more", "POST", "database/static-roles/batch", `{"db_name":"crm","username":"batch","rotation_period":4}`)
+	v.must(204, "POST", "database/static-roles/batch", `{"db_name":"crm","username":"batch","rotation_period":"24h"}`)
+	var static envelope
+	h.until("the static role is made", func() bool {
+		static = v.call("GET", "database/static-creds/batch", nil)
+		return static.Status == 200 && static.text("password") != "" && login(static) == nil
+	})
+	h.until("its password is changed by hand", func() bool { return v.call("POST", "database/rotate-role/batch", nil).Status == 204 })
+	if err := login(static); err == nil {
+		t.Error("the password of before is good")
+	}
+	if err := login(v.must(200, "GET", "database/static-creds/batch", nil)); err != nil {
+		t.Errorf("with the next password: %v", err)
+	}
+	v.must(204, "DELETE", "sys/mounts/database", nil)
+}
+
+// redisServer is the Redis of this test binary. It ends when nothing refers to it.
+var redisServer *enginetest.Server
+
+// V30 and V31 at a Redis.
+func TestVaultRedis(t *testing.T) {
+	const password = "made-for-tests"
+	admin := func(s *enginetest.Server, user, password string) *redis.Client {
+		return redis.NewClient(&redis.Options{Addr: s.Address(0), Username: user, Password: password, MaxRetries: -1, DisableIdentity: true})
+	}
+	if redisServer == nil {
+		s, err := enginetest.Start(enginetest.Process{
+			Debian: "redis-server", Program: "redis-server", Users: []string{"redis"}, Ports: 1,
+			Prepare: func(s *enginetest.Server) ([]string, []string, error) {
+				_, port, err := net.SplitHostPort(s.Address(0))
+				if err != nil {
+					return nil, nil, err
+				}
+				path, err := s.Write("redis.conf", "bind 127.0.0.1\nport "+port+"\ndir "+s.Dir+"\nsave \"\"\nuser default off\nuser estover on >"+password+" ~* &* +@all\n")
+				return []string{path}, nil, err
+			},
+			Ready: func(ctx context.Context, s *enginetest.Server) error {
+				c := admin(s, "estover", password)
+				defer c.Close()
+				return c.Ping(ctx).Err()
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		redisServer = s
+	}
+	host, port, err := net.SplitHostPort(redisServer.Address(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := build(t, "")
+	v := h.vault()
+	v.must(204, "POST", "sys/mounts/database", `{"type":"database"}`)
+	config := func(plugin, more string) string {
+		return `{"plugin_name":"` + plugin + `","host":"` + host + `","port":` + port + `,"username":"estover","allowed_roles":["app"]` + more + `}`
+	}
+	v.says(400, "error creating database object", "POST", "database/config/cache", config("redis-database-plugin", `,"password":"wrong"`))
+	v.must(404, "GET", "database/config/cache", nil)
+	v.says(400, "insecure_tls is not offered", "POST", "database/config/cache", config("redis-database-plugin", `,"password":"x","tls":true,"insecure_tls":true`))
+	v.must(204, "POST", "database/config/valkey", config("valkey-database-plugin", `,"password":"`+password+`"`))
+	v.must(204, "DELETE", "database/config/valkey", nil)
+	v.must(204, "POST", "database/config/cache", config("redis-database-plugin", `,"password":"`+password+`","tls":false`))
+	same(t, "the configuration", v.must(200, "GET", "database/config/cache", nil).Data, `{"plugin_name":"redis-database-plugin","plugin_version":"","allowed_roles":["app"],
+		"root_credentials_rotate_statements":[],"password_policy":"","connection_details":{"host":"`+host+`","port":`+port+`,"username":"estover","tls":false}}`)
+	rules := `[\"~app:*\", \"+get\", \"+set\"]`
+	v.must(200, "POST", "database/roles/app", `{"db_name":"cache","creation_statements":"`+rules+`","default_ttl":"10m"}`)
+	same(t, "the rules of the role", v.must(200, "GET", "database/roles/app", nil).Data["creation_statements"], `["`+rules+`"]`)
+	v.must(200, "POST", "database/roles/other", `{"db_name":"cache","creation_statements":"`+rules+`"}`)
+	v.says(403, "permission denied", "GET", "database/creds/other", nil) // none of allowed_roles
+	one := v.must(200, "GET", "database/creds/app", nil)
+	enter := func(key string) error {
+		c := admin(redisServer, one.text("username"), one.text("password"))
+		defer c.Close()
+		return c.Set(t.Context(), key, "x", 0).Err()
+	}
+	if err := enter("app:1"); err != nil {
+		t.Errorf("a user of the role: %v; it is %s", err, one.Raw)
+	}
+	if err := enter("other:1"); err == nil || !strings.Contains(err.Error(), "NOPERM") {
+		t.Errorf("beyond its rules: %v, want NOPERM", err)
+	}
+	id, _ := one.All["lease_id"].(string)
+	v.must(204, "PUT", "sys/leases/revoke", `{"lease_id":"`+id+`","sync":true}`)
+	if err := enter("app:1"); err == nil {
+		t.Error("the user is there after its lease was revoked")
+	}
+	v.must(204, "DELETE", "sys/mounts/database", nil)
+}
