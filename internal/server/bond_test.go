@@ -71,6 +71,7 @@ type leased struct {
 	ExpiresAt time.Time `json:"expires_at"`
 	Grant     string
 	Token     string
+	Priority  int64
 }
 
 func (h *house) leaseOf(id string) (x leased) {
@@ -252,6 +253,38 @@ func TestStreamsEndWithTheirLeaseElsewhere(t *testing.T) {
 	if took := time.Since(since); took > time.Second {
 		t.Errorf("it was cut after %s, want a second at most", took)
 	}
+}
+
+// H4: a leased key that its resource sends back is cut out, alarmed and, where the rule
+// says so, revoked as by hand; the session goes on with another.
+func TestEchoedLeaseIsRevoked(t *testing.T) {
+	each(t, func(t *testing.T, h *house) {
+		up, at := h.sells()
+		h.must(http.MethodPut, "/v1/resources/shop", map[string]any{
+			"name": "shop", "base_url": at, "allow_private": []string{"127.0.0.0/8"}, "class": "confidential",
+			"slots": []map[string]string{{"slot": "header", "name": "Authorization", "prefix": "Bearer ", "secret": "lease:shop-key", "field": "key", "on_echo": "revoke"}},
+			"actions": []map[string]string{
+				{"name": "me.read", "method": "GET", "path": "/me"}, {"name": "slow.read", "method": "GET", "path": "/slow"},
+			},
+		}, nil)
+		session := h.openSession()
+		token := h.tokenFor(session, at)
+		if status, body := h.call(token, http.MethodGet, "/u/shop/me", "", ""); status != 200 || strings.Contains(body, "shop-key-number") {
+			t.Fatalf("the page that tells the key: %d %s", status, body)
+		}
+		var list struct{ Items []leased }
+		h.until("the lease is revoked", func() bool {
+			h.must(http.MethodGet, "/v1/leases?session="+session, nil, &list)
+			return len(list.Items) == 1 && list.Items[0].State != "live"
+		})
+		if x := list.Items[0]; x.Cause != "revoked" || x.Priority != 1 {
+			t.Errorf("it ended for %q of priority %d, want as by hand", x.Cause, x.Priority)
+		}
+		h.until("the key is gone", func() bool { return up.count() == 0 })
+		if status, body := h.call(token, http.MethodGet, "/u/shop/me", "", ""); status != 200 {
+			t.Errorf("after, the session is answered %d %s; want another lease", status, body)
+		}
+	})
 }
 
 // An organisation that is erased leaves no credential at a target: they are taken away

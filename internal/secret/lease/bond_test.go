@@ -3,7 +3,10 @@ package lease_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,6 +76,62 @@ func TestBonds(t *testing.T) {
 			t.Errorf("a lease with a token that has just been revoked: %v", err)
 		}
 		live()
+	})
+}
+
+// L7: however many ask for leases on a grant while it ends, none is left on it: either
+// the end finds the lease, or the lease finds the end.
+func TestGrantEndsMeanwhile(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		clock := dbtest.NewClock(d)
+		s := &leasetest.Server{Now: clock.Now}
+		on := lease.Grant{ID: "grt_1"}
+		h := leasetest.New(t, d, guardtest.AllowAll, lease.Options{
+			Grant: func(context.Context, estover.Caller, string, string) (lease.Grant, error) { return on, nil },
+		}, s.Kind())
+		h.Role(t, ann, lease.RoleSpec{Name: "reader", Delivery: lease.Plaintext, Resource: "res_db", Action: "read"})
+		// Whatever has an epoch and an end stands for the grant.
+		if err := d.Do(t.Context(), "acme", func(tx *db.Tx) error {
+			_, err := tx.Exec(t.Context(), `insert into lease_role (tenant_id, name, id, target_id, template, resource_id, action, ttl_s, max_ttl_s, delivery, bind, shared,
+					per_minute, description, created_at, created_by, updated_at, epoch)
+				values ($1, 'stands for a grant', 'grt_1', '', '{}', '', '', 1, 1, 'handle', 'session', $2, 1, '', 0, '', 0, 1)`, tx.Tenant(), false)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		on.Rows = []db.Epoch{{Table: "lease_role", ID: "grt_1", Epoch: 1}}
+		var asking sync.WaitGroup
+		var made, late atomic.Int64
+		some := make(chan struct{}, 64)
+		for i := range 64 {
+			asking.Go(func() {
+				_, err := h.Leases.Create(t.Context(), in(fmt.Sprint("agt_", i), fmt.Sprint("ses_", i)), lease.Wish{Role: "reader"})
+				some <- struct{}{}
+				switch {
+				case err == nil:
+					made.Add(1)
+				case errors.Is(err, lease.ErrGrant), errors.Is(err, lease.ErrEnded):
+					late.Add(1)
+				default:
+					t.Errorf("asking while the grant ends: %v", err)
+				}
+			})
+		}
+		<-some // one has been answered, and others are under way
+		within(t, h, func(tx *guard.Tx) (int, error) {
+			if _, err := tx.Exec(t.Context(), `update lease_role set ended_at = $2, epoch = epoch + 1 where tenant_id = $1 and id = 'grt_1'`, tx.Tenant(), tx.Now()); err != nil {
+				return 0, err
+			}
+			return h.Leases.EndOfGrants(t.Context(), tx, []string{"grt_1"})
+		})
+		asking.Wait()
+		if left := all(t, h, lease.Filter{State: lease.Live}); len(left) != 0 {
+			t.Errorf("of %d that were made and %d that came too late %d are live on a grant that has ended", made.Load(), late.Load(), len(left))
+		}
+		work(t, h)
+		if names := s.Users(); len(names) != 0 {
+			t.Errorf("users are left: %v", names)
+		}
 	})
 }
 
