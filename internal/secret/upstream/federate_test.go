@@ -159,8 +159,8 @@ func TestFederated(t *testing.T) {
 		if _, err := h.x.Put(t.Context(), ann, spec); err != nil {
 			t.Fatal(err)
 		}
-		if err := h.x.Check(t.Context(), ann, "cloud", ""); !errors.Is(err, upstream.ErrStore) {
-			t.Errorf("an assertion that is not taken: %v, want ErrStore", err)
+		if err := h.x.Check(t.Context(), ann, "cloud", ""); !errors.Is(err, upstream.ErrStore) || !strings.Contains(err.(*estover.Error).Detail, "it is not for us") {
+			t.Errorf("an assertion that is not taken: %v, want ErrStore with the reason", err)
 		}
 	})
 }

@@ -184,7 +184,7 @@ func (x *Stores) fill(ctx context.Context, tenant estover.TenantID, f Folder) (o
 	defer cancel()
 	store, _, err := x.open(limited, tenant, f.storeID)
 	if err != nil {
-		return out, err
+		return out, x.unavailable(ctx, tenant, f.storeID, err)
 	}
 	s, err := x.copies.Get(ctx, tenant, f.storeID)
 	if err != nil {
@@ -428,7 +428,7 @@ func (x *Stores) look(ctx context.Context, tenant estover.TenantID, s secret.Sec
 	defer cancel()
 	store, _, err := x.open(limited, tenant, s.Link.Store)
 	if err != nil {
-		return err
+		return x.unavailable(ctx, tenant, s.Link.Store, err)
 	}
 	now, n, origin, err := x.Secrets.Copied(ctx, tenant, s.Path)
 	if err != nil {

@@ -302,10 +302,14 @@ func (x *Stores) Check(ctx context.Context, c estover.Caller, name, path string)
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
 	store, _, err := x.open(ctx, c.Tenant, s.ID)
-	if err != nil {
+	if err == nil {
+		_, err = store.Versions(ctx, path)
+	}
+	var known *estover.Error
+	if errors.As(err, &known) {
 		return err
 	}
-	if _, err = store.Versions(ctx, path); err != nil && !errors.Is(err, ErrNotFound) {
+	if err != nil && !errors.Is(err, ErrNotFound) {
 		return ErrStore.With("The store %s does not answer as it should: %s", name, say(err)).Because(err)
 	}
 	return nil
@@ -344,7 +348,7 @@ func (x *Stores) open(ctx context.Context, tenant estover.TenantID, id string) (
 		}
 	} else if o := x.openedAt(key, s.epoch, ""); o == nil {
 		if admin, until, err = x.federated(ctx, tenant, s, k, host); err != nil {
-			return nil, "", x.unavailable(ctx, tenant, id, err)
+			return nil, "", err
 		}
 	}
 	if o := x.openedAt(key, s.epoch, version); o != nil {

@@ -265,7 +265,7 @@ func (x *Stores) take(ctx context.Context, c estover.Caller, s Sync) (n int64, e
 	defer cancel()
 	store, host, err := x.open(limited, c.Tenant, s.store)
 	if err != nil {
-		return 0, err
+		return 0, x.unavailable(ctx, c.Tenant, s.store, err)
 	}
 	head, err := headOf(limited, store, s.To)
 	if err != nil {
