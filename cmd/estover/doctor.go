@@ -103,6 +103,12 @@ nothing. The exit code is 0 only if all is well.`,
 						logins = append(logins, how)
 					}
 					t.row(verdict, r.Target, r.Kind, answers, strings.Join(logins, ", "), (time.Duration(r.Skew) * time.Microsecond).Round(time.Millisecond), len(r.Missing), r.Overdue, len(r.Strangers), r.Next)
+					for _, m := range r.Missing {
+						if !m.Needed {
+							t.row("", "", "", "The admin may not "+m.Name+".")
+							t.row("", "", "", "→ "+m.Help)
+						}
+					}
 					for _, f := range r.Findings {
 						t.row("", "", "", f.What)
 						t.row("", "", "", "→ "+f.Remedy)

@@ -32,12 +32,12 @@ type Report struct {
 	Kind      string         `json:"kind"`
 	OK        bool           `json:"ok"`
 	Reachable bool           `json:"reachable"`
-	Admin     string         `json:"admin,omitempty"`               // the path of its secret
-	Logins    []target.Login `json:"admin_logins" nullable:"false"` // by its versions, the newest first
-	Slots     []string       `json:"admin_users" nullable:"false"`  // that take turns; none where one is not rotated
-	Skew      int64          `json:"clock_ahead_micros"`            // how far the target's clock is ahead of ours
-	Missing   []lease.Right  `json:"rights_missing" nullable:"false"`
-	Open      int64          `json:"open"` // leases there that have not ended
+	Admin     string         `json:"admin,omitempty"`                 // the path of its secret
+	Logins    []target.Login `json:"admin_logins" nullable:"false"`   // by its versions, the newest first
+	Slots     []string       `json:"admin_users" nullable:"false"`    // that take turns; none where one is not rotated
+	Skew      int64          `json:"clock_ahead_micros"`              // how far the target's clock is ahead of ours
+	Missing   []lease.Right  `json:"rights_missing" nullable:"false"` // those without which something is lost are no finding
+	Open      int64          `json:"open"`                            // leases there that have not ended
 	Overdue   int64          `json:"overdue"`
 	Users     int            `json:"users"` // that bear our mark
 	Strangers []string       `json:"users_without_lease" nullable:"false"`
@@ -272,7 +272,9 @@ func (d *Doctor) ask(ctx context.Context, tenant estover.TenantID, id string, te
 		find("estover secret engine check "+r.Target, "It cannot be asked: %s", told(err))
 	}
 	for _, m := range r.Missing {
-		find(m.Help, "The admin may not %s.", m.Name)
+		if m.Needed {
+			find(m.Help, "The admin may not %s.", m.Name)
+		}
 	}
 	if skew := time.Duration(r.Skew) * time.Microsecond; skew.Abs() > maxSkew {
 		find("Set both clocks by NTP: what ends at the target by itself ends by its clock.", "Its clock is %s from ours.", skew.Round(time.Millisecond))
