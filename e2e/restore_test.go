@@ -1,10 +1,12 @@
 package e2e
 
 import (
+	"database/sql"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"estover.dev/e2e/e2etest"
 )
@@ -54,4 +56,29 @@ func TestDatabaseThatWasPutBack(t *testing.T) {
 	srv.Stop(t)
 	srv.Restart(t)
 	v.admin.Must(t, "secret", "lease", "create", "people-postgres", "--purpose", "a look")
+}
+
+// A server whose clock is behind the newest event of its log does not start, and says
+// what to do (F6). That the clock was ahead before is declared.
+func TestClockThatIsBehind(t *testing.T) {
+	t.Parallel()
+	srv := e2etest.Start(t)
+	srv.Admin(t).Must(t, "secret", "create", "some/key", "--destination", "api.example.com")
+	srv.Stop(t)
+	d, err := sql.Open("sqlite", filepath.Join(srv.Data, "estover.db"))
+	must(t, err)
+	defer d.Close()
+	ahead := func(by time.Duration) {
+		t.Helper()
+		_, err := d.ExecContext(t.Context(), "update audit set at = $1 where seq = (select max(seq) from audit)", time.Now().Add(by).UnixMicro())
+		must(t, err)
+	}
+	ahead(time.Hour)
+	if err := srv.Try(); err == nil || !strings.Contains(err.Error(), "The clock of this machine says") || !strings.Contains(err.Error(), "Set the clock (by NTP)") {
+		t.Fatalf("a server whose newest event is of in an hour: %v", err)
+	}
+	must(t, srv.Try("--restored"))
+	srv.Stop(t)
+	ahead(30 * time.Second) // as far as the clocks of nodes may differ
+	must(t, srv.Try())
 }
