@@ -3,6 +3,7 @@ package e2e
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -121,4 +122,68 @@ func TestUseAnotherVault(t *testing.T) {
 		d.does(t, dir, "estover secret "+command)
 	}
 	stands("theirs again")
+}
+
+// TestStoreByAssertion: no secret of ours logs in at the other vault, but an assertion
+// of our issuer, by the auth method jwt of the guide.
+func TestStoreByAssertion(t *testing.T) {
+	t.Parallel()
+	there, address := vaultServer(t)
+	srv := e2etest.Start(t)
+	d := newDesk(t, srv)
+	ours, err := os.ReadFile(srv.CAFile)
+	must(t, err)
+	config := bao.DefaultConfig()
+	config.Address = address
+	must(t, config.ConfigureTLS(&bao.TLSConfig{CACert: there.CAFile}))
+	vault, err := bao.NewClient(config)
+	must(t, err)
+	vault.SetToken(there.Admin(t).Token(t))
+	must(t, vault.Sys().Mount("team", &bao.MountInput{Type: "kv-v2"}))
+	_, err = vault.KVv2("team").Put(t.Context(), "app/db", map[string]any{"password": "of the database"})
+	must(t, err)
+	must(t, vault.Sys().PutPolicy("reader", `path "team/data/app/*" { capabilities = ["read"] }
+path "team/metadata/app/*" { capabilities = ["read", "list"] }`))
+	must(t, vault.Sys().EnableAuthWithOptions("estover", &bao.EnableAuthOptions{Type: "jwt"}))
+	write := func(path string, data map[string]any) {
+		t.Helper()
+		_, err := vault.Logical().Write(path, data)
+		must(t, err)
+	}
+	write("auth/estover/config", map[string]any{"jwks_url": srv.URL + "/oauth/jwks", "jwks_ca_pem": string(ours), "bound_issuer": srv.URL, "allow_private": true})
+
+	dir := t.TempDir()
+	ca, err := os.ReadFile(there.CAFile)
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(dir, "ca.pem"), ca, 0o600))
+	add := "estover secret store add vault team --address " + address + " --authorities ca.pem --option mount=team --option audience=team-vault --option auth=estover --option role=estover"
+	if _, said, err := shell(t, d, dir, add); err == nil || !strings.Contains(said, "does not take our assertion") {
+		t.Fatalf("before the other vault has a role: %v\n%s", err, said)
+	}
+	id := strings.TrimSpace(d.does(t, dir, "estover secret store show team | sed -n 's/^Id: *//p'"))
+	write("auth/estover/role/estover", map[string]any{
+		"role_type": "jwt", "user_claim": "sub", "bound_audiences": []string{"team-vault"}, "bound_subject": "store:" + id, "token_policies": "reader",
+	})
+	// There, too, an agent reads no secret unless policy says so.
+	must(t, os.Mkdir(filepath.Join(dir, "policies"), 0o700))
+	must(t, os.WriteFile(filepath.Join(dir, "policies", "stores.rego"), []byte(`# METADATA
+# title: Stores
+# description: What other vaults read here.
+package tenant.stores
+
+# METADATA
+# title: The secrets of the team are read by another vault
+permit contains "read_by_a_vault" if {
+	input.op in {"secret.read", "secret.list"}
+	startswith(input.resource.id, "secret:team/app/")
+}
+`), 0o600))
+	other := newDesk(t, there)
+	digest := regexp.MustCompile(`[0-9a-f]{64}`).FindString(other.does(t, dir, "estover policy push policies --note stores -o json"))
+	other.does(t, dir, "estover policy activate "+digest+" --reason 'another vault reads here'")
+	d.does(t, dir, "estover secret store check team --path app/db")
+	d.does(t, dir, "estover secret link crm/db --store team --from app/db")
+	if out := d.does(t, dir, "estover secret get crm/db --field password --purpose 'to look whether it is the same'"); strings.TrimSpace(out) != "of the database" {
+		t.Errorf("what is read through the store is %q", out)
+	}
 }
