@@ -65,8 +65,18 @@ Every flag can be given in the environment.`,
 // better.
 func tuneMemory(ctx context.Context) {
 	const leftLying = 96 << 20 // bytes, between two collections
-	debug.FreeOSMemory()
-	leaveCode()
+	leaveStart := func() {
+		debug.FreeOSMemory()
+		leaveCode()
+	}
+	leaveStart()
+	go func() { // and what listeners and jobs have needed to begin
+		select {
+		case <-time.After(5 * time.Second):
+			leaveStart()
+		case <-ctx.Done():
+		}
+	}()
 	if os.Getenv("GOGC") != "" {
 		return
 	}
