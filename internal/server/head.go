@@ -45,7 +45,7 @@ func (s *Server) remember(ctx context.Context) error {
 func (s *Server) remembering(ctx context.Context) error {
 	began := time.Now()
 	return s.every(headEvery, "keeping the newest checkpoints", func(ctx context.Context) error {
-		if behind := setBack(began, time.Now()); behind > maxSetBack {
+		if behind := setBack(began, time.Now(), time.Since(began)); behind > maxSetBack {
 			select {
 			case s.broken <- fmt.Errorf("the clock of this machine was set back by %s while the server ran, and with it every end of a token and a lease came later. It has stopped. Set the clock (by NTP), and start it again", behind.Round(time.Second)):
 			default:
@@ -59,11 +59,10 @@ func (s *Server) remembering(ctx context.Context) error {
 // maxSetBack is how far a clock may be set back under a running server (F6).
 const maxSetBack = time.Minute
 
-// setBack is how far the wall clock has fallen behind the time that has passed.
-func setBack(began, now time.Time) time.Duration {
-	passed := now.Sub(began)                   // by the clock that nobody sets
-	walked := now.Round(0).Sub(began.Round(0)) // by the one on the wall
-	return passed - walked
+// setBack is how far the clock on the wall has fallen behind, where so much time has
+// passed by the one that nobody sets.
+func setBack(began, now time.Time, passed time.Duration) time.Duration {
+	return passed - now.Round(0).Sub(began.Round(0))
 }
 
 // restored refuses to go on with a database that is behind what this node has seen
