@@ -121,6 +121,12 @@ func (r *Rotation) lapsed(now time.Time) bool {
 	return !r.previousExpires.IsZero() && !now.Before(r.previousExpires)
 }
 
+// ending reports whether the current version ends by itself soon, in the last sixth of
+// its life, and should have been replaced.
+func (r *Rotation) ending(now time.Time) bool {
+	return !r.ExpiresAt.IsZero() && now.After(r.ExpiresAt.Add(-r.ExpiresAt.Sub(r.RotatedAt)/6))
+}
+
 // next is when the current version is to be replaced: as the schedule says and, if
 // it ends by itself, when two thirds of its life are over (or a little earlier, by a
 // number of its own).

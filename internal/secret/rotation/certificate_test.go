@@ -318,6 +318,20 @@ func TestCertificates(t *testing.T) {
 		h.want("1a:retired 2b:retired 3a:current 4b:abandoned")
 		h.works()
 
+		// One that cannot be replaced is an alarm before it ends.
+		h.authority.fail("refuse")
+		e = h.explain()
+		h.clock.Advance(e.ExpiresAt.Sub(h.clock.Now()) - life/6 + time.Minute)
+		h.tick(h.x)
+		if e = h.pass(time.Second); e.LateAt.IsZero() || !strings.Contains(e.Why, "does not allow it") {
+			t.Errorf("a certificate that ends soon and is not replaced: late since %s, %s", e.LateAt, e.Why)
+		}
+		h.authority.fail("")
+		if e := h.pass(time.Hour); e.Current == 3 || !e.LateAt.IsZero() {
+			t.Errorf("when it could be replaced: version %d, late since %s", e.Current, e.LateAt)
+		}
+		h.pass(24 * time.Hour)
+
 		// What somebody brought is taken over, with its end.
 		if err := h.x.Remove(t.Context(), ann, path); err != nil {
 			t.Fatal(err)

@@ -146,10 +146,22 @@ func (w *work) refuse(ctx context.Context, found []Laggard) error {
 	})
 }
 
-// late raises the alarm when a version is not retired after a second grace (R8).
+// late raises the alarm when a version is not retired after a second grace (R8), or
+// when one that ends by itself has not been replaced.
 func (w *work) late(ctx context.Context) error {
 	waits := w.r.Step == Grace || w.r.Step == Retiring || w.r.Step == Scrambling
-	if !waits || !w.r.LateAt.IsZero() || w.x.Guard.DB().Now().Before(w.r.GraceUntil.Add(w.r.alarm())) {
+	now := w.x.Guard.DB().Now()
+	if !w.r.LateAt.IsZero() {
+		return nil
+	}
+	if w.r.ending(now) {
+		detail := map[string]any{"version": secret.VersionID(w.r.Secret, w.r.Current), "expires_at": w.r.ExpiresAt, "why": w.r.LastError}
+		return w.move(ctx, "rotation.late", detail, nil, func(tx *guard.Tx, n *Rotation) error {
+			n.LateAt, n.LastError = tx.Now(), w.r.LastError
+			return nil
+		})
+	}
+	if !waits || now.Before(w.r.GraceUntil.Add(w.r.alarm())) {
 		return nil
 	}
 	return w.move(ctx, "rotation.late", refusal(w.r, w.r.Laggards), nil, func(tx *guard.Tx, n *Rotation) error {
