@@ -382,6 +382,9 @@ func TestModel(t *testing.T) {
 			switch rapid.SampledFrom([]string{"create", "create", "fail", "renew", "revoke", "session", "time", "work"}).Draw(t, "step") {
 			case "create":
 				x, err := node().Leases.Create(t.Context(), in("agt_bot", session()), lease.Wish{Role: "reader"})
+				if errors.Is(err, lease.ErrOverdue) { // nobody has worked for a quarter of an hour (Q6)
+					break
+				}
 				if err != nil {
 					t.Fatal(err)
 				}
