@@ -41,17 +41,17 @@ func TestDecisions(t *testing.T) {
 		}
 	}
 	for _, m := range regexp.MustCompile("`([a-z0-9][^` ]+)`\\s(v[0-9][0-9A-Za-z.+-]*[0-9A-Za-z])").FindAllStringSubmatch(all.String(), -1) {
-		found := false
+		path, version := "", "" // of the module: the longest path, since one may lie below another
 		for _, r := range mod.Require {
-			if m[1] == r.Mod.Path || strings.HasPrefix(m[1], r.Mod.Path+"/") {
-				found = true
-				if m[2] != r.Mod.Version {
-					t.Errorf("a decision says %s %s, go.mod says %s", m[1], m[2], r.Mod.Version)
-				}
+			if (m[1] == r.Mod.Path || strings.HasPrefix(m[1], r.Mod.Path+"/")) && len(r.Mod.Path) > len(path) {
+				path, version = r.Mod.Path, r.Mod.Version
 			}
 		}
-		if !found {
+		switch {
+		case path == "":
 			t.Errorf("a decision speaks of %s, which go.mod does not have", m[1])
+		case m[2] != version:
+			t.Errorf("a decision says %s %s, go.mod says %s", m[1], m[2], version)
 		}
 	}
 }
