@@ -559,6 +559,7 @@ func TestRoles(t *testing.T) {
 		{http.MethodPost, "/v1/secret/read?path=crm/key", map[string]string{"purpose": "curiosity"}, 403, 403, 403},
 		{http.MethodPost, "/v1/policies", map[string]any{"files": []map[string]string{{"path": "a.rego", "text": "package tenant.a\n"}}}, 403, 403, 403},
 		{http.MethodGet, "/v1/doctor", nil, 200, 200, 403},
+		{http.MethodPost, "/v1/doctor/targets", map[string]string{}, 200, 403, 403},
 		{http.MethodGet, "/v1/trusts", nil, 200, 200, 403},
 		{http.MethodPut, "/v1/trusts/github", trustIn("bot"), 403, 403, 403},
 		{http.MethodDelete, "/v1/trusts/tru_none", nil, 403, 403, 403},
