@@ -48,6 +48,7 @@ var strangers = []struct {
 	parts         []string
 }{
 	{"github.com/go-jose/go-jose/v4", "internal/jose", nil},
+	{"github.com/golang-jwt/jwt/v5", "internal/jose", nil},
 	{"github.com/hashicorp/hcl", "internal/mount", nil},
 	{"github.com/open-policy-agent/opa", "internal/policy", []string{
 		"v1/rego", "v1/ast", "v1/storage", "v1/storage/inmem", "v1/bundle", "v1/tester", "v1/cover", "v1/rego/compile", "v1/dependencies",

@@ -6,8 +6,6 @@ import (
 	stded25519 "crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rsa"
-	"crypto/sha256"
-	"crypto/sha512"
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
@@ -16,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/go-jose/go-jose/v4"
+	"github.com/golang-jwt/jwt/v5"
 )
 
 // The bounds of keys.
@@ -144,35 +143,18 @@ func (k *Key) fits(alg string) bool {
 	return false
 }
 
-// verifies reports whether the key has signed this with the algorithm. What is
-// signed is hashed as it was written, so that nobody has to read it again: a
-// library that takes a whole token reads its header a second time, with a parser
-// that is not ours.
+// methods check signatures over what was signed as it was written, so that nobody
+// has to read it again: a library that takes a whole token reads its header a
+// second time, with a parser that is not ours.
+var methods = map[string]jwt.SigningMethod{
+	es256: jwt.SigningMethodES256, es384: jwt.SigningMethodES384, rs256: jwt.SigningMethodRS256,
+	edDSA: jwt.SigningMethodEdDSA, ed25519: jwt.SigningMethodEdDSA,
+}
+
+// verifies reports whether the key has signed this with the algorithm.
 func (k *Key) verifies(alg, signed string, signature []byte) bool {
-	if !k.fits(alg) {
-		return false
-	}
-	switch public := k.Public.(type) {
-	case *ecdsa.PublicKey:
-		// R and S, each as long as the curve's numbers (RFC 7518, section 3.4).
-		half := (public.Curve.Params().BitSize + 7) / 8
-		if len(signature) != 2*half {
-			return false
-		}
-		r, s := new(big.Int).SetBytes(signature[:half]), new(big.Int).SetBytes(signature[half:])
-		if alg == es384 {
-			sum := sha512.Sum384([]byte(signed))
-			return ecdsa.Verify(public, sum[:], r, s)
-		}
-		sum := sha256.Sum256([]byte(signed))
-		return ecdsa.Verify(public, sum[:], r, s)
-	case *rsa.PublicKey:
-		sum := sha256.Sum256([]byte(signed))
-		return rsa.VerifyPKCS1v15(public, crypto.SHA256, sum[:], signature) == nil
-	case stded25519.PublicKey:
-		return stded25519.Verify(public, []byte(signed), signature)
-	}
-	return false
+	method, known := methods[alg]
+	return known && k.fits(alg) && method.Verify(signed, signature, k.Public) == nil
 }
 
 // Algorithm is the one algorithm that the key may be used with, or "" when its
