@@ -864,12 +864,7 @@ func TestAlterUnderWay(t *testing.T) {
 				t.Errorf("changing how it is rotated: %+v, %v", r.Schedule, err)
 			}
 		})
-		wg.Go(func() {
-			if r, err := h.x.Run(t.Context(), ann, path); err != nil || r.Current != 1 {
-				t.Errorf("asking for it beside: version %d, %v", r.Current, err)
-			}
-		})
-		for range 3 { // they have come, as far as one can see from here
+		for range 3 { // it has come by then, most of the time
 			if _, err := h.x.Get(t.Context(), ann, path); err != nil {
 				t.Error(err)
 			}
