@@ -525,3 +525,38 @@ func TestMachines(t *testing.T) {
 		opens(t, dbtest.Open(t), parse(t, without))
 	})
 }
+
+// TestServiceThatLies: a root key that its service does not open again is not used,
+// since what is sealed under it would be lost at the next start.
+func TestServiceThatLies(t *testing.T) {
+	other := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, 32))
+	for what, answers := range map[string][2]string{ // of wrapping and of opening
+		"another key":      {"d3JhcHBlZA==", other},
+		"nothing":          {"", ""},
+		"what is no key":   {"d3JhcHBlZA==", "AAAA"},
+		"what it had sent": {other, other},
+	} {
+		c := newCloud(t, func(w http.ResponseWriter, r *http.Request) {
+			opening := strings.HasSuffix(r.Header.Get("X-Amz-Target"), ".Decrypt") || strings.HasPrefix(r.URL.Path, "/v1/transit/decrypt/")
+			if r.Header.Get("X-Amz-Target") != "" {
+				w.Header().Set("Content-Type", "application/x-amz-json-1.1")
+				_ = json.NewEncoder(w).Encode(map[string]string{"KeyId": "one", "CiphertextBlob": answers[0], "Plaintext": answers[1]})
+				return
+			}
+			name, value := "ciphertext", answers[0]
+			if opening {
+				name, value = "plaintext", answers[1]
+			}
+			_ = json.NewEncoder(w).Encode(map[string]any{"data": map[string]string{name: value}})
+		})
+		file := c.file(t, "credentials", "[default]\naws_access_key_id = AKIAFILE\naws_secret_access_key = made/for+tests\n")
+		for _, uri := range []string{
+			"awskms:alias/one?region=eu-central-1&endpoint=" + c.URL + "&ca=" + url.QueryEscape(c.ca) + "&credentials=" + file,
+			"vault-transit:" + c.URL + "?key=estover&ca=" + url.QueryEscape(c.ca) + "&token=" + file,
+		} {
+			if _, err := seal.Open(t.Context(), dbtest.Open(t), parse(t, uri)); !errors.Is(err, seal.ErrRootMissing) {
+				t.Errorf("a service that opens %s by %s: %v, want ErrRootMissing", what, uri[:8], err)
+			}
+		}
+	}
+}

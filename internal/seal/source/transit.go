@@ -51,7 +51,10 @@ func (t Transit) Root(ctx context.Context, params string, first bool) (key []byt
 	if first {
 		key = remote.NewKey()
 		keep, err = t.call(ctx, "encrypt", "plaintext", base64.StdEncoding.EncodeToString(key), "ciphertext")
-		return key, keep, err
+		if err != nil {
+			return nil, "", err
+		}
+		return remote.Kept(ctx, t, key, keep)
 	}
 	plain, err := t.call(ctx, "decrypt", "ciphertext", params, "plaintext")
 	if err != nil {

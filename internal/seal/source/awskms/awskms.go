@@ -81,7 +81,7 @@ func (s Source) Root(ctx context.Context, params string, first bool) (key []byte
 		if err != nil {
 			return nil, "", s.failed(err)
 		}
-		return key, base64.StdEncoding.EncodeToString(out.CiphertextBlob), nil
+		return remote.Kept(ctx, s, key, base64.StdEncoding.EncodeToString(out.CiphertextBlob))
 	}
 	wrapped, err := base64.StdEncoding.DecodeString(params)
 	if err != nil || len(wrapped) == 0 {

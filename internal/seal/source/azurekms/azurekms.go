@@ -80,7 +80,7 @@ func (s Source) Root(ctx context.Context, params string, first bool) (key []byte
 		if out.KID == nil || !isVersion(out.KID.Version()) || len(out.Result) == 0 {
 			return nil, "", seal.ErrRootMissing.With("%s at %s does not say with which version of the key %s it has wrapped.", service, s.Vault, s.Name)
 		}
-		return key, s.Name + "/" + out.KID.Version() + " " + base64.StdEncoding.EncodeToString(out.Result), nil
+		return remote.Kept(ctx, s, key, s.Name+"/"+out.KID.Version()+" "+base64.StdEncoding.EncodeToString(out.Result))
 	}
 	by, text, _ := strings.Cut(params, " ")
 	name, by, _ := strings.Cut(by, "/")

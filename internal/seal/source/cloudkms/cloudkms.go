@@ -75,7 +75,10 @@ func (s Source) Root(ctx context.Context, params string, first bool) (key []byte
 	if first {
 		key = remote.NewKey()
 		wrapped, err := s.call(ctx, "encrypt", "plaintext", key, "ciphertext")
-		return key, base64.StdEncoding.EncodeToString(wrapped), err
+		if err != nil {
+			return nil, "", err
+		}
+		return remote.Kept(ctx, s, key, base64.StdEncoding.EncodeToString(wrapped))
 	}
 	wrapped, err := base64.StdEncoding.DecodeString(params)
 	if err != nil || len(wrapped) == 0 {

@@ -4,6 +4,7 @@
 package remote
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -35,6 +36,21 @@ func NewKey() []byte {
 	key := make([]byte, Len)
 	_, _ = rand.Read(key) // never fails
 	return key
+}
+
+// Kept gives a fresh key that a source's service has wrapped, and what is kept of it,
+// if the service opens that again. What it did not would be lost with all that is
+// sealed under the key, and nobody would know before the next start.
+func Kept(ctx context.Context, s seal.Source, key []byte, keep string) ([]byte, string, error) {
+	again, _, err := s.Root(ctx, keep, false)
+	defer clear(again)
+	switch {
+	case errors.Is(err, seal.ErrRootMissing):
+		return nil, "", err
+	case err != nil || !bytes.Equal(again, key):
+		return nil, "", seal.ErrRootMissing.With("The service of %s: has wrapped a root key and does not open it again, so it is not used.", s.Kind())
+	}
+	return key, keep, nil
 }
 
 // Loopback reports whether a host is this machine.
