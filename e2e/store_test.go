@@ -68,6 +68,18 @@ func TestUseAnotherVault(t *testing.T) {
 		t.Errorf("the store shows:\n%s", out)
 	}
 
+	// An agent's call carries a key that lives there.
+	_, err = kv.Put(t.Context(), "app/crm", map[string]any{"value": crmKey})
+	must(t, err)
+	d.does(t, dir, "estover secret link crm/lent-key --store team --from app/crm --class confidential --destination "+strings.TrimPrefix(d.site.URL, "https://"))
+	d.admin.Apply(t, d.world.Resource(d.site, strings.ReplaceAll(crmSpec, "crm/api-key", "crm/lent-key")))
+	if r := d.admin.Run(t, d.run("curl", "-sS", d.site.URL+"/v1/customers?limit=3")...); r.Code != 0 || !strings.Contains(r.Stdout, "Ada Lindqvist") {
+		t.Errorf("a call with a key that lives in the other vault: exit code %d\n%s%s", r.Code, r.Stdout, r.Stderr)
+	}
+	if out := d.does(t, dir, "estover secret uses crm/lent-key"); !strings.Contains(out, "gateway") {
+		t.Errorf("who used it:\n%s", out)
+	}
+
 	// Pushed.
 	for _, command := range []string{"estover secret create crm/webhook-key", "estover secret put crm/webhook-key", "estover secret sync add"} {
 		d.does(t, dir, g.command(command))
@@ -118,7 +130,7 @@ func TestUseAnotherVault(t *testing.T) {
 	if _, said, err := shell(t, d, dir, "estover secret store remove team"); err == nil || !strings.Contains(said, "estover secret store show team") {
 		t.Errorf("removing a store that is in use: %v\n%s", err, said)
 	}
-	for _, command := range []string{"sync remove " + id, "unlink shared/", "unlink shared/a", "unlink shared/sub/b", "unlink crm/db", "store remove team"} {
+	for _, command := range []string{"sync remove " + id, "unlink shared/", "unlink shared/a", "unlink shared/sub/b", "unlink crm/db", "unlink crm/lent-key", "store remove team"} {
 		d.does(t, dir, "estover secret "+command)
 	}
 	stands("theirs again")
