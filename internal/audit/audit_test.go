@@ -924,6 +924,56 @@ func TestFollow(t *testing.T) {
 	})
 }
 
+// Whoever follows one tenant's log begins where it was begun, and has nothing once
+// that is forgotten: not what comes, and not the log from its first event on.
+func TestFollowTenant(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		l := newKeys(t).open(d)
+		write(t, l, acme, 1, 3)
+		fatal(t, l.Sequence(t.Context(), acme))
+		place := func(fn func(ctx context.Context, tx *db.Tx, name string) error) {
+			t.Helper()
+			fatal(t, d.Do(t.Context(), acme, func(tx *db.Tx) error { return fn(t.Context(), tx, "device") }))
+		}
+		var came []int64
+		f := follower{l, acme, "device", nil, func(_ context.Context, _ estover.TenantID, events []Entry) error {
+			for _, e := range events {
+				came = append(came, e.Index)
+			}
+			if len(came) == 2 { // while the second batch is written
+				place(l.Forget)
+			}
+			return nil
+		}, map[estover.TenantID]trouble{}}
+		look := func() {
+			t.Helper()
+			if _, err := f.once(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		look()
+		if len(came) != 0 {
+			t.Errorf("without a place came %v", came)
+		}
+		place(l.Begin)
+		for n := range 3 {
+			write(t, l, acme, 4+n, 4+n)
+			fatal(t, l.Sequence(t.Context(), acme))
+			look()
+			if want := []int64{3, 4}[:min(n+1, 2)]; !slices.Equal(came, want) {
+				t.Fatalf("after %d more came %v, want %v", n+1, came, want)
+			}
+		}
+		var places int
+		fatal(t, d.View(t.Context(), acme, func(tx *db.Tx) error {
+			return tx.QueryRow(t.Context(), "select count(*) from audit_cursor where tenant_id = $1", tx.Tenant()).Scan(&places)
+		}))
+		if places != 0 {
+			t.Error("a place that was forgotten is back")
+		}
+	})
+}
+
 // One tenant's failing events hold up nobody else's, and come again until
 // they are taken; another follower has its own place.
 func TestFollowTrouble(t *testing.T) {

@@ -37,7 +37,9 @@ func (l *Log) Follow(ctx context.Context, name string, wants Wants, fn func(ctx 
 	return f.run(ctx)
 }
 
-// FollowTenant is Follow of one tenant's log, and of every event there.
+// FollowTenant is Follow of one tenant's log, and of every event there, from the place
+// that [Log.Begin] has given name. Without one, and once [Log.Forget] has taken it
+// away, nothing comes.
 func (l *Log) FollowTenant(ctx context.Context, tenant estover.TenantID, name string, fn func(ctx context.Context, events []Entry) error) error {
 	f := follower{l, tenant, name, nil, func(ctx context.Context, _ estover.TenantID, events []Entry) error { return fn(ctx, events) }, map[estover.TenantID]trouble{}}
 	return f.run(ctx)
@@ -100,17 +102,18 @@ type trouble struct {
 // seen, and reports whether one of them has still more.
 func (f *follower) once(ctx context.Context) (more bool, err error) {
 	var logs []cursor
-	err = f.log.db.View(ctx, "", func(tx *db.Tx) (err error) {
-		logs, err = behind(ctx, tx, f.name)
+	err = f.log.db.View(ctx, f.only, func(tx *db.Tx) (err error) {
+		if f.only != "" {
+			logs, err = behindOf(ctx, tx, f.name)
+		} else {
+			logs, err = behind(ctx, tx, f.name)
+		}
 		return err
 	})
 	if err != nil {
 		return false, err
 	}
 	for _, c := range logs {
-		if f.only != "" && c.tenant != f.only {
-			continue
-		}
 		t := f.failed[c.tenant]
 		if time.Now().Before(t.until) {
 			continue
@@ -172,5 +175,10 @@ func (f *follower) deliver(ctx context.Context, c cursor) error {
 	if err := l.fault("follow: before the cursor"); err != nil {
 		return err
 	}
-	return l.db.Do(ctx, c.tenant, func(tx *db.Tx) error { return saveCursor(ctx, tx, f.name, end) })
+	return l.db.Do(ctx, c.tenant, func(tx *db.Tx) error {
+		if f.only != "" { // its place may have been taken away meanwhile
+			return moveCursor(ctx, tx, f.name, end)
+		}
+		return saveCursor(ctx, tx, f.name, end)
+	})
 }

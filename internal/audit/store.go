@@ -700,8 +700,22 @@ func behind(ctx context.Context, tx *db.Tx, name string) ([]cursor, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close()
-	var out []cursor
+	return scanCursors(rows)
+}
+
+// behindOf is the place of who follows the tenant's log alone, if it has one and there
+// is more.
+func behindOf(ctx context.Context, tx *db.Tx, name string) ([]cursor, error) {
+	rows, err := tx.Query(ctx, `select c.tenant_id, c.next, t.size from audit_cursor c join audit_tree t on t.tenant_id = c.tenant_id
+		where c.tenant_id = $1 and c.name = $2 and t.size > c.next`, tx.Tenant(), name)
+	if err != nil {
+		return nil, err
+	}
+	return scanCursors(rows)
+}
+
+func scanCursors(rows *db.Rows) (out []cursor, err error) {
+	defer func() { _ = rows.Close() }()
 	for rows.Next() {
 		var c cursor
 		if err := rows.Scan(&c.tenant, &c.next, &c.size); err != nil {
@@ -717,6 +731,12 @@ func saveCursor(ctx context.Context, tx *db.Tx, name string, next int64) error {
 	_, err := tx.Exec(ctx, `insert into audit_cursor (tenant_id, name, next) values ($1, $2, $3)
 		on conflict (tenant_id, name) do update set next = excluded.next where audit_cursor.next < excluded.next`,
 		tx.Tenant(), name, next)
+	return err
+}
+
+// moveCursor moves a follower on that has a place.
+func moveCursor(ctx context.Context, tx *db.Tx, name string, next int64) error {
+	_, err := tx.Exec(ctx, `update audit_cursor set next = $3 where tenant_id = $1 and name = $2 and next < $3`, tx.Tenant(), name, next)
 	return err
 }
 
