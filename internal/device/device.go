@@ -88,7 +88,7 @@ type Options struct {
 	// allows neither.
 	Folder string
 	// Syslogs are the sockets at which this machine's syslog may be, the likeliest
-	// first; nil for the usual ones.
+	// first; nil for the usual ones. The default organisation alone writes there.
 	Syslogs []string
 	// Dial connects to where an organisation has a socket, if it may.
 	Dial   func(ctx context.Context, tenant estover.TenantID, network, address string) (net.Conn, error)

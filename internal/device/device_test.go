@@ -9,8 +9,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -163,6 +165,47 @@ func TestFile(t *testing.T) {
 	})
 }
 
+// A line is a line of its own, also after one that was torn when a disk was full.
+func TestTornLine(t *testing.T) {
+	h := build(t, dbtest.Open(t))
+	path := filepath.Join(h.folder, "audit.log")
+	if err := os.WriteFile(path, []byte(`{"time":"2026`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.enable("file", device.File, map[string]string{"file_path": path})
+	if got := read(t, path); got != `{"time":"2026` {
+		t.Errorf("looking at it has written %q", got)
+	}
+	h.happens(ann, "secret.write", "one")
+	h.until("the line", func() bool { return strings.Contains(read(t, path), `"action":"secret.write"`) })
+	for n, l := range strings.Split(strings.TrimSuffix(read(t, path), "\n"), "\n") {
+		if whole := json.Valid([]byte(l)); whole == (n == 0) {
+			t.Errorf("line %d is %q", n, l)
+		}
+	}
+}
+
+// A pipe that nobody reads keeps nobody waiting.
+func TestPipe(t *testing.T) {
+	h := build(t, dbtest.Open(t))
+	if err := syscall.Mkfifo(filepath.Join(h.folder, "pipe"), 0o600); err != nil {
+		t.Skip(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := h.Enable(context.Background(), ann, device.Device{Kind: device.File, Options: map[string]string{"file_path": "pipe"}})
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if !errors.Is(err, device.ErrInvalid) {
+			t.Errorf("writing to a pipe: %v, want ErrInvalid", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("whoever enables a device waits for the reader of a pipe")
+	}
+}
+
 // Files are in the folder that the operator named, and for others than the default
 // organisation in one of their own; no path and no link leads out of it.
 func TestFolder(t *testing.T) {
@@ -280,10 +323,54 @@ func TestDeadDevice(t *testing.T) {
 	})
 }
 
+// What is too long for a datagram is cut, and holds up nothing.
+func TestLongLine(t *testing.T) {
+	h := build(t, dbtest.Open(t))
+	c, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	h.enable("socket", device.Socket, map[string]string{"socket_type": "udp", "address": c.LocalAddr().String()})
+	op := guard.Op{Action: "secret.write", Target: "secret:team/db", Detail: map[string]any{"fields": slices.Repeat([]string{"x"}, 2000)}}
+	if err := h.guard.Do(t.Context(), ann, op, func(*guard.Tx) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	h.happens(ann, "secret.remove", "later")
+	b, long := make([]byte, 64<<10), false
+	for {
+		if err := c.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		n, err := c.Read(b)
+		if err != nil {
+			t.Fatalf("the line after the long one does not come: %v", err)
+		}
+		switch text := string(b[:n]); {
+		case !json.Valid(b[:n]):
+			long = strings.Contains(text, `"event":"evt_`)
+		case strings.Contains(text, `"action":"secret.remove"`):
+			if !long {
+				t.Error("of the long line nothing has come")
+			}
+			return
+		}
+	}
+}
+
 func TestSyslog(t *testing.T) {
 	h := build(t, dbtest.Open(t))
 	if _, err := h.Enable(t.Context(), ann, device.Device{Kind: device.Syslog}); !errors.Is(err, device.ErrInvalid) {
 		t.Errorf("without a syslog: %v, want ErrInvalid", err)
+	}
+	// It is the operator's, and a line there is one line.
+	if _, err := h.Enable(t.Context(), eve, device.Device{Kind: device.Syslog}); !errors.Is(err, device.ErrInvalid) || !strings.Contains(err.Error(), "not offered to this organisation") {
+		t.Errorf("another organisation: %v, want ErrInvalid", err)
+	}
+	for _, name := range []string{"tag", "prefix"} {
+		if _, err := h.Enable(t.Context(), ann, device.Device{Kind: device.Syslog, Options: map[string]string{name: "x\n<0>sshd: "}}); !errors.Is(err, device.ErrInvalid) || !strings.Contains(err.Error(), "control") {
+			t.Errorf("a %s of two lines: %v, want ErrInvalid", name, err)
+		}
 	}
 	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: h.syslog, Net: "unixgram"})
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net"
@@ -12,7 +13,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
+	"unicode"
 
 	"estover.dev"
 )
@@ -52,6 +55,8 @@ func (x *Device) check() error {
 			return ErrInvalid.With("an option has at most %d bytes", maxText)
 		case !slices.Contains(options, name) && !slices.Contains(ofAll, name):
 			return ErrInvalid.With("the option %q is not offered for %s", name, x.Kind)
+		case (name == "prefix" || name == "tag") && strings.ContainsFunc(v, unicode.IsControl): // a line is one line
+			return ErrInvalid.With("%s has no control characters", name)
 		}
 	}
 	if f := x.Options["format"]; f != "" && f != "json" {
@@ -72,6 +77,9 @@ func (x *Device) check() error {
 			return err
 		}
 	case Syslog:
+		if x.tenant != estover.DefaultTenant { // others could write there what they like, as whoever they like
+			return ErrInvalid.With("syslog is this machine's and not offered to this organisation: use a file or a socket")
+		}
 		if _, err := x.facility(); err != nil {
 			return err
 		}
@@ -167,7 +175,9 @@ func (d *Devices) inside(x *Device, path string) (*os.Root, string, error) {
 }
 
 // toFile appends to a file. It is opened each time, so that one that was moved away by
-// who rotates it, or deleted, is made anew.
+// who rotates it, or deleted, is made anew; and without waiting for anybody, as one
+// would for the reader of a pipe. Where the last line is torn, by a full disk or the end
+// of the server, the next one begins another.
 func (d *Devices) toFile(x *Device, text []byte) (err error) {
 	root, path, err := d.inside(x, x.file())
 	if err != nil {
@@ -178,13 +188,23 @@ func (d *Devices) toFile(x *Device, text []byte) (err error) {
 	if err != nil {
 		return err
 	}
-	f, err := root.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, mode)
+	if info, err := root.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return ErrInvalid.With("%s is no file", x.file())
+	}
+	f, err := root.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE|syscall.O_NONBLOCK, mode)
 	if err != nil {
 		return err
 	}
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
 		_ = f.Close()
-		return ErrInvalid.With("%s is no file", x.file())
+		return ErrInvalid.With("%s is no file", x.file()).Because(err)
+	}
+	if size := info.Size(); size > 0 && len(text) > 0 {
+		last := make([]byte, 1)
+		if _, err := f.ReadAt(last, size-1); err == nil && last[0] != '\n' {
+			text = append([]byte{'\n'}, text...)
+		}
 	}
 	if _, err = f.Write(text); err == nil && len(text) > 0 {
 		err = f.Sync()
@@ -252,13 +272,23 @@ func (d *Devices) toSocket(ctx context.Context, x *Device, lines [][]byte) error
 	return send(conn, timeout, "", lines)
 }
 
-// send writes each line by itself: to a socket of datagrams each is one.
+// cut is how much there is of a line that is too long for a datagram, in bytes: its
+// beginning, which names the event.
+const cut = 4 << 10
+
+// send writes each line by itself: to a socket of datagrams each is one. Where one is
+// too long for that it is cut, since it would hold up all others for ever.
 func send(conn net.Conn, within time.Duration, head string, lines [][]byte) error {
 	if err := conn.SetWriteDeadline(time.Now().Add(within)); err != nil {
 		return err
 	}
 	for _, l := range lines {
-		if _, err := conn.Write(append([]byte(head), l...)); err != nil {
+		text := append([]byte(head), l...)
+		_, err := conn.Write(text)
+		if errors.Is(err, syscall.EMSGSIZE) && len(text) > cut {
+			_, err = conn.Write(text[:cut])
+		}
+		if err != nil {
 			return err
 		}
 	}
