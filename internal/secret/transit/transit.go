@@ -267,8 +267,12 @@ func (t *Transit) Create(ctx context.Context, c estover.Caller, mount, name stri
 	if err := t.permitted(ctx, c, op); err != nil {
 		return Key{}, err
 	}
-	material, err := t.fresh(typ, spec)
-	return t.create(ctx, c, mount, name, typ, spec, material, err)
+	var m *material
+	err := spec.check(typ) // a key is as long as it says
+	if err == nil {
+		m, err = t.fresh(typ, spec)
+	}
+	return t.create(ctx, c, mount, name, typ, spec, m, err)
 }
 
 // permitted asks for an operation before a key is made or opened for it, which may

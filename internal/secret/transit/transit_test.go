@@ -18,6 +18,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -364,6 +365,11 @@ func TestSettings(t *testing.T) {
 		for _, name := range []string{"", "a/b", "a b", "-", strings.Repeat("x", 129)} {
 			if _, err := x.Create(t.Context(), ann, "", name, transit.AES256, transit.Spec{}); !errors.Is(err, transit.ErrInvalid) {
 				t.Errorf("a key named %q: %v, want ErrInvalid", name, err)
+			}
+		}
+		for _, size := range []int{-1, 31, 513, math.MaxInt} { // none of them is made first
+			if _, err := x.Create(t.Context(), ann, "", "long", transit.HMAC, transit.Spec{KeySize: size}); !errors.Is(err, transit.ErrInvalid) {
+				t.Errorf("a key of %d bytes: %v, want ErrInvalid", size, err)
 			}
 		}
 		if err := x.Remove(t.Context(), ann, "", "k"); !errors.Is(err, transit.ErrNotAllowed) {
