@@ -628,7 +628,7 @@ type Move struct {
 }
 
 // Move gives a mount another path. What lies below stays where it is kept, and
-// so do its leases.
+// so do its leases. One that is being disabled is not moved.
 func (m *Mounts) Move(ctx context.Context, c estover.Caller, from, to string) (Move, error) {
 	move := Move{ID: newUUID(), From: canonical(from), To: canonical(to)}
 	section := func(full string) (Section, string) {
@@ -652,6 +652,11 @@ func (m *Mounts) Move(ctx context.Context, c estover.Caller, from, to string) (M
 		}
 		if err := checkPath(toPath); err != nil {
 			return err
+		}
+		if closing, err := hold(ctx, tx.Tx, one.ID); err != nil {
+			return err
+		} else if closing { // whoever disables it would not find it
+			return ErrClosing
 		}
 		moved := *one
 		others := slices.DeleteFunc(slices.Clone(table), func(o Mount) bool { return o.ID == one.ID })

@@ -110,9 +110,13 @@ func TestDisableRace(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		g := guard.New(d, guardtest.Log(t, d), guardtest.AllowAll, guard.Options{Alive: mount.Alive})
 		var stuck atomic.Bool
-		m := mount.New(g, mount.Options{Kinds: []mount.Kind{{
+		var m *mount.Mounts
+		m = mount.New(g, mount.Options{Kinds: []mount.Kind{{
 			Name: "box", Section: mount.Secrets, Empty: func(ctx context.Context, c estover.Caller, one mount.Mount) error {
 				if stuck.Load() {
+					if _, err := m.Move(ctx, c, "box", "crate"); !errors.Is(err, mount.ErrClosing) {
+						t.Errorf("moving it meanwhile: %v, want ErrClosing", err)
+					}
 					return mount.ErrInUse
 				}
 				return g.Do(ctx, c, guard.Op{Action: "box.empty"}, func(tx *guard.Tx) error {
