@@ -97,10 +97,13 @@ func (k *JWTRole) check() error {
 			return ErrRole.With("a leeway is between nothing (-1) and an hour")
 		}
 	}
+	if k.MaxAge < 0 || k.MaxAge > int64(100*365*24*time.Hour/time.Second) {
+		return ErrRole.With("max_age is between nothing and a hundred years")
+	}
 	return nil
 }
 
-// maxSetting bounds what a mount is set to, in bytes of JSON.
+// maxSetting bounds what a mount is set to, and each of its roles, in bytes of JSON.
 const maxSetting = 256 << 10
 
 func settingTarget(at Way, name string) string { return "ticket_mount:" + at.under(name) }

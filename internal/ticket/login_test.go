@@ -142,7 +142,7 @@ func TestAppRole(t *testing.T) {
 		if _, err := login(r.RoleID, custom); !errors.Is(err, ticket.ErrLogin) {
 			t.Errorf("with a secret-id whose time is over: %v", err)
 		}
-		// Containment takes the secret-ids of an agent.
+		// The end of an agent is that of its secret-ids.
 		if err := w.guard.Do(ctx, ada, guard.Op{Action: "test"}, func(tx *guard.Tx) error {
 			n, err := ticket.EndOfAgent(ctx, tx, r.Agent)
 			if n != 2 {
@@ -272,12 +272,15 @@ func TestTokenRole(t *testing.T) {
 	// Where nothing is asked for the role's word counts, too.
 	w.role(at, ticket.TokenRoles, "glob", func(r *ticket.Role) { r.Token.AllowedGlob = []string{"deploy-*"} })
 	w.role(at, ticket.TokenRoles, "not", func(r *ticket.Role) { r.Token.Disallowed = []string{"other"} })
+	w.role(at, ticket.TokenRoles, "none", func(r *ticket.Role) { r.Token.DisallowedGlob = []string{" Oth*"} }) // names of policies have no capitals
 	w.role(at, ticket.TokenRoles, "bare", func(r *ticket.Role) { r.Limits.NoDefaultPolicy = true })
 	if m, err := w.CreateByRole(t.Context(), ada, &app.Ticket, at, "glob", ticket.Wish{}); err != nil || !slices.Equal(m.Policies, []string{"default"}) {
 		t.Errorf("nothing asked for of a role with patterns: %v, %v", m.Policies, err)
 	}
-	if m, err := w.CreateByRole(t.Context(), ada, &app.Ticket, at, "not", ticket.Wish{}); !errors.Is(err, ticket.ErrPolicies) {
-		t.Errorf("the parent's policies, which the role does not want: %v, %v", m.Policies, err)
+	for _, role := range []string{"not", "none"} {
+		if m, err := w.CreateByRole(t.Context(), ada, &app.Ticket, at, role, ticket.Wish{}); !errors.Is(err, ticket.ErrPolicies) {
+			t.Errorf("the parent's policies, which the role %s does not want: %v, %v", role, m.Policies, err)
+		}
 	}
 	if m, err := w.CreateByRole(t.Context(), ada, &app.Ticket, at, "bare", ticket.Wish{}); err != nil || !slices.Equal(m.Policies, []string{"other"}) {
 		t.Errorf("the parent's without default: %v, %v", m.Policies, err)
@@ -371,6 +374,8 @@ func TestJWT(t *testing.T) {
 		"bound to nobody": func(r *ticket.JWTRole) { r.BoundAudiences = nil },
 		"another type":    func(r *ticket.JWTRole) { r.RoleType = "saml" },
 		"another match":   func(r *ticket.JWTRole) { r.BoundClaimsType = "regexp" },
+		"a time before":   func(r *ticket.JWTRole) { r.MaxAge = -1 },
+		"no end":          func(r *ticket.JWTRole) { r.BoundClaims = map[string]any{"team": strings.Repeat("x", 300<<10)} },
 	} {
 		if _, err := w.ChangeRole(ctx, ada, jwtWay, ticket.JWTRoles, "bad", "", func(r *ticket.Role) error {
 			r.JWT.RoleType, r.JWT.UserClaim, r.JWT.BoundAudiences = "jwt", "sub", []string{"vault"}

@@ -154,6 +154,9 @@ func (r *Role) check() (err error) {
 	if _, err := Policies(l.Policies); err != nil {
 		return err
 	}
+	if len(encode(r)) > maxSetting { // strangers have it read
+		return ErrRole.With("a role has at most %d bytes", maxSetting)
+	}
 	switch {
 	case r.Token != nil:
 		return r.Token.check()
@@ -378,7 +381,7 @@ func (t *Tickets) CreateByRole(ctx context.Context, caller estover.Caller, paren
 	if err != nil {
 		return Made{}, err
 	}
-	if l.NoDefaultPolicy || contains(k.Disallowed, Default) || globs(k.DisallowedGlob, Default) {
+	if l.NoDefaultPolicy || contains(k.Disallowed, Default) || containsLike(k.DisallowedGlob, Default) {
 		w.NoDefault = true
 	}
 	// Where nothing is asked for it is what the role allows, or else what the
@@ -397,14 +400,14 @@ func (t *Tickets) CreateByRole(ctx context.Context, caller estover.Caller, paren
 	}
 	if len(k.Allowed) > 0 || len(k.AllowedGlob) > 0 {
 		for _, p := range asked {
-			if p != Default && !contains(k.Allowed, p) && !globs(k.AllowedGlob, p) {
+			if p != Default && !contains(k.Allowed, p) && !containsLike(k.AllowedGlob, p) {
 				return Made{}, ErrPolicies.With("token policies (%q) must be subset of the role's allowed policies (%q) or glob policies (%q)", asked, k.Allowed, k.AllowedGlob)
 			}
 		}
 		w.Any = true
 	}
 	for _, p := range asked {
-		if contains(k.Disallowed, p) || globs(k.DisallowedGlob, p) {
+		if contains(k.Disallowed, p) || containsLike(k.DisallowedGlob, p) {
 			return Made{}, ErrPolicies.With("token policy %q is disallowed by this role", p)
 		}
 	}
@@ -434,6 +437,11 @@ func (t *Tickets) CreateByRole(ctx context.Context, caller estover.Caller, paren
 // contains looks for a policy in a list as it was written.
 func contains(list []string, p string) bool {
 	return slices.ContainsFunc(list, func(have string) bool { return strings.EqualFold(strings.TrimSpace(have), p) })
+}
+
+// containsLike looks for a policy among patterns as they were written.
+func containsLike(patterns []string, p string) bool {
+	return slices.ContainsFunc(patterns, func(like string) bool { return glob(strings.ToLower(strings.TrimSpace(like)), p) })
 }
 
 // globs reports whether one of the patterns, in which * stands for anything,
