@@ -62,11 +62,15 @@ func (s *Server) rotating() *rotation.Rotations {
 
 // glassCopy keeps a copy of what the next admin of a target logs in with, if
 // somebody is to open those.
-func (s *Server) glassCopy(_ context.Context, t estover.TenantID, target, path string, version int64, values map[string]estover.Secret) error {
+func (s *Server) glassCopy(ctx context.Context, t estover.TenantID, target, path string, version int64, values map[string]estover.Secret) error {
 	if s.copies == nil {
 		return nil
 	}
-	return s.copies.Write(t, target, path, version, s.db.Now(), values)
+	in, err := s.facts.secrets.Describe(ctx, t, path)
+	if err != nil {
+		return err
+	}
+	return s.copies.Write(t, target, path, version, in.CurrentVersion, s.db.Now(), values)
 }
 
 // rotationTarget is a target by its name or its id.

@@ -4,14 +4,18 @@
 //
 //	DIR/TENANT/PATH@VERSION.age   PATH with % for what is not a letter, digit, dot, dash or underscore
 //
-// It is one line of JSON: the target, the secret's path, its version, when it was
-// written, and the values. The two newest copies of a secret are kept, since two
-// users take turns.
+// A path that is too long for that is cut, and the digest of all of it follows. It is
+// one line of JSON: the target, the secret's path, its version, when it was written,
+// and the values. The two newest copies of a secret are kept, since two users take
+// turns, and all since the version that is in use: those in between may have come to
+// nothing.
 package offline
 
 import (
 	"bytes"
 	"crypto/fips140"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -69,8 +73,9 @@ type sheet struct {
 	Values  map[string]string `json:"values"`
 }
 
-// Write keeps a copy of a version, and those of before the one before it no more.
-func (c *Copies) Write(tenant estover.TenantID, target, path string, version int64, at time.Time, values map[string]estover.Secret) error {
+// Write keeps a copy of a version, and those no more that are older than the one
+// before it and than the current one.
+func (c *Copies) Write(tenant estover.TenantID, target, path string, version, current int64, at time.Time, values map[string]estover.Secret) error {
 	s := sheet{string(tenant), target, path, version, at.UTC(), map[string]string{}}
 	for k, v := range values {
 		s.Values[k] = string(v.Reveal())
@@ -95,7 +100,7 @@ func (c *Copies) Write(tenant estover.TenantID, target, path string, version int
 	if err := store(dir, name(path, version), sealed.Bytes()); err != nil {
 		return ErrNotWritten.Because(err)
 	}
-	c.prune(dir, path, version)
+	prune(dir, path, min(version-1, current))
 	return nil
 }
 
@@ -124,18 +129,34 @@ func store(dir, file string, b []byte) error {
 	return errors.Join(folder.Sync(), folder.Close())
 }
 
-// prune takes away copies that nobody needs any more. One that stays does no harm.
-func (c *Copies) prune(dir, path string, version int64) {
-	files, _ := filepath.Glob(filepath.Join(dir, escape(path)+"@*.age"))
+// prune takes away copies from before a version, that nobody needs any more. One that
+// stays does no harm.
+func prune(dir, path string, before int64) {
+	files, _ := os.ReadDir(dir)
 	for _, f := range files {
-		_, n, _ := strings.Cut(strings.TrimSuffix(filepath.Base(f), ".age"), "@")
-		if old, err := strconv.ParseInt(n, 10, 64); err == nil && old < version-1 {
-			_ = os.Remove(f)
+		base, is := strings.CutSuffix(f.Name(), ".age")
+		of, n, _ := strings.Cut(base, "@")
+		if old, err := strconv.ParseInt(n, 10, 64); err == nil && is && of == stem(path) && old < before {
+			_ = os.Remove(filepath.Join(dir, f.Name()))
 		}
 	}
 }
 
-func name(path string, version int64) string { return fmt.Sprintf("%s@%d.age", escape(path), version) }
+func name(path string, version int64) string { return fmt.Sprintf("%s@%d.age", stem(path), version) }
+
+// longest is how long the name of a file may be without the version, of the 255 bytes
+// that it has on most systems.
+const longest = 200
+
+// stem is the name of a path's files without the version.
+func stem(path string) string {
+	s := escape(path)
+	if len(s) > longest {
+		all := sha256.Sum256([]byte(path))
+		s = s[:longest-2*len(all)-1] + "~" + hex.EncodeToString(all[:])
+	}
+	return s
+}
 
 // escape makes a path the name of a file.
 func escape(path string) string {

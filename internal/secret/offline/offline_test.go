@@ -47,7 +47,7 @@ func TestCopies(t *testing.T) {
 	for n := range int64(4) {
 		values := map[string]estover.Secret{"username": estover.NewSecret([]byte("root_a")), "password": estover.NewSecret([]byte(value))}
 		for range 2 { // twice is as once
-			if err := c.Write("acme", "orders", "targets/../orders", n+1, at, values); err != nil {
+			if err := c.Write("acme", "orders", "targets/../orders", n+1, n, at, values); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -97,6 +97,28 @@ func TestCopies(t *testing.T) {
 			t.Errorf("recipient %d reads %s, %v", n, plain, err)
 		}
 	}
+	// The copy of what is in use stays, however many versions come to nothing; and a
+	// path may be as long as one of a secret.
+	long := strings.Repeat("é", 256)
+	for _, path := range []string{"targets/again", long, long[:510] + "x"} {
+		for n := range int64(5) {
+			if err := c.Write("acme", "orders", path, n+2, 2, at, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	entries, err := os.ReadDir(filepath.Join(dir, "acme"))
+	if err != nil || len(entries) != 2+3*5 {
+		t.Errorf("%d copies, %v, want two, and five each of three secrets", len(entries), err)
+	}
+	for _, path := range []string{"targets/again", long, long[:510] + "x"} {
+		if err := c.Write("acme", "orders", path, 7, 6, at, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if entries, err := os.ReadDir(filepath.Join(dir, "acme")); err != nil || len(entries) != 2+3*2 {
+		t.Errorf("%d copies, %v, want two of each of four secrets", len(entries), err)
+	}
 	for _, bad := range [][]string{nil, {""}, {"age1nonsense"}, {keys[0].String()}, {lines[0] + "\n" + lines[1]}} {
 		if _, err := offline.Open(dir, bad); err == nil || strings.Contains(err.Error(), "AGE-SECRET-KEY-") && bad[0] == keys[0].String() {
 			t.Errorf("the recipients %d of no kind: %v", len(bad), err)
@@ -110,7 +132,7 @@ func TestCopies(t *testing.T) {
 	if err := os.WriteFile(dir, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Write("acme", "orders", "targets/orders", 5, at, nil); !errors.Is(err, offline.ErrNotWritten) {
+	if err := c.Write("acme", "orders", "targets/orders", 5, 4, at, nil); !errors.Is(err, offline.ErrNotWritten) {
 		t.Errorf("a folder that is gone: %v, want ErrNotWritten", err)
 	}
 }
