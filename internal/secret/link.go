@@ -2,7 +2,6 @@ package secret
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"slices"
@@ -87,23 +86,23 @@ func (r *record) forgetCopies() {
 	}
 }
 
-// Copied is the version that a secret has as a copy of one in another vault: 0 if
-// it has none that can be used.
-func (s *Secrets) Copied(ctx context.Context, tenant estover.TenantID, path string) (x Secret, n int64, origin string, err error) {
+// Copied is the version that a secret has as a copy of one in another vault; a zero
+// one if it has none that can be used.
+func (s *Secrets) Copied(ctx context.Context, tenant estover.TenantID, path string) (x Secret, copied Version, err error) {
 	r, err := s.read(ctx, tenant, path, 0)
 	if err != nil {
-		return x, 0, "", err
+		return x, copied, err
 	}
-	if v, err := r.usable(r.CurrentVersion); err == nil {
-		n, origin = v.N, v.Origin
+	if v, err := r.usable(r.CurrentVersion); err == nil && v.Origin != "" {
+		copied = *v
 	}
-	return r.Secret, n, origin, nil
+	return r.Secret, copied, nil
 }
 
 // Copy makes what another vault has the current version of a secret, if it still has
 // this link. The copies before are destroyed; with an empty origin there is none any
-// more there.
-func (s *Secrets) Copy(ctx context.Context, c estover.Caller, path string, link Link, origin string, object estover.Secret) (Version, error) {
+// more there. Then sees, in the same transaction, whether it is still so.
+func (s *Secrets) Copy(ctx context.Context, c estover.Caller, path string, link Link, origin string, object estover.Secret, then func(tx *guard.Tx) error) (Version, error) {
 	var v Version
 	op := guard.Op{Action: "secret.copy", Target: target(path), Detail: map[string]any{"store": link.Store, "path": link.Path, "origin": origin}}
 	_, err := s.change(ctx, c, op, path, func(r *record) (*write, error) {
@@ -111,7 +110,7 @@ func (s *Secrets) Copy(ctx context.Context, c estover.Caller, path string, link 
 			return nil, ErrLinked.With("The secret %s has been linked otherwise in the meantime. Try again.", path)
 		}
 		r.forgetCopies()
-		w := &write{}
+		w := &write{then: then}
 		if origin == "" {
 			return w, nil
 		}
@@ -125,9 +124,7 @@ func (s *Secrets) Copy(ctx context.Context, c estover.Caller, path string, link 
 			return nil, err
 		}
 		r.CurrentVersion = v.N
-		if n := int64(len(r.versions)) - cmp.Or(r.MaxVersions, mostCopies); n > 0 {
-			r.versions = slices.Delete(r.versions, 0, int(n))
-		}
+		r.limitCopies()
 		return w, nil
 	})
 	return v, err
@@ -136,6 +133,27 @@ func (s *Secrets) Copy(ctx context.Context, c estover.Caller, path string, link 
 // mostCopies is how many copies are remembered, by what they were recognised by and
 // who used them.
 const mostCopies = 100
+
+// limitCopies takes the oldest copies away when there are too many, and whatever is
+// more than the secret keeps of all versions.
+func (r *record) limitCopies() {
+	copies := -mostCopies
+	for i := range r.versions {
+		if r.versions[i].Origin != "" {
+			copies++
+		}
+	}
+	r.versions = slices.DeleteFunc(r.versions, func(v Version) bool {
+		if v.Origin == "" || copies <= 0 {
+			return false
+		}
+		copies--
+		return true
+	})
+	if n := int64(len(r.versions)) - r.MaxVersions; r.MaxVersions > 0 && n > 0 {
+		r.versions = slices.Delete(r.versions, 0, int(n))
+	}
+}
 
 // A Sent version is one on its way into another vault.
 type Sent struct {

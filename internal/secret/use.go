@@ -106,6 +106,9 @@ func (s *Secrets) Use(ctx context.Context, c estover.Caller, path, field, host s
 			if h, err = s.refreshed(ctx, c.Tenant, path, h); err != nil {
 				return Injection{}, err
 			}
+			if err := h.allows(host); err != nil { // since that may have taken a while
+				return Injection{}, err
+			}
 		}
 		if h.current == nil {
 			return Injection{}, h.why

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"estover.dev"
 	"estover.dev/internal/guard"
@@ -301,7 +302,13 @@ func failure(err error) error {
 func say(err error) string {
 	var known *estover.Error
 	if errors.As(err, &known) {
-		return known.Detail
+		return line(known.Detail)
 	}
-	return err.Error()
+	return line(err.Error())
+}
+
+// line is what somebody says in one line of at most 500 bytes, whatever it was.
+func line(said string) string {
+	said = strings.Join(strings.FieldsFunc(strings.ToValidUTF8(said, ""), unicode.IsControl), " ")
+	return strings.ToValidUTF8(said[:min(len(said), 500)], "")
 }

@@ -27,6 +27,7 @@ const (
 	patience   = 25 * time.Second // how long others wait for that
 	sulk       = 2 * time.Second  // for how long nobody asks again what has just failed
 	linkKind   = "secret_link"    // how events name rows of links
+	apart      = time.Minute      // how far the clocks of nodes may be from each other (F6)
 )
 
 // A LinkSpec says which secret, or folder, is read through a store.
@@ -117,6 +118,12 @@ func (x *Stores) Link(ctx context.Context, c estover.Caller, l LinkSpec) (Filled
 		if err := sameStore(ctx, tx.Tx, s); err != nil {
 			return err
 		}
+		switch owner, err := folderOwner(ctx, tx.Tx, l.Path); {
+		case err == nil && !mayManage(c, owner):
+			return ErrNotOwner.With("The folder %s is read through another store. Its owner or an administrator ends that.", l.Path)
+		case err != nil && !errors.Is(err, secret.ErrNotFound):
+			return err
+		}
 		f.Next = tx.Now().Add(refill)
 		return putFolder(ctx, tx.Tx, f)
 	})
@@ -151,12 +158,12 @@ func (x *Stores) link(ctx context.Context, c estover.Caller, op guard.Op, s Name
 	case errors.Is(err, secret.ErrNotFound):
 		if _, err := x.Secrets.Create(ctx, c, secret.Spec{
 			Path: l.Path, Class: l.Class, Risk: l.Risk, Owner: owner, Destinations: l.Destinations, Description: made(s),
-		}); err != nil && !errors.Is(err, secret.ErrExists) {
+		}); err != nil { // also if somebody else has just made it, whose it is
 			return err
 		}
 	case err != nil:
 		return x.refused(ctx, c, op, err)
-	case c.Subject != here.Owner && !c.Has(estover.Admin) && c.Subject.Kind() != estover.SystemKind:
+	case !mayManage(c, here.Owner):
 		return x.refused(ctx, c, op, secret.ErrNotOwner.With("Only the owner of the secret %s or an administrator says where its value lives.", l.Path))
 	}
 	to := secret.Link{Store: s.ID, Path: l.From, TTL: l.TTL}
@@ -176,7 +183,8 @@ func made(s NamedStore) string { return "read through the store " + s.Name }
 // fillAtOnce is how many secrets of a folder are linked at a time.
 const fillAtOnce = 200
 
-// fill links what a folder has there and not here.
+// fill links what a folder has there and not here, until [Most] are read through the
+// store.
 func (x *Stores) fill(ctx context.Context, tenant estover.TenantID, f Folder) (out Filled, err error) {
 	out = Filled{Linked: []string{}, Taken: []string{}}
 	c := system(tenant)
@@ -194,6 +202,14 @@ func (x *Stores) fill(ctx context.Context, tenant estover.TenantID, f Folder) (o
 	if err != nil {
 		return out, x.unavailable(ctx, tenant, f.storeID, err)
 	}
+	var links int64
+	err = x.Guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
+		links, err = countLinks(ctx, tx, f.storeID)
+		return err
+	})
+	if err != nil {
+		return out, err
+	}
 	for _, from := range paths {
 		l := f.LinkSpec
 		l.Path, l.From = f.Path+strings.TrimPrefix(from, f.From), from
@@ -201,11 +217,13 @@ func (x *Stores) fill(ctx context.Context, tenant estover.TenantID, f Folder) (o
 		switch {
 		case err == nil && here.Link != nil && here.Link.Store == f.storeID && here.Link.Path == from:
 			continue
-		case err == nil && !(here.Link == nil && here.CurrentVersion == 0 && here.Description == made(*s)): // a link that was cut off
+		case err == nil && !(here.Link == nil && here.CurrentVersion == 0 && here.Owner == f.createdBy && here.Description == made(*s)): // a link that was cut off
 			out.Taken = append(out.Taken, l.Path)
 			continue
 		case err != nil && !errors.Is(err, secret.ErrNotFound):
 			return out, err
+		case links+int64(len(out.Linked)) >= Most: // the store may name others each time
+			return out, ErrLink.With("%d secrets are read through the store %s already, and no more are linked by themselves.", links+int64(len(out.Linked)), s.Name)
 		case len(out.Linked) == fillAtOnce:
 			out.More = true
 			return out, nil
@@ -231,17 +249,17 @@ func (x *Stores) FillDue(ctx context.Context) error {
 		due, err = dueFolders(ctx, tx)
 		return err
 	})
-	for _, d := range due {
+	return errors.Join(err, sideBySide(len(due), func(i int) error {
+		d := due[i]
 		out, failed := x.fill(ctx, d.tenant, d.folder)
 		wait := refill
 		if out.More {
 			wait = 0
 		}
-		err = errors.Join(err, x.Guard.DB().Do(ctx, d.tenant, func(tx *db.Tx) error {
+		return x.Guard.DB().Do(ctx, d.tenant, func(tx *db.Tx) error {
 			return filled(ctx, tx, d.folder, tx.Now().Add(wait), told(failed))
-		}))
-	}
-	return err
+		})
+	}))
 }
 
 // told is what is kept of an error, for operators.
@@ -251,12 +269,10 @@ func told(err error) string {
 	}
 	var known *estover.Error
 	if errors.As(err, &known) && known.Err != nil {
-		return strings.ToValidUTF8(cut(known.Detail+" ("+known.Err.Error()+")"), "")
+		return line(known.Detail + " (" + known.Err.Error() + ")")
 	}
-	return strings.ToValidUTF8(cut(say(err)), "")
+	return say(err)
 }
-
-func cut(s string) string { return s[:min(len(s), 500)] }
 
 // Unlink has the value of a secret live here again: what was copied is destroyed,
 // and somebody writes the next version. Of a folder, no more secrets are linked by
@@ -407,13 +423,21 @@ func (x *Stores) ask(ctx context.Context, tenant estover.TenantID, s secret.Secr
 		break
 	}
 	begun := x.Guard.DB().Now()
-	err = x.look(ctx, tenant, s)
+	at, err := x.copies.Get(ctx, tenant, s.Link.Store)
+	if err == nil {
+		err = x.look(ctx, tenant, s, *at, row.fence)
+	}
 	if err == nil {
 		until = begun.Add(time.Duration(s.Link.TTL))
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	settled := x.Guard.DB().Do(last, tenant, func(tx *db.Tx) error {
+		if err == nil {
+			if err = x.asItWas(last, tx, *at); err != nil {
+				until = time.Time{}
+			}
+		}
 		return settleLink(last, tx, s.ID, row.fence, until, told(err))
 	})
 	if err == nil { // what was found out is more than that it could not be written down
@@ -422,30 +446,48 @@ func (x *Stores) ask(ctx context.Context, tenant estover.TenantID, s secret.Secr
 	return until, err
 }
 
+// asItWas sees whether a store is where it was when it was asked. The copy of it in
+// memory may be an old one.
+func (x *Stores) asItWas(ctx context.Context, tx *db.Tx, at NamedStore) error {
+	now, err := findStore(ctx, tx, at.ID)
+	if err == nil && now.epoch != at.epoch {
+		x.copies.Drop(tx.Tenant(), at.ID)
+		err = ErrStore.With("The store %s was changed while it was asked. Try again.", at.Name)
+	}
+	return err
+}
+
 // look compares the copy of a secret with what the store has, and copies what is new.
-func (x *Stores) look(ctx context.Context, tenant estover.TenantID, s secret.Secret) error {
+// Whoever has lost the row, or asked where the store is no more, copies nothing.
+func (x *Stores) look(ctx context.Context, tenant estover.TenantID, s secret.Secret, at NamedStore, fence int64) error {
 	limited, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
 	store, _, err := x.open(limited, tenant, s.Link.Store)
 	if err != nil {
 		return x.unavailable(ctx, tenant, s.Link.Store, err)
 	}
-	now, n, origin, err := x.Secrets.Copied(ctx, tenant, s.Path)
+	now, copied, err := x.Secrets.Copied(ctx, tenant, s.Path)
 	if err != nil {
 		return err
+	}
+	still := func(tx *guard.Tx) error {
+		if err := hasLink(ctx, tx.Tx, s.ID, fence); err != nil {
+			return err
+		}
+		return x.asItWas(ctx, tx.Tx, at)
 	}
 	if now.ID != s.ID || now.Link == nil || *now.Link != *s.Link {
 		return errOtherwise
 	}
 	version := ""
-	if n > 0 && origin != "" {
+	if copied.N > 0 {
 		versions, err := store.Versions(limited, s.Link.Path)
 		switch {
 		case err != nil && !errors.Is(err, ErrNotFound):
 			return x.unavailable(ctx, tenant, s.Link.Store, err)
 		case err != nil || len(versions) == 0 || !versions[0].Live:
-			return x.gone(ctx, tenant, s, true)
-		case versions[0].ID == origin:
+			return x.gone(ctx, tenant, s, true, still)
+		case versions[0].ID == copied.Origin && !anew(copied, versions[0], at):
 			return nil
 		}
 		version = versions[0].ID
@@ -455,20 +497,27 @@ func (x *Stores) look(ctx context.Context, tenant estover.TenantID, s secret.Sec
 	}
 	v, err := store.Get(limited, s.Link.Path, version)
 	if errors.Is(err, ErrNotFound) {
-		return x.gone(ctx, tenant, s, n > 0 && origin != "")
+		return x.gone(ctx, tenant, s, copied.N > 0, still)
 	}
 	if err != nil {
 		return x.unavailable(ctx, tenant, s.Link.Store, err)
 	}
-	_, err = x.Secrets.Copy(ctx, system(tenant), s.Path, *s.Link, v.Version, v.Object)
+	_, err = x.Secrets.Copy(ctx, system(tenant), s.Path, *s.Link, v.Version, v.Object, still)
 	return err
+}
+
+// anew says that a version there may be another one than that of the same name which
+// was copied: the store has been changed since, and may be somewhere else, or the
+// secret was made once more, and stores count from one again.
+func anew(copied secret.Version, there Version, at NamedStore) bool {
+	return at.epoch > 1 && copied.CreatedAt.Before(at.ChangedAt.Add(apart)) || there.Created.After(copied.CreatedAt)
 }
 
 // gone is the error of a secret that the store does not have; a copy of it is
 // destroyed.
-func (x *Stores) gone(ctx context.Context, tenant estover.TenantID, s secret.Secret, copied bool) error {
+func (x *Stores) gone(ctx context.Context, tenant estover.TenantID, s secret.Secret, copied bool, still func(*guard.Tx) error) error {
 	if copied {
-		if _, err := x.Secrets.Copy(ctx, system(tenant), s.Path, *s.Link, "", estover.Secret{}); err != nil {
+		if _, err := x.Secrets.Copy(ctx, system(tenant), s.Path, *s.Link, "", estover.Secret{}, still); err != nil {
 			return err
 		}
 	}
@@ -520,9 +569,11 @@ func (x *Stores) expire(ctx context.Context, l staleLink) error {
 	if err != nil || !mine {
 		return err
 	}
-	s, n, origin, err := x.Secrets.Copied(ctx, l.tenant, l.path)
-	if err == nil && s.ID == l.secret && s.Link != nil && n > 0 && origin != "" {
-		_, err = x.Secrets.Copy(ctx, system(l.tenant), l.path, *s.Link, "", estover.Secret{})
+	s, copied, err := x.Secrets.Copied(ctx, l.tenant, l.path)
+	if err == nil && s.ID == l.secret && s.Link != nil && copied.N > 0 {
+		_, err = x.Secrets.Copy(ctx, system(l.tenant), l.path, *s.Link, "", estover.Secret{}, func(tx *guard.Tx) error {
+			return hasLink(ctx, tx.Tx, l.secret, row.fence)
+		})
 	}
 	if errors.Is(err, secret.ErrNotFound) { // it has just been removed
 		err = nil

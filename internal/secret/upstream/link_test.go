@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -129,8 +130,8 @@ func TestReadThrough(t *testing.T) {
 		if got, err := h.use(h.secrets, "crm/key"); !errors.Is(err, upstream.ErrGone) {
 			t.Errorf("deleted there: %q, %v, want ErrGone", got, err)
 		}
-		if _, n, _, err := h.secrets.Copied(t.Context(), "acme", "crm/key"); err != nil || n != 0 {
-			t.Errorf("there is still a copy, version %d, %v", n, err)
+		if _, v, err := h.secrets.Copied(t.Context(), "acme", "crm/key"); err != nil || v.N != 0 {
+			t.Errorf("there is still a copy, version %d, %v", v.N, err)
 		}
 		h.there.write("crm/key", `{"password":"fourth"}`)
 		h.clock.Advance(3 * time.Second)
@@ -146,6 +147,123 @@ func TestReadThrough(t *testing.T) {
 		h.make("crm/key", `{"password":"ours"}`)
 		h.uses("ours")
 	})
+}
+
+// TestReadThroughElsewhere: a version that has the same name is not taken for the one
+// that was copied, where the store has been changed since, which may be somewhere else
+// then, and where the secret was made again there.
+func TestReadThroughElsewhere(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := build(t, d, guardtest.AllowAll)
+		change := func(mount string) {
+			t.Helper()
+			s := upstream.StoreSpec{Name: "old", Kind: "memory", Address: "https://vault.example", Login: "vault/token", Options: map[string]string{"mount": mount}}
+			if _, err := h.x.Put(t.Context(), ann, s); err != nil {
+				t.Fatal(err)
+			}
+		}
+		h.there.anew("crm/key", `{"password":"of the first"}`, time.Time{})
+		h.link("crm/key")
+		h.uses("of the first")
+		change("second")
+		h.there.anew("crm/key", `{"password":"of the second"}`, time.Time{})
+		h.uses("of the second")
+		for range 3 {
+			h.clock.Advance(6 * time.Minute)
+			h.uses("of the second")
+		}
+		if gets, _ := h.there.asked(); gets > 3 {
+			t.Errorf("one version was asked for %d times, want it believed again", gets)
+		}
+
+		h.there.anew("crm/key", `{"password":"made again"}`, h.clock.Now())
+		h.clock.Advance(6 * time.Minute)
+		h.uses("made again")
+
+		// While it is asked, the store is changed: what it said is copied by nobody.
+		h.there.anew("crm/key", `{"password":"too late"}`, h.clock.Now())
+		h.clock.Advance(6 * time.Minute)
+		_, before, err := h.secrets.Copied(t.Context(), "acme", "crm/key")
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.x.Reach(func(point string) error {
+			if point == "before get" {
+				change("third")
+			}
+			return nil
+		})
+		if got, err := h.use(h.secrets, "crm/key"); err == nil {
+			t.Errorf("from a store that was changed meanwhile: %q", got)
+		}
+		h.x.Reach(nil)
+		if _, now, err := h.secrets.Copied(t.Context(), "acme", "crm/key"); err != nil || now.N != before.N {
+			t.Errorf("what a store said that was changed meanwhile is version %d, %v; want it to stay %d", now.N, err, before.N)
+		}
+		h.there.anew("crm/key", `{"password":"of the third"}`, time.Time{})
+		h.clock.Advance(3 * time.Second)
+		h.uses("of the third")
+	})
+}
+
+// TestNamesOfVersions: what a store calls a version is kept, so that it is neither
+// endless nor something that is taken for something else.
+func TestNamesOfVersions(t *testing.T) {
+	d := dbtest.Open(t)
+	h := build(t, d, guardtest.AllowAll)
+	h.there.write("crm/key", `{"password":"x"}`)
+	h.link("crm/key")
+	for _, prefix := range []string{strings.Repeat("x", 4000), "a version (deleted) ", "\x1b[2J"} {
+		h.there.prefix = prefix
+		if got, err := h.use(h.secrets, "crm/key"); !errors.Is(err, upstream.ErrStore) {
+			t.Errorf("a version called %.20q: %q, %v, want ErrStore", prefix, got, err)
+		}
+		h.clock.Advance(3 * time.Second)
+	}
+	h.there.prefix = ""
+	h.uses("x")
+}
+
+// TestDestinationTakenAway: a destination that is taken away while the store is asked
+// gets nothing.
+func TestDestinationTakenAway(t *testing.T) {
+	d := dbtest.Open(t)
+	h := build(t, d, guardtest.AllowAll)
+	h.there.write("crm/key", `{"password":"x"}`)
+	h.link("crm/key")
+	h.x.Reach(func(string) error {
+		_, err := h.secrets.Update(t.Context(), ann, "crm/key", secret.Change{Destinations: &[]string{}})
+		return err
+	})
+	if got, err := h.use(h.secrets, "crm/key"); !errors.Is(err, secret.ErrDestination) {
+		t.Errorf("a destination that was taken away meanwhile gets %q, %v", got, err)
+	}
+}
+
+// TestCopiesKeepOurs: however many versions are copied, what was written here before
+// stays.
+func TestCopiesKeepOurs(t *testing.T) {
+	d := dbtest.Open(t)
+	h := build(t, d, guardtest.AllowAll)
+	h.make("crm/key", `{"password":"ours"}`, crmHost)
+	h.link("crm/key")
+	s, err := h.secrets.Describe(t.Context(), "acme", "crm/key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const copies = 120
+	for n := range copies {
+		if _, err := h.secrets.Copy(t.Context(), ann, "crm/key", *s.Link, strconv.Itoa(n+1), estover.NewSecret([]byte(`{"password":"theirs"}`)), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	versions, err := h.secrets.Versions(t.Context(), ann, "crm/key")
+	if err != nil || len(versions) != 101 {
+		t.Fatalf("%d versions, %v, want ours and the hundred newest copies", len(versions), err)
+	}
+	if ours, oldest := versions[100], versions[99]; ours.N != 1 || ours.State != secret.Live || oldest.N != copies+2-100 || versions[0].N != copies+1 {
+		t.Errorf("versions %d to %d and %+v, want ours kept", versions[0].N, oldest.N, ours)
+	}
 }
 
 // TestReadThroughOnce is S1: of 64 who want a secret at once, on two nodes, one asks;
@@ -294,6 +412,101 @@ func TestFolder(t *testing.T) {
 	})
 }
 
+// TestFolderOfAnother: nobody gets hold of what a folder links by having made a
+// secret there before, or by having the folder read through a store of theirs.
+func TestFolderOfAnother(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := build(t, d, guardtest.AllowAll)
+		h.there.write("team/crm/a", `{"password":"of a"}`)
+		trap := secret.Spec{Path: "crm/a", Description: "read through the store old", Destinations: []string{"evil.example:443"}}
+		if _, err := h.secrets.Create(t.Context(), bea, trap); err != nil {
+			t.Fatal(err)
+		}
+		folder := upstream.LinkSpec{Path: "crm/", Store: "old", From: "team/crm/"}
+		got, err := h.x.Link(t.Context(), ann, folder)
+		if err != nil || len(got.Linked) != 0 || !slices.Equal(got.Taken, []string{"crm/a"}) {
+			t.Errorf("over somebody else's secret: %+v, %v, want it taken", got, err)
+		}
+		if s, err := h.secrets.Describe(t.Context(), "acme", "crm/a"); err != nil || s.Link != nil {
+			t.Errorf("somebody else's secret: %+v, %v, want it not linked", s, err)
+		}
+		if _, err := h.x.Put(t.Context(), bea, upstream.StoreSpec{Name: "of-bea", Kind: "memory", Address: "https://vault.example", Login: "vault/token"}); err != nil {
+			t.Fatal(err)
+		}
+		folder.Store = "of-bea"
+		if _, err := h.x.Link(t.Context(), bea, folder); !errors.Is(err, upstream.ErrNotOwner) {
+			t.Errorf("a folder of somebody else's store: %v, want ErrNotOwner", err)
+		}
+		if s, err := h.x.Get(t.Context(), ann, "old"); err != nil || len(s.Folders) != 1 {
+			t.Errorf("the folder of the store: %+v, %v", s.Folders, err)
+		}
+	})
+}
+
+// TestFolderWithoutEnd: a store that names other secrets each time does not fill the
+// database.
+func TestFolderWithoutEnd(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := build(t, d, guardtest.AllowAll)
+		h.there.write("a/first", `{"password":"x"}`)
+		if got, err := h.x.Link(t.Context(), ann, upstream.LinkSpec{Path: "a/", Store: "old"}); err != nil || len(got.Linked) != 1 {
+			t.Fatalf("linking a folder: %+v, %v", got, err)
+		}
+		err := d.Do(t.Context(), "acme", func(tx *db.Tx) error {
+			_, err := tx.Exec(t.Context(), `insert into secret_link (tenant_id, secret_id, store_id, path)
+				with recursive n(i) as (select 2 union all select i + 1 from n where i < $1)
+				select tenant_id, 'sec_' || i, store_id, path from n, secret_link where tenant_id = 'acme'`, upstream.Most)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.there.write("a/other", `{"password":"x"}`)
+		h.clock.Advance(6 * time.Minute)
+		if err := h.x.FillDue(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.secrets.Describe(t.Context(), "acme", "a/other"); !errors.Is(err, secret.ErrNotFound) {
+			t.Errorf("one more than there may be: %v, want ErrNotFound", err)
+		}
+		if s, err := h.x.Get(t.Context(), ann, "old"); err != nil || len(s.Folders) != 1 || !strings.Contains(s.Folders[0].LastError, "10000 secrets are read through the store old") {
+			t.Errorf("the folder shows %+v, %v, want why", s.Folders, err)
+		}
+	})
+}
+
+// TestFoldersSideBySide: a store that takes its time does not hold up the folders of
+// others.
+func TestFoldersSideBySide(t *testing.T) {
+	d := dbtest.Open(t)
+	h := build(t, d, guardtest.AllowAll)
+	for _, path := range []string{"a/", "b/"} {
+		h.there.write(path+"key", `{"password":"x"}`)
+		if _, err := h.x.Link(t.Context(), ann, upstream.LinkSpec{Path: path, Store: "old"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var once sync.Once
+	other := make(chan struct{})
+	h.there.listing = func() {
+		first := false
+		once.Do(func() { first = true })
+		if !first {
+			close(other)
+			return
+		}
+		select {
+		case <-other:
+		case <-time.After(10 * time.Second):
+			t.Error("the second folder waits for the first one's store")
+		}
+	}
+	h.clock.Advance(6 * time.Minute)
+	if err := h.x.FillDue(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestSweepCopies: a copy that has not been believed for an hour is destroyed, and
 // read again by who needs it.
 func TestSweepCopies(t *testing.T) {
@@ -307,8 +520,8 @@ func TestSweepCopies(t *testing.T) {
 			if err := h.x.Sweep(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if _, n, _, err := h.secrets.Copied(t.Context(), "acme", "crm/key"); err != nil || n != want {
-				t.Fatalf("%s: the copy is version %d, %v, want %d", when, n, err, want)
+			if _, v, err := h.secrets.Copied(t.Context(), "acme", "crm/key"); err != nil || v.N != want {
+				t.Fatalf("%s: the copy is version %d, %v, want %d", when, v.N, err, want)
 			}
 		}
 		h.clock.Advance(30 * time.Minute)
@@ -317,6 +530,15 @@ func TestSweepCopies(t *testing.T) {
 		copied(0, "an hour later")
 		h.uses("first")
 		copied(2, "when it was needed again")
+		h.clock.Advance(6 * time.Minute)
+		h.there.set(true)
+		if got, err := h.use(h.secrets, "crm/key"); err == nil {
+			t.Errorf("with the store down: %q", got)
+		}
+		h.clock.Advance(70 * time.Minute)
+		copied(0, "an hour after the store went down")
+		h.there.set(false)
+		h.uses("first")
 		if err := h.secrets.Remove(t.Context(), ann, "crm/key"); err != nil {
 			t.Fatal(err)
 		}

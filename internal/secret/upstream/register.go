@@ -116,6 +116,7 @@ func NewStores(c Config) *Stores {
 		defer x.mu.Unlock()
 		switch kind {
 		case storeKind:
+			delete(x.opened, storeKey{tenant, id})
 			maps.DeleteFunc(x.known, func(k linkKey, v known) bool { return k.tenant == tenant && v.link.Store == id })
 		case linkKind:
 			delete(x.known, linkKey{tenant, id})
@@ -358,6 +359,7 @@ func (x *Stores) open(ctx context.Context, tenant estover.TenantID, id string) (
 	if err != nil {
 		return nil, "", err
 	}
+	store = checked{store}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.opened[key] = &opened{store, host, s.epoch, version, until}

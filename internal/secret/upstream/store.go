@@ -121,6 +121,12 @@ func usesOf(ctx context.Context, tx *db.Tx, id string) (links, syncs int64, err 
 	return links, syncs, err
 }
 
+// countLinks is how many secrets have been linked to a store.
+func countLinks(ctx context.Context, tx *db.Tx, store string) (n int64, err error) {
+	err = tx.QueryRow(ctx, `select count(*) from secret_link where tenant_id = $1 and store_id = $2`, tx.Tenant(), store).Scan(&n)
+	return n, err
+}
+
 // putLink notes that a secret is read through a store, and that nothing is known of
 // it yet. Whoever asks at the moment has lost the row.
 func putLink(ctx context.Context, tx *db.Tx, id string, to secret.Link) error {
@@ -160,6 +166,15 @@ func claimLink(ctx context.Context, tx *db.Tx, id string, l *Linked, node string
 	return n == 1, err
 }
 
+// hasLink sees whether the row is still had by who has taken it.
+func hasLink(ctx context.Context, tx *db.Tx, id string, fence int64) error {
+	n, err := tx.Exec(ctx, `update secret_link set fence = fence where tenant_id = $1 and secret_id = $2 and fence = $3`, tx.Tenant(), id, fence)
+	if err == nil && n == 0 {
+		err = errOtherwise
+	}
+	return err
+}
+
 // settleLink gives the row back, with until when what was found is believed; zero if
 // it is not known. Another who has taken the row meanwhile says that themselves.
 func settleLink(ctx context.Context, tx *db.Tx, id string, fence int64, until time.Time, why string) error {
@@ -191,7 +206,8 @@ func linksOf(ctx context.Context, tx *db.Tx, store string) ([]Linked, error) {
 	return all, rows.Err()
 }
 
-// A staleLink is one whose copy has not been believed for a while.
+// A staleLink is one whose copy has not been believed for a while: until is when it
+// was the last time, zero if that is not known.
 type staleLink struct {
 	tenant       estover.TenantID
 	secret, path string
@@ -201,7 +217,10 @@ type staleLink struct {
 func staleLinks(ctx context.Context, tx *db.Tx, before time.Time) (all []staleLink, err error) {
 	rows, err := tx.Query(ctx, `select l.tenant_id, l.secret_id, s.path, l.fresh_until from secret_link l
 		join secret s on s.tenant_id = l.tenant_id and s.id = l.secret_id and s.ended_at is null
-		where l.fresh_until is not null and l.fresh_until < $1 order by l.fresh_until limit 500`, before)
+		where l.fresh_until < $1 or l.fresh_until is null and exists (select 1 from secret_version v
+			where v.tenant_id = l.tenant_id and v.secret_id = l.secret_id and v.version = s.current_version
+				and v.origin <> '' and v.destroyed_at is null and v.created_at < $1)
+		order by l.fresh_until limit 500`, before)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package upstream_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -11,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
+	"unicode"
 
 	"estover.dev"
 	"estover.dev/internal/db"
@@ -42,12 +45,17 @@ type memory struct {
 	gets, versions int
 	got            map[string]int // values that were read, by path and version
 	down           bool
-	before, after  error // of the next write
+	knocks         int    // while it was down
+	prefix         string // of the names of versions
+	why            error  // it is down
+	listing        func() // called before a list is given
+	before, after  error  // of the next write
 	tokens         map[string]bool
 }
 
 type stored struct {
 	object  []byte
+	created time.Time
 	deleted bool
 }
 
@@ -70,8 +78,9 @@ func (m *memory) kind() upstream.Kind {
 func (m *memory) enter() (leave func(), err error) {
 	m.mu.Lock()
 	if m.down {
+		m.knocks++
 		m.mu.Unlock()
-		return nil, engine.Unreachable(errors.New("nobody is there"))
+		return nil, engine.Unreachable(cmp.Or(m.why, errors.New("nobody is there")))
 	}
 	return m.mu.Unlock, nil
 }
@@ -92,7 +101,7 @@ func (m *memory) Get(_ context.Context, path, version string) (v upstream.Value,
 	}
 	m.gets++
 	m.got[path+"@"+strconv.Itoa(n)]++
-	return upstream.Value{Version: strconv.Itoa(n), Object: estover.NewSecret(bytes.Clone(all[n-1].object))}, nil
+	return upstream.Value{Version: m.prefix + strconv.Itoa(n), Object: estover.NewSecret(bytes.Clone(all[n-1].object))}, nil
 }
 
 func (m *memory) Put(_ context.Context, path string, object estover.Secret, expect string) (string, error) {
@@ -118,6 +127,9 @@ func (m *memory) Put(_ context.Context, path string, object estover.Secret, expe
 }
 
 func (m *memory) List(_ context.Context, prefix string) (paths []string, err error) {
+	if m.listing != nil {
+		m.listing()
+	}
 	leave, err := m.enter()
 	if err != nil {
 		return nil, err
@@ -140,7 +152,7 @@ func (m *memory) Versions(_ context.Context, path string) (list []upstream.Versi
 	defer leave()
 	m.versions++
 	for i, v := range m.secrets[path] {
-		list = append(list, upstream.Version{ID: strconv.Itoa(i + 1), Live: !v.deleted})
+		list = append(list, upstream.Version{ID: strconv.Itoa(i + 1), Created: v.created, Live: !v.deleted})
 	}
 	slices.Reverse(list)
 	return list, nil
@@ -163,6 +175,14 @@ func (m *memory) write(path, object string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.secrets[path] = append(m.secrets[path], stored{object: []byte(object)})
+}
+
+// anew is a secret that somebody else has removed and made again: its versions count
+// from one.
+func (m *memory) anew(path, object string, created time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.secrets[path] = []stored{{object: []byte(object), created: created}}
 }
 
 func (m *memory) set(down bool) {
@@ -303,6 +323,11 @@ func TestStores(t *testing.T) {
 		h.there.set(true)
 		if err := h.x.Check(t.Context(), bea, "mine", ""); !errors.Is(err, upstream.ErrStore) || !strings.Contains(err.Error(), "nobody is there") {
 			t.Errorf("a store that does not answer: %v, want ErrStore with the reason", err)
+		}
+		h.there.why = errors.New(strings.Repeat("\x1b[2J\n", 1000))
+		var told *estover.Error
+		if err := h.x.Check(t.Context(), bea, "mine", ""); !errors.As(err, &told) || len(told.Detail) > 1000 || strings.ContainsFunc(told.Detail, unicode.IsControl) {
+			t.Errorf("a store that says what would change a screen: %.1200q, want one line", err)
 		}
 		h.there.set(false)
 		for what, err := range map[string]error{

@@ -17,6 +17,7 @@ import (
 	"estover.dev/internal/db"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/secret"
+	"estover.dev/internal/secret/engine"
 )
 
 // The errors of syncs.
@@ -100,9 +101,9 @@ type SyncFilter struct {
 
 func syncTarget(id string) string { return "sync:" + id }
 
-// Sync has a secret pushed to a store from now on. The owner of the store says so,
-// or an administrator; and the secret, whose owner alone adds those, names the
-// store's host among its destinations. What stands there already is not overwritten.
+// Sync has a secret pushed to a store from now on. Whoever owns both says so, or an
+// administrator: that the secret names the store's host among its destinations does
+// not say whose place there it is. What stands there already is not overwritten.
 func (x *Stores) Sync(ctx context.Context, c estover.Caller, s SyncSpec) (out Sync, err error) {
 	if s.To == "" {
 		s.To = s.Path
@@ -129,6 +130,9 @@ func (x *Stores) Sync(ctx context.Context, c estover.Caller, s SyncSpec) (out Sy
 	}
 	if err == nil && here.Link != nil {
 		err = ErrSync.With("The value of the secret %s lives in another vault, so it is not pushed to one.", s.Path)
+	}
+	if err == nil && !mayManage(c, here.Owner) {
+		err = secret.ErrNotOwner.With("Only the owner of the secret %s or an administrator has it kept in another vault as well.", s.Path)
 	}
 	if err == nil {
 		err = here.Allows(host)
@@ -376,16 +380,46 @@ func (x *Stores) PushDue(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	down := &outages{found: map[storeKey]error{}}
+	return sideBySide(len(due), func(i int) error {
+		if err := x.push(ctx, due[i].tenant, due[i].id, down); err != nil && !errors.Is(err, errLost) {
+			return fmt.Errorf("pushing %s: %w", due[i].id, err)
+		}
+		return nil
+	})
+}
+
+// The outages of a round are the stores that did not answer in it. They are asked no
+// more then, so that many syncs to one of them do not hold up those to others.
+type outages struct {
+	mu    sync.Mutex
+	found map[storeKey]error
+}
+
+func (o *outages) add(k storeKey, err error) {
+	if errors.Is(err, engine.ErrUnreachable) || errors.Is(err, context.DeadlineExceeded) {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.found[k] = err
+	}
+}
+
+func (o *outages) at(k storeKey) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.found[k]
+}
+
+// sideBySide does n things, as many at a time as one node works at stores.
+func sideBySide(n int, do func(i int) error) error {
 	var wg sync.WaitGroup
 	turn := make(chan struct{}, pushers)
-	failed := make([]error, len(due))
-	for i, d := range due {
+	failed := make([]error, n)
+	for i := range n {
 		turn <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-turn }()
-			if err := x.push(ctx, d.tenant, d.id); err != nil && !errors.Is(err, errLost) {
-				failed[i] = fmt.Errorf("pushing %s: %w", d.id, err)
-			}
+			failed[i] = do(i)
 		})
 	}
 	wg.Wait()
@@ -395,7 +429,7 @@ func (x *Stores) PushDue(ctx context.Context) error {
 // push brings one sync as far as it can be brought. Whatever a crash leaves behind,
 // the row says what may be there, by digest, before it is sent; and what is there is
 // looked at before anything is written.
-func (x *Stores) push(ctx context.Context, tenant estover.TenantID, id string) error {
+func (x *Stores) push(ctx context.Context, tenant estover.TenantID, id string, down *outages) error {
 	var s Sync
 	err := x.Guard.DB().Do(ctx, tenant, func(tx *db.Tx) (err error) {
 		s, err = claimSync(ctx, tx, id, x.Node, tx.Now().Add(pushTime))
@@ -404,12 +438,15 @@ func (x *Stores) push(ctx context.Context, tenant estover.TenantID, id string) e
 	if err != nil {
 		return err
 	}
-	for range 4 { // somebody may write in between, and a lost reply is made up for
+	at := storeKey{tenant, s.store}
+	err = down.at(at)
+	for n := 0; err == nil && n < 4; n++ { // somebody may write in between, and a lost reply is made up for
 		var again bool
-		if again, err = x.step(ctx, tenant, &s); err != nil || !again {
+		if again, err = x.step(ctx, tenant, &s); !again {
 			break
 		}
 	}
+	down.add(at, err)
 	switch {
 	case err == nil || errors.Is(err, errLost) || errors.Is(err, errStopped):
 		return err

@@ -84,6 +84,12 @@ func TestSync(t *testing.T) {
 		if _, err := h.x.Sync(t.Context(), bea, upstream.SyncSpec{Path: "crm/key", Store: "old"}); !errors.Is(err, upstream.ErrNotOwner) {
 			t.Errorf("to somebody else's store: %v, want ErrNotOwner", err)
 		}
+		if _, err := h.x.Put(t.Context(), bea, upstream.StoreSpec{Name: "of-bea", Kind: "memory", Address: "https://vault.example", Login: "vault/token"}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.x.Sync(t.Context(), bea, upstream.SyncSpec{Path: "crm/key", Store: "of-bea"}); !errors.Is(err, secret.ErrNotOwner) {
+			t.Errorf("somebody else's secret, at the same host: %v, want ErrNotOwner", err)
+		}
 		s := h.sync()
 		if _, err := h.x.Sync(t.Context(), ann, upstream.SyncSpec{Path: "crm/key", Store: "old", To: "app/key"}); !errors.Is(err, upstream.ErrSyncExists) {
 			t.Errorf("the same place twice: %v, want ErrSyncExists", err)
@@ -314,6 +320,40 @@ func TestSyncWeek(t *testing.T) {
 			t.Errorf("when it is back: %+v", s)
 		}
 	})
+}
+
+// TestSyncOutage: many syncs to a store that does not answer hold up nobody else's: each
+// of them is put off, without the store being asked for each.
+func TestSyncOutage(t *testing.T) {
+	d := dbtest.Open(t)
+	h := build(t, d, guardtest.AllowAll)
+	h.make("crm/key", key(1), crmHost, vaultHost)
+	const syncs = 40
+	for n := range syncs {
+		if _, err := h.x.Sync(t.Context(), ann, upstream.SyncSpec{Path: "crm/key", Store: "old", To: fmt.Sprintf("app/%d", n)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.there.set(true)
+	h.push()
+	if h.there.knocks > 8 {
+		t.Errorf("the store that is down was asked %d times", h.there.knocks)
+	}
+	all, err := h.x.Syncs(t.Context(), ann, upstream.SyncFilter{}, "", 100)
+	if err != nil || len(all) != syncs {
+		t.Fatalf("%d syncs, %v", len(all), err)
+	}
+	for _, s := range all {
+		if s.Tries != 1 || !strings.Contains(s.LastError, "nobody is there") || !s.Next.After(d.Now()) {
+			t.Errorf("a sync to a store that is down: %+v, want it put off, and why", s)
+		}
+	}
+	h.there.set(false)
+	h.clock.Advance(time.Minute)
+	h.push()
+	if all, err := h.x.Syncs(t.Context(), ann, upstream.SyncFilter{State: upstream.InSync}, "", 100); err != nil || len(all) != syncs {
+		t.Errorf("%d are there when the store is back, %v, want all", len(all), err)
+	}
 }
 
 // TestSyncRace: 64 who push at once on two nodes push each version once.

@@ -120,6 +120,40 @@ type Store interface {
 	Delete(ctx context.Context, path string) error
 }
 
+// checked is a store whose names of versions can be kept.
+type checked struct{ Store }
+
+func (c checked) Get(ctx context.Context, path, version string) (v Value, err error) {
+	if v, err = c.Store.Get(ctx, path, version); err == nil {
+		err = checkVersion(v.Version)
+	}
+	return v, err
+}
+
+func (c checked) Put(ctx context.Context, path string, object estover.Secret, expect string) (version string, err error) {
+	if version, err = c.Store.Put(ctx, path, object, expect); err == nil {
+		err = checkVersion(version)
+	}
+	return version, err
+}
+
+func (c checked) Versions(ctx context.Context, path string) (list []Version, err error) {
+	list, err = c.Store.Versions(ctx, path)
+	for i := 0; err == nil && i < len(list); i++ {
+		err = checkVersion(list[i].ID)
+	}
+	return list, err
+}
+
+// checkVersion refuses a name of a version that is longer than any store has, or that
+// would be taken for something else.
+func checkVersion(id string) error {
+	if id == None || id == Any || id == absent || len(id) > 200 || strings.ContainsFunc(id, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return engine.Refuse("a version has a name that is none")
+	}
+	return nil
+}
+
 // Watch waits until the current version is another than known, and gives it. It
 // asks every so often, since no store tells by itself.
 func Watch(ctx context.Context, s Store, path, known string, every time.Duration) (Value, error) {
