@@ -79,10 +79,7 @@ func (i *Incidents) Drill(ctx context.Context, caller estover.Caller, bound time
 	}
 	failed := i.measure(ctx, caller, &d)
 	if failed != nil {
-		d.Error = failed.Error()
-		if len(d.Error) > 500 {
-			d.Error = d.Error[:500]
-		}
+		d.Error = db.Short(failed.Error())
 	}
 	ctx = context.WithoutCancel(ctx) // it has happened, so it is kept
 	err = i.Guard.Act(ctx, caller, op, decision, func(tx *guard.Tx) error {

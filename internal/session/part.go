@@ -271,7 +271,7 @@ func (s *Sessions) finish(ctx context.Context, st step) bool {
 	}
 	s.Logger.Error("something of a session could not be ended yet", "session", st.id, "part", st.part, "error", err)
 	if err := s.guard.DB().Do(ctx, st.tenant, func(tx *db.Tx) error {
-		return putOff(ctx, tx, st, short(err.Error()), tx.Now().Add(wait(st.tries)))
+		return putOff(ctx, tx, st, db.Short(err.Error()), tx.Now().Add(wait(st.tries)))
 	}); err != nil && ctx.Err() == nil {
 		s.Logger.Error("that it is to be done again could not be written; it is, in a minute", "session", st.id, "part", st.part, "error", err)
 	}
@@ -291,13 +291,4 @@ func (s *Sessions) after(part string) func(context.Context, estover.TenantID, st
 // that nobody waits for it.
 func (s *Sessions) Release(ctx context.Context, node string) error {
 	return s.guard.DB().Do(ctx, "", func(tx *db.Tx) error { return releaseSteps(ctx, tx, node) })
-}
-
-// short is a text that fits beside a step.
-func short(text string) string {
-	const most = 500
-	if len(text) > most {
-		return text[:most]
-	}
-	return text
 }

@@ -608,10 +608,7 @@ func told(err error) string {
 	if errors.As(err, &known) {
 		text = known.Detail
 	}
-	if len(text) > 500 {
-		text = text[:500]
-	}
-	return text
+	return db.Short(text)
 }
 
 // contain is E1.

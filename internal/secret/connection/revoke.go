@@ -108,7 +108,7 @@ func (x *Connections) revoke(ctx context.Context, r revocation) error {
 	}
 	outcome, err := x.revokeAt(ctx, r)
 	if err != nil {
-		return errors.Join(err, x.guard.DB().Do(ctx, r.tenant, func(tx *db.Tx) error { return noteRevocation(ctx, tx, r, short(err.Error())) }))
+		return errors.Join(err, x.guard.DB().Do(ctx, r.tenant, func(tx *db.Tx) error { return noteRevocation(ctx, tx, r, db.Short(err.Error())) }))
 	}
 	op := guard.Op{Action: "connection.revoke", Target: "connection:" + r.connection, Effect: guard.Deletes, Detail: map[string]any{
 		"connection": r.connection, "outcome": outcome,
@@ -160,14 +160,6 @@ func (x *Connections) revokeAt(ctx context.Context, r revocation) (string, error
 		return no.what, nil
 	}
 	return "", no
-}
-
-func short(text string) string {
-	const most = 500
-	if len(text) > most {
-		return text[:most]
-	}
-	return text
 }
 
 // NameOf is the name of a connection by its id, for who has seen the id of one in the

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"estover.dev"
+	"estover.dev/internal/db"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/secret/engine"
 	"estover.dev/internal/secret/target"
@@ -67,7 +68,7 @@ func told(err error) string {
 func (c *Checked) failure() string {
 	for _, s := range c.Steps {
 		if s.State == "failed" {
-			return short(s.Name + ": " + s.What)
+			return db.Short(s.Name + ": " + s.What)
 		}
 	}
 	return ""

@@ -537,7 +537,7 @@ func (l *Leases) undo(ctx context.Context, tenant estover.TenantID, x *Lease, ca
 func (l *Leases) nothing(ctx context.Context, tenant estover.TenantID, x *Lease, why error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoIn)
 	defer cancel()
-	if err := l.settle(ctx, tenant, x, Failed, short(why.Error())); err != nil {
+	if err := l.settle(ctx, tenant, x, Failed, db.Short(why.Error())); err != nil {
 		l.o.Logger.Error("the lease of a credential that was not made could not be ended yet", "lease", x.ID, "error", err)
 	}
 }
@@ -587,14 +587,4 @@ func decode(plain []byte) (engine.Material, error) {
 		out[name] = estover.NewSecret(b)
 	}
 	return out, nil
-}
-
-// short is a text that fits beside a lease.
-func short(text string) string {
-	const most = 500
-	text = strings.ToValidUTF8(strings.ReplaceAll(text, "\x00", ""), "\uFFFD")
-	if len(text) > most {
-		text = strings.ToValidUTF8(text[:most], "")
-	}
-	return text
 }

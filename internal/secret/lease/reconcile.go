@@ -162,7 +162,7 @@ func (l *Leases) stray(ctx context.Context, e engine.Engine, user string, drop b
 			s.DropAt = time.Time{}
 			return s
 		}
-		s.DropAt, s.LastError = now, short(err.Error())
+		s.DropAt, s.LastError = now, db.Short(err.Error())
 		return s
 	}
 	err := e.SetSecret(ctx, user, password(), estover.Secret{})
@@ -176,7 +176,7 @@ func (l *Leases) stray(ctx context.Context, e engine.Engine, user string, drop b
 	case errors.Is(err, engine.ErrUnsupported): // it cannot be locked, so it does not stay
 		return l.stray(ctx, e, user, true)
 	case err != nil:
-		s.LastError = short(err.Error())
+		s.LastError = db.Short(err.Error())
 	}
 	return s
 }
@@ -233,7 +233,7 @@ func (l *Leases) DropStrays(ctx context.Context) error {
 				if i < len(errs) {
 					reason = errs[i].Error()
 				}
-				if err := putOffStray(ctx, tx.Tx, s.target, user, short(reason), tx.Now().Add(most)); err != nil {
+				if err := putOffStray(ctx, tx.Tx, s.target, user, db.Short(reason), tx.Now().Add(most)); err != nil {
 					return err
 				}
 			}

@@ -447,7 +447,7 @@ func (l *Leases) record(ctx context.Context, s span, done []outcome) error {
 				}
 			default:
 				open = append(open, x.ID)
-				if err := putOff(ctx, tx.Tx, x, short(o.err.Error()), o.alone, tx.Now().Add(backOff(x.Attempts))); err != nil {
+				if err := putOff(ctx, tx.Tx, x, db.Short(o.err.Error()), o.alone, tx.Now().Add(backOff(x.Attempts))); err != nil {
 					return err
 				}
 			}
