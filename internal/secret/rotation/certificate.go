@@ -127,17 +127,24 @@ func (r *Rotation) ending(now time.Time) bool {
 	return !r.ExpiresAt.IsZero() && now.After(r.ExpiresAt.Add(-r.ExpiresAt.Sub(r.RotatedAt)/6))
 }
 
+// rest is how long nothing is tried after a rotation that was abandoned: an hour, but
+// less where the current version would end meanwhile.
+func (r *Rotation) rest(now time.Time) time.Duration {
+	if r.ExpiresAt.IsZero() {
+		return time.Hour
+	}
+	return min(time.Hour, max(r.ExpiresAt.Sub(now)/4, time.Minute))
+}
+
 // next is when the current version is to be replaced: as the schedule says and, if
 // it ends by itself, when two thirds of its life are over (or a little earlier, by a
-// number of its own).
+// number of its own). A life may be shorter and longer than any schedule.
 func (r *Rotation) next(risk secret.Risk) time.Time {
 	if r.ExpiresAt.IsZero() {
 		return r.due(r.RotatedAt, risk, r.Secret, r.Current)
 	}
 	life := r.ExpiresAt.Sub(r.RotatedAt)
-	byLife := r.Spec
-	byLife.Schedule = (life * 2 / 3).String()
-	due := byLife.due(r.RotatedAt, risk, r.Secret, r.Current)
+	due := r.after(r.RotatedAt, life*2/3, r.Secret, r.Current)
 	if due.After(r.ExpiresAt.Add(-life / 6)) { // the window opens too late
 		due = r.ExpiresAt.Add(-life / 3)
 	}

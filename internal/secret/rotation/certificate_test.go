@@ -25,7 +25,7 @@ import (
 	"estover.dev/internal/secret/rotation"
 )
 
-// life is how long a certificate of an [authority] holds.
+// life is how long a certificate of an [authority] holds, if nobody says.
 const life = 90 * 24 * time.Hour
 
 // An authority certifies in memory.
@@ -35,12 +35,13 @@ type authority struct {
 	cert  *x509.Certificate
 	key   *ecdsa.PrivateKey
 	good  map[string]time.Time // until when, by serial
+	life  time.Duration
 	fails string
 }
 
 func newAuthority(t testing.TB, now func() time.Time) *authority {
 	t.Helper()
-	a := &authority{now: now, good: map[string]time.Time{}}
+	a := &authority{now: now, good: map[string]time.Time{}, life: life}
 	a.key, _ = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	c := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "a root"}, NotBefore: now().Add(-time.Hour), NotAfter: now().Add(100 * life),
@@ -82,7 +83,7 @@ func (a *authority) certifier() rotation.Certifier {
 			}
 			number, _ := rand.Int(rand.Reader, big.NewInt(1<<62))
 			key, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-			leaf := &x509.Certificate{SerialNumber: number, Subject: pkix.Name{CommonName: s.CommonName}, NotBefore: a.now().Add(-time.Minute), NotAfter: a.now().Add(life)}
+			leaf := &x509.Certificate{SerialNumber: number, Subject: pkix.Name{CommonName: s.CommonName}, NotBefore: a.now().Add(-time.Minute), NotAfter: a.now().Add(a.life)}
 			der, err := x509.CreateCertificate(rand.Reader, leaf, a.cert, key.Public(), a.key)
 			if err != nil {
 				return c, err
@@ -240,6 +241,9 @@ func TestKeys(t *testing.T) {
 func TestCertificates(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		h := build(t, d, newMemory())
+		h.x.Keep = func(_ context.Context, _ *db.Tx, target string) error { // there is no target of the role's name
+			return rotation.ErrNotFound.With("There is no target %s.", target)
+		}
 		spec := kinds[2]
 		for _, bad := range []rotation.Spec{
 			{Kind: rotation.Certificate},
@@ -349,4 +353,60 @@ func TestCertificates(t *testing.T) {
 			t.Errorf("one that somebody brought ends at %s and is due at %s", e.ExpiresAt, e.DueAt)
 		}
 	})
+}
+
+// Certificates of a few seconds and of many years are replaced at two thirds of their
+// life as all others are, whoever made them.
+func TestCertificatesOfAnyLife(t *testing.T) {
+	for _, lives := range []time.Duration{7 * time.Second, 900 * 24 * time.Hour, 10 * 365 * 24 * time.Hour} {
+		t.Run(lives.String(), func(t *testing.T) {
+			h := build(t, dbtest.Open(t), newMemory())
+			h.kind, h.authority.life = rotation.Certificate, lives
+			soon := func(e rotation.Explanation) {
+				t.Helper()
+				if at := e.DueAt.Sub(e.RotatedAt); e.Current != 1 || at > lives*2/3 || at < lives/3 {
+					t.Errorf("version %d is due after %s, want two thirds of %s, and a tenth off at most", e.Current, at, lives)
+				}
+			}
+			h.put(kinds[2])
+			soon(h.pass(0))
+
+			// One that somebody brought.
+			if err := h.x.Remove(t.Context(), ann, path); err != nil {
+				t.Fatal(err)
+			}
+			h.put(kinds[2])
+			soon(h.explain())
+		})
+	}
+}
+
+// A certificate whose time has come is replaced also when the hour is over in which its
+// schedule has rotations begin, if it would end before the next one; and after one that
+// could not be had the next is not asked for too late.
+func TestCertificatesDoNotWait(t *testing.T) {
+	h := build(t, dbtest.Open(t), newMemory())
+	h.kind, h.authority.life = rotation.Certificate, time.Hour
+	spec := kinds[2]
+	spec.Schedule, spec.Within = "0 0 29 2 *", 60
+	h.put(spec)
+	e := h.pass(0)
+	if e.Current != 1 || e.DueAt.After(e.ExpiresAt) {
+		t.Fatalf("version %d is due at %s and ends at %s", e.Current, e.DueAt, e.ExpiresAt)
+	}
+	h.clock.Advance(e.DueAt.Sub(h.clock.Now()) + 2*time.Minute)
+	if e = h.pass(0); e.Current != 2 {
+		t.Fatalf("two minutes after its time there is version %d, and the next try is at %s; it ends at %s", e.Current, e.DueAt, e.ExpiresAt)
+	}
+	for range 5 { // the version before retires, or has ended
+		h.pass(time.Minute)
+	}
+	h.authority.fail("wrong")
+	if e = h.pass(e.DueAt.Sub(h.clock.Now())); e.Current != 2 || !e.DueAt.Before(e.ExpiresAt) {
+		t.Errorf("after one that was no good it is due at %s, and ends at %s", e.DueAt, e.ExpiresAt)
+	}
+	h.authority.fail("")
+	if e = h.pass(e.DueAt.Sub(h.clock.Now())); e.Current != 4 {
+		t.Errorf("when it could be had there is version %d, want 4", e.Current)
+	}
 }

@@ -23,11 +23,12 @@ func Rotated(ctx context.Context, tx *db.Tx, target string) (n int64, err error)
 	return n, err
 }
 
-// keep keeps a target from being removed before the transaction ends, unless it has
-// been: what is begun there is counted by who removes it ([Rotated]).
-func (x *Rotations) keep(ctx context.Context, tx *db.Tx, target string) error {
-	if target == "" || x.Keep == nil {
+// keep keeps the target of a spec from being removed before the transaction ends,
+// unless it has been: what is begun there is counted by who removes it ([Rotated]).
+// Certificates are made at none.
+func (x *Rotations) keep(ctx context.Context, tx *db.Tx, s Spec) error {
+	if s.Kind == Certificate || x.Keep == nil {
 		return nil
 	}
-	return x.Keep(ctx, tx, target)
+	return x.Keep(ctx, tx, s.Target)
 }

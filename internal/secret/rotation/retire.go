@@ -616,6 +616,9 @@ func (x *Rotations) bringForward(ctx context.Context, at place) error {
 		return err
 	}
 	due := r.next(risk)
+	if later := r.missed(due, x.Guard.DB().Now()); !later.IsZero() {
+		due = later
+	}
 	if r.Step != Idle || r.Current == 0 || r.LastError != "" || !due.Before(r.DueAt) {
 		return nil
 	}

@@ -389,7 +389,7 @@ func (x *Rotations) Put(ctx context.Context, c estover.Caller, path string, spec
 		}
 		n.plan(tx.Now(), risk)
 		r.CreatedAt, r.Generation, r.RotatedAt, r.DueAt, r.Next = n.CreatedAt, 1, n.RotatedAt, n.DueAt, n.Next
-		if err := x.keep(ctx, tx.Tx, n.Target); err != nil {
+		if err := x.keep(ctx, tx.Tx, n.Spec); err != nil {
 			return err
 		}
 		return insert(ctx, tx.Tx, n, c.Subject)
@@ -485,7 +485,7 @@ func (x *Rotations) alter(ctx context.Context, c estover.Caller, op guard.Op, r 
 			return ErrBusy.With("A node is at work at the rotation of %s. Try again in a moment.", r.Path)
 		}
 		if n.Target != spec.Target {
-			if err := x.keep(ctx, tx.Tx, spec.Target); err != nil {
+			if err := x.keep(ctx, tx.Tx, spec); err != nil {
 				return err
 			}
 		}

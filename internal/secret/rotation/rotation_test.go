@@ -994,6 +994,12 @@ func TestSeconds(t *testing.T) {
 		if e := h.pass(time.Second); e.Current != made || !e.DueAt.Equal(due.Add(24*time.Hour)) {
 			t.Errorf("an hour after its time there is version %d and the next is due at %s, want %d and %s", e.Current, e.DueAt, made, due.Add(24*time.Hour))
 		}
+		if err := h.x.Plan(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if e := h.explain(); !e.DueAt.Equal(due.Add(24 * time.Hour)) {
+			t.Errorf("what has missed its time was brought forward to %s, want %s as before", e.DueAt, due.Add(24*time.Hour))
+		}
 		h.clock.Advance(h.explain().DueAt.Sub(h.clock.Now()))
 		if e := h.pass(59 * time.Minute); e.Current != made+1 {
 			t.Errorf("within the hour there is version %d, want %d", e.Current, made+1)

@@ -101,15 +101,14 @@ func (s Spec) due(since time.Time, risk secret.Risk, id string, version int64) t
 		since = time.Unix(0, 0)
 	}
 	p, err := parseSchedule(s.Schedule)
-	w, failed := parseWindow(s.Window)
-	if err != nil || failed != nil {
+	if err != nil {
 		panic("rotation: a schedule that was checked")
 	}
 	switch {
 	case p.manual:
 		return time.Time{}
 	case p.cron != nil:
-		return w.in(p.cron.after(since))
+		return s.open(p.cron.after(since))
 	}
 	every := p.every
 	if every == 0 {
@@ -117,18 +116,36 @@ func (s Spec) due(since time.Time, risk secret.Risk, id string, version int64) t
 			every = periods[secret.Standard]
 		}
 	}
+	return s.after(since, every, id, version)
+}
+
+// after is when a time is over, but for up to a tenth of it.
+func (s Spec) after(since time.Time, every time.Duration, id string, version int64) time.Time {
 	sum := sha256.Sum256([]byte(id + "@" + strconv.FormatInt(version, 10)))
 	share := float64(binary.BigEndian.Uint32(sum[:])) / (1 << 32)
-	return w.in(since.Add(every - time.Duration(share*float64(every)/10)))
+	return s.open(since.Add(every - time.Duration(share*float64(every)/10)))
+}
+
+// open is t, or when the window opens next.
+func (s Spec) open(t time.Time) time.Time {
+	w, err := parseWindow(s.Window)
+	if err != nil {
+		panic("rotation: a window that was checked")
+	}
+	return w.in(t)
 }
 
 // missed is when a rotation that was due at a time is due instead, since its time is
-// over; zero if it is not.
-func (s Spec) missed(due, now time.Time) time.Time {
-	if s.Within == 0 || now.Before(due.Add(time.Duration(s.Within)*time.Second)) {
+// over; zero if it is not, or if the current version would end before that.
+func (r *Rotation) missed(due, now time.Time) time.Time {
+	if r.Within == 0 || due.IsZero() || now.Before(due.Add(time.Duration(r.Within)*time.Second)) {
 		return time.Time{}
 	}
-	return s.due(now, "", "", 0)
+	next := r.due(now, "", "", 0)
+	if r.ending(next) {
+		return time.Time{}
+	}
+	return next
 }
 
 // plan says when the next rotation begins by itself, and until then when there is

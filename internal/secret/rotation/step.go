@@ -168,7 +168,7 @@ func (w *work) putOff(ctx context.Context, why error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	return w.store(ctx, func(now time.Time, n *Rotation) {
-		n.LastError = short(reason(why))
+		n.LastError = db.Short(reason(why))
 		n.Next = now.Add(min(firstWait<<min(n.tries, 20), mostWait))
 		n.tries++
 		n.heldBy, n.heldUntil = "", time.Time{}
@@ -201,14 +201,6 @@ func reason(err error) string {
 // names are those of fields, in order.
 func names(fields map[string]estover.Secret) string {
 	return strings.Join(slices.Sorted(maps.Keys(fields)), ", ")
-}
-
-func short(text string) string {
-	const most = 500
-	if len(text) > most {
-		return text[:most]
-	}
-	return text
 }
 
 // release lets others have the rotation.
@@ -531,7 +523,7 @@ func (w *work) copy(ctx context.Context, values map[string]estover.Secret) error
 // fail ends a rotation before R4. If the new password did not log in, no other
 // rotation begins at the target before somebody has looked (R11).
 func (w *work) fail(ctx context.Context, why error, stop bool) error {
-	text := short(reason(why))
+	text := db.Short(reason(why))
 	return w.move(ctx, "rotation.abort", map[string]any{"version": w.pending(), "why": text, "target_stopped": stop}, nil, func(tx *guard.Tx, n *Rotation) error {
 		n.Step, n.LastError = Aborting, text
 		if !stop {
@@ -634,8 +626,8 @@ func (w *work) abort(ctx context.Context) (bool, error) {
 	}
 	return false, w.move(ctx, "rotation.abandon", map[string]any{"version": w.pending(), "why": why}, turn, func(tx *guard.Tx, n *Rotation) error {
 		n.Step, n.LastError, n.applyingAt = Idle, why, time.Time{}
-		if !n.DueAt.IsZero() && n.DueAt.Before(tx.Now().Add(time.Hour)) {
-			n.DueAt = tx.Now().Add(time.Hour)
+		if at := tx.Now().Add(n.rest(tx.Now())); !n.DueAt.IsZero() && n.DueAt.Before(at) {
+			n.DueAt = at
 		}
 		n.wait()
 		return done(ctx, tx.Tx, n.Target)
@@ -738,7 +730,7 @@ func (w *work) scramble(ctx context.Context) (bool, error) {
 }
 
 // A probe logs in again and again with the only password of a user while that
-// changes: from when it is first refused until there is another current version,
+// changes, until it is refused: from then until there is another current version,
 // nobody gets in who asks us for one.
 type probe struct {
 	stop  chan struct{}
@@ -774,10 +766,12 @@ func (w *work) beginRefusing(ctx context.Context, user string, old estover.Secre
 		for {
 			limited, cancel := context.WithTimeout(ctx, effectTime)
 			began := time.Now()
-			if err := e.Verify(limited, engine.Credential{User: user, Secret: old}); errors.Is(err, engine.ErrWrongSecret) && p.first.IsZero() {
-				p.first = began
-			}
+			err := e.Verify(limited, engine.Credential{User: user, Secret: old})
 			cancel()
+			if errors.Is(err, engine.ErrWrongSecret) { // once: many a target locks a user out who comes with wrong ones
+				p.first = began
+				return
+			}
 			select {
 			case <-p.stop:
 				return

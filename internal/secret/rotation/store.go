@@ -337,25 +337,6 @@ func answer(ctx context.Context, tx *db.Tx, node string, q question, open []secr
 	return err
 }
 
-// At gives the paths of the secrets that are rotated at a target, for whoever
-// wants to take the target away.
-func At(ctx context.Context, tx *db.Tx, target string) (paths []string, err error) {
-	rows, err := tx.Query(ctx, `select s.path from rotation r join secret s on s.tenant_id = r.tenant_id and s.id = r.secret_id
-		where r.tenant_id = $1 and r.target_id = $2 and r.ended_at is null order by s.path`, tx.Tenant(), target)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var path string
-		if err := rows.Scan(&path); err != nil {
-			return nil, err
-		}
-		paths = append(paths, path)
-	}
-	return paths, rows.Err()
-}
-
 // unanswered are the nodes that are there and have not answered.
 func unanswered(ctx context.Context, tx *db.Tx, r Rotation) ([]string, error) {
 	rows, err := tx.Query(ctx, `select n.node from rotation_node n where n.until > $4 and not exists (
