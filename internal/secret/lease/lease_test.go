@@ -884,6 +884,36 @@ func TestCheck(t *testing.T) {
 		if _, err := h.Targets.Update(t.Context(), bob, "main", target.Change{Description: &elsewhere}); err != nil {
 			t.Errorf("a description, by another operator: %v", err)
 		}
+		// Whose the target is has no secret of somebody else's sent to another host either.
+		if _, err := h.Targets.Update(t.Context(), ann, "main", target.Change{Owner: &bob.Subject}); err != nil {
+			t.Fatal(err)
+		}
+		id, err := h.Targets.Named(t.Context(), ann.Tenant, "main")
+		if err != nil {
+			t.Fatal(err)
+		}
+		main, err := h.Targets.Snapshot(t.Context(), ann.Tenant, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tried := func(c estover.Caller, address string) error {
+			spec := main.Spec
+			spec.Address = address
+			e, err := h.Targets.Try(t.Context(), c, spec, engine.Credential{})
+			if err == nil {
+				err = e.Close()
+			}
+			return err
+		}
+		if err := tried(bob, elsewhere); !errors.Is(err, target.ErrNotOwner) {
+			t.Errorf("whose the target is, not the secret, tries it elsewhere: %v, want ErrNotOwner", err)
+		}
+		if err := tried(bob, main.Address); err != nil {
+			t.Errorf("where the secret goes anyway: %v", err)
+		}
+		if err := tried(ann, elsewhere); err != nil {
+			t.Errorf("whose the secret is: %v", err)
+		}
 		if _, err := h.Targets.Update(t.Context(), ann, "main", target.Change{Address: &elsewhere}); err != nil || !errors.Is(issue(), lease.ErrNotChecked) {
 			t.Errorf("after another address: %v, %v; want ErrNotChecked", err, issue())
 		}

@@ -172,11 +172,28 @@ func (t *Targets) Try(ctx context.Context, c estover.Caller, s Spec, admin engin
 		if err != nil {
 			return nil, ErrInvalid.With("The address cannot be: %s.", err)
 		}
+		if err := t.sends(ctx, c, was, host); err != nil {
+			return nil, err
+		}
 		if admin, _, err = t.admin(ctx, c.Tenant, was, before); err != nil {
 			return nil, err
 		}
 	}
 	return t.engine(c.Tenant, &Target{Spec: s}, k, host, admin)
+}
+
+// sends says why somebody may not have the secret of a target's admin sent to a host,
+// if so: where that is not among its destinations, its owner or an administrator would
+// have to add it.
+func (t *Targets) sends(ctx context.Context, c estover.Caller, x *Target, host string) error {
+	if x.Admin == "" {
+		return nil
+	}
+	s, err := t.secrets.Describe(ctx, c.Tenant, x.Admin)
+	if err != nil || s.Allows(host) == nil || c.Subject == s.Owner || c.Has(estover.Admin) || c.Subject.Kind() == estover.SystemKind {
+		return err
+	}
+	return ErrNotOwner.With("The secret %s is somebody else's, and %s is not among its destinations.", x.Admin, host)
 }
 
 // engine opens one.
