@@ -172,7 +172,7 @@ func (d *Directory) Disable(ctx context.Context, caller estover.Caller, id, reas
 		now.Status, now.DisabledAt, now.DisabledReason = Disabled, tx.Now(), reason
 		now.Epoch++
 		p = *now
-		if err := endEntries(ctx, tx.Tx, id); err != nil {
+		if err := endEntries(ctx, tx, id); err != nil {
 			return err
 		}
 		if err := d.endKeys(ctx, tx.Tx, id); err != nil {

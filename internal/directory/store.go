@@ -202,11 +202,31 @@ func seen(ctx context.Context, tx *db.Tx, id string) error {
 	return err
 }
 
+// endTokens ends the tokens that fit a condition, whose arguments are $3 and on, and
+// says how many those were. What rests on them ends along with them.
+func endTokens(ctx context.Context, tx *guard.Tx, where string, args ...any) (n int64, err error) {
+	rows, err := tx.Query(ctx, "update person_token set ended_at = $2 where tenant_id = $1 and ended_at is null and "+where+" returning id",
+		append([]any{tx.Tenant(), tx.Now()}, args...)...)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return 0, err
+		}
+		tx.End(TokenTable, id)
+		n++
+	}
+	return n, rows.Err()
+}
+
 // makeRoom ends the oldest visits of a person beyond so many.
-func makeRoom(ctx context.Context, tx *db.Tx, person string, most int) error {
-	_, err := tx.Exec(ctx, `update person_token set ended_at = $3 where tenant_id = $1 and ended_at is null and id in (
-			select id from person_token where tenant_id = $1 and person_id = $2 and kind = 'browser' and ended_at is null and expires_at > $3
-			order by created_at desc, id limit 1000 offset $4)`, tx.Tenant(), person, tx.Now(), most)
+func makeRoom(ctx context.Context, tx *guard.Tx, person string, most int) error {
+	_, err := endTokens(ctx, tx, `id in (
+			select id from person_token where tenant_id = $1 and person_id = $3 and kind = 'browser' and ended_at is null and expires_at > $2
+			order by created_at desc, id limit 1000 offset $4)`, person, most)
 	return err
 }
 
@@ -273,10 +293,8 @@ func Stays(ctx context.Context, tx *db.Tx, person string, at time.Time) (bool, e
 	return n > 0, err
 }
 
-func endToken(ctx context.Context, tx *db.Tx, person, id string) error {
-	n, err := tx.Exec(ctx, `update person_token set ended_at = $4
-		where tenant_id = $1 and id = $2 and person_id = $3 and ended_at is null`,
-		tx.Tenant(), id, person, tx.Now())
+func endToken(ctx context.Context, tx *guard.Tx, person, id string) error {
+	n, err := endTokens(ctx, tx, "id = $3 and person_id = $4", id, person)
 	if err == nil && n == 0 {
 		return ErrTokenNotFound
 	}
@@ -284,16 +302,12 @@ func endToken(ctx context.Context, tx *db.Tx, person, id string) error {
 }
 
 // endEntries ends all by which a person could come in, but for their keys.
-func endEntries(ctx context.Context, tx *db.Tx, person string) error {
-	for _, s := range []string{
-		"update person_token set ended_at = $3 where tenant_id = $1 and person_id = $2 and ended_at is null",
-		"update enrolment set consumed_at = $3 where tenant_id = $1 and person_id = $2 and consumed_at is null",
-	} {
-		if _, err := tx.Exec(ctx, s, tx.Tenant(), person, tx.Now()); err != nil {
-			return err
-		}
+func endEntries(ctx context.Context, tx *guard.Tx, person string) error {
+	if _, err := endTokens(ctx, tx, "person_id = $3", person); err != nil {
+		return err
 	}
-	return nil
+	_, err := tx.Exec(ctx, "update enrolment set consumed_at = $3 where tenant_id = $1 and person_id = $2 and consumed_at is null", tx.Tenant(), person, tx.Now())
+	return err
 }
 
 // openEnrolment is who an enrolment is for that could be consumed now.
@@ -573,21 +587,7 @@ func endProvider(ctx context.Context, tx *db.Tx, name string) (id string, err er
 // endVisits signs out everybody who came in by a provider, and says how many
 // browsers that were.
 func endVisits(ctx context.Context, tx *guard.Tx, provider string) (n int64, err error) {
-	rows, err := tx.Query(ctx, "update person_token set ended_at = $3 where tenant_id = $1 and provider_id = $2 and ended_at is null returning id",
-		tx.Tenant(), provider, tx.Now())
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
-			return 0, err
-		}
-		tx.End(TokenTable, id)
-		n++
-	}
-	return n, rows.Err()
+	return endTokens(ctx, tx, "provider_id = $3", provider)
 }
 
 // linked is whom a provider's subject was linked to, or [ErrNotFound].

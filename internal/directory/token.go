@@ -230,8 +230,7 @@ func (d *Directory) Retire(ctx context.Context, caller estover.Caller, person, t
 	op := guard.Op{Action: "login.end", Target: string(estover.User(person)), Detail: map[string]any{"token": token}}
 	return d.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
 		tx.Touch(estover.UserKind, person)
-		tx.End(TokenTable, token)
-		return endToken(ctx, tx.Tx, person, token)
+		return endToken(ctx, tx, person, token)
 	})
 }
 

@@ -82,7 +82,7 @@ func (d *Directory) Visit(ctx context.Context, tenant estover.TenantID, value st
 	}
 	v := &Visit{Person: p, Since: t.Since, Methods: t.Methods, Expires: t.ExpiresAt}
 	v.Caller = estover.Caller{
-		Tenant: tenant, Subject: estover.User(p.ID), Roles: p.Roles, Grant: t.ID, Epoch: p.Epoch, Strength: estover.BySecret,
+		Tenant: tenant, Subject: estover.User(p.ID), Roles: p.Roles, Grant: t.ID, Epoch: p.Epoch, Until: t.ExpiresAt, Strength: estover.BySecret,
 	}
 	if v.Strong() {
 		v.Caller.Strength = estover.ByKey
@@ -148,7 +148,7 @@ func (d *Directory) Enrol(ctx context.Context, b Browser, invitation string, k P
 		if err := d.endKeys(ctx, tx.Tx, p.ID); err != nil {
 			return err
 		}
-		if err := makeRoom(ctx, tx.Tx, p.ID, 0); err != nil {
+		if err := makeRoom(ctx, tx, p.ID, 0); err != nil {
 			return err
 		}
 		if err := d.add(ctx, tx, &k); err != nil {
@@ -233,12 +233,12 @@ func (d *Directory) enter(ctx context.Context, b Browser, p Person, t Token, pro
 			return err
 		}
 		if b.Previous != nil {
-			err := endToken(ctx, tx.Tx, b.Previous.Person.ID, b.Previous.Caller.Grant)
+			err := endToken(ctx, tx, b.Previous.Person.ID, b.Previous.Caller.Grant)
 			if err != nil && !errors.Is(err, ErrTokenNotFound) {
 				return err
 			}
 		}
-		if err := makeRoom(ctx, tx.Tx, p.ID, maxVisits-1); err != nil {
+		if err := makeRoom(ctx, tx, p.ID, maxVisits-1); err != nil {
 			return err
 		}
 		t := t

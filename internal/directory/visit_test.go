@@ -1,6 +1,7 @@
 package directory_test
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"slices"
@@ -14,6 +15,8 @@ import (
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
 	"estover.dev/internal/directory"
+	"estover.dev/internal/guard"
+	"estover.dev/internal/guard/guardtest"
 )
 
 var (
@@ -254,6 +257,9 @@ func TestVisitEnds(t *testing.T) {
 		signedOut(t, dir, "after half a day of work", busy)
 
 		out := in()
+		if v := visit(t, dir, out); v.Expires.IsZero() || !v.Caller.Until.Equal(v.Expires) {
+			t.Errorf("what alice came with ends at %s, and her visit at %s", v.Caller.Until, v.Expires)
+		}
 		if err := dir.SignOut(t.Context(), visit(t, dir, out)); err != nil {
 			t.Fatal(err)
 		}
@@ -312,6 +318,66 @@ func TestVisitsMakeRoom(t *testing.T) {
 		}
 		signedOut(t, dir, "after 30 other sign-ins", first)
 		visit(t, dir, second)
+	})
+}
+
+// What rests on a visit hears of its end, in whatever way it ends.
+func TestVisitsTellOfTheirEnd(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		ended := map[string]bool{}
+		g := guardtest.New(t, d, guardtest.AllowAll)
+		g.OnEnd(func(_ context.Context, _ *guard.Tx, kind string, ids []string) error {
+			for _, id := range ids {
+				ended[kind+" "+id] = true
+			}
+			return nil
+		})
+		dir := directory.New(g, directory.Options{})
+		create(t, dir, "root", estover.Admin)
+		alice := create(t, dir, "alice")
+		told := func(why string, v *directory.Visit, want bool) {
+			t.Helper()
+			if ended[directory.TokenTable+" "+v.Caller.Grant] != want {
+				t.Errorf("%s: told of the end of the visit: %t, want %t", why, !want, want)
+			}
+		}
+		in := func(previous *directory.Visit) *directory.Visit {
+			t.Helper()
+			dbtest.NewClock(d).Advance(time.Second)
+			_, keys, err := dir.Holder(t.Context(), estover.DefaultTenant, alice.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			value, err := dir.SignIn(t.Context(), directory.Browser{From: browser.From, Previous: previous}, keys[0], answer(d), byKey)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return visit(t, dir, string(value.Reveal()))
+		}
+		value, _ := enrol(t, d, dir, alice)
+		first := visit(t, dir, value)
+		second := in(first)
+		told("alice has signed in once more in her browser", first, true)
+		told("the one that took its place", second, false)
+		var last *directory.Visit
+		for range 30 {
+			last = in(nil)
+		}
+		told("30 others were signed in", second, true)
+		told("the last of them", last, false)
+		value, _ = enrol(t, d, dir, alice)
+		told("alice had lost her keys and was invited anew", last, true)
+		last = visit(t, dir, value)
+		if err := dir.SignOut(t.Context(), last); err != nil {
+			t.Fatal(err)
+		}
+		told("alice has signed out", last, true)
+		value, _ = enrol(t, d, dir, alice)
+		last = visit(t, dir, value)
+		if _, err := dir.Disable(t.Context(), root, alice.ID, "left"); err != nil {
+			t.Fatal(err)
+		}
+		told("alice has left", last, true)
 	})
 }
 
