@@ -578,14 +578,6 @@ func EndOfAgent(ctx context.Context, tx *guard.Tx, agent, reason string) ([]stri
 	return ids, err
 }
 
-// EndOfResource ends all grants for a resource inside a transaction that does
-// more, and says which they were.
-func EndOfResource(ctx context.Context, tx *guard.Tx, resource, reason string) ([]string, error) {
-	ids, agents, err := endAll(ctx, tx, "resource_id", resource, reason)
-	touch(tx, agents)
-	return ids, err
-}
-
 // Get shows a grant, whether it has ended or not.
 func (a *Access) Get(ctx context.Context, caller estover.Caller, id string) (g Grant, err error) {
 	err = a.guard.Read(ctx, caller, guard.Op{Action: "grant.read", Target: "grant:" + id}, func(tx *db.Tx) error {

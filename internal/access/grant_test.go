@@ -281,9 +281,6 @@ func TestEndMany(t *testing.T) {
 		if ids := do(ada.Tenant, func(tx *guard.Tx) ([]string, error) { return access.EndOfAgent(ctx, tx, "agt_a", "contained") }); len(ids) != 2 || left() != "g2 g3" {
 			t.Errorf("of one agent ended %v, and left are %s", ids, left())
 		}
-		if ids := do(ada.Tenant, func(tx *guard.Tx) ([]string, error) { return access.EndOfResource(ctx, tx, "res_x", "retired") }); len(ids) != 1 || left() != "g3" {
-			t.Errorf("of one resource ended %v, and left are %s", ids, left())
-		}
 	})
 }
 
