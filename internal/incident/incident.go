@@ -160,6 +160,10 @@ type Config struct {
 	Leases   Leases // nil where no credentials are made
 	Evidence *evidence.Evidence
 
+	// Certificates takes back what was certified for agents, in whoever's session, in the
+	// transaction that holds them. Nil where nothing is.
+	Certificates func(ctx context.Context, tx *guard.Tx, agents []string, cause string) (int, error)
+
 	// Patience is how long a containment waits for credentials to be gone at their
 	// targets; 10 s if zero.
 	Patience time.Duration
@@ -430,7 +434,7 @@ func (i *Incidents) covered(ctx context.Context, tx *db.Tx, t Target) (map[strin
 }
 
 // end ends the sessions of some agents, what others have handed to them, and the
-// credentials that were made for them. It takes the first of them, and says how much
+// certificates and credentials that were made for them. It takes the first of them, and says how much
 // of each it ended.
 func (i *Incidents) end(ctx context.Context, tx *guard.Tx, agents []string) (sessions []string, handed, leases int, err error) {
 	agents = agents[:min(len(agents), batch)]
@@ -445,6 +449,13 @@ func (i *Incidents) end(ctx context.Context, tx *guard.Tx, agents []string) (ses
 		handed += n
 	}
 	tx.Note("handed_on", handed)
+	if i.Certificates != nil {
+		n, err := i.Certificates(ctx, tx, agents, cause)
+		if err != nil {
+			return nil, 0, 0, err
+		}
+		tx.Note("certificates", n)
+	}
 	leases, err = i.mark(ctx, tx, agents, sessions)
 	return sessions, handed, leases, err
 }

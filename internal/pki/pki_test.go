@@ -451,6 +451,48 @@ func TestEnds(t *testing.T) {
 	})
 }
 
+// TestAgentEnd: what was certified for an agent is revoked with it, in whoever's
+// session, and what was for others in the same session is not.
+func TestAgentEnd(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := build(t, d, guardtest.AllowAll)
+		h.root("root")
+		h.role("r", pki.Spec{X509: &pki.X509Spec{AnyName: true}})
+		h.session("ses_1", time.Hour)
+		helper := bot
+		helper.Subject, helper.Client = estover.Agent("agt_helper"), "agt_helper"
+		serial := map[string]string{}
+		for name, c := range map[string]estover.Caller{"bot": bot, "helper": helper} {
+			one, err := h.Sign(t.Context(), c, pki.Wish{Role: "r"}, csr(t, newKey(t), "x.example"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			serial[name] = one.Serial
+		}
+		end := func(agents ...string) (n int) {
+			t.Helper()
+			if err := h.guard.Do(t.Context(), ann, guard.Op{Action: "test"}, func(tx *guard.Tx) (err error) {
+				n, err = h.EndOfAgents(t.Context(), tx, agents, "a test")
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		if n := end(); n != 0 {
+			t.Errorf("with nobody %d certificates end", n)
+		}
+		if n := end("agt_helper", "agt_nobody"); n != 1 {
+			t.Errorf("%d certificates were revoked, want 1", n)
+		}
+		for name, want := range map[string]bool{"bot": false, "helper": true} {
+			if r, err := h.Certificate(t.Context(), ann, "", pki.X509, serial[name]); err != nil || !r.RevokedAt.IsZero() != want {
+				t.Errorf("the certificate of the %s: %+v, %v", name, r, err)
+			}
+		}
+	})
+}
+
 // TestSessionEnd: what was certified in a session is revoked in the transaction
 // that ends it (E4), and the list says so at once; nothing is certified in it any
 // more.

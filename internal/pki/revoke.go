@@ -45,7 +45,6 @@ type filter struct {
 	authority string
 	serial    string
 	sessions  []string
-	agent     string
 	mount     string
 	crowd     *Crowd
 }
@@ -142,9 +141,10 @@ func (p *PKI) EndOfSessions(ctx context.Context, tx *guard.Tx, sessions []string
 	return p.revokeWhere(ctx, tx, filter{sessions: sessions}, EndOfOperation, "the session has ended")
 }
 
-// EndOfAgent takes back what was certified for an agent, in a transaction.
-func (p *PKI) EndOfAgent(ctx context.Context, tx *guard.Tx, agent, cause string) (int, error) {
-	return p.revokeWhere(ctx, tx, filter{agent: agent}, EndOfOperation, cause)
+// EndOfAgents takes back what was certified for agents, in whoever's session, in the
+// transaction that holds those.
+func (p *PKI) EndOfAgents(ctx context.Context, tx *guard.Tx, agents []string, cause string) (int, error) {
+	return p.revokeWhere(ctx, tx, filter{crowd: &Crowd{Agents: agents}}, EndOfOperation, cause)
 }
 
 // revokeWhere marks certificates, and has the lists of their authorities made anew.

@@ -468,10 +468,6 @@ func (f filter) where(first int) (string, []any) {
 	if f.mount != "" {
 		add("mount", f.mount)
 	}
-	if f.agent != "" {
-		add("agent_id", f.agent)
-		conds = append(conds, "agent_id <> ''")
-	}
 	if len(f.sessions) > 0 {
 		add("session_id", f.sessions...)
 		conds = append(conds, "session_id <> ''")

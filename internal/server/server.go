@@ -435,7 +435,7 @@ func (s *Server) wire() error {
 	ev := evidence.New(s.guard, s.keys, s.recordings, s.policy.Manifest)
 	ev.Approval = s.approvalOf
 	s.incidents = incident.New(incident.Config{
-		Guard: s.guard, Agents: f.registry, Sessions: f.sessions, Holds: f.holds, Gateway: s.live, Leases: s.leases, Evidence: ev,
+		Guard: s.guard, Agents: f.registry, Sessions: f.sessions, Holds: f.holds, Gateway: s.live, Leases: s.leases, Certificates: s.pki.EndOfAgents, Evidence: ev,
 		Ask: s.requests.Ask, Decoy: s.decoy, Deciders: lifters, Tenant: f.tenants.Active, Tenants: f.tenants.Names,
 		Person: func(ctx context.Context, tx *db.Tx, id string) error {
 			_, err := directory.Known(ctx, tx, id)
@@ -674,11 +674,19 @@ func (s *Server) granted(ctx context.Context, tenant estover.TenantID, id string
 }
 
 // held ends what an agent has under way when it is held: its sessions with all
-// that belongs to them, and for good its grants too.
+// that belongs to them, and for good its grants and its secret-ids too. These come
+// first, as they do for whoever logs in.
 func (s *Server) held(ctx context.Context, tx *guard.Tx, id string, kind agent.Kind) error {
 	if kind == agent.Retirement {
 		if err := retirable(ctx, tx.Tx, id); err != nil {
 			return err
+		}
+		n, err := ticket.EndOfAgent(ctx, tx, id)
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			tx.Note("secret_ids", n)
 		}
 	}
 	cause := "the agent is " + string(kind)
@@ -700,6 +708,12 @@ func (s *Server) held(ctx context.Context, tx *guard.Tx, id string, kind agent.K
 	}
 	if left > 0 {
 		tx.Note("leases_in_sessions_of_others", left)
+	}
+	if left, err = s.pki.EndOfAgents(ctx, tx, []string{id}, cause); err != nil {
+		return err
+	}
+	if left > 0 {
+		tx.Note("certificates_in_sessions_of_others", left)
 	}
 	if kind != agent.Retirement {
 		return nil

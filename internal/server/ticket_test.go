@@ -209,6 +209,25 @@ func TestVaultWrapping(t *testing.T) {
 	v.says(400, "wrapping token is not valid or does not exist", "POST", "sys/wrapping/unwrap", `{"token":"`+e.wrapped()["token"].(string)+`"}`)
 }
 
+// An agent that is retired leaves no secret-id behind: whoever has one would be another
+// agent as soon as the role leads to that.
+func TestVaultRetiredAgent(t *testing.T) {
+	h := build(t, dbtest.SQLite(t))
+	v := h.vault()
+	h.change("heirs", "heir", "alice", nil)
+	v.must(204, "POST", "sys/auth/approle", `{"type":"approle"}`)
+	v.must(204, "POST", "auth/approle/role/app", `{"token_policies":"app","agent":"bot"}`)
+	id := v.must(200, "GET", "auth/approle/role/app/role-id", nil).text("role_id")
+	secret := v.must(200, "POST", "auth/approle/role/app/secret-id", nil).text("secret_id")
+	body := `{"role_id":"` + id + `","secret_id":"` + secret + `"}`
+	nobody := v.as("")
+	nobody.must(200, "POST", "auth/approle/login", body)
+	h.must(http.MethodPost, "/v1/agents/bot/holds", map[string]string{"kind": "retired", "reason": "a test"}, nil)
+	v.must(404, "LIST", "auth/approle/role/app/secret-id", nil)
+	v.must(204, "POST", "auth/approle/role/app", `{"agent":"heir"}`)
+	nobody.says(400, "invalid role or secret ID", "POST", "auth/approle/login", body)
+}
+
 func TestVaultAppRole(t *testing.T) {
 	dbtest.EachURL(t, func(t *testing.T, database string) {
 		h := build(t, database)

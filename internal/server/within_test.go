@@ -3,18 +3,18 @@ package server_test
 import (
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"estover.dev/internal/db/dbtest"
 	"estover.dev/internal/policy"
 )
 
-// An agent to whom work was handed on opens its session within the one in which
-// the work began, whether it says so or not, and loses it with that one.
-func TestWorkHandedOnHasASessionWithin(t *testing.T) {
-	h := build(t, dbtest.SQLite(t))
-	p := h.helper()
+// letsHandOn has work handed on between agents of the blueprint support.
+func (h *house) letsHandOn() {
+	h.t.Helper()
 	bundle := policy.Starter()
 	for i, f := range bundle {
 		bundle[i].Text = strings.Replace(f.Text, "edges := set()", `edges := {["support", "support"]}`, 1)
@@ -24,6 +24,14 @@ func TestWorkHandedOnHasASessionWithin(t *testing.T) {
 		}
 	}
 	h.activate(bundle)
+}
+
+// An agent to whom work was handed on opens its session within the one in which
+// the work began, whether it says so or not, and loses it with that one.
+func TestWorkHandedOnHasASessionWithin(t *testing.T) {
+	h := build(t, dbtest.SQLite(t))
+	p := h.helper()
+	h.letsHandOn()
 	handed := p.exchange(h.apiToken()) // for our own API, in the session in which the bot asked for it
 	type opened struct {
 		Session struct{ ID, Agent, Parent, Purpose string }
@@ -54,5 +62,64 @@ func TestWorkHandedOnHasASessionWithin(t *testing.T) {
 	}
 	if status, body := h.do(http.MethodPost, "/v1/sessions", handed, map[string]any{}); status < 300 {
 		t.Errorf("what was handed on opens another session: %d %s", status, body)
+	}
+}
+
+// What an agent had certified in a session of another is revoked with the hold on it.
+func TestCertificateInASessionOfOthers(t *testing.T) {
+	h := build(t, dbtest.SQLite(t))
+	h.letsHandOn()
+	h.must(http.MethodPost, "/v1/people", map[string]any{"name": "carol"}, nil)
+	h.change("", "bot", "carol", nil)
+	h.must(http.MethodPost, "/v1/pki/authorities", map[string]any{"name": "root"}, nil)
+	h.must(http.MethodPut, "/v1/pki/roles/reader", map[string]any{
+		"authority": "root", "resource": "crm", "action": "item.read", "ttl": 600, "max_ttl": 600,
+		"x509": map[string]any{"domains": []string{"reader.example.com"}, "bare": true, "client": true},
+	}, nil)
+	issued := func(token string) (serial string) {
+		t.Helper()
+		status, body := h.do(http.MethodPost, "/v1/pki/roles/reader/issue", token, map[string]any{"common_name": "reader.example.com"})
+		var c struct{ Serial string }
+		if json.Unmarshal(body, &c) != nil || status != http.StatusOK || c.Serial == "" {
+			t.Fatalf("a certificate: %d %s", status, body)
+		}
+		return c.Serial
+	}
+	revoked := func(serial string) bool {
+		t.Helper()
+		var one struct {
+			Revoked time.Time `json:"revoked_at"`
+		}
+		h.must(http.MethodGet, "/v1/pki/certificates/"+url.PathEscape(serial), nil, &one)
+		return !one.Revoked.IsZero()
+	}
+	bot := h.apiToken()
+	own := issued(bot)
+	for _, c := range []struct {
+		what string
+		end  func(name string)
+	}{
+		{"suspended", func(name string) {
+			h.must(http.MethodPost, "/v1/agents/"+name+"/holds", map[string]string{"kind": "suspended", "reason": "a test"}, nil)
+		}},
+		{"contained", func(name string) {
+			h.must(http.MethodPost, "/v1/containments", map[string]string{"agent": name, "reason": "a test"}, nil)
+		}},
+		{"contained-with-its-sponsor", func(string) {
+			h.must(http.MethodPost, "/v1/containments", map[string]string{"scope": "person", "target": "alice", "reason": "a test"}, nil)
+		}},
+	} {
+		name := "helper-" + c.what
+		serial := issued(h.helperNamed(name).exchange(bot))
+		if revoked(serial) {
+			t.Fatal("it is revoked from the start")
+		}
+		c.end(name)
+		if !revoked(serial) {
+			t.Errorf("a certificate of an agent that is %s, in the session of another, still holds", c.what)
+		}
+		if revoked(own) {
+			t.Errorf("%s: the certificate of the other agent is revoked with it", c.what)
+		}
 	}
 }
