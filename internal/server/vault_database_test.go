@@ -12,6 +12,45 @@ import (
 	"estover.dev/internal/secret/engine/enginetest"
 )
 
+// Who may not write a configuration hears nothing of what there is, or what was wrong.
+func TestVaultDatabaseRefused(t *testing.T) {
+	h := build(t, "")
+	v := h.vault()
+	v.must(204, "POST", "sys/mounts/database", `{"type":"database"}`)
+	agent := v.as(h.apiToken())
+	for _, body := range []string{`{"plugin_name":"nothing"}`, `{"plugin_name":"redis-database-plugin","host":"127.0.0.1","port":1}`} {
+		agent.says(403, "permission denied", "POST", "database/config/crm", body)
+	}
+}
+
+// A configuration is not removed while somebody writes it: it would come back without
+// its admin.
+func TestVaultDatabaseTurn(t *testing.T) {
+	v := build(t, "").vault()
+	v.must(204, "POST", "sys/mounts/database", `{"type":"database"}`)
+	hangs, err := net.Listen("tcp", "127.0.0.1:0") // whoever logs in there waits
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hangs.Close()
+	_, port, _ := net.SplitHostPort(hangs.Addr().String())
+	written := make(chan envelope, 1)
+	go func() {
+		written <- v.call("POST", "database/config/crm", `{"plugin_name":"redis-database-plugin","host":"127.0.0.1","port":`+port+`,"username":"x","password":"y"}`)
+	}()
+	conn, err := hangs.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.says(503, "being changed by others", "DELETE", "database/config/crm", nil)
+	_ = hangs.Close()
+	_ = conn.Close()
+	if e := <-written; e.Status != 400 {
+		t.Errorf("a database that hangs up: %d %s, want 400", e.Status, e.Raw)
+	}
+	v.must(204, "DELETE", "database/config/crm", nil)
+}
+
 // V30 and V31 at a MariaDB: connections and roles as Vault's users write them.
 func TestVaultMariaDB(t *testing.T) {
 	maria := enginetest.MariaDB(t)

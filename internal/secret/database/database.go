@@ -183,6 +183,10 @@ func (d *Databases) PutConfig(ctx context.Context, c estover.Caller, m Mount, of
 	if len(of) > 63 || !name.MatchString(of) {
 		return ErrInvalid.With("%q is no name of a configuration", of)
 	}
+	// Who may not neither hears what there is nor keeps anybody from writing.
+	if _, err := d.guard.Admit(ctx, c, guard.Op{Action: "target.update", Target: "target:" + nameIn(m, of), Effect: guard.Manages}); err != nil {
+		return err
+	}
 	give, err := d.turn(ctx, c.Tenant, m, of)
 	if err != nil {
 		return err
@@ -252,7 +256,7 @@ func (d *Databases) PutConfig(ctx context.Context, c estover.Caller, m Mount, of
 // turn of one that died is over then, and what they have left is taken up.
 const turnLife = time.Minute
 
-// turn has nobody else write a configuration until it is given back.
+// turn has nobody else write or remove a configuration until it is given back.
 func (d *Databases) turn(ctx context.Context, tenant estover.TenantID, m Mount, of string) (give func(), err error) {
 	holder := estover.NewID("trn")
 	if err := d.guard.DB().Do(ctx, tenant, func(tx *db.Tx) error { return takeTurn(ctx, tx, m.ID, of, holder, turnLife) }); err != nil {
@@ -374,8 +378,17 @@ func why(err error) string {
 	return "the database does not answer as expected"
 }
 
-// RemoveConfig takes a configuration away of which there are no roles.
+// RemoveConfig takes a configuration away of which there are no roles, and that nobody
+// writes at this moment.
 func (d *Databases) RemoveConfig(ctx context.Context, c estover.Caller, m Mount, of string) error {
+	if _, err := d.guard.Admit(ctx, c, guard.Op{Action: "target.remove", Target: "target:" + nameIn(m, of), Effect: guard.Deletes}); err != nil {
+		return err
+	}
+	give, err := d.turn(ctx, c.Tenant, m, of)
+	if err != nil {
+		return err
+	}
+	defer give()
 	x, err := d.peek(ctx, c.Tenant, m, of)
 	if errors.Is(err, ErrNoConfig) {
 		return nil
