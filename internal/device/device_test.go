@@ -179,7 +179,7 @@ func TestTornLine(t *testing.T) {
 	h.happens(ann, "secret.write", "one")
 	h.until("the line", func() bool { return strings.Contains(read(t, path), `"action":"secret.write"`) })
 	for n, l := range strings.Split(strings.TrimSuffix(read(t, path), "\n"), "\n") {
-		if whole := json.Valid([]byte(l)); whole == (n == 0) {
+		if n == 0 && l != `{"time":"2026` || n > 0 && !json.Valid([]byte(l)) {
 			t.Errorf("line %d is %q", n, l)
 		}
 	}
