@@ -198,12 +198,10 @@ func (t *Tickets) JWT(ctx context.Context, caller estover.Caller, at Way) (c JWT
 	return c, err
 }
 
-// LoginJWT gets a ticket for the agent that a JWT role leads to. An empty name is
-// the way's usual role.
-func (t *Tickets) LoginJWT(ctx context.Context, tenant estover.TenantID, at Way, from From, name, token string) (Made, error) {
-	var c JWTConfig
-	var r *Role
-	err := t.guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
+// jwtRole is what a way is set to, and a role of it. An empty name is the way's
+// usual role.
+func (t *Tickets) jwtRole(ctx context.Context, tenant estover.TenantID, at Way, name string) (c JWTConfig, r *Role, err error) {
+	err = t.guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
 		there, err := findSetting(ctx, tx, at.ID, "config", &c)
 		if err != nil {
 			return err
@@ -223,6 +221,13 @@ func (t *Tickets) LoginJWT(ctx context.Context, tenant estover.TenantID, at Way,
 		}
 		return err
 	})
+	return c, r, err
+}
+
+// LoginJWT gets a ticket for the agent that a JWT role leads to. An empty name is
+// the way's usual role.
+func (t *Tickets) LoginJWT(ctx context.Context, tenant estover.TenantID, at Way, from From, name, token string) (Made, error) {
+	c, r, err := t.jwtRole(ctx, tenant, at, name)
 	switch {
 	case err != nil:
 		return Made{}, err

@@ -97,26 +97,7 @@ func (t *Tickets) verifier(tenant estover.TenantID, state string) string {
 
 // openID is what a way and a role of it are set to, if people log in by them.
 func (t *Tickets) openID(ctx context.Context, tenant estover.TenantID, at Way, name string) (c JWTConfig, r *Role, err error) {
-	err = t.guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
-		there, err := findSetting(ctx, tx, at.ID, "config", &c)
-		if err != nil {
-			return err
-		}
-		if !there {
-			return ErrNotSet
-		}
-		if name == "" {
-			name = c.DefaultRole
-		}
-		if name == "" {
-			return ErrJWT.With("missing role")
-		}
-		r, err = findRole(ctx, tx, at.ID, name)
-		if errors.Is(err, ErrNoRole) || err == nil && r.JWT == nil {
-			err = ErrJWT.With("role %q could not be found", name)
-		}
-		return err
-	})
+	c, r, err = t.jwtRole(ctx, tenant, at, name)
 	switch {
 	case err != nil:
 	case r.JWT.RoleType != "oidc":
