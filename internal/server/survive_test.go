@@ -31,6 +31,10 @@ type scene struct {
 	cert             tls.Certificate
 	helper           *helper
 	sockets          string // the host of an upstream with WebSockets
+
+	// whole is the test of all scenes. Upstreams serve until it ends: a port that
+	// is free again could be another scene's, and a host belongs to one resource.
+	whole *testing.T
 }
 
 // scene makes an agent with a sponsor, and opens a session of it.
@@ -39,7 +43,7 @@ func (h *house) scene(t *testing.T, n int64, p *helper, sockets string, wish map
 	at := *h
 	at.t = t
 	_, brief := wish["ttl_seconds"]
-	s := &scene{brief: brief, sockets: sockets, house: &at, name: fmt.Sprintf("bot-%d", n), sponsor: fmt.Sprintf("sponsor-%d", n)}
+	s := &scene{brief: brief, sockets: sockets, house: &at, name: fmt.Sprintf("bot-%d", n), sponsor: fmt.Sprintf("sponsor-%d", n), whole: h.t}
 	s.helper = &helper{&at, p.id, p.secret}
 	s.must(http.MethodPost, "/v1/apply", map[string]any{"set": s.name, "files": []map[string]string{{"path": "scene.yaml", "text": fmt.Sprintf(`
 apiVersion: estover.dev/v1
@@ -289,7 +293,7 @@ var belongs = []struct {
 		}
 	}},
 	{"upstream_tokens", "the handle of a token of an upstream", func(s *scene) func() bool {
-		up := newIssuing(s.t)
+		up := newIssuing(s.whole)
 		name := s.name + "-idp"
 		s.must(http.MethodPost, "/v1/apply", map[string]any{"set": name, "files": []map[string]string{{"path": "idp.yaml", "text": fmt.Sprintf(`
 apiVersion: estover.dev/v1
