@@ -496,7 +496,7 @@ const (
 	keysLife  = 10 * time.Minute
 	keysPause = 30 * time.Second // between two fetches at least, whether they succeed or not
 	keysGrace = time.Hour        // that keys go on serving while none can be had
-	maxKeys   = 1000             // sources that are remembered
+	maxKeys   = 1000             // sources that are remembered: those that were asked last
 )
 
 // keysets are the keys that were fetched, by where from. Strangers log in as often
@@ -506,8 +506,9 @@ type keysets struct {
 	fetch func(ctx context.Context, tenant estover.TenantID, url, authorities string, private bool) ([]byte, error)
 	now   func() time.Time
 
-	mu   sync.Mutex
-	sets map[keysFrom]*keySource
+	mu    sync.Mutex
+	sets  map[keysFrom]*keySource
+	asked int64 // counts who has asked for a source
 }
 
 type keysFrom struct {
@@ -524,6 +525,8 @@ type keySource struct {
 	have  keyset        // without keys before the first fetch that succeeded
 	tried time.Time     // when the last fetch ended; zero for never
 	err   error         // how it failed
+
+	last int64 // who asked for it last; under the lock of all
 }
 
 // A keyset is keys that were fetched, and when.
@@ -591,17 +594,32 @@ func (s *keysets) keys(ctx context.Context, tenant estover.TenantID, c JWTConfig
 	return source.have, nil
 }
 
+// source is where keys come from. Where there are too many, the one that nobody has
+// asked for the longest is forgotten: whoever has many of their own costs the others
+// one fetch at the most.
 func (s *keysets) source(from keysFrom) *keySource {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	source := s.sets[from]
 	if source == nil {
-		if s.sets == nil || len(s.sets) >= maxKeys {
+		if s.sets == nil {
 			s.sets = map[keysFrom]*keySource{}
+		}
+		if len(s.sets) >= maxKeys {
+			var oldest keysFrom
+			least := s.asked + 1
+			for at, one := range s.sets {
+				if one.last < least {
+					oldest, least = at, one.last
+				}
+			}
+			delete(s.sets, oldest)
 		}
 		source = &keySource{turn: make(chan struct{}, 1)}
 		s.sets[from] = source
 	}
+	s.asked++
+	source.last = s.asked
 	return source
 }
 

@@ -24,12 +24,13 @@ import (
 
 // A log-in by OpenID Connect, for people in front of a browser:
 //
-//	begun ──the provider sends the browser back──▶ finished, once
-//	  └────(ten minutes)────▶ over
+//	begun ──the provider sends the browser back──▶ used ──what it says will do──▶ a ticket
+//	  └────(ten minutes)────▶ over                  └──it will not, or none came──▶ nothing
 //
 // That one was begun is kept nowhere: its state says so itself, under a MAC, so that
 // strangers can begin as many as they like. What is kept is that a state has been used,
-// and that in the transaction that makes the ticket.
+// and that before the provider hears of the code: whatever comes of it, one state asks
+// one question.
 
 // ErrSignIn is returned for a log-in that does not come from one that was begun here.
 var ErrSignIn = &estover.Error{Kind: estover.Invalid, Code: "oidc_state", Detail: "Expired or missing OAuth state."}
@@ -178,10 +179,6 @@ func (t *Tickets) FinishOpenID(ctx context.Context, tenant estover.TenantID, at 
 	if !slices.Contains(r.JWT.Redirects, s.Redirect) { // it may have been taken out since
 		return Made{}, ErrSignIn
 	}
-	used := t.hash(tenant, stateUse, state)
-	if err := t.guard.DB().View(ctx, tenant, func(tx *db.Tx) error { return unusedState(ctx, tx, used) }); err != nil {
-		return Made{}, err // before the provider is asked again
-	}
 	token, err := t.exchange(ctx, tenant, at, c, s, state, code)
 	if err != nil {
 		return Made{}, err
@@ -208,9 +205,6 @@ func (t *Tickets) FinishOpenID(ctx context.Context, tenant estover.TenantID, at 
 		ok, err := holdRole(ctx, tx.Tx, r)
 		if err == nil && !ok {
 			err = ErrJWT.With("the role has changed meanwhile; log in again")
-		}
-		if err == nil {
-			err = useState(ctx, tx.Tx, at.ID, used, time.Unix(s.Expires, 0))
 		}
 		tx.Note("jwt_subject", claims.Subject)
 		tx.Note("jwt_issuer", claims.Issuer)
@@ -253,7 +247,8 @@ type Exchange struct {
 	Private     bool
 }
 
-// exchange has the provider give the ID token for a code.
+// exchange has the provider give the ID token for a code, of whoever is the first to
+// come back with this state.
 func (t *Tickets) exchange(ctx context.Context, tenant estover.TenantID, at Way, c JWTConfig, s signIn, state, code string) (string, error) {
 	keys, err := t.keys.of(ctx, tenant, c, time.Time{})
 	if err != nil {
@@ -261,6 +256,11 @@ func (t *Tickets) exchange(ctx context.Context, tenant estover.TenantID, at Way,
 	}
 	secret, err := t.clientSecret(ctx, tenant, at)
 	if err != nil {
+		return "", err
+	}
+	if err := t.guard.DB().Do(ctx, tenant, func(tx *db.Tx) error {
+		return useState(ctx, tx, at.ID, t.hash(tenant, stateUse, state), time.Unix(s.Expires, 0))
+	}); err != nil {
 		return "", err
 	}
 	b, err := t.Redeem(ctx, tenant, Exchange{
@@ -327,17 +327,6 @@ func putClient(ctx context.Context, tx *db.Tx, mount, id string, sealed []byte, 
 func dropClient(ctx context.Context, tx *db.Tx, mount string) error {
 	_, err := tx.Exec(ctx, `delete from ticket_client where tenant_id = $1 and mount_id = $2`, tx.Tenant(), mount)
 	return err
-}
-
-func unusedState(ctx context.Context, tx *db.Tx, state []byte) error {
-	var n int
-	if err := tx.QueryRow(ctx, `select count(*) from ticket_sign_in where tenant_id = $1 and state = $2`, tx.Tenant(), state).Scan(&n); err != nil {
-		return err
-	}
-	if n > 0 {
-		return ErrSignIn
-	}
-	return nil
 }
 
 // useState notes that a state has been used; it is [ErrSignIn] if it had been.

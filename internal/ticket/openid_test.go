@@ -157,8 +157,8 @@ func TestOpenID(t *testing.T) {
 				t.Errorf("one of many: %v, want ErrSignIn", err)
 			}
 		}
-		if in != 1 {
-			t.Errorf("of 64 with one state %d were let in, want one", in)
+		if in != 1 || p.asked != 2 {
+			t.Errorf("of 64 with one state %d were let in, want one; the provider was asked %d times, want once more", in, p.asked-1)
 		}
 		// The browser may take ten minutes, and no more.
 		state, code = p.visit(p.begin(""))
@@ -200,12 +200,26 @@ func TestOpenIDRefused(t *testing.T) {
 		if _, err := p.finish(state, code, ""); !errors.Is(err, ticket.ErrJWT) {
 			t.Errorf("an ID token that is of %s: %v, want ErrJWT", what, err)
 		}
+		// Whatever came of it, the state is used up.
+		p.alter = nil
+		asked := p.asked
+		if _, err := p.finish(state, code, ""); !errors.Is(err, ticket.ErrSignIn) || p.asked != asked {
+			t.Errorf("the state of an ID token that is of %s, once more: %v, want ErrSignIn; the provider was asked %d times, want %d", what, err, p.asked, asked)
+		}
 	}
-	p.alter = nil
-	state, code := p.visit(p.begin(""))
-	for what, code := range map[string]string{"none": "", "another's": code + "x"} {
-		if _, err := p.finish(state, code, ""); !errors.Is(err, ticket.ErrJWT) {
+	for what, one := range map[string]struct {
+		code  func(string) string
+		after error // the next answer with that state
+	}{
+		"none":      {func(string) string { return "" }, nil}, // nothing came, and nobody was asked
+		"another's": {func(c string) string { return c + "x" }, ticket.ErrSignIn},
+	} {
+		state, code := p.visit(p.begin(""))
+		if _, err := p.finish(state, one.code(code), ""); !errors.Is(err, ticket.ErrJWT) {
 			t.Errorf("a code that is %s: %v, want ErrJWT", what, err)
+		}
+		if _, err := p.finish(state, code, ""); !errors.Is(err, one.after) {
+			t.Errorf("the right code after one that is %s: %v, want %v", what, err, one.after)
 		}
 	}
 	// max_age wants a log-in at the provider that is not long ago.
@@ -224,7 +238,7 @@ func TestOpenIDRefused(t *testing.T) {
 	// A redirect URI that is taken out of the role meanwhile counts no longer.
 	p.alter = nil
 	w.role(jwtWay, ticket.JWTRoles, "staff", func(r *ticket.Role) { r.JWT.MaxAge = 0 })
-	state, code = p.visit(p.begin(""))
+	state, code := p.visit(p.begin(""))
 	w.role(jwtWay, ticket.JWTRoles, "staff", func(r *ticket.Role) { r.JWT.Redirects = []string{"https://other.example/"} })
 	if _, err := p.finish(state, code, ""); !errors.Is(err, ticket.ErrSignIn) {
 		t.Errorf("to where nobody is sent any more: %v, want ErrSignIn", err)
