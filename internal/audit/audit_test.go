@@ -1097,6 +1097,48 @@ func TestFollowWants(t *testing.T) {
 	})
 }
 
+// What is wanted of a long log comes once each and in order, wherever it stands in
+// packs and in what is looked over at once.
+func TestFollowSkips(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		l := newKeys(t).open(d)
+		const all = followOver + 1000
+		wanted := []int64{0, 1, 63, 64, 300, 300 + followBatch - 1, 300 + followBatch, 1000, followOver - 1, followOver, all - 1}
+		for n := int64(0); n < all; n += 128 {
+			a := db.Append{Tenant: acme}
+			for i := n; i < min(n+128, all); i++ {
+				e := Event{ID: NewID(), Action: "gateway.call", Outcome: Done, Actor: "user:usr_ann", At: d.Now()}
+				if slices.Contains(wanted, i) {
+					e.Action = "incident.open"
+				}
+				p, err := l.Prepare(acme, e)
+				fatal(t, err)
+				a.Rows = append(a.Rows, p.Row())
+			}
+			fatal(t, d.Append(t.Context(), a))
+		}
+		fatal(t, l.Sequence(t.Context(), acme))
+		var seen []int64
+		ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+		defer stop()
+		wants := func(context.Context, estover.TenantID) (func(string) bool, error) {
+			return func(action string) bool { return action == "incident.open" }, nil
+		}
+		fatal(t, l.Follow(ctx, "some", wants, func(_ context.Context, _ estover.TenantID, events []Entry) error {
+			for _, e := range events {
+				seen = append(seen, e.Index)
+			}
+			if seen[len(seen)-1] == all-1 {
+				stop()
+			}
+			return nil
+		}))
+		if !slices.Equal(seen, wanted) {
+			t.Errorf("events at %v came, want %v", seen, wanted)
+		}
+	})
+}
+
 // Tail tells every node what an event made stale, once.
 func TestTail(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {

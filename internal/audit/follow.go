@@ -9,11 +9,12 @@ import (
 	"estover.dev/internal/db"
 )
 
-// Of a follower: how many events it is given at once, how often it looks
-// whether other nodes have sequenced some, and how long at most it waits
-// before it tries again what failed.
+// Of a follower: how many events it is given at once, how many it looks over for
+// one that is wanted, how often it looks whether other nodes have sequenced some,
+// and how long at most it waits before it tries again what failed.
 const (
 	followBatch = 256
+	followOver  = 4096
 	followEvery = 150 * time.Millisecond
 	followRetry = 30 * time.Second
 )
@@ -118,13 +119,13 @@ func (f *follower) once(ctx context.Context) (more bool, err error) {
 		if time.Now().Before(t.until) {
 			continue
 		}
-		err := f.deliver(ctx, c)
+		end, err := f.deliver(ctx, c)
 		if ctx.Err() != nil {
 			return false, nil
 		}
 		if err == nil {
 			delete(f.failed, c.tenant)
-			more = more || c.size-c.next > followBatch
+			more = more || c.size > end
 			continue
 		}
 		t.pause = min(max(2*t.pause, followEvery), followRetry)
@@ -135,50 +136,80 @@ func (f *follower) once(ctx context.Context) (more bool, err error) {
 	return more, nil
 }
 
-// deliver hands the next events to fn, and then moves the cursor on.
-func (f *follower) deliver(ctx context.Context, c cursor) error {
+// deliver hands the next events to fn, and then moves the cursor on, to end.
+func (f *follower) deliver(ctx context.Context, c cursor) (end int64, err error) {
 	l := f.log
-	end := min(c.next+followBatch, c.size)
+	first := c.next
+	end = min(first+followBatch, c.size)
 	var wanted func(action string) bool
 	if f.wants != nil {
-		var err error
 		if wanted, err = f.wants(ctx, c.tenant); err != nil {
-			return err
+			return 0, err
 		}
 		if wanted == nil {
-			return l.db.Do(ctx, c.tenant, func(tx *db.Tx) error { return saveCursor(ctx, tx, f.name, c.size) })
+			return c.size, f.move(ctx, c.tenant, c.size)
+		}
+		if first, end, err = f.skip(ctx, c, wanted); err != nil {
+			return 0, err
 		}
 	}
 	var rows []row
-	err := l.db.View(ctx, c.tenant, func(tx *db.Tx) (err error) {
-		rows, err = readPlaced(ctx, tx, c.next, end)
-		return err
-	})
-	if err != nil {
-		return err
+	if first < end {
+		err = l.db.View(ctx, c.tenant, func(tx *db.Tx) (err error) {
+			rows, err = readPlaced(ctx, tx, first, end)
+			return err
+		})
 	}
-	if int64(len(rows)) != end-c.next {
-		return ErrDamaged
+	if err != nil {
+		return 0, err
+	}
+	if int64(len(rows)) != end-first {
+		return 0, ErrDamaged
 	}
 	if wanted != nil {
 		rows = slices.DeleteFunc(rows, func(r row) bool { return !wanted(r.event.Action) })
 	}
 	events, err := l.entries(c.tenant, rows)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if len(events) > 0 {
 		if err := f.fn(ctx, c.tenant, events); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	if err := l.fault("follow: before the cursor"); err != nil {
-		return err
+		return 0, err
 	}
-	return l.db.Do(ctx, c.tenant, func(tx *db.Tx) error {
+	return end, f.move(ctx, c.tenant, end)
+}
+
+// skip finds the next event that is wanted, and where the batch ends that begins
+// with it. Where there is none among those that it looks over, first is end.
+func (f *follower) skip(ctx context.Context, c cursor, wanted func(action string) bool) (first, end int64, err error) {
+	end = min(c.next+followOver, c.size)
+	var heads []head
+	err = f.log.db.View(ctx, c.tenant, func(tx *db.Tx) (err error) {
+		heads, err = readHeadsBetween(ctx, tx, c.next, end)
+		return err
+	})
+	if err != nil {
+		return 0, 0, err
+	}
+	i := slices.IndexFunc(heads, func(h head) bool { return wanted(h.Action) })
+	if i < 0 {
+		return end, end, nil
+	}
+	first = c.next + int64(i)
+	return first, min(first+followBatch, end), nil
+}
+
+// move brings the cursor to where the next batch begins.
+func (f *follower) move(ctx context.Context, tenant estover.TenantID, next int64) error {
+	return f.log.db.Do(ctx, tenant, func(tx *db.Tx) error {
 		if f.only != "" { // its place may have been taken away meanwhile
-			return moveCursor(ctx, tx, f.name, end)
+			return moveCursor(ctx, tx, f.name, next)
 		}
-		return saveCursor(ctx, tx, f.name, end)
+		return saveCursor(ctx, tx, f.name, next)
 	})
 }

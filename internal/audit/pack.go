@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"errors"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -132,13 +133,86 @@ func appendEntry(b, leaf []byte) []byte {
 // errPack says that a pack is not what it was.
 var errPack = errors.New("a row of several events cannot be told apart")
 
-// heads reads what the columns say of the events of a pack.
+// readHeads reads what the columns say of the events of a pack, as [packed] has
+// written it. Followers and the index look at those of every event, so nothing is
+// kept of a pack but one string.
 func readHeads(b []byte, n int64) ([]head, error) {
-	var heads []head
-	if err := cbor.Unmarshal(b, &heads); err != nil || int64(len(heads)) != n {
+	r := headReader{rest: string(b)}
+	if r.count(array) != n || n > int64(len(b)) {
+		return nil, errPack
+	}
+	heads := make([]head, n)
+	for i := range heads {
+		h := &heads[i]
+		if r.count(array) != 8 {
+			return nil, errPack
+		}
+		h.ID, h.At = r.text(), r.int()
+		h.Action, h.Outcome, h.Actor, h.Target, h.Session = r.text(), Outcome(r.text()), estover.Subject(r.text()), r.text(), r.text()
+		h.Payload = int(r.int())
+	}
+	if r.rest != "" || r.bad {
 		return nil, errPack
 	}
 	return heads, nil
+}
+
+// A headReader reads CBOR (RFC 8949, section 3): counts, text and integers. What
+// is anything else makes it bad, for good.
+type headReader struct {
+	rest string
+	bad  bool
+}
+
+// item is the major type of the next item, and its argument.
+func (r *headReader) item() (major byte, n uint64) {
+	if r.bad = r.bad || r.rest == ""; r.bad {
+		return 0, 0
+	}
+	major, n = r.rest[0]&0xe0, uint64(r.rest[0]&0x1f)
+	r.rest = r.rest[1:]
+	if n < 24 {
+		return major, n
+	}
+	size := 1 << (n - 24)
+	if n > 27 || len(r.rest) < size {
+		r.bad = true
+		return 0, 0
+	}
+	n = 0
+	for _, b := range []byte(r.rest[:size]) {
+		n = n<<8 | uint64(b)
+	}
+	r.rest = r.rest[size:]
+	return major, n
+}
+
+// count is that of the items in an array, or of the bytes of a text.
+func (r *headReader) count(of byte) int64 {
+	major, n := r.item()
+	if r.bad = r.bad || major != of || n > math.MaxInt32; r.bad {
+		return 0
+	}
+	return int64(n)
+}
+
+func (r *headReader) text() string {
+	n := r.count(textType)
+	if r.bad = r.bad || n > int64(len(r.rest)); r.bad {
+		return ""
+	}
+	s := r.rest[:n]
+	r.rest = r.rest[n:]
+	return s
+}
+
+func (r *headReader) int() int64 {
+	major, n := r.item()
+	r.bad = r.bad || n > math.MaxInt64 || major != positive && major != negative
+	if major == negative {
+		return -1 - int64(n)
+	}
+	return int64(n)
 }
 
 // events are the events of a row, each as a row of its own.

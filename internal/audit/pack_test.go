@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fxamacker/cbor/v2"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/mod/sumdb/tlog"
 	"pgregory.net/rapid"
@@ -296,7 +297,12 @@ func FuzzPack(f *testing.F) {
 	f.Add(v[colHeads].([]byte), v[colLeaf].([]byte), v[colPayload].([]byte), int64(3))
 	f.Fuzz(func(t *testing.T, heads, leaf, payload []byte, n int64) {
 		r := row{n: n, heads: heads, leaf: leaf, payload: payload, leafHash: make([]byte, max(0, min(n, 300))*tlog.HashSize)}
-		if list, err := readHeads(heads, n); err == nil && len(list) > 0 {
+		list, err := readHeads(heads, n)
+		if err == nil && len(list) > 0 {
+			var same []head
+			if err := cbor.Unmarshal(heads, &same); err == nil && !slices.Equal(list, same) {
+				t.Errorf("the heads %x are read as %+v, and are %+v", heads, list, same)
+			}
 			r.event.ID, r.lastID, r.event.At = list[0].ID, list[0].ID, time.UnixMicro(list[0].At)
 		}
 		events, err := r.events()

@@ -126,13 +126,13 @@ func (f Filter) read(ctx context.Context, tx *db.Tx, first, end int64, limit int
 		return nil, err
 	}
 	if from := max(first, t.posted); from < end {
-		events, err := readWaitingBetween(ctx, tx, from, end)
+		events, err := readHeadsBetween(ctx, tx, from, end)
 		if err != nil {
 			return nil, err
 		}
 		var places []int64
 		for i, e := range events {
-			if slices.Contains(refs(e.session, e.target, e.actor), ref) {
+			if slices.Contains(refs(e.Session, e.Target, string(e.Actor)), ref) {
 				places = append(places, from+int64(i))
 			}
 		}
@@ -206,10 +206,10 @@ type post struct {
 }
 
 // postings are the posts of events that get consecutive places.
-func postings(first int64, events []waiting) []post {
+func postings(first int64, events []head) []post {
 	byRef := map[string][]byte{}
 	for i, e := range events {
-		for _, ref := range refs(e.session, e.target, e.actor) {
+		for _, ref := range refs(e.Session, e.Target, string(e.Actor)) {
 			b := byRef[ref]
 			if len(b) > 0 {
 				b = append(b, ' ')

@@ -135,19 +135,16 @@ const maxRun = 8 << 10
 func (l *Log) post(ctx context.Context, tenant estover.TenantID) error {
 	for {
 		var t tree
-		var events []waiting
+		var events []head
 		err := l.db.View(ctx, tenant, func(tx *db.Tx) (err error) {
 			if t, err = readTree(ctx, tx); err != nil || t.size-t.posted < l.run {
 				return err
 			}
-			events, err = readWaitingBetween(ctx, tx, t.posted, t.posted+l.run)
+			events, err = readHeadsBetween(ctx, tx, t.posted, t.posted+l.run)
 			return err
 		})
 		if err != nil || len(events) == 0 {
 			return err
-		}
-		if int64(len(events)) != l.run {
-			return ErrDamaged.Because(fmt.Errorf("%d of the %d events from place %d on are there", len(events), l.run, t.posted))
 		}
 		posts := postings(t.posted, events)
 		if err := l.fault("post: before the transaction"); err != nil {
@@ -199,16 +196,12 @@ func (l *Log) place(ctx context.Context, tenant estover.TenantID) (int, error) {
 			return 0, ErrDamaged.Because(fmt.Errorf("the tiles at size %d do not make the root (%v)", old.size, err))
 		}
 	}
-	var events []waiting
+	var hashes []tlog.Hash
 	for _, w := range next {
-		if at := old.size + int64(len(events)); w.idx.Valid && w.idx.Int64 != at {
+		if at := old.size + int64(len(hashes)); w.idx.Valid && w.idx.Int64 != at {
 			return 0, ErrDamaged.Because(fmt.Errorf("the event for place %d is gone", at))
 		}
-		events = append(events, w.events...)
-	}
-	hashes := make([]tlog.Hash, len(events))
-	for i, w := range events {
-		hashes[i] = w.hash
+		hashes = append(hashes, w.hashes...)
 	}
 	tiles := e.grow(hashes)
 	root, err := e.root()
@@ -233,7 +226,7 @@ func (l *Log) place(ctx context.Context, tenant estover.TenantID) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return len(events), l.fault("sequence: after the commit")
+	return len(hashes), l.fault("sequence: after the commit")
 }
 
 // publish signs the tree, which is durable by now, and makes the checkpoint

@@ -73,21 +73,13 @@ func tenants(ctx context.Context, tx *db.Tx, query string, args ...any) ([]estov
 	return out, rows.Err()
 }
 
-// A waiter is a row that waits to be in the tree.
+// A waiter is a row that waits to be in the tree, with the leaf hashes of its
+// events.
 type waiter struct {
 	seq    int64
 	idx    sql.NullInt64 // the place that it has already
-	events []waiting
+	hashes []tlog.Hash
 }
-
-// A waiting event has a leaf, and what it is found by.
-type waiting struct {
-	hash                   tlog.Hash
-	actor, target, session string
-}
-
-// waiterColumns are what a waiter is read from.
-const waiterColumns = "seq, idx, n, leaf_hash, actor, target, session_id, heads"
 
 // readWaiters are the first rows that are not in the tree, in the order in
 // which they will be: of at least limit events, or all.
@@ -96,11 +88,7 @@ func readWaiters(ctx context.Context, tx *db.Tx, limit int) ([]waiter, error) {
 	if tx.Engine() == db.SQLite {
 		order = "idx"
 	}
-	return scanWaiters(ctx, tx, limit, "select "+waiterColumns+" from audit where tenant_id = $1 and "+waits(tx)+" order by "+order+" limit $2", tx.Tenant(), limit)
-}
-
-func scanWaiters(ctx context.Context, tx *db.Tx, limit int, query string, args ...any) ([]waiter, error) {
-	rows, err := tx.Query(ctx, query, args...)
+	rows, err := tx.Query(ctx, "select seq, idx, n, leaf_hash from audit where tenant_id = $1 and "+waits(tx)+" order by "+order+" limit $2", tx.Tenant(), limit)
 	if err != nil {
 		return nil, err
 	}
@@ -108,47 +96,56 @@ func scanWaiters(ctx context.Context, tx *db.Tx, limit int, query string, args .
 	var out []waiter
 	for count := 0; count < limit && rows.Next(); {
 		var w waiter
-		var e waiting
 		var n int64
-		var hashes, packed []byte
-		if err := rows.Scan(&w.seq, &w.idx, &n, &hashes, &e.actor, &e.target, &e.session, &packed); err != nil {
+		var hashes []byte
+		if err := rows.Scan(&w.seq, &w.idx, &n, &hashes); err != nil {
 			return nil, err
 		}
-		if n == 1 {
-			e.hash = tlog.Hash(hashes)
-			w.events = []waiting{e}
-		} else {
-			heads, err := readHeads(packed, n)
-			if err != nil || int64(len(hashes)) != n*tlog.HashSize {
-				return nil, ErrDamaged.Because(errPack)
-			}
-			w.events = make([]waiting, n)
-			for i, h := range heads {
-				w.events[i] = waiting{tlog.Hash(hashes[i*tlog.HashSize:][:tlog.HashSize]), string(h.Actor), h.Target, h.Session}
-			}
+		if int64(len(hashes)) != n*tlog.HashSize {
+			return nil, ErrDamaged.Because(errPack)
+		}
+		for each := range slices.Chunk(hashes, tlog.HashSize) {
+			w.hashes = append(w.hashes, tlog.Hash(each))
 		}
 		out, count = append(out, w), count+int(n)
 	}
 	return out, rows.Err()
 }
 
-// readWaitingBetween is what the events in the places from first to before end
-// are found by. It reads no payload.
-func readWaitingBetween(ctx context.Context, tx *db.Tx, first, end int64) ([]waiting, error) {
-	rows, err := scanWaiters(ctx, tx, int(end-first)+maxPack, "select "+waiterColumns+" from audit where tenant_id = $1 and idx >= coalesce("+atPlace("$2")+", $2) and idx < $3 order by idx",
+// readHeadsBetween is what the columns say of the events in the places from first
+// to before end, without gaps. Neither their leaves nor their payloads are read,
+// which are nearly all that there is of them.
+func readHeadsBetween(ctx context.Context, tx *db.Tx, first, end int64) ([]head, error) {
+	rows, err := tx.Query(ctx, "select idx, n, action, actor, target, session_id, heads from audit where tenant_id = $1 and idx >= coalesce("+atPlace("$2")+", $2) and idx < $3 order by idx",
 		tx.Tenant(), first, end)
 	if err != nil {
 		return nil, err
 	}
-	out := make([]waiting, 0, end-first)
-	for _, r := range rows {
-		for i, e := range r.events {
-			if at := r.idx.Int64 + int64(i); at >= first && at < end {
-				out = append(out, e)
+	defer rows.Close()
+	out := make([]head, 0, end-first)
+	for rows.Next() {
+		var h head
+		var idx, n int64
+		var packed []byte
+		if err := rows.Scan(&idx, &n, &h.Action, &h.Actor, &h.Target, &h.Session, &packed); err != nil {
+			return nil, err
+		}
+		heads := []head{h}
+		if n > 1 {
+			if heads, err = readHeads(packed, n); err != nil {
+				return nil, ErrDamaged.Because(err)
+			}
+		}
+		for i, h := range heads {
+			if at := idx + int64(i); at >= first && at < end {
+				out = append(out, h)
 			}
 		}
 	}
-	return out, nil
+	if err := rows.Err(); err != nil || int64(len(out)) == end-first {
+		return out, err
+	}
+	return nil, ErrDamaged.Because(fmt.Errorf("%d of the %d events from place %d on are there", len(out), end-first, first))
 }
 
 // waitingCount is how many events have no place.
@@ -228,7 +225,7 @@ func givePlaces(ctx context.Context, tx *db.Tx, first int64, waiters []waiter) e
 	places := make([][2]int64, len(waiters))
 	for i, w := range waiters {
 		places[i] = [2]int64{w.seq, first}
-		first += int64(len(w.events))
+		first += int64(len(w.hashes))
 	}
 	list, err := json.Marshal(places)
 	if err != nil {
