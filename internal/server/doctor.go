@@ -20,7 +20,7 @@ import (
 // The machine, its disk and its database are of the default tenant, whose
 // administrators run it.
 func (s *Server) doctor(ctx context.Context, t estover.TenantID) []api.Check {
-	own := []api.Check{s.checkLog(ctx, t), s.checkPolicy(ctx, t), s.checkTrusts(ctx, t)}
+	own := []api.Check{s.checkLog(ctx, t), s.checkPolicy(ctx, t), s.checkTrusts(ctx, t), s.checkStores(ctx, t)}
 	if t != estover.DefaultTenant {
 		return own
 	}
@@ -109,6 +109,22 @@ func (s *Server) checkPolicy(ctx context.Context, tenant estover.TenantID) api.C
 		return wrong("policy", "The active policy cannot be loaded, so everything is refused.", "estover policy list, and roll back to one that worked.")
 	}
 	return fine("policy", "the active revision is loaded")
+}
+
+// checkStores says what of the secrets that other vaults are to have is not there.
+func (s *Server) checkStores(ctx context.Context, tenant estover.TenantID) api.Check {
+	n, err := s.stores.Pushes(ctx, tenant)
+	switch {
+	case err != nil:
+		return wrong("stores", "It cannot be read what is pushed to other vaults.", "See the check of the database.")
+	case n.Drifted > 0:
+		return wrong("stores", fmt.Sprintf("Somebody else has changed what is pushed to other vaults, at %d places; it is left as it is.", n.Drifted),
+			"estover secret sync list --state drift, and then estover secret sync accept or overwrite for each.")
+	case n.Overdue > 0:
+		return wrong("stores", fmt.Sprintf("The current version of a secret has not come to another vault in five minutes, at %d places.", n.Overdue),
+			"estover secret sync list --overdue says why. It is tried again by itself; look at the vault with estover secret store check.")
+	}
+	return fine("stores", "what is pushed to other vaults is there, or on its way")
 }
 
 func (s *Server) checkBootstrap() api.Check {

@@ -20,6 +20,7 @@ import (
 	"estover.dev"
 	"estover.dev/internal/edge"
 	"estover.dev/internal/secret/lease"
+	"estover.dev/internal/secret/upstream"
 )
 
 // metrics answers what Prometheus asks. No path skips authentication: a scraper
@@ -72,6 +73,17 @@ func (s *Server) metrics() http.Handler {
 	}
 	gauge("leases_open", "Credentials that were handed out and have not ended.", func() float64 { return standing(func(n lease.Standing) int64 { return n.Open }) })
 	gauge("leases_overdue", "Credentials that should be gone and are not. More than none is an alarm.", func() float64 { return standing(func(n lease.Standing) int64 { return n.Overdue }) })
+	pushes := func(count func(upstream.Pushes) int64) float64 {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		n, err := s.stores.Pushes(ctx, "")
+		if err != nil {
+			return -1
+		}
+		return float64(count(n))
+	}
+	gauge("store_syncs_overdue", "Secrets whose current version should have been in another vault for five minutes and is not.", func() float64 { return pushes(func(n upstream.Pushes) int64 { return n.Overdue }) })
+	gauge("store_syncs_drifted", "Secrets that are pushed to another vault where somebody else has changed them. Each waits for a decision.", func() float64 { return pushes(func(n upstream.Pushes) int64 { return n.Drifted }) })
 	h := promhttp.HandlerFor(r, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, err := s.callers.Authenticate(r, estover.DefaultTenant)

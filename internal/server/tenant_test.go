@@ -109,7 +109,7 @@ func TestTenants(t *testing.T) {
 		var checks struct{ Items []struct{ Name string } }
 		acme.must(http.MethodGet, "/v1/doctor", nil, &checks)
 		for _, c := range checks.Items {
-			if !slices.Contains([]string{"log", "policy", "trusts"}, c.Name) {
+			if !slices.Contains([]string{"log", "policy", "trusts", "stores"}, c.Name) {
 				t.Errorf("the doctor tells acme of the server's %s", c.Name)
 			}
 		}

@@ -64,6 +64,7 @@ type Folder struct {
 
 	storeID   string
 	createdBy estover.Subject
+	managedBy string
 }
 
 // A Filled folder says what became of the secrets in it.
@@ -103,17 +104,29 @@ func (x *Stores) refused(ctx context.Context, c estover.Caller, op guard.Op, why
 // of the store, or an administrator, who says so, since the store hands its values
 // to whoever the login is.
 func (x *Stores) Link(ctx context.Context, c estover.Caller, l LinkSpec) (Filled, error) {
+	f, err := x.KeepLink(ctx, c, l, "")
+	switch {
+	case err != nil:
+		return Filled{}, err
+	case f == nil:
+		return Filled{Linked: []string{l.Path}, Taken: []string{}}, nil
+	}
+	return x.fill(ctx, c.Tenant, *f)
+}
+
+// KeepLink is Link with who keeps the link, if not whoever makes it by hand. It asks
+// the store nothing: the secrets of a folder, which it gives, are linked by [Stores.FillDue].
+func (x *Stores) KeepLink(ctx context.Context, c estover.Caller, l LinkSpec, managedBy string) (*Folder, error) {
 	invalid := l.check()
 	op := guard.Op{Action: "secret.link", Target: secretTarget(l.Path), Detail: map[string]any{"store": l.Store, "from": l.From, "ttl": l.TTL.String()}}
 	s, err := x.toLink(ctx, c, op, l, invalid)
 	if err != nil {
-		return Filled{}, err
+		return nil, err
 	}
 	if !strings.HasSuffix(l.Path, "/") {
-		out := Filled{Linked: []string{l.Path}, Taken: []string{}}
-		return out, x.link(ctx, c, op, s, l, c.Subject)
+		return nil, x.link(ctx, c, op, s, l, c.Subject, managedBy)
 	}
-	f := Folder{LinkSpec: l, storeID: s.ID, createdBy: c.Subject}
+	f := Folder{LinkSpec: l, storeID: s.ID, createdBy: c.Subject, managedBy: managedBy}
 	err = x.Guard.Do(ctx, c, op, func(tx *guard.Tx) error {
 		if err := sameStore(ctx, tx.Tx, s); err != nil {
 			return err
@@ -124,13 +137,32 @@ func (x *Stores) Link(ctx context.Context, c estover.Caller, l LinkSpec) (Filled
 		case err != nil && !errors.Is(err, secret.ErrNotFound):
 			return err
 		}
-		f.Next = tx.Now().Add(refill)
+		f.Next = tx.Now()
+		if managedBy == "" { // whoever makes it waits for it
+			f.Next = tx.Now().Add(refill)
+		}
 		return putFolder(ctx, tx.Tx, f)
 	})
-	if err != nil {
-		return Filled{}, err
-	}
-	return x.fill(ctx, c.Tenant, f)
+	return &f, err
+}
+
+// LinkedAs is how a secret, or a folder, is read through a store.
+func (x *Stores) LinkedAs(ctx context.Context, c estover.Caller, path string) (l LinkSpec, err error) {
+	err = x.Guard.Read(ctx, c, guard.Op{Action: "store.read", Target: secretTarget(path)}, func(tx *db.Tx) error {
+		l, err = findLinked(ctx, tx, path)
+		return err
+	})
+	return l, err
+}
+
+// LinksKept are the paths of secrets and folders that are read through stores because
+// a set of files says so.
+func (x *Stores) LinksKept(ctx context.Context, c estover.Caller, managedBy string) (paths []string, err error) {
+	err = x.Guard.Read(ctx, c, guard.Op{Action: "store.list"}, func(tx *db.Tx) error {
+		paths, err = linksKept(ctx, tx, managedBy)
+		return err
+	})
+	return paths, err
 }
 
 // toLink is the store of a link, if the caller may have it read through.
@@ -152,7 +184,7 @@ func (x *Stores) toLink(ctx context.Context, c estover.Caller, op guard.Op, l Li
 }
 
 // link has one secret live in a store.
-func (x *Stores) link(ctx context.Context, c estover.Caller, op guard.Op, s NamedStore, l LinkSpec, owner estover.Subject) error {
+func (x *Stores) link(ctx context.Context, c estover.Caller, op guard.Op, s NamedStore, l LinkSpec, owner estover.Subject, managedBy string) error {
 	here, err := x.Secrets.Describe(ctx, c.Tenant, l.Path)
 	switch {
 	case errors.Is(err, secret.ErrNotFound):
@@ -172,7 +204,7 @@ func (x *Stores) link(ctx context.Context, c estover.Caller, op guard.Op, s Name
 			return err
 		}
 		tx.Touch(linkKind, id)
-		return putLink(ctx, tx.Tx, id, to)
+		return putLink(ctx, tx.Tx, id, to, managedBy)
 	})
 	return err
 }
@@ -229,7 +261,7 @@ func (x *Stores) fill(ctx context.Context, tenant estover.TenantID, f Folder) (o
 			return out, nil
 		}
 		op := guard.Op{Action: "secret.link", Target: secretTarget(l.Path), Detail: map[string]any{"store": s.Name, "from": from, "ttl": l.TTL.String(), "folder": f.Path}}
-		if err := x.link(ctx, c, op, *s, l, f.createdBy); err != nil {
+		if err := x.link(ctx, c, op, *s, l, f.createdBy, ""); err != nil {
 			if estover.KindOf(err) == estover.Invalid || estover.KindOf(err) == estover.Conflict { // a name that no secret has here
 				out.Taken = append(out.Taken, l.Path)
 				continue

@@ -43,6 +43,7 @@ type StoreSpec struct {
 type NamedStore struct {
 	ID string `json:"id"`
 	StoreSpec
+	ManagedBy string    `json:"managed_by,omitempty" doc:"The set of files that keeps it, as apply/default"`
 	CreatedAt time.Time `json:"created_at"`
 	ChangedAt time.Time `json:"changed_at"`
 
@@ -172,9 +173,17 @@ func (x *Stores) check(s StoreSpec) error {
 	return err
 }
 
+// Valid says what is wrong with a spec in itself.
+func (x *Stores) Valid(s StoreSpec) error { return x.check(s) }
+
 // Put registers a store, or changes the one of this name. Its kind stays. Whoever
 // is not its owner or an administrator does not change it.
 func (x *Stores) Put(ctx context.Context, c estover.Caller, s StoreSpec) (NamedStore, error) {
+	return x.Keep(ctx, c, s, "")
+}
+
+// Keep is Put with who keeps a store that is added, if not whoever adds it by hand.
+func (x *Stores) Keep(ctx context.Context, c estover.Caller, s StoreSpec, managedBy string) (NamedStore, error) {
 	owner := s.Owner
 	if s.Owner == "" {
 		s.Owner = c.Subject
@@ -193,7 +202,7 @@ func (x *Stores) Put(ctx context.Context, c estover.Caller, s StoreSpec) (NamedS
 		}
 		was, err := findNamed(ctx, tx.Tx, s.Name)
 		if errors.Is(err, ErrNoStore) {
-			out = NamedStore{ID: estover.NewID("sto"), StoreSpec: s, CreatedAt: tx.Now(), ChangedAt: tx.Now(), epoch: 1}
+			out = NamedStore{ID: estover.NewID("sto"), StoreSpec: s, ManagedBy: managedBy, CreatedAt: tx.Now(), ChangedAt: tx.Now(), epoch: 1}
 			tx.Note("store", out.ID)
 			return insertStore(ctx, tx.Tx, out)
 		}

@@ -12,11 +12,11 @@ import (
 	"estover.dev/internal/secret"
 )
 
-const storeColumns = `id, name, kind, address, options, authorities, login, owner, description, created_at, changed_at, epoch`
+const storeColumns = `id, name, kind, address, options, authorities, login, owner, description, managed_by, created_at, changed_at, epoch`
 
 func scanStore(scan func(...any) error) (s NamedStore, err error) {
 	var options string
-	err = scan(&s.ID, &s.Name, &s.Kind, &s.Address, &options, &s.Authorities, &s.Login, &s.Owner, &s.Description, &s.CreatedAt, &s.ChangedAt, &s.epoch)
+	err = scan(&s.ID, &s.Name, &s.Kind, &s.Address, &options, &s.Authorities, &s.Login, &s.Owner, &s.Description, &s.ManagedBy, &s.CreatedAt, &s.ChangedAt, &s.epoch)
 	if err == nil {
 		err = json.Unmarshal([]byte(options), &s.Options)
 	}
@@ -73,8 +73,8 @@ func options(m map[string]string) string {
 }
 
 func insertStore(ctx context.Context, tx *db.Tx, s NamedStore) error {
-	_, err := tx.Exec(ctx, `insert into secret_store (tenant_id, `+storeColumns+`) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
-		tx.Tenant(), s.ID, s.Name, s.Kind, s.Address, options(s.Options), s.Authorities, s.Login, s.Owner, s.Description, s.CreatedAt, s.ChangedAt, s.epoch)
+	_, err := tx.Exec(ctx, `insert into secret_store (tenant_id, `+storeColumns+`) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`,
+		tx.Tenant(), s.ID, s.Name, s.Kind, s.Address, options(s.Options), s.Authorities, s.Login, s.Owner, s.Description, s.ManagedBy, s.CreatedAt, s.ChangedAt, s.epoch)
 	if db.Taken(err) {
 		return ErrChanged
 	}
@@ -129,10 +129,10 @@ func countLinks(ctx context.Context, tx *db.Tx, store string) (n int64, err erro
 
 // putLink notes that a secret is read through a store, and that nothing is known of
 // it yet. Whoever asks at the moment has lost the row.
-func putLink(ctx context.Context, tx *db.Tx, id string, to secret.Link) error {
-	_, err := tx.Exec(ctx, `insert into secret_link (tenant_id, secret_id, store_id, path) values ($1, $2, $3, $4)
+func putLink(ctx context.Context, tx *db.Tx, id string, to secret.Link, managedBy string) error {
+	_, err := tx.Exec(ctx, `insert into secret_link (tenant_id, secret_id, store_id, path, managed_by) values ($1, $2, $3, $4, $5)
 		on conflict (tenant_id, secret_id) do update set store_id = excluded.store_id, path = excluded.path, fresh_until = null,
-			claimed_by = '', claimed_until = null, fence = secret_link.fence + 1, last_error = ''`, tx.Tenant(), id, to.Store, to.Path)
+			claimed_by = '', claimed_until = null, fence = secret_link.fence + 1, last_error = ''`, tx.Tenant(), id, to.Store, to.Path, managedBy)
 	return err
 }
 
@@ -250,10 +250,10 @@ func sweepEnded(ctx context.Context) func(tx *db.Tx) error {
 }
 
 func putFolder(ctx context.Context, tx *db.Tx, f Folder) error {
-	_, err := tx.Exec(ctx, `insert into secret_link_folder (tenant_id, prefix, store_id, path, spec, created_by, next_at) values ($1, $2, $3, $4, $5, $6, $7)
+	_, err := tx.Exec(ctx, `insert into secret_link_folder (tenant_id, prefix, store_id, path, spec, created_by, next_at, managed_by) values ($1, $2, $3, $4, $5, $6, $7, $8)
 		on conflict (tenant_id, prefix) do update set store_id = excluded.store_id, path = excluded.path, spec = excluded.spec,
 			created_by = excluded.created_by, next_at = excluded.next_at, last_error = ''`,
-		tx.Tenant(), f.Path, f.storeID, f.From, text(f.LinkSpec), f.createdBy, f.Next)
+		tx.Tenant(), f.Path, f.storeID, f.From, text(f.LinkSpec), f.createdBy, f.Next, f.managedBy)
 	return err
 }
 
@@ -312,6 +312,47 @@ func filled(ctx context.Context, tx *db.Tx, f Folder, next time.Time, why string
 	return err
 }
 
+// findLinked is how a path is read through a store. What is said of secrets that are
+// made for it is known of a folder alone.
+func findLinked(ctx context.Context, tx *db.Tx, path string) (l LinkSpec, err error) {
+	var link, spec string
+	err = tx.QueryRow(ctx, `select link, '' from secret where tenant_id = $1 and path = $2 and link <> '' and ended_at is null
+		union all select '', spec from secret_link_folder where tenant_id = $1 and prefix = $2`, tx.Tenant(), path).Scan(&link, &spec)
+	switch {
+	case err == db.ErrNoRows:
+		return l, secret.ErrNotFound.With("%s is read through no store.", path)
+	case err != nil:
+		return l, err
+	case spec != "":
+		return l, json.Unmarshal([]byte(spec), &l)
+	}
+	var to secret.Link
+	if err := json.Unmarshal([]byte(link), &to); err != nil {
+		return l, err
+	}
+	s, err := findStore(ctx, tx, to.Store)
+	return LinkSpec{Path: path, Store: s.Name, From: to.Path, TTL: to.TTL}, err
+}
+
+// linksKept are the paths that are read through stores as a set of files says.
+func linksKept(ctx context.Context, tx *db.Tx, managedBy string) (paths []string, err error) {
+	rows, err := tx.Query(ctx, `select s.path from secret_link l join secret s on s.tenant_id = l.tenant_id and s.id = l.secret_id and s.ended_at is null
+			where l.tenant_id = $1 and l.managed_by = $2
+		union all select prefix from secret_link_folder where tenant_id = $1 and managed_by = $2 order by 1`, tx.Tenant(), managedBy)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var path string
+		if err := rows.Scan(&path); err != nil {
+			return nil, err
+		}
+		paths = append(paths, path)
+	}
+	return paths, rows.Err()
+}
+
 // folderOwner is who owns the store of a folder.
 func folderOwner(ctx context.Context, tx *db.Tx, prefix string) (owner estover.Subject, err error) {
 	err = tx.QueryRow(ctx, `select s.owner from secret_link_folder f join secret_store s on s.tenant_id = f.tenant_id and s.id = f.store_id
@@ -329,7 +370,7 @@ func dropFolder(ctx context.Context, tx *db.Tx, prefix string) error {
 
 const (
 	syncColumns = `y.id, s.path, t.name, y.path, y.cursor, s.current_version, y.there, y.sent, y.drift, y.drift_at, y.next_at, y.tries, y.last_error,
-		y.pushed_at, y.fence, y.created_by, y.created_at, y.secret_id, y.store_id, t.owner, (select min(v.created_at) from secret_version v
+		y.pushed_at, y.fence, y.created_by, y.created_at, y.managed_by, y.secret_id, y.store_id, t.owner, (select min(v.created_at) from secret_version v
 			where v.tenant_id = y.tenant_id and v.secret_id = y.secret_id and v.version > y.cursor and v.version <= s.current_version)`
 	syncTables = ` from secret_sync y join secret s on s.tenant_id = y.tenant_id and s.id = y.secret_id and s.ended_at is null
 		join secret_store t on t.tenant_id = y.tenant_id and t.id = y.store_id`
@@ -337,7 +378,7 @@ const (
 
 func scanSync(scan func(...any) error, now time.Time) (s Sync, err error) {
 	err = scan(&s.ID, &s.Path, &s.Store, &s.To, &s.Cursor, &s.Current, &s.There, &s.sent, &s.Drift, &s.DriftAt, &s.Next, &s.Tries, &s.LastError,
-		&s.PushedAt, &s.fence, &s.CreatedBy, &s.CreatedAt, &s.secret, &s.store, &s.owner, &s.BehindSince)
+		&s.PushedAt, &s.fence, &s.CreatedBy, &s.CreatedAt, &s.ManagedBy, &s.secret, &s.store, &s.owner, &s.BehindSince)
 	switch {
 	case s.Drift != "":
 		s.State = Drifted
@@ -372,6 +413,8 @@ func syncsBy(ctx context.Context, tx *db.Tx, f SyncFilter, after string, limit i
 	where("s.path", f.Path)
 	where("t.name", f.Store)
 	where("y.store_id", f.store)
+	where("y.path", f.To)
+	where("y.managed_by", f.ManagedBy)
 	switch f.State {
 	case Drifted:
 		query = append(query, "and y.drift <> ''")
@@ -382,9 +425,7 @@ func syncsBy(ctx context.Context, tx *db.Tx, f SyncFilter, after string, limit i
 	}
 	if f.Late {
 		args = append(args, tx.Now().Add(-overdueIn))
-		at := "$" + strconv.Itoa(len(args))
-		query = append(query, `and y.created_at < `+at+` and exists (select 1 from secret_version v where v.tenant_id = y.tenant_id and v.secret_id = y.secret_id
-			and v.version > y.cursor and v.version <= s.current_version and v.created_at < `+at+`)`)
+		query = append(query, "and "+lateSync("$"+strconv.Itoa(len(args))))
 	}
 	args = append(args, limit)
 	query = append(query, "order by y.id limit $"+strconv.Itoa(len(args)))
@@ -404,9 +445,22 @@ func syncsBy(ctx context.Context, tx *db.Tx, f SyncFilter, after string, limit i
 	return all, rows.Err()
 }
 
+// lateSync is the condition that a sync has a version to push which was there at a time.
+func lateSync(at string) string {
+	return `y.created_at < ` + at + ` and exists (select 1 from secret_version v where v.tenant_id = y.tenant_id and v.secret_id = y.secret_id
+		and v.version > y.cursor and v.version <= s.current_version and v.created_at < ` + at + `)`
+}
+
+// countSyncs counts in the tenant of tx, or in all if it has none.
+func countSyncs(ctx context.Context, tx *db.Tx) (p Pushes, err error) {
+	err = tx.QueryRow(ctx, `select coalesce(sum(case when `+lateSync("$2")+` then 1 else 0 end), 0), coalesce(sum(case when y.drift <> '' then 1 else 0 end), 0)`+syncTables+`
+		where $1 = '' or y.tenant_id = $1`, tx.Tenant(), tx.Now().Add(-overdueIn)).Scan(&p.Overdue, &p.Drifted)
+	return p, err
+}
+
 func insertSync(ctx context.Context, tx *db.Tx, s Sync) error {
-	_, err := tx.Exec(ctx, `insert into secret_sync (tenant_id, id, secret_id, store_id, path, there, next_at, created_by, created_at)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, tx.Tenant(), s.ID, s.secret, s.store, s.To, s.There, s.Next, s.CreatedBy, s.CreatedAt)
+	_, err := tx.Exec(ctx, `insert into secret_sync (tenant_id, id, secret_id, store_id, path, there, next_at, created_by, created_at, managed_by)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`, tx.Tenant(), s.ID, s.secret, s.store, s.To, s.There, s.Next, s.CreatedBy, s.CreatedAt, s.ManagedBy)
 	if db.Taken(err) {
 		return ErrSyncExists.With("A secret is pushed to %s of the store %s already. See `estover secret sync list --store %s`.", s.To, s.Store, s.Store)
 	}

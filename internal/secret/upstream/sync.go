@@ -82,6 +82,7 @@ type Sync struct {
 	Next        time.Time       `json:"next_at" doc:"When it is looked at again, at the latest"`
 	CreatedBy   estover.Subject `json:"created_by"`
 	CreatedAt   time.Time       `json:"created_at"`
+	ManagedBy   string          `json:"managed_by,omitempty" doc:"The set of files that keeps it, as apply/default"`
 
 	secret, store string
 	owner         estover.Subject // of the store
@@ -96,6 +97,9 @@ type SyncFilter struct {
 	State SyncState
 	Late  bool
 
+	To        string // the path there
+	ManagedBy string // the set of files that keeps it
+
 	store string
 }
 
@@ -105,6 +109,11 @@ func syncTarget(id string) string { return "sync:" + id }
 // administrator: that the secret names the store's host among its destinations does
 // not say whose place there it is. What stands there already is not overwritten.
 func (x *Stores) Sync(ctx context.Context, c estover.Caller, s SyncSpec) (out Sync, err error) {
+	return x.KeepSync(ctx, c, s, "")
+}
+
+// KeepSync is Sync with who keeps it, if not whoever makes it by hand.
+func (x *Stores) KeepSync(ctx context.Context, c estover.Caller, s SyncSpec, managedBy string) (out Sync, err error) {
 	if s.To == "" {
 		s.To = s.Path
 	}
@@ -144,7 +153,7 @@ func (x *Stores) Sync(ctx context.Context, c estover.Caller, s SyncSpec) (out Sy
 		if err := sameStore(ctx, tx.Tx, at); err != nil {
 			return err
 		}
-		out = Sync{ID: estover.NewID("syn"), SyncSpec: s, There: absent, Next: tx.Now(), CreatedBy: c.Subject, CreatedAt: tx.Now(), secret: here.ID, store: at.ID}
+		out = Sync{ID: estover.NewID("syn"), SyncSpec: s, There: absent, Next: tx.Now(), CreatedBy: c.Subject, CreatedAt: tx.Now(), ManagedBy: managedBy, secret: here.ID, store: at.ID}
 		tx.Note("sync", out.ID)
 		if err := insertSync(ctx, tx.Tx, out); err != nil {
 			return err
@@ -163,6 +172,21 @@ func (x *Stores) Syncs(ctx context.Context, c estover.Caller, f SyncFilter, afte
 		return err
 	})
 	return all, err
+}
+
+// Pushes counts the syncs that want somebody's attention.
+type Pushes struct {
+	Overdue int64 // their current version should have been there for five minutes; those in drift too
+	Drifted int64 // somebody else has written or deleted what is there
+}
+
+// Pushes counts the syncs of a tenant, or those of all if tenant is empty.
+func (x *Stores) Pushes(ctx context.Context, tenant estover.TenantID) (p Pushes, err error) {
+	err = x.Guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
+		p, err = countSyncs(ctx, tx)
+		return err
+	})
+	return p, err
 }
 
 // GetSync shows one.

@@ -48,6 +48,18 @@ func (h *house) find(id string) upstream.Sync {
 	return s
 }
 
+// counts compares what wants somebody's attention with these numbers, in the tenant and
+// everywhere.
+func (h *house) counts(when string, overdue, drifted int64) {
+	h.t.Helper()
+	for _, tenant := range []estover.TenantID{h.tenant, ""} {
+		p, err := h.x.Pushes(h.t.Context(), tenant)
+		if want := (upstream.Pushes{Overdue: overdue, Drifted: drifted}); err != nil || p != want {
+			h.t.Errorf("%s, in the tenant %q: %+v, %v, want %+v", when, tenant, p, err, want)
+		}
+	}
+}
+
 // stands compares what the store has had at the path, in order, with these.
 func (h *house) stands(when string, want ...string) {
 	h.t.Helper()
@@ -107,6 +119,7 @@ func TestSync(t *testing.T) {
 		if s = h.find(s.ID); s.State != upstream.InSync || s.Cursor != 2 || s.There != "2" || s.Overdue {
 			t.Errorf("in sync: %+v", s)
 		}
+		h.counts("in sync", 0, 0)
 		if err := h.secrets.Flush(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -135,6 +148,10 @@ func TestSync(t *testing.T) {
 		if err != nil || len(late) != 1 || late[0].ID != s.ID {
 			t.Errorf("what is late: %+v, %v", late, err)
 		}
+		h.counts("a drift for half an hour", 1, 1)
+		if p, err := h.x.Pushes(t.Context(), eve.Tenant); err != nil || p != (upstream.Pushes{}) {
+			t.Errorf("what another tenant has to look at: %+v, %v, want nothing", p, err)
+		}
 		if _, err := h.x.Overwrite(t.Context(), ann, s.ID, ""); !errors.Is(err, upstream.ErrSyncReason) {
 			t.Errorf("without a reason: %v, want ErrSyncReason", err)
 		}
@@ -160,7 +177,9 @@ func TestSync(t *testing.T) {
 		if _, err := h.x.Overwrite(t.Context(), ann, s.ID, "ours is the one that counts"); err != nil {
 			t.Fatal(err)
 		}
+		h.counts("overwritten, and not there yet", 1, 0)
 		h.push()
+		h.counts("overwritten", 0, 0)
 		h.stands("overwritten", key(1), key(2), `{"password":"theirs"}`, key(3))
 
 		// Another one, which is accepted: it is our next version.
