@@ -15,7 +15,7 @@ func applyCommand(s *settings) *cobra.Command {
 	var in apply.Request
 	var files []string
 	c := &cobra.Command{
-		Use: "apply -f FILE", Short: "Make so what files say: people, resources, secrets' metadata, agents, grants, channels, policies",
+		Use: "apply -f FILE", Short: "Make so what files say: people, resources, secrets' metadata, other vaults, agents, grants, channels, policies",
 		Long: `Apply reads YAML files, compares them with what is there, and makes the
 difference so. It may be run again at any time: what is as it should be is left
 alone. --dry-run prints the difference and does nothing. Mistakes are told with

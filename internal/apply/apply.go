@@ -1,6 +1,6 @@
 // Package apply makes what is written in files so: people, secrets' metadata,
-// resources, agents, grants, channels and policies, as YAML under version
-// control.
+// other vaults and what is read through them and pushed to them, resources, agents,
+// grants, channels and policies, as YAML under version control.
 //
 //	apiVersion: estover.dev/v1
 //	kind: Agent
@@ -30,7 +30,7 @@
 // Things are taken away and made in an order in which nothing speaks of what
 // is not there, and a name or host is free before it is taken again:
 //
-//	− channels, − providers, − detail types, − trusts, − grants, − resources · + people, secrets, providers, resources, agents, grants, trusts, detail types, channels, policy · − agents, − people
+//	− syncs, − links, − stores, − channels, − providers, − detail types, − trusts, − grants, − resources · + people, secrets, stores, links, syncs, providers, resources, agents, grants, trusts, detail types, channels, policy · − agents, − people
 package apply
 
 import (
@@ -52,6 +52,7 @@ import (
 	"estover.dev/internal/policy"
 	"estover.dev/internal/resource"
 	"estover.dev/internal/secret"
+	"estover.dev/internal/secret/upstream"
 	"estover.dev/internal/token"
 )
 
@@ -70,6 +71,7 @@ type Parts struct {
 	Resources *resource.Catalogue
 	Grants    *access.Access
 	Secrets   *secret.Secrets
+	Stores    *upstream.Stores
 	Policy    *policy.Policy
 	Trusts    *federation.Trusts
 	Details   *token.DetailTypes
@@ -282,13 +284,13 @@ func (s step) failed(err error) error {
 
 // order is the order in which things are made; they are taken away in the
 // reverse.
-var order = []string{KindPerson, KindSecret, KindProvider, KindResource, KindAgent, KindGrant, KindTrust, KindDetail, KindChannel, KindPolicy}
+var order = []string{KindPerson, KindSecret, KindStore, KindLink, KindSync, KindProvider, KindResource, KindAgent, KindGrant, KindTrust, KindDetail, KindChannel, KindPolicy}
 
 // plan compares what is wanted with what is there.
 func (r *run) plan(ctx context.Context, prune bool) ([]step, error) {
 	var first, middle, last []step
 	if prune {
-		for _, k := range []string{KindChannel, KindProvider, KindDetail, KindTrust, KindGrant, KindResource, KindAgent, KindPerson} {
+		for _, k := range []string{KindSync, KindLink, KindStore, KindChannel, KindProvider, KindDetail, KindTrust, KindGrant, KindResource, KindAgent, KindPerson} {
 			steps, err := r.prunable(ctx, k)
 			if err != nil {
 				return nil, err

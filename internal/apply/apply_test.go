@@ -28,6 +28,9 @@ import (
 	"estover.dev/internal/resource"
 	"estover.dev/internal/seal"
 	"estover.dev/internal/secret"
+	"estover.dev/internal/secret/upstream"
+	"estover.dev/internal/secret/upstream/google"
+	"estover.dev/internal/secret/upstream/openbao"
 	"estover.dev/internal/token"
 )
 
@@ -64,10 +67,12 @@ func build(t *testing.T, d *db.DB) *house {
 	})
 	agents = agent.New(g, agent.Options{Sponsor: people.Sponsor, Pepper: func(_ estover.TenantID, s []byte) []byte { return s }})
 	resources := resource.New(g)
+	secrets := secret.New(g, sealer, secret.Options{Logger: slog.New(slog.DiscardHandler)})
 	h.Applier = apply.New(g, apply.Parts{
 		People: people, Agents: agents, Resources: resources,
 		Grants:  access.New(g, access.Options{Agent: agents.Grantable, Resource: resources.Grantable}),
-		Secrets: secret.New(g, sealer, secret.Options{Logger: slog.New(slog.DiscardHandler)}),
+		Secrets: secrets,
+		Stores:  upstream.NewStores(upstream.Config{Guard: g, Secrets: secrets, Sealer: sealer, Kinds: []upstream.Kind{google.Kind, openbao.Kind}}),
 		Policy:  policy.New(g, policy.NewDecider(d, policy.Sources{}, policy.Options{})),
 		Trusts: federation.New(g, federation.Options{
 			Own:   func(estover.TenantID) string { return "https://estover.example" },

@@ -17,6 +17,7 @@ import (
 	"estover.dev/internal/policy"
 	"estover.dev/internal/resource"
 	"estover.dev/internal/secret"
+	"estover.dev/internal/secret/upstream"
 	"estover.dev/internal/token"
 )
 
@@ -25,6 +26,9 @@ const (
 	KindPerson   = "Person"
 	KindProvider = "IdentityProvider"
 	KindSecret   = "Secret"
+	KindStore    = "SecretStore"
+	KindLink     = "SecretLink"
+	KindSync     = "SecretSync"
 	KindResource = "Resource"
 	KindAgent    = "Agent"
 	KindGrant    = "Grant"
@@ -116,6 +120,10 @@ func (r *run) id(ctx context.Context, kind, name string) (id string, err error) 
 		var s resource.Resource
 		s, err = r.Resources.ByName(ctx, r.caller, name)
 		id = s.ID
+	case KindStore:
+		var s upstream.Standing
+		s, err = r.Stores.Get(ctx, r.caller, name)
+		id = s.ID
 	default:
 		panic("apply: nothing refers to a " + kind)
 	}
@@ -173,7 +181,7 @@ func all[T any](page func(after string) ([]T, string, error)) (out []T, err erro
 
 // kinds are the kinds that there are.
 var kinds = map[string]kind{
-	KindPerson: person, KindProvider: providerKind, KindSecret: secretKind, KindResource: resourceKind, KindAgent: agentKind, KindGrant: grantKind, KindTrust: trustKind, KindDetail: detailKind, KindChannel: channelKind, KindPolicy: policyKind,
+	KindPerson: person, KindProvider: providerKind, KindSecret: secretKind, KindStore: storeKind, KindLink: linkKind, KindSync: syncKind, KindResource: resourceKind, KindAgent: agentKind, KindGrant: grantKind, KindTrust: trustKind, KindDetail: detailKind, KindChannel: channelKind, KindPolicy: policyKind,
 }
 
 const pruned = "No file mentions it any more (estover apply --prune)."

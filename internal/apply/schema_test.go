@@ -46,8 +46,13 @@ func documentSchema() schema {
 	for _, kind := range order {
 		defs[kind] = typeSchema(reflect.TypeOf(kinds[kind].make()).Elem(), true)
 		name := schema{"type": "string", "pattern": "^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"}
-		if kind == KindSecret {
-			name = schema{"type": "string", "pattern": "^[!-\"$-.0-~]+(/[!-\"$-.0-~]+)*$", "maxLength": 256}
+		switch path := "[!-\"$-.0-~]+(/[!-\"$-.0-~]+)*"; kind {
+		case KindSecret:
+			name = schema{"type": "string", "pattern": "^" + path + "$", "maxLength": 256}
+		case KindLink: // or a folder's
+			name = schema{"type": "string", "pattern": "^" + path + "/?$", "maxLength": 256}
+		case KindSync:
+			name = schema{"type": "string", "pattern": "^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?/" + path + "$", "maxLength": 464}
 		}
 		conditions = append(conditions, schema{
 			"if": schema{"properties": schema{"kind": schema{"const": kind}}, "required": []string{"kind"}},

@@ -457,7 +457,7 @@ func (s *Server) wire() error {
 		Tenants: f.tenants, Agents: f.registry, People: f.people, Resources: f.resources, Grants: f.access, Requests: s.requests, Notify: s.notify, Secrets: f.secrets, Imports: s.imports(), Stores: s.stores, PKI: s.pki, Transit: s.transit, Targets: s.targets, Leases: s.leases, Rotations: s.rotations, Sessions: f.sessions, Policy: s.policy, Trusts: s.trusts, Tokens: s.tokens,
 		Recordings: s.recordings, Evidence: ev, Incidents: s.incidents, Emergencies: s.emergencies, Gateway: s.duties, GatewayAddress: gatewayAddress, Connections: s.connected, ConnectionPage: s.connectionPage, RootKeys: roots{s}, Doctor: s.doctor, Entered: s.entered,
 		Apply: apply.New(s.guard, apply.Parts{
-			People: f.people, Agents: f.registry, Resources: f.resources, Grants: f.access, Secrets: f.secrets, Policy: s.policy, Trusts: s.trusts, Details: s.tokens.DetailTypes, Channels: s.notify,
+			People: f.people, Agents: f.registry, Resources: f.resources, Grants: f.access, Secrets: f.secrets, Stores: s.stores, Policy: s.policy, Trusts: s.trusts, Details: s.tokens.DetailTypes, Channels: s.notify,
 		}),
 	}, api.Options{
 		Version: s.version, Issuer: token.Issuer(s.config.Issuer), Known: s.known, Authenticate: s.callers.Authenticate,
