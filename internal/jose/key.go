@@ -9,12 +9,13 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
-	"math/big"
 	"slices"
 	"strings"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/golang-jwt/jwt/v5"
+
+	"estover.dev/internal/jose/weak"
 )
 
 // The bounds of keys.
@@ -90,8 +91,8 @@ func finish(jwk jose.JSONWebKey, purpose Purpose) (*Key, error) {
 		if r.E < 3 || r.E&1 == 0 || int64(r.E) > 1<<31-1 {
 			return nil, ErrKey.With("The public exponent of the RSA key is not one that can be used.")
 		}
-		if predictable(r.N) {
-			return nil, ErrKey.With("The RSA key was made by a chip whose private keys can be computed (CVE-2017-15361). Make another one elsewhere.")
+		if weak.Predictable(r.N) {
+			return nil, ErrKey.With(weak.Why)
 		}
 	}
 	if k.alg != "" && !k.fits(k.alg) {
@@ -103,28 +104,6 @@ func finish(jwk jose.JSONWebKey, purpose Purpose) (*Key, error) {
 	}
 	k.Thumbprint = base64.RawURLEncoding.EncodeToString(sum)
 	return k, nil
-}
-
-// predictable reports whether a modulus has the form of those chips whose private
-// keys can be computed from the public ones: its factors are powers of 65537 modulo
-// the product of many small primes, and then so is the modulus. One key in two
-// hundred million has that form by chance (Nemec and others, "The Return of
-// Coppersmith's Attack", 2017, section 4.1).
-func predictable(modulus *big.Int) bool {
-	for _, p := range []uint64{11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157} {
-		rest := new(big.Int).Mod(modulus, new(big.Int).SetUint64(p)).Uint64()
-		power := uint64(1)
-		for range p {
-			if power == rest {
-				break
-			}
-			power = power * 65537 % p
-		}
-		if power != rest {
-			return false
-		}
-	}
-	return true
 }
 
 // fits reports whether a signature of this algorithm can come from this key.

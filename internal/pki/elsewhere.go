@@ -33,6 +33,9 @@ func (p *PKI) Import(ctx context.Context, c estover.Caller, mount, name string, 
 		if !one.IsCA {
 			err = ErrInvalid.With("The certificate of %s is not that of an authority.", printable(one.Subject.String()))
 		}
+		if err == nil {
+			err = sound(one.PublicKey)
+		}
 	}
 	if err == nil {
 		err = p.sealer.Prepare(ctx, c.Tenant)
@@ -177,6 +180,9 @@ func (p *PKI) SignAuthority(ctx context.Context, c estover.Caller, ref string, c
 	err := plan.check()
 	if err == nil && csr.CheckSignature() != nil {
 		err = ErrInvalid.With("The request is not signed by its own key.")
+	}
+	if err == nil {
+		err = (&X509Spec{KeyType: "any"}).fits(csr.PublicKey)
 	}
 	if err == nil { // before anything is signed
 		if err := p.permitted(ctx, c, op); err != nil {

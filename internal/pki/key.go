@@ -18,6 +18,7 @@ import (
 	"estover.dev"
 	"estover.dev/internal/db"
 	"estover.dev/internal/guard"
+	"estover.dev/internal/jose/weak"
 	"estover.dev/internal/seal"
 )
 
@@ -82,6 +83,14 @@ func algorithmOf(public crypto.PublicKey) (Algorithm, error) {
 	return "", ErrInvalid.With("The key is none of %v.", Algorithms)
 }
 
+// sound says why nobody should rely on a key, whatever is certified with it.
+func sound(public crypto.PublicKey) error {
+	if k, ok := public.(*rsa.PublicKey); ok && weak.Predictable(k.N) {
+		return ErrNotAllowed.With(weak.Why)
+	}
+	return nil
+}
+
 // A Key is the private key of an authority, as far as it is shown.
 type Key struct {
 	ID        string    `json:"id"` // cak_…
@@ -104,6 +113,9 @@ func (p *PKI) newKey(tenant estover.TenantID, mount, name string, private crypto
 		return nil, ErrInvalid.With("%q cannot name a key.", name).At("key_name")
 	}
 	algorithm, err := algorithmOf(private.Public())
+	if err == nil {
+		err = sound(private.Public())
+	}
 	if err != nil {
 		return nil, err
 	}

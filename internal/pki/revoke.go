@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"container/list"
 	"context"
 	"crypto"
 	"crypto/fips140"
@@ -381,8 +382,8 @@ func about(q *ocsp.Request, a *Authority) bool {
 }
 
 // answerOCSP looks up how a certificate stands each time. The signature alone is
-// kept: while nothing else is to be said, for half of the time that the answer is
-// good for.
+// kept, while nothing else is to be said: for half of the time that the answer is good
+// for, and until its end where there is no turn to sign another one.
 func (p *PKI) answerOCSP(ctx context.Context, tenant estover.TenantID, a *Authority, q *ocsp.Request) ([]byte, error) {
 	now := p.guard.DB().Now()
 	said := told{Status: ocsp.Unknown}
@@ -403,10 +404,14 @@ func (p *PKI) answerOCSP(ctx context.Context, tenant estover.TenantID, a *Author
 		}
 	}
 	about := question{tenant, a.ID, q.HashAlgorithm, q.SerialNumber.String()}
-	if b := p.responder.answer(about, said, now); b != nil {
-		return b, nil
-	}
-	if said.Status == ocsp.Unknown && !p.responder.may(now) {
+	kept, fresh := p.responder.answer(about, said, now)
+	switch {
+	case fresh:
+		return kept, nil
+	case p.responder.may(said.Status, now):
+	case kept != nil:
+		return kept, nil
+	default:
 		return ocsp.TryLaterErrorResponse, nil
 	}
 	signer, err := p.signer(tenant, a.key)
@@ -428,19 +433,24 @@ func (p *PKI) answerOCSP(ctx context.Context, tenant estover.TenantID, a *Author
 
 // A responder remembers signed answers: anybody may ask as often as they like, and
 // a signature costs more than the question. Of serial numbers that nobody has there
-// are too many to remember, so these are signed so many times a second and no more.
-// Its zero value remembers none yet.
+// are too many to remember. So much is signed in a second and no more, about what is
+// revoked, what is good and what nobody has each by itself: whoever asks about many
+// holds up nobody who asks about another kind, above all not the news that something
+// is revoked. Its zero value remembers none yet.
 type responder struct {
 	mu      sync.Mutex
-	answers map[question]answered
-	second  int64 // of the signatures that are counted
-	signed  int
+	answers map[question]*list.Element // of *answered
+	order   list.List                  // who was asked about last comes first
+	second  int64                      // of the signatures that are counted
+	signed  map[int]int                // by what was said
 }
 
-const (
-	maxAnswers    = 1000
-	maxUnknownSig = 50 // in a second
-)
+// maxAnswers is how many are remembered, those that were asked for last. One has a
+// few hundred bytes.
+const maxAnswers = 10_000
+
+// maxSigned are the signatures of a second, by what is said.
+var maxSigned = map[int]int{ocsp.Good: 100, ocsp.Revoked: 100, ocsp.Unknown: 50}
 
 type question struct {
 	tenant    estover.TenantID
@@ -457,39 +467,55 @@ type told struct {
 }
 
 type answered struct {
+	about question
 	said  told
 	at    time.Time
 	bytes []byte
 }
 
-// answer is a signed answer that says this and is good for a while yet, or nil.
-func (r *responder) answer(q question, said told, now time.Time) []byte {
+// answer is a signed answer that says this, or nil, and whether it is good for a while
+// yet.
+func (r *responder) answer(q question, said told, now time.Time) (b []byte, fresh bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if have, ok := r.answers[q]; ok && have.said == said && now.Sub(have.at) < answerLife/2 && !now.Before(have.at) {
-		return have.bytes
+	at := r.answers[q]
+	if at == nil {
+		return nil, false
 	}
-	return nil
+	r.order.MoveToFront(at)
+	have := at.Value.(*answered)
+	age := now.Sub(have.at)
+	if have.said != said || age < 0 || age >= answerLife-time.Second { // its end is cut to the second
+		return nil, false
+	}
+	return have.bytes, age < answerLife/2
 }
 
 func (r *responder) keep(q question, said told, now time.Time, b []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.answers == nil || len(r.answers) >= maxAnswers {
-		r.answers = map[question]answered{}
+	if at := r.answers[q]; at != nil {
+		*at.Value.(*answered) = answered{q, said, now, b}
+		return
 	}
-	r.answers[q] = answered{said, now, b}
+	if r.answers == nil {
+		r.answers = map[question]*list.Element{}
+	}
+	if len(r.answers) >= maxAnswers {
+		delete(r.answers, r.order.Remove(r.order.Back()).(*answered).about)
+	}
+	r.answers[q] = r.order.PushFront(&answered{q, said, now, b})
 }
 
-// may reports whether another answer about nothing may be signed at this time.
-func (r *responder) may(now time.Time) bool {
+// may reports whether another answer that says this may be signed at this time.
+func (r *responder) may(status int, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if now.Unix() != r.second {
-		r.second, r.signed = now.Unix(), 0
+	if now.Unix() != r.second || r.signed == nil {
+		r.second, r.signed = now.Unix(), map[int]int{}
 	}
-	r.signed++
-	return r.signed <= maxUnknownSig
+	r.signed[status]++
+	return r.signed[status] <= maxSigned[status]
 }
 
 // Responders are the ids of the authorities of a mount, for [PKI.OCSP] of all of

@@ -378,8 +378,8 @@ func (s *X509Spec) fits(public crypto.PublicKey) error {
 	default:
 		return ErrNotAllowed.With("The key is neither RSA, nor on a curve that is known here.")
 	}
-	if s.KeyType == "any" {
-		return nil
+	if err := sound(public); err != nil || s.KeyType == "any" {
+		return err
 	}
 	want := s.KeyBits
 	if want == 0 {

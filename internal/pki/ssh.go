@@ -225,6 +225,9 @@ func (s *SSHSpec) fits(public ssh.PublicKey) error {
 			if a, err := algorithmOf(c.CryptoPublicKey()); err == nil {
 				bits, _ = strconv.Atoi(strings.TrimPrefix(string(a), "rsa-"))
 			}
+			if err := sound(c.CryptoPublicKey()); err != nil {
+				return err
+			}
 		}
 		if bits < 2048 {
 			return ErrNotAllowed.With("An RSA key has 2048, 3072 or 4096 bits.").At("public_key")
