@@ -23,6 +23,49 @@ func TestVaultDatabaseRefused(t *testing.T) {
 	}
 }
 
+// Who may do nothing at a mount of databases hears neither of its roles nor that
+// something is not there.
+func TestVaultDatabaseSilent(t *testing.T) {
+	h := build(t, "")
+	v := h.vault()
+	v.must(204, "POST", "sys/mounts/database", `{"type":"database"}`)
+	v.must(204, "POST", "database/config/there", `{"plugin_name":"redis-database-plugin","host":"127.0.0.1","port":1,"username":"x","password":"y","allowed_roles":"*","verify_connection":false}`)
+	v.must(200, "POST", "database/roles/there", `{"db_name":"there","creation_statements":"[\"+@read\",\"~*\"]"}`)
+	agent := v.as(h.apiToken())
+	for _, call := range []struct{ method, path, body string }{
+		{"POST", "database/roles/NAME", `{"db_name":"NAME"}`},
+		{"POST", "database/roles/NAME", `{"db_name":"NAME","credential_type":"nothing"}`},
+		{"DELETE", "database/roles/NAME", ""},
+		{"GET", "database/creds/NAME", ""},
+		{"POST", "database/static-roles/NAME", `{"db_name":"NAME","username":"x","rotation_period":"1h"}`},
+		{"DELETE", "database/static-roles/NAME", ""},
+		{"GET", "database/static-creds/NAME", ""},
+		{"POST", "database/rotate-role/NAME", "{}"},
+		{"POST", "database/rotate-root/NAME", "{}"},
+		{"DELETE", "database/config/NAME", ""},
+		{"LIST", "sys/leases/lookup/database/creds", ""},
+		{"LIST", "sys/leases/lookup/database/creds/NAME", ""},
+		{"PUT", "sys/leases/revoke-prefix/database/creds/NAME", "{}"},
+		{"PUT", "sys/leases/revoke-force/database/creds/NAME", "{}"},
+		{"PUT", "sys/leases/lookup", `{"lease_id":"database/creds/NAME/x"}`},
+		{"PUT", "sys/leases/renew", `{"lease_id":"database/creds/NAME/x"}`},
+		{"PUT", "sys/leases/revoke", `{"lease_id":"database/creds/NAME/x"}`},
+		{"PUT", "sys/leases/revoke", `{"lease_id":"NAME/creds/x/x"}`},
+		{"GET", "sys/leases/count", ""},
+	} {
+		for _, name := range []string{"there", "missing"} {
+			e := agent.call(call.method, strings.ReplaceAll(call.path, "NAME", name), strings.ReplaceAll(call.body, "NAME", name))
+			if e.Status != 403 || !strings.Contains(e.Raw, "permission denied") {
+				t.Errorf("%s %s %s by who may not: %d %s, want 403", call.method, strings.ReplaceAll(call.path, "NAME", name), call.body, e.Status, e.Raw)
+			}
+		}
+	}
+	v.says(400, "unknown role", "GET", "database/creds/missing", nil)
+	v.says(400, "unknown role", "GET", "database/static-creds/missing", nil)
+	v.must(204, "DELETE", "database/roles/missing", nil)
+	v.says(400, "invalid lease", "PUT", "sys/leases/lookup", `{"lease_id":"database/creds/there/x"}`)
+}
+
 // A configuration is not removed while somebody writes it: it would come back without
 // its admin.
 func TestVaultDatabaseTurn(t *testing.T) {

@@ -363,10 +363,24 @@ func EndOfAgent(ctx context.Context, tx *guard.Tx, agent string) (int, error) {
 	return dropSecretsOf(ctx, tx.Tx, agent)
 }
 
-// CreateByRole makes a ticket as a token role lets.
+// CreateByRole makes a ticket as a token role lets. What the role says is told to
+// whoever may make tickets.
 func (t *Tickets) CreateByRole(ctx context.Context, caller estover.Caller, parent *Ticket, at Way, name string, w Wish) (Made, error) {
+	w, err := t.byRole(ctx, caller.Tenant, parent, at, name, w)
+	if err == nil {
+		return t.Create(ctx, caller, parent, w)
+	}
+	op := guard.Op{Action: "ticket.create", Target: string(caller.Subject), Effect: guard.Manages}
+	if _, refused := t.guard.Admit(ctx, caller, op); refused != nil {
+		err = refused
+	}
+	return Made{}, err
+}
+
+// byRole is a wish as a token role lets one have it.
+func (t *Tickets) byRole(ctx context.Context, tenant estover.TenantID, parent *Ticket, at Way, name string, w Wish) (Wish, error) {
 	var r *Role
-	err := t.guard.DB().View(ctx, caller.Tenant, func(tx *db.Tx) (err error) {
+	err := t.guard.DB().View(ctx, tenant, func(tx *db.Tx) (err error) {
 		r, err = findRole(ctx, tx, at.ID, name)
 		return err
 	})
@@ -374,12 +388,12 @@ func (t *Tickets) CreateByRole(ctx context.Context, caller estover.Caller, paren
 		err = ErrRole.With("unknown role %s", name)
 	}
 	if err != nil {
-		return Made{}, err
+		return w, err
 	}
 	k, l := r.Token, r.Limits
 	asked, err := Policies(w.Policies)
 	if err != nil {
-		return Made{}, err
+		return w, err
 	}
 	if l.NoDefaultPolicy || contains(k.Disallowed, Default) || containsLike(k.DisallowedGlob, Default) {
 		w.NoDefault = true
@@ -390,7 +404,7 @@ func (t *Tickets) CreateByRole(ctx context.Context, caller estover.Caller, paren
 	case len(asked) > 0:
 	case len(k.Allowed) > 0 || len(k.AllowedGlob) > 0:
 		if asked, err = Policies(k.Allowed); err != nil {
-			return Made{}, err
+			return w, err
 		}
 		w.Alone = true
 	case parent != nil:
@@ -401,14 +415,14 @@ func (t *Tickets) CreateByRole(ctx context.Context, caller estover.Caller, paren
 	if len(k.Allowed) > 0 || len(k.AllowedGlob) > 0 {
 		for _, p := range asked {
 			if p != Default && !contains(k.Allowed, p) && !containsLike(k.AllowedGlob, p) {
-				return Made{}, ErrPolicies.With("token policies (%q) must be subset of the role's allowed policies (%q) or glob policies (%q)", asked, k.Allowed, k.AllowedGlob)
+				return w, ErrPolicies.With("token policies (%q) must be subset of the role's allowed policies (%q) or glob policies (%q)", asked, k.Allowed, k.AllowedGlob)
 			}
 		}
 		w.Any = true
 	}
 	for _, p := range asked {
 		if contains(k.Disallowed, p) || containsLike(k.DisallowedGlob, p) {
-			return Made{}, ErrPolicies.With("token policy %q is disallowed by this role", p)
+			return w, ErrPolicies.With("token policy %q is disallowed by this role", p)
 		}
 	}
 	w.Policies = asked
@@ -431,7 +445,7 @@ func (t *Tickets) CreateByRole(ctx context.Context, caller estover.Caller, paren
 	if l.Type == Service || l.Type == Batch || w.Kind == "" {
 		w.Kind = l.Type
 	}
-	return t.Create(ctx, caller, parent, w)
+	return w, nil
 }
 
 // contains looks for a policy in a list as it was written.

@@ -68,12 +68,13 @@ func (d *Door) leasePath(ctx context.Context, q *Request, id string) (at leasePa
 
 // leaseNamed is the lease of an id, if the path in the id is its own.
 func (d *Door) leaseNamed(ctx context.Context, q *Request, id string) (at leasePath, x lease.Lease, err error) {
-	if at, err = d.leasePath(ctx, q, id); err != nil {
-		return at, x, err
+	// By the id alone: who may not look at it hears neither of the mount nor of the role.
+	if x, err = d.Leases.Get(ctx, q.Caller, "lse_"+id[strings.LastIndexByte(id, '/')+1:]); err == nil {
+		at, err = d.leasePath(ctx, q, id)
 	}
-	role, err := d.Databases.LeaseRole(ctx, q.Tenant, at.mount, at.role)
+	role := ""
 	if err == nil {
-		x, err = d.Leases.Get(ctx, q.Caller, at.id)
+		role, err = d.Databases.LeaseRole(ctx, q.Tenant, at.mount, at.role)
 	}
 	if estover.KindOf(err) == estover.NotFound || err == nil && x.Role != role {
 		err = errNoLease
@@ -247,7 +248,10 @@ func (d *Door) leasesBelow(ctx context.Context, q *Request, prefix string) (map[
 			}
 		}
 	}
-	return all, nil
+	if len(all) == 0 { // as whoever may not would hear if there were one
+		_, err = d.Leases.List(ctx, q.Caller, lease.Filter{Open: true}, "", 1)
+	}
+	return all, err
 }
 
 // A leaseRole is a role whose leases lie below a prefix.
@@ -263,6 +267,9 @@ const mostListed = 10_000
 func (d *Door) listLeases(ctx context.Context, q *Request) (*Answer, error) {
 	prefix := strings.Trim(q.Param("prefix"), "/")
 	var keys []string
+	if _, err := d.Leases.List(ctx, q.Caller, lease.Filter{Open: true}, "", 1); err != nil { // who may not list them hears of no role
+		return nil, err
+	}
 	roles, err := d.leasesBelow(ctx, q, prefix)
 	if err != nil {
 		return nil, err
@@ -346,6 +353,10 @@ func (d *Door) tidyLeases(context.Context, *Request) (*Answer, error) {
 }
 
 func (d *Door) countLeases(ctx context.Context, q *Request) (*Answer, error) {
+	// What there is may be seen by whoever may list it.
+	if _, err := d.Leases.List(ctx, q.Caller, lease.Filter{Open: true}, "", 1); err != nil {
+		return nil, err
+	}
 	roles, err := d.leasesBelow(ctx, q, "")
 	if err != nil {
 		return nil, err
@@ -353,10 +364,6 @@ func (d *Door) countLeases(ctx context.Context, q *Request) (*Answer, error) {
 	var all int64
 	counts := map[string]int64{}
 	for path, b := range roles {
-		// What there is may be seen by whoever may list it.
-		if _, err := d.Leases.List(ctx, q.Caller, lease.Filter{Role: b.leases, Open: true}, "", 1); err != nil {
-			return nil, err
-		}
 		s, err := d.Leases.Standing(ctx, q.Tenant, lease.Filter{Role: b.leases})
 		if err != nil {
 			return nil, err

@@ -176,6 +176,21 @@ func (d *Databases) Exists(ctx context.Context, tenant estover.TenantID, m Mount
 	return err == nil, err
 }
 
+// may asks policy before anything is looked up: who may not do something hears nothing
+// of what there is. What is done is decided on once more, with all that is known then.
+func (d *Databases) may(ctx context.Context, c estover.Caller, action, target string, effect guard.Effect) error {
+	_, err := d.guard.Admit(ctx, c, guard.Op{Action: action, Target: target, Effect: effect})
+	return err
+}
+
+// told is a mistake that is named to whoever may hear of what it was made at.
+func (d *Databases) told(ctx context.Context, c estover.Caller, action, target string, effect guard.Effect, mistake error) error {
+	if err := d.may(ctx, c, action, target, effect); err != nil {
+		return err
+	}
+	return mistake
+}
+
 // PutConfig makes a configuration or changes one. Unless that is not wanted, its
 // admin logs in before anything is kept. One who writes a configuration waits for
 // nobody else who writes the same: that is [ErrBusy].
@@ -183,8 +198,7 @@ func (d *Databases) PutConfig(ctx context.Context, c estover.Caller, m Mount, of
 	if len(of) > 63 || !name.MatchString(of) {
 		return ErrInvalid.With("%q is no name of a configuration", of)
 	}
-	// Who may not neither hears what there is nor keeps anybody from writing.
-	if _, err := d.guard.Admit(ctx, c, guard.Op{Action: "target.update", Target: "target:" + nameIn(m, of), Effect: guard.Manages}); err != nil {
+	if err := d.may(ctx, c, "target.update", "target:"+nameIn(m, of), guard.Manages); err != nil { // nor does who may not keep anybody from writing
 		return err
 	}
 	give, err := d.turn(ctx, c.Tenant, m, of)
@@ -194,7 +208,7 @@ func (d *Databases) PutConfig(ctx context.Context, c estover.Caller, m Mount, of
 	defer give()
 	x, err := d.peek(ctx, c.Tenant, m, of)
 	if errors.Is(err, ErrNoConfig) {
-		x = &Config{Name: of, Target: nameIn(m, of), Admin: "vault-database/" + m.ID + "/" + of, Allowed: []string{}, RootStatements: []string{}, Details: map[string]json.RawMessage{}}
+		x = &Config{Name: of, Target: nameIn(m, of), Admin: adminPath(m, of), Allowed: []string{}, RootStatements: []string{}, Details: map[string]json.RawMessage{}}
 	} else if err != nil {
 		return err
 	}
@@ -284,6 +298,9 @@ func (d *Databases) targetOf(ctx context.Context, tenant estover.TenantID, name 
 	}
 	return nil, err
 }
+
+// adminPath is where the secret of the admin of a configuration lies.
+func adminPath(m Mount, of string) string { return "vault-database/" + m.ID + "/" + of }
 
 func (d *Databases) peek(ctx context.Context, tenant estover.TenantID, m Mount, of string) (x *Config, err error) {
 	err = d.guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
@@ -381,7 +398,7 @@ func why(err error) string {
 // RemoveConfig takes a configuration away of which there are no roles, and that nobody
 // writes at this moment.
 func (d *Databases) RemoveConfig(ctx context.Context, c estover.Caller, m Mount, of string) error {
-	if _, err := d.guard.Admit(ctx, c, guard.Op{Action: "target.remove", Target: "target:" + nameIn(m, of), Effect: guard.Deletes}); err != nil {
+	if err := d.may(ctx, c, "target.remove", "target:"+nameIn(m, of), guard.Deletes); err != nil {
 		return err
 	}
 	give, err := d.turn(ctx, c.Tenant, m, of)
@@ -467,6 +484,9 @@ const (
 func (d *Databases) PutRole(ctx context.Context, c estover.Caller, m Mount, of string, change func(*Role) error) (warnings []string, err error) {
 	if len(of) > 63 || !name.MatchString(of) {
 		return nil, ErrInvalid.With("%q is no name of a role", of)
+	}
+	if err := d.may(ctx, c, "lease_role.put", "lease_role:"+nameIn(m, of), guard.Manages); err != nil {
+		return nil, err
 	}
 	var r *Role
 	err = d.guard.DB().View(ctx, c.Tenant, func(tx *db.Tx) error {
@@ -564,6 +584,9 @@ func (r *Role) spec(x *Config) (lease.RoleSpec, error) {
 
 // RemoveRole ends a role with the credentials that were made by it.
 func (d *Databases) RemoveRole(ctx context.Context, c estover.Caller, m Mount, of string) error {
+	if err := d.may(ctx, c, "lease_role.remove", "lease_role:"+nameIn(m, of), guard.Deletes); err != nil {
+		return err
+	}
 	var r *Role
 	err := d.guard.DB().View(ctx, c.Tenant, func(tx *db.Tx) (err error) {
 		r, err = findRole(ctx, tx, m.ID, of)
@@ -636,11 +659,11 @@ func (d *Databases) Issue(ctx context.Context, c estover.Caller, m Mount, of, to
 		}
 		return err
 	})
-	if err != nil {
-		return lease.Issued{}, err
+	if err == nil && !allowed(x.Allowed, of) {
+		err = ErrAllowed.With("%q is not an allowed role of the configuration %q", of, r.DB)
 	}
-	if !allowed(x.Allowed, of) {
-		return lease.Issued{}, ErrAllowed.With("%q is not an allowed role of the configuration %q", of, r.DB)
+	if err != nil {
+		return lease.Issued{}, d.told(ctx, c, "lease_role.read", "lease_role:"+nameIn(m, of), guard.Reads, err)
 	}
 	purpose := ""
 	if c.Acting().Kind() == estover.UserKind {

@@ -117,6 +117,9 @@ func (d *Databases) PutStatic(ctx context.Context, c estover.Caller, m Mount, of
 	if len(of) > 63 || !name.MatchString(of) {
 		return ErrInvalid.With("%q is no name of a role", of)
 	}
+	if err := d.may(ctx, c, "rotation.schedule", "secret:"+d.staticPath(m, of), guard.Manages); err != nil {
+		return err
+	}
 	r, err := d.peekStatic(ctx, c.Tenant, m, of)
 	was := Static{}
 	switch {
@@ -197,6 +200,9 @@ func (d *Databases) forgetStatic(ctx context.Context, c estover.Caller, r *Stati
 // RemoveStatic ends a static role. Its user stays, with the password that it has,
 // which nobody knows any more.
 func (d *Databases) RemoveStatic(ctx context.Context, c estover.Caller, m Mount, of string) error {
+	if err := d.may(ctx, c, "rotation.remove", "secret:"+d.staticPath(m, of), guard.Deletes); err != nil {
+		return err
+	}
 	r, err := d.peekStatic(ctx, c.Tenant, m, of)
 	if errors.Is(err, ErrNoRole) {
 		return nil
@@ -218,7 +224,7 @@ func (d *Databases) RemoveStatic(ctx context.Context, c estover.Caller, m Mount,
 func (d *Databases) StaticCredential(ctx context.Context, c estover.Caller, m Mount, of string) (out StaticCredential, err error) {
 	r, err := d.peekStatic(ctx, c.Tenant, m, of)
 	if err != nil {
-		return out, err
+		return out, d.told(ctx, c, "rotation.read", "secret:"+d.staticPath(m, of), guard.Reads, err)
 	}
 	purpose := ""
 	if c.Acting().Kind() == estover.UserKind {
@@ -239,7 +245,7 @@ func (d *Databases) StaticCredential(ctx context.Context, c estover.Caller, m Mo
 func (d *Databases) RotateStatic(ctx context.Context, c estover.Caller, m Mount, of string) error {
 	r, err := d.peekStatic(ctx, c.Tenant, m, of)
 	if err != nil {
-		return err
+		return d.told(ctx, c, "rotation.run", "secret:"+d.staticPath(m, of), guard.Manages, err)
 	}
 	_, err = d.Rotations.Run(ctx, c, r.Path)
 	return err
@@ -248,6 +254,9 @@ func (d *Databases) RotateStatic(ctx context.Context, c estover.Caller, m Mount,
 // RotateRoot changes the password of the admin of a configuration now; from then on
 // nobody but the server knows it.
 func (d *Databases) RotateRoot(ctx context.Context, c estover.Caller, m Mount, of string) error {
+	if err := d.may(ctx, c, "rotation.run", "secret:"+adminPath(m, of), guard.Manages); err != nil {
+		return err
+	}
 	x, err := d.peek(ctx, c.Tenant, m, of)
 	if err != nil {
 		return err
