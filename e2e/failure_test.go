@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -150,12 +151,19 @@ func TestDatabaseGone(t *testing.T) {
 	if status, _, body := ask(t, s, http.MethodPost, note); status != http.StatusCreated {
 		t.Fatalf("while the database is there: %d %s", status, body)
 	}
+	form := url.Values{"grant_type": {"client_credentials"}, "purpose": {"support"}, "resource": {d.site.URL}}
+	_, good := d.post(t, d.Token, form)
+	about := url.Values{"token": {fmt.Sprint(good["access_token"])}}
+	if status, answer := d.post(t, d.URL+"/oauth/introspect", about); status != http.StatusOK || answer["active"] != true {
+		t.Fatalf("introspection while the database is there: %d %v", status, answer)
+	}
 	before := len(d.crm.Calls())
 	// What was set up a moment ago is still being followed. A connection about
 	// which a change is heard that cannot be looked up is cut, which is not what
 	// this test is about.
 	time.Sleep(time.Second)
 	way.off()
+	gone := time.Now()
 	for range 3 {
 		if status, p, body := ask(t, s, http.MethodPost, note); status != http.StatusServiceUnavailable || p.Code == "" {
 			t.Errorf("a strict call without a database: %d %s", status, body)
@@ -164,7 +172,6 @@ func TestDatabaseGone(t *testing.T) {
 	if n := len(d.crm.Calls()) - before; n != 0 {
 		t.Errorf("%d strict calls were forwarded that nobody could record", n)
 	}
-	form := url.Values{"grant_type": {"client_credentials"}, "purpose": {"support"}, "resource": {d.site.URL}}
 	if status, answer := d.post(t, d.Token, form); status != http.StatusServiceUnavailable || answer["access_token"] != nil {
 		t.Errorf("a token without a database: %d %v", status, answer)
 	}
@@ -180,6 +187,15 @@ func TestDatabaseGone(t *testing.T) {
 	if r := d.admin.Run(t, "doctor"); r.Code == 0 || !strings.Contains(r.Stdout, "database") {
 		t.Errorf("estover doctor: exit code %d\n%s%s", r.Code, r.Stdout, r.Stderr)
 	}
+	// What others may have ended cannot be known, so no token is said to be active.
+	e2etest.Eventually(t, "introspection says that it cannot know", func() bool {
+		asked := time.Now()
+		status, answer := d.post(t, d.URL+"/oauth/introspect", about)
+		if status == http.StatusOK && asked.Sub(gone) > 3*time.Second {
+			t.Fatalf("introspection %v after the database went: %v", asked.Sub(gone), answer)
+		}
+		return status == http.StatusServiceUnavailable
+	})
 	way.on(t)
 	e2etest.Eventually(t, "calls go through again", func() bool {
 		status, _, _ := ask(t, s, http.MethodPost, note)

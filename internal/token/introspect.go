@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"estover.dev"
 	"estover.dev/internal/guard"
@@ -19,10 +20,17 @@ import (
 // that it is named for ([Client.Introspect]). A person, for whom client is
 // nil, may ask about any token of the tenant if policy lets them.
 //
+// A node that has not heard for two seconds of what others have ended says
+// nothing of any token: whoever asks believes what it says, and an answer that
+// may be wrong is worse than none ([guard.ErrDeaf]).
+//
 // Like every read, this is recorded only when it is refused.
 func (t *Tokens) Introspect(ctx context.Context, caller estover.Caller, client *Client, raw string) (*Token, error) {
 	op := guard.Op{Action: "token.introspect", Target: string(caller.Subject), Effect: guard.Reads}
 	if _, err := t.guard.Admit(ctx, caller, op); err != nil {
+		return nil, err
+	}
+	if err := t.guard.Current(heardWithin); err != nil {
 		return nil, err
 	}
 	tok, err := t.Verify(ctx, raw)
@@ -37,6 +45,10 @@ func (t *Tokens) Introspect(ctx context.Context, caller estover.Caller, client *
 	}
 	return tok, nil
 }
+
+// heardWithin is how old what a node knows of the others may be when it says that
+// a token is good. It looks six times a second.
+const heardWithin = 2 * time.Second
 
 func mayKnow(c *Client, tok *Token) bool {
 	return tok.Client == c.ID || slices.ContainsFunc(tok.Audience, func(a string) bool { return slices.Contains(c.Introspect, a) })
