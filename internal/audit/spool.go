@@ -64,7 +64,7 @@ type Spool struct {
 // SpoolOptions are what an operator may set. The zero value is good.
 type SpoolOptions struct {
 	Max    int64         // bytes that may wait; 64 MiB if zero
-	Every  time.Duration // how long events are gathered before they are imported; 50 ms if zero
+	Every  time.Duration // how long events are gathered before they are imported; 100 ms if zero
 	Tables []*db.Table   // what other rows come with events, beside those of [Table]
 }
 
@@ -88,7 +88,7 @@ const spoolSync = 20 * time.Millisecond
 const spoolKeeps = 8 << 20
 
 // importBatch is how many events are imported by one commit.
-const importBatch = 256
+const importBatch = 1024
 
 // A file begins with this and the number of its turn, which is 0 once it was
 // imported. It keeps its length: to write over what is there costs half of what
@@ -128,7 +128,7 @@ var (
 // earlier process left there. Only one process at a time has it open.
 func OpenSpool(l *Log, dir string, o SpoolOptions) (*Spool, error) {
 	s := &Spool{
-		log: l, dir: dir, max: cmp.Or(o.Max, 64<<20), every: cmp.Or(o.Every, 50*time.Millisecond),
+		log: l, dir: dir, max: cmp.Or(o.Max, 64<<20), every: cmp.Or(o.Every, 100*time.Millisecond),
 		room: maxHeld, tables: map[string]*db.Table{Table.Name: Table}, wake: make(chan struct{}, 1), dirty: make(chan struct{}, 1),
 	}
 	for _, t := range o.Tables {

@@ -741,10 +741,14 @@ func Peek(r *http.Request, max int64) ([]byte, error) {
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength > max {
 		return nil, nil
 	}
-	text, err := io.ReadAll(io.LimitReader(r.Body, max+1))
-	if err != nil {
+	b := bytes.NewBuffer(make([]byte, 0, r.ContentLength+bytes.MinRead)) // which it wants free at the end
+	if r.ContentLength < 0 {
+		b = new(bytes.Buffer)
+	}
+	if _, err := b.ReadFrom(io.LimitReader(r.Body, max+1)); err != nil {
 		return nil, ErrTooLarge.With("The body could not be read.").Because(err)
 	}
+	text := b.Bytes()
 	if int64(len(text)) > max {
 		r.Body = &buffered{io.MultiReader(bytes.NewReader(text), r.Body), r.Body}
 		return nil, nil

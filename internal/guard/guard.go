@@ -480,15 +480,15 @@ func (g *Guard) event(caller estover.Caller, op Op, d Decision, outcome audit.Ou
 	}
 	// What the guard adds stands as it is written: a map would be sorted, and
 	// its values looked at by reflection, for every call and every token.
-	size := 768
-	if text, ok := d.Facts["input"].(json.RawMessage); ok {
-		size += len(text)
-	}
-	b := append(make([]byte, 0, len(op.Members)+size), op.Members...)
 	told := record(d)
 	if told.FactsIn = d.Told.event(caller.Tenant); told.FactsIn != "" {
 		told.Facts = nil
 	}
+	size := 512 + len(told.encoded)
+	if text, ok := told.Facts["input"].(json.RawMessage); ok {
+		size += len(text)
+	}
+	b := append(make([]byte, 0, len(op.Members)+size), op.Members...)
 	b = told.AppendJSON(append(b, `,"decision":`...))
 	member := func(name, value string) {
 		if _, told := op.Detail[name]; !told && value != "" {

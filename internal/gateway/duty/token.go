@@ -1,6 +1,7 @@
 package duty
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -84,12 +85,15 @@ func handles(r *http.Request, ex *gateway.Exchange) (found []handed, err error) 
 	} else if scheme, value, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "bearer") && strings.HasPrefix(value, TokenPrefix) {
 		found = append(found, handed{handle: value})
 	}
-	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	kind := r.Header.Get("Content-Type")
+	if strings.ContainsRune(kind, ';') {
+		kind, _, _ = mime.ParseMediaType(kind)
+	}
 	if r.Method != http.MethodPost || kind != "application/x-www-form-urlencoded" && kind != "application/json" {
 		return found, nil
 	}
 	text, err := gateway.Peek(r, maxTokenForm)
-	if err != nil || !strings.Contains(string(text), TokenPrefix) {
+	if err != nil || !bytes.Contains(text, []byte(TokenPrefix)) {
 		return found, err
 	}
 	// What cannot be read, or stands anywhere else, is for the tripwire to find.
