@@ -58,8 +58,9 @@ type Config struct {
 
 // A Credential is what logs in at a target.
 type Credential struct {
-	User   string
-	Secret estover.Secret
+	User    string
+	Secret  estover.Secret
+	Session estover.Secret // the third part of those of AWS that end by themselves
 }
 
 // Template says what the users of a role may do at the target: for each key of
@@ -93,6 +94,10 @@ type Kind struct {
 	// Overlap is set where one user may have two secrets at once, so that rotation
 	// needs no second user.
 	Overlap bool
+
+	// Pair is set where engines are a [Pairer]: then the password of the admin that a
+	// target was registered with is changed as soon as the target is tried.
+	Pair bool
 
 	// Lingers says, in a sentence, what may go on after a revocation, because the
 	// target cannot end it; empty if nothing does.

@@ -564,9 +564,7 @@ func (x *Stores) unavailable(ctx context.Context, tenant estover.TenantID, id st
 		return err
 	}
 	name := x.nameOf(context.WithoutCancel(ctx), tenant, id)
-	x.mu.Lock()
-	delete(x.opened, storeKey{tenant, id}) // a credential may have been taken away before its time
-	x.mu.Unlock()
+	x.shut(storeKey{tenant, id})
 	return ErrStore.With("The store %s does not answer, so what it has is not known. An operator finds the reason with `estover secret store check %s`.", name, name).Because(err)
 }
 

@@ -320,6 +320,7 @@ func (x *Stores) Check(ctx context.Context, c estover.Caller, name, path string)
 		return err
 	}
 	if err != nil && !errors.Is(err, ErrNotFound) {
+		x.shut(storeKey{c.Tenant, s.ID})
 		return ErrStore.With("The store %s does not answer as it should: %s", name, say(err)).Because(err)
 	}
 	return nil
@@ -385,6 +386,14 @@ func (x *Stores) openedAt(key storeKey, epoch int64, login string) *opened {
 		return nil
 	}
 	return o
+}
+
+// shut has a store that has failed be opened again the next time, with another
+// credential if it has one of ours: that may have been taken away before its time.
+func (x *Stores) shut(key storeKey) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.opened, key)
 }
 
 // nameOf is how a store is called, for a sentence.

@@ -477,6 +477,7 @@ func (x *Stores) push(ctx context.Context, tenant estover.TenantID, id string, d
 	case ctx.Err() != nil:
 		return nil // the claim lapses
 	}
+	x.shut(at)
 	return x.Guard.DB().Do(ctx, tenant, func(tx *db.Tx) error {
 		wait := min(firstBack<<min(s.Tries, 16), mostBack)
 		wait += time.Duration((rand.Float64()*0.4 - 0.2) * float64(wait))

@@ -4,6 +4,9 @@
 // makes a write safe to repeat; the one with the stage AWSCURRENT is current.
 // Nobody checks which version a new one follows. A deletion takes effect at once
 // and can be undone there for a month.
+//
+// One logs in with an access key, or takes a role for an hour with an assertion of our
+// issuer, which the account has as an OpenID Connect provider.
 package aws
 
 import (
@@ -32,8 +35,15 @@ var Kind = upstream.Kind{
 	Title:   "AWS Secrets Manager",
 	Address: "https://secretsmanager.REGION.amazonaws.com",
 	Login:   "an access key: its id as the username, and the secret key",
-	Options: []engine.Field{{Name: "region", Help: "the region, as eu-central-1", Required: true}, engine.TLSField},
-	Open:    open,
+	Options: []engine.Field{
+		{Name: "region", Help: "the region, as eu-central-1", Required: true},
+		{Name: upstream.Audience, Help: "sts.amazonaws.com: to log in with an assertion of ours instead of a key, by an OpenID Connect provider of the account"},
+		{Name: "role", Help: "with it: the ARN of the role that trusts it, as arn:aws:iam::123456789012:role/estover"},
+		{Name: "sts", Help: "with it: https://sts.REGION.amazonaws.com if it is empty"},
+		engine.TLSField,
+	},
+	Federation: &upstream.Federation{Beside: beside, Login: federate},
+	Open:       open,
 }
 
 const (
@@ -44,6 +54,8 @@ const (
 
 var region = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)
 
+var errRegion = engine.ErrConfig.With("The option region is a region, such as eu-central-1.").At("options.region")
+
 type store struct{ client *secretsmanager.Client }
 
 func open(c engine.Config) (upstream.Store, error) {
@@ -52,7 +64,7 @@ func open(c engine.Config) (upstream.Store, error) {
 		return nil, err
 	}
 	if !region.MatchString(c.Options["region"]) {
-		return nil, engine.ErrConfig.With("The option region is a region, such as eu-central-1.").At("options.region")
+		return nil, errRegion
 	}
 	if c.Admin.User == "" {
 		return nil, engine.ErrConfig.With("The secret that logs in has an access key's id as its username.").At("login")
@@ -61,7 +73,7 @@ func open(c engine.Config) (upstream.Store, error) {
 	return &store{secretsmanager.New(secretsmanager.Options{
 		Region: c.Options["region"], BaseEndpoint: aws.String(base.String()), HTTPClient: client, Retryer: aws.NopRetryer{},
 		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
-			return aws.Credentials{AccessKeyID: c.Admin.User, SecretAccessKey: string(c.Admin.Secret.Reveal())}, nil
+			return aws.Credentials{AccessKeyID: c.Admin.User, SecretAccessKey: string(c.Admin.Secret.Reveal()), SessionToken: string(c.Admin.Session.Reveal())}, nil
 		}),
 	})}, nil
 }

@@ -29,11 +29,12 @@ import (
 
 const id, key = "AKIAEXAMPLE", "made/for+tests"
 
-// A manager answers as Secrets Manager does, to who signs with the key, and in
-// pages of two.
+// A manager answers as Secrets Manager does, to who signs with a key that is good, and
+// in pages of two.
 type manager struct {
 	mu      sync.Mutex
 	secrets map[string]*kept
+	keys    map[string]sdk.Credentials // by id
 }
 
 type kept struct {
@@ -47,8 +48,14 @@ type version struct {
 	created  time.Time
 }
 
-// signed reports whether a request was signed with the key.
-func signed(r *http.Request, body []byte) bool {
+// signed reports whether a request was signed with one of the keys.
+func (m *manager) signed(r *http.Request, body []byte) bool {
+	_, id, _ := strings.Cut(r.Header.Get("Authorization"), "Credential=")
+	id, _, _ = strings.Cut(id, "/")
+	good, known := m.keys[id]
+	if !known || r.Header.Get("X-Amz-Security-Token") != good.SessionToken {
+		return false
+	}
 	at, err := time.Parse("20060102T150405Z", r.Header.Get("X-Amz-Date"))
 	if err != nil {
 		return false
@@ -63,7 +70,7 @@ func signed(r *http.Request, body []byte) bool {
 		}
 	}
 	again.URL.Host, again.Host = r.Host, r.Host
-	err = v4.NewSigner().SignHTTP(context.Background(), sdk.Credentials{AccessKeyID: id, SecretAccessKey: key}, again, hex.EncodeToString(sum[:]), "secretsmanager", "eu-central-1", at)
+	err = v4.NewSigner().SignHTTP(context.Background(), good, again, hex.EncodeToString(sum[:]), "secretsmanager", "eu-central-1", at)
 	return err == nil && again.Header.Get("Authorization") == r.Header.Get("Authorization")
 }
 
@@ -77,7 +84,7 @@ func (m *manager) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	answer := func(v any) { _ = json.NewEncoder(w).Encode(v) }
 	body, err := io.ReadAll(r.Body)
-	if err != nil || !signed(r, body) {
+	if err != nil || !m.signed(r, body) {
 		fail("InvalidSignatureException", "The request signature we calculated does not match the signature you provided.")
 		return
 	}
@@ -176,7 +183,7 @@ func (m *manager) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func start(t *testing.T) (*manager, engine.Config) {
-	m := &manager{secrets: map[string]*kept{}}
+	m := &manager{secrets: map[string]*kept{}, keys: map[string]sdk.Credentials{id: {AccessKeyID: id, SecretAccessKey: key}}}
 	s := httptest.NewServer(m)
 	t.Cleanup(s.Close)
 	return m, engine.Config{
