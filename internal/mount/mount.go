@@ -546,15 +546,19 @@ func (m *Mounts) Tune(ctx context.Context, c estover.Caller, s Section, path str
 // there is none.
 //
 // What is made below it holds its row ([Alive]); so when the first step is done
-// nothing is being made there any more, and what has been is found by the second.
+// nothing is being made there any more, and what has been is found by the second. Of
+// two who do it at once the first to be done ends it, and if the last one could not do
+// it the mount is open again, for the other one too.
 func (m *Mounts) Disable(ctx context.Context, c estover.Caller, s Section, path string) error {
 	path = canonical(path)
 	op := guard.Op{Action: "mount.disable", Target: target(s, path), Effect: guard.Deletes}
 	var one *Mount
+	var since string
+	by := estover.NewID("cls")
 	// 1: close it.
 	first := op
 	first.Detail = map[string]any{"step": "close"}
-	err := m.change(ctx, c, first, func(tx *guard.Tx, table Table) error {
+	err := m.change(ctx, c, first, func(tx *guard.Tx, table Table) (err error) {
 		switch one = table.At(s, path); {
 		case one == nil:
 			return errNothing
@@ -562,7 +566,8 @@ func (m *Mounts) Disable(ctx context.Context, c estover.Caller, s Section, path 
 			return ErrFixed
 		}
 		tx.Note("mount", one.ID)
-		return setClosing(ctx, tx.Tx, one.ID, true)
+		since, err = shut(ctx, tx.Tx, one.ID, by)
+		return err
 	})
 	if errors.Is(err, errNothing) {
 		return nil
@@ -573,7 +578,7 @@ func (m *Mounts) Disable(ctx context.Context, c estover.Caller, s Section, path 
 	// 2: what takes more than one transaction.
 	if empty := m.kinds[s][one.Kind].Empty; empty != nil {
 		if err := empty(ctx, c, *one); err != nil { // it stays, with what could not be ended
-			return errors.Join(err, m.reopen(context.WithoutCancel(ctx), c, op, one))
+			return errors.Join(err, m.reopen(context.WithoutCancel(ctx), c, op, one, by))
 		}
 	}
 	// 3: the rest, and the mount itself.
@@ -589,7 +594,7 @@ func (m *Mounts) Disable(ctx context.Context, c estover.Caller, s Section, path 
 				return err
 			}
 		}
-		return end(ctx, tx.Tx, now)
+		return end(ctx, tx.Tx, now, since)
 	})
 	if errors.Is(err, errNothing) {
 		return nil
@@ -598,9 +603,9 @@ func (m *Mounts) Disable(ctx context.Context, c estover.Caller, s Section, path 
 }
 
 // reopen takes back that a mount is being disabled.
-func (m *Mounts) reopen(ctx context.Context, c estover.Caller, op guard.Op, one *Mount) error {
+func (m *Mounts) reopen(ctx context.Context, c estover.Caller, op guard.Op, one *Mount, by string) error {
 	op.Detail = map[string]any{"step": "reopen", "mount": one.ID}
-	return m.change(ctx, c, op, func(tx *guard.Tx, _ Table) error { return setClosing(ctx, tx.Tx, one.ID, false) })
+	return m.change(ctx, c, op, func(tx *guard.Tx, _ Table) error { return reopen(ctx, tx.Tx, one.ID, by) })
 }
 
 // Alive makes sure, inside the transaction of an operation, that the mount that its
@@ -616,6 +621,9 @@ func Alive(ctx context.Context, tx *db.Tx, caller estover.Caller) error {
 	}
 	return err
 }
+
+// errReopened says that something may have been made since it was closed.
+var errReopened = ErrClosing.With("Somebody else was disabling the mount too, and could not, so that something may have been made below it meanwhile. Disable it once more.")
 
 // errNothing says that there was nothing to do.
 var errNothing = errors.New("there is no such mount")

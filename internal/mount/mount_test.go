@@ -104,6 +104,86 @@ func TestWhatWasMovedKeepsItsSecrets(t *testing.T) {
 	})
 }
 
+// Of two who disable a mount at once, one who could not opens it for both: what is made
+// there then is not left behind by the other. One who has taken it over is not undone.
+func TestDisabledByTwo(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		g := guard.New(d, guardtest.Log(t, d), guardtest.AllowAll, guard.Options{Alive: mount.Alive})
+		emptying, go1, go2 := make(chan string), make(chan error), make(chan error)
+		m := mount.New(g, mount.Options{Kinds: []mount.Kind{{
+			Name: "box", Section: mount.Secrets, Empty: func(_ context.Context, c estover.Caller, _ mount.Mount) error {
+				emptying <- c.Request
+				if c.Request == "one" {
+					return <-go1
+				}
+				return <-go2
+			},
+		}}})
+		fill := func(id string) error {
+			in := ann
+			in.Mount = id
+			return g.Do(t.Context(), in, guard.Op{Action: "box.fill"}, func(*guard.Tx) error { return nil })
+		}
+		disable := func(request string) chan error {
+			done := make(chan error, 1)
+			c := ann
+			c.Request = request
+			go func() { done <- m.Disable(t.Context(), c, mount.Secrets, "box") }()
+			if got := <-emptying; got != request {
+				t.Fatalf("%q empties the mount, want %q", got, request)
+			}
+			return done
+		}
+		box, err := m.Enable(t.Context(), ann, mount.Secrets, "box", "box", mount.Spec{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The first one cannot: the second has taken it over, so it stays closed.
+		one, two := disable("one"), disable("two")
+		go1 <- mount.ErrInUse
+		if err := <-one; !errors.Is(err, mount.ErrInUse) {
+			t.Errorf("the first: %v, want ErrInUse", err)
+		}
+		if err := fill(box.ID); !errors.Is(err, mount.ErrClosing) {
+			t.Errorf("making something while the second is at it: %v, want ErrClosing", err)
+		}
+		// Nor can the second: it is open again.
+		go2 <- mount.ErrInUse
+		if err := <-two; !errors.Is(err, mount.ErrInUse) {
+			t.Errorf("the second: %v, want ErrInUse", err)
+		}
+		if err := fill(box.ID); err != nil {
+			t.Errorf("when both have given up: %v", err)
+		}
+		// The second cannot, and the first does not leave behind what was made then.
+		one, two = disable("one"), disable("two")
+		go2 <- mount.ErrInUse
+		if err := <-two; !errors.Is(err, mount.ErrInUse) {
+			t.Errorf("the second: %v, want ErrInUse", err)
+		}
+		if err := fill(box.ID); err != nil {
+			t.Errorf("when the last has given up: %v", err)
+		}
+		go1 <- nil
+		if err := <-one; !errors.Is(err, mount.ErrClosing) {
+			t.Errorf("the first, after something was made: %v, want ErrClosing", err)
+		}
+		if _, err := m.Get(t.Context(), ann, mount.Secrets, "box"); err != nil {
+			t.Errorf("the mount: %v", err)
+		}
+		// Both can: the first ends it, and the second finds nothing to do.
+		one, two = disable("one"), disable("two")
+		go1 <- nil
+		go2 <- nil
+		if err := errors.Join(<-one, <-two); err != nil {
+			t.Errorf("both: %v", err)
+		}
+		if _, err := m.Get(t.Context(), ann, mount.Secrets, "box"); !errors.Is(err, mount.ErrNotFound) {
+			t.Errorf("the mount: %v, want ErrNotFound", err)
+		}
+	})
+}
+
 // What is made below a mount while it is being disabled is ended with it, or is not
 // made; and a mount whose things cannot be ended stays, and more can be made there.
 func TestDisableRace(t *testing.T) {

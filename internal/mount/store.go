@@ -63,21 +63,27 @@ func update(ctx context.Context, tx *db.Tx, m *Mount) error {
 	return err
 }
 
-func end(ctx context.Context, tx *db.Tx, m *Mount) error {
+func end(ctx context.Context, tx *db.Tx, m *Mount, since string) error {
 	n, err := tx.Exec(ctx, `update vault_mount set ended_at = $4, epoch = epoch + 1
-		where tenant_id = $1 and id = $2 and epoch = $3 and ended_at is null`, tx.Tenant(), m.ID, m.epoch, tx.Now())
+		where tenant_id = $1 and id = $2 and epoch = $3 and closing_at is not null and closing = $5 and ended_at is null`, tx.Tenant(), m.ID, m.epoch, tx.Now(), since)
 	if err == nil && n == 0 {
-		return db.ErrStale
+		return errReopened
 	}
 	return err
 }
 
-func setClosing(ctx context.Context, tx *db.Tx, id string, closing bool) error {
-	at := any(tx.Now())
-	if !closing {
-		at = nil
-	}
-	_, err := tx.Exec(ctx, `update vault_mount set closing_at = $3 where tenant_id = $1 and id = $2 and ended_at is null`, tx.Tenant(), id, at)
+// shut closes a mount for by, and gives the name of the time for which it has been
+// closed: a mount that is closed already stays so, and by takes it over.
+func shut(ctx context.Context, tx *db.Tx, id, by string) (since string, err error) {
+	err = tx.QueryRow(ctx, `update vault_mount set closing = case when closing_at is null then $3 else closing end, closing_by = $3, closing_at = coalesce(closing_at, $4)
+		where tenant_id = $1 and id = $2 and ended_at is null returning closing`, tx.Tenant(), id, by, tx.Now()).Scan(&since)
+	return since, err
+}
+
+// reopen takes back that by has closed a mount, unless somebody has taken it over.
+func reopen(ctx context.Context, tx *db.Tx, id, by string) error {
+	_, err := tx.Exec(ctx, `update vault_mount set closing_at = null, closing = '', closing_by = ''
+		where tenant_id = $1 and id = $2 and closing_by = $3 and ended_at is null`, tx.Tenant(), id, by)
 	return err
 }
 
