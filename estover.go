@@ -94,6 +94,7 @@ type Caller struct {
 	Strength Strength
 	Address  netip.Addr // where the request came from, behind trusted proxies
 	Request  string     // the request's id, the same in logs, traces and events
+	Noted    string     // what each event of the request tells beside, as the members of a JSON object; "" for nothing
 }
 
 // A Task is what a token is confined to: actions of resources, and nothing

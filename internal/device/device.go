@@ -91,7 +91,13 @@ type Options struct {
 	// first; nil for the usual ones. The default organisation alone writes there.
 	Syslogs []string
 	// Dial connects to where an organisation has a socket, if it may.
-	Dial   func(ctx context.Context, tenant estover.TenantID, network, address string) (net.Conn, error)
+	Dial func(ctx context.Context, tenant estover.TenantID, network, address string) (net.Conn, error)
+	// Tenants are the organisations that have not been erased; nil for everybody. What
+	// was of one that has been can be written no more, since its keys are gone.
+	Tenants func(ctx context.Context) ([]estover.TenantID, error)
+	// Mount describes a mount of the door; false if there is none of this id any more.
+	// Nil knows none.
+	Mount  func(ctx context.Context, tenant estover.TenantID, id string) (Mount, bool)
 	Logger *slog.Logger
 }
 
@@ -100,9 +106,15 @@ type Devices struct {
 	o     Options
 	guard *guard.Guard
 	wake  chan struct{}
+	looks *guard.Cache[look]
 }
 
-const touched = "audit_device"
+// The kinds of copies that are stale when a device, or what lines show, has changed.
+const (
+	touched  = "audit_device"
+	lookKind = "audit_line"
+	lookID   = "all"
+)
 
 // New keeps devices behind the door g.
 func New(g *guard.Guard, o Options) *Devices {
@@ -113,6 +125,7 @@ func New(g *guard.Guard, o Options) *Devices {
 		o.Syslogs = []string{"/dev/log", "/var/run/syslog", "/var/run/log"}
 	}
 	d := &Devices{o: o, guard: g, wake: make(chan struct{}, 1)}
+	d.looks = guard.NewCache(g, lookKind, func(ctx context.Context, tx *db.Tx, _ string) (look, error) { return findLook(ctx, tx) })
 	g.OnTouch(func(_ estover.TenantID, kind, _ string) {
 		if kind != touched {
 			return
@@ -156,6 +169,7 @@ func (d *Devices) Enable(ctx context.Context, c estover.Caller, x Device) (Devic
 		}
 		x.CreatedAt = tx.Now()
 		tx.Touch(touched, x.ID)
+		tx.Touch(lookKind, lookID)
 		if err := insert(ctx, tx.Tx, &x); err != nil {
 			return err
 		}
@@ -185,6 +199,7 @@ func (d *Devices) Disable(ctx context.Context, c estover.Caller, path string) er
 			}
 			tx.Note("device", x.ID)
 			tx.Touch(touched, x.ID)
+			tx.Touch(lookKind, lookID)
 			if err := remove(ctx, tx.Tx, x.ID); err != nil {
 				return err
 			}
@@ -241,6 +256,9 @@ func (d *Devices) SetHeader(ctx context.Context, c estover.Caller, h Header) err
 		if h.Name == "" || len(h.Name) > 100 {
 			return ErrInvalid.With("the name of a header has between 1 and 100 bytes")
 		}
+		if !h.Hashed && slices.Contains(secrets, h.Name) {
+			return ErrInvalid.With("%s holds what opens doors, and is noted with hmac=true alone", h.Name)
+		}
 		have, err := headers(ctx, tx.Tx)
 		if err != nil {
 			return err
@@ -248,6 +266,7 @@ func (d *Devices) SetHeader(ctx context.Context, c estover.Caller, h Header) err
 		if _, there := have[h.Name]; !there && len(have) >= maxHeaders {
 			return ErrInvalid.With("there are at most %d headers", maxHeaders)
 		}
+		tx.Touch(lookKind, lookID)
 		return putHeader(ctx, tx.Tx, h)
 	})
 }
@@ -256,7 +275,10 @@ func (d *Devices) SetHeader(ctx context.Context, c estover.Caller, h Header) err
 func (d *Devices) RemoveHeader(ctx context.Context, c estover.Caller, name string) error {
 	name = strings.ToLower(name)
 	op := guard.Op{Action: "audit_header.remove", Target: "audit_header:" + name, Effect: guard.Deletes}
-	return d.guard.Do(ctx, c, op, func(tx *guard.Tx) error { return dropHeader(ctx, tx.Tx, name) })
+	return d.guard.Do(ctx, c, op, func(tx *guard.Tx) error {
+		tx.Touch(lookKind, lookID)
+		return dropHeader(ctx, tx.Tx, name)
+	})
 }
 
 // Headers are those that were noted, by their names; true for one that is hashed.
@@ -268,8 +290,8 @@ func (d *Devices) Headers(ctx context.Context, c estover.Caller) (have map[strin
 	return have, err
 }
 
-// look is how often Run looks for devices that other nodes have enabled.
-const look = 5 * time.Second
+// lookEvery is how often Run looks for devices that other nodes have enabled.
+const lookEvery = 5 * time.Second
 
 // Run writes to all devices until ctx is done. One node does it.
 func (d *Devices) Run(ctx context.Context) error {
@@ -287,6 +309,11 @@ func (d *Devices) Run(ctx context.Context) error {
 			list, err = everybodys(ctx, tx)
 			return err
 		})
+		if err == nil && d.o.Tenants != nil {
+			var names []estover.TenantID
+			names, err = d.o.Tenants(ctx)
+			list = slices.DeleteFunc(list, func(x Device) bool { return !slices.Contains(names, x.tenant) })
+		}
 		if err != nil && ctx.Err() == nil {
 			d.o.Logger.Error("the audit devices could not be looked up", "error", err)
 		}
@@ -311,7 +338,7 @@ func (d *Devices) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-d.wake:
-		case <-time.After(look):
+		case <-time.After(lookEvery):
 		}
 	}
 }
@@ -324,7 +351,7 @@ func (d *Devices) follow(ctx context.Context, x Device) {
 		}
 		var lines [][]byte
 		for i := range events {
-			b, err := d.line(&x, &events[i])
+			b, err := d.line(ctx, &x, &events[i])
 			if err != nil {
 				return err
 			}

@@ -7,11 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -37,6 +40,8 @@ type house struct {
 	guard  *guard.Guard
 	folder string
 	syslog string
+	erased atomic.Bool  // the organisation "evil"
+	asked  atomic.Int64 // how often it was asked for since
 }
 
 func build(t *testing.T, d *db.DB) *house {
@@ -55,6 +60,16 @@ func build(t *testing.T, d *db.DB) *house {
 		Sealer: s, Folder: h.folder, Syslogs: []string{h.syslog},
 		Dial: func(ctx context.Context, _ estover.TenantID, network, address string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, network, address)
+		},
+		Tenants: func(context.Context) ([]estover.TenantID, error) {
+			if h.erased.Load() {
+				h.asked.Add(1)
+				return []estover.TenantID{"default"}, nil
+			}
+			return []estover.TenantID{"default", "evil"}, nil
+		},
+		Mount: func(_ context.Context, tenant estover.TenantID, id string) (device.Mount, bool) {
+			return device.Mount{Path: "team/", Kind: "box", Plain: []string{"note"}}, tenant == "default" && id == "mnt_1"
 		},
 	})
 	ctx, stop := context.WithCancel(t.Context())
@@ -421,5 +436,124 @@ func TestRefused(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(h.folder, "refused.log")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a file was made for who may not: %v", err)
+	}
+}
+
+// V34: headers that were noted stand in the lines, hashed under the device's key or as
+// they are, with the token's policies and accessor; of a mount's data the members that
+// are not to be hashed are not. The log has no text of a hashed header.
+func TestNoted(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := build(t, d)
+		ctx := t.Context()
+		for name, hashed := range map[string]bool{"X-Plain": false, "X-Hashed": true, "Authorization": true, "X-Absent": false} {
+			if err := h.SetHeader(ctx, ann, device.Header{Name: name, Hashed: hashed}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, name := range []string{"Authorization", "x-vault-TOKEN", "cookie"} {
+			if err := h.SetHeader(ctx, ann, device.Header{Name: name}); !errors.Is(err, device.ErrInvalid) {
+				t.Errorf("%s in clear: %v, want ErrInvalid", name, err)
+			}
+		}
+		sent := http.Header{"X-Plain": {"seen", "twice"}, "X-Hashed": {"h1dden"}, "Authorization": {"Bearer c4nary"}, "X-Else": {"other"}}
+		note := device.Note{Headers: sent, Policies: []string{"default", "app"}, Accessor: "tkt_1", Mount: "mnt_1"}
+		if text := h.Noted(ctx, "default", note); text != "" {
+			t.Errorf("without a device %q is noted", text)
+		}
+		one, two := filepath.Join(h.folder, "one.log"), filepath.Join(h.folder, "two.log")
+		h.enable("one", device.File, map[string]string{"file_path": one})
+		h.enable("two", device.File, map[string]string{"file_path": two, "hmac_accessor": "false"})
+		caller := ann
+		caller.Noted = h.Noted(ctx, "default", note)
+		if strings.Contains(caller.Noted, "h1dden") || strings.Contains(caller.Noted, "c4nary") || strings.Contains(caller.Noted, "other") {
+			t.Fatalf("the log is told %s", caller.Noted)
+		}
+		h.happens(caller, "secret.write", "word")
+		type line struct {
+			Auth struct {
+				Policies []string
+				Token    []string `json:"token_policies"`
+				Accessor string
+			}
+			Request struct {
+				Point   string `json:"mount_point"`
+				Type    string `json:"mount_type"`
+				Headers map[string][]string
+				Data    map[string]any
+			}
+		}
+		lines := map[string]line{}
+		for _, path := range []string{one, two} {
+			var text string
+			h.until("the line in "+path, func() bool {
+				for _, l := range strings.Split(read(t, path), "\n") {
+					if strings.Contains(l, `"x-plain"`) {
+						text = l
+					}
+				}
+				return text != ""
+			})
+			var got line
+			if err := json.Unmarshal([]byte(text), &got); err != nil {
+				t.Fatal(err)
+			}
+			lines[path] = got
+		}
+		hash := func(path, text string) string {
+			t.Helper()
+			s, err := h.Hash(ctx, ann, path, estover.NewSecret([]byte(text)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+		for path, at := range map[string]struct{ device, accessor string }{one: {"one", hash("one", "tkt_1")}, two: {"two", "tkt_1"}} {
+			got := lines[path]
+			want := map[string][]string{"x-plain": {"seen", "twice"}, "x-hashed": {hash(at.device, "h1dden")}, "authorization": {hash(at.device, "Bearer c4nary")}}
+			if !reflect.DeepEqual(got.Request.Headers, want) {
+				t.Errorf("the headers at %s are %v, want %v", at.device, got.Request.Headers, want)
+			}
+			if !slices.Equal(got.Auth.Policies, note.Policies) || !slices.Equal(got.Auth.Token, note.Policies) || got.Auth.Accessor != at.accessor {
+				t.Errorf("the token at %s is %+v, want the accessor %s", at.device, got.Auth, at.accessor)
+			}
+			if got.Request.Point != "team/" || got.Request.Type != "box" || got.Request.Data["note"] != "word" || fmt.Sprint(got.Request.Data["list"]) != "["+hash(at.device, "word")+"]" {
+				t.Errorf("the request at %s is %+v", at.device, got.Request)
+			}
+		}
+		// The next requests tell of what is noted then.
+		if err := errors.Join(h.RemoveHeader(ctx, ann, "X-Plain"), h.Disable(ctx, ann, "two")); err != nil {
+			t.Fatal(err)
+		}
+		h.until("what is noted no more", func() bool { return !strings.Contains(h.Noted(ctx, "default", note), "x-plain") })
+		long := strings.Repeat("y", 4000)
+		note.Headers = http.Header{"X-Absent": {long, long}}
+		if text := h.Noted(ctx, "default", note); len(text) > 2000 || !strings.Contains(text, "x-absent") {
+			t.Errorf("of a long header %d bytes are noted", len(text))
+		}
+	})
+}
+
+// What was an erased organisation's is written nowhere any more, and not tried.
+func TestErased(t *testing.T) {
+	h := build(t, dbtest.Open(t))
+	if err := os.Mkdir(filepath.Join(h.folder, "evil"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(h.folder, "evil", "theirs.log")
+	if _, err := h.Enable(t.Context(), eve, device.Device{Path: "file", Kind: device.File, Options: map[string]string{"file_path": path}}); err != nil {
+		t.Fatal(err)
+	}
+	h.happens(eve, "secret.write", "x")
+	h.until("their line", func() bool { return strings.Contains(read(t, path), "secret.write") })
+	h.erased.Store(true)
+	h.enable("ours", device.File, map[string]string{"file_path": filepath.Join(h.folder, "ours.log")}) // Run looks again
+	h.until("they are looked at", func() bool { return h.asked.Load() > 0 })
+	before := read(t, path)
+	h.happens(eve, "secret.write", "y")
+	h.happens(ann, "secret.write", "z")
+	h.until("our line", func() bool { return strings.Contains(read(t, filepath.Join(h.folder, "ours.log")), "secret.write") })
+	if after := read(t, path); after != before {
+		t.Errorf("for one that was erased is written: %q", after[len(before):])
 	}
 }

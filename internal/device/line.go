@@ -1,7 +1,9 @@
 package device
 
 import (
+	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,6 +19,10 @@ type line struct {
 	Auth  struct {
 		DisplayName string `json:"display_name"`
 		EntityID    string `json:"entity_id,omitempty"`
+		Accessor    string `json:"accessor,omitempty"`
+
+		Policies      []string `json:"policies,omitempty"`
+		TokenPolicies []string `json:"token_policies,omitempty"`
 	} `json:"auth"`
 	Request struct {
 		ID        string `json:"id"`
@@ -25,8 +31,11 @@ type line struct {
 		Namespace struct {
 			ID string `json:"id"`
 		} `json:"namespace"`
-		Address string         `json:"remote_address,omitempty"`
-		Data    map[string]any `json:"data,omitempty"`
+		Address    string              `json:"remote_address,omitempty"`
+		MountPoint string              `json:"mount_point,omitempty"`
+		MountType  string              `json:"mount_type,omitempty"`
+		Headers    map[string][]string `json:"headers,omitempty"`
+		Data       map[string]any      `json:"data,omitempty"`
 	} `json:"request"`
 	Response struct {
 		Data map[string]string `json:"data"`
@@ -36,10 +45,10 @@ type line struct {
 
 // plain are the members of an event's detail that stand in places of their own, or say
 // how it was decided.
-var plain = map[string]bool{"address": true, "decision": true}
+var plain = map[string]bool{"address": true, "decision": true, "noted": true}
 
 // line is an event as a device has it.
-func (d *Devices) line(x *Device, e *audit.Entry) ([]byte, error) {
+func (d *Devices) line(ctx context.Context, x *Device, e *audit.Entry) ([]byte, error) {
 	l := line{Time: e.At.UTC().Format(time.RFC3339Nano), Type: "response", Event: e.ID}
 	l.Auth.DisplayName = string(e.Actor)
 	if e.Actor.Kind() == estover.AgentKind {
@@ -51,9 +60,14 @@ func (d *Devices) line(x *Device, e *audit.Entry) ([]byte, error) {
 		l.Request.Namespace.ID = string(x.tenant)
 	}
 	l.Request.Address, _ = e.Detail["address"].(string)
+	at := d.tell(ctx, x, &l, e.Detail["noted"])
 	data := map[string]any{}
 	for name, v := range e.Detail {
-		if !plain[name] {
+		switch {
+		case plain[name]:
+		case slices.Contains(at.Plain, name):
+			data[name] = v
+		default:
 			data[name] = d.hashed(x, v)
 		}
 	}

@@ -85,6 +85,21 @@ func headers(ctx context.Context, tx *db.Tx) (map[string]bool, error) {
 	return have, rows.Err()
 }
 
+// findLook reads what the requests of an organisation are looked at for.
+func findLook(ctx context.Context, tx *db.Tx) (v look, err error) {
+	list, err := all(ctx, tx)
+	if err != nil {
+		return v, err
+	}
+	for _, x := range list {
+		v.devices = append(v.devices, x.ID)
+	}
+	if v.devices != nil {
+		v.headers, err = headers(ctx, tx)
+	}
+	return v, err
+}
+
 func putHeader(ctx context.Context, tx *db.Tx, h Header) error {
 	_, err := tx.Exec(ctx, `insert into audit_header (tenant_id, name, hashed) values ($1, $2, $3)
 		on conflict (tenant_id, name) do update set hashed = excluded.hashed`, tx.Tenant(), h.Name, h.Hashed)

@@ -510,6 +510,9 @@ func (g *Guard) event(caller estover.Caller, op Op, d Decision, outcome audit.Ou
 	if caller.Address.IsValid() {
 		member("address", caller.Address.String())
 	}
+	if caller.Noted != "" {
+		b = append(append(append(b, `,"noted":{`...), caller.Noted...), '}')
+	}
 	e.Members = b
 	return e
 }

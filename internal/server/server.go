@@ -447,7 +447,7 @@ func (s *Server) wire() error {
 	s.databases = database.New(s.guard, database.Options{Secrets: f.secrets, Targets: s.targets, Leases: s.leases, Rotations: s.rotations, Owner: s.ownerFor, Logger: s.logger})
 	s.mounts = mount.New(s.guard, mount.Options{Kinds: s.mountKinds()})
 	s.acls = mount.NewPolicies(s.guard)
-	s.devices = device.New(s.guard, device.Options{Sealer: s.sealer, Folder: s.config.VaultAudit, Dial: s.dialDevice, Logger: s.logger})
+	s.devices = device.New(s.guard, device.Options{Sealer: s.sealer, Folder: s.config.VaultAudit, Dial: s.dialDevice, Tenants: f.tenants.Names, Mount: s.deviceMount, Logger: s.logger})
 	s.vault = s.vaultDoor()
 	gatewayAddress, err := s.gatewayAddress()
 	if err != nil {

@@ -68,6 +68,20 @@ func (s *Server) vaultDoor() *vault.Door {
 	})
 }
 
+// deviceMount is what lines of audit devices tell of a mount of the door.
+func (s *Server) deviceMount(ctx context.Context, t estover.TenantID, id string) (device.Mount, bool) {
+	table, err := s.mounts.Table(ctx, t)
+	if err != nil {
+		return device.Mount{}, false
+	}
+	for i := range table {
+		if m := &table[i]; m.ID == id {
+			return device.Mount{Path: m.Full(), Kind: m.Kind, Plain: m.Config.RequestKeys}, true
+		}
+	}
+	return device.Mount{}, false
+}
+
 // dialDevice connects to where an audit device of a tenant is. To whom datagrams go
 // says the operator of this server alone: nobody answers to them.
 func (s *Server) dialDevice(ctx context.Context, t estover.TenantID, network, address string) (net.Conn, error) {

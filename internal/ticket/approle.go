@@ -377,7 +377,7 @@ func (t *Tickets) LoginAppRole(ctx context.Context, tenant estover.TenantID, at 
 // login makes the ticket of whoever has proved to be an agent by a role.
 func (t *Tickets) login(ctx context.Context, tenant estover.TenantID, r *Role, from From, w Wish, and func(tx *guard.Tx) error) (Made, error) {
 	caller := estover.Caller{
-		Tenant: tenant, Subject: estover.Agent(r.Agent), Client: r.Agent, Strength: estover.BySecret, Mount: w.Mount, Address: from.Address, Request: from.Request,
+		Tenant: tenant, Subject: estover.Agent(r.Agent), Client: r.Agent, Strength: estover.BySecret, Mount: w.Mount, Address: from.Address, Request: from.Request, Noted: from.Noted,
 	}
 	if !within(from.Address, w.CIDRs) {
 		return Made{}, ErrLogin

@@ -294,6 +294,7 @@ type From struct {
 	Address     netip.Addr
 	Certificate string // x5t#S256 of the client's certificate; "" for none
 	Request     string
+	Noted       string // what the events of the request tell beside
 }
 
 // Authenticate says who presents a ticket, and takes one of its uses if they are
@@ -321,7 +322,7 @@ func (t *Tickets) Authenticate(ctx context.Context, value string, from From) (es
 			return estover.Caller{}, nil, err
 		}
 	}
-	caller.Address, caller.Request = from.Address, from.Request
+	caller.Address, caller.Request, caller.Noted = from.Address, from.Request, from.Noted
 	return caller, one, nil
 }
 

@@ -42,7 +42,7 @@ type Wrapped struct {
 // door is who acts where nobody has said who they are: whoever unwraps an answer
 // shows its token and nothing beside.
 func door(tenant estover.TenantID, from From) estover.Caller {
-	return estover.Caller{Tenant: tenant, Subject: estover.System("vault"), Address: from.Address, Request: from.Request}
+	return estover.Caller{Tenant: tenant, Subject: estover.System("vault"), Address: from.Address, Request: from.Request, Noted: from.Noted}
 }
 
 // IsWrapping reports whether a value may be a wrapping token.

@@ -21,6 +21,22 @@ func (d *Door) audit() []Route {
 	}
 }
 
+// note has the events of a request tell what the lines of audit devices show of it
+// beside.
+func (q *Request) note() {
+	n := device.Note{Headers: q.HTTP.Header}
+	if !q.Mount.Fixed {
+		n.Mount = q.Mount.ID
+	}
+	if q.Token != nil {
+		n.Policies = q.Token.Policies
+	}
+	if t := q.ticketOf(); t != nil {
+		n.Accessor = t.ID
+	}
+	q.Caller.Noted = q.door.Devices.Noted(q.HTTP.Context(), q.Tenant, n)
+}
+
 func (d *Door) auditDevices(ctx context.Context, q *Request) (*Answer, error) {
 	list, err := d.Devices.List(ctx, q.Caller)
 	if err != nil {

@@ -54,7 +54,7 @@ func (q *Request) way() ticket.Way {
 
 // from is where a request came from.
 func (q *Request) from() ticket.From {
-	return ticket.From{Address: q.Caller.Address, Certificate: thumbprint(q), Request: q.Caller.Request}
+	return ticket.From{Address: q.Caller.Address, Certificate: thumbprint(q), Request: q.Caller.Request, Noted: q.Caller.Noted}
 }
 
 // sudo reports whether the policies of the door allow the request with the

@@ -246,6 +246,7 @@ func (d *Door) serve(q *Request, base string) (*Answer, error) {
 		return nil, refuse(http.StatusNotFound, "no handler for route %q. route entry not found. What is offered stands in docs/reference/vault.md.", path)
 	}
 	q.route = route
+	q.note()
 	if truthy(r.URL.Query().Get("help")) && r.Method == http.MethodGet {
 		return &Answer{Bare: map[string]any{"help": route.help()}}, nil
 	}
