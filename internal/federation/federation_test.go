@@ -241,94 +241,96 @@ func TestPut(t *testing.T) {
 }
 
 func TestPutNeedsPolicy(t *testing.T) {
-	d := dbtest.Open(t)
-	for _, c := range []struct {
-		what string
-		do   func(*federation.Trusts) error
-	}{
-		{"put", func(f *federation.Trusts) error {
-			_, err := f.Put(t.Context(), ada, actions(jwks(t, newPlatform(t, "k"))), "")
-			return err
-		}},
-		{"retired", func(f *federation.Trusts) error { return f.Retire(t.Context(), ada, "tru_1") }},
-		{"shown", func(f *federation.Trusts) error { _, err := f.Get(t.Context(), ada, "tru_1"); return err }},
-		{"shown by name", func(f *federation.Trusts) error { _, err := f.ByName(t.Context(), ada, "github"); return err }},
-		{"listed", func(f *federation.Trusts) error {
-			_, _, err := f.List(t.Context(), ada, federation.Filter{}, "", 0)
-			return err
-		}},
-	} {
-		f := federation.New(guardtest.New(t, d, guardtest.DenyAll), federation.Options{Own: func(estover.TenantID) string { return own }})
-		var refusal *guard.Refusal
-		if err := c.do(f); !errors.As(err, &refusal) {
-			t.Errorf("%s although policy denies it: %v", c.what, err)
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		for _, c := range []struct {
+			what string
+			do   func(*federation.Trusts) error
+		}{
+			{"put", func(f *federation.Trusts) error {
+				_, err := f.Put(t.Context(), ada, actions(jwks(t, newPlatform(t, "k"))), "")
+				return err
+			}},
+			{"retired", func(f *federation.Trusts) error { return f.Retire(t.Context(), ada, "tru_1") }},
+			{"shown", func(f *federation.Trusts) error { _, err := f.Get(t.Context(), ada, "tru_1"); return err }},
+			{"shown by name", func(f *federation.Trusts) error { _, err := f.ByName(t.Context(), ada, "github"); return err }},
+			{"listed", func(f *federation.Trusts) error {
+				_, _, err := f.List(t.Context(), ada, federation.Filter{}, "", 0)
+				return err
+			}},
+		} {
+			f := federation.New(guardtest.New(t, d, guardtest.DenyAll), federation.Options{Own: func(estover.TenantID) string { return own }})
+			var refusal *guard.Refusal
+			if err := c.do(f); !errors.As(err, &refusal) {
+				t.Errorf("%s although policy denies it: %v", c.what, err)
+			}
 		}
-	}
+	})
 }
 
 func TestCheck(t *testing.T) {
-	keys := jwks(t, newPlatform(t, "k1"))
-	for field, change := range map[string]func(*federation.Spec){
-		"name":             func(s *federation.Spec) { s.Name = "Git Hub" },
-		"issuer":           func(s *federation.Spec) { s.Issuer = "" },
-		"audience":         func(s *federation.Spec) { s.Audience = "" },
-		"algorithms":       func(s *federation.Spec) { s.Algorithms = nil },
-		"algorithms[0]":    func(s *federation.Spec) { s.Algorithms = []string{"HS256"} },
-		"algorithms[1]":    func(s *federation.Spec) { s.Algorithms = []string{"ES256", "none"} },
-		"types[0]":         func(s *federation.Spec) { s.Types = []string{"application/at+jwt"} },
-		"rules":            func(s *federation.Spec) { s.Rules = nil },
-		"rules[0].agent":   func(s *federation.Spec) { s.Rules[0].Agent = "" },
-		"rules[0].claims":  func(s *federation.Spec) { s.Rules[0].Claims = nil },
-		"jwks":             func(s *federation.Spec) { s.JWKS = `{"keys":[{"kty":"oct","k":"AAAA"}]}` },
-		"ca":               func(s *federation.Spec) { s.JWKS, s.JWKSURL, s.CA = "", "https://a.example/keys", "roots" },
-		"rules[0].claims.": func(s *federation.Spec) { s.Rules[0].Claims = map[string]string{"": "x"} },
-		"rules[0].claims.ref": func(s *federation.Spec) {
-			s.Rules[0].Claims = map[string]string{"ref": ""}
-		},
-		"rules[0].globs.sub": func(s *federation.Spec) { s.Rules[0].Globs = map[string]string{"sub": "*"} },
-		"rules[0].globs.ref": func(s *federation.Spec) {
-			s.Rules[0].Globs = map[string]string{"ref": "refs/heads/*"}
-		},
-	} {
-		s := actions(keys)
-		s.Rules = []federation.Rule{{Agent: "agt_deploy", Claims: map[string]string{"ref": "refs/heads/main"}}}
-		change(&s)
-		_, err := federation.Check(s)
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		keys := jwks(t, newPlatform(t, "k1"))
+		for field, change := range map[string]func(*federation.Spec){
+			"name":             func(s *federation.Spec) { s.Name = "Git Hub" },
+			"issuer":           func(s *federation.Spec) { s.Issuer = "" },
+			"audience":         func(s *federation.Spec) { s.Audience = "" },
+			"algorithms":       func(s *federation.Spec) { s.Algorithms = nil },
+			"algorithms[0]":    func(s *federation.Spec) { s.Algorithms = []string{"HS256"} },
+			"algorithms[1]":    func(s *federation.Spec) { s.Algorithms = []string{"ES256", "none"} },
+			"types[0]":         func(s *federation.Spec) { s.Types = []string{"application/at+jwt"} },
+			"rules":            func(s *federation.Spec) { s.Rules = nil },
+			"rules[0].agent":   func(s *federation.Spec) { s.Rules[0].Agent = "" },
+			"rules[0].claims":  func(s *federation.Spec) { s.Rules[0].Claims = nil },
+			"jwks":             func(s *federation.Spec) { s.JWKS = `{"keys":[{"kty":"oct","k":"AAAA"}]}` },
+			"ca":               func(s *federation.Spec) { s.JWKS, s.JWKSURL, s.CA = "", "https://a.example/keys", "roots" },
+			"rules[0].claims.": func(s *federation.Spec) { s.Rules[0].Claims = map[string]string{"": "x"} },
+			"rules[0].claims.ref": func(s *federation.Spec) {
+				s.Rules[0].Claims = map[string]string{"ref": ""}
+			},
+			"rules[0].globs.sub": func(s *federation.Spec) { s.Rules[0].Globs = map[string]string{"sub": "*"} },
+			"rules[0].globs.ref": func(s *federation.Spec) {
+				s.Rules[0].Globs = map[string]string{"ref": "refs/heads/*"}
+			},
+		} {
+			s := actions(keys)
+			s.Rules = []federation.Rule{{Agent: "agt_deploy", Claims: map[string]string{"ref": "refs/heads/main"}}}
+			change(&s)
+			_, err := federation.Check(s)
+			var e *estover.Error
+			if !errors.As(err, &e) || !errors.Is(err, federation.ErrInvalid) || e.Field != field {
+				t.Errorf("a wrong %s: %v", field, err)
+			}
+		}
+		for _, u := range []string{"http://a.example/keys", "ftp://a.example", "https://", "https://u:p@a.example/k", "https://a.example/k#x", "keys.json"} {
+			s := actions("")
+			s.JWKSURL = u
+			if _, err := federation.Check(s); !errors.Is(err, federation.ErrInvalid) {
+				t.Errorf("keys at %q: %v, want ErrInvalid", u, err)
+			}
+		}
+		for _, s := range []federation.Spec{
+			{JWKS: keys, JWKSURL: "https://a.example/keys"},
+			{},
+			{JWKS: keys, AllowPrivate: true},
+		} {
+			both := actions("")
+			both.JWKS, both.JWKSURL, both.AllowPrivate = s.JWKS, s.JWKSURL, s.AllowPrivate
+			if _, err := federation.Check(both); !errors.Is(err, federation.ErrInvalid) {
+				t.Errorf("jwks %q and jwks_url %q: %v, want ErrInvalid", s.JWKS, s.JWKSURL, err)
+			}
+		}
+		ours := actions(keys)
+		ours.Issuer = own
+		if _, err := open(t, d).Put(t.Context(), ada, ours, ""); !errors.Is(err, federation.ErrInvalid) {
+			t.Errorf("a trust in ourselves: %v, want ErrInvalid", err)
+		}
+		nobody := actions(keys)
+		nobody.Rules = []federation.Rule{{Agent: "nobody", Claims: map[string]string{"ref": "x"}}}
 		var e *estover.Error
-		if !errors.As(err, &e) || !errors.Is(err, federation.ErrInvalid) || e.Field != field {
-			t.Errorf("a wrong %s: %v", field, err)
+		if _, err := open(t, d).Put(t.Context(), ada, nobody, ""); !errors.As(err, &e) || e.Field != "rules[0].agent" {
+			t.Errorf("a rule about an agent that there is not: %v", err)
 		}
-	}
-	for _, u := range []string{"http://a.example/keys", "ftp://a.example", "https://", "https://u:p@a.example/k", "https://a.example/k#x", "keys.json"} {
-		s := actions("")
-		s.JWKSURL = u
-		if _, err := federation.Check(s); !errors.Is(err, federation.ErrInvalid) {
-			t.Errorf("keys at %q: %v, want ErrInvalid", u, err)
-		}
-	}
-	for _, s := range []federation.Spec{
-		{JWKS: keys, JWKSURL: "https://a.example/keys"},
-		{},
-		{JWKS: keys, AllowPrivate: true},
-	} {
-		both := actions("")
-		both.JWKS, both.JWKSURL, both.AllowPrivate = s.JWKS, s.JWKSURL, s.AllowPrivate
-		if _, err := federation.Check(both); !errors.Is(err, federation.ErrInvalid) {
-			t.Errorf("jwks %q and jwks_url %q: %v, want ErrInvalid", s.JWKS, s.JWKSURL, err)
-		}
-	}
-	d := dbtest.Open(t)
-	ours := actions(keys)
-	ours.Issuer = own
-	if _, err := open(t, d).Put(t.Context(), ada, ours, ""); !errors.Is(err, federation.ErrInvalid) {
-		t.Errorf("a trust in ourselves: %v, want ErrInvalid", err)
-	}
-	nobody := actions(keys)
-	nobody.Rules = []federation.Rule{{Agent: "nobody", Claims: map[string]string{"ref": "x"}}}
-	var e *estover.Error
-	if _, err := open(t, d).Put(t.Context(), ada, nobody, ""); !errors.As(err, &e) || e.Field != "rules[0].agent" {
-		t.Errorf("a rule about an agent that there is not: %v", err)
-	}
+	})
 }
 
 // Assertions fail closed (A9): what is missing, meant for others or of another
@@ -477,12 +479,14 @@ func TestExactlyOneRuleFits(t *testing.T) {
 }
 
 func TestSingleUseNeedsAName(t *testing.T) {
-	w, p := open(t, dbtest.Open(t)), newPlatform(t, "k1")
-	s := actions(jwks(t, p))
-	s.SingleUse = true
-	w.put(t, s)
-	w.refused(t, "no jti", p.token(job(w.db.Now(), claims{"jti": nil})), "jti")
-	w.recognised(t, "a jti", p.token(job(w.db.Now(), nil)), "agt_deploy")
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w, p := open(t, d), newPlatform(t, "k1")
+		s := actions(jwks(t, p))
+		s.SingleUse = true
+		w.put(t, s)
+		w.refused(t, "no jti", p.token(job(w.db.Now(), claims{"jti": nil})), "jti")
+		w.recognised(t, "a jti", p.token(job(w.db.Now(), nil)), "agt_deploy")
+	})
 }
 
 // What an administrator changes counts for the next token.
@@ -512,78 +516,79 @@ func TestChangesCountAtOnce(t *testing.T) {
 // Keys are fetched once for as many as want them, again when one is not known,
 // at a bounded rate, and serve for a while when nobody answers.
 func TestFetchedKeys(t *testing.T) {
-	d := dbtest.Open(t)
-	w, clock := open(t, d), dbtest.NewClock(d)
-	p, q := newPlatform(t, "k1"), newPlatform(t, "k2")
-	s := actions("")
-	s.JWKSURL, s.AllowPrivate = "https://keys.example/jwks", true
-	w.put(t, s)
-	fetches := func(what string, want int32) {
-		t.Helper()
-		if got := w.fetched.Load(); got != want {
-			t.Errorf("%s: %d fetches, want %d", what, got, want)
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w, clock := open(t, d), dbtest.NewClock(d)
+		p, q := newPlatform(t, "k1"), newPlatform(t, "k2")
+		s := actions("")
+		s.JWKSURL, s.AllowPrivate = "https://keys.example/jwks", true
+		w.put(t, s)
+		fetches := func(what string, want int32) {
+			t.Helper()
+			if got := w.fetched.Load(); got != want {
+				t.Errorf("%s: %d fetches, want %d", what, got, want)
+			}
 		}
-	}
-	good := func() string { return p.token(job(d.Now(), nil)) }
+		good := func() string { return p.token(job(d.Now(), nil)) }
 
-	if _, err := w.Recognise(t.Context(), estover.DefaultTenant, good()); !errors.Is(err, federation.ErrKeys) || estover.KindOf(err) != estover.Unavailable {
-		t.Errorf("nobody answers: %v, want ErrKeys", err)
-	}
-	if _, err := w.Recognise(t.Context(), estover.DefaultTenant, good()); !errors.Is(err, federation.ErrKeys) {
-		t.Errorf("asked again at once: %v, want ErrKeys", err)
-	}
-	fetches("nobody answers", 1)
-	first := jwks(t, p)
-	w.keys.Store(&first)
-	clock.Advance(31 * time.Second)
-	w.slow = make(chan struct{})
-	var all sync.WaitGroup
-	for range 64 {
-		all.Go(func() { w.recognised(t, "with 63 others", good(), "agt_deploy") })
-	}
-	time.AfterFunc(50*time.Millisecond, func() { close(w.slow) })
-	all.Wait()
-	fetches("64 at once", 2)
-	if from := *w.last.Load(); from != (federation.Source{Tenant: estover.DefaultTenant, URL: s.JWKSURL, AllowPrivate: true}) {
-		t.Errorf("fetched from %+v", from)
-	}
-	w.slow = nil
+		if _, err := w.Recognise(t.Context(), estover.DefaultTenant, good()); !errors.Is(err, federation.ErrKeys) || estover.KindOf(err) != estover.Unavailable {
+			t.Errorf("nobody answers: %v, want ErrKeys", err)
+		}
+		if _, err := w.Recognise(t.Context(), estover.DefaultTenant, good()); !errors.Is(err, federation.ErrKeys) {
+			t.Errorf("asked again at once: %v, want ErrKeys", err)
+		}
+		fetches("nobody answers", 1)
+		first := jwks(t, p)
+		w.keys.Store(&first)
+		clock.Advance(31 * time.Second)
+		w.slow = make(chan struct{})
+		var all sync.WaitGroup
+		for range 64 {
+			all.Go(func() { w.recognised(t, "with 63 others", good(), "agt_deploy") })
+		}
+		time.AfterFunc(50*time.Millisecond, func() { close(w.slow) })
+		all.Wait()
+		fetches("64 at once", 2)
+		if from := *w.last.Load(); from != (federation.Source{Tenant: estover.DefaultTenant, URL: s.JWKSURL, AllowPrivate: true}) {
+			t.Errorf("fetched from %+v", from)
+		}
+		w.slow = nil
 
-	for range 5 {
-		w.refused(t, "a key that is not known", q.token(job(d.Now(), nil)), "not known")
-	}
-	fetches("a key that is not known, at once", 2)
-	clock.Advance(31 * time.Second)
-	for range 5 {
-		w.refused(t, "a key that is not known", q.token(job(d.Now(), nil)), "not known")
-	}
-	fetches("a key that is not known, later", 3)
-	both := jwks(t, p, q)
-	w.keys.Store(&both)
-	clock.Advance(31 * time.Second)
-	w.recognised(t, "a key that has come", q.token(job(d.Now(), nil)), "agt_deploy")
-	fetches("a key that has come", 4)
-	w.recognised(t, "the key that was there", good(), "agt_deploy")
+		for range 5 {
+			w.refused(t, "a key that is not known", q.token(job(d.Now(), nil)), "not known")
+		}
+		fetches("a key that is not known, at once", 2)
+		clock.Advance(31 * time.Second)
+		for range 5 {
+			w.refused(t, "a key that is not known", q.token(job(d.Now(), nil)), "not known")
+		}
+		fetches("a key that is not known, later", 3)
+		both := jwks(t, p, q)
+		w.keys.Store(&both)
+		clock.Advance(31 * time.Second)
+		w.recognised(t, "a key that has come", q.token(job(d.Now(), nil)), "agt_deploy")
+		fetches("a key that has come", 4)
+		w.recognised(t, "the key that was there", good(), "agt_deploy")
 
-	second := jwks(t, q)
-	w.keys.Store(&second)
-	clock.Advance(11 * time.Minute)
-	w.refused(t, "a key that was taken away", good(), "not known")
-	fetches("after ten minutes", 5)
-	w.keys.Store(nil)
-	clock.Advance(11 * time.Minute)
-	w.recognised(t, "nobody answers any more", q.token(job(d.Now(), nil)), "agt_deploy")
-	fetches("nobody answers any more", 6)
-	clock.Advance(time.Hour)
-	if _, err := w.Recognise(t.Context(), estover.DefaultTenant, q.token(job(d.Now(), nil))); !errors.Is(err, federation.ErrKeys) {
-		t.Errorf("for an hour: %v, want ErrKeys", err)
-	}
-	junk := `{"keys":"none"}`
-	w.keys.Store(&junk)
-	clock.Advance(time.Minute)
-	if _, err := w.Recognise(t.Context(), estover.DefaultTenant, q.token(job(d.Now(), nil))); !errors.Is(err, federation.ErrKeys) {
-		t.Errorf("a document that is no key set: %v, want ErrKeys", err)
-	}
+		second := jwks(t, q)
+		w.keys.Store(&second)
+		clock.Advance(11 * time.Minute)
+		w.refused(t, "a key that was taken away", good(), "not known")
+		fetches("after ten minutes", 5)
+		w.keys.Store(nil)
+		clock.Advance(11 * time.Minute)
+		w.recognised(t, "nobody answers any more", q.token(job(d.Now(), nil)), "agt_deploy")
+		fetches("nobody answers any more", 6)
+		clock.Advance(time.Hour)
+		if _, err := w.Recognise(t.Context(), estover.DefaultTenant, q.token(job(d.Now(), nil))); !errors.Is(err, federation.ErrKeys) {
+			t.Errorf("for an hour: %v, want ErrKeys", err)
+		}
+		junk := `{"keys":"none"}`
+		w.keys.Store(&junk)
+		clock.Advance(time.Minute)
+		if _, err := w.Recognise(t.Context(), estover.DefaultTenant, q.token(job(d.Now(), nil))); !errors.Is(err, federation.ErrKeys) {
+			t.Errorf("a document that is no key set: %v, want ErrKeys", err)
+		}
+	})
 }
 
 // A token is held against the trust, rule by rule, for whoever sets it up.

@@ -248,16 +248,17 @@ func TestBundleEndpoint(t *testing.T) {
 
 // Keys of JWT-SVIDs that have an issuer may stand in a bundle too.
 func TestIssuerWithABundle(t *testing.T) {
-	d := dbtest.Open(t)
-	w, p := open(t, d), newPlatform(t, "k1")
-	s := spire(bundle(t, []*platform{p}, []*platform{p}, nil))
-	s.Issuer = "https://spire.example"
-	w.put(t, s)
-	w.recognised(t, "a JWT-SVID with an issuer", p.token(svid(d.Now(), claims{"iss": s.Issuer})), "agt_billing")
-	w.refused(t, "one without", p.token(svid(d.Now(), nil)), "")
-	if _, err := w.Authorities(t.Context(), estover.DefaultTenant, "example.org"); !errors.Is(err, federation.ErrUntrusted) {
-		t.Errorf("authorities of a domain that no trust is about: %v", err)
-	}
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w, p := open(t, d), newPlatform(t, "k1")
+		s := spire(bundle(t, []*platform{p}, []*platform{p}, nil))
+		s.Issuer = "https://spire.example"
+		w.put(t, s)
+		w.recognised(t, "a JWT-SVID with an issuer", p.token(svid(d.Now(), claims{"iss": s.Issuer})), "agt_billing")
+		w.refused(t, "one without", p.token(svid(d.Now(), nil)), "")
+		if _, err := w.Authorities(t.Context(), estover.DefaultTenant, "example.org"); !errors.Is(err, federation.ErrUntrusted) {
+			t.Errorf("authorities of a domain that no trust is about: %v", err)
+		}
+	})
 }
 
 // How long a token may live is a setting of the trust, and an hour where nothing
@@ -284,24 +285,25 @@ func TestTokensLiveAsLongAsTheTrustSays(t *testing.T) {
 // However many keys strangers make up, the source is asked once in half a
 // minute, and never by two at once.
 func TestMadeUpKeysCostNoFetches(t *testing.T) {
-	d := dbtest.Open(t)
-	clock := dbtest.NewClock(d)
-	w, p := open(t, d), newPlatform(t, "k1")
-	text := jwks(t, p)
-	w.keys.Store(&text)
-	s := actions("")
-	s.JWKSURL = "https://github.example/jwks"
-	w.put(t, s)
-	w.recognised(t, "a token", p.token(job(d.Now(), nil)), "agt_deploy")
-	for minute := range 5 {
-		clock.Advance(31 * time.Second)
-		before := w.fetched.Load()
-		for range 200 {
-			w.refused(t, "a key that was made up", p.token(job(d.Now(), nil), "kid", rand.Text()), "not known")
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		clock := dbtest.NewClock(d)
+		w, p := open(t, d), newPlatform(t, "k1")
+		text := jwks(t, p)
+		w.keys.Store(&text)
+		s := actions("")
+		s.JWKSURL = "https://github.example/jwks"
+		w.put(t, s)
+		w.recognised(t, "a token", p.token(job(d.Now(), nil)), "agt_deploy")
+		for minute := range 5 {
+			clock.Advance(31 * time.Second)
+			before := w.fetched.Load()
+			for range 200 {
+				w.refused(t, "a key that was made up", p.token(job(d.Now(), nil), "kid", rand.Text()), "not known")
+			}
+			if n := w.fetched.Load() - before; n > 1 {
+				t.Errorf("half minute %d: 200 made-up keys had the source asked %d times, want once", minute, n)
+			}
+			w.recognised(t, "a token meanwhile", p.token(job(d.Now(), nil)), "agt_deploy")
 		}
-		if n := w.fetched.Load() - before; n > 1 {
-			t.Errorf("half minute %d: 200 made-up keys had the source asked %d times, want once", minute, n)
-		}
-		w.recognised(t, "a token meanwhile", p.token(job(d.Now(), nil)), "agt_deploy")
-	}
+	})
 }

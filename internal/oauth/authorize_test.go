@@ -93,119 +93,121 @@ func TestAuthorizationCode(t *testing.T) {
 // TestA10 asks with redirect URIs that look like the registered ones: the person
 // is told, and the browser goes nowhere.
 func TestA10(t *testing.T) {
-	d := dbtest.Open(t)
-	w := oauthtest.New(t, d)
-	alice := w.Person("alice")
-	bot := w.CodeAgent("bot", func(c *agent.Client) {
-		c.RedirectURIs = []string{"https://good.example/cb", "https://good.example/other?a=b", "http://127.0.0.1/cb", "http://[::1]:1234/cb", "http://localhost:9/cb"}
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		alice := w.Person("alice")
+		bot := w.CodeAgent("bot", func(c *agent.Client) {
+			c.RedirectURIs = []string{"https://good.example/cb", "https://good.example/other?a=b", "http://127.0.0.1/cb", "http://[::1]:1234/cb", "http://localhost:9/cb"}
+		})
+		for _, bad := range []string{
+			"https://good.example@evil.example/cb", "https://good.example/cb@evil.example", "https://a@b@good.example/cb", `https://good.example\@evil.example/cb`,
+			`https://good.example\cb`, "https://good.example/%2f../cb", "https://good.example/x/../cb", "https://Good.example/cb", "https://good.example/CB", "https://good.example:443/cb",
+			"https://good.example:444/cb", "https://good.example./cb", "https://good.example/cb#f", "https://user@good.example/cb", "https://good.example/cb/more",
+			"https://good.example/cb?x=1", "https://good.example/", "https://good.example", "https://good.example/cb%00", "https://good.example/other?a=b&a=c",
+			"http://good.example/cb", "https://good.example.evil.example/cb", "https://evil.example/https://good.example/cb", "javascript:alert(1)", "data:text/html,x", "/cb", "//good.example/cb",
+			"http://127.0.0.1:80x/cb", "http://127.0.0.1:/cb", "http://127.0.0.1:123456/cb", "http://127.0.0.1@evil.example/cb", "http://127.0.0.1:1@evil.example/cb",
+			"http://127.0.0.1.evil.example/cb", "http://127.0.0.1/cb/x", "https://127.0.0.1/cb", "http://127.0.0.2/cb", "http://2130706433/cb", "http://[::1]:1234/other", "http://localhost:10/cb",
+			" https://good.example/cb", "https://good.example/cb ", "https://good.example/cb\n",
+		} {
+			p := alice.Ask(bot, "redirect_uri", bad)
+			if p.Status != http.StatusBadRequest || p.Header.Get("Location") != "" || !strings.Contains(p.Body, "not registered for it") {
+				t.Errorf("redirect_uri %q: %d to %q", bad, p.Status, p.Header.Get("Location"))
+			}
+		}
+		q := oauthtest.AuthorizeQuery(bot, "redirect_uri", "https://good.example/cb")
+		for name, query := range map[string]string{
+			"two redirect URIs": q.Encode() + "&redirect_uri=https%3A%2F%2Fevil.example", "two clients": q.Encode() + "&client_id=x",
+			"no redirect URI of several": oauthtest.AuthorizeQuery(bot, "redirect_uri", "").Encode(),
+		} {
+			if p := alice.Load("/oauth/authorize?" + query); p.Status != http.StatusBadRequest || p.Header.Get("Location") != "" {
+				t.Errorf("%s: %d to %q", name, p.Status, p.Header.Get("Location"))
+			}
+		}
+		for _, good := range []string{
+			"https://good.example/cb", "https://good.example/other?a=b", "http://127.0.0.1/cb", "http://127.0.0.1:1/cb", "http://127.0.0.1:65535/cb", "http://[::1]:4321/cb", "http://[::1]/cb", "http://localhost:9/cb",
+		} {
+			back := alice.Allow(bot, "redirect_uri", good)
+			if back.Get("code") == "" {
+				t.Errorf("redirect_uri %q: %v", good, back)
+			}
+		}
+		// Whoever has one redirect URI need not name it.
+		one := w.CodeAgent("one")
+		if back := alice.Allow(one, "redirect_uri", ""); back.Get("code") == "" {
+			t.Errorf("without a redirect_uri: %v", back)
+		}
 	})
-	for _, bad := range []string{
-		"https://good.example@evil.example/cb", "https://good.example/cb@evil.example", "https://a@b@good.example/cb", `https://good.example\@evil.example/cb`,
-		`https://good.example\cb`, "https://good.example/%2f../cb", "https://good.example/x/../cb", "https://Good.example/cb", "https://good.example/CB", "https://good.example:443/cb",
-		"https://good.example:444/cb", "https://good.example./cb", "https://good.example/cb#f", "https://user@good.example/cb", "https://good.example/cb/more",
-		"https://good.example/cb?x=1", "https://good.example/", "https://good.example", "https://good.example/cb%00", "https://good.example/other?a=b&a=c",
-		"http://good.example/cb", "https://good.example.evil.example/cb", "https://evil.example/https://good.example/cb", "javascript:alert(1)", "data:text/html,x", "/cb", "//good.example/cb",
-		"http://127.0.0.1:80x/cb", "http://127.0.0.1:/cb", "http://127.0.0.1:123456/cb", "http://127.0.0.1@evil.example/cb", "http://127.0.0.1:1@evil.example/cb",
-		"http://127.0.0.1.evil.example/cb", "http://127.0.0.1/cb/x", "https://127.0.0.1/cb", "http://127.0.0.2/cb", "http://2130706433/cb", "http://[::1]:1234/other", "http://localhost:10/cb",
-		" https://good.example/cb", "https://good.example/cb ", "https://good.example/cb\n",
-	} {
-		p := alice.Ask(bot, "redirect_uri", bad)
-		if p.Status != http.StatusBadRequest || p.Header.Get("Location") != "" || !strings.Contains(p.Body, "not registered for it") {
-			t.Errorf("redirect_uri %q: %d to %q", bad, p.Status, p.Header.Get("Location"))
-		}
-	}
-	q := oauthtest.AuthorizeQuery(bot, "redirect_uri", "https://good.example/cb")
-	for name, query := range map[string]string{
-		"two redirect URIs": q.Encode() + "&redirect_uri=https%3A%2F%2Fevil.example", "two clients": q.Encode() + "&client_id=x",
-		"no redirect URI of several": oauthtest.AuthorizeQuery(bot, "redirect_uri", "").Encode(),
-	} {
-		if p := alice.Load("/oauth/authorize?" + query); p.Status != http.StatusBadRequest || p.Header.Get("Location") != "" {
-			t.Errorf("%s: %d to %q", name, p.Status, p.Header.Get("Location"))
-		}
-	}
-	for _, good := range []string{
-		"https://good.example/cb", "https://good.example/other?a=b", "http://127.0.0.1/cb", "http://127.0.0.1:1/cb", "http://127.0.0.1:65535/cb", "http://[::1]:4321/cb", "http://[::1]/cb", "http://localhost:9/cb",
-	} {
-		back := alice.Allow(bot, "redirect_uri", good)
-		if back.Get("code") == "" {
-			t.Errorf("redirect_uri %q: %v", good, back)
-		}
-	}
-	// Whoever has one redirect URI need not name it.
-	one := w.CodeAgent("one")
-	if back := alice.Allow(one, "redirect_uri", ""); back.Get("code") == "" {
-		t.Errorf("without a redirect_uri: %v", back)
-	}
 }
 
 // TestA11: what is wrong with a request is told to the client, by 303, with the
 // issuer and the state; where the client is not certain, to the person. Nothing
 // is revealed by the heads.
 func TestA11(t *testing.T) {
-	d := dbtest.Open(t)
-	w := oauthtest.New(t, d)
-	bot, alice := w.CodeAgent("bot"), w.Person("alice")
-	pushes := w.CodeAgent("pushes", func(c *agent.Client) { c.RequirePAR = true })
-	plain := w.Agent("plain") // is not registered for it
-	held := w.CodeAgent("held")
-	hold(t, w, held, agent.Suspension)
-	for _, c := range []struct {
-		name, want string
-		by         *oauthtest.Agent
-		pairs      []string
-	}{
-		{"another response type", "unsupported_response_type", bot, []string{"response_type", "token"}},
-		{"no response type", "unsupported_response_type", bot, []string{"response_type", ""}},
-		{"another response mode", "invalid_request", bot, []string{"response_mode", "fragment"}},
-		{"an unknown scope", "invalid_scope", bot, []string{"scope", "customer.destroy"}},
-		{"a scope with a quote", "invalid_scope", bot, []string{"scope", `a"b`}},
-		{"an unknown resource", "invalid_target", bot, []string{"resource", "https://erp.example"}},
-		{"a request as a JWT", "request_not_supported", bot, []string{"request", "e30.e30."}},
-		{"an unknown purpose", "invalid_request", bot, []string{"purpose", "spying"}},
-		{"a strange prompt", "invalid_request", bot, []string{"prompt", "none login"}},
-		{"a strange max_age", "invalid_request", bot, []string{"max_age", "-1"}},
-		{"a strange key", "invalid_request", bot, []string{"dpop_jkt", "x"}},
-		{"a question that may not be asked", "consent_required", bot, []string{"prompt", "none"}},
-		{"a client that must push", "invalid_request", pushes, nil},
-		{"a client that is held", "unauthorized_client", held, nil},
-	} {
-		p := alice.Ask(c.by, c.pairs...)
-		back := oauthtest.Back(alice, p)
-		if !strings.HasPrefix(p.Header.Get("Location"), oauthtest.Callback+"?error=") || back.Get("error") != c.want || back.Get("iss") != string(oauthtest.Issuer) ||
-			back.Get("state") != "xyz" || back.Get("code") != "" || back.Get("error_description") == "" {
-			t.Errorf("%s: %d to %s, want %s", c.name, p.Status, p.Header.Get("Location"), c.want)
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot, alice := w.CodeAgent("bot"), w.Person("alice")
+		pushes := w.CodeAgent("pushes", func(c *agent.Client) { c.RequirePAR = true })
+		plain := w.Agent("plain") // is not registered for it
+		held := w.CodeAgent("held")
+		hold(t, w, held, agent.Suspension)
+		for _, c := range []struct {
+			name, want string
+			by         *oauthtest.Agent
+			pairs      []string
+		}{
+			{"another response type", "unsupported_response_type", bot, []string{"response_type", "token"}},
+			{"no response type", "unsupported_response_type", bot, []string{"response_type", ""}},
+			{"another response mode", "invalid_request", bot, []string{"response_mode", "fragment"}},
+			{"an unknown scope", "invalid_scope", bot, []string{"scope", "customer.destroy"}},
+			{"a scope with a quote", "invalid_scope", bot, []string{"scope", `a"b`}},
+			{"an unknown resource", "invalid_target", bot, []string{"resource", "https://erp.example"}},
+			{"a request as a JWT", "request_not_supported", bot, []string{"request", "e30.e30."}},
+			{"an unknown purpose", "invalid_request", bot, []string{"purpose", "spying"}},
+			{"a strange prompt", "invalid_request", bot, []string{"prompt", "none login"}},
+			{"a strange max_age", "invalid_request", bot, []string{"max_age", "-1"}},
+			{"a strange key", "invalid_request", bot, []string{"dpop_jkt", "x"}},
+			{"a question that may not be asked", "consent_required", bot, []string{"prompt", "none"}},
+			{"a client that must push", "invalid_request", pushes, nil},
+			{"a client that is held", "unauthorized_client", held, nil},
+		} {
+			p := alice.Ask(c.by, c.pairs...)
+			back := oauthtest.Back(alice, p)
+			if !strings.HasPrefix(p.Header.Get("Location"), oauthtest.Callback+"?error=") || back.Get("error") != c.want || back.Get("iss") != string(oauthtest.Issuer) ||
+				back.Get("state") != "xyz" || back.Get("code") != "" || back.Get("error_description") == "" {
+				t.Errorf("%s: %d to %s, want %s", c.name, p.Status, p.Header.Get("Location"), c.want)
+			}
+			if p.Header.Get("Referrer-Policy") != "no-referrer" || p.Header.Get("Cache-Control") != "no-store" || p.Body != "" {
+				t.Errorf("%s: the heads are %v", c.name, p.Header)
+			}
 		}
-		if p.Header.Get("Referrer-Policy") != "no-referrer" || p.Header.Get("Cache-Control") != "no-store" || p.Body != "" {
-			t.Errorf("%s: the heads are %v", c.name, p.Header)
+		for name, query := range map[string]string{
+			"an unknown client": "client_id=agt_nobody", "no client": "", "a client with a colon": "client_id=user%3Ausr_1", "bad encoding": "client_id=%zz",
+			"another grant type's client": oauthtest.AuthorizeQuery(plain).Encode(), "a pushed request of nobody": "client_id=" + bot.ID + "&request_uri=urn:ietf:params:oauth:request_uri:x",
+			"a request_uri elsewhere": "client_id=" + bot.ID + "&request_uri=https%3A%2F%2Fevil.example%2Fr", "a long one": "client_id=" + bot.ID + "&x=" + strings.Repeat("a", 70000),
+		} {
+			p := alice.Load("/oauth/authorize?" + query)
+			if p.Status != http.StatusBadRequest || p.Header.Get("Location") != "" || p.Header.Get("X-Frame-Options") != "DENY" ||
+				!strings.Contains(p.Header.Get("Content-Security-Policy"), "frame-ancestors 'none'") || p.Header.Get("Access-Control-Allow-Origin") != "" {
+				t.Errorf("%s: %d to %q with %v", name, p.Status, p.Header.Get("Location"), p.Header)
+			}
 		}
-	}
-	for name, query := range map[string]string{
-		"an unknown client": "client_id=agt_nobody", "no client": "", "a client with a colon": "client_id=user%3Ausr_1", "bad encoding": "client_id=%zz",
-		"another grant type's client": oauthtest.AuthorizeQuery(plain).Encode(), "a pushed request of nobody": "client_id=" + bot.ID + "&request_uri=urn:ietf:params:oauth:request_uri:x",
-		"a request_uri elsewhere": "client_id=" + bot.ID + "&request_uri=https%3A%2F%2Fevil.example%2Fr", "a long one": "client_id=" + bot.ID + "&x=" + strings.Repeat("a", 70000),
-	} {
-		p := alice.Load("/oauth/authorize?" + query)
-		if p.Status != http.StatusBadRequest || p.Header.Get("Location") != "" || p.Header.Get("X-Frame-Options") != "DENY" ||
-			!strings.Contains(p.Header.Get("Content-Security-Policy"), "frame-ancestors 'none'") || p.Header.Get("Access-Control-Allow-Origin") != "" {
-			t.Errorf("%s: %d to %q with %v", name, p.Status, p.Header.Get("Location"), p.Header)
+		// Whoever is not signed in goes to sign in, and comes back to the same.
+		stranger := w.Person("bob")
+		delete(stranger.Cookies, "__Host-estover")
+		p := stranger.Ask(bot)
+		to, err := url.Parse(p.Header.Get("Location"))
+		if err != nil || p.Status != http.StatusSeeOther || to.Path != "/login" || to.Query().Get("to") != "/oauth/authorize?"+sorted(t, oauthtest.AuthorizeQuery(bot)) {
+			t.Errorf("a stranger is sent to %s", p.Header.Get("Location"))
 		}
-	}
-	// Whoever is not signed in goes to sign in, and comes back to the same.
-	stranger := w.Person("bob")
-	delete(stranger.Cookies, "__Host-estover")
-	p := stranger.Ask(bot)
-	to, err := url.Parse(p.Header.Get("Location"))
-	if err != nil || p.Status != http.StatusSeeOther || to.Path != "/login" || to.Query().Get("to") != "/oauth/authorize?"+sorted(t, oauthtest.AuthorizeQuery(bot)) {
-		t.Errorf("a stranger is sent to %s", p.Header.Get("Location"))
-	}
-	if back := oauthtest.Back(stranger, stranger.Ask(bot, "prompt", "none")); back.Get("error") != "login_required" {
-		t.Errorf("a stranger who may not be asked: %v", back)
-	}
-	// A POST is the same request (OpenID Connect Core, section 3.1.2.1).
-	p = alice.Post("/oauth/authorize", oauthtest.AuthorizeQuery(bot), func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "cross-site") })
-	if p.Status != http.StatusSeeOther || p.Header.Get("Location") != "/oauth/authorize?"+sorted(t, oauthtest.AuthorizeQuery(bot)) {
-		t.Errorf("a POST is sent to %q", p.Header.Get("Location"))
-	}
+		if back := oauthtest.Back(stranger, stranger.Ask(bot, "prompt", "none")); back.Get("error") != "login_required" {
+			t.Errorf("a stranger who may not be asked: %v", back)
+		}
+		// A POST is the same request (OpenID Connect Core, section 3.1.2.1).
+		p = alice.Post("/oauth/authorize", oauthtest.AuthorizeQuery(bot), func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "cross-site") })
+		if p.Status != http.StatusSeeOther || p.Header.Get("Location") != "/oauth/authorize?"+sorted(t, oauthtest.AuthorizeQuery(bot)) {
+			t.Errorf("a POST is sent to %q", p.Header.Get("Location"))
+		}
+	})
 }
 
 // sorted is a query as url.Values writes it, which is how it was sent.
@@ -216,55 +218,57 @@ func sorted(t *testing.T, q url.Values) string {
 
 // TestA12: PKCE is S256, for every client, and cannot be left out at either end.
 func TestA12(t *testing.T) {
-	d := dbtest.Open(t)
-	w := oauthtest.New(t, d)
-	bot, alice := w.CodeAgent("bot"), w.Person("alice")
-	for name, pairs := range map[string][]string{
-		"no challenge":             {"code_challenge", "", "code_challenge_method", ""},
-		"a method alone":           {"code_challenge", ""},
-		"plain":                    {"code_challenge", oauthtest.Verifier, "code_challenge_method", "plain"},
-		"no method":                {"code_challenge_method", ""},
-		"a short challenge":        {"code_challenge", "abc"},
-		"a challenge with padding": {"code_challenge", oauthtest.Challenge(oauthtest.Verifier) + "="},
-	} {
-		if back := oauthtest.Back(alice, alice.Ask(bot, pairs...)); back.Get("error") != "invalid_request" {
-			t.Errorf("%s: %v", name, back)
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot, alice := w.CodeAgent("bot"), w.Person("alice")
+		for name, pairs := range map[string][]string{
+			"no challenge":             {"code_challenge", "", "code_challenge_method", ""},
+			"a method alone":           {"code_challenge", ""},
+			"plain":                    {"code_challenge", oauthtest.Verifier, "code_challenge_method", "plain"},
+			"no method":                {"code_challenge_method", ""},
+			"a short challenge":        {"code_challenge", "abc"},
+			"a challenge with padding": {"code_challenge", oauthtest.Challenge(oauthtest.Verifier) + "="},
+		} {
+			if back := oauthtest.Back(alice, alice.Ask(bot, pairs...)); back.Get("error") != "invalid_request" {
+				t.Errorf("%s: %v", name, back)
+			}
 		}
-	}
-	code := alice.Code(bot)
-	for name, c := range map[string]struct{ verifier, want string }{
-		"no verifier":             {"", "invalid_request"},
-		"a short verifier":        {"short", "invalid_request"},
-		"a long verifier":         {strings.Repeat("a", 129), "invalid_request"},
-		"a verifier with a space": {oauthtest.Verifier + " ", "invalid_request"},
-		"another verifier":        {oauthtest.Verifier + "x", "invalid_grant"},
-		"the challenge itself":    {oauthtest.Challenge(oauthtest.Verifier), "invalid_grant"},
-	} {
-		refused(t, name, w.Redeem(bot, code, "code_verifier", c.verifier), 400, c.want)
-	}
-	granted(t, "the right verifier after all", w.Redeem(bot, code))
+		code := alice.Code(bot)
+		for name, c := range map[string]struct{ verifier, want string }{
+			"no verifier":             {"", "invalid_request"},
+			"a short verifier":        {"short", "invalid_request"},
+			"a long verifier":         {strings.Repeat("a", 129), "invalid_request"},
+			"a verifier with a space": {oauthtest.Verifier + " ", "invalid_request"},
+			"another verifier":        {oauthtest.Verifier + "x", "invalid_grant"},
+			"the challenge itself":    {oauthtest.Challenge(oauthtest.Verifier), "invalid_grant"},
+		} {
+			refused(t, name, w.Redeem(bot, code, "code_verifier", c.verifier), 400, c.want)
+		}
+		granted(t, "the right verifier after all", w.Redeem(bot, code))
+	})
 }
 
 // TestA13: the issuer stands in every answer, byte for byte (RFC 9207).
 func TestA13(t *testing.T) {
-	d := dbtest.Open(t)
-	w := oauthtest.New(t, d)
-	bot, alice := w.CodeAgent("bot"), w.Person("alice")
-	m := w.Metadata()
-	if !m.ResponseIssuer || m.AuthorizationEndpoint != m.Issuer+"/oauth/authorize" || !slices.Equal(m.ChallengeMethods, []string{"S256"}) ||
-		!slices.Equal(m.ResponseTypes, []string{"code"}) || !slices.Equal(m.ResponseModes, []string{"query"}) {
-		t.Errorf("the metadata says %+v", m)
-	}
-	denied := alice.Ask(bot)
-	for name, back := range map[string]url.Values{
-		"a code":   alice.Allow(bot),
-		"a no":     oauthtest.Back(alice, alice.Post("/oauth/consent", saying(alice.Fill(denied, "/oauth/consent"), "decision", "deny"))),
-		"an error": oauthtest.Back(alice, alice.Ask(bot, "scope", "nothing")),
-	} {
-		if !slices.Equal(back["iss"], []string{m.Issuer}) {
-			t.Errorf("%s comes with iss %v, want %s", name, back["iss"], m.Issuer)
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot, alice := w.CodeAgent("bot"), w.Person("alice")
+		m := w.Metadata()
+		if !m.ResponseIssuer || m.AuthorizationEndpoint != m.Issuer+"/oauth/authorize" || !slices.Equal(m.ChallengeMethods, []string{"S256"}) ||
+			!slices.Equal(m.ResponseTypes, []string{"code"}) || !slices.Equal(m.ResponseModes, []string{"query"}) {
+			t.Errorf("the metadata says %+v", m)
 		}
-	}
+		denied := alice.Ask(bot)
+		for name, back := range map[string]url.Values{
+			"a code":   alice.Allow(bot),
+			"a no":     oauthtest.Back(alice, alice.Post("/oauth/consent", saying(alice.Fill(denied, "/oauth/consent"), "decision", "deny"))),
+			"an error": oauthtest.Back(alice, alice.Ask(bot, "scope", "nothing")),
+		} {
+			if !slices.Equal(back["iss"], []string{m.Issuer}) {
+				t.Errorf("%s comes with iss %v, want %s", name, back["iss"], m.Issuer)
+			}
+		}
+	})
 }
 
 func saying(f url.Values, name, value string) url.Values {
@@ -477,56 +481,57 @@ func TestConsentForm(t *testing.T) {
 // To let an agent act wants a passkey, of the last half hour; sign-in is asked
 // for again where the client asks for it.
 func TestStepUp(t *testing.T) {
-	d := dbtest.Open(t)
-	w := oauthtest.New(t, d)
-	clock := dbtest.NewClock(d)
-	bot, alice := w.CodeAgent("bot"), w.Person("alice")
-	signsIn := func(name string, want bool, pairs ...string) string {
-		t.Helper()
-		p := alice.Ask(bot, pairs...)
-		to := p.Header.Get("Location")
-		if strings.HasPrefix(to, "/login?again=1") != want {
-			t.Errorf("%s: %d to %q, want the sign-in page: %v", name, p.Status, to, want)
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		clock := dbtest.NewClock(d)
+		bot, alice := w.CodeAgent("bot"), w.Person("alice")
+		signsIn := func(name string, want bool, pairs ...string) string {
+			t.Helper()
+			p := alice.Ask(bot, pairs...)
+			to := p.Header.Get("Location")
+			if strings.HasPrefix(to, "/login?again=1") != want {
+				t.Errorf("%s: %d to %q, want the sign-in page: %v", name, p.Status, to, want)
+			}
+			u, _ := url.Parse(to)
+			return u.Query().Get("to")
 		}
-		u, _ := url.Parse(to)
-		return u.Query().Get("to")
-	}
-	alice.SignIn(false)
-	signsIn("by a recovery code", true)
-	alice.SignIn(true)
-	signsIn("by a passkey", false)
-	form := alice.Fill(alice.Ask(bot), "/oauth/consent")
-	clock.Advance(29*time.Minute + 30*time.Second)
-	late := alice.Fill(alice.Ask(bot), "/oauth/consent")
-	clock.Advance(time.Minute)
-	signsIn("by a passkey of half an hour ago", true)
-	if p := alice.Post("/oauth/consent", late); !strings.HasPrefix(p.Header.Get("Location"), "/login?again=1") {
-		t.Errorf("an answer half an hour after the sign-in: %d to %q", p.Status, p.Header.Get("Location"))
-	}
-	if p := alice.Post("/oauth/consent", form); p.Status != http.StatusForbidden {
-		t.Errorf("an answer on a page of half an hour ago: %d, want 403", p.Status)
-	}
-	alice.SignIn(true)
-	alice.Allow(bot)
-	clock.Advance(31 * time.Minute)
-	signsIn("what was agreed to needs no fresh sign-in", false)
-	signsIn("a max_age of an hour", false, "max_age", "3600")
-	signsIn("a max_age of half an hour", true, "max_age", "1800")
-	for _, pairs := range [][]string{{"prompt", "login"}, {"max_age", "0"}, {"prompt", "select_account"}} {
-		to := signsIn(pairs[0]+" "+pairs[1], true, pairs...)
-		if p := alice.Load(to); !strings.HasPrefix(p.Header.Get("Location"), "/login?again=1") {
-			t.Errorf("%v, back without signing in: to %q", pairs, p.Header.Get("Location"))
+		alice.SignIn(false)
+		signsIn("by a recovery code", true)
+		alice.SignIn(true)
+		signsIn("by a passkey", false)
+		form := alice.Fill(alice.Ask(bot), "/oauth/consent")
+		clock.Advance(29*time.Minute + 30*time.Second)
+		late := alice.Fill(alice.Ask(bot), "/oauth/consent")
+		clock.Advance(time.Minute)
+		signsIn("by a passkey of half an hour ago", true)
+		if p := alice.Post("/oauth/consent", late); !strings.HasPrefix(p.Header.Get("Location"), "/login?again=1") {
+			t.Errorf("an answer half an hour after the sign-in: %d to %q", p.Status, p.Header.Get("Location"))
+		}
+		if p := alice.Post("/oauth/consent", form); p.Status != http.StatusForbidden {
+			t.Errorf("an answer on a page of half an hour ago: %d, want 403", p.Status)
 		}
 		alice.SignIn(true)
-		if back := oauthtest.Back(alice, alice.Load(to)); back.Get("code") == "" {
-			t.Errorf("%v, back after signing in: %v", pairs, back)
-		}
-		// The word that this was done is no good in another browser.
-		if p := w.Person("p-" + pairs[0] + pairs[1][:1] + pairs[1][len(pairs[1])-1:]).Load(to); !strings.HasPrefix(p.Header.Get("Location"), "/login?again=1") {
-			t.Errorf("%v, in another browser: %d to %q", pairs, p.Status, p.Header.Get("Location"))
-		}
+		alice.Allow(bot)
 		clock.Advance(31 * time.Minute)
-	}
+		signsIn("what was agreed to needs no fresh sign-in", false)
+		signsIn("a max_age of an hour", false, "max_age", "3600")
+		signsIn("a max_age of half an hour", true, "max_age", "1800")
+		for _, pairs := range [][]string{{"prompt", "login"}, {"max_age", "0"}, {"prompt", "select_account"}} {
+			to := signsIn(pairs[0]+" "+pairs[1], true, pairs...)
+			if p := alice.Load(to); !strings.HasPrefix(p.Header.Get("Location"), "/login?again=1") {
+				t.Errorf("%v, back without signing in: to %q", pairs, p.Header.Get("Location"))
+			}
+			alice.SignIn(true)
+			if back := oauthtest.Back(alice, alice.Load(to)); back.Get("code") == "" {
+				t.Errorf("%v, back after signing in: %v", pairs, back)
+			}
+			// The word that this was done is no good in another browser.
+			if p := w.Person("p-" + pairs[0] + pairs[1][:1] + pairs[1][len(pairs[1])-1:]).Load(to); !strings.HasPrefix(p.Header.Get("Location"), "/login?again=1") {
+				t.Errorf("%v, in another browser: %d to %q", pairs, p.Status, p.Header.Get("Location"))
+			}
+			clock.Advance(31 * time.Minute)
+		}
+	})
 }
 
 // Whoever leaves takes along what agents may do for them.
@@ -561,100 +566,103 @@ func TestPersonLeaves(t *testing.T) {
 // A client that proves nothing may come for what a person agreed to, and for
 // nothing else.
 func TestPublicClient(t *testing.T) {
-	d := dbtest.Open(t)
-	w := oauthtest.New(t, d)
-	alice := w.Person("alice")
-	local := "http://127.0.0.1:4711/cb"
-	bot := w.CodeAgent("bot", func(c *agent.Client) {
-		c.Methods, c.RedirectURIs = []string{token.Public}, []string{"http://127.0.0.1/cb"}
-	})
-	prover, other := w.Prover("P-256"), w.Prover("P-256")
-	redeem := func(code string, change ...func(*http.Request)) oauthtest.Answer {
-		return w.Do(oauthtest.Request("/oauth/token", oauthtest.Form("grant_type", "authorization_code", "code", code, "code_verifier", oauthtest.Verifier, "client_id", bot.ID), change...))
-	}
-	refresh := func(value string, change ...func(*http.Request)) oauthtest.Answer {
-		return w.Do(oauthtest.Request("/oauth/token", oauthtest.Form("grant_type", "refresh_token", "refresh_token", value, "client_id", bot.ID), change...))
-	}
-	asked := alice.Ask(bot, "redirect_uri", local)
-	if !strings.Contains(asked.Body, "the computer that you sit at") {
-		t.Errorf("the page does not warn of a program on one's own machine:\n%s", asked.Body)
-	}
-	a := redeem(alice.Code(bot, "redirect_uri", local))
-	granted(t, "a public client", a)
-	next := refresh(a.Text("refresh_token"))
-	granted(t, "its refresh", next)
-	if p := alice.Ask(bot, "redirect_uri", local); p.Status != http.StatusOK {
-		t.Errorf("a program on one's own machine is let in without a question: %d", p.Status)
-	}
-	refused(t, "by itself", w.Do(oauthtest.Request("/oauth/token", oauthtest.Form("grant_type", "client_credentials", "client_id", bot.ID))), 400, "unauthorized_client")
-	refused(t, "asking about a token", w.Do(oauthtest.Request("/oauth/introspect", oauthtest.Form("token", a.Token(), "client_id", bot.ID))), 401, "invalid_client")
-	refused(t, "with a secret", w.Redeem(bot, alice.Code(bot, "redirect_uri", local)), 401, "invalid_client")
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		alice := w.Person("alice")
+		local := "http://127.0.0.1:4711/cb"
+		bot := w.CodeAgent("bot", func(c *agent.Client) {
+			c.Methods, c.RedirectURIs = []string{token.Public}, []string{"http://127.0.0.1/cb"}
+		})
+		prover, other := w.Prover("P-256"), w.Prover("P-256")
+		redeem := func(code string, change ...func(*http.Request)) oauthtest.Answer {
+			return w.Do(oauthtest.Request("/oauth/token", oauthtest.Form("grant_type", "authorization_code", "code", code, "code_verifier", oauthtest.Verifier, "client_id", bot.ID), change...))
+		}
+		refresh := func(value string, change ...func(*http.Request)) oauthtest.Answer {
+			return w.Do(oauthtest.Request("/oauth/token", oauthtest.Form("grant_type", "refresh_token", "refresh_token", value, "client_id", bot.ID), change...))
+		}
+		asked := alice.Ask(bot, "redirect_uri", local)
+		if !strings.Contains(asked.Body, "the computer that you sit at") {
+			t.Errorf("the page does not warn of a program on one's own machine:\n%s", asked.Body)
+		}
+		a := redeem(alice.Code(bot, "redirect_uri", local))
+		granted(t, "a public client", a)
+		next := refresh(a.Text("refresh_token"))
+		granted(t, "its refresh", next)
+		if p := alice.Ask(bot, "redirect_uri", local); p.Status != http.StatusOK {
+			t.Errorf("a program on one's own machine is let in without a question: %d", p.Status)
+		}
+		refused(t, "by itself", w.Do(oauthtest.Request("/oauth/token", oauthtest.Form("grant_type", "client_credentials", "client_id", bot.ID))), 400, "unauthorized_client")
+		refused(t, "asking about a token", w.Do(oauthtest.Request("/oauth/introspect", oauthtest.Form("token", a.Token(), "client_id", bot.ID))), 401, "invalid_client")
+		refused(t, "with a secret", w.Redeem(bot, alice.Code(bot, "redirect_uri", local)), 401, "invalid_client")
 
-	// Bound to a key from the first request on, the family stays on it.
-	code := alice.Code(bot, "redirect_uri", local, "dpop_jkt", prover.Thumbprint())
-	refused(t, "a bound code without the key", redeem(code), 400, "invalid_grant")
-	refused(t, "a bound code with another key", redeem(code, other.Prove("")), 400, "invalid_grant")
-	a = redeem(code, prover.Prove(""))
-	granted(t, "a bound code with its key", a)
-	if a.Text("token_type") != "DPoP" {
-		t.Errorf("the token type is %q", a.Text("token_type"))
-	}
-	refused(t, "its refresh token without the key", refresh(a.Text("refresh_token")), 400, "invalid_grant")
-	refused(t, "its refresh token with another key", refresh(a.Text("refresh_token"), other.Prove("")), 400, "invalid_grant")
-	granted(t, "its refresh token with the key", refresh(a.Text("refresh_token"), prover.Prove("")))
+		// Bound to a key from the first request on, the family stays on it.
+		code := alice.Code(bot, "redirect_uri", local, "dpop_jkt", prover.Thumbprint())
+		refused(t, "a bound code without the key", redeem(code), 400, "invalid_grant")
+		refused(t, "a bound code with another key", redeem(code, other.Prove("")), 400, "invalid_grant")
+		a = redeem(code, prover.Prove(""))
+		granted(t, "a bound code with its key", a)
+		if a.Text("token_type") != "DPoP" {
+			t.Errorf("the token type is %q", a.Text("token_type"))
+		}
+		refused(t, "its refresh token without the key", refresh(a.Text("refresh_token")), 400, "invalid_grant")
+		refused(t, "its refresh token with another key", refresh(a.Text("refresh_token"), other.Prove("")), 400, "invalid_grant")
+		granted(t, "its refresh token with the key", refresh(a.Text("refresh_token"), prover.Prove("")))
+	})
 }
 
 // The session of an authorization lives as long as a session may, and its end
 // is that of the refresh tokens.
 func TestAuthorizationEnds(t *testing.T) {
-	d := dbtest.Open(t)
-	w := oauthtest.New(t, d)
-	clock := dbtest.NewClock(d)
-	bot, alice := w.CodeAgent("bot"), w.Person("alice")
-	a := w.Redeem(bot, alice.Code(bot))
-	for range 23 {
-		clock.Advance(time.Hour)
-		a = w.Refresh(bot, a.Text("refresh_token"))
-		granted(t, "a refresh within the day", a)
-	}
-	clock.Advance(session.LongestLife - 23*time.Hour)
-	refused(t, "a refresh after a day", w.Refresh(bot, a.Text("refresh_token")), 400, "invalid_grant")
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		clock := dbtest.NewClock(d)
+		bot, alice := w.CodeAgent("bot"), w.Person("alice")
+		a := w.Redeem(bot, alice.Code(bot))
+		for range 23 {
+			clock.Advance(time.Hour)
+			a = w.Refresh(bot, a.Text("refresh_token"))
+			granted(t, "a refresh within the day", a)
+		}
+		clock.Advance(session.LongestLife - 23*time.Hour)
+		refused(t, "a refresh after a day", w.Refresh(bot, a.Text("refresh_token")), 400, "invalid_grant")
+	})
 }
 
 // TestAuthorizationResources: a token has of the granted resources what it asks
 // for (RFC 8707, section 2.2).
 func TestAuthorizationResources(t *testing.T) {
-	d := dbtest.Open(t)
-	w := oauthtest.New(t, d)
-	bot, alice := w.CodeAgent("bot"), w.Person("alice")
-	q := oauthtest.AuthorizeQuery(bot)
-	q.Add("resource", oauthtest.Tickets)
-	asked := alice.Load("/oauth/authorize?" + q.Encode())
-	back := oauthtest.Back(alice, alice.Post("/oauth/consent", alice.Fill(asked, "/oauth/consent")))
-	one := w.Redeem(bot, back.Get("code"), "resource", oauthtest.Tickets)
-	granted(t, "one of two resources", one)
-	if claims := claimsOf(t, w, one.Token(), oauthtest.Tickets); claims["aud"] != oauthtest.Tickets || claims["scope"] != "ticket.read" {
-		t.Errorf("the token is for %v with %v", claims["aud"], claims["scope"])
-	}
-	both := w.Refresh(bot, one.Text("refresh_token"))
-	granted(t, "both afterwards", both)
-	if claims := claimsOf(t, w, both.Token(), oauthtest.CRM); len(claims["aud"].([]any)) != 2 {
-		t.Errorf("the token is for %v", claims["aud"])
-	}
-	refused(t, "a resource beyond", w.Refresh(bot, both.Text("refresh_token"), "resource", "https://erp.example"), 400, "invalid_target")
-	w.Access.Grant(bot.ID, oauthtest.CRM, "customer.read", "customer.update", "customer.delete")
-	wide := w.Refresh(bot, both.Text("refresh_token"), "resource", oauthtest.CRM)
-	granted(t, "after the agent was granted more", wide)
-	if wide.Text("scope") != "customer.read customer.update" {
-		t.Errorf("the person agreed to two operations and the token has %q", wide.Text("scope"))
-	}
-	// Without a resource the token is for us, and says who the person is.
-	none := w.Redeem(bot, alice.Code(bot, "resource", ""))
-	granted(t, "no resource", none)
-	if claims := claimsOf(t, w, none.Token(), string(oauthtest.Issuer)); claims["scope"] != nil {
-		t.Errorf("a token for no resource has the scope %v", claims["scope"])
-	}
-	refused(t, "a resource that the person was not asked about", w.Refresh(bot, none.Text("refresh_token"), "resource", oauthtest.CRM), 400, "invalid_target")
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot, alice := w.CodeAgent("bot"), w.Person("alice")
+		q := oauthtest.AuthorizeQuery(bot)
+		q.Add("resource", oauthtest.Tickets)
+		asked := alice.Load("/oauth/authorize?" + q.Encode())
+		back := oauthtest.Back(alice, alice.Post("/oauth/consent", alice.Fill(asked, "/oauth/consent")))
+		one := w.Redeem(bot, back.Get("code"), "resource", oauthtest.Tickets)
+		granted(t, "one of two resources", one)
+		if claims := claimsOf(t, w, one.Token(), oauthtest.Tickets); claims["aud"] != oauthtest.Tickets || claims["scope"] != "ticket.read" {
+			t.Errorf("the token is for %v with %v", claims["aud"], claims["scope"])
+		}
+		both := w.Refresh(bot, one.Text("refresh_token"))
+		granted(t, "both afterwards", both)
+		if claims := claimsOf(t, w, both.Token(), oauthtest.CRM); len(claims["aud"].([]any)) != 2 {
+			t.Errorf("the token is for %v", claims["aud"])
+		}
+		refused(t, "a resource beyond", w.Refresh(bot, both.Text("refresh_token"), "resource", "https://erp.example"), 400, "invalid_target")
+		w.Access.Grant(bot.ID, oauthtest.CRM, "customer.read", "customer.update", "customer.delete")
+		wide := w.Refresh(bot, both.Text("refresh_token"), "resource", oauthtest.CRM)
+		granted(t, "after the agent was granted more", wide)
+		if wide.Text("scope") != "customer.read customer.update" {
+			t.Errorf("the person agreed to two operations and the token has %q", wide.Text("scope"))
+		}
+		// Without a resource the token is for us, and says who the person is.
+		none := w.Redeem(bot, alice.Code(bot, "resource", ""))
+		granted(t, "no resource", none)
+		if claims := claimsOf(t, w, none.Token(), string(oauthtest.Issuer)); claims["scope"] != nil {
+			t.Errorf("a token for no resource has the scope %v", claims["scope"])
+		}
+		refused(t, "a resource that the person was not asked about", w.Refresh(bot, none.Text("refresh_token"), "resource", oauthtest.CRM), 400, "invalid_target")
+	})
 }
 
 // clone is the same browser, for requests at once.

@@ -135,58 +135,59 @@ func TestBackchannelRequestIsGoodOnce(t *testing.T) {
 
 // What a client asks for is checked at once, and nobody is worn down.
 func TestBackchannelRequestsAreChecked(t *testing.T) {
-	d := dbtest.Open(t)
-	w := oauthtest.New(t, d)
-	bot, plain := w.CodeAgent("bot"), w.Agent("plain")
-	w.Person("alice")
-	for name, c := range map[string]struct {
-		pairs []string
-		want  string
-	}{
-		"nobody by that name":         {[]string{"login_hint", "nobody"}, "unknown_user_id"},
-		"nobody by that id":           {[]string{"login_hint", "usr_nobody"}, "unknown_user_id"},
-		"a very long name":            {[]string{"login_hint", strings.Repeat("a", 300)}, "unknown_user_id"},
-		"nobody":                      {[]string{"login_hint", ""}, "invalid_request"},
-		"a hint of another kind":      {[]string{"id_token_hint", "x"}, "invalid_request"},
-		"a request as a JWT":          {[]string{"request", "e30.e30."}, "invalid_request"},
-		"without openid":              {[]string{"scope", "customer.read"}, "invalid_scope"},
-		"an unknown scope":            {[]string{"scope", "openid customer.destroy"}, "invalid_scope"},
-		"an unknown resource":         {[]string{"resource", "https://erp.example"}, "invalid_target"},
-		"an unknown purpose":          {[]string{"purpose", "spying"}, "invalid_request"},
-		"a long message":              {[]string{"binding_message", strings.Repeat("ä", 101)}, "invalid_binding_message"},
-		"a message with a line break": {[]string{"binding_message", "a\nb"}, "invalid_binding_message"},
-		"a message that turns round":  {[]string{"binding_message", "pay \u202e001"}, "invalid_binding_message"},
-		"no time at all":              {[]string{"requested_expiry", "0"}, "invalid_request"},
-		"a time that is none":         {[]string{"requested_expiry", "soon"}, "invalid_request"},
-		"another client":              {[]string{"client_id", plain.ID}, "invalid_request"},
-	} {
-		refused(t, name, w.Name(bot, "alice", c.pairs...), 400, c.want)
-	}
-	refused(t, "a client that is not registered for it", w.Name(plain, "alice"), 400, "unauthorized_client")
-	public := w.CodeAgent("public", func(c *agent.Client) { c.Methods = []string{"none"} })
-	f := oauthtest.Form("client_id", public.ID, "login_hint", "alice", "scope", "openid")
-	refused(t, "a client that does not authenticate", w.Do(oauthtest.Request("/oauth/ciba", f)), 400, "unauthorized_client")
-	if n := count(t, d, "select count(*) from oauth_waiting"); n != 0 {
-		t.Errorf("%d of these wait", n)
-	}
-	for i := range 3 {
-		if a := w.Name(bot, "alice", "binding_message", fmt.Sprint(strings.Repeat("ä", 99), i)); a.Status != http.StatusOK {
-			t.Fatalf("request %d: %d %s", i, a.Status, a.Body)
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot, plain := w.CodeAgent("bot"), w.Agent("plain")
+		w.Person("alice")
+		for name, c := range map[string]struct {
+			pairs []string
+			want  string
+		}{
+			"nobody by that name":         {[]string{"login_hint", "nobody"}, "unknown_user_id"},
+			"nobody by that id":           {[]string{"login_hint", "usr_nobody"}, "unknown_user_id"},
+			"a very long name":            {[]string{"login_hint", strings.Repeat("a", 300)}, "unknown_user_id"},
+			"nobody":                      {[]string{"login_hint", ""}, "invalid_request"},
+			"a hint of another kind":      {[]string{"id_token_hint", "x"}, "invalid_request"},
+			"a request as a JWT":          {[]string{"request", "e30.e30."}, "invalid_request"},
+			"without openid":              {[]string{"scope", "customer.read"}, "invalid_scope"},
+			"an unknown scope":            {[]string{"scope", "openid customer.destroy"}, "invalid_scope"},
+			"an unknown resource":         {[]string{"resource", "https://erp.example"}, "invalid_target"},
+			"an unknown purpose":          {[]string{"purpose", "spying"}, "invalid_request"},
+			"a long message":              {[]string{"binding_message", strings.Repeat("ä", 101)}, "invalid_binding_message"},
+			"a message with a line break": {[]string{"binding_message", "a\nb"}, "invalid_binding_message"},
+			"a message that turns round":  {[]string{"binding_message", "pay \u202e001"}, "invalid_binding_message"},
+			"no time at all":              {[]string{"requested_expiry", "0"}, "invalid_request"},
+			"a time that is none":         {[]string{"requested_expiry", "soon"}, "invalid_request"},
+			"another client":              {[]string{"client_id", plain.ID}, "invalid_request"},
+		} {
+			refused(t, name, w.Name(bot, "alice", c.pairs...), 400, c.want)
 		}
-	}
-	refused(t, "a fourth request", w.Name(bot, "alice"), 429, "temporarily_unavailable")
-	if a := w.Name(w.CodeAgent("other"), "alice"); a.Status != http.StatusOK {
-		t.Errorf("another client's first: %d %s", a.Status, a.Body)
-	}
-	m := w.Metadata()
-	if m.BackchannelEndpoint != m.Issuer+"/oauth/ciba" || len(m.BackchannelModes) != 1 || m.BackchannelModes[0] != "poll" {
-		t.Errorf("the metadata says %q, %v", m.BackchannelEndpoint, m.BackchannelModes)
-	}
-	for _, grantType := range []string{token.Device, token.Backchannel} {
-		if !strings.Contains(strings.Join(m.GrantTypes, " "), grantType) {
-			t.Errorf("the metadata does not name %s", grantType)
+		refused(t, "a client that is not registered for it", w.Name(plain, "alice"), 400, "unauthorized_client")
+		public := w.CodeAgent("public", func(c *agent.Client) { c.Methods = []string{"none"} })
+		f := oauthtest.Form("client_id", public.ID, "login_hint", "alice", "scope", "openid")
+		refused(t, "a client that does not authenticate", w.Do(oauthtest.Request("/oauth/ciba", f)), 400, "unauthorized_client")
+		if n := count(t, d, "select count(*) from oauth_waiting"); n != 0 {
+			t.Errorf("%d of these wait", n)
 		}
-	}
+		for i := range 3 {
+			if a := w.Name(bot, "alice", "binding_message", fmt.Sprint(strings.Repeat("ä", 99), i)); a.Status != http.StatusOK {
+				t.Fatalf("request %d: %d %s", i, a.Status, a.Body)
+			}
+		}
+		refused(t, "a fourth request", w.Name(bot, "alice"), 429, "temporarily_unavailable")
+		if a := w.Name(w.CodeAgent("other"), "alice"); a.Status != http.StatusOK {
+			t.Errorf("another client's first: %d %s", a.Status, a.Body)
+		}
+		m := w.Metadata()
+		if m.BackchannelEndpoint != m.Issuer+"/oauth/ciba" || len(m.BackchannelModes) != 1 || m.BackchannelModes[0] != "poll" {
+			t.Errorf("the metadata says %q, %v", m.BackchannelEndpoint, m.BackchannelModes)
+		}
+		for _, grantType := range []string{token.Device, token.Backchannel} {
+			if !strings.Contains(strings.Join(m.GrantTypes, " "), grantType) {
+				t.Errorf("the metadata does not name %s", grantType)
+			}
+		}
+	})
 }
 
 // FuzzWaiting: whatever is sent to the endpoints of clients without a browser is

@@ -394,43 +394,45 @@ func TestCertificateBoundTokens(t *testing.T) {
 // The certificate comes from the TLS layer, or from a header of a trusted proxy
 // alone.
 func TestCertificateOfAProxy(t *testing.T) {
-	w := oauthtest.New(t, dbtest.Open(t))
-	root := newAuthority(t, "root", nil)
-	between := newAuthority(t, "between", root)
-	bot := w.Agent("bot")
-	add(t, w, bot, agent.Wanted{Kind: agent.Certified, Certificate: &agent.Certificate{DNS: "bot.example", Authorities: root.pem()}})
-	cert := between.leaf(func(c *x509.Certificate) { c.DNSNames = []string{"bot.example"} })
-	value := func(c *x509.Certificate) string { return ":" + base64.StdEncoding.EncodeToString(c.Raw) + ":" }
-	mux := http.NewServeMux()
-	if err := w.Door.Mount(mux); err != nil {
-		t.Fatal(err)
-	}
-	ask := func(trusted string, change ...func(*http.Request)) oauthtest.Answer {
-		f := edge.Front{}
-		if trusted != "" {
-			f.Trusted, f.Certificates = []netip.Prefix{netip.MustParsePrefix(trusted)}, true
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		root := newAuthority(t, "root", nil)
+		between := newAuthority(t, "between", root)
+		bot := w.Agent("bot")
+		add(t, w, bot, agent.Wanted{Kind: agent.Certified, Certificate: &agent.Certificate{DNS: "bot.example", Authorities: root.pem()}})
+		cert := between.leaf(func(c *x509.Certificate) { c.DNSNames = []string{"bot.example"} })
+		value := func(c *x509.Certificate) string { return ":" + base64.StdEncoding.EncodeToString(c.Raw) + ":" }
+		mux := http.NewServeMux()
+		if err := w.Door.Mount(mux); err != nil {
+			t.Fatal(err)
 		}
-		w.Handler = f.Handler(mux)
-		return w.Do(oauthtest.Request("/oauth/token", oauthtest.Form("grant_type", "client_credentials", "client_id", bot.ID), change...))
-	}
-	header := func(chain ...string) func(*http.Request) {
-		return func(r *http.Request) {
-			r.Header.Set("Client-Cert", value(cert))
-			for _, c := range chain {
-				r.Header.Add("Client-Cert-Chain", c)
+		ask := func(trusted string, change ...func(*http.Request)) oauthtest.Answer {
+			f := edge.Front{}
+			if trusted != "" {
+				f.Trusted, f.Certificates = []netip.Prefix{netip.MustParsePrefix(trusted)}, true
+			}
+			w.Handler = f.Handler(mux)
+			return w.Do(oauthtest.Request("/oauth/token", oauthtest.Form("grant_type", "client_credentials", "client_id", bot.ID), change...))
+		}
+		header := func(chain ...string) func(*http.Request) {
+			return func(r *http.Request) {
+				r.Header.Set("Client-Cert", value(cert))
+				for _, c := range chain {
+					r.Header.Add("Client-Cert-Chain", c)
+				}
 			}
 		}
-	}
-	granted(t, "a proxy that is trusted", ask("192.0.2.0/24", header(value(between.cert)+", "+value(root.cert))))
-	granted(t, "a proxy that writes two headers", ask("192.0.2.0/24", header(value(root.cert), value(between.cert))))
-	refused(t, "a proxy that sends no chain", ask("192.0.2.0/24", header()), 401, "invalid_client")
-	refused(t, "a proxy that sends another chain", ask("192.0.2.0/24", header(value(root.cert)+", :AA:, x")), 401, "invalid_client")
-	refused(t, "a proxy of another network", ask("198.51.100.0/24", header(value(between.cert))), 401, "invalid_client")
-	refused(t, "anybody", ask("", header(value(between.cert))), 401, "invalid_client")
-	refused(t, "a trusted proxy that has the certificate itself", ask("192.0.2.0/24", over(cert, between.cert)), 401, "invalid_client")
-	granted(t, "a client that has it, beside a header that counts for nothing", ask("", over(cert, between.cert), func(r *http.Request) {
-		r.Header.Set("Client-Cert", value(root.cert))
-	}))
+		granted(t, "a proxy that is trusted", ask("192.0.2.0/24", header(value(between.cert)+", "+value(root.cert))))
+		granted(t, "a proxy that writes two headers", ask("192.0.2.0/24", header(value(root.cert), value(between.cert))))
+		refused(t, "a proxy that sends no chain", ask("192.0.2.0/24", header()), 401, "invalid_client")
+		refused(t, "a proxy that sends another chain", ask("192.0.2.0/24", header(value(root.cert)+", :AA:, x")), 401, "invalid_client")
+		refused(t, "a proxy of another network", ask("198.51.100.0/24", header(value(between.cert))), 401, "invalid_client")
+		refused(t, "anybody", ask("", header(value(between.cert))), 401, "invalid_client")
+		refused(t, "a trusted proxy that has the certificate itself", ask("192.0.2.0/24", over(cert, between.cert)), 401, "invalid_client")
+		granted(t, "a client that has it, beside a header that counts for nothing", ask("", over(cert, between.cert), func(r *http.Request) {
+			r.Header.Set("Client-Cert", value(root.cert))
+		}))
+	})
 }
 
 // A backup credential works like any other, and each use of it is on record

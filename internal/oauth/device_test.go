@@ -391,57 +391,58 @@ func TestDeviceAfterwards(t *testing.T) {
 // Who may ask: clients that are registered for it, as at the token endpoint,
 // also those that do not authenticate; and what they ask for is checked at once.
 func TestDeviceRequestsAreChecked(t *testing.T) {
-	d := dbtest.Open(t)
-	w := oauthtest.New(t, d)
-	bot, plain, alice := w.CodeAgent("bot"), w.Agent("plain"), w.Person("alice")
-	for name, c := range map[string]struct {
-		pairs []string
-		want  string
-	}{
-		"an unknown scope":    {[]string{"scope", "customer.destroy"}, "invalid_scope"},
-		"an unknown resource": {[]string{"resource", "https://erp.example"}, "invalid_target"},
-		"an unknown purpose":  {[]string{"purpose", "spying"}, "invalid_request"},
-		"another client":      {[]string{"client_id", plain.ID}, "invalid_request"},
-	} {
-		refused(t, name, w.Device(bot, c.pairs...), 400, c.want)
-	}
-	refused(t, "a client that is not registered for it", w.Device(plain), 400, "unauthorized_client")
-	refused(t, "a wrong secret", w.Do(oauthtest.Request("/oauth/device", oauthtest.Form(), oauthtest.Basic(bot.ID, plain.Secret))), 401, "invalid_client")
-	refused(t, "nobody", w.Do(oauthtest.Request("/oauth/device", oauthtest.Form("client_id", bot.ID))), 401, "invalid_client")
-	if a := w.Do(httpGet("/oauth/device")); a.Status != http.StatusMethodNotAllowed {
-		t.Errorf("a GET: %d", a.Status)
-	}
-	m := w.Metadata()
-	if m.DeviceEndpoint != m.Issuer+"/oauth/device" {
-		t.Errorf("the metadata says %q", m.DeviceEndpoint)
-	}
-	public := w.CodeAgent("public", func(c *agent.Client) { c.Methods = []string{"none"} })
-	ask := func() oauthtest.Answer {
-		return w.Do(oauthtest.Request("/oauth/device", oauthtest.Form("client_id", public.ID, "resource", oauthtest.CRM)))
-	}
-	asked := ask()
-	alice.Decide(asked.Text("user_code"), "allow")
-	f := oauthtest.Form("client_id", public.ID, "grant_type", token.Device, "device_code", asked.Text("device_code"))
-	granted(t, "a client that does not authenticate", w.Do(oauthtest.Request("/oauth/token", f)))
-	for range 29 {
-		ask()
-	}
-	refused(t, "the thirty-first request of a stranger", ask(), 429, "temporarily_unavailable")
-	if a := w.Device(bot); a.Status != http.StatusOK {
-		t.Errorf("a client that authenticates, from the same address: %d %s", a.Status, a.Body)
-	}
-	// A key that is shown with the request is shown at the end, too.
-	prover, thief := w.Prover("P-256"), w.Prover("P-256")
-	bound := w.Do(oauthtest.Request("/oauth/device", oauthtest.Form("resource", oauthtest.CRM), oauthtest.Basic(bot.ID, bot.Secret), prover.Prove("")))
-	alice.Decide(bound.Text("user_code"), "allow")
-	g := oauthtest.Form("grant_type", token.Device, "device_code", bound.Text("device_code"))
-	refused(t, "without the key", w.Do(oauthtest.Request("/oauth/token", g, oauthtest.Basic(bot.ID, bot.Secret))), 400, "invalid_grant")
-	refused(t, "with another key", w.Do(oauthtest.Request("/oauth/token", g, oauthtest.Basic(bot.ID, bot.Secret), thief.Prove(""))), 400, "invalid_grant")
-	granted(t, "with the key", w.Do(oauthtest.Request("/oauth/token", g, oauthtest.Basic(bot.ID, bot.Secret), prover.Prove(""))))
-	// With openid the client learns who the person is.
-	id := w.Poll(bot, alice.DeviceCode(bot, "scope", "openid customer.read"))
-	granted(t, "with openid", id)
-	if id.Text("id_token") == "" {
-		t.Errorf("no ID token: %s", id.Body)
-	}
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot, plain, alice := w.CodeAgent("bot"), w.Agent("plain"), w.Person("alice")
+		for name, c := range map[string]struct {
+			pairs []string
+			want  string
+		}{
+			"an unknown scope":    {[]string{"scope", "customer.destroy"}, "invalid_scope"},
+			"an unknown resource": {[]string{"resource", "https://erp.example"}, "invalid_target"},
+			"an unknown purpose":  {[]string{"purpose", "spying"}, "invalid_request"},
+			"another client":      {[]string{"client_id", plain.ID}, "invalid_request"},
+		} {
+			refused(t, name, w.Device(bot, c.pairs...), 400, c.want)
+		}
+		refused(t, "a client that is not registered for it", w.Device(plain), 400, "unauthorized_client")
+		refused(t, "a wrong secret", w.Do(oauthtest.Request("/oauth/device", oauthtest.Form(), oauthtest.Basic(bot.ID, plain.Secret))), 401, "invalid_client")
+		refused(t, "nobody", w.Do(oauthtest.Request("/oauth/device", oauthtest.Form("client_id", bot.ID))), 401, "invalid_client")
+		if a := w.Do(httpGet("/oauth/device")); a.Status != http.StatusMethodNotAllowed {
+			t.Errorf("a GET: %d", a.Status)
+		}
+		m := w.Metadata()
+		if m.DeviceEndpoint != m.Issuer+"/oauth/device" {
+			t.Errorf("the metadata says %q", m.DeviceEndpoint)
+		}
+		public := w.CodeAgent("public", func(c *agent.Client) { c.Methods = []string{"none"} })
+		ask := func() oauthtest.Answer {
+			return w.Do(oauthtest.Request("/oauth/device", oauthtest.Form("client_id", public.ID, "resource", oauthtest.CRM)))
+		}
+		asked := ask()
+		alice.Decide(asked.Text("user_code"), "allow")
+		f := oauthtest.Form("client_id", public.ID, "grant_type", token.Device, "device_code", asked.Text("device_code"))
+		granted(t, "a client that does not authenticate", w.Do(oauthtest.Request("/oauth/token", f)))
+		for range 29 {
+			ask()
+		}
+		refused(t, "the thirty-first request of a stranger", ask(), 429, "temporarily_unavailable")
+		if a := w.Device(bot); a.Status != http.StatusOK {
+			t.Errorf("a client that authenticates, from the same address: %d %s", a.Status, a.Body)
+		}
+		// A key that is shown with the request is shown at the end, too.
+		prover, thief := w.Prover("P-256"), w.Prover("P-256")
+		bound := w.Do(oauthtest.Request("/oauth/device", oauthtest.Form("resource", oauthtest.CRM), oauthtest.Basic(bot.ID, bot.Secret), prover.Prove("")))
+		alice.Decide(bound.Text("user_code"), "allow")
+		g := oauthtest.Form("grant_type", token.Device, "device_code", bound.Text("device_code"))
+		refused(t, "without the key", w.Do(oauthtest.Request("/oauth/token", g, oauthtest.Basic(bot.ID, bot.Secret))), 400, "invalid_grant")
+		refused(t, "with another key", w.Do(oauthtest.Request("/oauth/token", g, oauthtest.Basic(bot.ID, bot.Secret), thief.Prove(""))), 400, "invalid_grant")
+		granted(t, "with the key", w.Do(oauthtest.Request("/oauth/token", g, oauthtest.Basic(bot.ID, bot.Secret), prover.Prove(""))))
+		// With openid the client learns who the person is.
+		id := w.Poll(bot, alice.DeviceCode(bot, "scope", "openid customer.read"))
+		granted(t, "with openid", id)
+		if id.Text("id_token") == "" {
+			t.Errorf("no ID token: %s", id.Body)
+		}
+	})
 }

@@ -305,205 +305,208 @@ func TestMetadataURL(t *testing.T) {
 // most 5 KiB, with the URL itself as client_id, and no secrets. Errors and
 // invalid documents are never kept.
 func TestDocumentsThatAreNotInOrder(t *testing.T) {
-	d := dbtest.Open(t)
-	w := oauthtest.New(t, d)
-	clock := dbtest.NewClock(d)
-	s, alice := newSite(t, w), w.Person("alice")
-	key := oauthtest.NewKey(t, "P-256")
-	private := map[string]any{"keys": []any{map[string]any{"kty": "oct", "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3JldA", "alg": "HS256"}}}
-	good, err := json.Marshal(s.document(nil))
-	if err != nil {
-		t.Fatal(err)
-	}
-	status := func(code int, headers ...string) func(http.ResponseWriter) {
-		return func(w http.ResponseWriter) {
-			w.Header().Set("Content-Type", "application/json")
-			for i := 0; i < len(headers); i += 2 {
-				w.Header().Set(headers[i], headers[i+1])
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		clock := dbtest.NewClock(d)
+		s, alice := newSite(t, w), w.Person("alice")
+		key := oauthtest.NewKey(t, "P-256")
+		private := map[string]any{"keys": []any{map[string]any{"kty": "oct", "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3JldA", "alg": "HS256"}}}
+		good, err := json.Marshal(s.document(nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		status := func(code int, headers ...string) func(http.ResponseWriter) {
+			return func(w http.ResponseWriter) {
+				w.Header().Set("Content-Type", "application/json")
+				for i := 0; i < len(headers); i += 2 {
+					w.Header().Set(headers[i], headers[i+1])
+				}
+				w.WriteHeader(code)
+				_, _ = w.Write(good)
 			}
-			w.WriteHeader(code)
-			_, _ = w.Write(good)
 		}
-	}
-	for name, bad := range map[string]any{
-		"another client_id":          s.document(map[string]any{"client_id": s.url + "?"}),
-		"client_id in capitals":      s.document(map[string]any{"client_id": strings.Replace(s.url, "https", "HTTPS", 1)}),
-		"no client_id":               s.document(map[string]any{"client_id": nil}),
-		"client_id twice":            strings.Replace(string(good), "{", fmt.Sprintf(`{"client_id":%q,`, s.url), 1),
-		"more after it":              string(good) + "{}",
-		"not UTF-8":                  strings.Replace(string(good), "Example", "\xff", 1),
-		"no object":                  `["` + s.url + `"]`,
-		"nothing":                    "",
-		"more than 5 KiB":            string(good) + strings.Repeat(" ", edge.MaxDocument-len(good)+1),
-		"a secret":                   s.document(map[string]any{"client_secret": "x"}),
-		"the end of a secret":        s.document(map[string]any{"client_secret_expires_at": 0}),
-		"client_secret_basic":        s.document(map[string]any{"token_endpoint_auth_method": "client_secret_basic"}),
-		"client_secret_post":         s.document(map[string]any{"token_endpoint_auth_method": "client_secret_post"}),
-		"client_secret_jwt":          s.document(map[string]any{"token_endpoint_auth_method": "client_secret_jwt"}),
-		"a symmetric key":            s.document(map[string]any{"token_endpoint_auth_method": "private_key_jwt", "jwks": private}),
-		"no key":                     s.document(map[string]any{"token_endpoint_auth_method": "private_key_jwt"}),
-		"keys elsewhere":             s.document(map[string]any{"token_endpoint_auth_method": "private_key_jwt", "jwks_uri": s.url}),
-		"no redirect URI":            s.document(map[string]any{"redirect_uris": nil}),
-		"redirect URIs of no use":    s.document(map[string]any{"redirect_uris": []string{"app://x", "http://app.example/", "javascript:alert(1)"}}),
-		"another ID token algorithm": s.document(map[string]any{"id_token_signed_response_alg": "none"}),
-		"301":                        status(301, "Location", "/client.json"),
-		"302":                        status(302, "Location", s.url),
-		"307":                        status(307, "Location", s.url),
-		"201":                        status(201),
-		"203":                        status(203),
-		"304":                        status(304),
-		"404":                        status(404),
-		"500":                        status(500),
-		"text":                       status(200, "Content-Type", "text/html"),
-		"compressed":                 status(200, "Content-Encoding", "gzip"),
-	} {
-		if fn, ok := bad.(func(http.ResponseWriter)); ok {
-			s.answers(fn)
-		} else {
-			s.says(bad, "Cache-Control", "max-age=86400")
+		for name, bad := range map[string]any{
+			"another client_id":          s.document(map[string]any{"client_id": s.url + "?"}),
+			"client_id in capitals":      s.document(map[string]any{"client_id": strings.Replace(s.url, "https", "HTTPS", 1)}),
+			"no client_id":               s.document(map[string]any{"client_id": nil}),
+			"client_id twice":            strings.Replace(string(good), "{", fmt.Sprintf(`{"client_id":%q,`, s.url), 1),
+			"more after it":              string(good) + "{}",
+			"not UTF-8":                  strings.Replace(string(good), "Example", "\xff", 1),
+			"no object":                  `["` + s.url + `"]`,
+			"nothing":                    "",
+			"more than 5 KiB":            string(good) + strings.Repeat(" ", edge.MaxDocument-len(good)+1),
+			"a secret":                   s.document(map[string]any{"client_secret": "x"}),
+			"the end of a secret":        s.document(map[string]any{"client_secret_expires_at": 0}),
+			"client_secret_basic":        s.document(map[string]any{"token_endpoint_auth_method": "client_secret_basic"}),
+			"client_secret_post":         s.document(map[string]any{"token_endpoint_auth_method": "client_secret_post"}),
+			"client_secret_jwt":          s.document(map[string]any{"token_endpoint_auth_method": "client_secret_jwt"}),
+			"a symmetric key":            s.document(map[string]any{"token_endpoint_auth_method": "private_key_jwt", "jwks": private}),
+			"no key":                     s.document(map[string]any{"token_endpoint_auth_method": "private_key_jwt"}),
+			"keys elsewhere":             s.document(map[string]any{"token_endpoint_auth_method": "private_key_jwt", "jwks_uri": s.url}),
+			"no redirect URI":            s.document(map[string]any{"redirect_uris": nil}),
+			"redirect URIs of no use":    s.document(map[string]any{"redirect_uris": []string{"app://x", "http://app.example/", "javascript:alert(1)"}}),
+			"another ID token algorithm": s.document(map[string]any{"id_token_signed_response_alg": "none"}),
+			"301":                        status(301, "Location", "/client.json"),
+			"302":                        status(302, "Location", s.url),
+			"307":                        status(307, "Location", s.url),
+			"201":                        status(201),
+			"203":                        status(203),
+			"304":                        status(304),
+			"404":                        status(404),
+			"500":                        status(500),
+			"text":                       status(200, "Content-Type", "text/html"),
+			"compressed":                 status(200, "Content-Encoding", "gzip"),
+		} {
+			if fn, ok := bad.(func(http.ResponseWriter)); ok {
+				s.answers(fn)
+			} else {
+				s.says(bad, "Cache-Control", "max-age=86400")
+			}
+			s.fetched()
+			for range 2 {
+				p := alice.Ask(s.bot, "client_id", s.url)
+				if p.Status < 400 || p.Header.Get("Location") != "" {
+					t.Errorf("%s: the browser gets %d to %q", name, p.Status, p.Header.Get("Location"))
+				}
+			}
+			if n := s.fetched(); n != 2 {
+				t.Errorf("%s: fetched %d times for two requests", name, n)
+			}
+			a := w.Do(oauthtest.Request("/oauth/token", oauthtest.Form("grant_type", "refresh_token", "refresh_token", "x", "client_id", s.url)))
+			if code := a.Error(); code != "invalid_client" && code != "temporarily_unavailable" {
+				t.Errorf("%s: the token endpoint says %d %s", name, a.Status, a.Body)
+			}
+			clock.Advance(time.Minute)
 		}
+		// Nobody makes this server go there again and again.
+		s.answers(status(404))
 		s.fetched()
-		for range 2 {
-			p := alice.Ask(s.bot, "client_id", s.url)
-			if p.Status < 400 || p.Header.Get("Location") != "" {
-				t.Errorf("%s: the browser gets %d to %q", name, p.Status, p.Header.Get("Location"))
+		for range 50 {
+			w.Do(oauthtest.Request("/oauth/token", oauthtest.Form("grant_type", "refresh_token", "refresh_token", "x", "client_id", s.url)))
+		}
+		if n := s.fetched(); n > 15 {
+			t.Errorf("fetched %d times for 50 requests", n)
+		}
+		// What is there for others does no harm, and the limit is a limit.
+		clock.Advance(time.Hour)
+		alice.SignIn(true)
+		s.says(string(good) + strings.Repeat(" ", edge.MaxDocument-len(good)))
+		if p := alice.Ask(s.bot, "client_id", s.url); p.Status != http.StatusOK {
+			t.Errorf("a document of 5 KiB: %d\n%s", p.Status, p.Body)
+		}
+		clock.Advance(time.Hour)
+		alice.SignIn(true)
+		s.says(s.document(map[string]any{
+			"redirect_uris": []string{"app://x", oauthtest.Callback}, "grant_types": []string{"authorization_code", "urn:example:other"}, "jwks_uri": "https://10.0.0.1/",
+			"jwks": json.RawMessage(oauthtest.JWKS(t, "key-1", key.Public())), "example": map[string]any{"client_secret": 1},
+		}), "Content-Type", "application/oauth-client+json; charset=utf-8")
+		if p := alice.Ask(s.bot, "client_id", s.url); p.Status != http.StatusOK {
+			t.Errorf("a document with what is for others: %d\n%s", p.Status, p.Body)
+		}
+		// A document that nobody registered is not fetched.
+		s.fetched()
+		for _, other := range []string{s.url + "?x", strings.Replace(s.url, "client", "other", 1), "https://app.example/client", strings.ToUpper(s.url)} {
+			if p := alice.Ask(s.bot, "client_id", other); p.Status != http.StatusBadRequest || p.Header.Get("Location") != "" {
+				t.Errorf("the client_id %q: %d to %q", other, p.Status, p.Header.Get("Location"))
 			}
 		}
-		if n := s.fetched(); n != 2 {
-			t.Errorf("%s: fetched %d times for two requests", name, n)
+		if n := s.fetched(); n != 0 {
+			t.Errorf("%d documents were fetched that nobody has registered", n)
 		}
-		a := w.Do(oauthtest.Request("/oauth/token", oauthtest.Form("grant_type", "refresh_token", "refresh_token", "x", "client_id", s.url)))
-		if code := a.Error(); code != "invalid_client" && code != "temporarily_unavailable" {
-			t.Errorf("%s: the token endpoint says %d %s", name, a.Status, a.Body)
-		}
-		clock.Advance(time.Minute)
-	}
-	// Nobody makes this server go there again and again.
-	s.answers(status(404))
-	s.fetched()
-	for range 50 {
-		w.Do(oauthtest.Request("/oauth/token", oauthtest.Form("grant_type", "refresh_token", "refresh_token", "x", "client_id", s.url)))
-	}
-	if n := s.fetched(); n > 15 {
-		t.Errorf("fetched %d times for 50 requests", n)
-	}
-	// What is there for others does no harm, and the limit is a limit.
-	clock.Advance(time.Hour)
-	alice.SignIn(true)
-	s.says(string(good) + strings.Repeat(" ", edge.MaxDocument-len(good)))
-	if p := alice.Ask(s.bot, "client_id", s.url); p.Status != http.StatusOK {
-		t.Errorf("a document of 5 KiB: %d\n%s", p.Status, p.Body)
-	}
-	clock.Advance(time.Hour)
-	alice.SignIn(true)
-	s.says(s.document(map[string]any{
-		"redirect_uris": []string{"app://x", oauthtest.Callback}, "grant_types": []string{"authorization_code", "urn:example:other"}, "jwks_uri": "https://10.0.0.1/",
-		"jwks": json.RawMessage(oauthtest.JWKS(t, "key-1", key.Public())), "example": map[string]any{"client_secret": 1},
-	}), "Content-Type", "application/oauth-client+json; charset=utf-8")
-	if p := alice.Ask(s.bot, "client_id", s.url); p.Status != http.StatusOK {
-		t.Errorf("a document with what is for others: %d\n%s", p.Status, p.Body)
-	}
-	// A document that nobody registered is not fetched.
-	s.fetched()
-	for _, other := range []string{s.url + "?x", strings.Replace(s.url, "client", "other", 1), "https://app.example/client", strings.ToUpper(s.url)} {
-		if p := alice.Ask(s.bot, "client_id", other); p.Status != http.StatusBadRequest || p.Header.Get("Location") != "" {
-			t.Errorf("the client_id %q: %d to %q", other, p.Status, p.Header.Get("Location"))
-		}
-	}
-	if n := s.fetched(); n != 0 {
-		t.Errorf("%d documents were fetched that nobody has registered", n)
-	}
+	})
 }
 
 // TestDocumentsAreKeptForAWhile: between five minutes and a day, as the answer
 // says, and not longer because the next one cannot be had.
 func TestDocumentsAreKeptForAWhile(t *testing.T) {
-	d := dbtest.Open(t)
-	w := oauthtest.New(t, d)
-	clock := dbtest.NewClock(d)
-	s := newSite(t, w)
-	docs := oauth.NewDocuments(func(ctx context.Context, url string) (edge.Document, error) {
-		return w.Fetcher.Get(ctx, url, edge.MaxDocument)
-	}, d.Now)
-	base := &token.Client{ID: s.bot.ID, URL: s.url, GrantTypes: []string{token.Own, token.Consented}, Methods: agent.MetadataMethods}
-	for _, one := range []struct {
-		header, age string
-		life        time.Duration
-	}{
-		{"", "", 5 * time.Minute},
-		{"no-store", "", 5 * time.Minute},
-		{"max-age=600, no-cache", "", 5 * time.Minute},
-		{"max-age=1", "", 5 * time.Minute},
-		{"max-age=x", "", 5 * time.Minute},
-		{"public, max-age=3600", "", time.Hour},
-		{"Max-Age=3600", "600", 50 * time.Minute},
-		{"max-age=3600, s-maxage=1200", "", 20 * time.Minute},
-		{"max-age=31536000", "", 24 * time.Hour},
-		{"max-age=99999999999999999999", "", 5 * time.Minute},
-	} {
-		s.says(s.document(nil), "Cache-Control", one.header, "Age", one.age)
-		get := func(after time.Duration, want int) {
-			t.Helper()
-			clock.Advance(after)
-			s.fetched()
-			if _, err := docs.Client(t.Context(), base); err != nil {
-				t.Fatal(err)
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		clock := dbtest.NewClock(d)
+		s := newSite(t, w)
+		docs := oauth.NewDocuments(func(ctx context.Context, url string) (edge.Document, error) {
+			return w.Fetcher.Get(ctx, url, edge.MaxDocument)
+		}, d.Now)
+		base := &token.Client{ID: s.bot.ID, URL: s.url, GrantTypes: []string{token.Own, token.Consented}, Methods: agent.MetadataMethods}
+		for _, one := range []struct {
+			header, age string
+			life        time.Duration
+		}{
+			{"", "", 5 * time.Minute},
+			{"no-store", "", 5 * time.Minute},
+			{"max-age=600, no-cache", "", 5 * time.Minute},
+			{"max-age=1", "", 5 * time.Minute},
+			{"max-age=x", "", 5 * time.Minute},
+			{"public, max-age=3600", "", time.Hour},
+			{"Max-Age=3600", "600", 50 * time.Minute},
+			{"max-age=3600, s-maxage=1200", "", 20 * time.Minute},
+			{"max-age=31536000", "", 24 * time.Hour},
+			{"max-age=99999999999999999999", "", 5 * time.Minute},
+		} {
+			s.says(s.document(nil), "Cache-Control", one.header, "Age", one.age)
+			get := func(after time.Duration, want int) {
+				t.Helper()
+				clock.Advance(after)
+				s.fetched()
+				if _, err := docs.Client(t.Context(), base); err != nil {
+					t.Fatal(err)
+				}
+				if n := s.fetched(); n != want {
+					t.Errorf("Cache-Control %q, Age %q: after %s fetched %d times, want %d", one.header, one.age, after, n, want)
+				}
 			}
-			if n := s.fetched(); n != want {
-				t.Errorf("Cache-Control %q, Age %q: after %s fetched %d times, want %d", one.header, one.age, after, n, want)
-			}
+			get(25*time.Hour, 1)
+			get(one.life-time.Second, 0)
+			get(time.Second, 1)
 		}
-		get(25*time.Hour, 1)
-		get(one.life-time.Second, 0)
-		get(time.Second, 1)
-	}
-	clock.Advance(25 * time.Hour)
-	s.answers(func(w http.ResponseWriter) { w.WriteHeader(http.StatusServiceUnavailable) })
-	if c, err := docs.Client(t.Context(), base); err == nil {
-		t.Errorf("a document that has come to its end serves on: %+v", c)
-	}
-	// Whoever asks at once is answered by one fetch.
-	s.says(s.document(nil))
-	s.fetched()
-	var all sync.WaitGroup
-	for range 64 {
-		all.Go(func() {
-			if _, err := docs.Client(t.Context(), base); err != nil {
-				t.Errorf("one of 64 at once: %v", err)
-			}
-		})
-	}
-	all.Wait()
-	if n := s.fetched(); n != 1 {
-		t.Errorf("64 at once had the document fetched %d times", n)
-	}
+		clock.Advance(25 * time.Hour)
+		s.answers(func(w http.ResponseWriter) { w.WriteHeader(http.StatusServiceUnavailable) })
+		if c, err := docs.Client(t.Context(), base); err == nil {
+			t.Errorf("a document that has come to its end serves on: %+v", c)
+		}
+		// Whoever asks at once is answered by one fetch.
+		s.says(s.document(nil))
+		s.fetched()
+		var all sync.WaitGroup
+		for range 64 {
+			all.Go(func() {
+				if _, err := docs.Client(t.Context(), base); err != nil {
+					t.Errorf("one of 64 at once: %v", err)
+				}
+			})
+		}
+		all.Wait()
+		if n := s.fetched(); n != 1 {
+			t.Errorf("64 at once had the document fetched %d times", n)
+		}
+	})
 }
 
 // TestDocumentsAreNotFetchedFromInside: special-use addresses are refused where
 // they are dialled, also this machine's own, unless it is set up for development.
 func TestDocumentsAreNotFetchedFromInside(t *testing.T) {
-	d := dbtest.Open(t)
-	w := oauthtest.New(t, d)
-	s, alice := newSite(t, w), w.Person("alice")
-	w.Fetcher.Opening = edge.Opening{}
-	if p := alice.Ask(s.bot, "client_id", s.url); p.Status != http.StatusServiceUnavailable || p.Header.Get("Location") != "" {
-		t.Errorf("a document on this machine: %d to %q", p.Status, p.Header.Get("Location"))
-	}
-	local := strings.Replace(s.url, "127.0.0.1", "localhost", 1)
-	inside := []string{
-		local, "https://10.0.0.1/c", "https://192.168.1.1/c", "https://172.16.0.1/c", "https://169.254.169.254/latest/meta-data", "https://100.100.100.200/c",
-		"https://0.0.0.0/c", "https://[::1]/c", "https://[::]/c", "https://[fd00::1]/c", "https://[fe80::1]/c", "https://[::ffff:127.0.0.1]/c", "https://[64:ff9b::7f00:1]/c",
-		"https://224.0.0.1/c", "https://100.64.0.1/c",
-	}
-	for _, at := range inside {
-		w.Set(s.bot, agent.Client{MetadataURL: at, GrantTypes: []string{"authorization_code"}})
-		if p := alice.Ask(s.bot, "client_id", at); p.Status != http.StatusServiceUnavailable || p.Header.Get("Location") != "" {
-			t.Errorf("a document at %s: %d to %q\n%s", at, p.Status, p.Header.Get("Location"), p.Body)
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		s, alice := newSite(t, w), w.Person("alice")
+		w.Fetcher.Opening = edge.Opening{}
+		if p := alice.Ask(s.bot, "client_id", s.url); p.Status != http.StatusServiceUnavailable || p.Header.Get("Location") != "" {
+			t.Errorf("a document on this machine: %d to %q", p.Status, p.Header.Get("Location"))
 		}
-	}
-	if n := s.fetched(); n != 0 {
-		t.Errorf("the site was asked %d times", n)
-	}
+		local := strings.Replace(s.url, "127.0.0.1", "localhost", 1)
+		inside := []string{
+			local, "https://10.0.0.1/c", "https://192.168.1.1/c", "https://172.16.0.1/c", "https://169.254.169.254/latest/meta-data", "https://100.100.100.200/c",
+			"https://0.0.0.0/c", "https://[::1]/c", "https://[::]/c", "https://[fd00::1]/c", "https://[fe80::1]/c", "https://[::ffff:127.0.0.1]/c", "https://[64:ff9b::7f00:1]/c",
+			"https://224.0.0.1/c", "https://100.64.0.1/c",
+		}
+		for _, at := range inside {
+			w.Set(s.bot, agent.Client{MetadataURL: at, GrantTypes: []string{"authorization_code"}})
+			if p := alice.Ask(s.bot, "client_id", at); p.Status != http.StatusServiceUnavailable || p.Header.Get("Location") != "" {
+				t.Errorf("a document at %s: %d to %q\n%s", at, p.Status, p.Header.Get("Location"), p.Body)
+			}
+		}
+		if n := s.fetched(); n != 0 {
+			t.Errorf("the site was asked %d times", n)
+		}
+	})
 }
 
 // TestChangedKeysOrRedirectsAskAgain: what a person agreed to, they agreed to of
@@ -572,22 +575,23 @@ func TestChangedKeysOrRedirectsAskAgain(t *testing.T) {
 // TestOnlyLocalRedirects: the person is warned that anybody on their machine can
 // say to be this client, and is asked each time.
 func TestOnlyLocalRedirects(t *testing.T) {
-	d := dbtest.Open(t)
-	w := oauthtest.New(t, d)
-	s, alice := newSite(t, w), w.Person("alice")
-	s.says(s.document(map[string]any{"redirect_uris": []string{"http://127.0.0.1/cb", "http://localhost/cb"}, "client_name": "<b>Bank\u202e\nof\x00 all</b>" + strings.Repeat("x", 200)}))
-	for range 2 {
-		p := alice.Ask(s.bot, "client_id", s.url, "redirect_uri", "http://127.0.0.1:4711/cb")
-		if p.Status != http.StatusOK || !strings.Contains(p.Body, "Any program on this computer") || !strings.Contains(p.Body, "<strong>127.0.0.1:4711</strong>") {
-			t.Fatalf("the page that asks: %d\n%s", p.Status, p.Body)
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		s, alice := newSite(t, w), w.Person("alice")
+		s.says(s.document(map[string]any{"redirect_uris": []string{"http://127.0.0.1/cb", "http://localhost/cb"}, "client_name": "<b>Bank\u202e\nof\x00 all</b>" + strings.Repeat("x", 200)}))
+		for range 2 {
+			p := alice.Ask(s.bot, "client_id", s.url, "redirect_uri", "http://127.0.0.1:4711/cb")
+			if p.Status != http.StatusOK || !strings.Contains(p.Body, "Any program on this computer") || !strings.Contains(p.Body, "<strong>127.0.0.1:4711</strong>") {
+				t.Fatalf("the page that asks: %d\n%s", p.Status, p.Body)
+			}
+			if !strings.Contains(p.Body, "&lt;b&gt;Bank of all&lt;/b&gt;x") || strings.Contains(p.Body, strings.Repeat("x", 101)) {
+				t.Errorf("the name of the client is shown as it is:\n%s", p.Body)
+			}
+			if back := oauthtest.Back(alice, alice.Post("/oauth/consent", alice.Fill(p, "/oauth/consent"))); back.Get("code") == "" {
+				t.Errorf("sent back with %v", back)
+			}
 		}
-		if !strings.Contains(p.Body, "&lt;b&gt;Bank of all&lt;/b&gt;x") || strings.Contains(p.Body, strings.Repeat("x", 101)) {
-			t.Errorf("the name of the client is shown as it is:\n%s", p.Body)
-		}
-		if back := oauthtest.Back(alice, alice.Post("/oauth/consent", alice.Fill(p, "/oauth/consent"))); back.Get("code") == "" {
-			t.Errorf("sent back with %v", back)
-		}
-	}
+	})
 }
 
 // TestClientWithAKeyInItsDocument: its assertions name the URL, and are checked

@@ -23,128 +23,131 @@ import (
 // The metadata is one document at every place where clients look, it names the
 // issuer byte for byte, and what it names is there.
 func TestMetadata(t *testing.T) {
-	d := dbtest.Open(t)
-	w := oauthtest.New(t, d)
-	var first string
-	for _, path := range []string{"/.well-known/oauth-authorization-server", "/.well-known/openid-configuration"} {
-		r := httpGet(path)
-		r.Host = "evil.example"
-		r.Header.Set("X-Forwarded-Host", "evil.example")
-		r.Header.Set("Forwarded", "host=evil.example")
-		a := w.Do(r)
-		if a.Status != http.StatusOK || a.Header.Get("Content-Type") != "application/json" || a.Header.Get("Access-Control-Allow-Origin") != "*" {
-			t.Fatalf("%s: %d %v", path, a.Status, a.Header)
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		var first string
+		for _, path := range []string{"/.well-known/oauth-authorization-server", "/.well-known/openid-configuration"} {
+			r := httpGet(path)
+			r.Host = "evil.example"
+			r.Header.Set("X-Forwarded-Host", "evil.example")
+			r.Header.Set("Forwarded", "host=evil.example")
+			a := w.Do(r)
+			if a.Status != http.StatusOK || a.Header.Get("Content-Type") != "application/json" || a.Header.Get("Access-Control-Allow-Origin") != "*" {
+				t.Fatalf("%s: %d %v", path, a.Status, a.Header)
+			}
+			if first == "" {
+				first = a.Body
+			}
+			if a.Body != first {
+				t.Errorf("%s is another document:\n%s\n%s", path, a.Body, first)
+			}
 		}
-		if first == "" {
-			first = a.Body
+		var m oauth.Metadata
+		if err := json.Unmarshal([]byte(first), &m); err != nil {
+			t.Fatal(err)
 		}
-		if a.Body != first {
-			t.Errorf("%s is another document:\n%s\n%s", path, a.Body, first)
+		if m.Issuer != string(oauthtest.Issuer) {
+			t.Errorf("the issuer is %q, want %q", m.Issuer, oauthtest.Issuer)
 		}
-	}
-	var m oauth.Metadata
-	if err := json.Unmarshal([]byte(first), &m); err != nil {
-		t.Fatal(err)
-	}
-	if m.Issuer != string(oauthtest.Issuer) {
-		t.Errorf("the issuer is %q, want %q", m.Issuer, oauthtest.Issuer)
-	}
-	if !slices.Contains(m.GrantTypes, "client_credentials") || !slices.IsSorted(m.GrantTypes) || !slices.Equal(m.ResponseTypes, []string{"code"}) {
-		t.Errorf("the metadata names grant types %v and response types %v", m.GrantTypes, m.ResponseTypes)
-	}
-	for _, endpoint := range []string{m.TokenEndpoint, m.IntrospectionEndpoint, m.RevocationEndpoint} {
-		path := strings.TrimPrefix(endpoint, m.Issuer)
-		if a := w.Do(oauthtest.Request(path, nil)); a.Error() != "invalid_request" {
-			t.Errorf("%s answers %d %s to an empty form", endpoint, a.Status, a.Body)
+		if !slices.Contains(m.GrantTypes, "client_credentials") || !slices.IsSorted(m.GrantTypes) || !slices.Equal(m.ResponseTypes, []string{"code"}) {
+			t.Errorf("the metadata names grant types %v and response types %v", m.GrantTypes, m.ResponseTypes)
 		}
-	}
-	for name, there := range map[string]bool{"registration_endpoint": false, "authorization_endpoint": true, "request_uri_parameter_supported": true} {
-		if strings.Contains(first, `"`+name+`"`) != there {
-			t.Errorf("the metadata has %s: %v, want %v", name, !there, there)
+		for _, endpoint := range []string{m.TokenEndpoint, m.IntrospectionEndpoint, m.RevocationEndpoint} {
+			path := strings.TrimPrefix(endpoint, m.Issuer)
+			if a := w.Do(oauthtest.Request(path, nil)); a.Error() != "invalid_request" {
+				t.Errorf("%s answers %d %s to an empty form", endpoint, a.Status, a.Body)
+			}
 		}
-	}
-	keys := w.Do(httpGet(strings.TrimPrefix(m.JWKS, m.Issuer)))
-	if !strings.HasPrefix(keys.Header.Get("Cache-Control"), "public, max-age=") || keys.Header.Get("Access-Control-Allow-Origin") != "*" {
-		t.Errorf("the key set has the headers %v", keys.Header)
-	}
-	if strings.Contains(keys.Body, `"d"`) {
-		t.Errorf("the key set has a private key: %s", keys.Body)
-	}
+		for name, there := range map[string]bool{"registration_endpoint": false, "authorization_endpoint": true, "request_uri_parameter_supported": true} {
+			if strings.Contains(first, `"`+name+`"`) != there {
+				t.Errorf("the metadata has %s: %v, want %v", name, !there, there)
+			}
+		}
+		keys := w.Do(httpGet(strings.TrimPrefix(m.JWKS, m.Issuer)))
+		if !strings.HasPrefix(keys.Header.Get("Cache-Control"), "public, max-age=") || keys.Header.Get("Access-Control-Allow-Origin") != "*" {
+			t.Errorf("the key set has the headers %v", keys.Header)
+		}
+		if strings.Contains(keys.Body, `"d"`) {
+			t.Errorf("the key set has a private key: %s", keys.Body)
+		}
+	})
 }
 
 // An issuer with a path, and tenants with paths of their own.
 func TestMetadataOfIssuersWithPaths(t *testing.T) {
-	d := dbtest.Open(t)
-	w := oauthtest.New(t, d)
-	c := w.Tokens.Config
-	c.Issuer = "https://estover.example/auth"
-	c.Known = func(_ context.Context, tenant estover.TenantID) error {
-		if tenant != "acme" {
-			return token.ErrNoTenant
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		c := w.Tokens.Config
+		c.Issuer = "https://estover.example/auth"
+		c.Known = func(_ context.Context, tenant estover.TenantID) error {
+			if tenant != "acme" {
+				return token.ErrNoTenant
+			}
+			return nil
 		}
-		return nil
-	}
-	door := oauth.New(oauth.Config{Tokens: token.New(w.Guard, c), Sessions: w.Sessions, Callers: w.Callers})
-	mux := http.NewServeMux()
-	if err := door.Mount(mux); err != nil {
-		t.Fatal(err)
-	}
-	for path, issuer := range map[string]string{
-		"/.well-known/oauth-authorization-server/auth":        "https://estover.example/auth",
-		"/.well-known/openid-configuration/auth":              "https://estover.example/auth",
-		"/auth/.well-known/openid-configuration":              "https://estover.example/auth",
-		"/.well-known/oauth-authorization-server/auth/t/acme": "https://estover.example/auth/t/acme",
-		"/.well-known/openid-configuration/auth/t/acme":       "https://estover.example/auth/t/acme",
-		"/auth/t/acme/.well-known/openid-configuration":       "https://estover.example/auth/t/acme",
-		"/.well-known/oauth-authorization-server":             "",
-		"/auth/t/nobody/.well-known/openid-configuration":     "",
-		"/auth/t/default/.well-known/openid-configuration":    "",
-	} {
-		rec := httptest.NewRecorder()
-		mux.ServeHTTP(rec, httpGet(path))
-		var m oauth.Metadata
-		_ = json.Unmarshal(rec.Body.Bytes(), &m) // an answer that is no document has no issuer
-		if m.Issuer != issuer || (rec.Code == http.StatusOK) != (issuer != "") {
-			t.Errorf("%s: %d with the issuer %q, want %q", path, rec.Code, m.Issuer, issuer)
+		door := oauth.New(oauth.Config{Tokens: token.New(w.Guard, c), Sessions: w.Sessions, Callers: w.Callers})
+		mux := http.NewServeMux()
+		if err := door.Mount(mux); err != nil {
+			t.Fatal(err)
 		}
-	}
-	for name, want := range map[string]struct {
-		tenant estover.TenantID
-		ok     bool
-	}{
-		"https://estover.example/auth":           {"default", true},
-		"https://estover.example/auth/t/acme":    {"acme", true},
-		"https://estover.example/auth/":          {"", false},
-		"https://estover.example/auth/t/":        {"", false},
-		"https://estover.example/auth/t/default": {"", false},
-		"https://estover.example/auth/t/a/b":     {"", false},
-		"https://estover.example/auth2":          {"", false},
-		"https://estover.example":                {"", false},
-	} {
-		if tenant, ok := c.Issuer.Tenant(name); tenant != want.tenant || ok != want.ok {
-			t.Errorf("the issuer %s is the tenant %q %v, want %q %v", name, tenant, ok, want.tenant, want.ok)
+		for path, issuer := range map[string]string{
+			"/.well-known/oauth-authorization-server/auth":        "https://estover.example/auth",
+			"/.well-known/openid-configuration/auth":              "https://estover.example/auth",
+			"/auth/.well-known/openid-configuration":              "https://estover.example/auth",
+			"/.well-known/oauth-authorization-server/auth/t/acme": "https://estover.example/auth/t/acme",
+			"/.well-known/openid-configuration/auth/t/acme":       "https://estover.example/auth/t/acme",
+			"/auth/t/acme/.well-known/openid-configuration":       "https://estover.example/auth/t/acme",
+			"/.well-known/oauth-authorization-server":             "",
+			"/auth/t/nobody/.well-known/openid-configuration":     "",
+			"/auth/t/default/.well-known/openid-configuration":    "",
+		} {
+			rec := httptest.NewRecorder()
+			mux.ServeHTTP(rec, httpGet(path))
+			var m oauth.Metadata
+			_ = json.Unmarshal(rec.Body.Bytes(), &m) // an answer that is no document has no issuer
+			if m.Issuer != issuer || (rec.Code == http.StatusOK) != (issuer != "") {
+				t.Errorf("%s: %d with the issuer %q, want %q", path, rec.Code, m.Issuer, issuer)
+			}
 		}
-	}
+		for name, want := range map[string]struct {
+			tenant estover.TenantID
+			ok     bool
+		}{
+			"https://estover.example/auth":           {"default", true},
+			"https://estover.example/auth/t/acme":    {"acme", true},
+			"https://estover.example/auth/":          {"", false},
+			"https://estover.example/auth/t/":        {"", false},
+			"https://estover.example/auth/t/default": {"", false},
+			"https://estover.example/auth/t/a/b":     {"", false},
+			"https://estover.example/auth2":          {"", false},
+			"https://estover.example":                {"", false},
+		} {
+			if tenant, ok := c.Issuer.Tenant(name); tenant != want.tenant || ok != want.ok {
+				t.Errorf("the issuer %s is the tenant %q %v, want %q %v", name, tenant, ok, want.tenant, want.ok)
+			}
+		}
+	})
 }
 
 func TestCrossOrigin(t *testing.T) {
-	d := dbtest.Open(t)
-	w := oauthtest.New(t, d)
-	for path, open := range map[string]bool{
-		"/oauth/token": true, "/oauth/jwks": true, "/.well-known/openid-configuration": true, "/oauth/introspect": false, "/oauth/revoke": false,
-	} {
-		r := httpGet(path)
-		r.Method = http.MethodOptions
-		r.Header.Set("Origin", "https://app.example")
-		r.Header.Set("Access-Control-Request-Method", "POST")
-		a := w.Do(r)
-		if (a.Status == http.StatusNoContent && a.Header.Get("Access-Control-Allow-Origin") == "*") != open {
-			t.Errorf("a preflight of %s: %d %v, want it open: %v", path, a.Status, a.Header, open)
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		for path, open := range map[string]bool{
+			"/oauth/token": true, "/oauth/jwks": true, "/.well-known/openid-configuration": true, "/oauth/introspect": false, "/oauth/revoke": false,
+		} {
+			r := httpGet(path)
+			r.Method = http.MethodOptions
+			r.Header.Set("Origin", "https://app.example")
+			r.Header.Set("Access-Control-Request-Method", "POST")
+			a := w.Do(r)
+			if (a.Status == http.StatusNoContent && a.Header.Get("Access-Control-Allow-Origin") == "*") != open {
+				t.Errorf("a preflight of %s: %d %v, want it open: %v", path, a.Status, a.Header, open)
+			}
 		}
-	}
-	if a := w.Do(httpGet("/oauth/token")); a.Status != http.StatusMethodNotAllowed || a.Header.Get("Allow") != "POST" || a.Error() != "invalid_request" {
-		t.Errorf("GET of the token endpoint: %d %v %s", a.Status, a.Header, a.Body)
-	}
+		if a := w.Do(httpGet("/oauth/token")); a.Status != http.StatusMethodNotAllowed || a.Header.Get("Allow") != "POST" || a.Error() != "invalid_request" {
+			t.Errorf("GET of the token endpoint: %d %v %s", a.Status, a.Header, a.Body)
+		}
+	})
 }
 
 func TestIntrospection(t *testing.T) {
@@ -229,41 +232,42 @@ func TestIntrospection(t *testing.T) {
 
 // What real clients send (tokens.md, section 8).
 func TestTraps(t *testing.T) {
-	d := dbtest.Open(t)
-	w := oauthtest.New(t, d)
-	bot := w.Agent("bot")
-	form := func(pairs ...string) oauthtest.Answer {
-		return w.Do(oauthtest.Request("/oauth/token", oauthtest.Form(append(pairs, "grant_type", "client_credentials")...), oauthtest.Basic(bot.ID, bot.Secret)))
-	}
-	granted(t, "empty parameters of other grants", form("code", "", "refresh_token", "", "scope", "", "resource", "", "redirect_uri", ""))
-	granted(t, "unknown parameters", form("foo", "bar", "audience", "x", "audience", "y"))
-	granted(t, "an upper-case host", form("resource", "HTTPS://CRM.Example"))
-	granted(t, "a charset", w.Do(oauthtest.Request("/oauth/token", oauthtest.Form("grant_type", "client_credentials"), oauthtest.Basic(bot.ID, bot.Secret), func(r *http.Request) {
-		r.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=UTF-8")
-	})))
-	granted(t, "the scheme in small letters", w.Do(oauthtest.Request("/oauth/token", oauthtest.Form("grant_type", "client_credentials"), func(r *http.Request) {
-		r.SetBasicAuth(bot.ID, strings.NewReplacer("_", "%5F", "-", "%2d").Replace(bot.Secret))
-		r.Header.Set("Authorization", strings.Replace(r.Header.Get("Authorization"), "Basic", "basic", 1))
-	})))
-	w.Tweak(bot.ID, func(c *token.Client) { c.Resource = oauthtest.Tickets })
-	if a := granted(t, "neither scope nor resource", form()); a.Text("scope") != "ticket.read" {
-		t.Errorf("a client with a usual resource got the scope %q, want that of the resource", a.Text("scope"))
-	}
-	for _, kind := range []string{"Ed25519", "RSA"} {
-		key := oauthtest.NewKey(t, kind)
-		if _, err := w.Agents.CreateKeySet(t.Context(), oauthtest.Admin, bot.ID, kind, oauthtest.JWKS(t, kind, key.Public()), 0); err != nil {
-			t.Fatal(err)
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot := w.Agent("bot")
+		form := func(pairs ...string) oauthtest.Answer {
+			return w.Do(oauthtest.Request("/oauth/token", oauthtest.Form(append(pairs, "grant_type", "client_credentials")...), oauthtest.Basic(bot.ID, bot.Secret)))
 		}
-		a := w.AskWith(oauthtest.Sign(t, key, kind, w.Claims(bot)))
-		if kind == "Ed25519" {
-			granted(t, kind, a)
-			continue
+		granted(t, "empty parameters of other grants", form("code", "", "refresh_token", "", "scope", "", "resource", "", "redirect_uri", ""))
+		granted(t, "unknown parameters", form("foo", "bar", "audience", "x", "audience", "y"))
+		granted(t, "an upper-case host", form("resource", "HTTPS://CRM.Example"))
+		granted(t, "a charset", w.Do(oauthtest.Request("/oauth/token", oauthtest.Form("grant_type", "client_credentials"), oauthtest.Basic(bot.ID, bot.Secret), func(r *http.Request) {
+			r.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=UTF-8")
+		})))
+		granted(t, "the scheme in small letters", w.Do(oauthtest.Request("/oauth/token", oauthtest.Form("grant_type", "client_credentials"), func(r *http.Request) {
+			r.SetBasicAuth(bot.ID, strings.NewReplacer("_", "%5F", "-", "%2d").Replace(bot.Secret))
+			r.Header.Set("Authorization", strings.Replace(r.Header.Get("Authorization"), "Basic", "basic", 1))
+		})))
+		w.Tweak(bot.ID, func(c *token.Client) { c.Resource = oauthtest.Tickets })
+		if a := granted(t, "neither scope nor resource", form()); a.Text("scope") != "ticket.read" {
+			t.Errorf("a client with a usual resource got the scope %q, want that of the resource", a.Text("scope"))
 		}
-		refused(t, "RS256 that is not arranged", a, 401, "invalid_client")
-		w.Tweak(bot.ID, func(c *token.Client) { c.Algorithms = []string{"RS256", "ES256"} })
-		granted(t, "RS256, arranged", w.AskWith(oauthtest.Sign(t, key, kind, w.Claims(bot))))
-		granted(t, "ES256 beside it", w.AskByKey(bot))
-	}
+		for _, kind := range []string{"Ed25519", "RSA"} {
+			key := oauthtest.NewKey(t, kind)
+			if _, err := w.Agents.CreateKeySet(t.Context(), oauthtest.Admin, bot.ID, kind, oauthtest.JWKS(t, kind, key.Public()), 0); err != nil {
+				t.Fatal(err)
+			}
+			a := w.AskWith(oauthtest.Sign(t, key, kind, w.Claims(bot)))
+			if kind == "Ed25519" {
+				granted(t, kind, a)
+				continue
+			}
+			refused(t, "RS256 that is not arranged", a, 401, "invalid_client")
+			w.Tweak(bot.ID, func(c *token.Client) { c.Algorithms = []string{"RS256", "ES256"} })
+			granted(t, "RS256, arranged", w.AskWith(oauthtest.Sign(t, key, kind, w.Claims(bot))))
+			granted(t, "ES256 beside it", w.AskByKey(bot))
+		}
+	})
 }
 
 // Sessions at the token endpoint.

@@ -147,20 +147,21 @@ func TestIDToken(t *testing.T) {
 
 // Without the scope openid nobody learns anything, whatever else is asked for.
 func TestNoIDTokenWithoutOpenID(t *testing.T) {
-	d := dbtest.Open(t)
-	w := oauthtest.New(t, d)
-	bot, alice := w.CodeAgent("bot"), w.Person("alice")
-	a := granted(t, "a resource alone", w.Redeem(bot, alice.Code(bot, "scope", "customer.read")))
-	if a.Text("id_token") != "" {
-		t.Errorf("an ID token that nobody asked for: %s", a.Body)
-	}
-	if back := alice.Allow(bot, asked("scope", "profile email")...); back.Get("error") != "invalid_scope" {
-		t.Errorf("profile and email without openid: %v", back)
-	}
-	refused(t, "a refresh that asks for more", w.Refresh(bot, a.Text("refresh_token"), "scope", "openid"), 400, "invalid_scope")
-	refused(t, "openid for the client itself", w.Ask(bot, "scope", "openid"), 400, "invalid_scope")
-	refused(t, "us as a resource without it", w.Refresh(bot, granted(t, "again", w.Redeem(bot, alice.Code(bot, "scope", "customer.read"))).Text("refresh_token"),
-		"resource", string(oauthtest.Issuer)), 400, "invalid_target")
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot, alice := w.CodeAgent("bot"), w.Person("alice")
+		a := granted(t, "a resource alone", w.Redeem(bot, alice.Code(bot, "scope", "customer.read")))
+		if a.Text("id_token") != "" {
+			t.Errorf("an ID token that nobody asked for: %s", a.Body)
+		}
+		if back := alice.Allow(bot, asked("scope", "profile email")...); back.Get("error") != "invalid_scope" {
+			t.Errorf("profile and email without openid: %v", back)
+		}
+		refused(t, "a refresh that asks for more", w.Refresh(bot, a.Text("refresh_token"), "scope", "openid"), 400, "invalid_scope")
+		refused(t, "openid for the client itself", w.Ask(bot, "scope", "openid"), 400, "invalid_scope")
+		refused(t, "us as a resource without it", w.Refresh(bot, granted(t, "again", w.Redeem(bot, alice.Code(bot, "scope", "customer.read"))).Text("refresh_token"),
+			"resource", string(oauthtest.Issuer)), 400, "invalid_target")
+	})
 }
 
 // What the client learns and what it may do are asked for together and lie in
@@ -412,63 +413,65 @@ func TestNonceIsBoundToTheCode(t *testing.T) {
 
 // max_age and prompt=login are answered by an auth_time that keeps them.
 func TestAuthTimeOfIDTokens(t *testing.T) {
-	d := dbtest.Open(t)
-	w := oauthtest.New(t, d)
-	clock := dbtest.NewClock(d)
-	bot, alice := w.CodeAgent("bot"), w.Person("alice")
-	began := d.Now().Unix()
-	alice.Code(bot, asked()...)
-	clock.Advance(20 * time.Minute)
-	at := func(pairs ...string) int64 {
-		t.Helper()
-		a := granted(t, "a code", w.Redeem(bot, alice.Code(bot, asked(pairs...)...)))
-		claims, _ := identified(t, w, a.Text("id_token"), bot.ID)
-		return int64(claims["auth_time"].(float64))
-	}
-	if got := at(); got-began > 10 {
-		t.Errorf("auth_time is %d, want that of the sign-in, about %d", got, began)
-	}
-	if p := alice.Ask(bot, asked("max_age", "600")...); !strings.HasPrefix(p.Header.Get("Location"), "/login?") {
-		t.Errorf("a sign-in that is too old: %d to %s", p.Status, p.Header.Get("Location"))
-	}
-	alice.SignIn(true)
-	if got := at("max_age", "600"); got < began+1200 {
-		t.Errorf("auth_time is %d, want that of the second sign-in, after %d", got, began+1200)
-	}
-	alice.SignIn(false)
-	a := granted(t, "by a recovery code", w.Redeem(bot, alice.Code(bot, asked()...)))
-	if claims, _ := identified(t, w, a.Text("id_token"), bot.ID); claims["acr"] != nil {
-		t.Errorf("a sign-in with a recovery code has the acr %v", claims["acr"])
-	}
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		clock := dbtest.NewClock(d)
+		bot, alice := w.CodeAgent("bot"), w.Person("alice")
+		began := d.Now().Unix()
+		alice.Code(bot, asked()...)
+		clock.Advance(20 * time.Minute)
+		at := func(pairs ...string) int64 {
+			t.Helper()
+			a := granted(t, "a code", w.Redeem(bot, alice.Code(bot, asked(pairs...)...)))
+			claims, _ := identified(t, w, a.Text("id_token"), bot.ID)
+			return int64(claims["auth_time"].(float64))
+		}
+		if got := at(); got-began > 10 {
+			t.Errorf("auth_time is %d, want that of the sign-in, about %d", got, began)
+		}
+		if p := alice.Ask(bot, asked("max_age", "600")...); !strings.HasPrefix(p.Header.Get("Location"), "/login?") {
+			t.Errorf("a sign-in that is too old: %d to %s", p.Status, p.Header.Get("Location"))
+		}
+		alice.SignIn(true)
+		if got := at("max_age", "600"); got < began+1200 {
+			t.Errorf("auth_time is %d, want that of the second sign-in, after %d", got, began+1200)
+		}
+		alice.SignIn(false)
+		a := granted(t, "by a recovery code", w.Redeem(bot, alice.Code(bot, asked()...)))
+		if claims, _ := identified(t, w, a.Text("id_token"), bot.ID); claims["acr"] != nil {
+			t.Errorf("a sign-in with a recovery code has the acr %v", claims["acr"])
+		}
+	})
 }
 
 // OpenID Connect Discovery, section 3.
 func TestMetadataOfOpenID(t *testing.T) {
-	d := dbtest.Open(t)
-	w := oauthtest.New(t, d)
-	m := w.Metadata()
-	for name, c := range map[string]struct{ got, want []string }{
-		"userinfo_endpoint":                     {[]string{m.UserInfoEndpoint}, []string{m.Issuer + "/oauth/userinfo"}},
-		"id_token_signing_alg_values_supported": {m.IDTokenAlgorithms, []string{"RS256", "ES256"}},
-		"scopes_supported":                      {m.Scopes, []string{"openid", "profile", "email"}},
-		"subject_types_supported":               {m.SubjectTypes, []string{"public"}},
-		"acr_values_supported":                  {m.Classes, []string{"phr"}},
-	} {
-		if !slices.Equal(c.got, c.want) {
-			t.Errorf("%s is %v, want %v", name, c.got, c.want)
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		m := w.Metadata()
+		for name, c := range map[string]struct{ got, want []string }{
+			"userinfo_endpoint":                     {[]string{m.UserInfoEndpoint}, []string{m.Issuer + "/oauth/userinfo"}},
+			"id_token_signing_alg_values_supported": {m.IDTokenAlgorithms, []string{"RS256", "ES256"}},
+			"scopes_supported":                      {m.Scopes, []string{"openid", "profile", "email"}},
+			"subject_types_supported":               {m.SubjectTypes, []string{"public"}},
+			"acr_values_supported":                  {m.Classes, []string{"phr"}},
+		} {
+			if !slices.Equal(c.got, c.want) {
+				t.Errorf("%s is %v, want %v", name, c.got, c.want)
+			}
 		}
-	}
-	// What is named is there, and what is there is named.
-	alice := w.Person("alice")
-	reachable(t, w, alice)
-	bot := w.CodeAgent("bot")
-	a := granted(t, "a code", w.Redeem(bot, alice.Code(bot, asked("scope", "openid profile email")...)))
-	known := userinfo(w, "GET", oauthtest.Bearer(a.Token())).JSON
-	told, _ := identified(t, w, a.Text("id_token"), bot.ID)
-	maps.Copy(told, known)
-	if got, want := slices.Sorted(maps.Keys(told)), slices.Sorted(slices.Values(m.Claims)); !slices.Equal(got, want) {
-		t.Errorf("the claims are %v, the metadata says %v", got, want)
-	}
+		// What is named is there, and what is there is named.
+		alice := w.Person("alice")
+		reachable(t, w, alice)
+		bot := w.CodeAgent("bot")
+		a := granted(t, "a code", w.Redeem(bot, alice.Code(bot, asked("scope", "openid profile email")...)))
+		known := userinfo(w, "GET", oauthtest.Bearer(a.Token())).JSON
+		told, _ := identified(t, w, a.Text("id_token"), bot.ID)
+		maps.Copy(told, known)
+		if got, want := slices.Sorted(maps.Keys(told)), slices.Sorted(slices.Values(m.Claims)); !slices.Equal(got, want) {
+			t.Errorf("the claims are %v, the metadata says %v", got, want)
+		}
+	})
 }
 
 // The row "golang.org/x/oauth2, coreos/go-oidc" of the interoperability table:
@@ -567,30 +570,31 @@ func TestSplitScopes(t *testing.T) {
 // RFC 9470, section 4: acr_values asks for a sign-in that cannot be phished, and
 // what is not known is no error.
 func TestACRValues(t *testing.T) {
-	d := dbtest.Open(t)
-	w := oauthtest.New(t, d)
-	bot, alice := w.CodeAgent("bot"), w.Person("alice")
-	alice.Allow(bot, asked()...)
-	alice.SignIn(false)
-	for values, want := range map[string]bool{"phr": true, "urn:example:gold phr": true, "urn:example:gold": false, "": false} {
-		p := alice.Ask(bot, asked("acr_values", values)...)
-		if strings.HasPrefix(p.Header.Get("Location"), "/login?again=1") != want {
-			t.Errorf("acr_values %q after a sign-in by recovery code: %d to %q, want the sign-in page: %v", values, p.Status, p.Header.Get("Location"), want)
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot, alice := w.CodeAgent("bot"), w.Person("alice")
+		alice.Allow(bot, asked()...)
+		alice.SignIn(false)
+		for values, want := range map[string]bool{"phr": true, "urn:example:gold phr": true, "urn:example:gold": false, "": false} {
+			p := alice.Ask(bot, asked("acr_values", values)...)
+			if strings.HasPrefix(p.Header.Get("Location"), "/login?again=1") != want {
+				t.Errorf("acr_values %q after a sign-in by recovery code: %d to %q, want the sign-in page: %v", values, p.Status, p.Header.Get("Location"), want)
+			}
 		}
-	}
-	if back := alice.Allow(bot, asked("acr_values", "phr", "prompt", "none")...); back.Get("error") != "login_required" {
-		t.Errorf("acr_values with prompt=none: %v", back)
-	}
-	alice.SignIn(true)
-	a := granted(t, "a code", w.Redeem(bot, alice.Code(bot, asked("acr_values", "phr")...)))
-	if claims, _ := identified(t, w, a.Text("id_token"), bot.ID); claims["acr"] != "phr" {
-		t.Errorf("after a sign-in by passkey the acr is %v", claims["acr"])
-	}
-	for methods, want := range map[string]string{"hwk": "phr", "swk": "phr", "mfa": "phr", "otp": "", "pwd": ""} {
-		if got := token.AuthOf(d.Now(), []string{methods}).Class; got != want {
-			t.Errorf("the acr of %s is %q, want %q", methods, got, want)
+		if back := alice.Allow(bot, asked("acr_values", "phr", "prompt", "none")...); back.Get("error") != "login_required" {
+			t.Errorf("acr_values with prompt=none: %v", back)
 		}
-	}
+		alice.SignIn(true)
+		a := granted(t, "a code", w.Redeem(bot, alice.Code(bot, asked("acr_values", "phr")...)))
+		if claims, _ := identified(t, w, a.Text("id_token"), bot.ID); claims["acr"] != "phr" {
+			t.Errorf("after a sign-in by passkey the acr is %v", claims["acr"])
+		}
+		for methods, want := range map[string]string{"hwk": "phr", "swk": "phr", "mfa": "phr", "otp": "", "pwd": ""} {
+			if got := token.AuthOf(d.Now(), []string{methods}).Class; got != want {
+				t.Errorf("the acr of %s is %q, want %q", methods, got, want)
+			}
+		}
+	})
 }
 
 // A19 for identity: what a person let one client know is not handed on to

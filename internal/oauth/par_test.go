@@ -91,71 +91,73 @@ func TestPushedRequests(t *testing.T) {
 
 // What is pushed is checked at once, as it will be when a browser comes.
 func TestPushedRequestsAreChecked(t *testing.T) {
-	d := dbtest.Open(t)
-	w := oauthtest.New(t, d)
-	bot, other := w.CodeAgent("bot"), w.CodeAgent("other")
-	for name, c := range map[string]struct {
-		pairs []string
-		want  string
-	}{
-		"a request_uri":               {[]string{"request_uri", "urn:ietf:params:oauth:request_uri:x"}, "invalid_request"},
-		"another redirect URI":        {[]string{"redirect_uri", "https://evil.example"}, "invalid_request"},
-		"no challenge":                {[]string{"code_challenge", ""}, "invalid_request"},
-		"plain":                       {[]string{"code_challenge_method", "plain"}, "invalid_request"},
-		"another response type":       {[]string{"response_type", "token"}, "unsupported_response_type"},
-		"a client that is not itself": {[]string{"client_id", other.ID}, "invalid_request"},
-	} {
-		refused(t, name, push(w, bot, oauthtest.AuthorizeQuery(bot, c.pairs...)), 400, c.want)
-	}
-	refused(t, "a wrong secret", w.Do(oauthtest.Request("/oauth/par", oauthtest.AuthorizeQuery(bot), oauthtest.Basic(bot.ID, other.Secret))), 401, "invalid_client")
-	refused(t, "nobody", w.Do(oauthtest.Request("/oauth/par", oauthtest.AuthorizeQuery(bot))), 401, "invalid_client")
-	// By an assertion, which is good once.
-	assertion := w.Assertion(bot)
-	q := oauthtest.AuthorizeQuery(bot, "client_assertion_type", oauthtest.AssertionType, "client_assertion", assertion)
-	if a := w.Do(oauthtest.Request("/oauth/par", q)); a.Status != http.StatusCreated {
-		t.Errorf("by an assertion: %d %s", a.Status, a.Body)
-	}
-	refused(t, "the same assertion", w.Do(oauthtest.Request("/oauth/par", q)), 401, "invalid_client")
-	if n := count(t, d, "select count(*) from oauth_pushed where request like '%assertion%' or request like '%secret%'"); n != 0 {
-		t.Error("what a client authenticates with is kept along with its request")
-	}
-	// The key that is shown is the one that the code is bound to (RFC 9449,
-	// section 10.1).
-	alice, prover, thief := w.Person("alice"), w.Prover("P-256"), w.Prover("P-256")
-	refused(t, "another key than the one that is shown", push(w, bot, oauthtest.AuthorizeQuery(bot, "dpop_jkt", thief.Thumbprint()), prover.Prove("")), 400, "invalid_request")
-	a := push(w, bot, oauthtest.AuthorizeQuery(bot), prover.Prove(""))
-	if a.Status != http.StatusCreated {
-		t.Fatalf("pushing with a key: %d %s", a.Status, a.Body)
-	}
-	asked := alice.Load(come(bot, a.Text("request_uri")))
-	code := oauthtest.Back(alice, alice.Post("/oauth/consent", alice.Fill(asked, "/oauth/consent"))).Get("code")
-	refused(t, "the code without the key", w.Redeem(bot, code), 400, "invalid_grant")
-	f := oauthtest.Form("grant_type", "authorization_code", "code", code, "code_verifier", oauthtest.Verifier)
-	granted(t, "the code with the key", w.Do(oauthtest.Request("/oauth/token", f, oauthtest.Basic(bot.ID, bot.Secret), prover.Prove(""))))
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot, other := w.CodeAgent("bot"), w.CodeAgent("other")
+		for name, c := range map[string]struct {
+			pairs []string
+			want  string
+		}{
+			"a request_uri":               {[]string{"request_uri", "urn:ietf:params:oauth:request_uri:x"}, "invalid_request"},
+			"another redirect URI":        {[]string{"redirect_uri", "https://evil.example"}, "invalid_request"},
+			"no challenge":                {[]string{"code_challenge", ""}, "invalid_request"},
+			"plain":                       {[]string{"code_challenge_method", "plain"}, "invalid_request"},
+			"another response type":       {[]string{"response_type", "token"}, "unsupported_response_type"},
+			"a client that is not itself": {[]string{"client_id", other.ID}, "invalid_request"},
+		} {
+			refused(t, name, push(w, bot, oauthtest.AuthorizeQuery(bot, c.pairs...)), 400, c.want)
+		}
+		refused(t, "a wrong secret", w.Do(oauthtest.Request("/oauth/par", oauthtest.AuthorizeQuery(bot), oauthtest.Basic(bot.ID, other.Secret))), 401, "invalid_client")
+		refused(t, "nobody", w.Do(oauthtest.Request("/oauth/par", oauthtest.AuthorizeQuery(bot))), 401, "invalid_client")
+		// By an assertion, which is good once.
+		assertion := w.Assertion(bot)
+		q := oauthtest.AuthorizeQuery(bot, "client_assertion_type", oauthtest.AssertionType, "client_assertion", assertion)
+		if a := w.Do(oauthtest.Request("/oauth/par", q)); a.Status != http.StatusCreated {
+			t.Errorf("by an assertion: %d %s", a.Status, a.Body)
+		}
+		refused(t, "the same assertion", w.Do(oauthtest.Request("/oauth/par", q)), 401, "invalid_client")
+		if n := count(t, d, "select count(*) from oauth_pushed where request like '%assertion%' or request like '%secret%'"); n != 0 {
+			t.Error("what a client authenticates with is kept along with its request")
+		}
+		// The key that is shown is the one that the code is bound to (RFC 9449,
+		// section 10.1).
+		alice, prover, thief := w.Person("alice"), w.Prover("P-256"), w.Prover("P-256")
+		refused(t, "another key than the one that is shown", push(w, bot, oauthtest.AuthorizeQuery(bot, "dpop_jkt", thief.Thumbprint()), prover.Prove("")), 400, "invalid_request")
+		a := push(w, bot, oauthtest.AuthorizeQuery(bot), prover.Prove(""))
+		if a.Status != http.StatusCreated {
+			t.Fatalf("pushing with a key: %d %s", a.Status, a.Body)
+		}
+		asked := alice.Load(come(bot, a.Text("request_uri")))
+		code := oauthtest.Back(alice, alice.Post("/oauth/consent", alice.Fill(asked, "/oauth/consent"))).Get("code")
+		refused(t, "the code without the key", w.Redeem(bot, code), 400, "invalid_grant")
+		f := oauthtest.Form("grant_type", "authorization_code", "code", code, "code_verifier", oauthtest.Verifier)
+		granted(t, "the code with the key", w.Do(oauthtest.Request("/oauth/token", f, oauthtest.Basic(bot.ID, bot.Secret), prover.Prove(""))))
+	})
 }
 
 // A request that is pushed in the name of a client that does not authenticate,
 // as anybody can push one, is kept without what it does not need, and not too
 // many are.
 func TestPushedRequestsOfStrangers(t *testing.T) {
-	d := dbtest.Open(t)
-	w := oauthtest.New(t, d)
-	bot := w.CodeAgent("bot", func(c *agent.Client) { c.Methods = []string{token.Public} })
-	q := oauthtest.AuthorizeQuery(bot, "junk", strings.Repeat("x", 50_000))
-	kept := 0
-	for range 100 {
-		switch a := w.Do(oauthtest.Request("/oauth/par", q)); a.Status {
-		case http.StatusCreated:
-			kept++
-		case http.StatusTooManyRequests:
-		default:
-			t.Fatalf("pushing: %d %s", a.Status, a.Body)
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot := w.CodeAgent("bot", func(c *agent.Client) { c.Methods = []string{token.Public} })
+		q := oauthtest.AuthorizeQuery(bot, "junk", strings.Repeat("x", 50_000))
+		kept := 0
+		for range 100 {
+			switch a := w.Do(oauthtest.Request("/oauth/par", q)); a.Status {
+			case http.StatusCreated:
+				kept++
+			case http.StatusTooManyRequests:
+			default:
+				t.Fatalf("pushing: %d %s", a.Status, a.Body)
+			}
 		}
-	}
-	if n := count(t, d, "select count(*) from oauth_pushed"); n != kept || kept < 1 || kept > 50 {
-		t.Errorf("of 100 requests %d were taken and %d are kept", kept, n)
-	}
-	if n := count(t, d, "select count(*) from oauth_pushed where length(request) > 2000"); n != 0 {
-		t.Errorf("%d requests are kept with what nobody reads", n)
-	}
+		if n := count(t, d, "select count(*) from oauth_pushed"); n != kept || kept < 1 || kept > 50 {
+			t.Errorf("of 100 requests %d were taken and %d are kept", kept, n)
+		}
+		if n := count(t, d, "select count(*) from oauth_pushed where length(request) > 2000"); n != 0 {
+			t.Errorf("%d requests are kept with what nobody reads", n)
+		}
+	})
 }

@@ -224,64 +224,67 @@ func TestSweep(t *testing.T) {
 // What is remembered of a token is its signature, not that it is good, and it
 // is forgotten when the keys change.
 func TestVerifiedIsRemembered(t *testing.T) {
-	d := dbtest.Open(t)
-	w := oauthtest.New(t, d)
-	bot := w.Agent("bot")
-	raw := w.Ask(bot).Token()
-	for range 3 {
-		if _, err := w.Tokens.Verify(t.Context(), raw); err != nil {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot := w.Agent("bot")
+		raw := w.Ask(bot).Token()
+		for range 3 {
+			if _, err := w.Tokens.Verify(t.Context(), raw); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := w.Tokens.Remembered(); n != 1 {
+			t.Errorf("%d tokens are remembered, want 1", n)
+		}
+		for range 100 {
+			if _, err := w.Tokens.Verify(t.Context(), raw[:len(raw)-4]+"AAAA"); !errors.Is(err, token.ErrInvalid) {
+				t.Fatalf("a wrong signature: %v", err)
+			}
+		}
+		if n := w.Tokens.Remembered(); n != 1 {
+			t.Errorf("after 100 wrong tokens %d are remembered, want 1", n)
+		}
+		if _, err := w.Keys.Rotate(t.Context(), estover.DefaultTenant, jose.AccessToken, true, nil); err != nil {
 			t.Fatal(err)
 		}
-	}
-	if n := w.Tokens.Remembered(); n != 1 {
-		t.Errorf("%d tokens are remembered, want 1", n)
-	}
-	for range 100 {
-		if _, err := w.Tokens.Verify(t.Context(), raw[:len(raw)-4]+"AAAA"); !errors.Is(err, token.ErrInvalid) {
-			t.Fatalf("a wrong signature: %v", err)
+		if _, err := w.Tokens.Verify(t.Context(), raw); !errors.Is(err, token.ErrInvalid) {
+			t.Errorf("a token whose key was revoked: %v, want ErrInvalid", err)
 		}
-	}
-	if n := w.Tokens.Remembered(); n != 1 {
-		t.Errorf("after 100 wrong tokens %d are remembered, want 1", n)
-	}
-	if _, err := w.Keys.Rotate(t.Context(), estover.DefaultTenant, jose.AccessToken, true, nil); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.Tokens.Verify(t.Context(), raw); !errors.Is(err, token.ErrInvalid) {
-		t.Errorf("a token whose key was revoked: %v, want ErrInvalid", err)
-	}
-	if _, err := w.Tokens.Verify(t.Context(), w.Ask(bot).Token()); err != nil {
-		t.Errorf("a token of the next key: %v", err)
-	}
+		if _, err := w.Tokens.Verify(t.Context(), w.Ask(bot).Token()); err != nil {
+			t.Errorf("a token of the next key: %v", err)
+		}
+	})
 }
 
 // Whether there is such a tenant is asked for every token, also for one that was
 // found good a moment ago.
 func TestTokensOfADisabledTenant(t *testing.T) {
-	w := oauthtest.New(t, dbtest.Open(t))
-	bot := w.Agent("bot")
-	raw := w.Ask(bot).Token()
-	if _, err := w.Tokens.Verify(t.Context(), raw); err != nil {
-		t.Fatal(err)
-	}
-	known := w.Tokens.Known
-	for _, c := range []struct {
-		why     error
-		invalid bool
-	}{
-		{token.ErrNoTenant, true},
-		{&estover.Error{Kind: estover.Denied, Code: "tenant_disabled", Detail: "It is disabled."}, true},
-		{&estover.Error{Kind: estover.Unavailable, Code: "database_busy", Detail: "It cannot be asked."}, false},
-	} {
-		w.Tokens.Known = func(context.Context, estover.TenantID) error { return c.why }
-		if _, err := w.Tokens.Verify(t.Context(), raw); err == nil || errors.Is(err, token.ErrInvalid) != c.invalid {
-			t.Errorf("where the tenant is refused with %q, the token is %v", c.why, err)
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot := w.Agent("bot")
+		raw := w.Ask(bot).Token()
+		if _, err := w.Tokens.Verify(t.Context(), raw); err != nil {
+			t.Fatal(err)
 		}
-	}
-	w.Tokens.Known = known
-	if _, err := w.Tokens.Verify(t.Context(), raw); err != nil {
-		t.Errorf("after the tenant was enabled: %v", err)
-	}
+		known := w.Tokens.Known
+		for _, c := range []struct {
+			why     error
+			invalid bool
+		}{
+			{token.ErrNoTenant, true},
+			{&estover.Error{Kind: estover.Denied, Code: "tenant_disabled", Detail: "It is disabled."}, true},
+			{&estover.Error{Kind: estover.Unavailable, Code: "database_busy", Detail: "It cannot be asked."}, false},
+		} {
+			w.Tokens.Known = func(context.Context, estover.TenantID) error { return c.why }
+			if _, err := w.Tokens.Verify(t.Context(), raw); err == nil || errors.Is(err, token.ErrInvalid) != c.invalid {
+				t.Errorf("where the tenant is refused with %q, the token is %v", c.why, err)
+			}
+		}
+		w.Tokens.Known = known
+		if _, err := w.Tokens.Verify(t.Context(), raw); err != nil {
+			t.Errorf("after the tenant was enabled: %v", err)
+		}
+	})
 }
 
 // A token is of one epoch of its grant: raising it kills the tokens that are
@@ -386,92 +389,95 @@ func TestConsume(t *testing.T) {
 // A client whose tokens are bound gets none that is not, whatever the grant
 // type: no flow is a way round another's rule.
 func TestBoundClients(t *testing.T) {
-	d := dbtest.Open(t)
-	w := oauthtest.New(t, d)
-	bot := w.Agent("bot")
-	client, err := w.Tokens.Clients.Client(t.Context(), estover.DefaultTenant, bot.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := w.Sessions.Ambient(t.Context(), bot.Caller(), client, "", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, kind := range []string{
-		token.Own, "authorization_code", "refresh_token", "urn:ietf:params:oauth:grant-type:token-exchange",
-		"urn:ietf:params:oauth:grant-type:jwt-bearer", "urn:ietf:params:oauth:grant-type:device_code", "urn:openid:params:grant-type:ciba",
-	} {
-		for _, c := range []struct {
-			rule    agent.Client
-			confirm token.Confirm
-			want    error
-		}{
-			{agent.Client{DPoPBound: true}, token.Confirm{}, token.ErrKeyNeeded},
-			{agent.Client{DPoPBound: true}, token.Confirm{Certificate: "x"}, token.ErrKeyNeeded},
-			{agent.Client{DPoPBound: true}, token.Confirm{Key: "x"}, nil},
-			{agent.Client{CertificateBound: true}, token.Confirm{}, token.ErrCertificateNeeded},
-			{agent.Client{CertificateBound: true}, token.Confirm{Key: "x"}, token.ErrCertificateNeeded},
-			{agent.Client{CertificateBound: true}, token.Confirm{Certificate: "x"}, nil},
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot := w.Agent("bot")
+		client, err := w.Tokens.Clients.Client(t.Context(), estover.DefaultTenant, bot.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := w.Sessions.Ambient(t.Context(), bot.Caller(), client, "", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, kind := range []string{
+			token.Own, "authorization_code", "refresh_token", "urn:ietf:params:oauth:grant-type:token-exchange",
+			"urn:ietf:params:oauth:grant-type:jwt-bearer", "urn:ietf:params:oauth:grant-type:device_code", "urn:openid:params:grant-type:ciba",
 		} {
-			w.Set(bot, c.rule)
-			if client, err = w.Tokens.Clients.Client(t.Context(), estover.DefaultTenant, bot.ID); err != nil {
-				t.Fatal(err)
-			}
-			issued, err := w.Tokens.Issue(t.Context(), token.Request{
-				Caller: bot.Caller(), Client: client, Session: s, Confirm: c.confirm,
-				Proof: token.Proof{GrantType: kind, Subject: client.Subject},
-			})
-			if !errors.Is(err, c.want) || issued.Confirm != c.confirm && err == nil {
-				t.Errorf("%s under %+v with %+v: %+v, %v; want %v", kind, c.rule, c.confirm, issued.Confirm, err, c.want)
+			for _, c := range []struct {
+				rule    agent.Client
+				confirm token.Confirm
+				want    error
+			}{
+				{agent.Client{DPoPBound: true}, token.Confirm{}, token.ErrKeyNeeded},
+				{agent.Client{DPoPBound: true}, token.Confirm{Certificate: "x"}, token.ErrKeyNeeded},
+				{agent.Client{DPoPBound: true}, token.Confirm{Key: "x"}, nil},
+				{agent.Client{CertificateBound: true}, token.Confirm{}, token.ErrCertificateNeeded},
+				{agent.Client{CertificateBound: true}, token.Confirm{Key: "x"}, token.ErrCertificateNeeded},
+				{agent.Client{CertificateBound: true}, token.Confirm{Certificate: "x"}, nil},
+			} {
+				w.Set(bot, c.rule)
+				if client, err = w.Tokens.Clients.Client(t.Context(), estover.DefaultTenant, bot.ID); err != nil {
+					t.Fatal(err)
+				}
+				issued, err := w.Tokens.Issue(t.Context(), token.Request{
+					Caller: bot.Caller(), Client: client, Session: s, Confirm: c.confirm,
+					Proof: token.Proof{GrantType: kind, Subject: client.Subject},
+				})
+				if !errors.Is(err, c.want) || issued.Confirm != c.confirm && err == nil {
+					t.Errorf("%s under %+v with %+v: %+v, %v; want %v", kind, c.rule, c.confirm, issued.Confirm, err, c.want)
+				}
 			}
 		}
-	}
+	})
 }
 
 // An obligation that nobody can carry out is a refusal.
 func TestObligations(t *testing.T) {
-	d := dbtest.Open(t)
-	w := oauthtest.New(t, d)
-	bot := w.Agent("bot")
-	for typ, ok := range map[string]bool{"evidence": true, "notification": true, "approve": false, "redact": false, "": false} {
-		w.Decider.Set(func(estover.Caller, guard.Op) guard.Decision {
-			return guard.Decision{Allow: true, Obligations: []guard.Obligation{{Type: typ}}}
-		})
-		if a := w.Ask(bot); (a.Token() != "") != ok {
-			t.Errorf("with the obligation %q: %d %s, want a token: %v", typ, a.Status, a.Body, ok)
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot := w.Agent("bot")
+		for typ, ok := range map[string]bool{"evidence": true, "notification": true, "approve": false, "redact": false, "": false} {
+			w.Decider.Set(func(estover.Caller, guard.Op) guard.Decision {
+				return guard.Decision{Allow: true, Obligations: []guard.Obligation{{Type: typ}}}
+			})
+			if a := w.Ask(bot); (a.Token() != "") != ok {
+				t.Errorf("with the obligation %q: %d %s, want a token: %v", typ, a.Status, a.Body, ok)
+			}
 		}
-	}
+	})
 }
 
 // Policy is asked about each resource by itself, with what the token would be
 // good for there.
 func TestPolicyIsAskedPerResource(t *testing.T) {
-	d := dbtest.Open(t)
-	w := oauthtest.New(t, d)
-	bot := w.Agent("bot")
-	asked := map[string]string{}
-	deny := ""
-	w.Decider.Set(func(c estover.Caller, op guard.Op) guard.Decision {
-		if op.Action != "token.issue" {
-			return guard.Decision{Allow: true}
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot := w.Agent("bot")
+		asked := map[string]string{}
+		deny := ""
+		w.Decider.Set(func(c estover.Caller, op guard.Op) guard.Decision {
+			if op.Action != "token.issue" {
+				return guard.Decision{Allow: true}
+			}
+			asked[op.Resource] = strings.Join(op.Input.(token.Wanted).Scopes, " ")
+			if op.Session == "" || op.Purpose != "billing" || op.Target != "agent:"+bot.ID || c.Subject != estover.Agent(bot.ID) {
+				t.Errorf("policy is asked about %+v by %+v", op, c)
+			}
+			return guard.Decision{Allow: op.Resource != deny, Reasons: []string{"no"}}
+		})
+		a := w.Ask(bot, "resource", oauthtest.CRM, "resource", oauthtest.Tickets, "scope", "customer.read ticket.read")
+		if a.Token() == "" {
+			t.Fatal(a.Body)
 		}
-		asked[op.Resource] = strings.Join(op.Input.(token.Wanted).Scopes, " ")
-		if op.Session == "" || op.Purpose != "billing" || op.Target != "agent:"+bot.ID || c.Subject != estover.Agent(bot.ID) {
-			t.Errorf("policy is asked about %+v by %+v", op, c)
+		if want := map[string]string{"res_" + oauthtest.CRM: "customer.read", "res_" + oauthtest.Tickets: "ticket.read"}; fmt.Sprint(asked) != fmt.Sprint(want) {
+			t.Errorf("policy was asked about %v, want %v", asked, want)
 		}
-		return guard.Decision{Allow: op.Resource != deny, Reasons: []string{"no"}}
+		deny = "res_" + oauthtest.Tickets
+		if a := w.Ask(bot, "resource", oauthtest.CRM, "resource", oauthtest.Tickets); a.Token() != "" {
+			t.Error("a token for two resources was issued although policy refuses one")
+		}
 	})
-	a := w.Ask(bot, "resource", oauthtest.CRM, "resource", oauthtest.Tickets, "scope", "customer.read ticket.read")
-	if a.Token() == "" {
-		t.Fatal(a.Body)
-	}
-	if want := map[string]string{"res_" + oauthtest.CRM: "customer.read", "res_" + oauthtest.Tickets: "ticket.read"}; fmt.Sprint(asked) != fmt.Sprint(want) {
-		t.Errorf("policy was asked about %v, want %v", asked, want)
-	}
-	deny = "res_" + oauthtest.Tickets
-	if a := w.Ask(bot, "resource", oauthtest.CRM, "resource", oauthtest.Tickets); a.Token() != "" {
-		t.Error("a token for two resources was issued although policy refuses one")
-	}
 }
 
 // The claims survive being written and read, whatever is in them.
