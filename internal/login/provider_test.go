@@ -248,98 +248,99 @@ func TestProvider(t *testing.T) {
 // TestA13AsClient: an answer counts if it is the provider's own, to the browser
 // that asked, once.
 func TestA13AsClient(t *testing.T) {
-	d := dbtest.Open(t)
-	w, p := federated(t, d, func(s *directory.ProviderSpec) { s.Create, s.Claims = true, map[string]string{"hd": "example.com"} })
-	clock := dbtest.NewClock(d)
-	refused := func(name string, b *pagetest.Browser, answer url.Values) {
-		t.Helper()
-		if page := come(b, answer); page.Status < 400 || page.Status >= 500 || w.whoami(b).Person.ID != "" || page.Header.Get("Location") != "" {
-			t.Errorf("%s: %d to %q", name, page.Status, page.Header.Get("Location"))
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w, p := federated(t, d, func(s *directory.ProviderSpec) { s.Create, s.Claims = true, map[string]string{"hd": "example.com"} })
+		clock := dbtest.NewClock(d)
+		refused := func(name string, b *pagetest.Browser, answer url.Values) {
+			t.Helper()
+			if page := come(b, answer); page.Status < 400 || page.Status >= 500 || w.whoami(b).Person.ID != "" || page.Header.Get("Location") != "" {
+				t.Errorf("%s: %d to %q", name, page.Status, page.Header.Get("Location"))
+			}
 		}
-	}
-	for name, change := range map[string]map[string]any{
-		"another nonce": {"nonce": "x"}, "no nonce": {"nonce": nil}, "another audience": {"aud": "other"}, "another issuer": {"iss": "https://evil.example"},
-		"two audiences without azp": {"aud": []string{"estover", "other"}}, "another azp": {"azp": "other"}, "a token that has expired": {"exp": d.Now().Add(-time.Hour).Unix()},
-		"no subject": {"sub": nil}, "a long subject": {"sub": strings.Repeat("s", 300)}, "another domain": {"hd": "evil.example"}, "no domain": {"hd": nil},
-	} {
+		for name, change := range map[string]map[string]any{
+			"another nonce": {"nonce": "x"}, "no nonce": {"nonce": nil}, "another audience": {"aud": "other"}, "another issuer": {"iss": "https://evil.example"},
+			"two audiences without azp": {"aud": []string{"estover", "other"}}, "another azp": {"azp": "other"}, "a token that has expired": {"exp": d.Now().Add(-time.Hour).Unix()},
+			"no subject": {"sub": nil}, "a long subject": {"sub": strings.Repeat("s", 300)}, "another domain": {"hd": "evil.example"}, "no domain": {"hd": nil},
+		} {
+			b := w.browser()
+			refused(name, b, p.begin(b, change, ""))
+		}
+		stranger, err := rsa.GenerateKey(rand.Reader, 2048)
+		if err != nil {
+			t.Fatal(err)
+		}
+		good := p.sign
+		for name, sign := range map[string]func(map[string]any) string{
+			"another key":    func(c map[string]any) string { return p.rs256(stranger, "one", c) },
+			"an unknown key": func(c map[string]any) string { return p.rs256(stranger, "two", c) },
+			"no signature": func(c map[string]any) string {
+				return jwt(map[string]any{"alg": "none"}, c, func(string) []byte { return nil })
+			},
+			"the public key as a secret": func(c map[string]any) string {
+				return jwt(map[string]any{"alg": "HS256", "kid": "one"}, c, func(input string) []byte {
+					m := hmac.New(sha256.New, x509.MarshalPKCS1PublicKey(&p.key.PublicKey))
+					m.Write([]byte(input))
+					return m.Sum(nil)
+				})
+			},
+			"no token": func(map[string]any) string { return "" },
+		} {
+			b := w.browser()
+			p.sign = sign
+			refused(name, b, p.begin(b, nil, ""))
+		}
+		p.sign = good
+		clock.Advance(10 * time.Minute) // so many failures from one address wait
+		for name, change := range map[string]func(url.Values){
+			"another issuer in the answer": func(q url.Values) { q.Set("iss", "https://evil.example") },
+			"no issuer in the answer":      func(q url.Values) { q.Del("iss") },
+			"another state":                func(q url.Values) { q.Set("state", "B"+q.Get("state")[1:]) },
+			"no state":                     func(q url.Values) { q.Del("state") },
+			"another code":                 func(q url.Values) { q.Set("code", "stolen") },
+			"an error":                     func(q url.Values) { q.Set("error", "access_denied\n<script>") },
+		} {
+			b := w.browser()
+			answer := p.begin(b, nil, "")
+			change(answer)
+			refused(name, b, answer)
+		}
+		clock.Advance(10 * time.Minute)
+		victim, attacker := w.browser(), w.browser()
+		victim.Load("/login")
+		refused("the answer to another browser", victim, p.begin(attacker, nil, ""))
 		b := w.browser()
-		refused(name, b, p.begin(b, change, ""))
-	}
-	stranger, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		t.Fatal(err)
-	}
-	good := p.sign
-	for name, sign := range map[string]func(map[string]any) string{
-		"another key":    func(c map[string]any) string { return p.rs256(stranger, "one", c) },
-		"an unknown key": func(c map[string]any) string { return p.rs256(stranger, "two", c) },
-		"no signature": func(c map[string]any) string {
-			return jwt(map[string]any{"alg": "none"}, c, func(string) []byte { return nil })
-		},
-		"the public key as a secret": func(c map[string]any) string {
-			return jwt(map[string]any{"alg": "HS256", "kid": "one"}, c, func(input string) []byte {
-				m := hmac.New(sha256.New, x509.MarshalPKCS1PublicKey(&p.key.PublicKey))
-				m.Write([]byte(input))
-				return m.Sum(nil)
-			})
-		},
-		"no token": func(map[string]any) string { return "" },
-	} {
-		b := w.browser()
-		p.sign = sign
-		refused(name, b, p.begin(b, nil, ""))
-	}
-	p.sign = good
-	clock.Advance(10 * time.Minute) // so many failures from one address wait
-	for name, change := range map[string]func(url.Values){
-		"another issuer in the answer": func(q url.Values) { q.Set("iss", "https://evil.example") },
-		"no issuer in the answer":      func(q url.Values) { q.Del("iss") },
-		"another state":                func(q url.Values) { q.Set("state", "B"+q.Get("state")[1:]) },
-		"no state":                     func(q url.Values) { q.Del("state") },
-		"another code":                 func(q url.Values) { q.Set("code", "stolen") },
-		"an error":                     func(q url.Values) { q.Set("error", "access_denied\n<script>") },
-	} {
-		b := w.browser()
-		answer := p.begin(b, nil, "")
-		change(answer)
-		refused(name, b, answer)
-	}
-	clock.Advance(10 * time.Minute)
-	victim, attacker := w.browser(), w.browser()
-	victim.Load("/login")
-	refused("the answer to another browser", victim, p.begin(attacker, nil, ""))
-	b := w.browser()
-	late := p.begin(b, nil, "")
-	clock.Advance(11 * time.Minute)
-	refused("an answer after eleven minutes", b, late)
+		late := p.begin(b, nil, "")
+		clock.Advance(11 * time.Minute)
+		refused("an answer after eleven minutes", b, late)
 
-	answer := p.begin(b, map[string]any{"azp": "estover"}, "?to=https://evil.example")
-	if page := come(b, answer); page.Header.Get("Location") != "/login/you" {
-		t.Errorf("a good answer leads to %q", page.Header.Get("Location"))
-	}
-	delete(b.Cookies, "__Host-estover")
-	refused("the same answer again", b, answer)
+		answer := p.begin(b, map[string]any{"azp": "estover"}, "?to=https://evil.example")
+		if page := come(b, answer); page.Header.Get("Location") != "/login/you" {
+			t.Errorf("a good answer leads to %q", page.Header.Get("Location"))
+		}
+		delete(b.Cookies, "__Host-estover")
+		refused("the same answer again", b, answer)
 
-	p.mu.Lock()
-	p.metadata["issuer"] = "https://other.example"
-	p.mu.Unlock()
-	clock.Advance(time.Hour)
-	if page := b.Load("/login/with/corp"); page.Status != http.StatusServiceUnavailable || page.Header.Get("Location") != "" {
-		t.Errorf("metadata of another issuer: %d to %q", page.Status, page.Header.Get("Location"))
-	}
-	p.mu.Lock()
-	p.metadata["issuer"] = p.server.URL
-	p.mu.Unlock()
-	if page := b.Load("/login/with/corp"); page.Status != http.StatusServiceUnavailable {
-		t.Errorf("a provider that has just failed is asked again: %d", page.Status)
-	}
-	clock.Advance(11 * time.Second)
-	if page := b.Load("/login/with/corp"); page.Status != http.StatusSeeOther {
-		t.Errorf("a provider that failed ten seconds ago: %d", page.Status)
-	}
-	if page := b.Load("/login/with/nobody"); page.Status != http.StatusNotFound {
-		t.Errorf("a provider that is not there: %d", page.Status)
-	}
+		p.mu.Lock()
+		p.metadata["issuer"] = "https://other.example"
+		p.mu.Unlock()
+		clock.Advance(time.Hour)
+		if page := b.Load("/login/with/corp"); page.Status != http.StatusServiceUnavailable || page.Header.Get("Location") != "" {
+			t.Errorf("metadata of another issuer: %d to %q", page.Status, page.Header.Get("Location"))
+		}
+		p.mu.Lock()
+		p.metadata["issuer"] = p.server.URL
+		p.mu.Unlock()
+		if page := b.Load("/login/with/corp"); page.Status != http.StatusServiceUnavailable {
+			t.Errorf("a provider that has just failed is asked again: %d", page.Status)
+		}
+		clock.Advance(11 * time.Second)
+		if page := b.Load("/login/with/corp"); page.Status != http.StatusSeeOther {
+			t.Errorf("a provider that failed ten seconds ago: %d", page.Status)
+		}
+		if page := b.Load("/login/with/nobody"); page.Status != http.StatusNotFound {
+			t.Errorf("a provider that is not there: %d", page.Status)
+		}
+	})
 }
 
 // Whoever is not known is added, where that is wanted, and roles follow claims.
