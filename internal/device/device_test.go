@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -182,6 +183,66 @@ func TestFile(t *testing.T) {
 			t.Errorf("hashing for one that is gone: %v", err)
 		}
 	})
+}
+
+// When the disk is full in the middle of a batch nothing of it is left, and all of it
+// comes when there is room again, once.
+func TestFullDisk(t *testing.T) {
+	h := build(t, dbtest.Open(t))
+	path := filepath.Join(h.folder, "audit.log")
+	h.enable("file", device.File, map[string]string{"file_path": path})
+	h.happens(ann, "secret.write", "first")
+	h.until("the first line", func() bool { return strings.Contains(read(t, path), "secret.write") })
+	// No file of this process grows beyond a size at which this one is nearly.
+	const size = 256 << 20
+	head := read(t, path)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte{'\n'}, size-100); err != nil {
+		t.Fatal(err)
+	}
+	var before syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &before); err != nil {
+		t.Fatal(err)
+	}
+	signal.Ignore(syscall.SIGXFSZ)
+	full := before
+	full.Cur = size
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &full); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = syscall.Setrlimit(syscall.RLIMIT_FSIZE, &before) }()
+	h.happens(ann, "secret.write", "second")
+	h.until("that it shows itself", func() bool {
+		list, err := h.List(t.Context(), ann)
+		return err == nil && len(list) == 1 && list[0].Failure != ""
+	})
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &before); err != nil {
+		t.Fatal(err)
+	}
+	tail := func() string {
+		info, err := f.Stat()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, info.Size()-(size-99))
+		if _, err := f.ReadAt(b, size-99); err != nil && len(b) > 0 {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	h.until("what was held up", func() bool { return strings.HasSuffix(tail(), "\n") })
+	for _, l := range strings.Split(strings.TrimSuffix(tail(), "\n"), "\n") {
+		if !json.Valid([]byte(l)) {
+			t.Errorf("a torn line is left: %q", l)
+		}
+	}
+	if n := strings.Count(tail(), "secret.write"); n != 1 || strings.Count(head, "secret.write") != 1 {
+		t.Errorf("the event of the full disk is there %d times, want once", n)
+	}
 }
 
 // A line is a line of its own, also after one that was torn when a disk was full.

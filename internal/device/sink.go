@@ -176,8 +176,9 @@ func (d *Devices) inside(x *Device, path string) (*os.Root, string, error) {
 
 // toFile appends to a file. It is opened each time, so that one that was moved away by
 // who rotates it, or deleted, is made anew; and without waiting for anybody, as one
-// would for the reader of a pipe. Where the last line is torn, by a full disk or the end
-// of the server, the next one begins another.
+// would for the reader of a pipe. What came of a batch before the disk was full is taken
+// back; where the last line is torn all the same, by the end of the server, the next one
+// begins another.
 func (d *Devices) toFile(x *Device, text []byte) (err error) {
 	root, path, err := d.inside(x, x.file())
 	if err != nil {
@@ -206,8 +207,14 @@ func (d *Devices) toFile(x *Device, text []byte) (err error) {
 			text = append([]byte{'\n'}, text...)
 		}
 	}
-	if _, err = f.Write(text); err == nil && len(text) > 0 {
+	n, err := f.Write(text)
+	switch {
+	case err == nil && len(text) > 0:
 		err = f.Sync()
+	case n > 0: // of a full disk no half of a batch is left
+		if now, seen := f.Stat(); seen == nil && now.Size() == info.Size()+int64(n) {
+			_ = f.Truncate(info.Size())
+		}
 	}
 	if closed := f.Close(); err == nil {
 		err = closed
