@@ -3,8 +3,10 @@ package upstream
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
 
@@ -59,6 +61,9 @@ func PostJSON(ctx context.Context, c engine.Config, path string, in, out any) er
 	return err
 }
 
+// codeOf are the codes of errors, which cannot hold an assertion.
+var codeOf = regexp.MustCompile(`^[a-z_]{1,40}$`)
+
 var errAnswer = engine.Refuse("an answer is not what was expected")
 
 // Lifetime is how long a credential is good that says so in seconds; not for long if
@@ -98,8 +103,10 @@ func post(ctx context.Context, c engine.Config, path, kind, body string) ([]byte
 		var why struct { // RFC 6749, section 5.2; its description may repeat the assertion
 			Error string `json:"error"`
 		}
-		_ = json.Unmarshal(said, &why)
-		return nil, engine.Unreachable(engine.Refuse("%s does not take our assertion: %d %s", base.Hostname(), resp.StatusCode, why.Error))
+		if json.Unmarshal(said, &why) != nil || !codeOf.MatchString(why.Error) {
+			why.Error = ""
+		}
+		return nil, engine.Unreachable(engine.Refuse("%s does not take our assertion: %s", base.Hostname(), strings.TrimSpace(fmt.Sprintf("%d %s", resp.StatusCode, why.Error))))
 	}
 	return said, nil
 }

@@ -32,7 +32,7 @@ func TestFederation(t *testing.T) {
 	var mu sync.Mutex
 	var seen *http.Request
 	var body string
-	refuse := false
+	refuse, code := false, "invalid_grant"
 	sts := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -46,7 +46,7 @@ func TestFederation(t *testing.T) {
 		}
 		if seen = r; refuse {
 			w.WriteHeader(http.StatusBadRequest)
-			_ = json.NewEncoder(w).Encode(map[string]any{"error": "invalid_grant", "error_description": "this is not good: " + asserted})
+			_ = json.NewEncoder(w).Encode(map[string]any{"error": code, "error_description": "this is not good: " + asserted})
 			return
 		}
 		_ = json.NewEncoder(w).Encode(map[string]any{"access_token": "got", "expires_in": 3600, "auth": map[string]any{"client_token": "got", "lease_duration": 3600}})
@@ -89,7 +89,13 @@ func TestFederation(t *testing.T) {
 			t.Errorf("%s, refused: %v, want the reason without the assertion", c.kind.Name, err)
 		}
 		mu.Lock()
-		refuse = false
+		code = asserted
+		mu.Unlock()
+		if _, _, err = c.kind.Federation.Login(t.Context(), config, asserted); err == nil || !strings.HasSuffix(err.Error(), ": 400") {
+			t.Errorf("%s, with a code that is none: %v, want no more than the status", c.kind.Name, err)
+		}
+		mu.Lock()
+		refuse, code = false, "invalid_grant"
 		mu.Unlock()
 	}
 }

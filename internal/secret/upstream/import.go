@@ -186,7 +186,11 @@ func (i *Imports) open(ctx context.Context, c estover.Caller, k Kind, host strin
 		return nil, err
 	}
 	config.Dial = dialer(c.Tenant, i.dial, host)
-	return k.Open(config)
+	s, err := k.Open(config)
+	if err != nil {
+		return nil, err
+	}
+	return checked{s, config.Admin}, nil
 }
 
 // login is the credential in a secret of ours, and by which version; none without a

@@ -369,7 +369,7 @@ func (x *Stores) open(ctx context.Context, tenant estover.TenantID, id string) (
 	if err != nil {
 		return nil, "", err
 	}
-	store = checked{store}
+	store = checked{store, admin}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.opened[key] = &opened{store, host, s.epoch, version, until}

@@ -1,6 +1,7 @@
 package upstream_test
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -236,6 +237,48 @@ func TestSync(t *testing.T) {
 		h.make("crm/key", key(6))
 		h.push()
 		h.stands("removed", key(1), key(2), `{"password":"theirs"}`, key(3), "", key(5))
+	})
+}
+
+// TestStoreThatRepeats: what a store repeats of what was sent to it is in no error and in
+// no row (F14); what it says otherwise is there.
+func TestStoreThatRepeats(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := build(t, d, guardtest.AllowAll)
+		const value = "correct-horse-battery-staple"
+		h.make("vault/token", `{"value":"s.a-token-of-ours"}`)
+		h.make("crm/key", `{"fields":{"password":"`+value+`","port":5432},"user":"app"}`, vaultHost)
+		s := h.sync()
+		says := func(words string) string {
+			t.Helper()
+			h.there.fail(engine.Refuse("%s", words), nil)
+			h.clock.Advance(11 * time.Minute)
+			h.push()
+			return h.find(s.ID).LastError
+		}
+		for _, words := range []string{
+			"bad value " + value, "bad value " + base64.StdEncoding.EncodeToString([]byte(value)), "a token s.a-token-of-ours may not", strings.Repeat("x", 480) + value,
+		} {
+			if said := says(words); !strings.Contains(said, "is left out") || strings.Contains(said, value[:15]) || strings.Contains(said, "s.a-token") {
+				t.Errorf("a store that says %q: %q", words, said)
+			}
+		}
+		if said := says("the password of app at 5432 is too short"); !strings.Contains(said, "the password of app at 5432 is too short") {
+			t.Errorf("a store that repeats nothing: %q", said)
+		}
+		h.there.why = errors.New("403 s.a-token-of-ours is not known")
+		h.there.set(true)
+		var told *estover.Error
+		if err := h.x.Check(t.Context(), ann, "old", ""); !errors.As(err, &told) || !errors.Is(err, upstream.ErrStore) || strings.Contains(told.Detail, "s.a-token") || !strings.Contains(told.Detail, "is left out") {
+			t.Errorf("looking at a store that repeats the token: %v", err)
+		}
+		h.there.set(false)
+		h.there.fail(nil, nil)
+		h.clock.Advance(11 * time.Minute)
+		h.push()
+		if s = h.find(s.ID); s.State != upstream.InSync || s.LastError != "" {
+			t.Errorf("in the end: %+v, want it in sync", s)
+		}
 	})
 }
 

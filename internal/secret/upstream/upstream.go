@@ -35,9 +35,11 @@ package upstream
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -120,21 +122,30 @@ type Store interface {
 	Delete(ctx context.Context, path string) error
 }
 
-// checked is a store whose names of versions can be kept.
-type checked struct{ Store }
+// checked is a store whose names of versions can be kept, and whose errors repeat
+// nothing of what was sent to it.
+type checked struct {
+	Store
+	admin engine.Credential
+}
 
 func (c checked) Get(ctx context.Context, path, version string) (v Value, err error) {
 	if v, err = c.Store.Get(ctx, path, version); err == nil {
 		err = checkVersion(v.Version)
 	}
-	return v, err
+	return v, c.quiet(err)
 }
 
 func (c checked) Put(ctx context.Context, path string, object estover.Secret, expect string) (version string, err error) {
 	if version, err = c.Store.Put(ctx, path, object, expect); err == nil {
 		err = checkVersion(version)
 	}
-	return version, err
+	return version, c.quiet(err, texts(object)...)
+}
+
+func (c checked) List(ctx context.Context, prefix string) ([]string, error) {
+	paths, err := c.Store.List(ctx, prefix)
+	return paths, c.quiet(err)
 }
 
 func (c checked) Versions(ctx context.Context, path string) (list []Version, err error) {
@@ -142,7 +153,79 @@ func (c checked) Versions(ctx context.Context, path string) (list []Version, err
 	for i := 0; err == nil && i < len(list); i++ {
 		err = checkVersion(list[i].ID)
 	}
-	return list, err
+	return list, c.quiet(err)
+}
+
+func (c checked) Delete(ctx context.Context, path string) error {
+	return c.quiet(c.Store.Delete(ctx, path))
+}
+
+// quiet leaves out the words of a store that repeat what logs in there, or what was sent.
+func (c checked) quiet(err error, sent ...string) error {
+	if err == nil {
+		return nil
+	}
+	words := err.Error()
+	repeats := func(s string) bool { return repeated(words, s) }
+	if !slices.ContainsFunc([]string{string(c.admin.Secret.Reveal()), string(c.admin.Session.Reveal())}, repeats) && !slices.ContainsFunc(sent, repeats) {
+		return err
+	}
+	left := errors.New("what it says repeats what was sent to it, and is left out")
+	for _, kind := range []error{ErrNotFound, ErrVersion} {
+		if errors.Is(err, kind) {
+			return kind
+		}
+	}
+	if errors.Is(err, engine.ErrUnreachable) {
+		return engine.Unreachable(left)
+	}
+	return engine.Refuse("%s", left)
+}
+
+// repeated reports whether words have a value in them, as it is or in base64, or as much
+// of it as says what it is, since words are cut off.
+func repeated(words, value string) bool {
+	const enough = 12
+	if len(value) < 4 {
+		return false
+	}
+	for _, form := range []string{value, base64.RawStdEncoding.EncodeToString([]byte(value))} {
+		if strings.Contains(words, form) {
+			return true
+		}
+		for i := 0; len(form) > enough && i+enough <= len(words); i++ {
+			if strings.Contains(form, words[i:i+enough]) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// texts are those in an object of JSON that may be worth to be kept to oneself.
+func texts(object estover.Secret) (all []string) {
+	var walk func(v any)
+	walk = func(v any) {
+		switch v := v.(type) {
+		case string:
+			if len(v) >= 8 {
+				all = append(all, v)
+			}
+		case []any:
+			for _, x := range v {
+				walk(x)
+			}
+		case map[string]any:
+			for _, x := range v {
+				walk(x)
+			}
+		}
+	}
+	var fields any
+	if json.Unmarshal(object.Reveal(), &fields) == nil {
+		walk(fields)
+	}
+	return all
 }
 
 // checkVersion refuses a name of a version that is longer than any store has, or that
