@@ -16,9 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strings"
-	"syscall"
 	"time"
 
 	"estover.dev"
@@ -134,26 +132,11 @@ func oneSignature(lasting time.Duration) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	used := func() (time.Duration, error) {
-		var u syscall.Rusage
-		err := syscall.Getrusage(syscall.RUSAGE_THREAD, &u)
-		return time.Duration(u.Utime.Nano() + u.Stime.Nano()), err
-	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	before, err := used()
-	if err != nil {
-		return 0, err
-	}
-	n := 0
-	for began := time.Now(); time.Since(began) < lasting; n++ {
+	return each(lasting, func() error {
 		sum := sha256.Sum256([]byte("what is signed"))
-		if _, _, err := ecdsa.Sign(rand.Reader, key, sum[:]); err != nil {
-			return 0, err
-		}
-	}
-	after, err := used()
-	return float64((after - before).Nanoseconds()) / float64(n) / 1000, err
+		_, _, err := ecdsa.Sign(rand.Reader, key, sum[:])
+		return err
+	})
 }
 
 // refreshes compares the renewal of a grant that a person gave with one

@@ -20,6 +20,11 @@ type Append struct {
 	Steps  []Step
 	Rows   []Row
 
+	// Check, if it is set, looks at what no Epoch can name, before anything of this is
+	// written. It changes nothing, does no I/O, cryptography or policy, and its error is
+	// that of the append. On PostgreSQL it costs a transaction of its own.
+	Check func(ctx context.Context, tx *Tx) error
+
 	// Hold keeps what Live names from ending until the rows are there, so that who
 	// ends it finds them. On PostgreSQL it costs a transaction of its own.
 	Hold bool
@@ -106,7 +111,7 @@ func (t *Table) texts() {
 	})
 }
 
-// Append checks a.Live, takes a.Steps and inserts a.Rows, durably and together
+// Append checks what a rests on, takes a.Steps and inserts a.Rows, durably and together
 // with what other callers hand in at the same time. It returns [ErrStale], and
 // changes nothing, when one of a.Live is no longer so or a step finds no row.
 //
@@ -120,13 +125,18 @@ func (d *DB) Append(ctx context.Context, a Append) error {
 	switch {
 	case d.writer != nil:
 		return d.writer.append(ctx, &a)
-	case a.Hold && len(a.Live) > 0, len(a.Steps) > 0: // they lock rows, and would wait for others of its own batch
+	case a.Hold && len(a.Live) > 0, len(a.Steps) > 0, a.Check != nil: // they lock rows, and would wait for others of its own batch
 		return d.Do(ctx, a.Tenant, func(tx *Tx) error { return appendOne(ctx, tx, a) })
 	}
 	return d.appender.do(ctx, a)
 }
 
 func appendOne(ctx context.Context, tx *Tx, a Append) error {
+	if a.Check != nil {
+		if err := a.Check(ctx, tx); err != nil {
+			return err
+		}
+	}
 	for _, e := range a.Live {
 		if err := tx.Alive(ctx, e); err != nil {
 			return err

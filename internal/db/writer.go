@@ -242,6 +242,13 @@ func (w *writer) insert(appends []*job) error {
 append:
 	for _, j := range appends {
 		tx := &Tx{tenant: j.tenant, now: w.db.Now(), engine: SQLite, run: w.run}
+		if check := j.append.Check; check != nil {
+			w.guarded(j, func() error { return check(j.ctx, tx) })
+			w.run.finish()
+			if j.err != nil || j.panic != nil {
+				continue append
+			}
+		}
 		for _, e := range j.append.Live {
 			if alive[epoch{j.tenant, e}] {
 				continue
@@ -291,20 +298,26 @@ append:
 	return nil
 }
 
-// work runs one job's function. A panic in it is the caller's, and is raised
-// again there.
+// work runs one job's function.
 func (w *writer) work(j *job) {
+	tx := &Tx{tenant: j.tenant, now: w.db.Now(), engine: SQLite, run: w.run}
+	w.guarded(j, func() error {
+		if j.append != nil {
+			return appendOne(j.ctx, tx, *j.append)
+		}
+		return j.fn(tx)
+	})
+}
+
+// guarded runs a function of a caller's. A panic in it is the caller's, and is
+// raised again there.
+func (w *writer) guarded(j *job, fn func() error) {
 	defer func() {
 		if p := recover(); p != nil {
 			j.panic = fmt.Sprintf("%v\n%s", p, debug.Stack())
 		}
 	}()
-	tx := &Tx{tenant: j.tenant, now: w.db.Now(), engine: SQLite, run: w.run}
-	if j.append != nil {
-		j.err = diagnose(appendOne(j.ctx, tx, *j.append))
-	} else {
-		j.err = diagnose(j.fn(tx))
-	}
+	j.err = diagnose(fn())
 }
 
 func (w *writer) exec(ctx context.Context, query string) error {

@@ -364,7 +364,7 @@ func (g *Guard) missed(ctx context.Context, caller estover.Caller, op Op, err er
 	decision.ID = audit.NewID()
 	event := g.event(caller, op, decision, audit.Refused)
 	event.At = g.db.Now()
-	if failed := g.write(ctx, caller.Tenant, event, Hot{}); failed != nil {
+	if failed := g.write(ctx, caller.Tenant, event, Hot{}, nil); failed != nil {
 		return failed
 	}
 	return err
@@ -399,7 +399,7 @@ func (g *Guard) Admit(ctx context.Context, caller estover.Caller, op Op) (Decisi
 	}
 	event := g.event(caller, op, decision, audit.Refused)
 	event.At = g.db.Now()
-	if err := g.write(ctx, caller.Tenant, event, Hot{}); err != nil {
+	if err := g.write(ctx, caller.Tenant, event, Hot{}, nil); err != nil {
 		return decision, err
 	}
 	return decision, &Refusal{decision}
@@ -409,6 +409,7 @@ func (g *Guard) Admit(ctx context.Context, caller estover.Caller, op Op) (Decisi
 type Hot struct {
 	Live    []db.Epoch // what must not have ended since it was looked at
 	Hold    bool       // whoever ends something of Live is to find the rows ([db.Append.Hold])
+	Alive   bool       // look at what the caller's authority rests on, as [Guard.Act] does
 	Step    *db.Step   // what is good once, or may be made only now; nil for neither
 	Rows    []db.Row
 	Outcome audit.Outcome // Done if empty
@@ -420,7 +421,7 @@ type Hot struct {
 // Record writes the event of an admitted operation, and its rows, in one
 // commit shared with other callers. It returns [db.ErrStale], and nothing is
 // written, if something of h.Live has ended in the meantime or h.Step finds no
-// row.
+// row; and what [Options.Alive] says, if that is asked.
 func (g *Guard) Record(ctx context.Context, caller estover.Caller, op Op, decision Decision, h Hot) error {
 	if h.Outcome == "" {
 		h.Outcome = audit.Done
@@ -430,7 +431,18 @@ func (g *Guard) Record(ctx context.Context, caller estover.Caller, op Op, decisi
 	if h.Session != "" {
 		event.Session = h.Session
 	}
-	if err := g.write(ctx, caller.Tenant, event, h); err != nil {
+	var check func(context.Context, *db.Tx) error
+	var ended error
+	if h.Alive {
+		check = func(ctx context.Context, tx *db.Tx) error {
+			ended = g.alive(ctx, tx, caller)
+			return ended
+		}
+	}
+	if err := g.write(ctx, caller.Tenant, event, h, check); err != nil {
+		if ended != nil {
+			return ended
+		}
 		return err
 	}
 	decision.Recorded(caller.Tenant)
@@ -447,7 +459,7 @@ func (g *Guard) Event(caller estover.Caller, op Op, decision Decision, outcome a
 	return e
 }
 
-func (g *Guard) write(ctx context.Context, tenant estover.TenantID, event audit.Event, h Hot) error {
+func (g *Guard) write(ctx context.Context, tenant estover.TenantID, event audit.Event, h Hot, check func(context.Context, *db.Tx) error) error {
 	p, err := g.log.Prepare(tenant, event)
 	if err != nil {
 		return ErrNotRecorded.Because(err)
@@ -456,7 +468,7 @@ func (g *Guard) write(ctx context.Context, tenant estover.TenantID, event audit.
 	if h.Step != nil {
 		steps = []db.Step{*h.Step}
 	}
-	err = g.db.Append(ctx, db.Append{Tenant: tenant, Live: h.Live, Hold: h.Hold, Steps: steps, Rows: append(h.Rows[:len(h.Rows):len(h.Rows)], p.Row())})
+	err = g.db.Append(ctx, db.Append{Tenant: tenant, Check: check, Live: h.Live, Hold: h.Hold, Steps: steps, Rows: append(h.Rows[:len(h.Rows):len(h.Rows)], p.Row())})
 	switch {
 	case err == nil:
 		g.log.Wake()

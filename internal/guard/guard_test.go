@@ -250,6 +250,17 @@ func TestAliveIsAskedInTheTransaction(t *testing.T) {
 	if err := g.Read(t.Context(), alice, guard.Op{Action: "x.y"}, func(*db.Tx) error { t.Error("ran"); return nil }); !errors.Is(err, ended) {
 		t.Errorf("Read: %v", err)
 	}
+	op := guard.Op{Action: "x.y"}
+	decision, err := g.Admit(t.Context(), alice, op)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Record(t.Context(), alice, op, decision, guard.Hot{Alive: true}); !errors.Is(err, ended) {
+		t.Errorf("Record: %v", err)
+	}
+	if err := g.Record(t.Context(), alice, op, decision, guard.Hot{}); err != nil { // which does not ask
+		t.Errorf("Record: %v", err)
+	}
 }
 
 // A copy is never older than the last change that was acknowledged here, and

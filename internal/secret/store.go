@@ -294,16 +294,14 @@ func addUse(ctx context.Context, tx *db.Tx, k useKey, t tally) error {
 	return err
 }
 
-// addUseOf is addUse if the secret is still as it was read.
-func addUseOf(ctx context.Context, tx *db.Tx, r *record, k useKey, t tally) error {
-	n, err := tx.Exec(ctx, `insert into secret_use (`+useColumns+`)
+// useOf counts a use of a secret that has not changed since it was read.
+func useOf(r *record, k useKey, t tally) db.Step {
+	return db.Step{
+		Text: `insert into secret_use (` + useColumns + `)
 		select $1, $2, $3, $4, $5, $6, $7, $8, $9 from secret
-		where tenant_id = $1 and id = $2 and epoch = $10 and ended_at is null`+counting,
-		tx.Tenant(), k.secret, k.version, k.subject, k.session, k.via, t.first, t.last, t.count, r.epoch)
-	if err == nil && n == 0 {
-		return errStale
+		where tenant_id = $1 and id = $2 and epoch = $10 and ended_at is null` + counting,
+		Args: []any{k.secret, k.version, k.subject, k.session, k.via, t.first, t.last, t.count, r.epoch},
 	}
-	return err
 }
 
 // usesBy reads the uses that a filter names, the latest first.

@@ -272,17 +272,14 @@ func (s *Secrets) Read(ctx context.Context, c estover.Caller, path string, n int
 		if err == nil {
 			v, err = r.usable(cmp.Or(n, r.CurrentVersion))
 		}
-		done := s.guard.Do(ctx, c, op, func(tx *guard.Tx) error {
-			if err != nil {
-				return err
-			}
-			tx.Note("secret", r.ID)
-			tx.Note("version", v.ID)
-			tx.Note("fields", v.Fields)
-			return addUseOf(ctx, tx.Tx, r, keyOf(c, r.ID, v.N, Plaintext), tally{tx.Now(), tx.Now(), 1})
-		})
+		var done error
+		if err == nil {
+			done = s.handOut(ctx, c, op, r, v)
+		} else {
+			done = s.guard.Do(ctx, c, op, func(*guard.Tx) error { return err })
+		}
 		switch {
-		case errors.Is(done, errStale):
+		case errors.Is(done, db.ErrStale):
 			continue
 		case done != nil:
 			return Plain{}, done
@@ -299,6 +296,20 @@ func (s *Secrets) Read(ctx context.Context, c estover.Caller, path string, n int
 		return p, nil
 	}
 	return Plain{}, db.ErrUnavailable.Because(errStale)
+}
+
+// handOut records that a version is handed out, and who has it from now on, in a
+// commit with others: a savepoint of its own and a row of its own for the event cost
+// a fifth of a read.
+func (s *Secrets) handOut(ctx context.Context, c estover.Caller, op guard.Op, r *record, v *Version) error {
+	decision, err := s.guard.Admit(ctx, c, op)
+	if err != nil {
+		return err
+	}
+	op.Detail = map[string]any{"secret": r.ID, "version": v.ID, "fields": v.Fields}
+	now := s.guard.DB().Now()
+	use := useOf(r, keyOf(c, r.ID, v.N, Plaintext), tally{now, now, 1})
+	return s.guard.Record(ctx, c, op, decision, guard.Hot{Alive: true, Step: &use})
 }
 
 // A Via is how a version was used.
