@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,6 +18,7 @@ import (
 	"estover.dev/internal/secret"
 	"estover.dev/internal/secret/engine"
 	"estover.dev/internal/secret/lease"
+	"estover.dev/internal/secret/rotation"
 	"estover.dev/internal/secret/target"
 )
 
@@ -25,7 +27,7 @@ func secretEngine(s *settings) *cobra.Command {
 		`A target is a database, a broker or a directory in which Estover makes users. It
 works there with the secret that you name, whose owner says to which host it may
 be sent. What users are made is said by roles (estover secret role).`)
-	c.AddCommand(engineKinds(s), engineList(s), engineShow(s), engineEnable(s), engineCheck(s), engineDisable(s), engineResume(s), engineRemove(s), engineGone(s), engineReconcile(s), engineRestored(s))
+	c.AddCommand(engineKinds(s), engineList(s), engineShow(s), engineEnable(s), engineCheck(s), engineRotateRoot(s), engineDisable(s), engineResume(s), engineRemove(s), engineGone(s), engineReconcile(s), engineRestored(s))
 	return c
 }
 
@@ -41,6 +43,7 @@ func completeEngines(s *settings) cobra.CompletionFunc {
 type targetKind struct {
 	Name, Title, Address, Port string
 	Options, Template          []engineField
+	Pair                       bool
 	Lingers                    string
 }
 
@@ -183,6 +186,8 @@ type enabling struct {
 	authorities            string
 	adminUser, adminSecret string
 	owner                  string
+	keepRoot               bool   // the admin's password stays as it was typed in
+	second                 string // the second admin
 }
 
 func engineEnable(s *settings) *cobra.Command {
@@ -195,7 +200,12 @@ it asks for what the flags leave open.
 
 The secret with which Estover works there is named with --admin. If there is none
 at this path it is made, from --admin-user and --admin-password-file, and may be
-sent to the target's host alone.`,
+sent to the target's host alone.
+
+What somebody has typed in, somebody knows. So where the kind allows it (the last
+step), a second admin is made with the rights of the first, logs in and takes over,
+and the first one's password is changed to one that nobody knows. From then on both
+are rotated by the risk of their secret. With --keep-root the password stays.`,
 		Example: `  estover secret engine enable postgres crm-db --address db.example.com/crm \
       --admin targets/crm-db --admin-user estover --admin-password-file password.txt --template groups=crm_reader`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -232,6 +242,8 @@ sent to the target's host alone.`,
 	c.Flags().StringVar(&e.spec.Admin, "admin", "", "the `PATH` of the secret with which Estover works there")
 	c.Flags().StringVar(&e.adminUser, "admin-user", "", "the user's name, for a secret that is made")
 	c.Flags().StringVar(&e.adminSecret, "admin-password-file", "", "the `FILE` with the user's password, for a secret that is made; - for standard input")
+	c.Flags().BoolVar(&e.keepRoot, "keep-root", false, "leave the admin's password as it was typed in")
+	c.Flags().StringVar(&e.second, "second-admin", "", "the `USER` that takes turns with the admin, who may be there already (default: the admin's name with _b, who may not)")
 	c.Flags().StringArrayVar(&e.template, "template", nil, "try it with a user like this, as `KEY=VALUE` or KEY=@FILE; may be repeated")
 	c.Flags().StringVar(&e.owner, "owner", "", "who answers for it, as user:usr_… (default: you)")
 	c.Flags().StringVar(&e.spec.Description, "description", "", "what it is")
@@ -292,6 +304,13 @@ func (e *enabling) ask(in io.Reader, out io.Writer, k targetKind) error {
 			if err := question("A file with the user's password", &e.adminSecret); err != nil {
 				return err
 			}
+		}
+		if k.Pair && !e.keepRoot {
+			answer := ""
+			if err := question("A second admin is made, and the password that you gave changed to one that nobody knows. Keep it instead (yes; Enter for no)", &answer); err != nil {
+				return err
+			}
+			e.keepRoot = answer == "yes" || answer == "y"
 		}
 	}
 	if len(e.template) > 0 {
@@ -375,20 +394,99 @@ func (e *enabling) run(ctx context.Context, s *settings, c *client, out io.Write
 	if err := c.do(ctx, http.MethodPost, enginePath(x.Name)+"/check", body, &checked); err != nil {
 		return err
 	}
+	var root *rotation.Rotation
+	var unrotated error
+	if checked.OK && k.Pair && !e.keepRoot && x.Admin != "" {
+		if root, unrotated = rotateRoot(ctx, c, x.Name, e.second); unrotated != nil {
+			unrotated = fmt.Errorf("%s is a target, and its admin's password is the one that you gave: %w\nTry again with estover secret engine rotate-root %s, or leave it so", x.Name, unrotated, x.Name)
+		}
+	}
 	if err := s.show(out, struct {
 		target.Target
-		Check lease.Checked `json:"check"`
-	}{x, checked}, func(t *table) {
+		Check lease.Checked      `json:"check"`
+		Root  *rotation.Rotation `json:"root,omitempty"`
+	}{x, checked, root}, func(t *table) {
 		showCheck(t, checked)
-		if checked.OK {
-			t.row(fmt.Sprintf("%s is a target: estover secret role put NAME --target %s", x.Name, x.Name))
-		} else {
+		if root != nil {
+			showRoot(t, *root)
+		}
+		switch {
+		case !checked.OK:
 			t.row(fmt.Sprintf("%s is registered, and cannot be used yet: estover secret engine check %s", x.Name, x.Name))
+		case unrotated == nil:
+			t.row(fmt.Sprintf("%s is a target: estover secret role put NAME --target %s", x.Name, x.Name))
 		}
 	}); err != nil {
 		return err
 	}
-	return failed(checked)
+	return errors.Join(failed(checked), unrotated)
+}
+
+// rootTime is how long it is waited for the end of a password that somebody has typed
+// in, where nobody is logged in with it.
+const rootTime = 20 * time.Second
+
+// rotateRoot has the password of a target's admin changed, and waits until the one
+// before is gone, or somebody is known to use it.
+func rotateRoot(ctx context.Context, c *client, name, second string) (*rotation.Rotation, error) {
+	var r rotation.Rotation
+	if err := c.do(ctx, http.MethodPost, enginePath(name)+"/rotate-root", map[string]any{"second": second}, &r); err != nil {
+		return nil, err
+	}
+	for late := time.After(rootTime); r.Previous > 0; {
+		select {
+		case <-late:
+			return &r, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(250 * time.Millisecond):
+		}
+		var next rotation.Rotation // what is left out of the answer is nothing
+		if err := c.do(ctx, http.MethodGet, "/v1/rotation"+secretAt(r.Path), nil, &next); err != nil {
+			return nil, err
+		}
+		r = next
+	}
+	return &r, nil
+}
+
+// showRoot says what has become of a password that somebody has typed in.
+func showRoot(t *table, r rotation.Rotation) {
+	first, second := r.Users[0], r.Users[1]
+	if r.Slot == "a" {
+		first, second = second, first
+	}
+	if r.Previous == 0 {
+		t.row("done", "rotate_root", fmt.Sprintf("Estover works as %s; the password that %s had is not good any more", second, first))
+		return
+	}
+	t.row("waits", "rotate_root", fmt.Sprintf("Estover works as %s; the password that %s had is changed when nobody is logged in with it: estover rotation explain %s", second, first, r.Path))
+}
+
+func engineRotateRoot(s *settings) *cobra.Command {
+	var second string
+	c := &cobra.Command{
+		Use: "rotate-root NAME", Short: "Change the password with which Estover works at a target to one that nobody knows",
+		Long: `Rotate-root makes a second admin with the rights of the first. It logs in and shows
+that it can change the first one's password; then Estover works as the second, and
+the password that the first had dies when nobody is logged in with it. From then on
+both are rotated by the risk of their secret (estover rotation), and rotate-root is
+the same as rotating them now.`,
+		Args: oneArgument("the target's name"), ValidArgsFunction: completeEngines(s),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.client()
+			if err != nil {
+				return err
+			}
+			r, err := rotateRoot(cmd.Context(), c, args[0], second)
+			if err != nil {
+				return err
+			}
+			return s.show(cmd.OutOrStdout(), r, func(t *table) { showRoot(t, *r) })
+		},
+	}
+	c.Flags().StringVar(&second, "second-admin", "", "the `USER` that takes turns with the admin, who may be there already (default: the admin's name with _b, who may not)")
+	return c
 }
 
 // makeAdmin makes the secret with which Estover works at the target.

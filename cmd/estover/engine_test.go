@@ -10,20 +10,28 @@ import (
 // else.
 func TestEnablingAsks(t *testing.T) {
 	k := targetKind{
-		Name: "postgres", Title: "PostgreSQL", Address: "HOST[:PORT]/DATABASE", Port: "5432",
+		Name: "postgres", Title: "PostgreSQL", Address: "HOST[:PORT]/DATABASE", Port: "5432", Pair: true,
 		Options:  []engineField{{Name: "tls", Help: "verify or off"}, {Name: "role", Help: "the role that is taken"}},
 		Template: []engineField{{Name: "groups", Help: "what it is a member of", Many: true}},
 	}
 	e := enabling{options: []string{"role=maker"}}
 	e.spec.Name = "crm-db"
 	var out strings.Builder
-	answers := "\ndb.example.com/crm\noff\ntargets/crm-db\nestover\npg.key\nreaders\nwriters\n\n"
+	answers := "\ndb.example.com/crm\noff\ntargets/crm-db\nestover\npg.key\n\nreaders\nwriters\n\n"
 	if err := e.ask(strings.NewReader(answers), &out, k); err != nil {
 		t.Fatal(err)
 	}
 	got := fmt.Sprint(e.spec.Address, e.options, e.spec.Admin, e.adminUser, e.adminSecret, e.template)
 	if want := "db.example.com/crm[role=maker tls=off]targets/crm-dbestoverpg.key[groups=readers groups=writers]"; got != want {
 		t.Errorf("the answers are taken as %s, want %s", got, want)
+	}
+	if e.keepRoot || !strings.Contains(out.String(), "changed to one that nobody knows") { // R12
+		t.Errorf("Enter keeps the password that was typed in: %v\n%s", e.keepRoot, out.String())
+	}
+	kept := enabling{options: []string{"role=maker", "tls=off"}, adminUser: "estover", adminSecret: "pg.key", template: []string{"groups=readers"}}
+	kept.spec.Name, kept.spec.Address, kept.spec.Admin = "crm-db", "db.example.com/crm", "targets/crm-db"
+	if err := kept.ask(strings.NewReader("yes\n"), &out, k); err != nil || !kept.keepRoot {
+		t.Errorf("whoever wants the password kept: %v, %v", kept.keepRoot, err)
 	}
 	if n := strings.Count(out.String(), "Address ("); n != 2 {
 		t.Errorf("the address is asked for %d times, want again after no answer:\n%s", n, out.String())

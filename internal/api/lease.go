@@ -56,6 +56,7 @@ type targetKind struct {
 	Port     string    `json:"port,omitempty"`
 	Options  []setting `json:"options"`
 	Template []setting `json:"template"`
+	Pair     bool      `json:"pair" doc:"A second admin can be made like the first, so that the first one's password can be changed"`
 	Lingers  string    `json:"lingers,omitempty"`
 }
 
@@ -69,7 +70,7 @@ func (s *Server) listKinds(context.Context, *struct{}) (*many[targetKind], error
 	}
 	var all []targetKind
 	for _, k := range s.Targets.Kinds() {
-		all = append(all, targetKind{k.Name, k.Title, k.Address, k.Port, fields(k.Options), fields(k.Template), k.Lingers})
+		all = append(all, targetKind{k.Name, k.Title, k.Address, k.Port, fields(k.Options), fields(k.Template), k.Pair, k.Lingers})
 	}
 	return pageOf(all, ""), nil
 }

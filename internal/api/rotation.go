@@ -18,6 +18,7 @@ func (s *Server) rotations() {
 	huma.Register(s.huma, op("run-rotation", http.MethodPost, "/v1/rotation/run", tag, "Rotate a secret now; the answer comes when the new version is the current one"), s.runRotation)
 	huma.Register(s.huma, op("explain-rotation", http.MethodGet, "/v1/rotation/explain", tag, "Say what a rotation waits for: who uses the old version, how and since when"), s.explainRotation)
 	huma.Register(s.huma, op("force-rotation", http.MethodPost, "/v1/rotation/force", tag, "End the old version although it is in use; the answer says who has lost access"), s.forceRotation)
+	huma.Register(s.huma, op("rotate-secret-engine-root", http.MethodPost, "/v1/secret-engines/{name}/rotate-root", tag, "Make a second admin at a target and have the password of the first, which somebody has typed in, die; from then on the pair is rotated"), s.rotateRoot)
 	huma.Register(s.huma, op("clear-rotations", http.MethodPost, "/v1/rotation-targets/{id}/clear", tag, "Let rotations begin again at a target, by name or id, where a new password did not log in"), s.clearRotations)
 }
 
@@ -70,6 +71,17 @@ func (s *Server) forceRotation(ctx context.Context, in *struct {
 },
 ) (*one[rotation.Rotation], error) {
 	r, err := s.Rotations.Force(ctx, callerOf(ctx), in.Path, in.Body.Reason)
+	return &one[rotation.Rotation]{r}, s.problem(ctx, err)
+}
+
+func (s *Server) rotateRoot(ctx context.Context, in *struct {
+	LeasePath
+	Body struct {
+		Second string `json:"second,omitempty" maxLength:"255" doc:"The name of the second admin, who may be there already; the first one's with _b if left out, who may not"`
+	}
+},
+) (*one[rotation.Rotation], error) {
+	r, err := s.Rotations.RotateRoot(ctx, callerOf(ctx), in.Name, in.Body.Second)
 	return &one[rotation.Rotation]{r}, s.problem(ctx, err)
 }
 

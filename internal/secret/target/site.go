@@ -109,6 +109,9 @@ func (t *Targets) Engine(ctx context.Context, tenant estover.TenantID, id string
 	s.engine, s.reach, s.version, s.measured = e, x.Reach, version, time.Time{}
 	s.mu.Unlock()
 	if have != nil {
+		if d, can := have.(engine.Drainer); can {
+			d.Drain()
+		}
 		time.AfterFunc(keep, func() { _ = have.Close() })
 	}
 	return e, nil

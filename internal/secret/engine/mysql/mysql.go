@@ -62,6 +62,7 @@ var Kind = engine.Kind{
 		{Name: "auth", Help: "how users prove who they are: native (every client can) or ed25519"},
 	},
 	Template:      keys,
+	Pair:          true,
 	CheckTemplate: check,
 	Open:          open,
 }

@@ -71,6 +71,7 @@ var Kind = engine.Kind{
 		{Name: "owner", Help: "the role that gets what a revoked user owns; the first group of the user, if empty. A user without groups who owns something is not dropped before it is set"},
 	},
 	Template:      keys,
+	Pair:          true,
 	CheckTemplate: check,
 	Warn:          warn,
 	Open:          open,

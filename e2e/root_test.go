@@ -1,0 +1,136 @@
+package e2e
+
+import (
+	"database/sql"
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"estover.dev"
+	"estover.dev/e2e/e2etest"
+	"estover.dev/internal/secret/engine"
+	"estover.dev/internal/secret/engine/enginetest"
+)
+
+// What an operator has typed in is known to the operator, so it is not good any more
+// when a target is enabled (R12): a second admin was made, has logged in, and does the
+// work from then on. Here at a PostgreSQL and at a MariaDB, whose admins are those of
+// docs/guides/database-users.md and docs/reference/engines.md.
+func TestRootIsRotatedOnImport(t *testing.T) {
+	t.Parallel()
+	srv := e2etest.Start(t)
+	admin := srv.Admin(t)
+	const typed = "typed-in-by-somebody"
+
+	pg := enginetest.Postgres(t)
+	pg.Exec(t, `create role root_pg login createrole password '`+typed+`'; grant pg_signal_backend, pg_read_all_stats to root_pg; grant readers to root_pg with admin option`)
+	maria := enginetest.MariaDB(t)
+	for _, s := range []string{
+		"create user root_maria identified by '" + typed + "'", "grant create user, process, connection admin on *.* to root_maria with grant option",
+		"grant select on mysql.user to root_maria with grant option", "grant readers to root_maria with admin option",
+	} {
+		maria.Exec(t, s)
+	}
+	for _, at := range []struct {
+		kind, address, template, user string
+		login                         func(user, password string) error
+	}{
+		{"postgres", pg.Config.Address, "groups=readers", "root_pg", func(user, password string) error {
+			c, err := pgx.Connect(t.Context(), pg.As(engine.Material{"username": estover.NewSecret([]byte(user)), "password": estover.NewSecret([]byte(password))}, "crm"))
+			if err == nil {
+				err = c.Close(t.Context())
+			}
+			return err
+		}},
+		{"mysql", maria.Config.Address, "roles=readers", "root_maria", func(user, password string) error {
+			c, err := sql.Open("mysql", user+":"+password+"@tcp("+maria.Config.Address+")/")
+			must(t, err)
+			defer c.Close()
+			return c.PingContext(t.Context())
+		}},
+	} {
+		t.Run(at.kind, func(t *testing.T) {
+			if err := at.login(at.user, typed); err != nil {
+				t.Fatalf("before: %v", err)
+			}
+			enable := []string{
+				"secret", "engine", "enable", at.kind, at.kind, "--address", at.address,
+				"--admin", "targets/" + at.kind, "--admin-user", at.user, "--admin-password-file", "-", "--template", at.template,
+			}
+			r := admin.Input(t, typed, enable...)
+			if r.Code != 0 || !strings.Contains(r.Stdout, "the password that "+at.user+" had is not good any more") {
+				t.Fatalf("enabling: %s%s", r.Stdout, r.Stderr)
+			}
+			if at.login(at.user, typed) == nil {
+				t.Error("what the operator typed in is good after the target was enabled")
+			}
+			var r1 struct {
+				Step     string   `json:"step"`
+				Slot     string   `json:"slot"`
+				Users    []string `json:"users"`
+				Previous int64    `json:"previous_version"`
+			}
+			must(t, json.Unmarshal([]byte(admin.Must(t, "rotation", "show", "targets/"+at.kind, "-o", "json")), &r1))
+			if r1.Step != "idle" || r1.Slot != "b" || len(r1.Users) != 2 || r1.Users[1] != at.user+"_b" {
+				t.Errorf("the admins' rotation is %+v", r1)
+			}
+			// The second admin does all that the first did, with a user that the first has
+			// made too, and makes the first one the admin again.
+			admin.Must(t, "secret", "role", "put", "people-"+at.kind, "--target", at.kind, "--template", at.template, "--delivery", "plaintext")
+			var lease struct {
+				ID     string            `json:"id"`
+				Values map[string]string `json:"values"`
+			}
+			must(t, json.Unmarshal([]byte(admin.Must(t, "secret", "lease", "create", "people-"+at.kind, "--purpose", "a look", "-o", "json")), &lease))
+			if err := at.login(lease.Values["username"], lease.Values["password"]); err != nil {
+				t.Errorf("a user that the second admin made: %v", err)
+			}
+			if out := admin.Must(t, "secret", "engine", "rotate-root", at.kind); !strings.Contains(out, "Estover works as "+at.user+";") || !strings.Contains(out, "is not good any more") {
+				t.Errorf("rotating once more: %s", out)
+			}
+			admin.Must(t, "secret", "lease", "revoke", lease.ID, "--reason", "seen", "--wait")
+			if at.login(lease.Values["username"], lease.Values["password"]) == nil {
+				t.Error("a lease that one admin made and the other ended is good")
+			}
+			// And it is not taken over who happens to have the name.
+			admin.Must(t, "rotation", "remove", "targets/"+at.kind)
+			if r := admin.Run(t, "secret", "engine", "rotate-root", at.kind); r.Code == 0 || !strings.Contains(r.Stderr, "There is a user "+at.user+"_b") {
+				t.Errorf("with a user of the second admin's name: %s%s", r.Stdout, r.Stderr)
+			}
+			admin.Must(t, "secret", "engine", "rotate-root", at.kind, "--second-admin", at.user+"_b")
+		})
+	}
+
+	t.Run("kept", func(t *testing.T) {
+		pg.Exec(t, `create role root_kept login createrole password '`+typed+`'; grant pg_signal_backend to root_kept`)
+		r := admin.Input(t, typed, "secret", "engine", "enable", "postgres", "kept", "--address", pg.Config.Address,
+			"--admin", "targets/kept", "--admin-user", "root_kept", "--admin-password-file", "-", "--template", "groups=readers", "--keep-root")
+		if r.Code != 0 || strings.Contains(r.Stdout, "rotate_root") {
+			t.Fatalf("enabling: %s%s", r.Stdout, r.Stderr)
+		}
+		if users := pg.Users(t, "root_kept"); len(users) != 1 {
+			t.Errorf("with --keep-root there are the admins %q", users)
+		}
+	})
+
+	// An admin that may not give its rights to another keeps its password, and it is said.
+	t.Run("refused", func(t *testing.T) {
+		for _, s := range []string{
+			"create user root_poor identified by '" + typed + "'", "grant create user, process, connection admin on *.* to root_poor",
+			"grant select on mysql.user to root_poor", "grant readers to root_poor with admin option",
+		} {
+			maria.Exec(t, s)
+		}
+		r := admin.Input(t, typed, "secret", "engine", "enable", "mysql", "poor", "--address", maria.Config.Address,
+			"--admin", "targets/poor", "--admin-user", "root_poor", "--admin-password-file", "-", "--template", "roles=readers")
+		if r.Code == 0 || !strings.Contains(r.Stderr, "WITH GRANT OPTION") || !strings.Contains(r.Stderr, "the one that you gave") {
+			t.Errorf("enabling: %s%s", r.Stdout, r.Stderr)
+		}
+		if r := admin.Run(t, "rotation", "show", "targets/poor"); r.Code == 0 {
+			t.Errorf("what was refused is rotated: %s", r.Stdout)
+		}
+		admin.Must(t, "secret", "engine", "check", "poor", "--template", "roles=readers")
+	})
+}

@@ -1,0 +1,125 @@
+package rotation
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"estover.dev"
+	"estover.dev/internal/guard"
+	"estover.dev/internal/secret/engine"
+)
+
+// ErrNoPair is returned where a second admin cannot be made with the rights of the
+// first.
+var ErrNoPair = &estover.Error{Kind: estover.Invalid, Code: "rotation_no_second_admin", Detail: "A second admin cannot be made at the target."}
+
+// rootSpec is how the pair of admins is rotated that [Rotations.RotateRoot] begins:
+// nobody but Estover works as one of them, and it has the current version at once.
+func rootSpec(at Target, first, second string) Spec {
+	return Spec{Target: at.Name, Kind: TwoUsers, Users: []string{first, second}, Cache: 1, Quiet: 1}
+}
+
+// RotateRoot has what a target's admin logs in with be known to nobody (R12): a second
+// admin is made there with the rights of the first, logs in, shows that it can change
+// the password of the first, and is the current one. The password that somebody typed
+// in dies as any previous version does. From then on the pair is rotated by the risk
+// of its secret. Second is the name of the second admin, who may be there already;
+// if it is empty, that of the first with _b, who may not. A pair that is rotated
+// already is rotated once more.
+//
+// If it does not come through, the secret is not rotated, and what the operator has
+// typed in is as good as before.
+func (x *Rotations) RotateRoot(ctx context.Context, c estover.Caller, name, second string) (Rotation, error) {
+	op := guard.Op{Action: "rotation.schedule", Target: "target:" + name, Detail: map[string]any{"second": second}}
+	if _, err := x.Guard.Admit(ctx, c, op); err != nil { // before anything is asked of the target
+		return Rotation{}, err
+	}
+	at, err := x.Target(ctx, c.Tenant, name)
+	if err == nil && at.Admin == "" {
+		err = ErrNoPair.With("Estover works at %s without a secret, so there is no password to change.", name)
+	}
+	if err != nil {
+		return Rotation{}, x.refused(ctx, c, op, err)
+	}
+	_, err = x.load(ctx, c.Tenant, at.Admin)
+	if err == nil {
+		return x.Run(ctx, c, at.Admin)
+	}
+	if !errors.Is(err, ErrNotFound) {
+		return Rotation{}, err
+	}
+	spec, err := x.pairOf(ctx, c, at, second)
+	if err != nil {
+		return Rotation{}, x.refused(ctx, c, op, err)
+	}
+	if _, err := x.Put(ctx, c, at.Admin, spec); err != nil {
+		return Rotation{}, err
+	}
+	r, err := x.Run(ctx, c, at.Admin)
+	if err != nil {
+		// What has not come through is not tried again behind somebody's back. If a node
+		// is still at it, it stays, and its rotation says how it went.
+		if failed := x.Remove(context.WithoutCancel(ctx), c, at.Admin); failed != nil && !errors.Is(failed, ErrBusy) {
+			return r, errors.Join(err, failed)
+		}
+	}
+	return r, err
+}
+
+// pairOf is how a target's admins are rotated, one of whom is to be made.
+func (x *Rotations) pairOf(ctx context.Context, c estover.Caller, at Target, second string) (spec Spec, err error) {
+	if !at.Pair {
+		return spec, ErrNoPair.With("Estover cannot make a second admin like the first at a %s. Make one there, and then: estover rotation put %s --target %s --user FIRST --user SECOND", at.Kind, at.Admin, at.Name)
+	}
+	s, err := x.Secrets.Describe(ctx, c.Tenant, at.Admin)
+	if err != nil {
+		return spec, err
+	}
+	if c.Subject != s.Owner && !c.Has(estover.Admin) && c.Subject.Kind() != estover.SystemKind {
+		return spec, ErrNotOwner
+	}
+	fields, err := x.Secrets.Values(ctx, c.Tenant, at.Admin, s.CurrentVersion)
+	if err != nil {
+		return spec, err
+	}
+	first := string(fields["username"].Reveal())
+	if first == "" || fields["password"].Empty() {
+		return spec, ErrNoPair.With("The secret %s has no fields username and password, so it is not known whose password is to be changed.", at.Admin)
+	}
+	if second != "" {
+		return rootSpec(at, first, second), nil
+	}
+	second = first + "_b"
+	e, err := x.Engine(ctx, c.Tenant, at.ID)
+	if err != nil {
+		return spec, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, effectTime)
+	defer cancel()
+	there, err := e.List(ctx, second)
+	if err != nil {
+		return spec, ErrFailed.With("The admins of %s could not be looked at: %s.", at.Name, reason(err))
+	}
+	if slices.Contains(there, second) {
+		return spec, ErrNoPair.With("There is a user %s at %s already. If it is to be the second admin, whose password changes, name it; if not, name another one.", second, at.Name)
+	}
+	return rootSpec(at, first, second), nil
+}
+
+// pair makes the second admin of a target, who is not there, with the rights of the
+// one that serves.
+func (w *work) pair(ctx context.Context, e engine.Engine, user string, password estover.Secret, none error) error {
+	p, can := e.(engine.Pairer)
+	if !can || w.r.kind != TwoUsers || w.r.Current == 0 {
+		return none
+	}
+	at, err := w.x.Target(ctx, w.tenant, w.r.Target)
+	if err != nil {
+		return err
+	}
+	if at.Admin != w.r.Path {
+		return none
+	}
+	return p.Pair(ctx, user, w.r.user(w.r.Slot), password)
+}
