@@ -79,7 +79,7 @@ func (s *Server) startJobs(ctx context.Context, wg *sync.WaitGroup) {
 	jobs.Every("store.push", time.Second, s.stores.PushDue)
 	jobs.Every("store.fill", 5*time.Second, s.stores.FillDue)
 	jobs.Every("store.sweep", 10*time.Minute, s.stores.Sweep)
-	jobs.Every("rotation.run", time.Second, s.rotations.RunDue)
+	jobs.While("rotation.run", s.rotations.Work)
 	jobs.Every("rotation.plan", time.Minute, s.rotations.Plan)
 	jobs.Every("lease.alarm", 5*time.Second, s.leases.Alarm)
 	jobs.Every("lease.stray", time.Minute, s.leases.DropStrays)

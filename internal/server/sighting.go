@@ -78,8 +78,7 @@ func (s *Server) echoed(ctx context.Context, tenant estover.TenantID, label, the
 	case err != nil:
 		return err
 	case then == resource.OnEchoRotate:
-		_, err = s.rotations.Run(ctx, system, path)
-		return err
+		return s.rotations.Soon(ctx, system, path, n)
 	}
 	return s.facts.secrets.Delete(ctx, system, path, n)
 }

@@ -100,18 +100,22 @@ func (w *work) certify(ctx context.Context, fields map[string]estover.Secret) er
 	return nil
 }
 
-// uncertify takes the certificate of a version back.
-func (w *work) uncertify(ctx context.Context, point string, n int64) error {
-	fields, err := w.x.Secrets.Former(ctx, w.tenant, w.r.Path, n)
-	if err != nil && !errors.Is(err, secret.ErrNoVersion) {
-		return err
+// uncertify takes the certificate of a version back. Its serial number is in the row,
+// so that it does not matter whether somebody has destroyed the version; of one that is
+// older than that, it is in the version.
+func (w *work) uncertify(ctx context.Context, point string, n int64, serial string) error {
+	if serial == "" {
+		fields, err := w.x.Secrets.Former(ctx, w.tenant, w.r.Path, n)
+		if err != nil && !errors.Is(err, secret.ErrNoVersion) {
+			return err
+		}
+		serial = string(fields[serialField].Reveal())
 	}
 	return w.between(ctx, point, func(ctx context.Context) error {
-		serial := fields[serialField]
-		if serial.Empty() { // somebody else's, or gone
+		if serial == "" { // somebody else's, or gone
 			return nil
 		}
-		return w.x.Certifier.Revoke(ctx, w.tenant, *w.r.Subject, string(serial.Reveal()))
+		return w.x.Certifier.Revoke(ctx, w.tenant, *w.r.Subject, serial)
 	})
 }
 

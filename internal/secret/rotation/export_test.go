@@ -1,6 +1,10 @@
 package rotation
 
-import "time"
+import (
+	"time"
+
+	"estover.dev"
+)
 
 // ErrCrash is what a function given to [Rotations.Reached] ends the work with.
 var ErrCrash = errCrash
@@ -16,3 +20,11 @@ var Due = Spec.due
 
 // Wait sets how long whoever asks for a rotation waits for it.
 func (x *Rotations) Wait(d time.Duration) { x.patience = d }
+
+// A Crew has the turns of a node.
+type Crew struct{ crew }
+
+// Take takes a turn for a rotation of a tenant at a target.
+func (c *Crew) Take(tenant estover.TenantID, target string, failed bool) bool {
+	return c.take(task{place{tenant, target}, target, failed})
+}

@@ -69,10 +69,9 @@ func (w *work) ask(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	// This node answers at once; others hear of it within their second.
-	if err := w.x.Tick(ctx); err != nil {
-		return false, err
-	}
+	// This node answers at once; others hear of it within their second. What it cannot
+	// answer is waited for, and told by who ticks.
+	_ = w.x.Tick(ctx)
 	return true, w.x.at("after ask")
 }
 
@@ -553,12 +552,12 @@ func (x *Rotations) Tick(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, q := range asked {
-		if err := x.answer(ctx, q); err != nil {
-			return err
+	for _, q := range asked { // one that cannot be answered holds up no other
+		if failed := x.answer(ctx, q); failed != nil {
+			err = errors.Join(err, fmt.Errorf("about %s: %w", q.path, failed))
 		}
 	}
-	return nil
+	return err
 }
 
 // answer says what this node has open with a version that is on its way out and,

@@ -54,8 +54,7 @@
 // # Admin users
 //
 // The secret by which a target is worked at is rotated in the same way (R12): the
-// second user is made if it is not there, from a template or with the rights of the
-// first ([Rotations.RotateRoot]), logs in, and shows that
+// second user is made, from a template, if it is not there, logs in, and shows that
 // it can change the password of the first, by setting the one that it has, before
 // anybody else touches that.
 package rotation
@@ -204,6 +203,9 @@ type Rotation struct {
 	switchedAt      time.Time
 	applyingAt      time.Time
 	previousExpires time.Time
+
+	// The serial numbers of the certificates that versions have.
+	pendingSerial, currentSerial, previousSerial string
 }
 
 // A Target is what rotations need to know of one.
@@ -213,8 +215,6 @@ type Target struct {
 	Admin     string    // the path of the secret by which it is worked at
 	Overlap   bool      // a user may have two secrets at once
 	Plain     bool      // it makes secrets itself
-	Pair      bool      // its engine is an [engine.Pairer]
-	Kind      string    // as people call it
 	CheckedAt time.Time // when it last went well to make, log in and end a user there
 }
 
@@ -264,6 +264,7 @@ type Rotations struct {
 	Config
 	until    atomic.Int64  // until when this node counts as there, in microseconds
 	patience time.Duration // how long whoever asks for a rotation waits for it
+	crew     crew
 
 	// reached is told of each effect before it is made and after, and may end the
 	// work there as a crash would. It is nil but in tests.
@@ -373,14 +374,13 @@ func (x *Rotations) Put(ctx context.Context, c estover.Caller, path string, spec
 	if err != nil {
 		return Rotation{}, x.refused(ctx, c, op, err)
 	}
-	slot, version, ends, err := x.slotOf(ctx, c, path, spec)
+	version, err := x.adopt(ctx, c, path, &r)
 	if err != nil {
 		return Rotation{}, x.refused(ctx, c, op, err)
 	}
-	r.ExpiresAt = ends
 	_, err = x.Secrets.Turn(ctx, c, op, path, func(t *secret.Turn) (err error) {
-		r.Secret, r.Slot = t.Secret().ID, slot
-		if r.Current, err = t.Adopt(slot); err == nil && r.Current != version {
+		r.Secret = t.Secret().ID
+		if r.Current, err = t.Adopt(r.Slot); err == nil && r.Current != version {
 			err = ErrInvalid.With("%s has another version since a moment ago. Try again.", path)
 		}
 		return err
@@ -422,39 +422,42 @@ func (x *Rotations) settled(ctx context.Context, c estover.Caller, spec Spec) (S
 	return spec, err
 }
 
-// slotOf is by which of the users one logs in with the current version, which
-// somebody wrote; "" if there is none yet. One logs in with it at the target, so that
+// adopt puts into a rotation that begins by which of its users one logs in with the
+// current version, which somebody wrote, or what is known of its certificate, and gives
+// its number; 0 if there is none yet. One logs in with it at the target, so that
 // whoever may not add a destination to the secret may not have it rotated there either.
-func (x *Rotations) slotOf(ctx context.Context, c estover.Caller, path string, spec Spec) (slot string, version int64, ends time.Time, err error) {
-	tenant := c.Tenant
+func (x *Rotations) adopt(ctx context.Context, c estover.Caller, path string, r *Rotation) (version int64, err error) {
+	tenant, spec := c.Tenant, r.Spec
 	s, err := x.Secrets.Describe(ctx, tenant, path)
 	if err != nil || s.CurrentVersion == 0 {
-		return "", 0, ends, err
+		return 0, err
 	}
 	if c.Subject != s.Owner && !c.Has(estover.Admin) && c.Subject.Kind() != estover.SystemKind {
-		return "", 0, ends, ErrNotOwner.With("The secret %s has a version, which is shown to the target. Only the owner of the secret or an administrator has it rotated there.", path)
+		return 0, ErrNotOwner.With("The secret %s has a version, which is shown to the target. Only the owner of the secret or an administrator has it rotated there.", path)
 	}
 	fields, err := x.Secrets.Values(ctx, tenant, path, s.CurrentVersion)
 	if err != nil {
-		return "", 0, ends, err
+		return 0, err
 	}
 	for _, f := range []string{spec.UserField, spec.SecretField} {
 		if fields[f].Empty() {
-			return "", 0, ends, ErrInvalid.With("Version %d of the secret %s has no field %s.", s.CurrentVersion, path, f)
+			return 0, ErrInvalid.With("Version %d of the secret %s has no field %s.", s.CurrentVersion, path, f)
 		}
 	}
 	if spec.Kind == Certificate {
 		c, err := leaf(fields, x.Guard.DB().Now())
 		if err != nil {
-			return "", 0, ends, ErrInvalid.With("Version %d of the secret %s cannot be used: %s.", s.CurrentVersion, path, err)
+			return 0, ErrInvalid.With("Version %d of the secret %s cannot be used: %s.", s.CurrentVersion, path, err)
 		}
-		return "a", s.CurrentVersion, c.NotAfter.UTC(), nil
+		r.Slot, r.ExpiresAt, r.currentSerial = "a", c.NotAfter.UTC(), string(fields[serialField].Reveal())
+		return s.CurrentVersion, nil
 	}
 	at := slices.Index(spec.Users, string(fields[spec.UserField].Reveal()))
 	if at < 0 {
-		return "", 0, ends, ErrInvalid.With("Version %d of the secret %s does not log in as %s.", s.CurrentVersion, path, strings.Join(spec.Users, " or ")).At("users")
+		return 0, ErrInvalid.With("Version %d of the secret %s does not log in as %s.", s.CurrentVersion, path, strings.Join(spec.Users, " or ")).At("users")
 	}
-	return []string{"a", "b"}[at], s.CurrentVersion, ends, nil
+	r.Slot = []string{"a", "b"}[at]
+	return s.CurrentVersion, nil
 }
 
 // refused tells whoever may do an operation what is wrong with it.
@@ -621,6 +624,32 @@ func (x *Rotations) run(ctx context.Context, c estover.Caller, path string, urge
 // runTime is how long [Rotations.Run] waits for what it began, if another node does
 // it.
 const runTime = 50 * time.Second
+
+// Soon has a rotation begin as soon as it can, since version n was seen where it should
+// not be: within a second or, where another version is on its way out, when that has
+// retired. If n is not the current version any more, or is being replaced, that is
+// done already.
+func (x *Rotations) Soon(ctx context.Context, c estover.Caller, path string, n int64) error {
+	op := guard.Op{Action: "rotation.run", Target: target(path)}
+	return x.Guard.Do(ctx, c, op, func(tx *guard.Tx) error {
+		r, err := findPath(ctx, tx.Tx, path)
+		if err != nil || r.Current != n || !slices.Contains([]Step{Idle, Grace, Retiring, Scrambling}, r.Step) {
+			return err
+		}
+		at := tx.Now()
+		if until := r.switchedAt.Add(r.Grace()); !r.switchedAt.IsZero() && at.Before(until) {
+			at = until // it is not rotated twice in that time
+		}
+		if !r.DueAt.IsZero() && !r.DueAt.After(at) {
+			return nil
+		}
+		r.DueAt = at
+		r.wait()
+		r.heldBy, r.heldUntil = "", time.Time{} // who has it does nothing that may not be done again
+		tx.Note("due_at", r.DueAt)
+		return save(ctx, tx.Tx, &r)
+	})
+}
 
 // through works at a rotation until it needs nothing but time, whichever node
 // does the work.

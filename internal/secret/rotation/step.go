@@ -9,7 +9,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"estover.dev"
@@ -26,37 +25,9 @@ const (
 	firstWait  = time.Second      // after a first failure; it doubles each time
 	mostWait   = 5 * time.Minute
 	askAgain   = 15 * time.Second // whether somebody still uses a version is looked again, or sooner if its grace is short
-	atOnce     = 8                // rotations that a node works at
-	perTarget  = 2                // rotations that are under way at a target (R11)
 )
 
-// RunDue works at the rotations that are due, of all tenants. It is called every
-// second, and may be called on two nodes.
-func (x *Rotations) RunDue(ctx context.Context) error {
-	var due []place
-	err := x.Guard.DB().View(ctx, "", func(tx *db.Tx) (err error) {
-		due, err = findDue(ctx, tx, 100)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	var wg sync.WaitGroup
-	places := make(chan struct{}, atOnce)
-	for _, at := range due {
-		places <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-places }()
-			if err := x.advance(ctx, at.tenant, at.id); err != nil && !errors.Is(err, errLost) && ctx.Err() == nil {
-				x.Logger.Error("a rotation could not be worked at", "secret", at.id, "error", err)
-			}
-		})
-	}
-	wg.Wait()
-	return nil
-}
-
-// A place is a rotation of a tenant.
+// A place is a rotation of a tenant, or a target.
 type place struct {
 	tenant estover.TenantID
 	id     string
@@ -370,6 +341,9 @@ func (w *work) take(ctx context.Context) (bool, error) {
 	return true, w.move(ctx, "rotation.apply", map[string]any{"slot": slot}, stageIn(fields, slot), func(tx *guard.Tx, n *Rotation) error {
 		tx.Note("version", secret.VersionID(n.Secret, n.Pending))
 		n.Step = Applied
+		if n.kind == Certificate {
+			n.pendingSerial = string(fields[serialField].Reveal())
+		}
 		return nil
 	})
 }
@@ -407,8 +381,6 @@ func (w *work) apply(ctx context.Context) (bool, error) {
 		err := e.SetSecret(ctx, user, password, keep)
 		if errors.Is(err, engine.ErrNoUser) && len(w.r.Template) > 0 {
 			_, err = e.Create(ctx, engine.Order{Name: user, Secret: password, Template: w.r.Template})
-		} else if errors.Is(err, engine.ErrNoUser) {
-			err = w.pair(ctx, e, user, password, err)
 		}
 		return err
 	})
@@ -461,9 +433,12 @@ func (w *work) verify(ctx context.Context) (bool, error) {
 		})
 	}
 	if err == nil {
-		// It has just logged in, so that whatever goes wrong here is its own fault.
-		if err := w.tryAdmin(ctx, values); err != nil && ctx.Err() == nil {
-			return true, w.fail(ctx, err, true)
+		wrong, err := w.tryAdmin(ctx, values)
+		if err != nil {
+			return false, err
+		}
+		if wrong != nil { // it has just logged in, so that it is its own fault
+			return true, w.fail(ctx, wrong, true)
 		}
 	}
 	if errors.Is(err, engine.ErrWrongSecret) || final(err) {
@@ -483,30 +458,34 @@ func (w *work) verify(ctx context.Context) (bool, error) {
 
 // tryAdmin sees whether the next admin of a target can do the one thing that the
 // rotation needs of it: change the password of the one before. It sets the one
-// that is there.
-func (w *work) tryAdmin(ctx context.Context, values map[string]estover.Secret) error {
+// that is there. Wrong is why it cannot; err is what went wrong here, and says nothing
+// of it.
+func (w *work) tryAdmin(ctx context.Context, values map[string]estover.Secret) (wrong, err error) {
 	if w.r.kind != TwoUsers || w.r.Current == 0 || w.x.As == nil {
-		return nil
+		return nil, nil
 	}
 	at, err := w.x.Target(ctx, w.tenant, w.r.Target)
 	if err != nil || at.Admin != w.r.Path {
-		return err
+		return nil, err
 	}
 	old, err := w.former(ctx)
 	if err != nil || old[w.r.SecretField].Empty() { // nobody knows it any more, so there is nothing to set
-		return err
+		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, effectTime)
+	limited, cancel := context.WithTimeout(ctx, effectTime)
 	defer cancel()
-	e, err := w.x.As(ctx, w.tenant, w.r.Target, engine.Credential{User: w.r.user(w.r.idle()), Secret: values[w.r.SecretField]})
+	e, err := w.x.As(limited, w.tenant, w.r.Target, engine.Credential{User: w.r.user(w.r.idle()), Secret: values[w.r.SecretField]})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { _ = e.Close() }()
-	if err := e.SetSecret(ctx, w.r.user(w.r.Slot), old[w.r.SecretField], estover.Secret{}); err != nil {
-		return fmt.Errorf("the next admin cannot do what the one before can: %w", err)
+	if err := e.SetSecret(limited, w.r.user(w.r.Slot), old[w.r.SecretField], estover.Secret{}); err != nil {
+		if ctx.Err() != nil { // this node goes
+			return nil, err
+		}
+		return fmt.Errorf("the next admin cannot do what the one before can: %w", err), nil
 	}
-	return nil
+	return nil, nil
 }
 
 // copy has what the next admin of a target logs in with be kept for the day on which
@@ -594,8 +573,9 @@ func (w *work) change(ctx context.Context) (bool, error) {
 			tx.Note("grace_until", n.GraceUntil)
 		}
 		n.previousExpires, n.ExpiresAt = time.Time{}, ends
+		n.previousSerial, n.currentSerial, n.pendingSerial = "", w.r.pendingSerial, ""
 		if n.Step == Grace {
-			n.previousExpires = w.r.ExpiresAt
+			n.previousExpires, n.previousSerial = w.r.ExpiresAt, w.r.currentSerial
 		}
 		n.DueAt = n.next(risk)
 		if n.wait(); n.Step == Grace {
@@ -627,7 +607,7 @@ func (w *work) abort(ctx context.Context) (bool, error) {
 		}
 	}
 	return false, w.move(ctx, "rotation.abandon", map[string]any{"version": w.pending(), "why": why}, turn, func(tx *guard.Tx, n *Rotation) error {
-		n.Step, n.LastError, n.applyingAt = Idle, why, time.Time{}
+		n.Step, n.LastError, n.applyingAt, n.pendingSerial = Idle, why, time.Time{}, ""
 		if at := tx.Now().Add(n.rest(tx.Now())); !n.DueAt.IsZero() && n.DueAt.Before(at) {
 			n.DueAt = at
 		}
@@ -651,7 +631,7 @@ func (w *work) undo(ctx context.Context) error {
 		if w.r.Pending == 0 {
 			return nil
 		}
-		return w.uncertify(ctx, "R6", w.r.Pending)
+		return w.uncertify(ctx, "R6", w.r.Pending, w.r.pendingSerial)
 	case Keys:
 		return w.drop(ctx, "R6")
 	}
@@ -685,7 +665,7 @@ func (w *work) drop(ctx context.Context, point string) error {
 func (w *work) scramble(ctx context.Context) (bool, error) {
 	switch w.r.kind {
 	case Certificate:
-		if err := w.uncertify(ctx, "R5", w.r.Previous); err != nil {
+		if err := w.uncertify(ctx, "R5", w.r.Previous, w.r.previousSerial); err != nil {
 			return false, err
 		}
 	case Keys:
@@ -725,7 +705,7 @@ func (w *work) scramble(ctx context.Context) (bool, error) {
 		return err
 	}, func(_ *guard.Tx, n *Rotation) error {
 		n.Step, n.GraceUntil, n.LateAt, n.Laggards, n.ForcedBy, n.Reason = Idle, time.Time{}, time.Time{}, []Laggard{}, "", ""
-		n.previousExpires = time.Time{}
+		n.previousExpires, n.previousSerial = time.Time{}, ""
 		n.wait()
 		return nil
 	})

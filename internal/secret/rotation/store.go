@@ -14,7 +14,8 @@ import (
 
 const columns = `r.secret_id, s.path, r.target_id, r.kind, r.spec, r.step, r.slot, r.pending, r.current, r.previous, r.generation, r.epoch,
 	r.grace_until, r.due_at, r.next_try_at, r.tries, r.last_error, r.held_by, r.held_until, r.created_at, r.rotated_at, r.switched_at,
-	r.applying_at, r.late_at, r.refused_us, r.forced_by, r.forced_reason, r.laggards, r.expires_at, r.previous_expires_at, coalesce(t.reason, ''), coalesce(g.name, '')`
+	r.applying_at, r.late_at, r.refused_us, r.forced_by, r.forced_reason, r.laggards, r.expires_at, r.previous_expires_at,
+	r.pending_serial, r.current_serial, r.previous_serial, coalesce(t.reason, ''), coalesce(g.name, '')`
 
 const from = ` from rotation r join secret s on s.tenant_id = r.tenant_id and s.id = r.secret_id
 	left join secret_target g on g.tenant_id = r.tenant_id and g.id = r.target_id
@@ -26,7 +27,8 @@ func scan(scan func(...any) error) (Rotation, error) {
 	var target, spec, laggards string
 	err := scan(&r.Secret, &r.Path, &target, &r.kind, &spec, &r.Step, &r.Slot, &r.Pending, &r.Current, &r.Previous, &r.Generation, &r.epoch,
 		&r.GraceUntil, &r.DueAt, &r.Next, &r.tries, &r.LastError, &r.heldBy, &r.heldUntil, &r.CreatedAt, &r.RotatedAt, &r.switchedAt,
-		&r.applyingAt, &r.LateAt, &r.Refused, &r.ForcedBy, &r.Reason, &laggards, &r.ExpiresAt, &r.previousExpires, &r.Stopped, &r.TargetName)
+		&r.applyingAt, &r.LateAt, &r.Refused, &r.ForcedBy, &r.Reason, &laggards, &r.ExpiresAt, &r.previousExpires,
+		&r.pendingSerial, &r.currentSerial, &r.previousSerial, &r.Stopped, &r.TargetName)
 	if err == nil {
 		err = json.Unmarshal([]byte(spec), &r.Spec)
 	}
@@ -87,14 +89,14 @@ func insert(ctx context.Context, tx *db.Tx, r Rotation, by estover.Subject) erro
 	if err := alone(ctx, tx, r); err != nil {
 		return err
 	}
-	_, err = tx.Exec(ctx, `insert into rotation (tenant_id, secret_id, target_id, kind, spec, step, slot, current, due_at, next_try_at, created_at, created_by, rotated_at, expires_at)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+	_, err = tx.Exec(ctx, `insert into rotation (tenant_id, secret_id, target_id, kind, spec, step, slot, current, due_at, next_try_at, created_at, created_by, rotated_at, expires_at, current_serial)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
 		on conflict (tenant_id, secret_id) do update set target_id = excluded.target_id, kind = excluded.kind, spec = excluded.spec, step = excluded.step,
 			slot = excluded.slot, current = excluded.current, pending = 0, previous = 0, due_at = excluded.due_at, next_try_at = excluded.next_try_at,
 			created_at = excluded.created_at, created_by = excluded.created_by, rotated_at = excluded.rotated_at, expires_at = excluded.expires_at, previous_expires_at = null, switched_at = null, applying_at = null,
 			grace_until = null, late_at = null, tries = 0, last_error = '', refused_us = 0, forced_by = '', forced_reason = '', laggards = '',
-			generation = rotation.generation + 1, ended_at = null`,
-		tx.Tenant(), r.Secret, r.Target, r.kind, spec, r.Step, r.Slot, r.Current, r.DueAt, r.Next, r.CreatedAt, by, r.RotatedAt, r.ExpiresAt)
+			pending_serial = '', current_serial = excluded.current_serial, previous_serial = '', generation = rotation.generation + 1, ended_at = null`,
+		tx.Tenant(), r.Secret, r.Target, r.kind, spec, r.Step, r.Slot, r.Current, r.DueAt, r.Next, r.CreatedAt, by, r.RotatedAt, r.ExpiresAt, r.currentSerial)
 	return err
 }
 
@@ -143,11 +145,13 @@ func save(ctx context.Context, tx *db.Tx, r *Rotation) error {
 	n, err := tx.Exec(ctx, `update rotation set target_id = $4, kind = $5, spec = $6, step = $7, slot = $8, pending = $9, current = $10, previous = $11,
 			epoch = $12, grace_until = $13, due_at = $14, next_try_at = $15, tries = $16, last_error = $17, held_by = $18, held_until = $19,
 			rotated_at = $20, switched_at = $21, applying_at = $22, late_at = $23, refused_us = $24, forced_by = $25, forced_reason = $26,
-			laggards = $27, expires_at = $28, previous_expires_at = $29, generation = generation + 1
+			laggards = $27, expires_at = $28, previous_expires_at = $29,
+			pending_serial = $30, current_serial = $31, previous_serial = $32, generation = generation + 1
 		where tenant_id = $1 and secret_id = $2 and generation = $3 and ended_at is null`,
 		tx.Tenant(), r.Secret, r.Generation, r.Target, r.kind, spec, r.Step, r.Slot, r.Pending, r.Current, r.Previous,
 		r.epoch, r.GraceUntil, r.DueAt, r.Next, r.tries, r.LastError, r.heldBy, held,
-		r.RotatedAt, r.switchedAt, r.applyingAt, r.LateAt, r.Refused, r.ForcedBy, r.Reason, laggards, r.ExpiresAt, r.previousExpires)
+		r.RotatedAt, r.switchedAt, r.applyingAt, r.LateAt, r.Refused, r.ForcedBy, r.Reason, laggards, r.ExpiresAt, r.previousExpires,
+		r.pendingSerial, r.currentSerial, r.previousSerial)
 	if err == nil && n == 0 {
 		return errLost
 	}
@@ -180,10 +184,29 @@ func places(rows *db.Rows, err error) (list []place, _ error) {
 }
 
 // findDue are the rotations of all tenants at which there is something to do and
-// no node works.
-func findDue(ctx context.Context, tx *db.Tx, limit int) ([]place, error) {
-	return places(tx.Query(ctx, `select tenant_id, secret_id from rotation
-		where ended_at is null and next_try_at <= $1 and held_until <= $1 order by next_try_at limit $2`, tx.Now(), limit))
+// no node works: of each target and of each tenant those that have waited longest, so
+// that nobody's many keep others from being seen.
+func findDue(ctx context.Context, tx *db.Tx) (list []task, err error) {
+	rows, err := tx.Query(ctx, `select tenant_id, secret_id, target_id, tries from (
+			select o.*, row_number() over (partition by tenant_id order by next_try_at) as of_tenant from (
+				select tenant_id, secret_id, target_id, tries, next_try_at, row_number() over (partition by tenant_id, target_id order by next_try_at) as of_target
+				from rotation where ended_at is null and next_try_at <= $1 and held_until <= $1) o
+			where of_target <= $2) d
+		where of_tenant <= $3 order by next_try_at limit 1000`, tx.Now(), 4*perTarget, 8*ofTenant)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var t task
+		var tries int64
+		if err := rows.Scan(&t.tenant, &t.id, &t.target, &tries); err != nil {
+			return nil, err
+		}
+		t.failed = tries > 0
+		list = append(list, t)
+	}
+	return list, rows.Err()
 }
 
 // byRisk are the rotations of all tenants whose schedule may be another today.
