@@ -54,7 +54,8 @@
 // # Admin users
 //
 // The secret by which a target is worked at is rotated in the same way (R12): the
-// second user is made, from a template, if it is not there, logs in, and shows that
+// second user is made if it is not there, from a template or with the rights of the
+// first ([Rotations.RotateRoot]), logs in, and shows that
 // it can change the password of the first, by setting the one that it has, before
 // anybody else touches that.
 package rotation
@@ -215,6 +216,8 @@ type Target struct {
 	Admin     string    // the path of the secret by which it is worked at
 	Overlap   bool      // a user may have two secrets at once
 	Plain     bool      // it makes secrets itself
+	Pair      bool      // its engine is an [engine.Pairer]
+	Kind      string    // as people call it
 	CheckedAt time.Time // when it last went well to make, log in and end a user there
 }
 

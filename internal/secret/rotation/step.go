@@ -381,6 +381,8 @@ func (w *work) apply(ctx context.Context) (bool, error) {
 		err := e.SetSecret(ctx, user, password, keep)
 		if errors.Is(err, engine.ErrNoUser) && len(w.r.Template) > 0 {
 			_, err = e.Create(ctx, engine.Order{Name: user, Secret: password, Template: w.r.Template})
+		} else if errors.Is(err, engine.ErrNoUser) {
+			err = w.pair(ctx, e, user, password, err)
 		}
 		return err
 	})
