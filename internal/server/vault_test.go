@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -735,4 +737,80 @@ permit contains "settings" if {
 		h.must(http.MethodPost, "/v1/containments", map[string]string{"scope": "agent", "target": h.agent, "reason": "a test"}, nil)
 		bot.says(403, "permission denied", "GET", "team/data/app/db", nil)
 	})
+}
+
+// V34: what was noted of requests stands in the lines of devices, also of a log-in.
+func TestVaultAuditLines(t *testing.T) {
+	v := build(t, "").vault()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	lines := make(chan string, 1000)
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			all := bufio.NewScanner(conn)
+			all.Buffer(nil, 1<<20)
+			for all.Scan() {
+				lines <- all.Text()
+			}
+			_ = conn.Close()
+		}
+	}()
+	v.must(204, "PUT", "sys/audit/socket", `{"type":"socket","options":{"address":"`+listener.Addr().String()+`"}}`)
+	v.must(204, "POST", "sys/config/auditing/request-headers/X-Trace", `{"hmac":false}`)
+	v.must(204, "POST", "sys/config/auditing/request-headers/X-Vault-Token", `{"hmac":true}`)
+	v.says(400, "hmac=true", "POST", "sys/config/auditing/request-headers/X-Vault-Token", `{}`)
+	v.must(204, "PUT", "sys/policies/acl/lines", `{"policy":"path \"kv/*\" { capabilities = [\"create\",\"read\",\"update\"] }"}`)
+	v.must(204, "POST", "sys/mounts/kv", `{"type":"kv","config":{"audit_non_hmac_request_keys":["labels"]}}`)
+	v.must(204, "POST", "sys/auth/approle", `{"type":"approle"}`)
+	v.must(204, "POST", "auth/approle/role/app", `{"token_policies":"lines"}`)
+	made := v.must(200, "POST", "auth/token/create", `{"policies":["lines"]}`)
+	token := made.token()
+	vaultClient{v.house, token}.must(204, "POST", "kv/a", `{"x":"c4nary"}`, "X-Trace", "written")
+	role := v.must(200, "GET", "auth/approle/role/app/role-id", nil).text("role_id")
+	secret := v.must(200, "POST", "auth/approle/role/app/secret-id", `{}`).text("secret_id")
+	v.must(200, "POST", "auth/approle/login", `{"role_id":"`+role+`","secret_id":"`+secret+`"}`, "X-Trace", "logged-in")
+	hash := v.must(200, "POST", "sys/audit-hash/socket", map[string]string{"input": token}).text("hash")
+	accessor := v.must(200, "POST", "sys/audit-hash/socket", map[string]any{"input": made.All["auth"].(map[string]any)["accessor"]}).text("hash")
+	type line struct {
+		Auth struct {
+			Policies []string
+			Accessor string
+		}
+		Request struct {
+			Point   string `json:"mount_point"`
+			Headers map[string][]string
+		}
+		Response struct{ Data map[string]string }
+	}
+	seen := map[string]line{}
+	for deadline := time.After(30 * time.Second); seen["written secret.write"].Auth.Policies == nil || seen["logged-in ticket.login"].Request.Point == ""; {
+		select {
+		case text := <-lines:
+			if strings.Contains(text, "c4nary") || strings.Contains(text, token) || strings.Contains(text, secret) {
+				t.Errorf("a line tells a secret: %s", text)
+			}
+			var l line
+			if err := json.Unmarshal([]byte(text), &l); err != nil {
+				t.Fatalf("%s: %v", text, err)
+			}
+			for _, trace := range l.Request.Headers["x-trace"] {
+				seen[trace+" "+l.Response.Data["action"]] = l
+			}
+		case <-deadline:
+			t.Fatalf("of two requests the lines %+v were seen", seen)
+		}
+	}
+	if w := seen["written secret.write"]; !slices.Equal(w.Auth.Policies, []string{"default", "lines"}) || w.Auth.Accessor != accessor || w.Request.Point != "kv/" || !slices.Equal(w.Request.Headers["x-vault-token"], []string{hash}) {
+		t.Errorf("the line of a request is %+v, want the accessor %s and the token %s", w, accessor, hash)
+	}
+	if l := seen["logged-in ticket.login"]; l.Request.Point != "auth/approle/" {
+		t.Errorf("the line of a log-in is %+v", l)
+	}
 }
