@@ -300,6 +300,9 @@ func (x *Rotations) Force(ctx context.Context, c estover.Caller, path, why strin
 		if r.Step != Grace && r.Step != Retiring {
 			return ErrNothing
 		}
+		if r.kind != Certificate && r.waits(tx.Now()) {
+			return ErrWaits.With("%s", r.Waits)
+		}
 		found, err := x.held(ctx, tx.Tx, r)
 		if err != nil {
 			return err
@@ -452,6 +455,9 @@ func (e Explanation) why(now time.Time) string {
 		for _, l := range e.Laggards {
 			said = append(said, l.sentence(at, e.quiet()))
 		}
+	}
+	if e.waits(now) {
+		said = append(said, e.Waits)
 	}
 	if !e.ExpiresAt.IsZero() {
 		say("Version %d ends by itself at %s.", e.Current, at(e.ExpiresAt))

@@ -42,6 +42,14 @@
 // and R4 with what was good before; how long that was is measured by logging in
 // and shown.
 //
+// # Where nothing is done
+//
+// At a target that is disabled, or has not been compared with what is here since the
+// server was restored from a backup, a rotation stays at the step where it is (F5):
+// what a newer database had made current may be in the slot that this one believes
+// to be on its way out. Nobody is scrambled, tried out or made there before somebody
+// has looked.
+//
 // # Keys and certificates
 //
 // What a target or an authority makes itself cannot be stored before it is there.
@@ -86,6 +94,7 @@ var (
 	ErrCrowded  = &estover.Error{Kind: estover.Unavailable, Code: "rotation_target_crowded", Detail: "As many rotations are under way at the target as may be at once. This one begins when one of them has ended."}
 	ErrReason   = &estover.Error{Kind: estover.Invalid, Code: "rotation_reason_missing", Detail: "Say why, in up to 500 characters: who is cut off needs to know.", Field: "reason"}
 	ErrNothing  = &estover.Error{Kind: estover.Conflict, Code: "rotation_nothing_to_force", Detail: "No version of the secret is on its way out, so there is nothing to force."}
+	ErrWaits    = &estover.Error{Kind: estover.Conflict, Code: "rotation_waits", Detail: "Nothing of a rotation is done at the target now. `estover rotation explain` says why."}
 	ErrNode     = &estover.Error{Kind: estover.Unavailable, Code: "node_not_standing", Detail: "This node has not been able to say that it is there, so it uses no secret that is rotated. Try again in a moment."}
 )
 
@@ -194,6 +203,7 @@ type Rotation struct {
 	Reason     string          `json:"forced_reason,omitempty"`   // and why
 	Laggards   []Laggard       `json:"laggards" nullable:"false"` // who held up the retirement when it was last looked
 	Stopped    string          `json:"target_stopped,omitempty"`  // why no rotation begins at the target
+	Waits      string          `json:"waits,omitempty"`           // why nothing is done about it
 	Next       time.Time       `json:"next_try_at,omitzero"`      // when something is done about it again
 
 	kind            Kind
@@ -599,6 +609,8 @@ func (x *Rotations) run(ctx context.Context, c estover.Caller, path string, urge
 			return err
 		}
 		switch {
+		case r.waits(tx.Now()):
+			return ErrWaits.With("%s", r.Waits)
 		case r.Step == Grace || r.Step == Retiring || r.Step == Scrambling:
 			return ErrBusy.With("Version %d of %s has not retired yet, and its user gets the next password. `estover rotation explain %s` says who uses it.", r.Previous, path, path)
 		case r.heldUntil.After(tx.Now()) && r.Step != Idle:
@@ -672,6 +684,8 @@ func (x *Rotations) through(ctx context.Context, tenant estover.TenantID, r Rota
 			return r, nil
 		case r.LastError != "":
 			return r, failed(r)
+		case r.waits(x.Guard.DB().Now()):
+			return r, ErrWaits.With("%s", r.Waits)
 		case urgent && r.Step == Idle && r.Next.After(x.Guard.DB().Now()): // others are not kept waiting for it
 			return r, ErrCrowded
 		}

@@ -61,8 +61,10 @@ func (x *Rotations) advance(ctx context.Context, tenant estover.TenantID, id str
 	if failed := w.late(ctx); failed != nil {
 		return failed
 	}
-	if failed := w.escalate(ctx); failed != nil {
-		return failed
+	if !w.r.waits(x.Guard.DB().Now()) {
+		if failed := w.escalate(ctx); failed != nil {
+			return failed
+		}
 	}
 	if err != nil {
 		return w.putOff(ctx, err)
@@ -84,6 +86,9 @@ type work struct {
 // step does the next thing, and says whether there may be another one to do at
 // once.
 func (w *work) step(ctx context.Context) (again bool, err error) {
+	if waits, err := w.waiting(ctx); waits || err != nil {
+		return false, err
+	}
 	switch w.r.Step {
 	case Idle:
 		return w.stage(ctx)
@@ -103,6 +108,22 @@ func (w *work) step(ctx context.Context) (again bool, err error) {
 		return w.abort(ctx)
 	}
 	panic("rotation: a step that there is not: " + string(w.r.Step))
+}
+
+// waiting reports whether nothing may be done about the rotation, and has it be looked
+// at again if so. It is asked before each step: what a target is believed to be may
+// change between two of them.
+func (w *work) waiting(ctx context.Context) (bool, error) {
+	err := w.x.Guard.DB().View(ctx, w.tenant, func(tx *db.Tx) error {
+		now, err := find(ctx, tx, w.r.Secret)
+		w.r.Waits = now.Waits
+		return err
+	})
+	now := w.x.Guard.DB().Now()
+	if err != nil || !w.r.waits(now) || w.r.Step == Idle && (w.r.DueAt.IsZero() || w.r.DueAt.After(now)) {
+		return false, err
+	}
+	return true, w.later(ctx, func(now time.Time) time.Time { return now.Add(askAgain) })
 }
 
 // move stores the next state of the rotation in one guarded operation; turn, if

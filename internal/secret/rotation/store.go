@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -15,7 +16,8 @@ import (
 const columns = `r.secret_id, s.path, r.target_id, r.kind, r.spec, r.step, r.slot, r.pending, r.current, r.previous, r.generation, r.epoch,
 	r.grace_until, r.due_at, r.next_try_at, r.tries, r.last_error, r.held_by, r.held_until, r.created_at, r.rotated_at, r.switched_at,
 	r.applying_at, r.late_at, r.refused_us, r.forced_by, r.forced_reason, r.laggards, r.expires_at, r.previous_expires_at,
-	r.pending_serial, r.current_serial, r.previous_serial, coalesce(t.reason, ''), coalesce(g.name, '')`
+	g.suspect_at, g.disabled_at, coalesce(g.disabled_for, ''), case when r.kind = 'certificate' and exists (select 1 from secret_target o
+		where o.tenant_id = r.tenant_id and o.suspect_at is not null and o.ended_at is null) then 1 else 0 end`
 
 const from = ` from rotation r join secret s on s.tenant_id = r.tenant_id and s.id = r.secret_id
 	left join secret_target g on g.tenant_id = r.tenant_id and g.id = r.target_id
@@ -24,11 +26,13 @@ const from = ` from rotation r join secret s on s.tenant_id = r.tenant_id and s.
 
 func scan(scan func(...any) error) (Rotation, error) {
 	var r Rotation
-	var target, spec, laggards string
+	var target, spec, laggards, disabledFor string
+	var suspect, disabled time.Time
+	var unsettled int64
 	err := scan(&r.Secret, &r.Path, &target, &r.kind, &spec, &r.Step, &r.Slot, &r.Pending, &r.Current, &r.Previous, &r.Generation, &r.epoch,
 		&r.GraceUntil, &r.DueAt, &r.Next, &r.tries, &r.LastError, &r.heldBy, &r.heldUntil, &r.CreatedAt, &r.RotatedAt, &r.switchedAt,
 		&r.applyingAt, &r.LateAt, &r.Refused, &r.ForcedBy, &r.Reason, &laggards, &r.ExpiresAt, &r.previousExpires,
-		&r.pendingSerial, &r.currentSerial, &r.previousSerial, &r.Stopped, &r.TargetName)
+		&suspect, &disabled, &disabledFor, &unsettled)
 	if err == nil {
 		err = json.Unmarshal([]byte(spec), &r.Spec)
 	}
@@ -36,7 +40,25 @@ func scan(scan func(...any) error) (Rotation, error) {
 		err = json.Unmarshal([]byte(laggards), &r.Laggards)
 	}
 	r.Target = target
+	switch {
+	case !disabled.IsZero():
+		r.Waits = fmt.Sprintf("The target %s is disabled (%s), so no rotation does anything there: estover secret engine resume %s.", r.TargetName, disabledFor, r.TargetName)
+	case !suspect.IsZero():
+		r.Waits = fmt.Sprintf("The server was restored from a backup, and another version than those here may be in use at %s. No rotation does anything there before the two have been compared: estover secret engine reconcile %s.", r.TargetName, r.TargetName)
+	case unsettled > 0:
+		r.Waits = "The server was restored from a backup. No rotation revokes a certificate before every target has been compared with what is here: estover doctor targets."
+	}
 	return r, err
+}
+
+// waits reports whether nothing may be done about the rotation, because of its target.
+// A certificate alone, which others than a target look up, is made as ever; only its
+// end waits, unless it has come by itself or somebody has said so.
+func (r *Rotation) waits(now time.Time) bool {
+	if r.Waits == "" || r.kind != Certificate {
+		return r.Waits != ""
+	}
+	return (r.Step == Grace || r.Step == Retiring || r.Step == Scrambling) && r.ForcedBy == "" && !r.lapsed(now)
 }
 
 func one(row db.Single) (Rotation, error) {

@@ -18,6 +18,9 @@ func (x *Rotations) Replace(ctx context.Context, c estover.Caller, path string, 
 		if err != nil {
 			return "", err
 		}
+		if r.kind != Certificate && r.waits(x.Guard.DB().Now()) && (r.Current <= n || r.Previous > 0 && r.Previous <= n) {
+			return "", ErrWaits.With("%s", r.Waits)
+		}
 		old := r.Previous > 0 && r.Previous <= n
 		switch {
 		case r.Current > n && !old:
