@@ -16,6 +16,7 @@ import (
 const columns = `r.secret_id, s.path, r.target_id, r.kind, r.spec, r.step, r.slot, r.pending, r.current, r.previous, r.generation, r.epoch,
 	r.grace_until, r.due_at, r.next_try_at, r.tries, r.last_error, r.held_by, r.held_until, r.created_at, r.rotated_at, r.switched_at,
 	r.applying_at, r.late_at, r.refused_us, r.forced_by, r.forced_reason, r.laggards, r.expires_at, r.previous_expires_at,
+	r.pending_serial, r.current_serial, r.previous_serial, coalesce(t.reason, ''), coalesce(g.name, ''),
 	g.suspect_at, g.disabled_at, coalesce(g.disabled_for, ''), case when r.kind = 'certificate' and exists (select 1 from secret_target o
 		where o.tenant_id = r.tenant_id and o.suspect_at is not null and o.ended_at is null) then 1 else 0 end`
 
@@ -32,6 +33,7 @@ func scan(scan func(...any) error) (Rotation, error) {
 	err := scan(&r.Secret, &r.Path, &target, &r.kind, &spec, &r.Step, &r.Slot, &r.Pending, &r.Current, &r.Previous, &r.Generation, &r.epoch,
 		&r.GraceUntil, &r.DueAt, &r.Next, &r.tries, &r.LastError, &r.heldBy, &r.heldUntil, &r.CreatedAt, &r.RotatedAt, &r.switchedAt,
 		&r.applyingAt, &r.LateAt, &r.Refused, &r.ForcedBy, &r.Reason, &laggards, &r.ExpiresAt, &r.previousExpires,
+		&r.pendingSerial, &r.currentSerial, &r.previousSerial, &r.Stopped, &r.TargetName,
 		&suspect, &disabled, &disabledFor, &unsettled)
 	if err == nil {
 		err = json.Unmarshal([]byte(spec), &r.Spec)
