@@ -294,13 +294,13 @@ func addUse(ctx context.Context, tx *db.Tx, k useKey, t tally) error {
 	return err
 }
 
-// useOf counts a use of a secret that has not changed since it was read.
-func useOf(r *record, k useKey, t tally) db.Step {
+// useOf counts a use of a secret whose row still has this epoch.
+func useOf(k useKey, epoch int64, t tally) db.Step {
 	return db.Step{
 		Text: `insert into secret_use (` + useColumns + `)
 		select $1, $2, $3, $4, $5, $6, $7, $8, $9 from secret
 		where tenant_id = $1 and id = $2 and epoch = $10 and ended_at is null` + counting,
-		Args: []any{k.secret, k.version, k.subject, k.session, k.via, t.first, t.last, t.count, r.epoch},
+		Args: []any{k.secret, k.version, k.subject, k.session, k.via, t.first, t.last, t.count, epoch},
 	}
 }
 

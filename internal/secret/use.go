@@ -22,6 +22,7 @@ import (
 // A held secret is a copy in memory: checked, and still sealed.
 type held struct {
 	Secret
+	epoch   int64    // of the row
 	current *Version // nil if there is none that can be used
 	why     error    // why there is none
 }
@@ -39,7 +40,7 @@ func (s *Secrets) hold(tenant estover.TenantID, r *record) (*held, error) {
 	if err := s.verify(tenant, r); err != nil {
 		return nil, err
 	}
-	h := &held{Secret: r.Secret}
+	h := &held{Secret: r.Secret, epoch: r.epoch}
 	v, err := r.usable(r.CurrentVersion)
 	if err != nil {
 		h.why = err
@@ -251,6 +252,13 @@ func (s *Secrets) Read(ctx context.Context, c estover.Caller, path string, n int
 		return Plain{}, ErrPurpose
 	}
 	op := guard.Op{Action: "secret.read", Target: target(path), Effect: guard.Reads, Purpose: purpose}
+	if h := s.ready(ctx, c.Tenant, path); h != nil && n == 0 {
+		p, err := s.handOut(ctx, c, op, &h.Secret, h.epoch, h.current)
+		if !errors.Is(err, db.ErrStale) && !errors.Is(err, ErrTampered) {
+			return p, err
+		}
+		s.copies.Drop(c.Tenant, escape(path)) // or it lies under a data key that has been retired
+	}
 	fresh := false
 	for range maxAttempts {
 		r, err := s.read(ctx, c.Tenant, path, n)
@@ -272,44 +280,52 @@ func (s *Secrets) Read(ctx context.Context, c estover.Caller, path string, n int
 		if err == nil {
 			v, err = r.usable(cmp.Or(n, r.CurrentVersion))
 		}
-		var done error
-		if err == nil {
-			done = s.handOut(ctx, c, op, r, v)
-		} else {
-			done = s.guard.Do(ctx, c, op, func(*guard.Tx) error { return err })
-		}
-		switch {
-		case errors.Is(done, db.ErrStale):
-			continue
-		case done != nil:
-			return Plain{}, done
-		}
-		p := Plain{Version: *v, Custom: r.Custom}
-		err = s.open(c.Tenant, r.ID, v, func(plain []byte) (err error) {
-			p.Object = estover.NewSecret(bytes.Clone(plain))
-			p.Values, err = decode(plain)
-			return err
-		})
 		if err != nil {
-			return Plain{}, err
+			return Plain{}, s.guard.Do(ctx, c, op, func(*guard.Tx) error { return err })
 		}
-		return p, nil
+		p, err := s.handOut(ctx, c, op, &r.Secret, r.epoch, v)
+		if !errors.Is(err, db.ErrStale) {
+			return p, err
+		}
 	}
 	return Plain{}, db.ErrUnavailable.Because(errStale)
 }
 
-// handOut records that a version is handed out, and who has it from now on, in a
-// commit with others: a savepoint of its own and a row of its own for the event cost
-// a fifth of a read.
-func (s *Secrets) handOut(ctx context.Context, c estover.Caller, op guard.Op, r *record, v *Version) error {
+// ready is the copy of a secret whose current version can be handed out as it is in
+// memory: nothing is handed out of one that has changed ([Secrets.handOut]). Nil if
+// the database has to be asked, which says why there is none as well.
+func (s *Secrets) ready(ctx context.Context, tenant estover.TenantID, path string) *held {
+	h, err := s.held(ctx, tenant, path)
+	if err != nil || h.Link != nil || h.current == nil || h.current.at(s.guard.DB().Now()).State != Live {
+		return nil
+	}
+	return h
+}
+
+// handOut opens a version, and records that it is handed out and who has it from now
+// on, in a commit with others. It is [db.ErrStale] if the secret has changed since
+// its epoch: then nothing was handed out.
+func (s *Secrets) handOut(ctx context.Context, c estover.Caller, op guard.Op, of *Secret, epoch int64, v *Version) (Plain, error) {
 	decision, err := s.guard.Admit(ctx, c, op)
 	if err != nil {
-		return err
+		return Plain{}, err
 	}
-	op.Detail = map[string]any{"secret": r.ID, "version": v.ID, "fields": v.Fields}
+	p := Plain{Version: *v, Custom: of.Custom}
+	err = s.open(c.Tenant, of.ID, v, func(plain []byte) (err error) {
+		p.Object = estover.NewSecret(bytes.Clone(plain))
+		p.Values, err = decode(plain)
+		return err
+	})
+	if err != nil {
+		return Plain{}, err
+	}
+	op.Detail = map[string]any{"secret": of.ID, "version": v.ID, "fields": v.Fields}
 	now := s.guard.DB().Now()
-	use := useOf(r, keyOf(c, r.ID, v.N, Plaintext), tally{now, now, 1})
-	return s.guard.Record(ctx, c, op, decision, guard.Hot{Alive: true, Step: &use})
+	use := useOf(keyOf(c, of.ID, v.N, Plaintext), epoch, tally{now, now, 1})
+	if err := s.guard.Record(ctx, c, op, decision, guard.Hot{Alive: true, Step: &use}); err != nil {
+		return Plain{}, err
+	}
+	return p, nil
 }
 
 // A Via is how a version was used.
