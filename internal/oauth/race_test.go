@@ -10,6 +10,7 @@ import (
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
 	"estover.dev/internal/oauth/oauthtest"
+	"estover.dev/internal/page/pagetest"
 )
 
 // atOnce runs n functions as nearly at once as can be, and gives what each
@@ -30,6 +31,20 @@ func atOnce[T any](n int, fn func(i int) T) []T {
 	close(start)
 	done.Wait()
 	return out
+}
+
+// pair are two nodes on one database.
+func pair(t *testing.T, d *db.DB) (one, two *oauthtest.World) {
+	t.Helper()
+	key := t.TempDir() + "/root.key"
+	return oauthtest.Node(t, d, key), oauthtest.Node(t, d, key)
+}
+
+// at is the browser of a person, at one node or the other.
+func at(p *oauthtest.Person, i int, nodes ...*oauthtest.World) *pagetest.Browser {
+	b := clone(p)
+	b.Handler = nodes[i%len(nodes)].Handler
+	return b
 }
 
 // However many present one assertion at once, on one node or two, exactly one

@@ -26,7 +26,13 @@ type registrar struct {
 
 func registering(t *testing.T, d *db.DB) *registrar {
 	t.Helper()
-	r := &registrar{oauthtest.New(t, d), t, ""}
+	return opened(t, oauthtest.New(t, d))
+}
+
+// opened is a world where clients may register themselves.
+func opened(t *testing.T, w *oauthtest.World) *registrar {
+	t.Helper()
+	r := &registrar{w, t, ""}
 	r.sponsor = r.Person("sam-" + strings.ToLower(rand.Text()[:6])).ID
 	if on, err := r.Agents.Registering(t.Context(), estover.DefaultTenant); on || err != nil {
 		t.Errorf("a server that was just set up lets clients register themselves (%v)", err)
@@ -381,7 +387,8 @@ func TestInitialTokenIsGoodOnce(t *testing.T) {
 // until the next change.
 func TestRegistrationIsManaged(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
-		r := registering(t, d)
+		one, second := pair(t, d)
+		r, two := opened(t, one), &registrar{second, t, ""}
 		made, other := r.register(), r.register()
 		id, first := made.Text("client_id"), made.Text("registration_access_token")
 		at := "/" + id
@@ -390,27 +397,33 @@ func TestRegistrationIsManaged(t *testing.T) {
 			t.Errorf("reading it: %d %s", a.Status, a.Body)
 		}
 		a = r.send(http.MethodPut, at, first, metadata("client_id", id, "client_secret", made.Text("client_secret"), "client_name", "Renamed", "redirect_uris", []string{"https://app.example/other"}))
-		second := a.Text("registration_access_token")
-		if a.Status != http.StatusOK || a.Text("client_name") != "Renamed" || second == first || !slices.Equal(texts(a.JSON["redirect_uris"]), []string{"https://app.example/other"}) {
+		replaced := a.Text("registration_access_token")
+		if a.Status != http.StatusOK || a.Text("client_name") != "Renamed" || replaced == first || !slices.Equal(texts(a.JSON["redirect_uris"]), []string{"https://app.example/other"}) {
 			t.Fatalf("changing it: %d %s", a.Status, a.Body)
 		}
 		refused(t, "the token that was replaced", r.send(http.MethodGet, at, first, ""), 401, "invalid_token")
 		refused(t, "another client's token", r.send(http.MethodGet, at, other.Text("registration_access_token"), ""), 401, "invalid_token")
-		refused(t, "a client that is none", r.send(http.MethodGet, "/agt_none", second, ""), 401, "invalid_token")
-		refused(t, "a client_id that is none", r.send(http.MethodGet, "/agent:x", second, ""), 401, "invalid_token")
-		refused(t, "another client_id", r.send(http.MethodPut, at, second, metadata("client_id", other.Text("client_id"))), 400, "invalid_client_metadata")
-		refused(t, "another secret", r.send(http.MethodPut, at, second, metadata("client_id", id, "client_secret", other.Text("client_secret"))), 400, "invalid_client_metadata")
+		refused(t, "a client that is none", r.send(http.MethodGet, "/agt_none", replaced, ""), 401, "invalid_token")
+		refused(t, "a client_id that is none", r.send(http.MethodGet, "/agent:x", replaced, ""), 401, "invalid_token")
+		refused(t, "another client_id", r.send(http.MethodPut, at, replaced, metadata("client_id", other.Text("client_id"))), 400, "invalid_client_metadata")
+		refused(t, "another secret", r.send(http.MethodPut, at, replaced, metadata("client_id", id, "client_secret", other.Text("client_secret"))), 400, "invalid_client_metadata")
 		for _, member := range []string{"registration_access_token", "registration_client_uri", "client_id_issued_at", "client_secret_expires_at"} {
-			refused(t, member, r.send(http.MethodPut, at, second, metadata("client_id", id, member, "x")), 400, "invalid_client_metadata")
+			refused(t, member, r.send(http.MethodPut, at, replaced, metadata("client_id", id, member, "x")), 400, "invalid_client_metadata")
 		}
 		won := 0
-		for _, a := range atOnce(16, func(int) oauthtest.Answer { return r.send(http.MethodPut, at, second, metadata("client_id", id)) }) {
+		for _, a := range atOnce(64, func(i int) oauthtest.Answer {
+			return []*registrar{r, two}[i%2].send(http.MethodPut, at, replaced, metadata("client_id", id))
+		}) {
 			if a.Status == http.StatusOK {
 				won++
+				continue
+			}
+			if a.Status != http.StatusTooManyRequests { // so many that fail are stopped
+				refused(t, "one of 64 changes", a, 401, "invalid_token")
 			}
 		}
 		if won != 1 {
-			t.Errorf("of 16 changes with one token %d were made, want 1", won)
+			t.Errorf("of 64 changes with one token %d were made, want 1", won)
 		}
 	})
 }
