@@ -62,20 +62,28 @@ func (s *Server) doorTickets() *ticket.Tickets {
 
 // redeem sends a request to a token endpoint of somebody's provider.
 func (s *Server) redeem(ctx context.Context, t estover.TenantID, x ticket.Exchange) ([]byte, error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, x.URL, strings.NewReader(x.Form.Encode()))
+	method, body := http.MethodPost, x.Form.Encode()
+	if !x.Access.Empty() {
+		method, body = http.MethodGet, ""
+	}
+	r, err := http.NewRequestWithContext(ctx, method, x.URL, strings.NewReader(body))
 	if err != nil {
 		return nil, edge.ErrFetch.With("The URL cannot be read.")
 	}
-	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	r.Header.Set("Accept", "application/json")
-	r.SetBasicAuth(url.QueryEscape(x.Client), url.QueryEscape(string(x.Secret.Reveal()))) // RFC 6749, section 2.3.1
+	if x.Access.Empty() {
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		r.SetBasicAuth(url.QueryEscape(x.Client), url.QueryEscape(string(x.Secret.Reveal()))) // RFC 6749, section 2.3.1
+	} else {
+		r.Header.Set("Authorization", "Bearer "+string(x.Access.Reveal()))
+	}
 	f, err := s.fetcher(ctx, federation.Source{Tenant: t, URL: x.URL, CA: x.Authorities, AllowPrivate: x.Private})
 	if err != nil {
 		return nil, err
 	}
 	d, err := f.Do(r, edge.MaxKeys)
 	if err == nil && d.Status != http.StatusOK {
-		err = edge.ErrFetch.With("The provider refuses the code: the answer has the status %d.", d.Status)
+		err = edge.ErrFetch.With("The provider refuses what it was sent: the answer has the status %d.", d.Status)
 	}
 	return d.Body, err
 }

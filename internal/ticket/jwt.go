@@ -1,11 +1,13 @@
 package ticket
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"maps"
 	"net/url"
 	"slices"
 	"strconv"
@@ -241,11 +243,28 @@ func (t *Tickets) LoginJWT(ctx context.Context, tenant estover.TenantID, at Way,
 		return Made{}, err
 	}
 	w := r.wish(at, from)
-	if w.DisplayName, w.Meta, err = r.JWT.recognise(claims); err != nil {
+	all, err := open(claims.Raw)
+	if err != nil {
 		return Made{}, err
 	}
+	who, err := r.JWT.recognise(all)
+	if err != nil {
+		return Made{}, err
+	}
+	return t.let(ctx, tenant, at, r, from, w, who, claims)
+}
+
+// A recognised is whom a JWT names, and what is remembered of it.
+type recognised struct {
+	name   string
+	meta   map[string]string
+	groups []string // nil if the role looks at none
+}
+
+// let gives a ticket to whoever a role recognises.
+func (t *Tickets) let(ctx context.Context, tenant estover.TenantID, at Way, r *Role, from From, w Wish, who recognised, claims *jose.Claims) (Made, error) {
+	w.Meta, w.DisplayName = who.meta, at.name()+"-"+who.name
 	w.Meta["role"] = r.Name
-	w.DisplayName = at.name() + "-" + w.DisplayName
 	return t.login(ctx, tenant, r, from, w, func(tx *guard.Tx) error {
 		ok, err := holdRole(ctx, tx.Tx, r)
 		if err == nil && !ok {
@@ -253,6 +272,9 @@ func (t *Tickets) LoginJWT(ctx context.Context, tenant estover.TenantID, at Way,
 		}
 		tx.Note("jwt_subject", claims.Subject)
 		tx.Note("jwt_issuer", claims.Issuer)
+		if who.groups != nil {
+			tx.Note("jwt_groups", who.groups)
+		}
 		return err
 	})
 }
@@ -341,22 +363,68 @@ func leeway(n, usual int64) time.Duration {
 	return seconds(n)
 }
 
-// recognise holds the claims of a JWT against those that its role is bound to, and
-// gives whom it names and what its ticket remembers of it.
-func (r *JWTRole) recognise(c *jose.Claims) (name string, meta map[string]string, err error) {
-	dec := json.NewDecoder(strings.NewReader(string(c.Raw)))
+// open reads claims.
+func open(raw []byte) (all map[string]any, err error) {
+	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.UseNumber()
-	var all map[string]any
-	if err := dec.Decode(&all); err != nil {
-		return "", nil, ErrJWT.With("error validating claims: they cannot be read")
+	if err := dec.Decode(&all); err != nil || all == nil {
+		return nil, ErrJWT.With("error validating claims: they cannot be read")
+	}
+	return all, nil
+}
+
+// Bounds of the groups that a claim names.
+const (
+	maxGroups = 1000
+	maxNoted  = 50 // that are on record
+)
+
+// groups are those that a claim of the role's choice names. What they let one do is said
+// by bound_claims; here they have to be there.
+func (r *JWTRole) groups(all map[string]any) ([]string, error) {
+	v, ok := pointed(all, r.GroupsClaim)
+	if !ok {
+		return nil, ErrJWT.With("%q claim not found in token", r.GroupsClaim)
+	}
+	list := []string{}
+	for _, one := range listOf(v) {
+		text, ok := one.(string)
+		if !ok || len(list) >= maxGroups {
+			return nil, ErrJWT.With("%q claim could not be converted to string list", r.GroupsClaim)
+		}
+		list = append(list, text)
+	}
+	return list, nil
+}
+
+// lacks reports whether claims have not all that a role looks at.
+func (r *JWTRole) lacks(all map[string]any) bool {
+	look := []string{r.GroupsClaim}
+	if r.UserClaimPointer {
+		look = append(look, r.UserClaim)
+	} else if _, ok := all[r.UserClaim]; !ok {
+		return true
+	}
+	look = append(append(look, slices.Collect(maps.Keys(r.BoundClaims))...), slices.Collect(maps.Keys(r.ClaimMappings))...)
+	return slices.ContainsFunc(look, func(name string) bool {
+		_, ok := pointed(all, name)
+		return name != "" && !ok
+	})
+}
+
+// recognise holds claims against those that a role is bound to, and gives whom they name
+// and what the ticket remembers of it.
+func (r *JWTRole) recognise(all map[string]any) (who recognised, err error) {
+	fail := func(format string, args ...any) (recognised, error) {
+		return recognised{}, ErrJWT.With(format, args...)
 	}
 	for claim, want := range r.BoundClaims {
 		have, ok := pointed(all, claim)
 		if !ok {
-			return "", nil, ErrJWT.With("error validating claims: claim %q is missing", claim)
+			return fail("error validating claims: claim %q is missing", claim)
 		}
 		if !r.matches(have, want) {
-			return "", nil, ErrJWT.With("error validating claims: claim %q does not match any associated bound claim values", claim)
+			return fail("error validating claims: claim %q does not match any associated bound claim values", claim)
 		}
 	}
 	user := r.UserClaim
@@ -365,13 +433,13 @@ func (r *JWTRole) recognise(c *jose.Claims) (name string, meta map[string]string
 		v, _ = pointed(all, user)
 	}
 	var ok bool
-	if name, ok = scalar(v); !ok || name == "" {
-		return "", nil, ErrJWT.With("claim %q not found in token", user)
+	if who.name, ok = scalar(v); !ok || who.name == "" {
+		return fail("claim %q not found in token", user)
 	}
-	if len(name) > maxName-64 {
-		return "", nil, ErrJWT.With("claim %q is longer than %d bytes", user, maxName-64)
+	if len(who.name) > maxName-64 {
+		return fail("claim %q is longer than %d bytes", user, maxName-64)
 	}
-	meta = map[string]string{}
+	who.meta = map[string]string{}
 	for claim, to := range r.ClaimMappings {
 		v, ok := pointed(all, claim)
 		text, plain := scalar(v)
@@ -379,11 +447,17 @@ func (r *JWTRole) recognise(c *jose.Claims) (name string, meta map[string]string
 			continue
 		}
 		if !plain {
-			return "", nil, ErrJWT.With("error converting claim %q to string", claim)
+			return fail("error converting claim %q to string", claim)
 		}
-		meta[to] = text
+		who.meta[to] = text
 	}
-	return name, meta, nil
+	if r.GroupsClaim != "" {
+		if who.groups, err = r.groups(all); err != nil {
+			return recognised{}, err
+		}
+		who.groups = who.groups[:min(len(who.groups), maxNoted)]
+	}
+	return who, nil
 }
 
 // matches reports whether one of the values of a claim is one of those that a role
@@ -538,7 +612,7 @@ type keyset struct {
 
 // described is what the description of an issuer says (OpenID Connect Discovery).
 type described struct {
-	issuer, authorize, token string
+	issuer, authorize, token, userinfo string
 }
 
 // of are the keys by which JWTs are looked at. With after, keys that came by then
@@ -636,6 +710,7 @@ func (s *keysets) get(ctx context.Context, from keysFrom) (*jose.Keys, described
 			Keys      string `json:"jwks_uri"`
 			Authorize string `json:"authorization_endpoint"`
 			Token     string `json:"token_endpoint"`
+			UserInfo  string `json:"userinfo_endpoint"`
 		}
 		if err := json.Unmarshal(b, &d); err != nil || d.Keys == "" {
 			return nil, about, errors.New("the description of the issuer names no keys")
@@ -643,7 +718,7 @@ func (s *keysets) get(ctx context.Context, from keysFrom) (*jose.Keys, described
 		if strings.TrimSuffix(d.Issuer, "/") != strings.TrimSuffix(from.description, "/") {
 			return nil, about, errors.New("the description is of another issuer")
 		}
-		about, at = described{d.Issuer, d.Authorize, d.Token}, d.Keys
+		about, at = described{d.Issuer, d.Authorize, d.Token, d.UserInfo}, d.Keys
 	}
 	b, err := s.fetch(ctx, from.tenant, at, from.authorities, from.private)
 	if err != nil {

@@ -15,9 +15,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	"estover.dev"
 	"estover.dev/internal/db"
-	"estover.dev/internal/guard"
 	"estover.dev/internal/jose"
 	"estover.dev/internal/seal"
 )
@@ -179,7 +180,7 @@ func (t *Tickets) FinishOpenID(ctx context.Context, tenant estover.TenantID, at 
 	if !slices.Contains(r.JWT.Redirects, s.Redirect) { // it may have been taken out since
 		return Made{}, ErrSignIn
 	}
-	token, err := t.exchange(ctx, tenant, at, c, s, state, code)
+	token, access, err := t.exchange(ctx, tenant, at, c, s, state, code)
 	if err != nil {
 		return Made{}, err
 	}
@@ -195,22 +196,55 @@ func (t *Tickets) FinishOpenID(ctx context.Context, tenant estover.TenantID, at 
 		return Made{}, err
 	}
 	w := r.wish(at, from)
-	if w.DisplayName, w.Meta, err = r.JWT.recognise(claims); err != nil {
+	w.Path = at.Path + "/oidc/callback"
+	all, err := open(claims.Raw)
+	if err == nil && r.JWT.lacks(all) && !access.Empty() {
+		err = t.ask(ctx, tenant, c, claims.Subject, access, all)
+	}
+	if err != nil {
 		return Made{}, err
 	}
-	w.Path = at.Path + "/oidc/callback"
-	w.Meta["role"] = r.Name
-	w.DisplayName = at.name() + "-" + w.DisplayName
-	return t.login(ctx, tenant, r, from, w, func(tx *guard.Tx) error {
-		ok, err := holdRole(ctx, tx.Tx, r)
-		if err == nil && !ok {
-			err = ErrJWT.With("the role has changed meanwhile; log in again")
-		}
-		tx.Note("jwt_subject", claims.Subject)
-		tx.Note("jwt_issuer", claims.Issuer)
-		return err
-	})
+	who, err := r.JWT.recognise(all)
+	if err != nil {
+		return Made{}, err
+	}
+	return t.let(ctx, tenant, at, r, from, w, who, claims)
 }
+
+// ask adds to the claims of an ID token what the provider's userinfo says beside
+// (OpenID Connect Core, section 5.3): of the same subject, and nothing that is signed.
+// Where the provider does not answer, what the ID token says has to do.
+func (t *Tickets) ask(ctx context.Context, tenant estover.TenantID, c JWTConfig, subject string, access estover.Secret, all map[string]any) error {
+	keys, err := t.keys.of(ctx, tenant, c, time.Time{})
+	if err != nil || keys.userinfo == "" {
+		return err
+	}
+	b, err := t.Redeem(ctx, tenant, Exchange{URL: keys.userinfo, Access: access, Authorities: c.DiscoveryCA, Private: c.AllowPrivate})
+	if err != nil {
+		t.Logger.Warn("a provider does not tell who has logged in", "tenant", tenant, "userinfo", keys.userinfo, "error", err)
+		return nil
+	}
+	if !jsontext.Value(b).IsValid() { // such as one that is signed, or has a member twice
+		return ErrJWT.With("error validating claims: the userinfo of the provider is no JSON object")
+	}
+	told, err := open(b)
+	if err != nil {
+		return err
+	}
+	if sub, _ := told["sub"].(string); sub != subject {
+		return ErrJWT.With("error validating claims: the userinfo of the provider is about another subject")
+	}
+	for name, v := range told {
+		if _, signed := all[name]; !signed && !slices.Contains(ofTokens, name) {
+			all[name] = v
+		}
+	}
+	return nil
+}
+
+// ofTokens are claims of tokens alone: what an answer says by such a name is not of the
+// log-in.
+var ofTokens = []string{"iss", "aud", "azp", "exp", "nbf", "iat", "jti", "nonce", "auth_time", "acr", "amr", "at_hash", "c_hash", "sid"}
 
 // expected holds an ID token against the log-in that it is for (OpenID Connect Core,
 // section 3.1.3.7).
@@ -237,46 +271,49 @@ func (t *Tickets) expected(tenant estover.TenantID, c JWTConfig, r *JWTRole, cla
 	return nil
 }
 
-// An Exchange is a request for a token endpoint.
+// An Exchange is a request for a token endpoint, or, with an access token, a question
+// to what that opens.
 type Exchange struct {
 	URL         string
 	Form        url.Values
 	Client      string
 	Secret      estover.Secret // of the client, by HTTP Basic (RFC 6749, section 2.3.1)
+	Access      estover.Secret // instead of all that: a token to show (RFC 6750, section 2.1)
 	Authorities string
 	Private     bool
 }
 
 // exchange has the provider give the ID token for a code, of whoever is the first to
 // come back with this state.
-func (t *Tickets) exchange(ctx context.Context, tenant estover.TenantID, at Way, c JWTConfig, s signIn, state, code string) (string, error) {
+func (t *Tickets) exchange(ctx context.Context, tenant estover.TenantID, at Way, c JWTConfig, s signIn, state, code string) (token string, access estover.Secret, err error) {
 	keys, err := t.keys.of(ctx, tenant, c, time.Time{})
 	if err != nil {
-		return "", err
+		return "", access, err
 	}
 	secret, err := t.clientSecret(ctx, tenant, at)
 	if err != nil {
-		return "", err
+		return "", access, err
 	}
 	if err := t.guard.DB().Do(ctx, tenant, func(tx *db.Tx) error {
 		return useState(ctx, tx, at.ID, t.hash(tenant, stateUse, state), time.Unix(s.Expires, 0))
 	}); err != nil {
-		return "", err
+		return "", access, err
 	}
 	b, err := t.Redeem(ctx, tenant, Exchange{
 		URL: keys.token, Client: c.ClientID, Secret: secret, Authorities: c.DiscoveryCA, Private: c.AllowPrivate,
 		Form: url.Values{"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {s.Redirect}, "code_verifier": {t.verifier(tenant, state)}},
 	})
 	if err != nil {
-		return "", ErrJWT.With("Error exchanging oidc code: the provider refuses it, or does not answer").Because(err)
+		return "", access, ErrJWT.With("Error exchanging oidc code: the provider refuses it, or does not answer").Because(err)
 	}
 	var answer struct {
-		Token string `json:"id_token"`
+		Token  string `json:"id_token"`
+		Access string `json:"access_token"`
 	}
 	if err := json.Unmarshal(b, &answer); err != nil || answer.Token == "" {
-		return "", ErrJWT.With("No id_token found in response.")
+		return "", access, ErrJWT.With("No id_token found in response.")
 	}
-	return answer.Token, nil
+	return answer.Token, estover.NewSecret([]byte(answer.Access)), nil
 }
 
 // sealSecret makes the row of a client's secret.

@@ -28,6 +28,8 @@ type provider struct {
 	codes map[string]url.Values
 	asked int
 	alter func(claims map[string]any) // of the next ID tokens
+	tells string                      // what its userinfo answers; "" for nothing
+	shown []string                    // the access tokens that userinfo was shown
 }
 
 const (
@@ -42,7 +44,7 @@ func newProvider(t *testing.T, w *world) *provider {
 		if strings.HasSuffix(at, "/keys") {
 			return keys, nil
 		}
-		return []byte(`{"issuer":"` + idp + `","jwks_uri":"` + idp + `/keys","authorization_endpoint":"` + idp + `/auth?tenant=a","token_endpoint":"` + idp + `/token"}`), nil
+		return []byte(`{"issuer":"` + idp + `","jwks_uri":"` + idp + `/keys","authorization_endpoint":"` + idp + `/auth?tenant=a","token_endpoint":"` + idp + `/token","userinfo_endpoint":"` + idp + `/userinfo"}`), nil
 	}
 	w.redeem = p.redeem
 	if err := w.SetJWT(t.Context(), ada, jwtWay, ticket.JWTConfig{DiscoveryURL: idp, ClientID: "door", DefaultRole: "staff"}, estover.NewSecret([]byte("s3cret"))); err != nil {
@@ -78,6 +80,13 @@ func (p *provider) visit(to string) (state, code string) {
 func (p *provider) redeem(x ticket.Exchange) ([]byte, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if !x.Access.Empty() {
+		if x.URL != idp+"/userinfo" || len(x.Form) > 0 || x.Client != "" || !x.Secret.Empty() || p.tells == "" {
+			return nil, errors.New("it does not answer")
+		}
+		p.shown = append(p.shown, string(x.Access.Reveal()))
+		return []byte(p.tells), nil
+	}
 	p.asked++
 	q := p.codes[x.Form.Get("code")]
 	sum := sha256.Sum256([]byte(x.Form.Get("code_verifier")))
@@ -90,7 +99,7 @@ func (p *provider) redeem(x ticket.Exchange) ([]byte, error) {
 	if p.alter != nil {
 		p.alter(claims)
 	}
-	return json.Marshal(map[string]string{"id_token": p.sign(p.t, map[string]any{"kid": "k"}, claims), "token_type": "Bearer", "access_token": "x"})
+	return json.Marshal(map[string]string{"id_token": p.sign(p.t, map[string]any{"kid": "k"}, claims), "token_type": "Bearer", "access_token": "access-" + x.Form.Get("code")})
 }
 
 func (p *provider) begin(nonce string) string {
@@ -268,5 +277,54 @@ func TestOpenIDRefused(t *testing.T) {
 	}
 	if _, err := w.LoginJWT(ctx, "default", jwtWay, home, "staff", "x"); !errors.Is(err, ticket.ErrJWT) {
 		t.Errorf("by a JWT at a role for people: %v, want ErrJWT", err)
+	}
+}
+
+// What an ID token lacks its provider is asked for (OpenID Connect Core, section 5.3);
+// what is signed stands, and the answer is about whoever has logged in. A role that
+// looks at groups wants them there, and bound_claims says which.
+func TestUserInfo(t *testing.T) {
+	w := newWorld(t, dbtest.Open(t))
+	p := newProvider(t, w)
+	lean := func(c map[string]any) { delete(c, "team"); delete(c, "email") }
+	for name, c := range map[string]struct {
+		groups string
+		bound  map[string]any
+		alter  func(map[string]any)
+		tells  string
+		as     string // the name; "" for who is not let in
+		asked  int
+	}{
+		"all is there":                {alter: nil, tells: `{"sub":"1","email":"eve@example.com"}`, as: "jwt-ada@example.com"},
+		"it is told":                  {alter: lean, tells: `{"sub":"1","email":"bob@example.com","team":"blue"}`, as: "jwt-bob@example.com", asked: 1},
+		"of what is signed no word":   {alter: func(c map[string]any) { delete(c, "email") }, tells: `{"sub":"1","email":"bob@example.com","team":"red"}`, as: "jwt-bob@example.com", asked: 1},
+		"the signed one is not blue":  {alter: func(c map[string]any) { delete(c, "email"); c["team"] = "red" }, tells: `{"sub":"1","email":"bob@example.com","team":"blue"}`, asked: 1},
+		"another subject":             {alter: lean, tells: `{"sub":"2","email":"bob@example.com","team":"blue"}`, asked: 1},
+		"no subject":                  {alter: lean, tells: `{"email":"bob@example.com","team":"blue"}`, asked: 1},
+		"a member twice":              {alter: lean, tells: `{"sub":"1","email":"bob@example.com","team":"red","team":"blue"}`, asked: 1},
+		"no object":                   {alter: lean, tells: `null`, asked: 1},
+		"no answer":                   {alter: lean},
+		"groups that are signed":      {groups: "groups", bound: map[string]any{"groups": "ops"}, alter: func(c map[string]any) { c["groups"] = []string{"dev", "ops"} }, as: "jwt-ada@example.com"},
+		"groups that are told":        {groups: "/at/groups", bound: map[string]any{"/at/groups": []any{"ops"}}, tells: `{"sub":"1","at":{"groups":["dev","ops"]}}`, as: "jwt-ada@example.com", asked: 1},
+		"groups of somebody else":     {groups: "groups", bound: map[string]any{"groups": "ops"}, alter: func(c map[string]any) { c["groups"] = []string{"dev"} }},
+		"groups that are not there":   {groups: "groups", tells: `{"sub":"1"}`, asked: 1},
+		"groups that are no texts":    {groups: "groups", alter: func(c map[string]any) { c["groups"] = []any{"ops", 7} }},
+		"a token's claim is not told": {groups: "amr", alter: func(c map[string]any) { delete(c, "amr") }, tells: `{"sub":"1","amr":["pwd"]}`, asked: 1},
+	} {
+		p.alter, p.tells, p.shown = c.alter, c.tells, nil
+		w.role(jwtWay, ticket.JWTRoles, "staff", func(r *ticket.Role) {
+			r.JWT.GroupsClaim, r.JWT.BoundClaims = c.groups, c.bound
+			if c.bound == nil {
+				r.JWT.BoundClaims = map[string]any{"team": "blue"}
+			}
+		})
+		state, code := p.visit(p.begin(""))
+		m, err := p.finish(state, code, "")
+		if c.as == "" && !errors.Is(err, ticket.ErrJWT) || c.as != "" && (err != nil || m.DisplayName != c.as) {
+			t.Errorf("%s: %q, %v; want %q", name, m.DisplayName, err, c.as)
+		}
+		if len(p.shown) != c.asked || c.asked > 0 && p.shown[0] != "access-"+code {
+			t.Errorf("%s: userinfo was shown %q, want the access token %d times", name, p.shown, c.asked)
+		}
 	}
 }

@@ -194,8 +194,8 @@ type Options struct {
 	// Fetch gets the keys, or the description, of somebody who signs JWTs.
 	Fetch func(ctx context.Context, tenant estover.TenantID, url, authorities string, private bool) ([]byte, error)
 
-	// Redeem sends a request to a token endpoint and gives the answer, if it is a good
-	// one.
+	// Redeem sends a request to a token endpoint, or a question that an access token
+	// opens, and gives the answer, if it is a good one.
 	Redeem func(ctx context.Context, tenant estover.TenantID, x Exchange) ([]byte, error)
 
 	Logger *slog.Logger
