@@ -14,9 +14,11 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"estover.dev/e2e/e2etest"
 )
@@ -156,6 +158,9 @@ func TestCanaries(t *testing.T) {
 	must(t, err)
 	canaries["a private key"] = strings.Split(string(key), "\n")[1]
 
+	// Other vaults, which repeat in their errors whatever was sent to them.
+	canaryStores(t, v, plant, canaries, &errors)
+
 	// Where they must not be.
 	var metrics bytes.Buffer
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, v.URL+"/metrics", nil)
@@ -226,4 +231,180 @@ func TestCanaries(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A chatterbox is an OpenBao that repeats what it was sent when it refuses something.
+type chatterbox struct {
+	mu         sync.Mutex
+	logins     map[string]bool              // tokens that are good
+	issues     string                       // the token for an assertion; none if it is empty
+	values     map[string][]json.RawMessage // by path
+	writes     bool                         // they are taken
+	assertions []string
+	refused    int // writes
+}
+
+func (b *chatterbox) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	body, _ := io.ReadAll(r.Body)
+	refuse := func(status int) {
+		w.WriteHeader(status)
+		_ = json.NewEncoder(w).Encode(map[string]any{"errors": []string{"no: " + r.Header.Get("X-Vault-Token") + " " + string(body)}, "error": string(body)})
+	}
+	answer := func(data any) { _ = json.NewEncoder(w).Encode(map[string]any{"data": data}) }
+	version := func(n int) map[string]any {
+		return map[string]any{"version": n, "created_time": "2026-01-02T03:04:05Z", "deletion_time": "", "destroyed": false}
+	}
+	if r.URL.Path == "/v1/auth/jwt/login" {
+		var in struct{ JWT string }
+		_ = json.Unmarshal(body, &in)
+		if b.assertions = append(b.assertions, in.JWT); b.issues == "" {
+			refuse(http.StatusBadRequest)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(map[string]any{"auth": map[string]any{"client_token": b.issues, "lease_duration": 3600}})
+		return
+	}
+	if !b.logins[r.Header.Get("X-Vault-Token")] {
+		refuse(http.StatusForbidden)
+		return
+	}
+	kind, path, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/v1/team/"), "/")
+	all := b.values[path]
+	switch {
+	case r.Method == http.MethodPut || r.Method == http.MethodPost:
+		if !b.writes {
+			b.refused++
+			refuse(http.StatusBadRequest)
+			return
+		}
+		var in struct{ Data json.RawMessage }
+		_ = json.Unmarshal(body, &in)
+		b.values[path] = append(all, in.Data)
+		answer(version(len(all) + 1))
+	case r.URL.Query().Get("list") != "" || r.Method == "LIST":
+		keys := []string{}
+		for p := range b.values {
+			if name, below := strings.CutPrefix(p, strings.TrimSuffix(path, "/")+"/"); below && !strings.Contains(name, "/") {
+				keys = append(keys, name)
+			}
+		}
+		answer(map[string]any{"keys": keys})
+	case len(all) == 0:
+		w.WriteHeader(http.StatusNotFound)
+		_, _ = w.Write([]byte(`{"errors":[]}`))
+	case kind == "metadata":
+		versions := map[string]any{}
+		for i := range all {
+			versions[strconv.Itoa(i+1)] = version(i + 1)
+		}
+		answer(map[string]any{"current_version": len(all), "versions": versions})
+	default:
+		answer(map[string]any{"data": all[len(all)-1], "metadata": version(len(all))})
+	}
+}
+
+// do does something with a chatterbox that nobody is asking.
+func (b *chatterbox) do(it func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	it()
+}
+
+// canaryStores plants values and log-ins in other vaults, reads them through, pushes and
+// imports them, and has all of it go wrong.
+func canaryStores(t *testing.T, v *vault, plant func(string) string, canaries map[string]string, errors *bytes.Buffer) {
+	t.Helper()
+	object := func(value string) json.RawMessage { return json.RawMessage(`{"value":"` + value + `"}`) }
+	b := &chatterbox{writes: true, logins: map[string]bool{plant("a token of another vault"): true}, values: map[string][]json.RawMessage{
+		"app/linked": {object(plant("a value in another vault"))}, "app/below/a": {object(plant("a value in a folder of another vault"))},
+	}}
+	other := httptest.NewServer(b)
+	t.Cleanup(other.Close)
+	host := strings.TrimPrefix(other.URL, "http://")
+	fails := func(args ...string) {
+		t.Helper()
+		r := v.admin.Run(t, args...)
+		if r.Code == 0 {
+			t.Errorf("estover %s succeeded", strings.Join(args, " "))
+		}
+		errors.WriteString(r.Stdout + r.Stderr)
+	}
+	until := func(what string, ok func() bool) {
+		t.Helper()
+		for end := time.Now().Add(60 * time.Second); !ok(); time.Sleep(50 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("waited for nothing: %s", what)
+			}
+		}
+	}
+
+	// A token that is wrong at first, and then right.
+	v.admin.Must(t, "secret", "create", "canary/login", "--destination", host)
+	v.admin.Put(t, "canary/login", plant("a token that another vault does not know"))
+	fails("secret", "store", "add", "vault", "canary", "--address", other.URL, "--option", "mount=team", "--login", "canary/login")
+	v.admin.Put(t, "canary/login", canaries["a token of another vault"])
+	v.admin.Must(t, "secret", "store", "check", "canary")
+
+	// Read through, and imported.
+	v.admin.Must(t, "secret", "link", "canary/linked", "--store", "canary", "--from", "app/linked")
+	if got := v.admin.Must(t, "secret", "get", "canary/linked", "--purpose", "a test"); strings.TrimSpace(got) != canaries["a value in another vault"] {
+		t.Errorf("what is read through a store is %q", got)
+	}
+	v.admin.Must(t, "secret", "link", "canary/below/", "--store", "canary", "--from", "app/below/")
+	v.admin.Must(t, "secret", "get", "canary/below/a", "--purpose", "a test")
+	v.admin.Must(t, "secret", "import", "vault", other.URL, "--login", "canary/login", "--option", "mount=team", "--from", "app/below/", "--to", "canary/imported/")
+	v.admin.Must(t, "secret", "get", "canary/imported/a", "--purpose", "a test")
+
+	// Pushed, refused with all that was sent, and changed by somebody else.
+	v.admin.Must(t, "secret", "create", "canary/pushed", "--destination", host)
+	v.admin.Put(t, "canary/pushed", plant("a value that is pushed"))
+	v.admin.Must(t, "secret", "sync", "add", "canary/pushed", "canary", "--to", "app/pushed")
+	var syncs []struct{ ID, State string }
+	state := func() string {
+		v.admin.JSON(t, &syncs, "secret", "sync", "list", "--path", "canary/pushed")
+		return syncs[0].State
+	}
+	until("a push", func() bool { return state() == "synced" })
+	b.do(func() { b.writes = false })
+	v.admin.Put(t, "canary/pushed", plant("a value that another vault refuses"))
+	until("a push that is refused", func() (done bool) { b.do(func() { done = b.refused > 0 }); return done })
+	errors.WriteString(v.admin.Must(t, "secret", "sync", "show", syncs[0].ID))
+	b.do(func() {
+		b.writes = true
+		b.values["app/pushed"] = append(b.values["app/pushed"], object(plant("a value of somebody else's")))
+	})
+	until("a drift", func() bool { return state() == "drift" })
+	v.admin.Must(t, "secret", "sync", "accept", syncs[0].ID)
+
+	// By an assertion, which is refused at first.
+	fails("secret", "store", "add", "vault", "canary-issuer", "--address", other.URL, "--option", "mount=team", "--option", "audience=them", "--option", "role=us")
+	b.do(func() { b.issues = plant("a token for an assertion"); b.logins[b.issues] = true })
+	v.admin.Must(t, "secret", "store", "check", "canary-issuer")
+
+	// And when it knows nobody any more.
+	b.do(func() { clear(b.logins) })
+	for _, args := range [][]string{
+		{"secret", "store", "check", "canary"},
+		{"secret", "store", "check", "canary-issuer"},
+		{"secret", "link", "canary/more/", "--store", "canary", "--from", "app/"},
+		{"secret", "import", "vault", other.URL, "--login", "canary/login", "--option", "mount=team", "--from", "app/", "--to", "canary/imported/"},
+	} {
+		fails(args...)
+	}
+	for _, args := range [][]string{{"secret", "store", "show", "canary", "-o", "json"}, {"secret", "sync", "list", "-o", "json"}} {
+		errors.WriteString(v.admin.Must(t, args...))
+	}
+	b.do(func() {
+		if len(b.assertions) != 2 {
+			t.Errorf("%d assertions were shown, want 2", len(b.assertions))
+		}
+		for i, a := range b.assertions {
+			canaries["an assertion "+strconv.Itoa(i)] = a[strings.LastIndex(a, ".")+1:]
+		}
+		if b.refused == 0 {
+			t.Error("nothing was refused")
+		}
+	})
 }
