@@ -6,10 +6,12 @@ import (
 	"testing"
 	"time"
 
+	"estover.dev"
 	"estover.dev/internal/agent"
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
 	"estover.dev/internal/oauth/oauthtest"
+	"estover.dev/internal/opaque"
 	"estover.dev/internal/token"
 )
 
@@ -146,6 +148,73 @@ func TestSuccessorIsSealed(t *testing.T) {
 		}
 		if n := count(t, d, "select count(*) from refresh_token where successor is not null"); n != 0 {
 			t.Error("the successor is kept beyond its window")
+		}
+	})
+}
+
+// A refresh token whose row was made by its hash, as those were before there was a
+// time in them, goes on as any other: it has one successor (A1), and ends its
+// family when it comes back too late (A2).
+func TestRefreshTokenByHash(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		clock := dbtest.NewClock(d)
+		bot, alice := w.CodeAgent("bot"), w.Person("alice")
+		first := w.Redeem(bot, alice.Code(bot)).Text("refresh_token")
+		key, hash := opaque.Key(first), opaque.Hash(first)
+		err := d.Do(t.Context(), estover.DefaultTenant, func(tx *db.Tx) error {
+			n, err := tx.Exec(t.Context(), "update refresh_token set hash = $2 where tenant_id = $1 and hash = $3", tx.Tenant(), hash[:], key[:])
+			if err == nil && n != 1 {
+				t.Errorf("%d rows have the key, want 1", n)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		second := w.Refresh(bot, first)
+		granted(t, "the old token", second)
+		third := w.Refresh(bot, second.Text("refresh_token"))
+		granted(t, "its successor", third)
+		again := w.Refresh(bot, first)
+		granted(t, "the old token again", again)
+		if again.Text("refresh_token") != second.Text("refresh_token") {
+			t.Error("the old token has two successors")
+		}
+		clock.Advance(token.RetryWindow + time.Second)
+		refused(t, "the old token after its window", w.Refresh(bot, first), 400, "invalid_grant")
+		if w.Live(bot, third.Token()) {
+			t.Error("the family lives on")
+		}
+	})
+}
+
+// A refresh token is kept for an hour beyond its end, so that one that comes late
+// is known, and for no more than two.
+func TestExpiredRefreshTokens(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		clock := dbtest.NewClock(d)
+		bot, alice := w.CodeAgent("bot"), w.Person("alice")
+		w.Refresh(bot, w.Redeem(bot, alice.Code(bot)).Text("refresh_token"))
+		var ends time.Time
+		err := d.View(t.Context(), estover.DefaultTenant, func(tx *db.Tx) error {
+			return tx.QueryRow(t.Context(), "select max(expires_at) from refresh_token").Scan(&ends)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []struct {
+			after time.Duration
+			left  int
+		}{{time.Hour - time.Second, 2}, {2 * time.Hour, 0}} {
+			clock.Advance(ends.Add(c.after).Sub(d.Now()))
+			if err := w.Tokens.SweepCodes(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if n := count(t, d, "select count(*) from refresh_token"); n != c.left {
+				t.Errorf("%v after their end %d refresh tokens are left, want %d", c.after, n, c.left)
+			}
 		}
 	})
 }

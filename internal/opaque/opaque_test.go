@@ -2,8 +2,11 @@ package opaque_test
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"regexp"
+	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -70,5 +73,43 @@ func TestCheckRefusesOtherSpellings(t *testing.T) {
 func TestHash(t *testing.T) {
 	if got, want := opaque.Hash("est_cs_x"), sha256.Sum256([]byte("est_cs_x")); got != want {
 		t.Errorf("Hash: %x, want SHA-256 of the exact text %x", got, want)
+	}
+}
+
+// TestOrdered: an ordered value is a value like any other, whose key begins with
+// its time and goes on with its hash, over every character.
+func TestOrdered(t *testing.T) {
+	before := uint64(time.Now().UnixMilli())
+	seen := map[[32]byte]bool{}
+	var last uint64
+	for range 1000 {
+		v := opaque.NewOrdered(opaque.RefreshToken)
+		if !opaque.Check(v, opaque.RefreshToken) || opaque.Check(v, opaque.ClientSecret) {
+			t.Fatalf("%q is no refresh token, or a client secret", v)
+		}
+		key, hash := opaque.Key(v), opaque.Hash(v)
+		at := binary.BigEndian.Uint64(append([]byte{0, 0}, key[:6]...))
+		if at < last || at < before || at > uint64(time.Now().UnixMilli()) {
+			t.Fatalf("the key of %q has the time %d, after %d", v, at, last)
+		}
+		if [26]byte(key[6:]) != [26]byte(hash[6:]) {
+			t.Fatalf("the key of %q is %x, its hash %x", v, key, hash)
+		}
+		if seen[key] {
+			t.Fatalf("the key of %q was there before", v)
+		}
+		last, seen[key] = at, true
+	}
+	v := opaque.NewOrdered(opaque.RefreshToken)
+	for i := range len(v) {
+		other := v[:i] + string(v[i]^1) + v[i+1:]
+		if opaque.Key(other) == opaque.Key(v) {
+			t.Errorf("%q has the key of %q", other, v)
+		}
+	}
+	for _, odd := range []string{strings.Repeat("!", len(v)), strings.Repeat("\n", len(v)), v[:8] + "\n" + v[9:]} {
+		if opaque.Key(odd) == opaque.Key(v) {
+			t.Errorf("%q has the key of %q", odd, v)
+		}
 	}
 }

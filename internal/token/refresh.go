@@ -6,6 +6,7 @@ import (
 	"crypto/cipher"
 	"crypto/hkdf"
 	"crypto/sha256"
+	"errors"
 	"time"
 
 	"estover.dev"
@@ -51,7 +52,7 @@ type RefreshToken struct {
 	Key   string // jkt that must be shown with it; "" for none
 
 	value      string
-	hash       [32]byte
+	key        [32]byte // that its row is found by
 	generation int64
 	spent      time.Time
 	spentKey   string
@@ -66,12 +67,20 @@ func (t *Tokens) RefreshToken(ctx context.Context, tenant estover.TenantID, valu
 	if !opaque.Check(value, opaque.RefreshToken) {
 		return nil, ErrRefresh
 	}
-	r := &RefreshToken{value: value, hash: opaque.Hash(value)}
+	r := &RefreshToken{value: value}
 	var grant string
-	err := t.guard.DB().View(ctx, tenant, func(tx *db.Tx) (err error) {
-		grant, err = findRefresh(ctx, tx, r)
-		return err
-	})
+	var err error
+	// Those that were made before there was a time in them are found by their hash.
+	for _, key := range [][32]byte{opaque.Key(value), opaque.Hash(value)} {
+		r.key = key
+		err = t.guard.DB().Look(ctx, tenant, func(tx *db.Tx) (err error) {
+			grant, err = findRefresh(ctx, tx, r)
+			return err
+		})
+		if !errors.Is(err, ErrRefresh) {
+			break
+		}
+	}
 	if err != nil {
 		return r, err
 	}
@@ -92,19 +101,19 @@ func (r *RefreshToken) Renew() *Renewal { return &Renewal{presented: r, key: r.K
 // exchange is renew where it can be said beforehand what is to be written: the
 // token that was presented is not known to be spent.
 func (n *Renewal) exchange(tenant estover.TenantID, g *Grant, key string, now time.Time) (*db.Step, db.Row, error) {
-	n.next = opaque.New(opaque.RefreshToken)
+	n.next = opaque.NewOrdered(opaque.RefreshToken)
 	sealed, err := sealSuccessor(n.presented.value, n.next)
 	if err != nil {
 		return nil, db.Row{}, err
 	}
-	step := &db.Step{Text: spendText, Args: []any{n.presented.hash[:], now, key, sealed}}
+	step := &db.Step{Text: spendText, Args: []any{n.presented.key[:], now, key, sealed}}
 	return step, refreshRow(tenant, n.next, g, n.presented.generation+1, n.key, now), nil
 }
 
 // renew spends the refresh token that was presented and stores its successor,
 // or the first one of the grant. key was shown along with the request.
 func (n *Renewal) renew(ctx context.Context, tx *guard.Tx, g *Grant, key string) error {
-	n.next = opaque.New(opaque.RefreshToken)
+	n.next = opaque.NewOrdered(opaque.RefreshToken)
 	if n.presented == nil {
 		tx.Note("refresh_token", "first")
 		return tx.Insert(ctx, refreshRow(tx.Tenant(), n.next, g, 1, n.key, tx.Now()))
@@ -114,7 +123,7 @@ func (n *Renewal) renew(ctx context.Context, tx *guard.Tx, g *Grant, key string)
 	if err != nil {
 		return err
 	}
-	spent, err := spendRefresh(ctx, tx.Tx, p.hash, key, sealed)
+	spent, err := spendRefresh(ctx, tx.Tx, p.key, key, sealed)
 	if err != nil {
 		return err
 	}
@@ -122,7 +131,7 @@ func (n *Renewal) renew(ctx context.Context, tx *guard.Tx, g *Grant, key string)
 		tx.Note("refresh_token", p.generation+1)
 		return tx.Insert(ctx, refreshRow(tx.Tenant(), n.next, g, p.generation+1, n.key, tx.Now()))
 	}
-	now := RefreshToken{hash: p.hash}
+	now := RefreshToken{key: p.key}
 	if _, err := findRefresh(ctx, tx.Tx, &now); err != nil {
 		return err
 	}

@@ -622,12 +622,14 @@ func lapsedCodes(ctx context.Context, tx *db.Tx) (all []lapsedCode, err error) {
 // forgetCodes removes what is long over: a code is kept as long as what it
 // bought may live, so that a second presentation is known for what it is.
 func forgetCodes(ctx context.Context, tx *db.Tx) error {
-	for table, age := range map[string]time.Duration{"oauth_code": 25 * time.Hour, "oauth_pushed": time.Minute, "oauth_waiting": time.Hour, "refresh_token": time.Hour} {
+	for table, age := range map[string]time.Duration{"oauth_code": 25 * time.Hour, "oauth_pushed": time.Minute, "oauth_waiting": time.Hour} {
 		if _, err := tx.Exec(ctx, "delete from "+table+" where expires_at < $1", tx.Now().Add(-age)); err != nil {
 			return err
 		}
 	}
-	return nil
+	// Refresh tokens are found by the hour in which they expire.
+	_, err := tx.Exec(ctx, "delete from refresh_token where expires_at / 3600000000 < $1", tx.Now().Add(-time.Hour).UnixMicro()/time.Hour.Microseconds())
+	return err
 }
 
 var refreshTable = &db.Table{Name: "refresh_token", Columns: []db.Column{
@@ -641,14 +643,14 @@ var refreshTable = &db.Table{Name: "refresh_token", Columns: []db.Column{
 }}
 
 func refreshRow(tenant estover.TenantID, value string, g *Grant, generation int64, key string, now time.Time) db.Row {
-	hash := opaque.Hash(value)
-	return db.Row{Into: refreshTable, Values: []any{string(tenant), hash[:], g.ID, generation, key, now.UnixMicro(), g.Expires.UnixMicro()}}
+	at := opaque.Key(value)
+	return db.Row{Into: refreshTable, Values: []any{string(tenant), at[:], g.ID, generation, key, now.UnixMicro(), g.Expires.UnixMicro()}}
 }
 
 // findRefresh reads a refresh token into r, and says of which grant it is.
 func findRefresh(ctx context.Context, tx *db.Tx, r *RefreshToken) (grant string, err error) {
 	err = tx.QueryRow(ctx, `select grant_id, generation, jkt, spent_at, coalesce(spent_jkt, ''), successor from refresh_token
-		where tenant_id = $1 and hash = $2 and expires_at > $3`, tx.Tenant(), r.hash[:], tx.Now()).
+		where tenant_id = $1 and hash = $2 and expires_at > $3`, tx.Tenant(), r.key[:], tx.Now()).
 		Scan(&grant, &r.generation, &r.Key, &r.spent, &r.spentKey, &r.successor)
 	if errors.Is(err, db.ErrNoRows) {
 		return "", ErrRefresh
@@ -660,8 +662,8 @@ func findRefresh(ctx context.Context, tx *db.Tx, r *RefreshToken) (grant string,
 const spendText = `update refresh_token set spent_at = $3, spent_jkt = $4, successor = $5
 	where tenant_id = $1 and hash = $2 and spent_at is null and expires_at > $3`
 
-func spendRefresh(ctx context.Context, tx *db.Tx, hash [32]byte, key string, successor []byte) (bool, error) {
-	n, err := tx.Exec(ctx, spendText, tx.Tenant(), hash[:], tx.Now(), key, successor)
+func spendRefresh(ctx context.Context, tx *db.Tx, at [32]byte, key string, successor []byte) (bool, error) {
+	n, err := tx.Exec(ctx, spendText, tx.Tenant(), at[:], tx.Now(), key, successor)
 	return n == 1, err
 }
 
