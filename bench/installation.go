@@ -62,9 +62,18 @@ func (in *installation) start(ctx context.Context) error {
 		cmd.Args = append(cmd.Args, "--database", in.database)
 	}
 	cmd.Env = in.env()
-	if in.b.Profiles != 0 {
-		cmd.Env = append(cmd.Env, fmt.Sprintf("ESTOVER_PPROF=127.0.0.1:%d", in.b.Profiles))
+	profiler := ""
+	switch {
+	case in.b.Profiles != 0:
+		profiler = fmt.Sprintf("127.0.0.1:%d", in.b.Profiles)
 		in.b.Profiles++
+	case in.b.Merged != "":
+		if profiler, err = freePort(); err != nil {
+			return err
+		}
+	}
+	if profiler != "" {
+		cmd.Env = append(cmd.Env, "ESTOVER_PPROF="+profiler)
 	}
 	// What the server says is only of interest if it fails.
 	log, err := os.OpenFile(in.dir+".log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -77,6 +86,9 @@ func (in *installation) start(ctx context.Context) error {
 		return err
 	}
 	in.process = &process{cmd: cmd, addr: addr, log: log}
+	if in.b.Merged != "" {
+		in.process.ending = in.b.profile(ctx, profiler)
+	}
 	return in.ready(ctx)
 }
 

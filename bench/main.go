@@ -83,6 +83,7 @@ type Bench struct {
 	Rounds   int           // how often subject and peer take turns
 	For      time.Duration // how long a turn lasts
 	Profiles int           // the port of this machine where the next server answers profilers; 0 for none
+	Merged   string        // the file for what the servers spend their time on; "" for none
 }
 
 func main() {
@@ -99,10 +100,11 @@ func main() {
 	turn := flag.Duration("for", 4*time.Second, "how long a turn lasts")
 	program := flag.String("program", "", "measure this estover instead of building one")
 	profiles := flag.Int("pprof", 0, "port of this machine where the first server answers profilers, the next one at the next")
+	merged := flag.String("profile", "", "write what the servers spend their time on to this file: cmd/estover/default.pgo has the compiler know it")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	met, err := run(ctx, *pattern, *asJSON, &Bench{Rounds: *rounds, For: *turn, Profiles: *profiles, Program: *program})
+	met, err := run(ctx, *pattern, *asJSON, &Bench{Rounds: *rounds, For: *turn, Profiles: *profiles, Program: *program, Merged: *merged})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(2)
@@ -155,6 +157,9 @@ func run(ctx context.Context, pattern string, asJSON bool, b *Bench) (bool, erro
 			}
 			fmt.Printf("%-28s %6.2f  (target %s %.2f: %s)  %s; %.4g %s\n", r.Name, r.Ratio, map[string]string{"lower": "≤", "higher": "≥"}[r.Better], r.Target, verdict, r.Against, r.Value, r.Unit)
 		}
+	}
+	if b.Merged != "" {
+		return met, b.mergeProfiles(ctx, b.Merged)
 	}
 	return met, nil
 }

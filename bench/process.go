@@ -20,6 +20,8 @@ type process struct {
 	cmd  *exec.Cmd
 	addr string // HOST:PORT where it answers
 	log  *os.File
+	// ending is called before it is ended, if it is set.
+	ending func()
 	// dial connects to it; nil is by TCP to addr.
 	dial func(ctx context.Context) (net.Conn, error)
 	// heard is told what it answers, where the next request depends on that; an
@@ -71,6 +73,9 @@ func freePort() (string, error) {
 
 // stop ends the process and waits for it.
 func (p *process) stop() {
+	if p.ending != nil {
+		p.ending()
+	}
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	done := make(chan struct{})
 	go func() { _ = p.cmd.Wait(); close(done) }()

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+)
+
+// profilePiece is how long one look at a server lasts. What is under way when the
+// server is stopped is left out.
+const profilePiece = 2 * time.Second
+
+// profile has a server looked at for as long as it runs: what it spends its time on,
+// a piece at a time. The function that comes back ends that.
+func (b *Bench) profile(ctx context.Context, addr string) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			if err := b.piece(ctx, addr); err != nil {
+				select { // it does not answer yet
+				case <-ctx.Done():
+				case <-time.After(100 * time.Millisecond):
+				}
+			}
+		}
+	}()
+	return func() { cancel(); <-done }
+}
+
+func (b *Bench) piece(ctx context.Context, addr string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", addr, profilePiece/time.Second), nil)
+	if err != nil {
+		return err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %w", res.Status, err)
+	}
+	name, err := b.fileIn("piece-*.pprof")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(name, text, 0o600)
+}
+
+// mergeProfiles writes what was seen of all servers into one file, as the compiler
+// takes it (https://go.dev/doc/pgo).
+func (b *Bench) mergeProfiles(ctx context.Context, file string) error {
+	pieces, err := filepath.Glob(filepath.Join(b.Dir, "piece-*.pprof"))
+	if err != nil {
+		return err
+	}
+	if len(pieces) == 0 {
+		return fmt.Errorf("no server ran for %s", profilePiece)
+	}
+	merge := exec.CommandContext(ctx, "go", append([]string{"tool", "pprof", "-proto", "-output", file}, pieces...)...)
+	if out, err := merge.CombinedOutput(); err != nil {
+		return fmt.Errorf("merging profiles: %w\n%s", err, out)
+	}
+	return nil
+}
