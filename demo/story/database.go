@@ -61,7 +61,7 @@ func (d *database) users(ctx context.Context) (names []string, err error) {
 		return nil, err
 	}
 	defer c.Close(ctx)
-	rows, err := c.Query(ctx, `select rolname::text from pg_roles where rolcanlogin and rolname not in ('postgres', 'estover') order by 1`)
+	rows, err := c.Query(ctx, `select rolname::text from pg_roles where rolcanlogin and rolname not in ('postgres', 'estover', 'estover_b') order by 1`)
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +72,7 @@ var knownAs = regexp.MustCompile(`the database knows me as (\S+) and shows me 40
 
 func (s *Stage) lease(ctx context.Context) (string, error) {
 	const password = "made-for-the-demo"
-	s.say("The CRM's own database is a PostgreSQL. Estover gets a user there that may make users and end sessions, and tries it out before anything rests on it. Users of the role crm-reader are for who is granted to list customers, and see what the database's group crm_readers sees.")
+	s.say("The CRM's own database is a PostgreSQL. Estover gets a user there that may make users and end sessions, and tries it out before anything rests on it. What somebody has typed in is known, so a second user takes over and the first one's password is changed. Users of the role crm-reader are for who is granted to list customers, and see what the database's group crm_readers sees.")
 	d, err := foundDatabase(ctx, password)
 	if err != nil {
 		return "", err

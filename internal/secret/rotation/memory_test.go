@@ -84,6 +84,21 @@ func (m *memory) Create(ctx context.Context, o engine.Order) (engine.Material, e
 	return engine.Material{"username": estover.NewSecret([]byte(o.Name)), "password": o.Secret}, nil
 }
 
+// Pair makes a second admin (engine.Pairer).
+func (m *memory) Pair(ctx context.Context, user, like string, s estover.Secret) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := errors.Join(m.down, ctx.Err()); err != nil {
+		return err
+	}
+	if m.users[like] == nil || m.users[user] != nil || user == m.refuse {
+		return engine.Refuse("not this one")
+	}
+	m.made = append(m.made, user+" like "+like)
+	m.users[user] = []string{string(s.Reveal())}
+	return nil
+}
+
 func (m *memory) Extend(context.Context, string, engine.Template, time.Time) error {
 	return engine.ErrUnsupported
 }
@@ -100,7 +115,16 @@ func (m *memory) Revoke(ctx context.Context, users []engine.Doomed) []error {
 	return errs
 }
 
-func (m *memory) List(context.Context, string) ([]string, error) { return nil, engine.ErrUnsupported }
+func (m *memory) List(_ context.Context, prefix string) (names []string, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for n := range m.users {
+		if strings.HasPrefix(n, prefix) {
+			names = append(names, n)
+		}
+	}
+	return names, m.down
+}
 
 func (m *memory) SetSecret(ctx context.Context, user string, s, keep estover.Secret) error {
 	m.mu.Lock()

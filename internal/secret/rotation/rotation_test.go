@@ -49,6 +49,7 @@ type house struct {
 	engine    engine.Engine // in the place of the target in memory
 	overlap   bool
 	plain     bool // the target makes keys
+	pair      bool // a second admin can be made there
 	kind      rotation.Kind
 	authority *authority
 	admin     string // the path of the target's own secret
@@ -100,7 +101,7 @@ func (h *house) node(name string) (*rotation.Rotations, *secret.Secrets) {
 			if tenant != h.tenant || name != "orders" && name != "tgt_1" {
 				return rotation.Target{}, rotation.ErrNotFound.With("There is no target %s.", name)
 			}
-			return rotation.Target{ID: "tgt_1", Name: "orders", Admin: h.admin, Overlap: h.overlap, Plain: h.plain, CheckedAt: h.checked}, nil
+			return rotation.Target{ID: "tgt_1", Name: "orders", Admin: h.admin, Overlap: h.overlap, Plain: h.plain, Pair: h.pair, CheckedAt: h.checked}, nil
 		},
 		Certifier: h.authority.certifier(),
 		Engine: func(context.Context, estover.TenantID, string) (engine.Engine, error) {

@@ -390,3 +390,50 @@ func TestHalfMade(t *testing.T) {
 		}
 	}
 }
+
+// TestSecondAdmin is of the second admin (R12): it has what the first one has, and its
+// default role; nobody is taken over, and who cannot be made whole is not left.
+func TestSecondAdmin(t *testing.T) {
+	s := enginetest.MariaDB(t)
+	for _, statement := range []string{
+		"create role makers", "grant create user, process, connection admin on *.* to makers", "grant select on mysql.user to makers", "grant readers to makers with admin option",
+		"create user pair_role identified by 'made-for-tests'", "grant makers to pair_role with admin option", "set default role makers for pair_role",
+		"create user pair_poor identified by 'made-for-tests'", "grant create user on *.* to pair_poor", "grant select on mysql.user to pair_poor",
+	} {
+		s.Exec(t, statement)
+	}
+	as := func(user string) engine.Engine {
+		c := s.Config
+		c.Admin = engine.Credential{User: user, Secret: estover.NewSecret([]byte("made-for-tests"))}
+		return open(t, c)
+	}
+	second := engine.Credential{User: "pair_role_b", Secret: estover.NewSecret([]byte("made-for-tests"))}
+	first := as("pair_role").(engine.Pairer)
+	if err := first.Pair(t.Context(), second.User, "pair_role", second.Secret); err != nil {
+		t.Fatal(err)
+	}
+	b := as(second.User)
+	if _, err := b.Create(t.Context(), order("e_pair_a", readers)); err != nil {
+		t.Errorf("a user that the second admin makes: %v", err)
+	}
+	if err := b.SetSecret(t.Context(), "pair_role", second.Secret, estover.Secret{}); err != nil {
+		t.Errorf("the first admin's password, by the second: %v", err)
+	}
+	if err := b.Revoke(t.Context(), []engine.Doomed{{Name: "e_pair_a"}})[0]; err != nil {
+		t.Error(err)
+	}
+	b.(engine.Drainer).Drain()
+	if _, err := b.Now(t.Context()); err != nil {
+		t.Errorf("after it was drained: %v", err)
+	}
+	var refused *engine.Refused
+	if err := first.Pair(t.Context(), second.User, "pair_role", estover.NewSecret([]byte("another"))); !errors.As(err, &refused) || b.Verify(t.Context(), second) != nil {
+		t.Errorf("who is there already: %v, want a refusal and the password as it was", err)
+	}
+	if err := as("pair_poor").(engine.Pairer).Pair(t.Context(), "pair_poor_b", "pair_poor", second.Secret); !errors.As(err, &refused) {
+		t.Errorf("an admin that may not give its rights: %v, want a refusal", err)
+	}
+	if names, err := b.List(t.Context(), "pair_poor_b"); err != nil || len(names) > 0 {
+		t.Errorf("a refusal left %q, %v", names, err)
+	}
+}

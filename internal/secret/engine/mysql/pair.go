@@ -81,6 +81,9 @@ func given(shown []string, from, to string) (grants []string, role string, err e
 			return nil, "", engine.Refuse("what the admin may do cannot be read: SHOW GRANTS names no %s", from)
 		}
 		rest := identification.ReplaceAllString(g[at+len(" TO "+from):], "$2")
+		if g[:at] == "GRANT USAGE ON *.*" && rest == "" { // which says nothing, and takes a right
+			continue
+		}
 		grants = append(grants, g[:at]+" TO "+to+rest)
 	}
 	return grants, role, nil

@@ -1,6 +1,7 @@
 package mysql
 
 import (
+	"slices"
 	"testing"
 
 	"estover.dev"
@@ -17,5 +18,28 @@ func TestPassword(t *testing.T) {
 		if got, err := (&target{auth: auth}).identified(estover.NewSecret([]byte("secret"))); err != nil || got != want {
 			t.Errorf("%q: %s, %v, want %s", auth, got, err, want)
 		}
+	}
+}
+
+// TestGiven reads what servers of several versions show of an admin's grants.
+func TestGiven(t *testing.T) {
+	from, to := backquote("es`t")+"@"+backquote("%"), "'es`t_b'@'%'"
+	grants, role, err := given([]string{
+		"GRANT `readers` TO " + from + " WITH ADMIN OPTION",
+		"GRANT CREATE USER ON *.* TO " + from + " IDENTIFIED BY PASSWORD '*14E65567ABDB5135D0CFD9A70B3032C179A49EE7' REQUIRE SSL WITH GRANT OPTION MAX_USER_CONNECTIONS 5",
+		"GRANT USAGE ON *.* TO " + from + " IDENTIFIED VIA mysql_native_password USING 'invalid' OR unix_socket",
+		"GRANT SELECT ON `a TO b`.`c` TO " + from,
+		"SET DEFAULT ROLE `makers` FOR " + from,
+	}, from, to)
+	want := []string{
+		"GRANT `readers` TO 'es`t_b'@'%' WITH ADMIN OPTION",
+		"GRANT CREATE USER ON *.* TO 'es`t_b'@'%' REQUIRE SSL WITH GRANT OPTION MAX_USER_CONNECTIONS 5",
+		"GRANT SELECT ON `a TO b`.`c` TO 'es`t_b'@'%'",
+	}
+	if err != nil || role != "`makers`" || !slices.Equal(grants, want) {
+		t.Errorf("the other is given %q and the role %s, %v; want %q", grants, role, err, want)
+	}
+	if _, _, err := given([]string{"GRANT USAGE ON *.* TO `somebody`@`%`"}, from, to); err == nil {
+		t.Error("what is granted to somebody else is given on")
 	}
 }

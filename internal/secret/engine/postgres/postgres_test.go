@@ -744,3 +744,47 @@ func TestTrust(t *testing.T) {
 		t.Error("a password that nobody asked for was verified")
 	}
 }
+
+// TestSecondAdmin is of the second admin (R12): it has the first one's attributes and
+// memberships, and what was granted to the first directly; nobody is taken over.
+func TestSecondAdmin(t *testing.T) {
+	s := enginetest.Postgres(t)
+	s.Exec(t, `create role pair_admin login createrole createdb password 'made-for-tests' in role pg_signal_backend; grant readers to pair_admin with admin option;
+		create table pair_own (id int); grant select on pair_own to pair_admin; create role pair_poor login password 'made-for-tests'`)
+	as := func(user string) engine.Engine {
+		c := s.Config
+		c.Admin = engine.Credential{User: user, Secret: estover.NewSecret([]byte("made-for-tests"))}
+		return open(t, c)
+	}
+	second := engine.Credential{User: `pair"b`, Secret: estover.NewSecret([]byte("made-for-tests"))}
+	first := as("pair_admin").(engine.Pairer)
+	if err := first.Pair(t.Context(), second.User, "pair_admin", second.Secret); err != nil {
+		t.Fatal(err)
+	}
+	b := as(second.User)
+	if _, err := b.Create(t.Context(), engine.Order{Name: "e_pair_a", Secret: second.Secret, Template: engine.Template{"groups": {"readers"}}}); err != nil {
+		t.Errorf("a user that the second admin makes: %v", err)
+	}
+	if err := b.SetSecret(t.Context(), "pair_admin", second.Secret, estover.Secret{}); err != nil {
+		t.Errorf("the first admin's password, by the second: %v", err)
+	}
+	if err := b.Revoke(t.Context(), []engine.Doomed{{Name: "e_pair_a"}})[0]; err != nil {
+		t.Error(err)
+	}
+	b.(engine.Drainer).Drain()
+	if _, err := b.Now(t.Context()); err != nil {
+		t.Errorf("after it was drained: %v", err)
+	}
+	s.Exec(t, `do $$ begin
+		if not (select rolcreaterole and rolcreatedb and not rolsuper from pg_roles where rolname = 'pair"b') then raise 'its attributes are others'; end if;
+		if not has_table_privilege('pair"b', 'pair_own', 'select') then raise 'it may not read what the first may'; end if;
+		if not pg_has_role('pair"b', 'readers', 'member with admin option') then raise 'it cannot give the group'; end if;
+	end $$`)
+	var refused *engine.Refused
+	if err := first.Pair(t.Context(), second.User, "pair_admin", estover.NewSecret([]byte("another"))); !errors.As(err, &refused) || b.Verify(t.Context(), second) != nil {
+		t.Errorf("who is there already: %v, want a refusal and the password as it was", err)
+	}
+	if err := as("pair_poor").(engine.Pairer).Pair(t.Context(), "pair_poor_b", "pair_poor", second.Secret); !errors.As(err, &refused) || len(s.Users(t, "pair_poor_b")) > 0 {
+		t.Errorf("one that may make nobody: %v, want a refusal and nobody", err)
+	}
+}

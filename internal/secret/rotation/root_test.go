@@ -1,0 +1,136 @@
+package rotation_test
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"estover.dev"
+	"estover.dev/internal/db"
+	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/secret/engine"
+	"estover.dev/internal/secret/rotation"
+)
+
+// TestRotateRoot is R12 on import: at every moment somebody logs in as an admin, what
+// the operator typed in dies last, and what does not come through leaves everything
+// as it was.
+func TestRotateRoot(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := build(t, d, newMemory("operator"))
+		typed := engine.Credential{User: "operator", Secret: estover.NewSecret([]byte("first-of-operator"))}
+		fields := map[string]estover.Secret{"username": estover.NewSecret([]byte(typed.User)), "password": typed.Secret, "port": estover.NewSecret([]byte("5432"))}
+		if _, err := h.secrets.Write(t.Context(), ann, path, fields, 0); err != nil {
+			t.Fatal(err)
+		}
+		fails := func(what string, c estover.Caller, second string, want error, words string) {
+			t.Helper()
+			_, err := h.x.RotateRoot(t.Context(), c, "orders", second)
+			if !errors.Is(err, want) || !strings.Contains(err.Error(), words) {
+				t.Errorf("%s: %v, want %v with %q", what, err, want, words)
+			}
+			if _, err := h.x.Get(t.Context(), ann, path); !errors.Is(err, rotation.ErrNotFound) {
+				t.Errorf("%s: the secret is rotated, %v", what, err)
+			}
+			if !h.target.accepts(typed) {
+				t.Errorf("%s: the operator's own password is not good any more", what)
+			}
+		}
+		fails("a target without an admin", ann, "", rotation.ErrNoPair, "without a secret")
+		h.admin = path
+		fails("a kind that makes no second admin", ann, "", rotation.ErrNoPair, "--user FIRST --user SECOND")
+		h.pair = true
+		fails("another tenant", eve, "", rotation.ErrNotFound, "")
+		other := ann
+		other.Subject, other.Roles = estover.User("usr_bob"), nil
+		fails("whose secret it is not", other, "", rotation.ErrNotOwner, "")
+		h.target.users["operator_b"] = []string{"somebody else's"}
+		fails("who happens to have the name", ann, "", rotation.ErrNoPair, "There is a user operator_b")
+		delete(h.target.users, "operator_b")
+		h.target.down = engine.ErrUnreachable
+		fails("a target that does not answer", ann, "", rotation.ErrFailed, "could not be looked at")
+		h.target.down = nil
+		h.target.refuse = "operator_b"
+		fails("an admin that may not make another", ann, "", rotation.ErrFailed, "not this one")
+		h.target.refuse = ""
+		// Whom it can make, and who cannot do what the first one can.
+		h.target.powerless = "operator_c"
+		fails("a second admin without rights", ann, "operator_c", rotation.ErrFailed, "the next admin cannot do")
+		h.target.powerless, h.target.made = "", nil
+		if err := h.x.Clear(t.Context(), ann, "orders"); err != nil {
+			t.Fatal(err)
+		}
+
+		h.x.Reached(func(at string) error {
+			if err := h.target.Verify(t.Context(), typed); err != nil && at != "after R5" {
+				t.Errorf("%s: the operator's own password: %v", at, err)
+			}
+			return nil
+		})
+		r, err := h.x.RotateRoot(t.Context(), ann, "orders", "")
+		if err != nil || r.Step != rotation.Grace || !slices.Equal(h.target.made, []string{"operator_b like operator"}) {
+			t.Fatalf("rotating the root: %s, %v, made %q", r.Step, err, h.target.made)
+		}
+		h.works()
+		h.pass(2 * time.Second)
+		h.pass(2 * time.Second)
+		h.x.Reached(nil)
+		if err := h.target.Verify(t.Context(), typed); !errors.Is(err, engine.ErrWrongSecret) {
+			t.Errorf("what the operator typed in afterwards: %v, want ErrWrongSecret", err)
+		}
+		p, err := h.secrets.Read(t.Context(), ann, path, 0, "a test")
+		if err != nil || string(p.Values["username"].Reveal()) != "operator_b" || string(p.Values["port"].Reveal()) != "5432" {
+			t.Errorf("the version has the fields %v, %v; want the second admin, and the port as it was", p.Fields, err)
+		}
+		// It is in the hands of a schedule, by risk, and asking again rotates the pair.
+		if r, err = h.x.Get(t.Context(), ann, path); err != nil || r.DueAt.IsZero() {
+			t.Errorf("the pair is next rotated %v, %v", r.DueAt, err)
+		}
+		h.clock.Advance(time.Minute)
+		h.tick(h.x)
+		if r, err = h.x.RotateRoot(t.Context(), ann, "orders", ""); err != nil || r.Slot != "a" {
+			t.Errorf("rotating it again: slot %s, %v", r.Slot, err)
+		}
+		h.works()
+	})
+}
+
+// TestRotateRootCrashes: a node that dies anywhere in it leaves what the next one
+// brings to its end, with one second admin (R6).
+func TestRotateRootCrashes(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		for i, point := range []string{"before R2", "after R2", "before R3", "after R3", "before R4", "after R4"} {
+			h := buildAt(t, d, newMemory("operator"), estover.TenantID("acme"+string(rune('a'+i))))
+			fields := map[string]estover.Secret{"username": estover.NewSecret([]byte("operator")), "password": estover.NewSecret([]byte("first-of-operator"))}
+			if _, err := h.secrets.Write(t.Context(), h.ann, path, fields, 0); err != nil {
+				t.Fatal(err)
+			}
+			h.admin, h.pair = path, true
+			h.x.Reached(func(at string) error {
+				if at == point {
+					return rotation.ErrCrash
+				}
+				return nil
+			})
+			if _, err := h.x.RotateRoot(t.Context(), h.ann, "orders", ""); err == nil {
+				t.Fatalf("%s: it came through", point)
+			}
+			h.x.Reached(nil)
+			for range 4 {
+				h.pass(3 * time.Minute)
+			}
+			r, err := h.x.Get(t.Context(), h.ann, path)
+			if err != nil || r.Slot != "b" || r.Previous != 0 || len(h.target.made) != 1 {
+				t.Errorf("%s: slot %q, previous %d, %v, made %q", point, r.Slot, r.Previous, err, h.target.made)
+			}
+			if v, err := h.secrets.Read(t.Context(), h.ann, path, 0, "a test"); err != nil || !h.target.accepts(engine.Credential{User: string(v.Values["username"].Reveal()), Secret: v.Values["password"]}) {
+				t.Errorf("%s: the current version does not log in, %v", point, err)
+			}
+			if h.target.accepts(engine.Credential{User: "operator", Secret: estover.NewSecret([]byte("first-of-operator"))}) {
+				t.Errorf("%s: what the operator typed in is good", point)
+			}
+		}
+	})
+}
