@@ -69,6 +69,15 @@ func (t *Tx) ForUpdate() string {
 	return ""
 }
 
+// SkipLocked is [Tx.ForUpdate] that leaves out what somebody else has locked: who looks
+// for work does not wait for whoever is taking some.
+func (t *Tx) SkipLocked() string {
+	if t.engine == Postgres {
+		return " for update skip locked"
+	}
+	return ""
+}
+
 // Exec runs a statement and says how many rows it changed.
 func (t *Tx) Exec(ctx context.Context, query string, args ...any) (int64, error) {
 	res, err := t.run.exec(ctx, query, convert(args)...)

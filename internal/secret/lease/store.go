@@ -498,15 +498,16 @@ const atOnce = 50
 const revoking = `state not in ('creating', 'live', 'ended')`
 
 // claim takes the leases of a target whose turn it is, by priority and time: at
-// most a batch of them. Nobody else has them before until.
+// most a batch of them. Nobody else has them before until, and who claims at the same
+// moment gets others, at once.
 func claim(ctx context.Context, tx *db.Tx, target, node string, until time.Time) (batch []*Lease, err error) {
 	for p := int64(0); p < 4 && len(batch) < atOnce; p++ {
-		rows, err := tx.Query(ctx, `update lease set claimed_by = $5, claimed_until = $6, fence = fence + 1
-			where tenant_id = $1 and `+revoking+` and next_try_at <= $4 and (claimed_until is null or claimed_until <= $4)
-				and (create_done is not null or create_by + $8 <= $4)
-				and id in (select id from lease where tenant_id = $1 and target_id = $2 and state = 'revoking' and priority = $3 and next_try_at <= $4
+		rows, err := tx.Query(ctx, `with turn as materialized (select id from lease where tenant_id = $1 and target_id = $2 and state = 'revoking' and priority = $3 and next_try_at <= $4
 					and (claimed_until is null or claimed_until <= $4) and (create_done is not null or create_by + $8 <= $4)
-					order by next_try_at limit $7)
+				order by next_try_at limit $7`+tx.SkipLocked()+`)
+			update lease set claimed_by = $5, claimed_until = $6, fence = fence + 1
+			where tenant_id = $1 and `+revoking+` and next_try_at <= $4 and (claimed_until is null or claimed_until <= $4)
+				and (create_done is not null or create_by + $8 <= $4) and id in (select id from turn)
 			returning `+columns, tx.Tenant(), target, p, tx.Now(), node, until, atOnce-len(batch), int64(afterCreation/time.Microsecond))
 		if err != nil {
 			return nil, err

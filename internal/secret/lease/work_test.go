@@ -25,6 +25,60 @@ import (
 	"estover.dev/internal/secret/target"
 )
 
+// F7: two nodes that claim at once get leases of their own, at once: neither waits for
+// the other's transaction, and none is claimed twice.
+func TestClaimsAtOnce(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h, _ := setup(t, d)
+		const many = 80 // more than a batch
+		for i := range many {
+			create(t, h, in("agt_bot", fmt.Sprint("ses_", i%7)), "reader")
+		}
+		revoke(t, h, lease.Which{All: true})
+		at, err := h.Targets.Named(t.Context(), "acme", "main")
+		if err != nil {
+			t.Fatal(err)
+		}
+		claim := func(node string, meanwhile func()) (ids []string) {
+			err := d.Do(t.Context(), "acme", func(tx *db.Tx) (err error) {
+				if ids, err = lease.Claim(t.Context(), tx, at, node); err == nil && meanwhile != nil {
+					meanwhile()
+				}
+				return err
+			})
+			if err != nil {
+				t.Errorf("%s claims: %v", node, err)
+			}
+			return ids
+		}
+		var one, two []string
+		if d.Engine() == db.SQLite { // which has one writer
+			one, two = claim("node_1", nil), claim("node_2", nil)
+		} else {
+			one = claim("node_1", func() {
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					two = claim("node_2", nil)
+				}()
+				select {
+				case <-done:
+				case <-time.After(20 * time.Second):
+					t.Error("a node that claims waits for another's transaction")
+				}
+			})
+		}
+		if len(one) != 50 || len(two) != many-50 {
+			t.Errorf("%d and %d leases were claimed, want a batch of 50 and the other %d", len(one), len(two), many-50)
+		}
+		for _, id := range two {
+			if slices.Contains(one, id) {
+				t.Errorf("both have claimed %s", id)
+			}
+		}
+	})
+}
+
 // F7: two nodes work at the same rows. Each user is taken away once, and a claim
 // whose node hangs passes on: what that node says later is not believed.
 func TestTwoNodes(t *testing.T) {
