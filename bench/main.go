@@ -126,7 +126,7 @@ func run(ctx context.Context, pattern string, asJSON bool, b *Bench) (bool, erro
 	defer os.RemoveAll(b.Dir)
 	if b.Program == "" {
 		b.Program = filepath.Join(b.Dir, "estover")
-		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", b.Program, "./cmd/estover")
+		build := exec.CommandContext(ctx, "go", "build", "-pgo=auto", "-trimpath", "-ldflags", "-s -w", "-o", b.Program, "./cmd/estover")
 		if out, err := build.CombinedOutput(); err != nil {
 			return false, fmt.Errorf("building the program: %w\n%s", err, out)
 		}

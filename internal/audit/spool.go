@@ -79,7 +79,7 @@ type entry struct {
 
 // maxHeld is how much of what waits is held in memory. When the database is
 // away for longer, the files alone have it.
-const maxHeld = 8 << 20
+const maxHeld = 16 << 20
 
 // spoolSync is how long at most a written event waits for its fsync to begin.
 const spoolSync = 20 * time.Millisecond
