@@ -1,7 +1,14 @@
 package jose
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/sha512"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
+	"math/big"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -67,7 +74,6 @@ func TestVectorsRefused(t *testing.T) {
 	for _, v := range []struct{ name, token string }{
 		{"RFC 7515 A.1, HS256", "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"},
 		{"RFC 7515 A.5, none", "eyJhbGciOiJub25lIn0.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ."},
-		{"RFC 7515 A.7, JSON", `{"payload":"eyJpc3MiOiJqb2UifQ","protected":"eyJhbGciOiJFUzI1NiJ9","signature":"DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q"}`},
 		{"RFC 7515 E, unknown critical member", "eyJhbGciOiJub25lIiwNCiAiY3JpdCI6WyJodHRwOi8vZXhhbXBsZS5jb20vVU5ERUZJTkVEIl0sDQogImh0dHA6Ly9leGFtcGxlLmNvbS9VTkRFRklORUQiOnRydWUNCn0.RkFJTA."},
 		{"five parts, as encryption has", "eyJhbGciOiJSU0EtT0FFUCIsImVuYyI6IkEyNTZHQ00ifQ.QUFB.QUFB.QUFB.QUFB"},
 		{"three parts with enc", "eyJhbGciOiJFUzI1NiIsImVuYyI6IkEyNTZHQ00ifQ.e30.QUFB"},
@@ -78,6 +84,71 @@ func TestVectorsRefused(t *testing.T) {
 			}
 		}
 	}
+}
+
+// RFC 7515, appendices A.4, A.6, A.7 and F: signatures that are right, and not ours.
+// One is of P-521, which no purpose has and no key of anybody's may be, not even where
+// the caller lists it; the others are the signatures of A.2 and A.3 in the forms that
+// have more than one, or none of the parts that are signed.
+func TestVectorsInOtherForms(t *testing.T) {
+	const (
+		key7515p521 = `{"kty":"EC","crv":"P-521","x":"AekpBQ8ST8a8VcfVOTNl353vSrDCLLJXmPk06wTjxrrjcBpXp5EOnYG_NjFZ6OvLFV1jSfS9tsz4qUxcWceqwQGk","y":"ADSmRA43Z1DSNx_RvcLI87cdL07l6jQyyBXMoxVg_l2Th-x3S1WDhjDly79ajL4Kkd0AZMaZmh9ubmf63e3kyMj2"}`
+
+		byP521  = "AdwMgeerwtHoh-l192l60hp9wAHZFVJbLfD_UxMi70cwnZOYaRI1bKPWROc-mZZqwqT2SI-KGDKB34XO0aw_7XdtAG8GaSwFKdCAPZgoXD2YBJZCPEX3xKpRwcdOO8KpEHwJjyqOgzDO7iKvU8vcnwNrmxYbSW9ERBXukOXolLzeO_Jn"
+		byRS256 = "cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujGbds9uJdbF9CUAr7t1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7K0GarZRmB_eSN9383LcOLn6_dO--xi12jzDwusC-eOkHWEsqtFZESc6BfI7noOPqvhJ1phCnvWh6IeYI2w9QOYEUipUTI8np6LbgGY9Fs98rqVt5AXLIhWkWywlVmtVrBp0igcN_IoypGlUPQGe77Rw"
+		byES256 = "DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q"
+
+		rs256, es256, es512 = "eyJhbGciOiJSUzI1NiJ9", "eyJhbGciOiJFUzI1NiJ9", "eyJhbGciOiJFUzUxMiJ9"
+		claims, text        = "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ", "UGF5bG9hZA"
+
+		one   = `{"protected":"` + rs256 + `","header":{"kid":"2010-12-29"},"signature":"` + byRS256 + `"}`
+		other = `{"protected":"` + es256 + `","header":{"kid":"e9bc097a-ce51-4036-9562-d2ade882db0d"},"signature":"` + byES256 + `"}`
+	)
+	if _, err := ParseKey([]byte(key7515p521)); !errors.Is(err, ErrKey) {
+		t.Errorf("reading the key of A.4: %v, want ErrKey", err)
+	}
+	if !rightES512(t, key7515p521, es512+"."+text, byP521) {
+		t.Error("the signature of A.4 is wrong, and says nothing")
+	}
+	keys := NewKeys(mustKey(t, key7515ec), mustKey(t, key7515rsa))
+	for _, v := range []struct{ name, token, why string }{
+		{"A.4, ES512", es512 + "." + text + "." + byP521, "algorithm"},
+		{"A.6, two signatures", `{"payload":"` + claims + `","signatures":[` + one + `,` + other + `]}`, "three parts"},
+		{"A.6, the second alone", `{"payload":"` + claims + `","signatures":[` + other + `]}`, "three parts"},
+		{"A.7, flattened", `{"payload":"` + claims + `","protected":"` + es256 + `","header":{"kid":"e9bc097a-ce51-4036-9562-d2ade882db0d"},"signature":"` + byES256 + `"}`, "three parts"},
+		{"F, detached, of A.3", es256 + ".." + byES256, "base64"},
+	} {
+		for purpose := range kinds {
+			_, err := Verify(purpose, keys, v.token, Expected{
+				Now: time.Unix(1300819370, 0), Issuer: "joe", AnyAudience: true, Algorithms: []string{"RS256", "ES256", "ES512"},
+			})
+			if !errors.Is(err, ErrInvalid) || purpose == JWTBearer && !strings.Contains(err.Error(), v.why) {
+				t.Errorf("%s as %s: %v, want ErrInvalid that speaks of %q", v.name, purpose, err, v.why)
+			}
+		}
+	}
+}
+
+// rightES512 checks a signature that we refuse, with the standard library alone.
+func rightES512(t *testing.T, jwk, signed, signature string) bool {
+	t.Helper()
+	var point struct{ X, Y string }
+	if err := json.Unmarshal([]byte(jwk), &point); err != nil {
+		t.Fatal(err)
+	}
+	bytes := func(s string) []byte {
+		b, err := base64.RawURLEncoding.DecodeString(s)
+		if err != nil || len(b)%66 != 0 {
+			t.Fatalf("%q has %d bytes, %v", s, len(b), err)
+		}
+		return b
+	}
+	key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P521(), slices.Concat([]byte{4}, bytes(point.X), bytes(point.Y)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	both, sum := bytes(signature), sha512.Sum512([]byte(signed))
+	return ecdsa.Verify(key, sum[:], new(big.Int).SetBytes(both[:66]), new(big.Int).SetBytes(both[66:]))
 }
 
 // RFC 7520, sections 4.1 to 4.8: the same text, signed in eight ways. One of them
@@ -112,6 +183,9 @@ func TestVectorsOfTheCookbook(t *testing.T) {
 		}
 	}
 	key := mustKey(t, key7520rsa)
+	if !rightES512(t, key7520ec, es512+"."+text, byES512) {
+		t.Error("the signature of 4.3 is wrong, and says nothing")
+	}
 
 	// The first signature of section 4.8 is one of RS256, and may stand alone.
 	for name, token := range map[string]string{"4.1": rs256 + "." + text + "." + byRS256, "the first of 4.8, in compact form": alone + "." + text + "." + first} {
