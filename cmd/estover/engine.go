@@ -630,22 +630,31 @@ func engineRemove(s *settings) *cobra.Command {
 }
 
 func engineReconcile(s *settings) *cobra.Command {
-	var drop bool
+	var drop, unlisted bool
+	var reason string
 	c := &cobra.Command{
 		Use: "reconcile NAME", Short: "Compare the users at a target with the leases here", Args: oneArgument("the target's name"), ValidArgsFunction: completeEngines(s),
 		Long: `Reconcile looks for users at the target that Estover made and that no lease knows,
 as there are after a restore from a backup. They are locked at once and taken away
-an hour later, or now with --drop. Leases whose users are not there end.`,
+an hour later, or now with --drop. Leases whose users are not there end.
+
+Some targets cannot list their users. There it says what nobody can see, and issues
+again with --unlisted and a --reason.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := s.client()
 			if err != nil {
 				return err
 			}
 			var r lease.Reconciled
-			if err := c.do(cmd.Context(), http.MethodPost, enginePath(args[0])+"/reconcile", map[string]any{"drop": drop}, &r); err != nil {
+			if err := c.do(cmd.Context(), http.MethodPost, enginePath(args[0])+"/reconcile", map[string]any{"drop": drop, "unlisted": unlisted, "reason": reason}, &r); err != nil {
 				return err
 			}
 			return s.show(cmd.OutOrStdout(), r, func(t *table) {
+				if r.Unseen != "" {
+					t.row(r.Unseen)
+					t.row(fmt.Sprintf("Credentials are issued at %s again.", r.Target))
+					return
+				}
 				t.row(fmt.Sprintf("%d users of ours are at %s. %d leases had none there, and end.", r.Users, r.Target, r.Lost))
 				if len(r.Strays) > 0 {
 					t.row()
@@ -658,6 +667,8 @@ an hour later, or now with --drop. Leases whose users are not there end.`,
 		},
 	}
 	c.Flags().BoolVar(&drop, "drop", false, "take users away at once that no lease knows")
+	c.Flags().BoolVar(&unlisted, "unlisted", false, "issue again where users cannot be listed, although some may be there that no lease knows")
+	c.Flags().StringVar(&reason, "reason", "", "with --unlisted: why that may be, for the record")
 	return c
 }
 

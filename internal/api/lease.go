@@ -161,11 +161,13 @@ func (s *Server) declareRestored(ctx context.Context, _ *struct{}) (*one[suspect
 func (s *Server) reconcileTarget(ctx context.Context, in *struct {
 	LeasePath
 	Body struct {
-		Drop bool `json:"drop,omitempty" doc:"Take users away at once that no lease knows, rather than in an hour"`
+		Drop     bool   `json:"drop,omitempty" doc:"Take users away at once that no lease knows, rather than in an hour"`
+		Unlisted bool   `json:"unlisted,omitempty" doc:"Where users cannot be listed: issue again although some may be there that no lease knows"`
+		Reason   string `json:"reason,omitempty" maxLength:"500" doc:"With unlisted: why that may be"`
 	}
 },
 ) (*one[lease.Reconciled], error) {
-	x, err := s.Leases.Reconcile(ctx, callerOf(ctx), in.Name, in.Body.Drop)
+	x, err := s.Leases.Reconcile(ctx, callerOf(ctx), in.Name, lease.Comparison{Drop: in.Body.Drop, Unlisted: in.Body.Unlisted, Reason: in.Body.Reason})
 	return &one[lease.Reconciled]{x}, s.problem(ctx, err)
 }
 

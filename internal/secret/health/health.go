@@ -44,6 +44,8 @@ type Report struct {
 	Strangers []string       `json:"users_without_lease" nullable:"false"`
 	Next      time.Time      `json:"next_rotation,omitzero"` // of the admin's secret
 	Findings  []Finding      `json:"findings" nullable:"false"`
+
+	unlisted bool // its users cannot be listed
 }
 
 // A Finding is something that is wrong, and what to do about it.
@@ -168,9 +170,6 @@ func (d *Doctor) look(ctx context.Context, tenant estover.TenantID, id string) (
 	if r.Overdue > 0 {
 		r.find("estover secret lease list --overdue", "%d credentials should be gone there and are not.", r.Overdue)
 	}
-	if !x.SuspectAt.IsZero() {
-		r.find("estover secret engine reconcile "+x.Name, "The server was restored, and the target has not been compared with what is here since. Nothing is issued there.")
-	}
 	if !x.DisabledAt.IsZero() {
 		r.find("estover secret engine resume "+x.Name, "Nothing is issued there: %s", x.DisabledFor)
 	}
@@ -181,6 +180,13 @@ func (d *Doctor) look(ctx context.Context, tenant estover.TenantID, id string) (
 	d.logIn(ctx, tenant, id, &r, turn)
 	if slices.ContainsFunc(r.Logins, func(l target.Login) bool { return l.Current && l.OK }) {
 		d.ask(ctx, tenant, id, templates, &r)
+	}
+	if !x.SuspectAt.IsZero() {
+		remedy := "estover secret engine reconcile " + x.Name
+		if r.unlisted {
+			remedy += " --unlisted --reason …, which says first what nobody can see"
+		}
+		r.find(remedy, "The server was restored, and the target has not been compared with what is here since. Nothing is issued there, and no rotation does anything.")
 	}
 	return r, nil
 }
@@ -277,7 +283,8 @@ func (d *Doctor) ask(ctx context.Context, tenant estover.TenantID, id string, te
 		r.Skew = skew.Microseconds()
 		users, strangers, err := d.Leases.Strangers(ctx, tenant, e)
 		switch {
-		case errors.Is(err, engine.ErrUnsupported): // its users cannot be listed
+		case errors.Is(err, engine.ErrUnsupported):
+			r.unlisted = true
 		case err != nil:
 			return err
 		default:

@@ -134,6 +134,14 @@ func TestTargets(t *testing.T) {
 			t.Fatal(err)
 		}
 		look("after a restore", "estover secret engine reconcile main")
+		server.Fail = func(_ context.Context, operation, _ string, _ bool) error {
+			if operation == "list" {
+				return engine.ErrUnsupported
+			}
+			return nil
+		}
+		look("after a restore, where users cannot be listed", "estover secret engine reconcile main --unlisted --reason")
+		server.Fail = nil
 		if all, err := doctor.Examine(ctx, eve, ""); err != nil || len(all) != 0 {
 			t.Errorf("another organisation sees %+v, %v", all, err)
 		}

@@ -634,11 +634,11 @@ func events(t testing.TB, d *db.DB, action string) (n int) {
 	return n
 }
 
-// cleared counts the events that say that nothing of a target is overdue any more.
-func cleared(t testing.TB, d *db.DB, h *leasetest.House) (n int) {
+// details are what the events of an action have to say.
+func details(t testing.TB, d *db.DB, h *leasetest.House, action string) (all []map[string]any) {
 	t.Helper()
 	err := d.View(t.Context(), "acme", func(tx *db.Tx) error {
-		rows, err := tx.Query(t.Context(), "select id from audit where tenant_id = $1 and action = 'lease.end'", tx.Tenant())
+		rows, err := tx.Query(t.Context(), "select id from audit where tenant_id = $1 and action = $2", tx.Tenant(), action)
 		if err != nil {
 			return err
 		}
@@ -658,14 +658,23 @@ func cleared(t testing.TB, d *db.DB, h *leasetest.House) (n int) {
 			if err != nil {
 				return err
 			}
-			if e.Detail["overdue_cleared"] == true {
-				n++
-			}
+			all = append(all, e.Detail)
 		}
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+	return all
+}
+
+// cleared counts the events that say that nothing of a target is overdue any more.
+func cleared(t testing.TB, d *db.DB, h *leasetest.House) (n int) {
+	t.Helper()
+	for _, detail := range details(t, d, h, "lease.end") {
+		if detail["overdue_cleared"] == true {
+			n++
+		}
 	}
 	return n
 }

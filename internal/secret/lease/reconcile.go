@@ -3,6 +3,7 @@ package lease
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -29,7 +30,21 @@ type Reconciled struct {
 	Users  int     `json:"users"`            // that bear our mark
 	Strays []Stray `json:"strays,omitempty"` // of whom no lease knows
 	Lost   int64   `json:"lost"`             // leases whose users are not there, and which end
+	Unseen string  `json:"unseen,omitempty"` // what could not be looked at, where users cannot be listed
 }
+
+// A Comparison says how a target is reconciled.
+type Comparison struct {
+	Drop bool // users of whom no lease knows are taken away at once, and not in an hour
+	// Unlisted is said by somebody who knows that the users there cannot be listed, so
+	// that some may be there of whom no lease knows. Reason is why that may be.
+	Unlisted bool
+	Reason   string
+}
+
+// ErrUnlisted is returned where users cannot be listed, to who has not said that they
+// know it.
+var ErrUnlisted = &estover.Error{Kind: estover.Conflict, Code: "target_users_not_listed", Detail: "The users at the target cannot be listed, so they cannot be compared with the leases here."}
 
 // strayFor is how long a stray is shown before it is taken away.
 const strayFor = time.Hour
@@ -54,14 +69,21 @@ func (l *Leases) Restored(ctx context.Context, c estover.Caller) (n int64, err e
 
 // Reconcile compares the users at a target that bear our mark with the leases
 // here. Those of whom no lease knows are locked at once and taken away an hour
-// later, or now if drop says so; leases whose users are not there end. Then
-// credentials are issued there again.
-func (l *Leases) Reconcile(ctx context.Context, c estover.Caller, name string, drop bool) (out Reconciled, err error) {
+// later, or now if that is said; leases whose users are not there end. Then
+// credentials are issued there again, and rotations go on. Where users cannot be
+// listed nobody is compared, and somebody has to say that they know so.
+func (l *Leases) Reconcile(ctx context.Context, c estover.Caller, name string, how Comparison) (out Reconciled, err error) {
+	if how.Unlisted && how.Reason == "" || len(how.Reason) > 500 {
+		return out, ErrInvalid.With("Say why credentials may be issued again although the users there cannot be listed, in up to 500 bytes.").At("reason")
+	}
 	id, err := l.targets.Named(ctx, c.Tenant, name)
 	if err != nil {
 		return out, err
 	}
-	op := guard.Op{Action: "target.reconcile", Target: "target:" + name, Detail: map[string]any{"drop": drop}}
+	op := guard.Op{Action: "target.reconcile", Target: "target:" + name, Detail: map[string]any{"drop": how.Drop}}
+	if how.Unlisted {
+		op.Detail["unlisted"], op.Detail["reason"] = true, how.Reason
+	}
 	decision, err := l.guard.Admit(ctx, c, op)
 	if err != nil {
 		return out, err
@@ -78,6 +100,9 @@ func (l *Leases) Reconcile(ctx context.Context, c estover.Caller, name string, d
 		if names, err = e.List(ctx, l.prefix(c.Tenant)); err != nil {
 			return err
 		}
+		if err := l.listed(ctx, e, c.Tenant, id, begun, names); err != nil {
+			return err
+		}
 		out.Users = len(names)
 		// The rows are read after the users: each had its row before it was there.
 		known, err := l.names(ctx, c.Tenant)
@@ -86,14 +111,14 @@ func (l *Leases) Reconcile(ctx context.Context, c estover.Caller, name string, d
 		}
 		for _, user := range names {
 			if !known[user] {
-				out.Strays = append(out.Strays, l.stray(ctx, e, user, drop))
+				out.Strays = append(out.Strays, l.stray(ctx, e, user, how.Drop))
 			}
 		}
 		return nil
 	})
 	switch {
 	case errors.Is(err, engine.ErrUnsupported):
-		return out, ErrInvalid.With("The users at %s cannot be listed, so they cannot be compared with the leases here.", name)
+		return l.unlisted(ctx, c, name, id, op, decision, how)
 	case errors.Is(err, engine.ErrUnreachable):
 		return out, target.ErrUnreachable.Because(err)
 	case err != nil:
@@ -140,6 +165,68 @@ func (l *Leases) Reconcile(ctx context.Context, c estover.Caller, name string, d
 	})
 	out.Strays = slices.DeleteFunc(out.Strays, gone)
 	return out, err
+}
+
+// listed says [engine.ErrUnsupported] if users are found by their whole names who were
+// not among those whose names begin with our mark: so do some HTTP APIs. Who is not
+// found by either is not there.
+func (l *Leases) listed(ctx context.Context, e engine.Engine, tenant estover.TenantID, id string, begun time.Time, names []string) error {
+	var missing []string
+	err := l.guard.DB().View(ctx, tenant, func(tx *db.Tx) (err error) {
+		missing, err = liveUsers(ctx, tx, id, begun, names)
+		return err
+	})
+	for _, user := range missing[:min(len(missing), 3)] {
+		found, err := e.List(ctx, user)
+		if err != nil {
+			return err
+		}
+		if slices.Contains(found, user) {
+			return engine.ErrUnsupported
+		}
+	}
+	return err
+}
+
+// unlisted lets a target whose users cannot be listed be worked at again, if somebody
+// says so, and says what nobody has seen.
+func (l *Leases) unlisted(ctx context.Context, c estover.Caller, name, id string, op guard.Op, decision guard.Decision, how Comparison) (out Reconciled, err error) {
+	out.Target = name
+	err = l.guard.Act(ctx, c, op, decision, func(tx *guard.Tx) error {
+		at, err := target.Find(ctx, tx.Tx, id)
+		if err != nil {
+			return err
+		}
+		if out.Unseen, err = unseen(ctx, tx.Tx, at); err != nil {
+			return err
+		}
+		if !how.Unlisted {
+			return ErrUnlisted.With("%s If that may be: estover secret engine reconcile %s --unlisted --reason …", out.Unseen, name)
+		}
+		tx.Note("unseen", out.Unseen)
+		tx.Touch(target.Kind, id)
+		_, err = target.SetSuspect(ctx, tx.Tx, id, time.Time{})
+		return err
+	})
+	return out, err
+}
+
+// unseen says what nobody sees at a target whose users cannot be listed, and how long
+// it may be there.
+func unseen(ctx context.Context, tx *db.Tx, at *target.Target) (string, error) {
+	longest, err := longestAt(ctx, tx, at.ID)
+	if err != nil {
+		return "", err
+	}
+	said := "The users at " + at.Name + " cannot be listed: whom a newer database made there, of whom no lease knows, nobody has seen."
+	switch until := at.SuspectAt.Add(longest); {
+	case at.SuspectAt.IsZero() || longest == 0:
+		return said, nil
+	case until.After(tx.Now()):
+		return fmt.Sprintf("%s By the roles that are here the last of them ends at %s, where the target ends users itself.", said, until.UTC().Format(time.RFC3339)), nil
+	default:
+		return said + " By the roles that are here the last of them has ended, where the target ends users itself.", nil
+	}
 }
 
 // names are the users of all leases of a tenant that have not ended.

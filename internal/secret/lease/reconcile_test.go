@@ -1,13 +1,16 @@
 package lease_test
 
 import (
+	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
 	"estover.dev"
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/secret/engine"
 	"estover.dev/internal/secret/lease"
 	"estover.dev/internal/secret/lease/leasetest"
 	"estover.dev/internal/secret/target"
@@ -40,7 +43,7 @@ func TestRestored(t *testing.T) {
 		if _, err := h.Leases.Create(t.Context(), bot, lease.Wish{Role: "reader"}); !errors.Is(err, target.ErrSuspect) {
 			t.Errorf("issuing before it is reconciled: %v, want ErrSuspect", err)
 		}
-		out, err := h.Leases.Reconcile(t.Context(), ann, "main", false)
+		out, err := h.Leases.Reconcile(t.Context(), ann, "main", lease.Comparison{})
 		if err != nil || out.Users != 2 || len(out.Strays) != 1 || out.Strays[0].User != forgotten.User || out.Strays[0].LockedAt.IsZero() || out.Lost != 1 {
 			t.Fatalf("reconciled %+v, %v", out, err)
 		}
@@ -85,7 +88,7 @@ func TestRestored(t *testing.T) {
 
 		// By hand it is at once.
 		s.Add(stays.User+"x", "p")
-		if out, err := h.Leases.Reconcile(t.Context(), ann, "main", true); err != nil || len(out.Strays) != 0 {
+		if out, err := h.Leases.Reconcile(t.Context(), ann, "main", lease.Comparison{Drop: true}); err != nil || len(out.Strays) != 0 {
 			t.Errorf("reconciled %+v, %v", out, err)
 		}
 		for _, u := range s.Users() {
@@ -97,10 +100,68 @@ func TestRestored(t *testing.T) {
 		// Another organisation at the same target has a mark of its own.
 		h.Add(t, eve, "main", "memory", leasetest.Host)
 		before := len(s.Users())
-		if out, err := h.Leases.Reconcile(t.Context(), eve, "main", true); err != nil || out.Users != 0 || len(s.Users()) != before {
+		if out, err := h.Leases.Reconcile(t.Context(), eve, "main", lease.Comparison{Drop: true}); err != nil || out.Users != 0 || len(s.Users()) != before {
 			t.Errorf("another organisation finds %+v, %v, and leaves %d of %d users", out, err, len(s.Users()), before)
 		}
 	})
 }
 
 func secretOf(text string) estover.Secret { return estover.NewSecret([]byte(text)) }
+
+// F5 where users cannot be listed: it is said what nobody can see, and until when, and
+// nothing is issued before somebody has said that it may be, which is on record.
+func TestUnlisted(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		clock := dbtest.NewClock(d)
+		h, s := setup(t, d)
+		x := create(t, h, bot, "reader")
+		for _, c := range []struct {
+			name  string
+			whole bool
+			fail  func(ctx context.Context, operation, user string, after bool) error
+		}{
+			{"a target that lists nobody", false, func(_ context.Context, operation, _ string, _ bool) error {
+				if operation == "list" {
+					return engine.ErrUnsupported
+				}
+				return nil
+			}},
+			{"one that finds whole names alone", true, nil},
+		} {
+			s.Whole, s.Fail = c.whole, c.fail
+			if _, err := h.Leases.Restored(t.Context(), ann); err != nil {
+				t.Fatal(err)
+			}
+			_, err := h.Leases.Reconcile(t.Context(), ann, "main", lease.Comparison{Drop: true})
+			var known *estover.Error
+			if !errors.Is(err, lease.ErrUnlisted) || !errors.As(err, &known) || !strings.Contains(known.Detail, "estover secret engine reconcile main --unlisted") ||
+				!strings.Contains(known.Detail, clock.Now().Add(24*time.Hour).UTC().Format("2006-01-02T")) {
+				t.Errorf("%s: %v; want ErrUnlisted, what to do, and until when users may be there", c.name, err)
+			}
+			if _, err := h.Leases.Create(t.Context(), bot, lease.Wish{Role: "reader"}); !errors.Is(err, target.ErrSuspect) {
+				t.Errorf("%s: issuing all the same: %v, want ErrSuspect", c.name, err)
+			}
+			if _, err := h.Leases.Reconcile(t.Context(), ann, "main", lease.Comparison{Unlisted: true}); !errors.Is(err, lease.ErrInvalid) {
+				t.Errorf("%s: without a reason: %v, want ErrInvalid", c.name, err)
+			}
+			if _, err := h.Leases.Reconcile(t.Context(), eve, "main", lease.Comparison{Unlisted: true, Reason: "mine"}); !errors.Is(err, target.ErrNotFound) {
+				t.Errorf("%s: by another organisation: %v, want ErrNotFound", c.name, err)
+			}
+			out, err := h.Leases.Reconcile(t.Context(), ann, "main", lease.Comparison{Unlisted: true, Reason: "the account was looked at by hand"})
+			if err != nil || !strings.Contains(out.Unseen, "nobody has seen") || out.Lost != 0 {
+				t.Fatalf("%s: reconciled %+v, %v", c.name, out, err)
+			}
+			if got := get(t, h, x.ID); got.State != lease.Live {
+				t.Errorf("%s: a lease whose user is there is %s", c.name, got.State)
+			}
+			create(t, h, bot, "reader")
+			recorded := false
+			for _, e := range details(t, d, h, "target.reconcile") {
+				recorded = recorded || e["unlisted"] == true && e["reason"] == "the account was looked at by hand" && e["unseen"] == out.Unseen
+			}
+			if !recorded {
+				t.Errorf("%s: it is not on record that nobody has seen the users", c.name)
+			}
+		}
+	})
+}

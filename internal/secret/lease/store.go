@@ -704,6 +704,17 @@ func openNames(ctx context.Context, tx *db.Tx) (map[string]bool, error) {
 // liveElsewhere are the live leases of a target, made before an instant, whose
 // users are none of these.
 func liveElsewhere(ctx context.Context, tx *db.Tx, target string, before time.Time, users []string) (ids []string, err error) {
+	err = eachMissing(ctx, tx, target, before, users, func(id, _ string) { ids = append(ids, id) })
+	return ids, err
+}
+
+// liveUsers are the users of those leases.
+func liveUsers(ctx context.Context, tx *db.Tx, target string, before time.Time, users []string) (names []string, err error) {
+	err = eachMissing(ctx, tx, target, before, users, func(_, name string) { names = append(names, name) })
+	return names, err
+}
+
+func eachMissing(ctx context.Context, tx *db.Tx, target string, before time.Time, users []string, do func(id, name string)) error {
 	there := map[string]bool{}
 	for _, u := range users {
 		there[u] = true
@@ -711,19 +722,27 @@ func liveElsewhere(ctx context.Context, tx *db.Tx, target string, before time.Ti
 	rows, err := tx.Query(ctx, `select id, name from lease where tenant_id = $1 and target_id = $2 and state = 'live' and created_at < $3 and ended_at is null`,
 		tx.Tenant(), target, before)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { _ = rows.Close() }()
 	for rows.Next() {
 		var id, name string
 		if err := rows.Scan(&id, &name); err != nil {
-			return nil, err
+			return err
 		}
 		if !there[name] {
-			ids = append(ids, id)
+			do(id, name)
 		}
 	}
-	return ids, rows.Err()
+	return rows.Err()
+}
+
+// longestAt is for how long a credential of a target may live at most, by the roles
+// there.
+func longestAt(ctx context.Context, tx *db.Tx, target string) (time.Duration, error) {
+	var seconds int64
+	err := tx.QueryRow(ctx, `select coalesce(max(max_ttl_s), 0) from lease_role where tenant_id = $1 and target_id = $2`, tx.Tenant(), target).Scan(&seconds)
+	return time.Duration(seconds) * time.Second, err
 }
 
 func saveStray(ctx context.Context, tx *db.Tx, target string, s Stray) error {

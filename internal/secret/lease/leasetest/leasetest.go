@@ -34,6 +34,8 @@ type Server struct {
 	MaxName int
 	// Lingers is what goes on after a revocation, in a sentence.
 	Lingers string
+	// Whole is set where users are found by their whole names alone.
+	Whole bool
 
 	mu       sync.Mutex
 	users    map[string]*user
@@ -265,7 +267,7 @@ func (s *Server) end(name string) {
 func (m *memory) List(ctx context.Context, prefix string) (names []string, err error) {
 	err = m.do(ctx, "list", prefix, func() error {
 		for name := range m.users {
-			if strings.HasPrefix(name, prefix) {
+			if name == prefix || strings.HasPrefix(name, prefix) && !m.Whole {
 				names = append(names, name)
 			}
 		}
