@@ -22,7 +22,7 @@ const Audience = "audience"
 // store.
 type Federation struct {
 	// Beside gives the hosts, as host:port, that are asked for it and are not the
-	// store's own. They get the assertion, which is good for its audience alone.
+	// store's own, or says what is wrong with the options. They get the assertion, which is good for its audience alone.
 	Beside func(options map[string]string) ([]string, error)
 
 	// Login exchanges it. The credential is good until a time.

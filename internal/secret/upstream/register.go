@@ -165,6 +165,11 @@ func (x *Stores) check(s StoreSpec) error {
 	case s.Options[Audience] != "" && s.Login != "":
 		return ErrInvalid.With("One logs in with a secret, or with an assertion for an audience.").At("login")
 	}
+	if s.Options[Audience] != "" && k.Federation.Beside != nil {
+		if _, err := k.Federation.Beside(s.Options); err != nil {
+			return err
+		}
+	}
 	// What the kind itself says of address and options; nothing is connected to.
 	_, err = k.Open(engine.Config{
 		Address: s.Address, Options: s.Options, Authorities: []byte(s.Authorities), Dial: dialer("", nil, host),

@@ -31,6 +31,12 @@ func stsAddress(options map[string]string) string {
 }
 
 func beside(options map[string]string) ([]string, error) {
+	switch {
+	case !roleOf.MatchString(options["role"]):
+		return nil, engine.ErrConfig.With("The option role is the ARN of a role, as arn:aws:iam::123456789012:role/estover.").At("options.role")
+	case !region.MatchString(options["region"]):
+		return nil, errRegion
+	}
 	host, err := engine.Kind{Name: "aws", Address: "https://HOST", Port: "443"}.Host(stsAddress(options))
 	if err != nil {
 		return nil, engine.ErrConfig.With("The option sts is https://HOST.").At("options.sts")
@@ -40,12 +46,8 @@ func beside(options map[string]string) ([]string, error) {
 
 // federate takes the role for an hour (AssumeRoleWithWebIdentity).
 func federate(ctx context.Context, c engine.Config, assertion string) (out engine.Credential, until time.Time, err error) {
-	role := c.Options["role"]
-	switch {
-	case !roleOf.MatchString(role):
-		return out, until, engine.ErrConfig.With("The option role is the ARN of a role, as arn:aws:iam::123456789012:role/estover.").At("options.role")
-	case !region.MatchString(c.Options["region"]):
-		return out, until, errRegion
+	if _, err := beside(c.Options); err != nil {
+		return out, until, err
 	}
 	c.Address = stsAddress(c.Options)
 	client, base, err := c.HTTP()
@@ -58,7 +60,7 @@ func federate(ctx context.Context, c engine.Config, assertion string) (out engin
 	got, err := sts.New(sts.Options{
 		Region: c.Options["region"], BaseEndpoint: aws.String(base.String()), HTTPClient: client, Retryer: aws.NopRetryer{},
 	}).AssumeRoleWithWebIdentity(ctx, &sts.AssumeRoleWithWebIdentityInput{
-		RoleArn: &role, RoleSessionName: aws.String("estover"), WebIdentityToken: &assertion, DurationSeconds: aws.Int32(int32(hold / time.Second)),
+		RoleArn: aws.String(c.Options["role"]), RoleSessionName: aws.String("estover"), WebIdentityToken: &assertion, DurationSeconds: aws.Int32(int32(hold / time.Second)),
 	})
 	if err != nil {
 		return out, until, refused(base.Hostname(), err)

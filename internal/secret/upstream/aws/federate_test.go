@@ -112,7 +112,7 @@ func TestFederation(t *testing.T) {
 	if hosts, err := aws.Kind.Federation.Beside(c.Options); err != nil || len(hosts) != 1 || "http://"+hosts[0] != c.Options["sts"] {
 		t.Errorf("the hosts beside: %v, %v", hosts, err)
 	}
-	if hosts, err := aws.Kind.Federation.Beside(map[string]string{"region": "eu-central-1"}); err != nil || len(hosts) != 1 || hosts[0] != "sts.eu-central-1.amazonaws.com:443" {
+	if hosts, err := aws.Kind.Federation.Beside(map[string]string{"region": "eu-central-1", "role": role}); err != nil || len(hosts) != 1 || hosts[0] != "sts.eu-central-1.amazonaws.com:443" {
 		t.Errorf("the hosts beside by themselves: %v, %v", hosts, err)
 	}
 	in := c
@@ -176,6 +176,12 @@ func TestRenewal(t *testing.T) {
 		Assert: func(context.Context, estover.TenantID, string, string) (string, error) { return asserted, nil },
 	})
 	ann := estover.Caller{Tenant: "acme", Subject: estover.User("usr_ann"), Roles: []estover.Role{estover.Admin}}
+	without := maps.Clone(c.Options)
+	delete(without, "role")
+	var told *estover.Error
+	if _, err := stores.Put(t.Context(), ann, upstream.StoreSpec{Name: "cloud", Kind: "aws", Address: c.Address, Options: without}); !errors.As(err, &told) || told.Field != "options.role" {
+		t.Errorf("without a role: %v, want an error about it", err)
+	}
 	if _, err := stores.Put(t.Context(), ann, upstream.StoreSpec{Name: "cloud", Kind: "aws", Address: c.Address, Options: c.Options}); err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +198,6 @@ func TestRenewal(t *testing.T) {
 	m.mu.Lock()
 	clear(m.keys)
 	m.mu.Unlock()
-	var told *estover.Error
 	if err := stores.Check(t.Context(), ann, "cloud", ""); !errors.As(err, &told) || !errors.Is(err, upstream.ErrStore) || !strings.Contains(told.Detail, "InvalidSignatureException") {
 		t.Errorf("a key that was taken away: %v, want ErrStore with what AWS says", err)
 	}

@@ -48,6 +48,9 @@ const authority = "https://login.microsoftonline.com"
 var idOf = regexp.MustCompile(`^[0-9A-Za-z.-]{1,100}$`)
 
 func beside(options map[string]string) ([]string, error) {
+	if !idOf.MatchString(options["tenant"]) || !idOf.MatchString(options["client"]) {
+		return nil, engine.ErrConfig.With("The options tenant and client are the ids of a tenant and of an application.").At("options.tenant")
+	}
 	host, err := engine.Kind{Name: "azure", Address: "https://HOST", Port: "443"}.Host(cmp.Or(options["authority"], authority))
 	if err != nil {
 		return nil, engine.ErrConfig.With("The option authority is https://HOST.").At("options.authority")
@@ -57,8 +60,8 @@ func beside(options map[string]string) ([]string, error) {
 
 // federate exchanges an assertion for an access token (RFC 7523, section 2.2).
 func federate(ctx context.Context, c engine.Config, assertion string) (out engine.Credential, until time.Time, err error) {
-	if !idOf.MatchString(c.Options["tenant"]) || !idOf.MatchString(c.Options["client"]) {
-		return out, until, engine.ErrConfig.With("The options tenant and client are the ids of a tenant and of an application.").At("options.tenant")
+	if _, err := beside(c.Options); err != nil {
+		return out, until, err
 	}
 	return upstream.Exchange(ctx, c, cmp.Or(c.Options["authority"], authority), "/"+c.Options["tenant"]+"/oauth2/v2.0/token", url.Values{
 		"grant_type": {"client_credentials"}, "client_id": {c.Options["client"]}, "scope": {"https://vault.azure.net/.default"},
