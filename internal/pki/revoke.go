@@ -148,6 +148,12 @@ func (p *PKI) EndOfAgents(ctx context.Context, tx *guard.Tx, agents []string, ca
 	return p.revokeWhere(ctx, tx, filter{crowd: &Crowd{Agents: agents}}, EndOfOperation, cause)
 }
 
+// AgentHas reports whether anything that was certified for an agent holds.
+func AgentHas(ctx context.Context, tx *db.Tx, agent string) (bool, error) {
+	ids, err := authoritiesOf(ctx, tx, filter{crowd: &Crowd{Agents: []string{agent}}})
+	return len(ids) > 0, err
+}
+
 // revokeWhere marks certificates, and has the lists of their authorities made anew.
 func (p *PKI) revokeWhere(ctx context.Context, tx *guard.Tx, f filter, reason Reason, cause string) (int, error) {
 	ids, err := authoritiesOf(ctx, tx.Tx, f)

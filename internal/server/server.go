@@ -389,7 +389,7 @@ func (s *Server) wire() error {
 	s.rotations = s.rotating()
 	s.pki, s.transit = s.certifying()
 	f.sessions = session.New(s.guard, session.Config{
-		Clients: f, Acting: f.registry.Acting, Expired: expiredAgents, Seal: s.sealAs(seal.Audit), Unseal: s.openAs(seal.Audit), Node: s.claims(), Logger: s.logger,
+		Clients: f, Acting: f.registry.Acting, Expired: expiredAgents, Left: hasElsewhere, Lapse: s.endElsewhere, Seal: s.sealAs(seal.Audit), Unseal: s.openAs(seal.Audit), Node: s.claims(), Logger: s.logger,
 	}, s.belonging()...)
 	s.requests = s.approvals()
 	s.records = guard.NewCache(s.guard, "approval record", s.loadApproved)
@@ -693,7 +693,19 @@ func (s *Server) held(ctx context.Context, tx *guard.Tx, id string, kind agent.K
 	if _, err := s.facts.sessions.EndAgent(ctx, tx, id, cause); err != nil {
 		return err
 	}
-	// What others have handed to it is in their sessions.
+	if err := s.endElsewhere(ctx, tx, id, cause); err != nil {
+		return err
+	}
+	if kind != agent.Retirement {
+		return nil
+	}
+	_, err := access.EndOfAgent(ctx, tx, id, "the agent is retired")
+	return err
+}
+
+// endElsewhere ends what an agent was given in the sessions of others, and what it has
+// made there.
+func (s *Server) endElsewhere(ctx context.Context, tx *guard.Tx, id, cause string) error {
 	n, err := token.EndClient(ctx, tx, id, cause)
 	if err != nil {
 		return err
@@ -701,7 +713,6 @@ func (s *Server) held(ctx context.Context, tx *guard.Tx, id string, kind agent.K
 	if n > 0 {
 		tx.Note("handed_on", n)
 	}
-	// And so is what it has made there.
 	left, err := s.leases.EndOfAgents(ctx, tx, []string{id})
 	if err != nil {
 		return err
@@ -709,17 +720,21 @@ func (s *Server) held(ctx context.Context, tx *guard.Tx, id string, kind agent.K
 	if left > 0 {
 		tx.Note("leases_in_sessions_of_others", left)
 	}
-	if left, err = s.pki.EndOfAgents(ctx, tx, []string{id}, cause); err != nil {
-		return err
-	}
-	if left > 0 {
+	if left, err = s.pki.EndOfAgents(ctx, tx, []string{id}, cause); err == nil && left > 0 {
 		tx.Note("certificates_in_sessions_of_others", left)
 	}
-	if kind != agent.Retirement {
-		return nil
-	}
-	_, err = access.EndOfAgent(ctx, tx, id, "the agent is retired")
 	return err
+}
+
+// hasElsewhere reports whether there is anything for [Server.endElsewhere] to end.
+func hasElsewhere(ctx context.Context, tx *db.Tx, id string) (bool, error) {
+	if has, err := token.ClientHas(ctx, tx, id); err != nil || has {
+		return has, err
+	}
+	if s, err := lease.StandingIn(ctx, tx, lease.Filter{Agent: id}); err != nil || s.Open > s.Revoking {
+		return true, err
+	}
+	return pki.AgentHas(ctx, tx, id)
 }
 
 // bootstrapFile is where the first administrator's one-time token is put.

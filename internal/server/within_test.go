@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"estover.dev/internal/agent"
 	"estover.dev/internal/db/dbtest"
 	"estover.dev/internal/policy"
 )
@@ -95,10 +96,29 @@ func TestCertificateInASessionOfOthers(t *testing.T) {
 	}
 	bot := h.apiToken()
 	own := issued(bot)
+	ended := revoked
 	for _, c := range []struct {
 		what string
 		end  func(name string)
 	}{
+		{"out-of-time", func(name string) {
+			var a struct{ agent.Spec }
+			h.must(http.MethodGet, "/v1/agents/"+name, nil, &a)
+			a.ExpiresAt = time.Now().Add(time.Second)
+			h.must(http.MethodPut, "/v1/agents/"+name, a.Spec, nil)
+			ended = func(serial string) bool { // by the sweep
+				for late := time.Now().Add(30 * time.Second); !revoked(serial); {
+					if time.Now().After(late) {
+						return false
+					}
+					select {
+					case <-t.Context().Done():
+					case <-time.After(50 * time.Millisecond):
+					}
+				}
+				return true
+			}
+		}},
 		{"suspended", func(name string) {
 			h.must(http.MethodPost, "/v1/agents/"+name+"/holds", map[string]string{"kind": "suspended", "reason": "a test"}, nil)
 		}},
@@ -114,8 +134,9 @@ func TestCertificateInASessionOfOthers(t *testing.T) {
 		if revoked(serial) {
 			t.Fatal("it is revoked from the start")
 		}
+		ended = revoked
 		c.end(name)
-		if !revoked(serial) {
+		if !ended(serial) {
 			t.Errorf("a certificate of an agent that is %s, in the session of another, still holds", c.what)
 		}
 		if revoked(own) {

@@ -194,17 +194,27 @@ func (s *Sessions) endExpired(ctx context.Context) (count int, err error) {
 		return err
 	})
 	for _, a := range agents {
-		var open []Session
-		if err := s.guard.DB().View(ctx, a.Tenant, func(tx *db.Tx) (err error) {
-			open, err = list(ctx, tx, Filter{Agent: a.Agent, State: Open}, nil, 1)
+		has := false
+		if err := s.guard.DB().View(ctx, a.Tenant, func(tx *db.Tx) error {
+			open, err := list(ctx, tx, Filter{Agent: a.Agent, State: Open}, nil, 1)
+			if has = len(open) > 0; err == nil && !has && s.Left != nil {
+				has, err = s.Left(ctx, tx, a.Agent)
+			}
 			return err
 		}); err != nil {
 			return count, err
 		}
-		if len(open) == 0 {
+		if !has {
 			continue
 		}
-		ended, err := s.EndAll(ctx, estover.Caller{Tenant: a.Tenant, Subject: estover.System("session")}, a.Agent, agentExpired)
+		var ended []string
+		op := guard.Op{Action: "session.end", Target: "agent:" + a.Agent, Detail: map[string]any{"cause": agentExpired}}
+		err := s.guard.Do(ctx, estover.Caller{Tenant: a.Tenant, Subject: estover.System("session")}, op, func(tx *guard.Tx) (err error) {
+			if ended, err = s.EndAgent(ctx, tx, a.Agent, agentExpired); err == nil && s.Lapse != nil {
+				err = s.Lapse(ctx, tx, a.Agent, agentExpired)
+			}
+			return err
+		})
 		if err != nil {
 			return count, err
 		}

@@ -1,7 +1,9 @@
 package session_test
 
 import (
+	"context"
 	"errors"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -10,6 +12,7 @@ import (
 	"estover.dev"
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/guard"
 	"estover.dev/internal/oauth/oauthtest"
 	"estover.dev/internal/session"
 	"estover.dev/internal/token"
@@ -360,6 +363,42 @@ func TestBound(t *testing.T) {
 			if _, err := w.Sessions.Open(t.Context(), bot.Caller(), wish); !errors.Is(err, session.ErrInvalid) {
 				t.Errorf("%+v: %v, want ErrInvalid", wish, err)
 			}
+		}
+	})
+}
+
+// An agent whose own time is over keeps nothing in the sessions of others: that is
+// ended once, with an event, and not again; and what ended it may fail the first time.
+func TestLapse(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		has := map[string]bool{"agt_late": true}
+		broken, lapsed := true, []string{}
+		config := w.Sessions.Config
+		config.Expired = func(context.Context, *db.Tx, time.Time) ([]session.AgentOf, error) {
+			return []session.AgentOf{{Tenant: estover.DefaultTenant, Agent: "agt_late"}, {Tenant: estover.DefaultTenant, Agent: "agt_empty"}}, nil
+		}
+		config.Left = func(_ context.Context, _ *db.Tx, agent string) (bool, error) { return has[agent], nil }
+		config.Lapse = func(_ context.Context, _ *guard.Tx, agent, cause string) error {
+			if broken {
+				return errors.New("a test")
+			}
+			lapsed = append(lapsed, agent+": "+cause)
+			delete(has, agent)
+			return nil
+		}
+		sessions := session.New(w.Guard, config)
+		if _, err := sessions.ExpireDue(t.Context()); err == nil || !has["agt_late"] {
+			t.Errorf("when it fails: %v", err)
+		}
+		broken = false
+		for range 3 {
+			if _, err := sessions.ExpireDue(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if len(lapsed) != 1 || !strings.HasPrefix(lapsed[0], "agt_late: ") {
+			t.Errorf("ended were %q, want what one agent had, once", lapsed)
 		}
 	})
 }

@@ -185,6 +185,11 @@ type Config struct {
 	// Expired are the agents whose own time has run out since a moment, in all
 	// tenants: the sweep ends their sessions. Nil knows of none.
 	Expired func(ctx context.Context, tx *db.Tx, since time.Time) ([]AgentOf, error)
+	// Left reports whether such an agent has anything still that it was given or has
+	// made in the sessions of others, and Lapse ends that, for a cause. They are nil
+	// together: there is nothing.
+	Left  func(ctx context.Context, tx *db.Tx, agent string) (bool, error)
+	Lapse func(ctx context.Context, tx *guard.Tx, agent, cause string) error
 
 	// Node is the name of this node, by which what it had taken on is found when it
 	// is gone ([Sessions.Release]).
