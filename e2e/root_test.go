@@ -113,6 +113,14 @@ func TestRootIsRotatedOnImport(t *testing.T) {
 		if users := pg.Users(t, "root_kept"); len(users) != 1 {
 			t.Errorf("with --keep-root there are the admins %q", users)
 		}
+		// Where no admin may change another's password, one changes its own.
+		admin.Must(t, "rotation", "put", "targets/kept", "--target", "kept", "--user", "root_kept")
+		admin.Must(t, "rotation", "run", "targets/kept")
+		if c, err := pgx.Connect(t.Context(), pg.As(engine.Material{"username": estover.NewSecret([]byte("root_kept")), "password": estover.NewSecret([]byte(typed))}, "crm")); err == nil {
+			_ = c.Close(t.Context())
+			t.Error("the one admin's password is what it was, after it was rotated")
+		}
+		admin.Must(t, "secret", "engine", "check", "kept", "--template", "groups=readers")
 	})
 
 	// An admin that may not give its rights to another keeps its password, and it is said.
