@@ -63,7 +63,10 @@ func TestVaultOpenID(t *testing.T) {
 	if config.Data["oidc_client_id"] != "estover" || config.Data["oidc_client_secret"] != nil {
 		t.Errorf("the configuration reads %v", config.Data)
 	}
-	write("auth/oidc/role/staff", map[string]any{"user_claim": "sub", "allowed_redirect_uris": []string{back}, "token_policies": "app"})
+	write("auth/oidc/role/staff", map[string]any{
+		"user_claim": "email", "groups_claim": "groups", "bound_claims": map[string]any{"groups": []string{"ops"}}, "oidc_scopes": []string{"team"},
+		"allowed_redirect_uris": []string{back}, "token_policies": "app",
+	})
 
 	nobody := client("")
 	begun, err := nobody.Logical().Write("auth/oidc/oidc/auth_url", map[string]any{"redirect_uri": back, "client_nonce": "of this client"})
@@ -113,7 +116,7 @@ func TestVaultOpenID(t *testing.T) {
 	if in == nil || in.Auth == nil || in.Auth.ClientToken == "" || strings.Join(in.Auth.TokenPolicies, " ") != "app default" || in.Auth.Metadata["role"] != "staff" {
 		t.Fatalf("the log-in gives %+v", in)
 	}
-	if self, err := client(in.Auth.ClientToken).Auth().Token().LookupSelf(); err != nil || self.Data["display_name"] != "oidc-ada" {
+	if self, err := client(in.Auth.ClientToken).Auth().Token().LookupSelf(); err != nil || self.Data["display_name"] != "oidc-ada@example.com" {
 		t.Errorf("the token is %+v, %v", self, err)
 	}
 	if _, err := nobody.Logical().ReadWithData("auth/oidc/oidc/callback", code("of this client")); err == nil {

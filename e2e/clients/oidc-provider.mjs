@@ -9,6 +9,10 @@ const provider = new Provider(ISSUER, {
     response_types: ["code"], token_endpoint_auth_method: "client_secret_basic",
   }],
   features: { revocation: { enabled: true }, devInteractions: { enabled: true }, clientCredentials: { enabled: true }, introspection: { enabled: true } },
+  // What is said of a person stands in userinfo, and not in the ID token.
+  claims: { openid: ["sub"], team: ["email", "groups"] },
+  scopes: ["openid", "offline_access", "team"],
+  findAccount: (ctx, id) => ({ accountId: id, claims: async () => ({ sub: id, email: `${id}@example.com`, groups: ["dev", "ops"] }) }),
   rotateRefreshToken: true,
   pkce: { required: () => true },
   ttl: { AccessToken: 600, AuthorizationCode: 60, RefreshToken: 3600, Grant: 3600, Interaction: 600, Session: 3600 },
