@@ -34,6 +34,8 @@ var codes = map[string]string{
 	"session_not_found":          "invalid_grant",
 	"session_ended":              "invalid_grant",
 	"session_of_another":         "invalid_grant",
+	"kernel_session_ended":       "invalid_grant", // it ended after it was found alive
+	"kernel_session_expired":     "invalid_grant",
 	"grant_ended":                "invalid_grant",
 	"purpose_unknown":            "invalid_request",
 	"registration_off":           "not_found",
