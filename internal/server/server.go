@@ -149,6 +149,7 @@ type Server struct {
 	mutualListener            net.Listener // nil if clients with certificates have no address of their own
 	controlListener           net.Listener // of the kill switch; nil if it has none
 	controlToken              string       // that it asks for; "" on a socket
+	now                       func() time.Time
 	certificate               func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	lock                      *os.File
 	tracer                    trace.Tracer
@@ -156,11 +157,16 @@ type Server struct {
 
 // Open makes the directories, opens the database and the keys, and takes the
 // addresses. What is wrong is said in words for whoever starts the server.
-func Open(ctx context.Context, c Config, logger *slog.Logger, version string) (_ *Server, err error) {
+func Open(ctx context.Context, c Config, logger *slog.Logger, version string) (*Server, error) {
+	return open(ctx, c, logger, version, nil)
+}
+
+// open is Open with the clock of the database; nil for the machine's.
+func open(ctx context.Context, c Config, logger *slog.Logger, version string, now func() time.Time) (_ *Server, err error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	s := &Server{config: c, logger: logger, version: version, boot: newBoot(), broken: make(chan error, 1), live: &gateway.Live{}, own: &edge.Own{}}
+	s := &Server{config: c, now: now, logger: logger, version: version, boot: newBoot(), broken: make(chan error, 1), live: &gateway.Live{}, own: &edge.Own{}}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -216,7 +222,7 @@ func (s *Server) openGround(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if s.db, err = db.Open(ctx, c.Database, db.Options{Logger: s.logger}); err != nil {
+	if s.db, err = db.Open(ctx, c.Database, db.Options{Logger: s.logger, Now: s.now}); err != nil {
 		return err
 	}
 	if err := s.openKeys(ctx); err != nil {
@@ -436,6 +442,9 @@ func (s *Server) wire() error {
 	ev.Approval = s.approvalOf
 	s.incidents = incident.New(incident.Config{
 		Guard: s.guard, Agents: f.registry, Sessions: f.sessions, Holds: f.holds, Gateway: s.live, Leases: s.leases, Certificates: s.pki.EndOfAgents, Evidence: ev,
+		Certified: func(ctx context.Context, tx *db.Tx, agents []string, all bool, since time.Time) ([]string, error) {
+			return pki.LingersSince(ctx, tx, pki.Crowd{Agents: agents, All: all}, since)
+		},
 		Ask: s.requests.Ask, Decoy: s.decoy, Deciders: lifters, Tenant: f.tenants.Active, Tenants: f.tenants.Names,
 		Person: func(ctx context.Context, tx *db.Tx, id string) error {
 			_, err := directory.Known(ctx, tx, id)

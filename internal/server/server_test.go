@@ -38,6 +38,7 @@ type house struct {
 	token  string // the administrator's
 	logs   *syncBuffer
 	inside *server.Server
+	clock  *dbtest.Clock // that the server goes by
 	stop   func()
 
 	upstream *httptest.Server
@@ -125,8 +126,11 @@ func (h *house) start() {
 // run is start with another way of finding out that the server is ready.
 func (h *house) run(ready func() bool) {
 	h.t.Helper()
+	if h.clock == nil {
+		h.clock = &dbtest.Clock{}
+	}
 	ctx, cancel := context.WithCancel(context.Background())
-	s, err := server.Open(ctx, h.config, slog.New(slog.NewTextHandler(h.logs, &slog.HandlerOptions{Level: slog.LevelDebug})), "test")
+	s, err := server.OpenAt(ctx, h.config, slog.New(slog.NewTextHandler(h.logs, &slog.HandlerOptions{Level: slog.LevelDebug})), h.clock.Now)
 	if err != nil {
 		cancel()
 		h.t.Fatal(err)

@@ -170,12 +170,17 @@ func TestVaultMariaDB(t *testing.T) {
 // redisServer is the Redis of this test binary. It ends when nothing refers to it.
 var redisServer *enginetest.Server
 
-// V30 and V31 at a Redis.
-func TestVaultRedis(t *testing.T) {
-	const password = "made-for-tests"
-	admin := func(s *enginetest.Server, user, password string) *redis.Client {
-		return redis.NewClient(&redis.Options{Addr: s.Address(0), Username: user, Password: password, MaxRetries: -1, DisableIdentity: true})
-	}
+// redisPassword is what the user estover logs in with there.
+const redisPassword = "made-for-tests"
+
+// redisAs is a user of that Redis.
+func redisAs(user, password string) *redis.Client {
+	return redis.NewClient(&redis.Options{Addr: redisServer.Address(0), Username: user, Password: password, MaxRetries: -1, DisableIdentity: true})
+}
+
+// startRedis starts it, if it has not been, and gives where it is.
+func startRedis(t *testing.T) (host, port string) {
+	t.Helper()
 	if redisServer == nil {
 		s, err := enginetest.Start(enginetest.Process{
 			Debian: "redis-server", Program: "redis-server", Users: []string{"redis"}, Ports: 1,
@@ -184,11 +189,11 @@ func TestVaultRedis(t *testing.T) {
 				if err != nil {
 					return nil, nil, err
 				}
-				path, err := s.Write("redis.conf", "bind 127.0.0.1\nport "+port+"\ndir "+s.Dir+"\nsave \"\"\nuser default off\nuser estover on >"+password+" ~* &* +@all\n")
+				path, err := s.Write("redis.conf", "bind 127.0.0.1\nport "+port+"\ndir "+s.Dir+"\nsave \"\"\nuser default off\nuser estover on >"+redisPassword+" ~* &* +@all\n")
 				return []string{path}, nil, err
 			},
 			Ready: func(ctx context.Context, s *enginetest.Server) error {
-				c := admin(s, "estover", password)
+				c := redis.NewClient(&redis.Options{Addr: s.Address(0), Username: "estover", Password: redisPassword, MaxRetries: -1, DisableIdentity: true})
 				defer c.Close()
 				return c.Ping(ctx).Err()
 			},
@@ -202,6 +207,12 @@ func TestVaultRedis(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return host, port
+}
+
+// V30 and V31 at a Redis.
+func TestVaultRedis(t *testing.T) {
+	host, port := startRedis(t)
 	h := build(t, "")
 	v := h.vault()
 	v.must(204, "POST", "sys/mounts/database", `{"type":"database"}`)
@@ -211,9 +222,9 @@ func TestVaultRedis(t *testing.T) {
 	v.says(400, "error creating database object", "POST", "database/config/cache", config("redis-database-plugin", `,"password":"wrong"`))
 	v.must(404, "GET", "database/config/cache", nil)
 	v.says(400, "insecure_tls is not offered", "POST", "database/config/cache", config("redis-database-plugin", `,"password":"x","tls":true,"insecure_tls":true`))
-	v.must(204, "POST", "database/config/valkey", config("valkey-database-plugin", `,"password":"`+password+`"`))
+	v.must(204, "POST", "database/config/valkey", config("valkey-database-plugin", `,"password":"`+redisPassword+`"`))
 	v.must(204, "DELETE", "database/config/valkey", nil)
-	v.must(204, "POST", "database/config/cache", config("redis-database-plugin", `,"password":"`+password+`","tls":false`))
+	v.must(204, "POST", "database/config/cache", config("redis-database-plugin", `,"password":"`+redisPassword+`","tls":false`))
 	same(t, "the configuration", v.must(200, "GET", "database/config/cache", nil).Data, `{"plugin_name":"redis-database-plugin","plugin_version":"","allowed_roles":["app"],
 		"root_credentials_rotate_statements":[],"password_policy":"","connection_details":{"host":"`+host+`","port":`+port+`,"username":"estover","tls":false}}`)
 	rules := `[\"~app:*\", \"+get\", \"+set\"]`
@@ -223,7 +234,7 @@ func TestVaultRedis(t *testing.T) {
 	v.says(403, "permission denied", "GET", "database/creds/other", nil) // none of allowed_roles
 	one := v.must(200, "GET", "database/creds/app", nil)
 	enter := func(key string) error {
-		c := admin(redisServer, one.text("username"), one.text("password"))
+		c := redisAs(one.text("username"), one.text("password"))
 		defer c.Close()
 		return c.Set(t.Context(), key, "x", 0).Err()
 	}
