@@ -1,9 +1,12 @@
 package estover_test
 
 import (
+	"encoding/base32"
+	"encoding/binary"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"estover.dev"
 )
@@ -17,5 +20,32 @@ func TestValidName(t *testing.T) {
 		if got, want := estover.ValidName(s), form.MatchString(s); got != want {
 			t.Errorf("ValidName(%q) = %v, want %v", s, got, want)
 		}
+	}
+}
+
+// TestNewOrderedID: ids sort as they were made, to the millisecond, and nothing of
+// one is in another beside that.
+func TestNewOrderedID(t *testing.T) {
+	form := regexp.MustCompile(`^gnt_[0-9a-v]{32}$`)
+	digits := base32.HexEncoding.WithPadding(base32.NoPadding)
+	seen := map[string]bool{}
+	last := uint64(time.Now().UnixMilli()) & (1<<40 - 1)
+	for range 1000 {
+		id := estover.NewOrderedID("gnt")
+		if !form.MatchString(id) {
+			t.Fatalf("an id is %q, want the form %s", id, form)
+		}
+		b, err := digits.DecodeString(strings.ToUpper(id[4:]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := binary.BigEndian.Uint64(append([]byte{0, 0, 0}, b[:5]...))
+		if at < last || at > uint64(time.Now().UnixMilli())&(1<<40-1) {
+			t.Fatalf("%q is of %d, after one of %d", id, at, last)
+		}
+		if last = at; seen[string(b[5:])] {
+			t.Fatalf("the chance in %q was there before", id)
+		}
+		seen[string(b[5:])] = true
 	}
 }

@@ -35,6 +35,13 @@ type Append struct {
 // is taken by one, and what may be made only beside something else that lives is
 // made by one. Appends that take several of the same rows take them in the same
 // order.
+//
+// An insert with a condition leaves null, where it does not hold, what may not be:
+//
+//	insert into … values ($1, case when exists (…) then null else $2 end, …)
+//
+// That is no row, too. SQLite makes a copy of each page that insert … select
+// writes, and none for this.
 type Step struct {
 	Text string // $1 is the tenant
 	Args []any  // from $2 on
@@ -43,6 +50,9 @@ type Step struct {
 // take runs the statement, and reports whether it changed its row.
 func (t *Tx) take(ctx context.Context, s Step) (bool, error) {
 	n, err := t.Exec(ctx, s.Text, append([]any{t.tenant}, s.Args...)...)
+	if leftNull(err) {
+		return false, nil
+	}
 	return n == 1, err
 }
 

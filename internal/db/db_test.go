@@ -261,6 +261,60 @@ func TestStep(t *testing.T) {
 	})
 }
 
+// An insert is a step with a condition, by a null where none may be: it finds no row
+// where that does not hold, and harms nobody beside it.
+func TestStepThatInserts(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		makeNotes(t, d)
+		ctx := t.Context()
+		if err := d.Do(ctx, "acme", func(tx *db.Tx) error { return errors.Join(insert(ctx, tx, "live"), insert(ctx, tx, "denied")) }); err != nil {
+			t.Fatal(err)
+		}
+		below := func(id, unless string, rows ...db.Row) error {
+			return d.Append(ctx, db.Append{
+				Tenant: "acme", Live: []db.Epoch{{Table: "note", ID: "live"}}, Rows: rows,
+				Steps: []db.Step{{
+					Text: `insert into note (tenant_id, id, body) values ($1, case when exists (
+						select 1 from note where tenant_id = $1 and id = $3) then null else $2 end, $4)`,
+					Args: []any{id, unless, "below"},
+				}},
+			})
+		}
+		row := func(id string) db.Row {
+			return db.Row{Into: noteTable, Values: []any{"acme", id, int64(0), []byte(id)}}
+		}
+		var wg sync.WaitGroup
+		for i := range 64 {
+			wg.Go(func() {
+				unless, want := "nothing", error(nil)
+				if i%4 == 0 {
+					unless, want = "denied", db.ErrStale
+				}
+				if err := below(fmt.Sprintf("b%d", i), unless, row(fmt.Sprintf("r%d", i))); !errors.Is(err, want) {
+					t.Errorf("number %d, unless %s is there: %v, want %v", i, unless, err, want)
+				}
+			})
+		}
+		wg.Wait()
+		if err := below("b1", "nothing", row("x")); !db.Taken(err) {
+			t.Errorf("a name that is taken: %v", err)
+		}
+		// A step that has changed something is undone with the others.
+		if err := d.Append(ctx, db.Append{Tenant: "acme", Steps: []db.Step{
+			{Text: "update note set epoch = epoch + 1 where tenant_id = $1 and id = $2", Args: []any{"live"}},
+			{Text: "insert into note (tenant_id, id) values ($1, nullif($2, 'x'))", Args: []any{"x"}},
+		}}); !errors.Is(err, db.ErrStale) {
+			t.Errorf("a step after another: %v, want ErrStale", err)
+		}
+		if err := below("last", "nothing"); err != nil {
+			t.Errorf("upon what was to be changed: %v", err)
+		}
+		if n := count(t, d); n != 2+48*2+1 {
+			t.Errorf("%d notes, want %d", n, 2+48*2+1)
+		}
+	})
+}
+
 // Several steps are taken together or not at all, also beside neighbours that are
 // written by the same commit: 64 take both of two things of which there are 10 and
 // 7, and 7 can.

@@ -169,7 +169,7 @@ func (t *Tokens) authorize(ctx context.Context, a Authorization, kind string, ke
 	}
 	identity, reach := a.Reach.split(t.Issuer.Of(a.Person.Tenant))
 	g := Grant{
-		ID: estover.NewID("gnt"), Kind: kind, Client: a.Client.ID, Subject: person, Actors: []estover.Subject{client},
+		ID: estover.NewOrderedID("gnt"), Kind: kind, Client: a.Client.ID, Subject: person, Actors: []estover.Subject{client},
 		Scopes: reach.scopes(), Resources: reach.Resources(), Details: a.Details, Identity: identity, Epoch: 1, Auth: a.Auth,
 	}
 	g.Root, g.Reach = g.ID, reach

@@ -653,7 +653,7 @@ func (t *Tokens) grantFor(ctx context.Context, r Request, now time.Time) (*Grant
 		}
 	}
 	g := &Grant{
-		ID: estover.NewID("gnt"), Kind: r.Proof.GrantType, Session: r.Session.ID, Client: r.Client.ID, Subject: r.Proof.Subject,
+		ID: estover.NewOrderedID("gnt"), Kind: r.Proof.GrantType, Session: r.Session.ID, Client: r.Client.ID, Subject: r.Proof.Subject,
 		Actors: r.Proof.Actors, Scopes: r.Proof.Scopes, Resources: r.Proof.Resources, Details: r.Proof.Details, Confirm: r.Confirm,
 		Epoch: 1, Expires: r.bound(), Auth: r.Proof.Auth,
 	}

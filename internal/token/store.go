@@ -89,9 +89,10 @@ const grantText = `insert into oauth_grant (tenant_id, id, kind, parent_id, pare
 const insertText = grantText + `values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20) on conflict do nothing`
 
 // handOnText inserts a grant below another, unless the token that is handed on
-// was revoked.
-const handOnText = grantText + `select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20
-	where not exists (select 1 from denied_token where tenant_id = $1 and grant_id = $4 and jti = $5)`
+// was revoked: then it has no name, as every grant must ([db.Step]).
+const handOnText = grantText + `values ($1,
+	case when exists (select 1 from denied_token where tenant_id = $1 and grant_id = $4 and jti = $5) then null else $2 end,
+	$3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)`
 
 // columns are the values of a grant, from the second on.
 func (g *Grant) columns(now time.Time) ([]any, error) {

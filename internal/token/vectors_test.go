@@ -15,7 +15,7 @@ import (
 	"estover.dev/internal/jose"
 )
 
-// RFC 8693, section 4.1 and appendix A.2: who acts, and who may, is read as the
+// RFC 8693, sections 4.1 to 4.4 and appendix A: who acts, and who may, is read as the
 // figures show it, the current actor first; and who acts is written so. Subjects of
 // ours have other names, so the figures have what else a token of ours has.
 func TestVectorsOfActors(t *testing.T) {
@@ -45,6 +45,22 @@ func TestVectorsOfActors(t *testing.T) {
 			"section 4.1, a chain", `{"aud":"https://service26.example.com","iss":"https://issuer.example.com","exp":1443904100,"nbf":1443904000,"sub":"user@example.com","act":{"sub":"https://service16.example.com","act":{"sub":"https://service77.example.com"}}}`,
 			[]estover.Subject{"https://service16.example.com", "https://service77.example.com"},
 			nil,
+		},
+		{
+			"section 4.2, a scope", `{"aud":"https://consumer.example.com","iss":"https://issuer.example.com","exp":1443904177,"nbf":1443904077,"sub":"dgaf4mvfs75Fci_FL3heQA","scope":"email profile phone address"}`,
+			nil, nil,
+		},
+		{
+			"section 4.3, a client", `{"aud":"https://consumer.example.com","iss":"https://issuer.example.com","exp":1443904177,"sub":"user@example.com","client_id":"s6BhdRkqt3"}`,
+			nil, nil,
+		},
+		{
+			"section 4.4, who may act", `{"aud":"https://consumer.example.com","iss":"https://issuer.example.com","exp":1443904177,"nbf":1443904077,"sub":"user@example.com","may_act":{"sub":"admin@example.com"}}`,
+			nil, &Party{Subject: "admin@example.com"},
+		},
+		{
+			"appendix A.1.2, nobody else", `{"aud":"urn:example:cooperation-context","iss":"https://as.example.com","exp":1441913610,"sub":"bdc@example.net","scope":"orders profile history"}`,
+			nil, nil,
 		},
 		{
 			"appendix A.2.1, who may act", `{"aud":"https://as.example.com","iss":"https://original-issuer.example.net","exp":1441910060,"scope":"status feed","sub":"user@example.net","may_act":{"sub":"admin@example.net"}}`,
@@ -88,7 +104,8 @@ func TestVectorsOfActors(t *testing.T) {
 			if err := json.Unmarshal(got.claims(issuer), &written); err != nil {
 				t.Fatal(err)
 			}
-			for _, name := range []string{"iss", "sub", "aud", "exp", "scope", "act"} {
+			figure["client_id"] = claims["client_id"]
+			for _, name := range []string{"iss", "sub", "aud", "exp", "scope", "act", "client_id"} {
 				if fmt.Sprint(written[name]) != fmt.Sprint(figure[name]) {
 					t.Errorf("the claim %s is written as %v, want %v", name, written[name], figure[name])
 				}
