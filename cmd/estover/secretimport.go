@@ -18,11 +18,11 @@ func secretImport(s *settings) *cobra.Command {
 	var options []string
 	var authorities, class, risk, owner string
 	c := &cobra.Command{
-		Use: "import KIND ADDRESS", Short: "Copy secrets from another vault",
+		Use: "import [KIND ADDRESS]", Short: "Copy secrets from another vault",
 		Long: `Import copies the current versions of secrets from another vault: those whose
 paths begin with --from, to paths that begin with --to instead. It logs in there
 with a secret of yours (--login), which has to allow the other vault as a
-destination.
+destination; or as the store of yours does that you name (--store).
 
 Run it again when you like. What is here as it is there is not read again, what
 has changed there is copied again, and what was changed here is left alone and
@@ -38,10 +38,14 @@ named. KIND is one of:
 What was in another vault may have been read there: rotate what matters.`,
 		Example: `  estover secret create vault/token --destination vault.example.com:8200
   estover secret put vault/token < token.txt
-  estover secret import vault https://vault.example.com:8200 --login vault/token --option mount=team/kv --from crm/ --to crm/ --dry-run`,
+  estover secret import vault https://vault.example.com:8200 --login vault/token --option mount=team/kv --from crm/ --to crm/ --dry-run
+  estover secret import --store team --from crm/ --to crm/`,
 		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) != 2 {
-				return usageError{fmt.Errorf("%s needs the kind of the other vault and its address", cmd.CommandPath())}
+			if o.Store != "" && len(args) > 0 {
+				return usageError{fmt.Errorf("%s takes the name of a store, or the kind of the other vault and its address", cmd.CommandPath())}
+			}
+			if o.Store == "" && len(args) != 2 {
+				return usageError{fmt.Errorf("%s needs the kind of the other vault and its address, or --store", cmd.CommandPath())}
 			}
 			return nil
 		},
@@ -50,7 +54,10 @@ What was in another vault may have been read there: rotate what matters.`,
 			if err != nil {
 				return err
 			}
-			o.Kind, o.Address, o.Class, o.Risk, o.Owner = args[0], args[1], estover.Class(class), secret.Risk(risk), estover.Subject(owner)
+			if o.Store == "" {
+				o.Kind, o.Address = args[0], args[1]
+			}
+			o.Class, o.Risk, o.Owner = estover.Class(class), secret.Risk(risk), estover.Subject(owner)
 			for _, option := range options {
 				name, value, ok := strings.Cut(option, "=")
 				if !ok || name == "" {
@@ -96,6 +103,7 @@ What was in another vault may have been read there: rotate what matters.`,
 		},
 	}
 	f := c.Flags()
+	f.StringVar(&o.Store, "store", "", "the name of a store that is registered, in the place of KIND, ADDRESS, --login and --option")
 	f.StringVar(&o.Login, "login", "", "the path of the secret that logs in there")
 	f.StringVar(&o.From, "from", "", "what the paths there begin with")
 	f.StringVar(&o.To, "to", "", "what the paths here begin with instead")
@@ -106,5 +114,6 @@ What was in another vault may have been read there: rotate what matters.`,
 	f.StringVar(&class, "class", "", "the class of data that they open (confidential)")
 	f.StringVar(&risk, "risk", "", "their risk: low, standard or high (standard)")
 	f.StringVar(&owner, "owner", "", "who answers for them (you)")
+	_ = c.RegisterFlagCompletionFunc("store", completeStores(s))
 	return c
 }

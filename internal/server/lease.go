@@ -45,7 +45,9 @@ func kinds() []engine.Kind {
 
 // imports are the other vaults that secrets are copied from.
 func (s *Server) imports() *upstream.Imports {
-	return upstream.NewImports(s.guard, s.facts.secrets, s.dialTarget, storeKinds()...)
+	i := upstream.NewImports(s.guard, s.facts.secrets, s.dialTarget, storeKinds()...)
+	i.Stores = s.stores
+	return i
 }
 
 // storeKinds are the kinds of other vaults. This is the one place where another kind

@@ -161,6 +161,43 @@ func TestFederated(t *testing.T) {
 		if err := h.x.Fresh(t.Context(), "acme", s, nil); err != nil || asks != 2 {
 			t.Errorf("after a refusal: %v, %d exchanges, want another one", err, asks)
 		}
+		// An import logs in as the store does.
+		imports := upstream.NewImports(h.guard, h.secrets, nil, kind)
+		order := upstream.Order{Store: "cloud", From: "crm/", To: "imported/", Destinations: []string{crmHost}}
+		if _, err := imports.Run(t.Context(), ann, order); !errors.Is(err, upstream.ErrNoStore) {
+			t.Errorf("where no stores are known: %v, want ErrNoStore", err)
+		}
+		imports.Stores = h.x
+		if r, err := imports.Run(t.Context(), ann, order); err != nil || len(r.Items) != 1 || r.Items[0].Outcome != upstream.Imported || asks != 2 {
+			t.Errorf("importing: %+v, %v, after %d exchanges", r, err, asks)
+		}
+		if v, err := h.use(h.secrets, "imported/key"); err != nil || v != "first" {
+			t.Errorf("what was imported: %q, %v", v, err)
+		}
+		both, beyond := order, order
+		both.Kind, beyond.From = "memory", "../"
+		for what, c := range map[string]struct {
+			caller estover.Caller
+			order  upstream.Order
+			want   error
+		}{
+			"somebody else's store": {bea, order, upstream.ErrNotOwner}, "another tenant's": {eve, order, upstream.ErrNoStore},
+			"a store and a kind": {ann, both, upstream.ErrImport}, "a path that is none": {ann, beyond, upstream.ErrImport},
+			"an assertion for what is not registered": {ann, upstream.Order{Kind: "memory", Address: spec.Address, Options: spec.Options}, upstream.ErrImport},
+		} {
+			if _, err := imports.Run(t.Context(), c.caller, c.order); !errors.Is(err, c.want) {
+				t.Errorf("importing from %s: %v, want %v", what, err, c.want)
+			}
+		}
+		h.there.set(true)
+		var told *estover.Error
+		if _, err := imports.Run(t.Context(), ann, order); !errors.As(err, &told) || !errors.Is(err, upstream.ErrStore) || !strings.Contains(told.Detail, "nobody is there") {
+			t.Errorf("importing from a store that is down: %v, want ErrStore with the reason", err)
+		}
+		h.there.set(false)
+		if r, err := imports.Run(t.Context(), ann, order); err != nil || len(r.Items) != 1 || r.Items[0].Outcome != upstream.Unchanged || asks != 3 {
+			t.Errorf("importing again: %+v, %v, after %d exchanges, want one more", r, err, asks)
+		}
 		spec.Options = map[string]string{"audience": "others"}
 		if _, err := h.x.Put(t.Context(), ann, spec); err != nil {
 			t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"unicode"
 
 	"estover.dev"
+	"estover.dev/internal/db"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/secret"
 	"estover.dev/internal/secret/engine"
@@ -24,8 +25,9 @@ var ErrStore = &estover.Error{Kind: estover.Unavailable, Code: "store_unavailabl
 
 // An Order says what to import, and as what.
 type Order struct {
-	Kind        string            `json:"kind" minLength:"1" maxLength:"50" doc:"The kind of the other vault"`
-	Address     string            `json:"address" minLength:"1" maxLength:"500" doc:"Where it is, as its kind says"`
+	Store       string            `json:"store,omitempty" maxLength:"63" doc:"The name of a store that is registered, whose owner imports from it or an administrator; or else kind and address"`
+	Kind        string            `json:"kind,omitempty" maxLength:"50" doc:"The kind of the other vault"`
+	Address     string            `json:"address,omitempty" maxLength:"500" doc:"Where it is, as its kind says"`
 	Options     map[string]string `json:"options,omitempty" doc:"Options of the kind"`
 	Authorities string            `json:"authorities,omitempty" maxLength:"65536" doc:"Certificates in PEM that it is known by, instead of the system's"`
 	Login       string            `json:"login,omitempty" maxLength:"500" doc:"The path of our secret that logs in there: its fields username and password; its owner allows the other vault as a destination"`
@@ -81,6 +83,9 @@ const (
 
 // Imports copy secrets from other vaults.
 type Imports struct {
+	// Stores are those that an order may name, and so have their log-ins; nil for none.
+	Stores *Stores
+
 	guard   *guard.Guard
 	secrets *secret.Secrets
 	kinds   []Kind
@@ -101,20 +106,24 @@ func (i *Imports) Kinds() []Kind { return i.kinds }
 // again, what has changed there is copied again, and what was changed here is
 // never overwritten.
 func (i *Imports) Run(ctx context.Context, c estover.Caller, o Order) (Report, error) {
-	k, host, invalid := i.check(o)
-	op := guard.Op{Action: "secret.import", Target: "store:" + o.Kind + ":" + host, Detail: map[string]any{
+	at, k, host, invalid := i.check(ctx, c, o)
+	named := storeTarget(o.Store)
+	if o.Store == "" {
+		named = "store:" + o.Kind + ":" + host
+	}
+	op := guard.Op{Action: "secret.import", Target: named, Detail: map[string]any{
 		"address": o.Address, "login": o.Login, "from": o.From, "to": o.To, "after": o.After, "dry_run": o.DryRun,
 	}}
 	if err := i.guard.Do(ctx, c, op, func(*guard.Tx) error { return invalid }); err != nil {
 		return Report{}, err
 	}
-	s, err := i.open(ctx, c, k, host, o)
+	s, err := i.open(ctx, c, at, k, host, o)
 	if err != nil {
 		return Report{}, err
 	}
 	paths, err := s.List(ctx, o.From)
 	if err != nil {
-		return Report{}, failure(err)
+		return Report{}, i.failure(c.Tenant, at, err)
 	}
 	report := Report{Items: []Item{}}
 	for _, path := range paths {
@@ -128,7 +137,7 @@ func (i *Imports) Run(ctx context.Context, c estover.Caller, o Order) (Report, e
 		item := Item{From: path, To: o.To + strings.TrimPrefix(path, o.From)}
 		if err := i.copy(ctx, c, s, o, k.Name+":"+host, &item); err != nil {
 			if errors.Is(err, engine.ErrUnreachable) || ctx.Err() != nil {
-				return report, failure(err)
+				return report, i.failure(c.Tenant, at, err)
 			}
 			item.Outcome, item.Reason = Failed, say(err)
 		}
@@ -137,19 +146,34 @@ func (i *Imports) Run(ctx context.Context, c estover.Caller, o Order) (Report, e
 	return report, nil
 }
 
-// check looks whether an order can be.
-func (i *Imports) check(o Order) (k Kind, host string, err error) {
-	k, host, err = place(i.kinds, o.Kind, o.Address, o.Options, ErrImport)
-	if err != nil {
-		return k, host, err
+// check looks whether an order can be, and finds the store that it names.
+func (i *Imports) check(ctx context.Context, c estover.Caller, o Order) (at NamedStore, k Kind, host string, err error) {
+	switch {
+	case o.Store == "":
+		k, host, err = place(i.kinds, o.Kind, o.Address, o.Options, ErrImport)
+		if err == nil && o.Options[Audience] != "" {
+			err = ErrImport.With("An import from what is not registered logs in with a secret. Register it as a store, and import from that: estover secret store add, estover secret import --store.").At("options." + Audience)
+		}
+	case o.Kind != "" || o.Address != "" || len(o.Options) > 0 || o.Authorities != "" || o.Login != "":
+		err = ErrImport.With("Name a store, or say what and where it is; not both.").At("store")
+	case i.Stores == nil:
+		err = ErrNoStore
+	default:
+		err = i.guard.DB().View(ctx, c.Tenant, func(tx *db.Tx) error {
+			at, err = findNamed(ctx, tx, o.Store)
+			return err
+		})
+		if err == nil && !mayManage(c, at.Owner) {
+			err = ErrNotOwner.With("Only the owner of the store %s or an administrator imports from it.", o.Store)
+		}
+		if err == nil {
+			k, host, err = place(i.kinds, at.Kind, at.Address, at.Options, ErrImport)
+		}
 	}
-	if o.Options[Audience] != "" {
-		return k, host, ErrImport.With("An import logs in with a secret. What logs in with an assertion is a store that secrets are read through.").At("options." + Audience)
+	if err == nil && o.From != "" && CheckPath(strings.TrimSuffix(o.From, "/")) != nil {
+		err = ErrImport.With("%q cannot be the beginning of a path.", o.From).At("from")
 	}
-	if o.From != "" && CheckPath(strings.TrimSuffix(o.From, "/")) != nil {
-		return k, host, ErrImport.With("%q cannot be the beginning of a path.", o.From).At("from")
-	}
-	return k, host, nil
+	return at, k, host, err
 }
 
 // place looks whether a store of a kind can be at an address.
@@ -178,8 +202,18 @@ func place(kinds []Kind, kind, address string, options map[string]string, bad *e
 	return k, host, nil
 }
 
-// open logs in with our own secret, where its owner allows that.
-func (i *Imports) open(ctx context.Context, c estover.Caller, k Kind, host string, o Order) (Store, error) {
+// open logs in as the store does that is named, or with our own secret, where its owner
+// allows that.
+func (i *Imports) open(ctx context.Context, c estover.Caller, at NamedStore, k Kind, host string, o Order) (Store, error) {
+	if at.ID != "" {
+		limited, cancel := context.WithTimeout(ctx, callTime)
+		defer cancel()
+		s, _, err := i.Stores.open(limited, c.Tenant, at.ID)
+		if err != nil {
+			return nil, i.failure(c.Tenant, at, err)
+		}
+		return s, nil
+	}
 	config := engine.Config{Address: o.Address, Options: o.Options, Authorities: []byte(o.Authorities)}
 	var err error
 	if config.Admin, _, err = login(ctx, i.secrets, estover.Caller{Tenant: c.Tenant, Subject: estover.System("import")}, o.Login, host); err != nil {
@@ -294,10 +328,16 @@ func (i *Imports) copy(ctx context.Context, c estover.Caller, s Store, o Order, 
 }
 
 // failure is what a caller is told of a store that fails.
-func failure(err error) error {
+func (i *Imports) failure(tenant estover.TenantID, at NamedStore, err error) error {
+	if at.ID != "" {
+		i.Stores.shut(storeKey{tenant, at.ID})
+	}
 	var known *estover.Error
-	if errors.As(err, &known) {
+	switch {
+	case errors.As(err, &known):
 		return err
+	case at.ID != "":
+		return ErrStore.With("The store %s does not answer as it should: %s", at.Name, say(err)).Because(err)
 	}
 	return ErrStore.Because(err)
 }
