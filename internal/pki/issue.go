@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"net"
@@ -14,6 +15,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"estover.dev"
 	"estover.dev/internal/db"
@@ -29,6 +32,7 @@ type Wish struct {
 	CommonName string
 	Alternative
 	SubjectSerial   string
+	UserIDs         []string      // of the subject
 	TTL             time.Duration // the role's if zero
 	NotAfter        time.Time     // instead of a life
 	NoCommonNameSAN bool          // the common name is not put among the alternative names
@@ -138,7 +142,7 @@ func (p *PKI) SignAsIs(ctx context.Context, c estover.Caller, w Wish, csr *x509.
 		role = &Role{ID: r.ID, Kind: X509, Mount: w.Mount, Name: w.Role, epoch: r.epoch, Spec: Spec{Authority: r.Authority, TTL: r.TTL, MaxTTL: r.MaxTTL, X509: &copied}}
 	}
 	s := role.X509
-	s.AnyName, s.AnyHostname, s.IPs, s.Wildcards, s.URIs, s.KeyType, s.KeyBits, s.NoCommonName, s.SubjectSerials = true, true, true, true, []string{"*"}, "any", 0, true, []string{"*"}
+	s.AnyName, s.AnyHostname, s.IPs, s.Wildcards, s.URIs, s.KeyType, s.KeyBits, s.NoCommonName, s.SubjectSerials, s.UserIDs = true, true, true, true, []string{"*"}, "any", 0, true, []string{"*"}, []string{"*"}
 	return p.by(ctx, c, "pki.sign_as_is", w, role, csr, true)
 }
 
@@ -170,6 +174,9 @@ func (p *PKI) by(ctx context.Context, c estover.Caller, action string, w Wish, r
 	}
 	if role.Mount != "" {
 		op.Detail["mount"] = role.Mount
+	}
+	if len(w.UserIDs) > 0 {
+		op.Detail["user_ids"] = w.UserIDs
 	}
 	// A grant that is bound to a name covers that name and no other beside it.
 	w.parameters = map[string]string{"common_name": strings.Join(w.names(role.X509, csr), ",")}
@@ -204,6 +211,7 @@ func (p *PKI) by(ctx context.Context, c estover.Caller, action string, w Wish, r
 		if err != nil {
 			return nil, nil, err
 		}
+		t.SignatureAlgorithm = role.X509.signature(issuer.certificate)
 		limited, err := p.end(ctx, c, role, &w, issuer, session, t)
 		if err != nil {
 			return nil, nil, err
@@ -250,7 +258,7 @@ func (w *Wish) names(s *X509Spec, csr *x509.CertificateRequest) []string {
 		others = all.all()
 	}
 	list := []string{w.CommonName}
-	for _, name := range others {
+	for _, name := range slices.Concat(others, w.UserIDs) {
 		if !slices.Contains(list, name) {
 			list = append(list, name)
 		}
@@ -450,8 +458,26 @@ func (p *PKI) leaf(c estover.Caller, role *Role, w *Wish, csr *x509.CertificateR
 	if w.SubjectSerial != "" && !s.allowsSubject(w.SubjectSerial) {
 		return nil, ErrNotAllowed.With("The role %s does not allow the serial number %s in a subject.", role.Name, printable(w.SubjectSerial)).At("serial_number")
 	}
+	if len(w.UserIDs) > maxUserIDs {
+		return nil, ErrInvalid.With("A subject has at most %d user ids.", maxUserIDs).At("user_ids")
+	}
+	for _, id := range w.UserIDs {
+		switch {
+		case id == "" || len(id) > 256 || !utf8.ValidString(id) || strings.ContainsFunc(id, unicode.IsControl):
+			return nil, ErrInvalid.With("A user id is text of at most 256 bytes.").At("user_ids")
+		case !matchesOne(s.UserIDs, id):
+			return nil, ErrNotAllowed.With("The role %s does not allow the user id %s.", role.Name, printable(id)).At("user_ids")
+		}
+		t.Subject.ExtraNames = append(t.Subject.ExtraNames, pkix.AttributeTypeAndValue{Type: userID, Value: id})
+	}
 	return t, nil
 }
+
+// userID is the attribute UID of a name (RFC 4519, section 2.39), of which a subject has
+// so many at most.
+var userID = asn1.ObjectIdentifier{0, 9, 2342, 19200300, 100, 1, 1}
+
+const maxUserIDs = 20
 
 // end decides when a certificate ends: at the earliest of what it rests on. It
 // says which of them that is.

@@ -19,6 +19,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -339,6 +340,63 @@ func TestKeys(t *testing.T) {
 	h.role("ec", pki.Spec{})
 	if _, err := h.Sign(t.Context(), ann, pki.Wish{Role: "ec"}, csr(t, rsaKey, "x.agents.example")); !errors.Is(err, pki.ErrNotAllowed) {
 		t.Errorf("RSA where the role wants ec: %v, want ErrNotAllowed", err)
+	}
+}
+
+// What a subject is called beside, and how an authority with an RSA key signs, is what
+// the role says.
+func TestUserIDsAndSignatures(t *testing.T) {
+	h := build(t, dbtest.Open(t), guardtest.AllowAll)
+	for name, algorithm := range map[string]pki.Algorithm{"rsa": pki.RSA2048, "ec": pki.P384} {
+		if _, _, err := h.Generate(t.Context(), ann, pki.Plan{Name: name, Algorithm: algorithm}, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		authority string
+		pss       bool
+		bits      int
+		want      x509.SignatureAlgorithm
+	}{
+		{"rsa", false, 0, x509.SHA256WithRSA},
+		{"rsa", false, 512, x509.SHA512WithRSA},
+		{"rsa", true, 0, x509.SHA256WithRSAPSS},
+		{"rsa", true, 384, x509.SHA384WithRSAPSS},
+		{"ec", true, 512, x509.ECDSAWithSHA384},
+	} {
+		h.role("r", pki.Spec{Authority: c.authority, X509: &pki.X509Spec{AnyName: true, PSS: c.pss, SignatureBits: c.bits, UserIDs: []string{"ada", "ops-*"}}})
+		made, err := h.Issue(t.Context(), ann, pki.Wish{Role: "r", CommonName: "x.example", UserIDs: []string{"ada", "ops-1"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		one := parse(t, made.PEM)
+		if one.SignatureAlgorithm != c.want {
+			t.Errorf("by %+v it is signed with %s, want %s", c, one.SignatureAlgorithm, c.want)
+		}
+		var ids []string
+		for _, n := range one.Subject.Names {
+			if n.Type.String() == "0.9.2342.19200300.100.1.1" {
+				ids = append(ids, fmt.Sprint(n.Value))
+			}
+		}
+		if !slices.Equal(ids, []string{"ada", "ops-1"}) {
+			t.Errorf("its subject has the user ids %q", ids)
+		}
+		issuer, err := h.Issuer(t.Context(), "acme", "", pki.X509, c.authority)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if out, err := openssl(t, write(t, map[string]string{"ca.pem": issuer.PEM, "leaf.pem": made.PEM}), "verify", "-CAfile", "ca.pem", "leaf.pem"); err != nil {
+			t.Errorf("what is signed with %s: %s", c.want, out)
+		}
+	}
+	for what, ids := range map[string][]string{"another": {"eve"}, "one beside": {"ada", "eve"}, "an empty one": {""}, "a long one": {"ops-" + strings.Repeat("x", 300)}, "a control character": {"ops-\x00"}} {
+		if c, err := h.Issue(t.Context(), ann, pki.Wish{Role: "r", CommonName: "x.example", UserIDs: ids}); err == nil {
+			t.Errorf("with %s as user id: %s", what, c.Serial)
+		}
+	}
+	if _, err := h.PutRole(t.Context(), ann, "", pki.X509, "r", pki.Spec{X509: &pki.X509Spec{AnyName: true, SignatureBits: 1}}); !errors.Is(err, pki.ErrInvalid) {
+		t.Errorf("a signature over one bit: %v, want ErrInvalid", err)
 	}
 }
 

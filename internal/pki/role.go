@@ -75,6 +75,7 @@ type X509Spec struct {
 	IPs              bool     `json:"ips,omitempty"`
 	URIs             []string `json:"uris,omitempty"`               // globs
 	SubjectSerials   []string `json:"subject_serials,omitempty"`    // globs of the subject's serialNumber
+	UserIDs          []string `json:"user_ids,omitempty"`           // globs of the subject's user ids (UID, RFC 4519)
 	Server           bool     `json:"server,omitempty"`             // for TLS servers
 	Client           bool     `json:"client,omitempty"`             // for TLS clients
 	CodeSigning      bool     `json:"code_signing,omitempty"`       //
@@ -101,6 +102,24 @@ type X509Spec struct {
 	NotBefore int64  `json:"not_before,omitempty"` // seconds before now; 30 if zero
 	NotAfter  string `json:"not_after,omitempty"`  // an instant instead of a life
 	NotCA     bool   `json:"basic_constraints,omitempty"`
+
+	// PSS has authorities with RSA keys sign by RSASSA-PSS, and SignatureBits says with
+	// which SHA-2: 256, 384 or 512 bits; 256 if zero. Other keys have one of their own.
+	PSS           bool `json:"pss,omitempty"`
+	SignatureBits int  `json:"signature_bits,omitempty"`
+}
+
+// signature is how an authority signs by the role; zero for the usual way of its key.
+func (s *X509Spec) signature(authority *x509.Certificate) x509.SignatureAlgorithm {
+	if authority.PublicKeyAlgorithm != x509.RSA {
+		return x509.UnknownSignatureAlgorithm
+	}
+	plain := map[int]x509.SignatureAlgorithm{256: x509.SHA256WithRSA, 384: x509.SHA384WithRSA, 512: x509.SHA512WithRSA}
+	pss := map[int]x509.SignatureAlgorithm{256: x509.SHA256WithRSAPSS, 384: x509.SHA384WithRSAPSS, 512: x509.SHA512WithRSAPSS}
+	if s.PSS {
+		plain = pss
+	}
+	return plain[cmp.Or(s.SignatureBits, 256)]
 }
 
 // The lives of certificates where a role says nothing.
@@ -237,6 +256,8 @@ func (s *X509Spec) check() error {
 		return ErrInvalid.With("A key of the type %s has no %d bits.", s.KeyType, s.KeyBits).At("key_bits")
 	case len(s.Domains) > 1000 || len(s.URIs) > 1000:
 		return ErrInvalid.With("A role has at most 1000 domains and URIs.").At("domains")
+	case !slices.Contains([]int{0, 256, 384, 512}, s.SignatureBits):
+		return ErrInvalid.With("A signature is over 256, 384 or 512 bits, not %d.", s.SignatureBits).At("signature_bits")
 	}
 	if _, err := keyUsages(s.KeyUsage); err != nil {
 		return err
@@ -491,9 +512,11 @@ func glob(pattern, text string) bool {
 }
 
 // allowsSubject reports whether a subject's serialNumber is one that the role names.
-func (s *X509Spec) allowsSubject(number string) bool {
-	return slices.ContainsFunc(s.SubjectSerials, func(pattern string) bool {
-		ok, err := path.Match(pattern, number)
+func (s *X509Spec) allowsSubject(number string) bool { return matchesOne(s.SubjectSerials, number) }
+
+func matchesOne(patterns []string, text string) bool {
+	return slices.ContainsFunc(patterns, func(pattern string) bool {
+		ok, err := path.Match(pattern, text)
 		return err == nil && ok
 	})
 }

@@ -317,7 +317,7 @@ func (d *Door) putPKIRole(ctx context.Context, q *Request) (*Answer, error) {
 		SubjectSerials: r.Serials, Server: r.Server, Client: r.Client, CodeSigning: r.CodeSigning, Email: r.Email, KeyType: r.KeyType, KeyBits: bits, KeyUsage: r.KeyUsage, ExtKeyUsage: r.ExtKeyUsage, ExtKeyUsageOIDs: r.ExtOIDs,
 		Policies: r.Policies, NoCommonName: !r.RequireCN, IgnoreCommonName: !r.CSRCommonName, IgnoreNames: !r.CSRSANs, UncheckedName: slices.Equal(r.CNChecks, []string{"disabled"}),
 		Organization: r.Organization, OrganizationalUnit: r.OU, Country: r.Country, Locality: r.Locality, Province: r.Province, StreetAddress: r.Street, PostalCode: r.PostalCode,
-		NotBefore: int64(r.NotBefore), NotAfter: r.NotAfter, NotCA: r.NotCA,
+		NotBefore: int64(r.NotBefore), NotAfter: r.NotAfter, NotCA: r.NotCA, UserIDs: r.UserIDs, PSS: r.PSS, SignatureBits: int(r.SignatureBits),
 	}
 	out, err := d.PKI.PutRole(ctx, q.Caller, q.Mount.ID, pki.X509, q.Param("name"), pki.Spec{
 		Authority: r.IssuerRef, TTL: int64(r.TTL), MaxTTL: int64(r.MaxTTL), X509: &spec, Beside: beside, Resource: r.Resource, Action: r.Action,
@@ -365,6 +365,7 @@ type certificateAsk struct {
 	URIs        []string      `json:"uri_sans"`
 	Others      []string      `json:"other_sans"`
 	Serial      string        `json:"serial_number"`
+	UserIDs     []string      `json:"user_ids"`
 	TTL         time.Duration `json:"ttl"`
 	NotAfter    string        `json:"not_after"`
 	Format      string        `json:"format"`
@@ -396,7 +397,7 @@ func (a *certificateAsk) wish(q *Request) (w pki.Wish, err error) {
 	}
 	usual, most := q.Mount.TTL()
 	w = pki.Wish{
-		Mount: q.Mount.ID, Role: q.Param("role"), Authority: q.Param("ref"), CommonName: a.CommonName, SubjectSerial: a.Serial, TTL: a.TTL, NoCommonNameSAN: a.NoCN,
+		Mount: q.Mount.ID, Role: q.Param("role"), Authority: q.Param("ref"), CommonName: a.CommonName, SubjectSerial: a.Serial, UserIDs: a.UserIDs, TTL: a.TTL, NoCommonNameSAN: a.NoCN,
 		Usual: time.Duration(usual) * time.Second, Longest: time.Duration(most) * time.Second,
 	}
 	w.DNS, w.Emails = subjectNames(a.AltNames)
