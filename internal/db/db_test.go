@@ -525,6 +525,64 @@ func TestMigrateTogether(t *testing.T) {
 	})
 }
 
+// What was presented once stays so when its table becomes another (migration 0056):
+// it is still there, may not be there twice, and is found when it is due.
+func TestMigratedUsedNames(t *testing.T) {
+	dbtest.EachURL(t, func(t *testing.T, url string) {
+		ctx := t.Context()
+		d, err := db.Open(ctx, url, db.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		bytes, clustered := "blob", " without rowid"
+		if d.Engine() == db.Postgres {
+			bytes, clustered = "bytea", ""
+		}
+		used := func(tx *db.Tx, name string) error {
+			_, err := tx.Exec(ctx, "insert into used_jti (tenant_id, hash, expires_at) values ($1, $2, $3)", tx.Tenant(), []byte(name), int64(len(name)))
+			return err
+		}
+		err = d.Do(ctx, "acme", func(tx *db.Tx) error {
+			for _, s := range []string{
+				"drop table used_jti",
+				"create table used_jti (tenant_id text not null, hash " + bytes + " not null, expires_at bigint not null, primary key (tenant_id, hash))" + clustered,
+				"create index used_jti_due on used_jti (expires_at)",
+				"drop index refresh_token_due",
+				"create index refresh_token_due on refresh_token (expires_at)",
+				"create unique index refresh_token_grant on refresh_token (tenant_id, grant_id, generation)",
+				"delete from schema_migration where name = '0056_neighbours'",
+			} {
+				if _, err := tx.Exec(ctx, s); err != nil {
+					return fmt.Errorf("%s: %w", s, err)
+				}
+			}
+			return errors.Join(used(tx, "short"), used(tx, "much longer"))
+		})
+		if err = errors.Join(err, d.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if d, err = db.Open(ctx, url, db.Options{}); err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		for _, name := range []string{"short", "much longer"} {
+			if err := d.Do(ctx, "acme", func(tx *db.Tx) error { return used(tx, name) }); !db.Taken(err) {
+				t.Errorf("presenting %q again: %v, want that it is taken", name, err)
+			}
+		}
+		err = d.Do(ctx, "acme", func(tx *db.Tx) error {
+			n, err := tx.Exec(ctx, "delete from used_jti where expires_at < $1", int64(len("much longer")))
+			if n != 1 {
+				t.Errorf("%d names were due, want 1", n)
+			}
+			return errors.Join(err, used(tx, "short"))
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestOpenRefuses(t *testing.T) {
 	for _, url := range []string{"", "sqlite:", "mysql://u:hunter2@h/d"} {
 		_, err := db.Open(t.Context(), url, db.Options{})
