@@ -140,6 +140,7 @@ func (c *Containment) encode(e *encoder) {
 	e.mustDigest("reason", c.Reason)
 	e.steps(c.Steps)
 	e.int("zeroMicros", c.Zero)
+	e.texts("lingers", c.Lingers)
 }
 
 func (m *Emergency) encode(e *encoder) {
@@ -151,6 +152,7 @@ func (m *Emergency) encode(e *encoder) {
 	e.mustDigest("reason", m.Reason)
 	e.steps(m.Steps)
 	e.int("pending", m.Pending)
+	e.texts("lingers", m.Lingers)
 }
 
 func (e *encoder) steps(list []ContainmentStep) {

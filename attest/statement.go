@@ -212,6 +212,9 @@ type Containment struct {
 	Reason Digest            `json:"reason"` // commitment to why
 	Steps  []ContainmentStep `json:"steps"`
 	Zero   int64             `json:"zeroMicros"` // from Time until nothing of the target could act any more
+	// Lingers is what may go on elsewhere, since the other side cannot end it or looks
+	// when it likes: a sentence for each.
+	Lingers []string `json:"lingers,omitzero"`
 }
 
 // A ContainmentStep is one thing that was done.
@@ -237,12 +240,13 @@ func NewContainment(c Containment) *Statement {
 type Emergency struct {
 	ID      string            `json:"id"`
 	Tenant  string            `json:"tenant"`
-	Time    time.Time         `json:"time"`    // when it was asked for
-	Target  string            `json:"target"`  // agent:agt_…, resource:res_…, incident:ctn_… or secret:sec_…
-	By      Digest            `json:"by"`      // commitment to who asked for it
-	Reason  Digest            `json:"reason"`  // commitment to why
-	Steps   []ContainmentStep `json:"steps"`   // in the order in which they came to where they are
-	Pending int64             `json:"pending"` // how many of them are not done
+	Time    time.Time         `json:"time"`             // when it was asked for
+	Target  string            `json:"target"`           // agent:agt_…, resource:res_…, incident:ctn_… or secret:sec_…
+	By      Digest            `json:"by"`               // commitment to who asked for it
+	Reason  Digest            `json:"reason"`           // commitment to why
+	Steps   []ContainmentStep `json:"steps"`            // in the order in which they came to where they are
+	Pending int64             `json:"pending"`          // how many of them are not done
+	Lingers []string          `json:"lingers,omitzero"` // as in [Containment]
 }
 
 // Type is [EmergencyType].

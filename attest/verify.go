@@ -598,7 +598,15 @@ func zeroStep(p Predicate) Step {
 	if len(c.Steps) == 0 || c.Zero < last || c.Zero <= 0 {
 		return say(ZeroStep, Fail, "It does not say when nothing of %s could act any more.", c.Target)
 	}
-	return say(ZeroStep, Pass, "Nothing of %s could act %s after it was asked for, at %s, by what the server saw that did it.", c.Target, time.Duration(c.Zero)*time.Microsecond, c.Time.Format(time.RFC3339))
+	return say(ZeroStep, Pass, "Nothing of %s could act %s after it was asked for, at %s, by what the server saw that did it.%s", c.Target, time.Duration(c.Zero)*time.Microsecond, c.Time.Format(time.RFC3339), lingering(c.Lingers))
+}
+
+// lingering is what a statement says may go on elsewhere.
+func lingering(list []string) string {
+	if len(list) == 0 {
+		return ""
+	}
+	return " It says what may go on elsewhere: " + strings.Join(list, " ")
 }
 
 // rotatedStep reads whether all that somebody may have had is of no use any more.
@@ -615,5 +623,5 @@ func rotatedStep(e *Emergency) Step {
 	case open > 0:
 		return say(ZeroStep, Fail, "%d of the %d things to be done about %s are not done.", open, len(e.Steps), e.Target)
 	}
-	return say(ZeroStep, Pass, "All %d things to be done about %s are done; it was asked for at %s.", len(e.Steps), e.Target, e.Time.Format(time.RFC3339))
+	return say(ZeroStep, Pass, "All %d things to be done about %s are done; it was asked for at %s.%s", len(e.Steps), e.Target, e.Time.Format(time.RFC3339), lingering(e.Lingers))
 }

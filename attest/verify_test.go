@@ -533,6 +533,7 @@ func TestVerifyContainment(t *testing.T) {
 		{"everything", func(c *Containment) { c.Target = "everything" }, Pass},
 		{"everything of somebody", func(c *Containment) { c.Target = "everything:acme" }, Fail},
 		{"an agent of no name", func(c *Containment) { c.Target = "agent:" }, Fail},
+		{"what goes on elsewhere", func(c *Containment) { c.Lingers = []string{"LDAP: What is bound stays so."} }, Pass},
 		{"a planet", func(c *Containment) { c.Target = "planet:earth" }, Fail},
 		{"no steps", func(c *Containment) { c.Steps = nil }, Fail},
 		{"a step that failed", func(c *Containment) { c.Steps = []ContainmentStep{{Name: "sessions", State: "failed", Micros: 1}} }, Fail},
@@ -546,6 +547,8 @@ func TestVerifyContainment(t *testing.T) {
 		report := Verify(marshal(t, Receipt{Entry: l.entry(l.contain, b, l.add(b))}), l.trust())
 		if got := report.Step(ZeroStep); got.Result != change.want || report.OK() != (change.want == Pass) {
 			t.Errorf("the certificate of %s: %s %s, want %s", change.what, got.Result, got.Detail, change.want)
+		} else if said := strings.HasSuffix(got.Detail, "elsewhere: LDAP: What is bound stays so."); said != (len(changed.Lingers) > 0) { // Q8
+			t.Errorf("the certificate of %s is read as %q", change.what, got.Detail)
 		}
 	}
 }

@@ -209,6 +209,9 @@ func containedTable(t *table, what string, done incident.Containment) {
 		t.row(micros(step.Micros), step.Name, step.Count, step.What)
 	}
 	t.row()
+	for _, l := range done.Lingers {
+		t.row("Mind: " + l)
+	}
 	t.row(fmt.Sprintf("%s is contained. Time to zero: %s. (%s)", what, micros(done.ZeroMicros), done.ID))
 }
 

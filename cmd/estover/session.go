@@ -140,11 +140,18 @@ func sessionEnd(s *settings) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := c.do(cmd.Context(), http.MethodPost, "/v1/sessions/"+url.PathEscape(args[0])+"/end", map[string]string{"cause": cause}, nil); err != nil {
+			var r struct {
+				Lingers []string `json:"lingers,omitempty"`
+			}
+			if err := c.do(cmd.Context(), http.MethodPost, "/v1/sessions/"+url.PathEscape(args[0])+"/end", map[string]string{"cause": cause}, &r); err != nil {
 				return err
 			}
-			fmt.Fprintln(cmd.OutOrStdout(), "Ended. Its tokens are dead and its connections are cut.")
-			return nil
+			return s.show(cmd.OutOrStdout(), r, func(t *table) {
+				t.row("Ended. Its tokens are dead and its connections are cut.")
+				for _, l := range r.Lingers {
+					t.row("Mind: " + l)
+				}
+			})
 		},
 	}
 	c.Flags().StringVar(&cause, "cause", "", "why, for the record")

@@ -146,12 +146,22 @@ func (s *Server) endSession(ctx context.Context, in *struct {
 		Cause string `json:"cause,omitempty" maxLength:"500" doc:"Why, for the record"`
 	}
 },
-) (*struct{}, error) {
+) (*one[endedSession], error) {
 	cause := in.Body.Cause
 	if cause == "" {
 		cause = "ended by " + string(callerOf(ctx).Subject)
 	}
-	return nil, s.problem(ctx, s.Sessions.End(ctx, callerOf(ctx), in.ID, cause))
+	c, begun := callerOf(ctx), s.guard.DB().Now()
+	if err := s.Sessions.End(ctx, c, in.ID, cause); err != nil {
+		return nil, s.problem(ctx, err)
+	}
+	lingers, err := s.Leases.Lingers(ctx, c.Tenant, in.ID, begun)
+	return &one[endedSession]{endedSession{lingers}}, s.problem(ctx, err)
+}
+
+// An endedSession is what is left of a session.
+type endedSession struct {
+	Lingers []string `json:"lingers,omitempty" doc:"What may go on at targets that cannot end it, although it has ended here"`
 }
 
 func (s *Server) replaySession(ctx context.Context, in *struct {

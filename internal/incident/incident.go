@@ -33,6 +33,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -120,6 +121,7 @@ type Containment struct {
 	ZeroMicros int64           `json:"zero_micros"` // from the request until nothing could act; 0 while that is not so
 	Event      string          `json:"event,omitempty"`
 	EndedAt    time.Time       `json:"ended_at,omitzero"` // when it was given up, since its hold was lifted before
+	Lingers    []string        `json:"lingers,omitempty"` // what may go on elsewhere although it has ended here, as its certificate says too
 
 	leases int64 // credentials that were marked with it
 }
@@ -148,6 +150,9 @@ type Leases interface {
 	// targets: those of which is says so, by the agent that holds it, the session and
 	// the resource that it opens.
 	Left(ctx context.Context, tenant estover.TenantID, is func(agent, session, resource string) bool) (int64, error)
+	// ContainedLingers says what may go on at targets of those that were contained and
+	// have not ended, or have since a time, in a sentence for each kind of target.
+	ContainedLingers(ctx context.Context, tenant estover.TenantID, since time.Time, is func(agent, session, resource string) bool) ([]string, error)
 }
 
 // Config is what the kill switch is made of.
@@ -163,6 +168,10 @@ type Config struct {
 	// Certificates takes back what was certified for agents, in whoever's session, in the
 	// transaction that holds them. Nil where nothing is.
 	Certificates func(ctx context.Context, tx *guard.Tx, agents []string, cause string) (int, error)
+
+	// Certified says what may go on of what was certified for agents, all of them if all
+	// is true, and taken back since a time. Nil where nothing is certified.
+	Certified func(ctx context.Context, tx *db.Tx, agents []string, all bool, since time.Time) ([]string, error)
 
 	// Patience is how long a containment waits for credentials to be gone at their
 	// targets; 10 s if zero.
@@ -598,9 +607,6 @@ func (i *Incidents) tenants(ctx context.Context, own estover.TenantID, c Contain
 // leased waits until the credentials that were marked are gone: before that there
 // is no certificate. gone are the sessions that have ended.
 func (i *Incidents) leased(ctx context.Context, tenant estover.TenantID, c *Containment, gone map[string]bool, begun time.Time) error {
-	if i.Leases == nil {
-		return nil
-	}
 	tenants, err := i.tenants(ctx, tenant, *c)
 	if err != nil {
 		return err
@@ -620,6 +626,9 @@ func (i *Incidents) leased(ctx context.Context, tenant estover.TenantID, c *Cont
 			return resource == c.Target.ID
 		}
 		return covered == nil || covered[agent] || gone[session]
+	}
+	if err := i.lingers(ctx, tenants, c, covered, is); err != nil || i.Leases == nil {
+		return err
 	}
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -642,6 +651,38 @@ func (i *Incidents) leased(ctx context.Context, tenant estover.TenantID, c *Cont
 	}
 	if c.leases > 0 {
 		c.step(begun, "leases", "The credentials that were made for it are gone at their targets.", c.leases)
+	}
+	return nil
+}
+
+// lingers looks for what may go on elsewhere although it has ended here, since the
+// other side cannot end it or looks when it likes (Q8). covered are the agents that
+// are contained, nil for all.
+func (i *Incidents) lingers(ctx context.Context, tenants []estover.TenantID, c *Containment, covered map[string]bool, is func(agent, session, resource string) bool) error {
+	all := c.Lingers
+	for _, t := range tenants {
+		if i.Leases != nil {
+			some, err := i.Leases.ContainedLingers(ctx, t, c.At, is)
+			if err != nil {
+				return err
+			}
+			all = append(all, some...)
+		}
+		if i.Certified == nil || c.Scope == hold.Resource {
+			continue
+		}
+		err := i.Guard.DB().View(ctx, t, func(tx *db.Tx) error {
+			some, err := i.Certified(ctx, tx, slices.Sorted(maps.Keys(covered)), covered == nil, c.At)
+			all = append(all, some...)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	slices.Sort(all)
+	if c.Lingers = slices.Compact(all); len(c.Lingers) == 0 {
+		c.Lingers = nil
 	}
 	return nil
 }
@@ -758,7 +799,7 @@ func (i *Incidents) certify(ctx context.Context, caller estover.Caller, c *Conta
 		ID: c.ID, Tenant: string(caller.Tenant), Time: c.At, Target: c.Target.String(),
 		By:     attest.Commit(committed.Salt(attest.ContainedBy), []byte(c.By)),
 		Reason: attest.Commit(committed.Salt(attest.ContainedReason), []byte(c.Reason)),
-		Zero:   c.ZeroMicros,
+		Zero:   c.ZeroMicros, Lingers: c.Lingers,
 	}
 	for _, step := range c.Steps {
 		s.Steps = append(s.Steps, attest.ContainmentStep{Name: step.Name, State: "done", Count: step.Count, Micros: step.Micros})

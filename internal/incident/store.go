@@ -18,7 +18,7 @@ func newSeed() []byte {
 	return b
 }
 
-const columns = "id, scope, target, hold_id, contained_by, reason, at, steps, coalesce(zero_us, 0), event_id, ended_at"
+const columns = "id, scope, target, hold_id, contained_by, reason, at, steps, coalesce(zero_us, 0), event_id, ended_at, lingers"
 
 // insert begins a containment, unless it was begun before.
 func insert(ctx context.Context, tx *db.Tx, c Containment) error {
@@ -42,15 +42,19 @@ func update(ctx context.Context, tx *db.Tx, c Containment) (bool, error) {
 	if c.ZeroMicros > 0 {
 		zero = c.ZeroMicros
 	}
-	n, err := tx.Exec(ctx, "update containment set steps = $3, zero_us = $4, event_id = $5 where tenant_id = $1 and id = $2 and zero_us is null",
-		tx.Tenant(), c.ID, string(steps), zero, c.Event)
+	lingers, err := json.Marshal(append([]string{}, c.Lingers...))
+	if err != nil {
+		return false, err
+	}
+	n, err := tx.Exec(ctx, "update containment set steps = $3, zero_us = $4, event_id = $5, lingers = $6 where tenant_id = $1 and id = $2 and zero_us is null",
+		tx.Tenant(), c.ID, string(steps), zero, c.Event, string(lingers))
 	return n == 1, err
 }
 
 func scan(row interface{ Scan(...any) error }, more ...any) (c Containment, err error) {
-	var steps string
-	if err = row.Scan(append(more, &c.ID, &c.Scope, &c.Target.ID, &c.Hold, &c.By, &c.Reason, &c.At, &steps, &c.ZeroMicros, &c.Event, &c.EndedAt)...); err == nil {
-		err = json.Unmarshal([]byte(steps), &c.Steps)
+	var steps, lingers string
+	if err = row.Scan(append(more, &c.ID, &c.Scope, &c.Target.ID, &c.Hold, &c.By, &c.Reason, &c.At, &steps, &c.ZeroMicros, &c.Event, &c.EndedAt, &lingers)...); err == nil {
+		err = errors.Join(json.Unmarshal([]byte(steps), &c.Steps), json.Unmarshal([]byte(lingers), &c.Lingers))
 	}
 	if c.Scope == Agent {
 		c.Agent = c.Target.ID

@@ -598,7 +598,20 @@ func (x *Emergencies) do(ctx context.Context, tenant estover.TenantID, e Emergen
 	case left != "":
 		return Pending, left
 	}
-	return Done, ""
+	return Done, x.lingers(ctx, tenant, *i)
+}
+
+// lingers is what may go on elsewhere of what an item has ended (Q8).
+func (x *Emergencies) lingers(ctx context.Context, tenant estover.TenantID, i Item) string {
+	switch i.Kind {
+	case Certificates:
+		return "Certificates: " + pki.Lingers
+	case SSHCertificates:
+		return "SSH: " + pki.LingersSSH
+	case Leases:
+		return x.Leases.TargetLingers(ctx, tenant, strings.TrimPrefix(i.Ref, atTarget))
+	}
+	return ""
 }
 
 // told is an error for operators.
@@ -764,6 +777,9 @@ func (x *Emergencies) report(ctx context.Context, tenant estover.TenantID, e *Em
 			s.Pending++
 		}
 		step := attest.ContainmentStep{Name: i.name(), State: state, Count: max(i.Count, 1), Detail: attest.Commit(committed.Salt(i.name()), []byte(i.told()))}
+		if said := x.lingers(ctx, tenant, i); said != "" && !slices.Contains(s.Lingers, said) {
+			s.Lingers = append(s.Lingers, said)
+		}
 		if !i.DoneAt.IsZero() {
 			step.Micros = i.DoneAt.Sub(e.At).Microseconds()
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -93,6 +94,9 @@ type house struct {
 	x        *emergency.Emergencies
 }
 
+// lingers is what goes on at the targets after a revocation.
+const lingers = "What is bound already stays so until its client closes it."
+
 func build(t *testing.T, d *db.DB) *house {
 	t.Helper()
 	root := filepath.Join(t.TempDir(), "root.key")
@@ -107,7 +111,7 @@ func build(t *testing.T, d *db.DB) *house {
 		cancel()
 		<-logged
 	})
-	h := &house{t: t, d: d, w: w, target: &memory{users: map[string]string{}}, users: &leasetest.Server{}, slots: map[string][]string{}}
+	h := &house{t: t, d: d, w: w, target: &memory{users: map[string]string{}}, users: &leasetest.Server{Lingers: lingers}, slots: map[string][]string{}}
 	sealer, err := seal.Open(t.Context(), d, seal.File{Path: root})
 	if err != nil {
 		t.Fatal(err)
@@ -187,6 +191,9 @@ func build(t *testing.T, d *db.DB) *house {
 	h.evidence = evidence.New(w.Guard, w.Keys, nil, nil)
 	h.incident = incident.New(incident.Config{
 		Guard: w.Guard, Agents: w.Agents, Sessions: w.Sessions, Holds: hold.New(w.Guard), Gateway: &gateway.Live{}, Leases: h.leases, Patience: 3 * time.Second, Evidence: h.evidence,
+		Certified: func(ctx context.Context, tx *db.Tx, agents []string, all bool, since time.Time) ([]string, error) {
+			return pki.LingersSince(ctx, tx, pki.Crowd{Agents: agents, All: all}, since)
+		},
 		Deciders: func(context.Context, *db.Tx) ([]string, error) { return nil, nil },
 		Person: func(ctx context.Context, tx *db.Tx, id string) error {
 			_, err := directory.Known(ctx, tx, id)
@@ -373,6 +380,12 @@ func (h *house) verified(id string) *attest.Report {
 	if err != nil {
 		h.t.Fatal(err)
 	}
+	return h.verify(report)
+}
+
+// verify is what whoever has a receipt reads in it.
+func (h *house) verify(receipt []byte) *attest.Report {
+	h.t.Helper()
 	trust, err := h.evidence.Trust(h.t.Context(), estover.DefaultTenant)
 	if err != nil {
 		h.t.Fatal(err)
@@ -381,7 +394,7 @@ func (h *house) verified(id string) *attest.Report {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	return attest.Verify(report, keys)
+	return attest.Verify(receipt, keys)
 }
 
 // TestAgent shows E1–E5: the agent is cut off, its leases, its certificates, in its
@@ -485,6 +498,30 @@ func TestAgent(t *testing.T) {
 		}
 		if report := h.verified(e.ID); !report.OK() {
 			t.Errorf("the last report: %+v", report.Steps)
+		}
+
+		// Q8: what cannot be ended is named, in the answer, in the report and in the
+		// certificate of the containment.
+		named := []string{"Certificates: " + pki.Lingers, "Memory: " + lingers, "SSH: " + pki.LingersSSH}
+		for _, i := range e.Items {
+			if of := map[emergency.Kind]string{emergency.Certificates: named[0], emergency.Leases: named[1], emergency.SSHCertificates: named[2]}[i.Kind]; of != "" && i.Note != of {
+				t.Errorf("of the %s it says %q, want %q", i.Kind, i.Note, of)
+			}
+		}
+		held, err := h.incident.List(ctx, admin, incident.Target{Scope: incident.Agent, ID: h.bot.ID}, 10)
+		if err != nil || len(held) != 1 || !slices.Equal(held[0].Lingers, named) {
+			t.Fatalf("the containments are %+v, %v; want one that names %v", held, err, named)
+		}
+		b, err := h.incident.Certificate(ctx, admin, held[0].ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for what, step := range map[string]attest.Step{"report": h.verified(e.ID).Step(attest.ZeroStep), "certificate": h.verify(b).Step(attest.ZeroStep)} {
+			for _, one := range named {
+				if step.Result != attest.Pass || !strings.Contains(step.Detail, one) {
+					t.Errorf("whoever verifies the %s reads %s %q, want %q in it", what, step.Result, step.Detail, one)
+				}
+			}
 		}
 
 		if _, err := h.x.Get(ctx, eve, e.ID); !errors.Is(err, emergency.ErrNotFound) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -622,11 +623,11 @@ func standing(ctx context.Context, tx *db.Tx, where string, args ...any) (s Stan
 
 // targetsOf are the targets of leases that have not ended and for which a
 // condition holds.
-func targetsOf(ctx context.Context, tx *db.Tx, where string, args ...any) (all []string, err error) {
+func targetsOf(ctx context.Context, tx *db.Tx, since time.Time, where string, args ...any) (all []string, err error) {
 	for i := range args {
-		where = strings.Replace(where, "?", "$"+strconv.Itoa(2+i), 1)
+		where = strings.Replace(where, "?", "$"+strconv.Itoa(3+i), 1)
 	}
-	rows, err := tx.Query(ctx, `select distinct target_id from lease where tenant_id = $1 and ended_at is null and `+where+` limit 100`, append([]any{tx.Tenant()}, args...)...)
+	rows, err := tx.Query(ctx, `select distinct target_id from lease where tenant_id = $1 and (ended_at is null or ended_at >= $2) and `+where+` limit 100`, append([]any{tx.Tenant(), since}, args...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -681,6 +682,29 @@ func containedLeft(ctx context.Context, tx *db.Tx, is func(agent, session, resou
 		}
 	}
 	return total, rows.Err()
+}
+
+// containedAt are the targets of the leases that were contained and have not ended, or
+// have since, of which is says so.
+func containedAt(ctx context.Context, tx *db.Tx, since time.Time, is func(agent, session, resource string) bool) (ids []string, err error) {
+	rows, err := tx.Query(ctx, `select agent_id, session_id, resource_id, target_id from lease
+			where tenant_id = $1 and ended_at is null and state = 'revoking' and priority = 0
+		union select agent_id, session_id, resource_id, target_id from lease
+			where tenant_id = $1 and ended_at >= $2 and ended_at is not null and priority = 0`, tx.Tenant(), since)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var agent, session, resource, target string
+		if err := rows.Scan(&agent, &session, &resource, &target); err != nil {
+			return nil, err
+		}
+		if is(agent, session, resource) && !slices.Contains(ids, target) {
+			ids = append(ids, target)
+		}
+	}
+	return ids, rows.Err()
 }
 
 // openNames are the users of all leases that have not ended.
