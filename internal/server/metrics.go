@@ -43,6 +43,8 @@ func (s *Server) metrics() http.Handler {
 	count("gateway_refusals_total", "Requests of agents that were refused at the gateway.", func() float64 { _, _, n := beat(); return n })
 	count("backup_credential_uses_total", "Times that an agent came with a credential that is kept for an emergency, at this node. Each is worth a look.",
 		func() float64 { return float64(s.oauth.BackupUses()) })
+	count("authorization_replays_total", "Codes and refresh tokens that came a second time, as this node was the first to see: what they had bought has ended. Each is worth a look.",
+		func() float64 { return float64(s.tokens.Replays()) })
 	gauge("evidence_spooled_events", "Events that are only on this node's disk.", func() float64 { return float64(s.spool.Waiting()) })
 	gauge("rotation_late_versions", "Old versions of secrets that are in use although a second grace is over.", func() float64 {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)

@@ -19,7 +19,7 @@ func (t *Tokens) Refuse(ctx context.Context, r Request, why error) error {
 	}
 	rows := r.rows()
 	if errors.Is(why, ErrPresentedTwice) && r.Proof.Grant != nil {
-		return t.ended(ctx, r, why)
+		return t.alarm(ctx, r, t.ended(ctx, r, why))
 	}
 	if errors.Is(why, ErrPending) && r.Proof.Waiting != nil {
 		return t.polled(ctx, r)

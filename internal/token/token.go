@@ -48,6 +48,7 @@ package token
 import (
 	"context"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"estover.dev"
@@ -171,6 +172,7 @@ type Tokens struct {
 	grants   *guard.Cache[*Grant] // by id
 	own      *guard.Cache[*Grant] // by session/client: the grant of the client's own credentials
 	verified *verified
+	replays  atomic.Int64
 }
 
 // New is the token service behind the door g.
