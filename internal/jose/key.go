@@ -6,6 +6,7 @@ import (
 	stded25519 "crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
@@ -179,6 +180,9 @@ func parseKey(b []byte, use string) (*Key, error) {
 	if err != nil {
 		return nil, ErrKey.With("The key is not a strict JSON object.").Because(err)
 	}
+	if k := point(members); k != nil {
+		return k, nil
+	}
 	for _, name := range privateMembers {
 		if _, ok := members.get(name); ok {
 			return nil, errPrivate
@@ -211,6 +215,37 @@ func parseKey(b []byte, use string) (*Key, error) {
 	}
 	jwk.CertificatesURL = nil // never followed, and never passed on
 	return finish(jwk, "")
+}
+
+// point reads a key that is a point on P-256 and says nothing else, as every proof
+// brings one along: the same key that go-jose makes of it, without reading it again.
+// It is nil for any other, and for one that is none.
+func point(members object) *Key {
+	member := func(name string) string {
+		v, _ := members.get(name)
+		s, _ := text(v)
+		return s
+	}
+	if len(members) != 4 || member("kty") != "EC" || member("crv") != "P-256" {
+		return nil
+	}
+	x, y := member("x"), member("y")
+	at := make([]byte, 1, 65)
+	at[0] = 4 // uncompressed
+	for _, coordinate := range []string{x, y} {
+		b, err := decodePart(coordinate)
+		if err != nil || len(b) != 32 {
+			return nil
+		}
+		at = append(at, b...)
+	}
+	public, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), at)
+	if err != nil {
+		return nil
+	}
+	// RFC 7638, section 3: a coordinate of 32 bytes has one spelling.
+	sum := sha256.Sum256([]byte(`{"crv":"P-256","kty":"EC","x":"` + x + `","y":"` + y + `"}`))
+	return &Key{Public: public, Thumbprint: base64.RawURLEncoding.EncodeToString(sum[:]), jwk: jose.JSONWebKey{Key: public}}
 }
 
 // A Keys is a set of public keys. It never changes and may be used by many at
