@@ -28,8 +28,9 @@
 //   - A token of one purpose is never taken for one of another: their types
 //     differ, and our own keys each serve one purpose (RFC 8725, section 3.11).
 //
-// Reading and writing keys is left to go-jose, and checking a signature to
-// golang-jwt, which takes what was signed as it is, so that a token is read once.
+// Reading and writing keys is left to go-jose, but for the plain point on P-256 that
+// a proof brings along, and checking a signature to golang-jwt, which takes what was
+// signed as it is, so that a token is read once.
 // Making one needs nothing that the standard library does not have, and is done
 // here because every access token passes through it: the protected header of a
 // [Signer] is encoded once.
