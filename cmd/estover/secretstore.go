@@ -120,7 +120,7 @@ func storeShow(s *settings) *cobra.Command {
 				return err
 			}
 			return s.show(cmd.OutOrStdout(), x, func(t *table) {
-				t.pairs("Name", x.Name, "Id", x.ID, "Kind", x.Kind, "Address", x.Address, "Log-in", x.Login, "Owner", x.Owner, "Description", x.Description, "Added", x.CreatedAt)
+				t.pairs("Name", x.Name, "Id", x.ID, "Kind", x.Kind, "Address", x.Address, "Log-in", x.Login, "Owner", x.Owner, "Description", x.Description, "Added", x.CreatedAt, "Kept by", x.ManagedBy)
 				for _, name := range sortedKeys(x.Options) {
 					t.pairs("Option "+name, x.Options[name])
 				}
@@ -407,7 +407,7 @@ func syncDo(s *settings, cmd *cobra.Command, method, path string, body any) erro
 	return s.show(cmd.OutOrStdout(), x, func(t *table) {
 		t.pairs("Sync", x.ID, "Path", x.Path, "Store", x.Store, "To", x.To, "State", x.State, "Version there", x.Cursor, "Current version", x.Current,
 			"Called there", x.There, "Pushed", x.PushedAt, "Behind since", x.BehindSince, "Overdue", x.Overdue, "Somebody else's", x.Drift, "Since", x.DriftAt,
-			"Problem", x.LastError, "Tries", x.Tries, "Looked at again", x.Next)
+			"Problem", x.LastError, "Tries", x.Tries, "Looked at again", x.Next, "Kept by", x.ManagedBy)
 	})
 }
 

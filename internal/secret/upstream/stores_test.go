@@ -352,6 +352,23 @@ func TestStores(t *testing.T) {
 		if err := h.x.Remove(t.Context(), bea, "mine"); !errors.Is(err, upstream.ErrInUse) {
 			t.Errorf("removing a store that is in use: %v, want ErrInUse", err)
 		}
+		if l, err := h.x.LinkedAs(t.Context(), bea, "hr/key"); err != nil || l.Store != "mine" || l.From != "hr/key" {
+			t.Errorf("how a secret is linked: %+v, %v", l, err)
+		}
+		if l, err := h.x.LinkedAs(t.Context(), eve, "hr/key"); !errors.Is(err, secret.ErrNotFound) {
+			t.Errorf("how another tenant's secret is linked: %+v, %v, want ErrNotFound", l, err)
+		}
+		if _, err := h.x.KeepLink(t.Context(), bea, upstream.LinkSpec{Path: "hr/more/", Store: "mine"}, "apply/x"); err != nil {
+			t.Fatal(err)
+		}
+		for c, want := range map[*estover.Caller][]string{&bea: {"hr/more/"}, &eve: nil} {
+			if paths, err := h.x.LinksKept(t.Context(), *c, "apply/x"); err != nil || !slices.Equal(paths, want) {
+				t.Errorf("what files keep in %s: %q, %v, want %q", c.Tenant, paths, err, want)
+			}
+		}
+		if err := h.x.Unlink(t.Context(), bea, "hr/more/"); err != nil {
+			t.Fatal(err)
+		}
 		if err := h.x.Unlink(t.Context(), bea, "hr/key"); err != nil {
 			t.Fatal(err)
 		}
