@@ -686,6 +686,15 @@ var personWays = []way{
 				"client_assertion_type", oauthtest.AssertionType, "client_assertion", c.Assertion(c.client))))
 		}
 	}},
+	{grantType: "authorization_code", by: "none", life: token.CodeLife, ready: func(t *testing.T, c cast) func() oauthtest.Answer {
+		public := *c.client.Client
+		public.Methods = []string{token.Public}
+		c.Set(c.client, public)
+		code := c.Person("person-of-" + c.client.Name).Code(c.client)
+		return func() oauthtest.Answer {
+			return c.Do(oauthtest.Request("/oauth/token", oauthtest.Form("grant_type", "authorization_code", "code", code, "code_verifier", oauthtest.Verifier, "client_id", c.client.ID)))
+		}
+	}},
 	{grantType: token.Device, by: "secret", life: token.DeviceLife, ready: func(t *testing.T, c cast) func() oauthtest.Answer {
 		code := c.Person("person-of-" + c.client.Name).DeviceCode(c.client)
 		return func() oauthtest.Answer { return c.Poll(c.client, code) }
@@ -713,13 +722,31 @@ var personWays = []way{
 	}},
 }
 
+// peopleMatrix is the matrix where the subject is a person: it is they who leave,
+// in the place of an agent on whose authority another one asks.
+func peopleMatrix() []row {
+	rows := slices.DeleteFunc(slices.Clone(matrix), func(r row) bool { return strings.HasPrefix(r.name, "the subject") })
+	return append(rows, row{name: "the person is disabled", happen: func(t *testing.T, c cast) {
+		var person string
+		if err := c.DB.View(t.Context(), estover.DefaultTenant, func(tx *db.Tx) error {
+			return tx.QueryRow(t.Context(), "select id from person where tenant_id = $1 and name in ($2, $3)",
+				tx.Tenant(), "person-of-"+c.client.Name, "u-"+c.client.Name).Scan(&person)
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.People.Disable(t.Context(), oauthtest.Admin, person, "left"); err != nil {
+			t.Fatal(err)
+		}
+	}})
+}
+
 // TestMatrixOfPeople tries every reason to get no token where a person stands at
 // the root, also when it came up after they had agreed.
 func TestMatrixOfPeople(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := oauthtest.New(t, d)
 		for i, one := range personWays {
-			for j, row := range matrix {
+			for j, row := range peopleMatrix() {
 				what := fmt.Sprintf("%s by %s: %s", one.grantType, one.by, row.name)
 				if one.begins && strings.HasPrefix(row.name, "the session") {
 					continue // it begins with the token
