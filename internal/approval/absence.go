@@ -25,6 +25,8 @@ const LongestAbsence = 366 * 24 * time.Hour
 var (
 	// ErrNoAbsence is returned when somebody is not away.
 	ErrNoAbsence = &estover.Error{Kind: estover.NotFound, Code: "absence_not_found", Detail: "The person is not away."}
+	// ErrNoPerson is returned when a person is named whom nobody knows.
+	ErrNoPerson = &estover.Error{Kind: estover.NotFound, Code: "person_not_found", Detail: "There is no such person. `estover person list` shows who there is."}
 	// ErrAbsence is returned when somebody cannot be away like this.
 	ErrAbsence = &estover.Error{Kind: estover.Invalid, Code: "absence_invalid", Detail: "An absence cannot be like this."}
 )
@@ -43,12 +45,16 @@ func (a *Approvals) Absent(ctx context.Context, caller estover.Caller, person, d
 		case until.Sub(tx.Now()) > LongestAbsence:
 			return ErrAbsence.With("An absence lasts a year at most.").At("until")
 		}
-		if _, err := a.Person(ctx, tx.Tx, person); err != nil {
+		away, err := a.Person(ctx, tx.Tx, person)
+		if err != nil {
 			return err
 		}
 		p, err := a.Person(ctx, tx.Tx, deputy)
 		if err != nil {
 			return err
+		}
+		if away.Name == "" || p.Name == "" {
+			return ErrNoPerson
 		}
 		if !p.Active {
 			return ErrAbsence.With("%s is disabled, and decides nothing. Name somebody else.", p.Name).At("deputy")
