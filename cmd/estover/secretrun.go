@@ -28,7 +28,8 @@ func secretRun(s *settings) *cobra.Command {
 		Long: `Run gets a credential of each role, puts its parts into the environment of COMMAND,
 and takes it back when COMMAND ends, however it ends. While COMMAND runs the
 credential is extended every few minutes: if this launcher is killed, it ends by
-itself soon after.
+itself soon after. If it is taken back meanwhile, COMMAND is told to stop (SIGTERM),
+and ended ten seconds later. Signals are passed on in the same way.
 
 The parts are called ROLE_USERNAME and ROLE_PASSWORD, in capitals, unless --env
 says otherwise. --secret hands a static secret down in the same way; that is a
@@ -313,13 +314,17 @@ func (r *lending) supervise(ctx context.Context, cmd *exec.Cmd) (int, error) {
 		case <-hard:
 			_ = cmd.Process.Kill()
 		case <-t.C:
-			r.extend(ctx)
+			if r.extend(ctx) && hard == nil {
+				_ = cmd.Process.Signal(syscall.SIGTERM)
+				hard = time.After(stoppedTime)
+			}
 		}
 	}
 }
 
-// extend has what was lent go on.
-func (r *lending) extend(ctx context.Context) {
+// extend has what was lent go on. It reports whether some of it has been taken back,
+// so that the command has no more to do.
+func (r *lending) extend(ctx context.Context) (gone bool) {
 	for i := range r.leases {
 		x := &r.leases[i]
 		if x.ExpiresAt.IsZero() {
@@ -336,8 +341,12 @@ func (r *lending) extend(ctx context.Context) {
 		case errors.As(err, &p) && p.Code == lease.ErrMaximum.Code:
 			r.say("the credential of %s ends at %s and goes on no longer", x.Role, x.ExpiresAt.Local().Format(time.TimeOnly))
 			x.ExpiresAt = time.Time{} // said once
+		case errors.As(err, &p) && p.Code == lease.ErrNotLive.Code, !time.Now().Before(x.ExpiresAt):
+			r.say("the credential of %s has been taken back, so the command is ended: %v", x.Role, err)
+			x.ExpiresAt, gone = time.Time{}, true
 		default:
 			r.say("the credential of %s could not be extended, and ends at %s: %v", x.Role, x.ExpiresAt.Local().Format(time.TimeOnly), err)
 		}
 	}
+	return gone
 }
