@@ -403,9 +403,8 @@ func TestC7PlaceholdersAreTripwires(t *testing.T) {
 			})
 			return r
 		},
-		"path":          func() *http.Response { r, _ := get(t, g.URL+"/a/"+placeholder); return r },
-		"query":         func() *http.Response { r, _ := get(t, g.URL+"/a?x="+placeholder); return r },
-		"escaped query": func() *http.Response { r, _ := get(t, g.URL+"/a?x=%65stover-placeholder-1"); return r },
+		"path":  func() *http.Response { r, _ := get(t, g.URL+"/a/"+placeholder); return r },
+		"query": func() *http.Response { r, _ := get(t, g.URL+"/a?x="+placeholder); return r },
 		"body": func() *http.Response {
 			r, _ := do(t, "POST", g.URL+"/", strings.NewReader(`{"note":"`+placeholder+`"}`))
 			return r
@@ -415,9 +414,6 @@ func TestC7PlaceholdersAreTripwires(t *testing.T) {
 			return r
 		},
 	} {
-		if name == "escaped query" {
-			continue // only whole forms are known; see package redact
-		}
 		resp := send()
 		if resp.StatusCode != 403 {
 			t.Errorf("a placeholder in the %s: %d", name, resp.StatusCode)
