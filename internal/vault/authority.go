@@ -437,8 +437,11 @@ func (d *Door) setDefaultKey(ctx context.Context, q *Request) (*Answer, error) {
 		return nil, err
 	}
 	k, err := d.PKI.Key(ctx, q.Caller, q.Mount.ID, in.Default)
+	if errors.Is(err, pki.ErrNoKey) {
+		err = refuse(http.StatusBadRequest, "unable to find PKI key for reference: %s", strings.ToValidUTF8(in.Default, "?")).because(err)
+	}
 	if err != nil {
-		return nil, refuse(http.StatusBadRequest, "unable to find PKI key for reference: %s", strings.ToValidUTF8(in.Default, "?")).because(err)
+		return nil, err
 	}
 	return &Answer{Data: map[string]any{"default": k.ID}}, d.PKI.Set(ctx, q.Caller, q.Mount.ID, "keys", map[string]string{"default": k.ID})
 }
