@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/net/idna"
 
@@ -56,7 +57,11 @@ func ParseHost(s string, port uint16) (Host, error) {
 	name := host
 	if !plainName(name) {
 		var err error
-		if name, err = idna.Lookup.ToASCII(host); err != nil || !validName(name) {
+		if name, err = idna.Lookup.ToASCII(host); err != nil || !validName(name) || !utf8.ValidString(host) {
+			return Host{}, ErrHost.With("%q is not a host name.", host)
+		}
+		// What it is written as is what whoever reads that has, too.
+		if again, err := idna.Lookup.ToASCII(name); err != nil || again != name {
 			return Host{}, ErrHost.With("%q is not a host name.", host)
 		}
 	}

@@ -14,7 +14,7 @@ import (
 func FuzzHost(f *testing.F) {
 	for _, s := range []string{
 		"example.com", "EXAMPLE.com:8443", "127.0.0.1", "[::1]:1", "[::ffff:127.0.0.1]", "[fe80::1%25eth0]", "0x7f.1", "2130706433", "a@b", "example.com.", "bücher.example",
-		"xn--bcher-kva.example", "a..b", "1.2.3.04", "example.com:0", "example.com:080", "example.com:65536", "%65xample.com", "a\\b", "a/b", "",
+		"xn--bcher-kva.example", "a..b", "1.2.3.04", "example.com:0", "example.com:080", "example.com:65536", "%65xample.com", "a\\b", "a/b", "", "\xb8", "\xff.example",
 	} {
 		f.Add(s)
 	}
