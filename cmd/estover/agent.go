@@ -115,22 +115,24 @@ func agentList(s *settings) *cobra.Command {
 }
 
 func showAgent(s *settings, cmd *cobra.Command, a agent.Agent) error {
-	return s.show(cmd.OutOrStdout(), a, func(t *table) {
-		t.pairs("Name", a.Name, "Id", a.ID, "Status", a.Status, "Blueprint", a.Blueprint, "Sponsor", a.Sponsor, "Team", a.Team,
-			"Environment", a.Environment, "Purposes", a.Purposes, "Clearance", a.Clearance, "Tier", a.Tier, "Risk", riskCell(a.Risk), "Segments", a.Segments,
-			"Expires", a.ExpiresAt, "Created", a.CreatedAt, "Kept by", a.ManagedBy)
-		if a.Client != nil {
-			if b, err := json.Marshal(a.Client); err == nil {
-				t.row("Client:", string(b))
-			}
+	return s.show(cmd.OutOrStdout(), a, func(t *table) { agentTable(t, a) })
+}
+
+func agentTable(t *table, a agent.Agent) {
+	t.pairs("Name", a.Name, "Id", a.ID, "Status", a.Status, "Blueprint", a.Blueprint, "Sponsor", a.Sponsor, "Team", a.Team,
+		"Environment", a.Environment, "Purposes", a.Purposes, "Clearance", a.Clearance, "Tier", a.Tier, "Risk", riskCell(a.Risk), "Segments", a.Segments,
+		"Expires", a.ExpiresAt, "Created", a.CreatedAt, "Kept by", a.ManagedBy)
+	if a.Client != nil {
+		if b, err := json.Marshal(a.Client); err == nil {
+			t.row("Client:", string(b))
 		}
-		if r := a.Registration; r != nil {
-			t.row("Registered:", fmt.Sprintf("by itself, with %s, as %q", r.InitialToken, r.Name))
-		}
-		for _, h := range a.Holds {
-			t.row("Hold:", fmt.Sprintf("%s  %s since %s, by %s: %s", h.ID, h.Kind, cell(h.At), h.By, h.Reason))
-		}
-	})
+	}
+	if r := a.Registration; r != nil {
+		t.row("Registered:", fmt.Sprintf("by itself, with %s, as %q", r.InitialToken, r.Name))
+	}
+	for _, h := range a.Holds {
+		t.row("Hold:", fmt.Sprintf("%s  %s since %s, by %s: %s", h.ID, h.Kind, cell(h.At), h.By, h.Reason))
+	}
 }
 
 // riskCell is a band of risk with who set it and why.
@@ -150,11 +152,23 @@ func agentShow(s *settings) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var a agent.Agent
+			var a struct {
+				agent.Agent
+				LeasesOpen    int64 `json:"leases_open,omitempty"`
+				LeasesOverdue int64 `json:"leases_overdue,omitempty"`
+			}
 			if err := c.do(cmd.Context(), http.MethodGet, "/v1/agents/"+url.PathEscape(args[0]), nil, &a); err != nil {
 				return err
 			}
-			return showAgent(s, cmd, a)
+			return s.show(cmd.OutOrStdout(), a, func(t *table) {
+				agentTable(t, a.Agent)
+				if a.LeasesOpen > 0 {
+					t.row("Credentials:", fmt.Sprintf("%d that have not ended", a.LeasesOpen))
+				}
+				if a.LeasesOverdue > 0 {
+					t.row("Overdue:", fmt.Sprintf("%d of them should be gone and are not: estover secret lease list --agent %s --overdue", a.LeasesOverdue, a.ID))
+				}
+			})
 		},
 	}
 }

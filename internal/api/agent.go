@@ -10,6 +10,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"estover.dev/internal/agent"
+	"estover.dev/internal/secret/lease"
 )
 
 // agentID is the id of the agent that a path names by id or by name.
@@ -59,13 +60,25 @@ func (s *Server) createAgent(ctx context.Context, in *struct {
 	return &one[agent.Agent]{a}, s.problem(ctx, err)
 }
 
-func (s *Server) getAgent(ctx context.Context, in *Named) (*one[agent.Agent], error) {
+// An agentPage is an agent with what was made for it and has not ended.
+type agentPage struct {
+	agent.Agent
+	LeasesOpen    int64 `json:"leases_open,omitempty" doc:"Credentials of it that have not ended"`
+	LeasesOverdue int64 `json:"leases_overdue,omitempty" doc:"Of these, those that should be gone and are not: whoever has one can still use it, also if the agent is retired"`
+}
+
+func (s *Server) getAgent(ctx context.Context, in *Named) (*one[agentPage], error) {
 	id, err := s.agentID(ctx, in.ID)
 	if err != nil {
 		return nil, s.problem(ctx, err)
 	}
-	a, err := s.Agents.Get(ctx, callerOf(ctx), id)
-	return &one[agent.Agent]{a}, s.problem(ctx, err)
+	c := callerOf(ctx)
+	a, err := s.Agents.Get(ctx, c, id)
+	if err != nil {
+		return nil, s.problem(ctx, err)
+	}
+	n, err := s.Leases.Standing(ctx, c.Tenant, lease.Filter{Agent: id})
+	return &one[agentPage]{agentPage{a, n.Open, n.Overdue}}, s.problem(ctx, err)
 }
 
 func (s *Server) updateAgent(ctx context.Context, in *struct {
