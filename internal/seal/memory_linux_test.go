@@ -22,8 +22,8 @@ const mask = 0xa5
 // masked is a text that stands in memory in this form alone, until it is shown.
 type masked []byte
 
-func newMasked() masked {
-	m := make(masked, 32)
+func newMasked(n int) masked {
+	m := make(masked, n)
 	_, _ = rand.Read(m)
 	return m
 }
@@ -92,7 +92,8 @@ var kept []byte
 // memory when those who had it have erased what they hold.
 func TestMemory(t *testing.T) {
 	d := dbtest.Open(t)
-	root, value := newMasked(), newMasked()
+	// What a register may hold for a moment is no copy of a value of this length.
+	root, value := newMasked(32), newMasked(400)
 	s := open(t, d, root, acme)
 	for range 50 {
 		plain := value.shown()
@@ -107,7 +108,7 @@ func TestMemory(t *testing.T) {
 		}
 		clear(opened)
 	}
-	control := newMasked()
+	control := newMasked(32)
 	kept = control.shown()
 	for range 3 {
 		runtime.GC()
