@@ -53,17 +53,10 @@ type Event struct {
 	Leaf []byte `json:"-"`
 }
 
-// NewID makes a name for an event that nobody can guess: 120 random bits after
-// 40 bits of time, so that events of the same moment stand side by side in the
-// index over all of them. With nothing but chance in their names each would
-// write to a page of its own, a third of what recording it costs.
-func NewID() string {
-	var b [20]byte
-	ms := uint64(time.Now().UnixMilli())
-	b[0], b[1], b[2], b[3], b[4] = byte(ms>>32), byte(ms>>24), byte(ms>>16), byte(ms>>8), byte(ms)
-	_, _ = rand.Read(b[5:]) // never fails
-	return eventPrefix + sortable.EncodeToString(b[:])
-}
+// NewID makes a name for an event that nobody can guess. With nothing but chance in
+// their names each would write to a page of the index of its own, a third of what
+// recording it costs.
+func NewID() string { return estover.NewOrderedID("evt") }
 
 // OnceID is the id of an event that there may be once: it follows from what the
 // event is about, and tells no time. An event that touches something has a row to
