@@ -311,3 +311,17 @@ func TestVaultRoutesTransit(t *testing.T) {
 		v.says(400, "", "POST", "transit/keys/old/trim", `{"min_available_version":1}`)
 	})
 }
+
+// V11: where the operator wants the header that tells a client from a page, nothing is
+// done without it.
+func TestVaultRequestHeader(t *testing.T) {
+	h := build(t, "")
+	h.stop()
+	h.config.VaultHead = true
+	h.start()
+	v := h.vault()
+	for _, header := range [][]string{nil, {"X-Vault-Request", "false"}} {
+		v.says(412, "X-Vault-Request", "POST", "sys/mounts/kv", `{"type":"kv"}`, header...)
+	}
+	v.must(204, "POST", "sys/mounts/kv", `{"type":"kv"}`, "X-Vault-Request", "true")
+}
