@@ -791,9 +791,16 @@ func TestAbsence(t *testing.T) {
 		for _, c := range []struct {
 			person, deputy string
 			until          time.Time
-		}{{"usr_bob", "usr_bob", week}, {"usr_bob", "usr_cy", d.Now().Add(-time.Hour)}, {"usr_bob", "usr_cy", week.AddDate(2, 0, 0)}, {"usr_bob", "usr_none", week}} {
+			want           error
+		}{
+			{"usr_bob", "usr_bob", week, approval.ErrAbsence},
+			{"usr_bob", "usr_cy", d.Now().Add(-time.Hour), approval.ErrAbsence},
+			{"usr_bob", "usr_cy", week.AddDate(2, 0, 0), approval.ErrAbsence},
+			{"usr_bob", "usr_none", week, approval.ErrNoPerson},
+			{"usr_none", "usr_bob", week, approval.ErrNoPerson},
+		} {
 			_, err := h.Absent(ctx, ann, c.person, c.deputy, c.until)
-			is(t, fmt.Sprintf("being away until %s for %s", c.until, c.deputy), err, approval.ErrAbsence)
+			is(t, fmt.Sprintf("%s being away until %s for %s", c.person, c.until, c.deputy), err, c.want)
 		}
 		// Over is over: at its time, or when they say that they are back.
 		r = h.ask(t, bot, reading("customer.delete"))

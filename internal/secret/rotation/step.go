@@ -796,10 +796,10 @@ func (w *work) endRefusing(ctx context.Context) error {
 	}
 	measured := time.Now()
 	w.stopProbe()
-	refused := int64(0)
-	if !p.first.IsZero() {
-		refused = measured.Sub(p.first).Microseconds()
+	if p.first.IsZero() {
+		return nil // it was over between two looks; what is stored is at most
 	}
+	refused := measured.Sub(p.first).Microseconds()
 	return w.store(ctx, func(_ time.Time, n *Rotation) { n.Refused = refused })
 }
 
