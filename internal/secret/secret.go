@@ -20,7 +20,9 @@
 //     its owner, and a rule of the gateway can narrow them and never widen them.
 //   - [Secrets.Read] hands the value out. It needs a purpose, is an event of its
 //     own, and is remembered as having left us: after an incident such a version
-//     must be rotated, and one that was only ever used need not be.
+//     must be rotated, and one that was only ever used need not be. The current
+//     version is opened from the copy in memory, too, and is handed out only if
+//     the row of the secret has the same epoch when that is recorded.
 //
 // Both are counted by version, subject, session and way ([Use]), so that one can
 // ask what an agent touched, and who used a version. Uses by the gateway add up

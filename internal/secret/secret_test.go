@@ -865,7 +865,15 @@ func TestRotationOfDataKeys(t *testing.T) {
 			}
 			return err
 		}
-		if err := use(); err != nil {
+		other := secret.New(guardtest.New(t, d, guardtest.AllowAll), keys, secret.Options{}) // with copies of its own
+		read := func() error {
+			p, err := other.Read(t.Context(), ann, "crm/api-key", 0, "a test")
+			if err == nil && string(p.Values["value"].Reveal()) != "the key" {
+				t.Errorf("read %s", p.Values["value"].Reveal())
+			}
+			return err
+		}
+		if err := errors.Join(use(), read()); err != nil {
 			t.Fatal(err)
 		}
 		if err := keys.RotateDEK(t.Context(), "acme", seal.KV); err != nil {
@@ -886,8 +894,59 @@ func TestRotationOfDataKeys(t *testing.T) {
 		if err := use(); err != nil {
 			t.Errorf("using a copy whose key is gone: %v", err)
 		}
-		if p, err := s.Read(t.Context(), ann, "crm/api-key", 0, "a test"); err != nil || string(p.Values["value"].Reveal()) != "the key" {
-			t.Errorf("reading it: %v", err)
+		if err := read(); err != nil {
+			t.Errorf("reading a copy whose key is gone: %v", err)
+		}
+	})
+}
+
+// What was read is in memory, and is handed out no more as soon as another node has
+// changed it: before any word of that has come here.
+func TestReadAfterAnotherNode(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		keys := sealer(t, d)
+		node := func() *secret.Secrets {
+			return secret.New(guardtest.New(t, d, guardtest.AllowAll), keys, secret.Options{})
+		}
+		here, there := node(), node()
+		ctx := t.Context()
+		for what, c := range map[string]struct {
+			do   func(path string) error
+			want error // nil: the second value
+		}{
+			"written": {func(path string) error {
+				_, err := there.Write(ctx, ann, path, values("value", "two"), secret.Any)
+				return err
+			}, nil},
+			"deleted":   {func(path string) error { return there.Delete(ctx, ann, path, 1) }, secret.ErrNoVersion},
+			"destroyed": {func(path string) error { return there.Destroy(ctx, ann, path, 1) }, secret.ErrNoVersion},
+			"removed":   {func(path string) error { return there.Remove(ctx, ann, path) }, secret.ErrNotFound},
+			"made-anew": {func(path string) error {
+				gone := there.Remove(ctx, ann, path)
+				_, made := there.Create(ctx, ann, secret.Spec{Path: path})
+				_, wrote := there.Write(ctx, ann, path, values("value", "two"), 0)
+				return errors.Join(gone, made, wrote)
+			}, nil},
+		} {
+			path := "crm/" + what
+			if _, err := there.Create(ctx, ann, secret.Spec{Path: path}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := there.Write(ctx, ann, path, values("value", "one"), 0); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				if p, err := here.Read(ctx, ann, path, 0, "a test"); err != nil || string(p.Values["value"].Reveal()) != "one" {
+					t.Fatalf("%s, before: %v", what, err)
+				}
+			}
+			if err := c.do(path); err != nil {
+				t.Fatal(err)
+			}
+			p, err := here.Read(ctx, ann, path, 0, "a test")
+			if value := string(p.Values["value"].Reveal()); !errors.Is(err, c.want) || value == "one" || (c.want == nil) != (value == "two") {
+				t.Errorf("%s at another node: read %q, %v; want %v", what, value, err, c.want)
+			}
 		}
 	})
 }

@@ -254,10 +254,10 @@ func (s *Secrets) Read(ctx context.Context, c estover.Caller, path string, n int
 	op := guard.Op{Action: "secret.read", Target: target(path), Effect: guard.Reads, Purpose: purpose}
 	if h := s.ready(ctx, c.Tenant, path); h != nil && n == 0 {
 		p, err := s.handOut(ctx, c, op, &h.Secret, h.epoch, h.current)
-		if !errors.Is(err, db.ErrStale) && !errors.Is(err, ErrTampered) {
+		if !errors.Is(err, db.ErrStale) && !errors.Is(err, ErrTampered) && !errors.Is(err, seal.ErrNoKey) {
 			return p, err
 		}
-		s.copies.Drop(c.Tenant, escape(path)) // or it lies under a data key that has been retired
+		s.copies.Drop(c.Tenant, escape(path)) // it has changed, or lies under a data key that has been retired
 	}
 	fresh := false
 	for range maxAttempts {
