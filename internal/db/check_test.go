@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"testing"
+	"time"
 
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
@@ -62,4 +64,47 @@ func TestAppendChecks(t *testing.T) {
 			t.Errorf("%d notes, want those whose check said yes", n-2)
 		}
 	})
+}
+
+// SQLite undoes the whole transaction when it cannot read its file. Where that
+// happens to a check, the appends beside it are written all the same, once.
+func TestAppendCheckThatUndoesAll(t *testing.T) {
+	d := dbtest.Open(t)
+	makeNotes(t, d)
+	ctx, began, release := t.Context(), make(chan struct{}), make(chan struct{})
+	var all sync.WaitGroup
+	all.Go(func() {
+		_ = d.Do(ctx, "acme", func(*db.Tx) error {
+			close(began)
+			<-release
+			return nil
+		})
+	})
+	<-began
+	errs := make([]error, 21)
+	const broken = 10
+	for i := range errs {
+		a := db.Append{Tenant: "acme", Rows: []db.Row{{Into: noteTable, Values: []any{"acme", fmt.Sprintf("n%d", i), int64(0), []byte{}}}}}
+		if i == broken {
+			a.Check = func(ctx context.Context, tx *db.Tx) error {
+				_, _ = tx.Exec(ctx, "rollback")
+				_, err := tx.Exec(ctx, "rollback") // of what is no more
+				return err
+			}
+		}
+		all.Go(func() { errs[i] = d.Append(ctx, a) })
+		for deadline := time.Now().Add(10 * time.Second); db.Waiting(d) <= i && time.Now().Before(deadline); {
+			runtime.Gosched()
+		}
+	}
+	close(release)
+	all.Wait()
+	for i, err := range errs {
+		if (err != nil) != (i == broken) {
+			t.Errorf("append %d: %v", i, err)
+		}
+	}
+	if n := count(t, d); n != len(errs)-1 {
+		t.Errorf("%d notes, want %d", n, len(errs)-1)
+	}
 }

@@ -8,6 +8,8 @@ import (
 	"runtime/debug"
 	"sync"
 
+	"modernc.org/sqlite"
+
 	"estover.dev"
 )
 
@@ -245,6 +247,10 @@ append:
 		if check := j.append.Check; check != nil {
 			w.guarded(j, func() error { return check(j.ctx, tx) })
 			w.run.finish()
+			var failed *sqlite.Error
+			if errors.As(j.err, &failed) {
+				return errTangled // with an I/O error SQLite has undone all that comes before
+			}
 			if j.err != nil || j.panic != nil {
 				continue append
 			}
