@@ -12,8 +12,9 @@
 //
 //   - [Guard.Do] changes something, by a function in a transaction.
 //   - [Guard.Read] reveals something that needs no event of its own; only a
-//     refusal is recorded, and that something was named by an id of somebody else. What must leave a trace when it is read, a secret
-//     for example, is a Do.
+//     refusal is recorded, and that something was named by an id of somebody
+//     else. What must leave a trace when it is read, a secret for example, is a
+//     Do or its two halves.
 //   - [Guard.Admit] and [Guard.Record] are Do in two halves, for the hot
 //     paths: what stands between them (a signature, an upstream's answer) is
 //     outside of the transaction, and the rows are written by [db.DB.Append],
@@ -27,8 +28,8 @@
 // is before its caller is answered; other nodes follow the log and hear of it
 // within half a second. A decision on a copy that has just become stale does
 // no harm, since the transaction looks at the rows themselves: [Options.Alive]
-// for a Do, the epochs of [Hot.Live] for a Record. Those of a Record are looked
-// at and not held, unless it says so ([Hot.Hold]).
+// for a Do, and for a Record that says so ([Hot.Alive]); the epochs of [Hot.Live]
+// for a Record. Those are looked at and not held, unless it says so ([Hot.Hold]).
 package guard
 
 import (
@@ -440,7 +441,8 @@ func (g *Guard) Record(ctx context.Context, caller estover.Caller, op Op, decisi
 		}
 	}
 	if err := g.write(ctx, caller.Tenant, event, h, check); err != nil {
-		if ended != nil {
+		var known *estover.Error
+		if errors.As(ended, &known) {
 			return ended
 		}
 		return err

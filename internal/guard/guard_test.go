@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -260,6 +261,19 @@ func TestAliveIsAskedInTheTransaction(t *testing.T) {
 	}
 	if err := g.Record(t.Context(), alice, op, decision, guard.Hot{}); err != nil { // which does not ask
 		t.Errorf("Record: %v", err)
+	}
+
+	// A database that does not answer has not said that anything ended.
+	g = guard.New(d, guardtest.Log(t, d), guardtest.AllowAll, guard.Options{
+		Alive: func(context.Context, *db.Tx, estover.Caller) error { return io.ErrUnexpectedEOF },
+	})
+	for name, err := range map[string]error{
+		"Do":     g.Do(t.Context(), alice, op, func(*guard.Tx) error { t.Error("ran"); return nil }),
+		"Record": g.Record(t.Context(), alice, op, decision, guard.Hot{Alive: true}),
+	} {
+		if estover.KindOf(err) != estover.Unavailable {
+			t.Errorf("%s without an answer of the database: %v, want unavailable", name, err)
+		}
 	}
 }
 
