@@ -86,7 +86,7 @@ func handles(r *http.Request, ex *gateway.Exchange) (found []handed, err error) 
 		found = append(found, handed{handle: value})
 	}
 	kind := r.Header.Get("Content-Type")
-	if strings.ContainsRune(kind, ';') {
+	if kind != "application/json" { // as most write it, and in no other letters
 		kind, _, _ = mime.ParseMediaType(kind)
 	}
 	if r.Method != http.MethodPost || kind != "application/x-www-form-urlencoded" && kind != "application/json" {
