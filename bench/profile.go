@@ -45,8 +45,11 @@ func (b *Bench) piece(ctx context.Context, addr string) error {
 	}
 	defer res.Body.Close()
 	text, err := io.ReadAll(res.Body)
-	if err != nil || res.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %w", res.Status, err)
+	if err == nil && res.StatusCode != http.StatusOK {
+		err = fmt.Errorf("the server answers %s to its profiler", res.Status)
+	}
+	if err != nil {
+		return err
 	}
 	name, err := b.fileIn("piece-*.pprof")
 	if err != nil {
