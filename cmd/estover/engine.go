@@ -398,7 +398,7 @@ func (e *enabling) run(ctx context.Context, s *settings, c *client, out io.Write
 	var unrotated error
 	if checked.OK && k.Pair && !e.keepRoot && x.Admin != "" {
 		if root, unrotated = rotateRoot(ctx, c, x.Name, e.second); unrotated != nil {
-			unrotated = fmt.Errorf("%s is a target, and its admin's password is the one that you gave: %w\nTry again with estover secret engine rotate-root %s, or leave it so", x.Name, unrotated, x.Name)
+			unrotated = fmt.Errorf("%s is a target, and its admin's password is the one that you gave: %w\nestover secret engine rotate-root %s tries again", x.Name, unrotated, x.Name)
 		}
 	}
 	if err := s.show(out, struct {
@@ -427,7 +427,8 @@ func (e *enabling) run(ctx context.Context, s *settings, c *client, out io.Write
 const rootTime = 20 * time.Second
 
 // rotateRoot has the password of a target's admin changed, and waits until the one
-// before is gone, or somebody is known to use it.
+// before is gone, or somebody is known to use it. Once there is another admin it is no
+// error that its end could not be waited for.
 func rotateRoot(ctx context.Context, c *client, name, second string) (*rotation.Rotation, error) {
 	var r rotation.Rotation
 	if err := c.do(ctx, http.MethodPost, enginePath(name)+"/rotate-root", map[string]any{"second": second}, &r); err != nil {
@@ -438,12 +439,12 @@ func rotateRoot(ctx context.Context, c *client, name, second string) (*rotation.
 		case <-late:
 			return &r, nil
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return &r, nil
 		case <-time.After(250 * time.Millisecond):
 		}
 		var next rotation.Rotation // what is left out of the answer is nothing
 		if err := c.do(ctx, http.MethodGet, "/v1/rotation"+secretAt(r.Path), nil, &next); err != nil {
-			return nil, err
+			return &r, nil
 		}
 		r = next
 	}

@@ -87,7 +87,11 @@ func (s *Server) rotationTarget(ctx context.Context, t estover.TenantID, name st
 		return rotation.Target{}, err
 	}
 	k, err := s.targets.Kind(x.Kind)
-	return rotation.Target{ID: x.ID, Name: x.Name, Admin: x.Admin, Overlap: k.Overlap, Plain: k.Plain, Pair: k.Pair, Kind: k.Title, CheckedAt: x.CheckedAt}, err
+	if err != nil {
+		return rotation.Target{}, err
+	}
+	host, err := k.Host(x.Address)
+	return rotation.Target{ID: x.ID, Name: x.Name, Admin: x.Admin, Host: host, Overlap: k.Overlap, Plain: k.Plain, Pair: k.Pair, Kind: k.Title, CheckedAt: x.CheckedAt}, err
 }
 
 // certifier has certificates made for secrets. Whoever may write a role may have

@@ -242,3 +242,50 @@ func TestCertificateDestroyed(t *testing.T) {
 		h.works()
 	})
 }
+
+// TestSoonAtTheEnd: while a node scrambles what has retired, no other gives that user
+// its next password: the scrambling might come after it.
+func TestSoonAtTheEnd(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := build(t, d, newMemory("reader_a", "reader_b"))
+		other, _ := h.node("node_2")
+		h.put(pair)
+		h.run()
+		h.clock.Advance(time.Hour)
+		h.tick(h.x, other)
+		h.run()
+		pass := func(by time.Duration) {
+			t.Helper()
+			h.clock.Advance(by)
+			h.tick(h.x, other)
+			if err := h.x.RunDue(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		seen := false
+		h.x.Reached(func(at string) error {
+			if at == "before R5" && !seen {
+				seen = true
+				if err := errors.Join(other.Soon(t.Context(), ann, path, 2), other.RunDue(t.Context())); err != nil {
+					t.Error(err)
+				}
+			}
+			return nil
+		})
+		for range 4 {
+			pass(time.Minute)
+		}
+		h.x.Reached(nil)
+		if !seen {
+			t.Fatal("nothing was scrambled")
+		}
+		h.works()
+		for range 3 {
+			pass(rotation.HoldTime + time.Second)
+			h.works()
+		}
+		if e := h.explain(); e.Current != 3 {
+			t.Errorf("in the end: %s with version %d (%s), want version 3", e.Step, e.Current, e.LastError)
+		}
+	})
+}

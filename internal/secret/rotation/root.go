@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 
 	"estover.dev"
+	"estover.dev/internal/db"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/secret/engine"
 )
@@ -29,7 +31,8 @@ func rootSpec(at Target, first, second string) Spec {
 // already is rotated once more.
 //
 // If it does not come through, the secret is not rotated, and what the operator has
-// typed in is as good as before.
+// typed in is as good as before. Where it may be half done at the target, which does
+// not answer, it is brought to its end when that does, and the error says so.
 func (x *Rotations) RotateRoot(ctx context.Context, c estover.Caller, name, second string) (Rotation, error) {
 	op := guard.Op{Action: "rotation.schedule", Target: "target:" + name, Detail: map[string]any{"second": second}}
 	if _, err := x.Guard.Admit(ctx, c, op); err != nil { // before anything is asked of the target
@@ -53,16 +56,21 @@ func (x *Rotations) RotateRoot(ctx context.Context, c estover.Caller, name, seco
 	if err != nil {
 		return Rotation{}, x.refused(ctx, c, op, err)
 	}
-	if _, err := x.Put(ctx, c, at.Admin, spec); err != nil {
+	put, err := x.Put(ctx, c, at.Admin, spec)
+	if err != nil {
 		return Rotation{}, err
 	}
 	r, err := x.Run(ctx, c, at.Admin)
-	if err != nil {
-		// What has not come through is not tried again behind somebody's back. If a node
-		// is still at it, it stays, and its rotation says how it went.
-		if failed := x.Remove(context.WithoutCancel(ctx), c, at.Admin); failed != nil && !errors.Is(failed, ErrBusy) {
-			return r, errors.Join(err, failed)
-		}
+	if err == nil || put.Generation > 1 { // somebody else has begun it
+		return r, err
+	}
+	// What has not come through is not tried again behind somebody's back.
+	failed := x.Remove(context.WithoutCancel(ctx), c, at.Admin)
+	switch {
+	case errors.Is(failed, ErrBusy) && errors.Is(err, ErrFailed):
+		err = ErrFailed.With("%s It is tried again until it is done: estover rotation explain %s", reason(err), at.Admin)
+	case !errors.Is(failed, ErrBusy):
+		err = errors.Join(err, failed)
 	}
 	return r, err
 }
@@ -87,10 +95,13 @@ func (x *Rotations) pairOf(ctx context.Context, c estover.Caller, at Target, sec
 	if first == "" || fields["password"].Empty() {
 		return spec, ErrNoPair.With("The secret %s has no fields username and password, so it is not known whose password is to be changed.", at.Admin)
 	}
-	if second != "" {
-		return rootSpec(at, first, second), nil
+	named := second != ""
+	if !named {
+		second = first + "_b"
 	}
-	second = first + "_b"
+	if err := x.shared(ctx, c.Tenant, at, first, second); err != nil || named {
+		return rootSpec(at, first, second), err
+	}
 	e, err := x.Engine(ctx, c.Tenant, at.ID)
 	if err != nil {
 		return spec, err
@@ -105,6 +116,42 @@ func (x *Rotations) pairOf(ctx context.Context, c estover.Caller, at Target, sec
 		return spec, ErrNoPair.With("There is a user %s at %s already. If it is to be the second admin, whose password changes, name it; if not, name another one.", second, at.Name)
 	}
 	return rootSpec(at, first, second), nil
+}
+
+// shared says why the password of a user is not changed, if another target would not be
+// let in any more: one at the same server that has it in a secret of its own, or one at
+// another server that has the same secret.
+func (x *Rotations) shared(ctx context.Context, tenant estover.TenantID, at Target, users ...string) error {
+	var others []place
+	err := x.Guard.DB().View(ctx, tenant, func(tx *db.Tx) (err error) {
+		others, err = otherTargets(ctx, tx, at.ID)
+		return err
+	})
+	for _, one := range others {
+		o, err := x.Target(ctx, tenant, one.id)
+		switch {
+		case estover.KindOf(err) == estover.NotFound: // removed a moment ago
+			continue
+		case err != nil:
+			return err
+		case (o.Admin == at.Admin) == strings.EqualFold(o.Host, at.Host):
+			continue // both have the pair, or it is another server with a secret of its own
+		case o.Admin == at.Admin:
+			return ErrNoPair.With("The secret %s is that of %s too, which is another server and would know nothing of the second admin. Give each a secret of its own.", at.Admin, o.Name)
+		}
+		var fields map[string]estover.Secret
+		s, err := x.Secrets.Describe(ctx, tenant, o.Admin)
+		if err == nil {
+			fields, err = x.Secrets.Former(ctx, tenant, o.Admin, s.CurrentVersion)
+		}
+		if err != nil && estover.KindOf(err) != estover.NotFound { // then it cannot be worked at anyway
+			return err
+		}
+		if slices.Contains(users, string(fields["username"].Reveal())) {
+			return ErrNoPair.With("The target %s is at the same server and has the password of the same user in a secret of its own, %s, which would not be good any more. Have both work with one secret, or as different users.", o.Name, o.Admin)
+		}
+	}
+	return err
 }
 
 // pair makes the second admin of a target, who is not there, with the rights of the

@@ -10,6 +10,7 @@ import (
 	"estover.dev"
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/secret"
 	"estover.dev/internal/secret/engine"
 	"estover.dev/internal/secret/rotation"
 )
@@ -131,6 +132,86 @@ func TestRotateRootCrashes(t *testing.T) {
 			if h.target.accepts(engine.Credential{User: "operator", Secret: estover.NewSecret([]byte("first-of-operator"))}) {
 				t.Errorf("%s: what the operator typed in is good", point)
 			}
+		}
+	})
+}
+
+// TestRotateRootShared: no other target is locked out by it, at whichever server it is
+// and whichever secret it has.
+func TestRotateRootShared(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := build(t, d, newMemory("operator"))
+		h.admin, h.pair = path, true
+		h.register()
+		const beside, elsewhere = "db/beside", "elsewhere.example:5432"
+		if _, err := h.secrets.Create(t.Context(), ann, secret.Spec{Path: beside, Destinations: []string{there}}); err != nil {
+			t.Fatal(err)
+		}
+		fields := map[string]estover.Secret{"username": estover.NewSecret([]byte("operator")), "password": estover.NewSecret([]byte("first-of-operator"))}
+		for _, p := range []string{path, beside} {
+			if _, err := h.secrets.Write(t.Context(), ann, p, fields, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		err := d.Do(t.Context(), h.tenant, func(tx *db.Tx) error {
+			_, err := tx.Exec(t.Context(), `insert into secret_target (tenant_id, id, name, kind, address, options, authorities, admin, owner, description, batches,
+					created_at, created_by, updated_at, epoch, reach)
+				select $1, id, name, 'memory', '', '{}', '', 'db/any', '', '', 4, $2, 'user:usr_ann', $2, 1, 1
+				from (select 'tgt_2' as id, 'billing' as name union all select 'tgt_3', 'far') t`, tx.Tenant(), tx.Now())
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		far := rotation.Target{ID: "tgt_3", Name: "far", Admin: beside, Host: elsewhere}
+		for _, c := range []struct{ what, admin, host, second, words string }{
+			{"another server with the same secret", path, elsewhere, "", "which is another server"},
+			{"another secret of the same user", beside, there, "", "in a secret of its own, " + beside},
+			{"and a second admin that is named", beside, there, "operator_c", "in a secret of its own, " + beside},
+		} {
+			h.others = map[string]rotation.Target{"tgt_2": {ID: "tgt_2", Name: "billing", Admin: c.admin, Host: c.host}, "tgt_3": far}
+			_, err := h.x.RotateRoot(t.Context(), ann, "orders", c.second)
+			if !errors.Is(err, rotation.ErrNoPair) || !strings.Contains(err.Error(), "billing") || !strings.Contains(err.Error(), c.words) {
+				t.Errorf("%s: %v, want ErrNoPair that names billing", c.what, err)
+			}
+		}
+		if _, err := h.x.Get(t.Context(), ann, path); !errors.Is(err, rotation.ErrNotFound) || len(h.target.made) > 0 {
+			t.Errorf("it is rotated: %v, made %q", err, h.target.made)
+		}
+		h.others = map[string]rotation.Target{"tgt_2": {ID: "tgt_2", Name: "billing", Admin: path, Host: there}, "tgt_3": far}
+		if r, err := h.x.RotateRoot(t.Context(), ann, "orders", ""); err != nil || r.Step != rotation.Grace {
+			t.Errorf("beside one at the same server with the same secret, and one elsewhere: %s, %v", r.Step, err)
+		}
+	})
+}
+
+// TestRotateRootAgain: what may be half done at a target that has stopped answering is
+// brought to its end, and whoever asked for it is told so.
+func TestRotateRootAgain(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := build(t, d, newMemory("operator"))
+		fields := map[string]estover.Secret{"username": estover.NewSecret([]byte("operator")), "password": estover.NewSecret([]byte("first-of-operator"))}
+		if _, err := h.secrets.Write(t.Context(), ann, path, fields, 0); err != nil {
+			t.Fatal(err)
+		}
+		h.admin, h.pair = path, true
+		h.x.Reached(func(at string) error {
+			if at == "before R2" {
+				h.target.fail("down")
+			}
+			return nil
+		})
+		_, err := h.x.RotateRoot(t.Context(), ann, "orders", "")
+		h.x.Reached(nil)
+		if !errors.Is(err, rotation.ErrFailed) || !strings.Contains(err.Error(), "tried again until it is done: estover rotation explain "+path) {
+			t.Errorf("a target that stops answering: %v", err)
+		}
+		h.target.restore()
+		for range 3 {
+			h.pass(3 * time.Minute)
+		}
+		if r, err := h.x.Get(t.Context(), ann, path); err != nil || r.Slot != "b" || r.Previous != 0 {
+			t.Errorf("when it answers: slot %q, previous %d, %v", r.Slot, r.Previous, err)
 		}
 	})
 }

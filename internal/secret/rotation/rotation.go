@@ -224,6 +224,7 @@ type Target struct {
 	ID        string
 	Name      string
 	Admin     string    // the path of the secret by which it is worked at
+	Host      string    // where it is
 	Overlap   bool      // a user may have two secrets at once
 	Plain     bool      // it makes secrets itself
 	Pair      bool      // its engine is an [engine.Pairer]
@@ -660,7 +661,9 @@ func (x *Rotations) Soon(ctx context.Context, c estover.Caller, path string, n i
 		}
 		r.DueAt = at
 		r.wait()
-		r.heldBy, r.heldUntil = "", time.Time{} // who has it does nothing that may not be done again
+		if r.Step != Scrambling { // what is on its way to that user must not come after its next password
+			r.heldBy, r.heldUntil = "", time.Time{}
+		}
 		tx.Note("due_at", r.DueAt)
 		return save(ctx, tx.Tx, &r)
 	})

@@ -53,6 +53,7 @@ type house struct {
 	kind      rotation.Kind
 	authority *authority
 	admin     string // the path of the target's own secret
+	others    map[string]rotation.Target
 	checked   time.Time
 	over      map[string]bool // sessions and subjects that cannot work with us any more
 	risk      secret.Risk
@@ -98,10 +99,13 @@ func (h *house) node(name string) (*rotation.Rotations, *secret.Secrets) {
 	x = rotation.New(rotation.Config{
 		Guard: g, Secrets: secrets, Node: name, Logger: slog.New(slog.DiscardHandler),
 		Target: func(_ context.Context, tenant estover.TenantID, name string) (rotation.Target, error) {
+			if o, there := h.others[name]; there && tenant == h.tenant {
+				return o, nil
+			}
 			if tenant != h.tenant || name != "orders" && name != "tgt_1" {
 				return rotation.Target{}, rotation.ErrNotFound.With("There is no target %s.", name)
 			}
-			return rotation.Target{ID: "tgt_1", Name: "orders", Admin: h.admin, Overlap: h.overlap, Plain: h.plain, Pair: h.pair, CheckedAt: h.checked}, nil
+			return rotation.Target{ID: "tgt_1", Name: "orders", Admin: h.admin, Host: there, Overlap: h.overlap, Plain: h.plain, Pair: h.pair, CheckedAt: h.checked}, nil
 		},
 		Certifier: h.authority.certifier(),
 		Engine: func(context.Context, estover.TenantID, string) (engine.Engine, error) {

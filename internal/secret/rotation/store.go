@@ -238,6 +238,11 @@ func byRisk(ctx context.Context, tx *db.Tx) ([]place, error) {
 	return places(tx.Query(ctx, `select tenant_id, secret_id from rotation where ended_at is null and step = 'idle' and due_at is not null`))
 }
 
+// otherTargets are those but one that are worked at with a secret.
+func otherTargets(ctx context.Context, tx *db.Tx, target string) ([]place, error) {
+	return places(tx.Query(ctx, `select tenant_id, id from secret_target where tenant_id = $1 and id <> $2 and admin <> '' and ended_at is null order by name`, tx.Tenant(), target))
+}
+
 func countLate(ctx context.Context, tx *db.Tx) (n int64, err error) {
 	err = tx.QueryRow(ctx, `select count(*) from rotation where ended_at is null and late_at is not null`).Scan(&n)
 	return n, err
