@@ -256,8 +256,8 @@ func (d *Devices) SetHeader(ctx context.Context, c estover.Caller, h Header) err
 		if h.Name == "" || len(h.Name) > 100 {
 			return ErrInvalid.With("the name of a header has between 1 and 100 bytes")
 		}
-		if !h.Hashed && slices.Contains(secrets, h.Name) {
-			return ErrInvalid.With("%s holds what opens doors, and is noted with hmac=true alone", h.Name)
+		if !h.Hashed && opens(h.Name) {
+			return ErrInvalid.With("%s may hold what opens doors, and is noted with hmac=true alone", h.Name)
 		}
 		have, err := headers(ctx, tx.Tx)
 		if err != nil {

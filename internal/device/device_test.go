@@ -512,7 +512,7 @@ func TestNoted(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for _, name := range []string{"Authorization", "x-vault-TOKEN", "cookie"} {
+		for _, name := range []string{"Authorization", "x-vault-TOKEN", "cookie", "Proxy-Authorization", "DPoP", "CF-Access-Jwt-Assertion", "X-Forwarded-Access-Token", "X-Api-Key", "X-Amzn-Oidc-Data"} {
 			if err := h.SetHeader(ctx, ann, device.Header{Name: name}); !errors.Is(err, device.ErrInvalid) {
 				t.Errorf("%s in clear: %v, want ErrInvalid", name, err)
 			}
@@ -591,6 +591,87 @@ func TestNoted(t *testing.T) {
 		note.Headers = http.Header{"X-Absent": {long, long}}
 		if text := h.Noted(ctx, "default", note); len(text) > 2000 || !strings.Contains(text, "x-absent") {
 			t.Errorf("of a long header %d bytes are noted", len(text))
+		}
+	})
+}
+
+// What a client sends beside hides nothing: neither what a proxy has added behind it, nor
+// another header. A long value is found by the hash of the whole.
+func TestNotedTooMuch(t *testing.T) {
+	h := build(t, dbtest.Open(t))
+	ctx := t.Context()
+	h.enable("file", device.File, map[string]string{"file_path": filepath.Join(h.folder, "audit.log")})
+	names := []string{"Authorization", "X-Forwarded-For"}
+	for i := range 10 {
+		names = append(names, fmt.Sprintf("X-Long-%d", i))
+	}
+	for _, name := range names {
+		if err := h.SetHeader(ctx, ann, device.Header{Name: name, Hashed: name == "Authorization"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	long := strings.Repeat("y", 2000)
+	sent := http.Header{"Authorization": {"Bearer " + long}, "X-Forwarded-For": {long}}
+	for range 9 {
+		sent.Add("X-Forwarded-For", "10.0.0.1")
+	}
+	sent.Add("X-Forwarded-For", long+", 203.0.113.7")
+	for _, name := range names[2:] {
+		sent[name] = slices.Repeat([]string{long}, 8)
+	}
+	hash, err := h.Hash(ctx, ann, "file", estover.NewSecret([]byte("Bearer "+long)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.until("what is noted", func() bool { return strings.Contains(h.Noted(ctx, "default", device.Note{Headers: sent}), "x-long-9") })
+	var told struct{ Headers map[string]any }
+	text := h.Noted(ctx, "default", device.Note{Headers: sent})
+	if err := json.Unmarshal([]byte("{"+text+"}"), &told); err != nil {
+		t.Fatal(err)
+	}
+	by, _ := told.Headers["authorization"].(map[string]any)
+	for _, v := range by {
+		if fmt.Sprint(v) != "["+hash+"]" {
+			t.Errorf("a long header is hashed as %v, want [%s]", v, hash)
+		}
+	}
+	values, _ := told.Headers["x-forwarded-for"].([]any)
+	if len(by) != 1 || len(values) != 8 || !strings.HasSuffix(fmt.Sprint(values[7]), "y, 203.0.113.7") || len(text) > 20<<10 {
+		t.Errorf("%d bytes are noted: %.300s", len(text), text)
+	}
+	left := 0
+	for _, name := range names[2:] {
+		if fmt.Sprint(told.Headers[strings.ToLower(name)]) == "[(left out)]" {
+			left++
+		}
+	}
+	if left < 6 {
+		t.Errorf("%d headers are left out, want those that there is no room for", left)
+	}
+}
+
+// What was noted in clear before it stood in any line is noted hashed.
+func TestNotedBefore(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := build(t, d)
+		ctx := t.Context()
+		if err := d.Do(ctx, "default", func(tx *db.Tx) error {
+			_, err := tx.Exec(ctx, `insert into audit_header (tenant_id, name, hashed) values ('default', 'x-vault-token', false)`)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		h.enable("file", device.File, map[string]string{"file_path": filepath.Join(h.folder, "audit.log")})
+		var text string
+		h.until("what is noted", func() bool {
+			text = h.Noted(ctx, "default", device.Note{Headers: http.Header{"X-Vault-Token": {"hvs.c4nary"}}})
+			return text != ""
+		})
+		if strings.Contains(text, "c4nary") || !strings.Contains(text, "hmac-sha256:") {
+			t.Errorf("the log is told %s", text)
+		}
+		if have, err := h.Headers(ctx, ann); err != nil || !have["x-vault-token"] {
+			t.Errorf("the headers are %v, %v, want the token's hashed", have, err)
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package device
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"maps"
@@ -33,15 +34,25 @@ type look struct {
 	headers map[string]bool // true for one that is hashed
 }
 
-// secrets are the headers that open doors. They are noted hashed, or not at all.
-var secrets = []string{"authorization", "cookie", "dpop", "proxy-authorization", "x-vault-token"}
+// secrets are in the names of headers that open doors, here or elsewhere: proxies hand on
+// what they let people in with. They are noted hashed, or not at all.
+var secrets = []string{"api-key", "apikey", "assertion", "authorization", "cookie", "dpop", "jwt", "oidc", "password", "secret", "token"}
 
-// Bounds of what events tell of headers.
+// opens reports whether a header of this name may open doors.
+func opens(name string) bool {
+	return slices.ContainsFunc(secrets, func(s string) bool { return strings.Contains(name, s) })
+}
+
+// Bounds of what events tell of headers. Of what is longer both ends are told: a client
+// begins a header with whatever it likes, and a proxy adds what it knows at the end.
 const (
 	maxValues = 8        // of one header
-	maxValue  = 512      // bytes of a value
-	maxNoted  = 16 << 10 // bytes of all headers; beyond it there are none
+	maxValue  = 512      // bytes of a value; one that is hashed is hashed as a whole
+	maxNoted  = 16 << 10 // bytes of all headers
 )
+
+// leftOut stands for the values of a header that there is no room for.
+const leftOut = "(left out)"
 
 // noted is how a [Note] stands in events: a header is a list of texts, or such a list
 // for each device, hashed under its key. So the log itself has the texts of those
@@ -67,42 +78,69 @@ func (d *Devices) Noted(ctx context.Context, tenant estover.TenantID, n Note) st
 		return ""
 	}
 	out := noted{Policies: n.Policies, Accessor: n.Accessor, Mount: n.Mount}
-	size := 0
-	for name, hashed := range at.headers {
-		var values []string
-		for _, v := range n.Headers[http.CanonicalHeaderKey(name)] {
-			if len(values) < maxValues {
-				values = append(values, strings.ToValidUTF8(v[:min(len(v), maxValue)], "�"))
-			}
-		}
-		if values == nil {
-			continue
-		}
-		if out.Headers == nil {
-			out.Headers = map[string]any{}
-		}
-		if !hashed {
-			out.Headers[name] = values
-			size += len(strings.Join(values, ""))
-			continue
-		}
-		by := map[string][]string{}
-		for _, id := range at.devices {
-			for _, v := range values {
-				by[id] = append(by[id], d.hash(&Device{ID: id, tenant: tenant}, v))
-				size += 80
-			}
-		}
-		out.Headers[name] = by
-	}
-	if size > maxNoted {
-		out.Headers = nil
-	}
+	out.Headers = d.headers(tenant, at, n.Headers)
 	b, err := json.Marshal(out)
 	if err != nil {
 		panic("device: a note has no JSON: " + err.Error())
 	}
 	return string(b[1 : len(b)-1])
+}
+
+// headers are those that were noted, as events tell of them. Where all are too much the
+// largest are left out, so that whoever sends one that is long hides that one alone.
+func (d *Devices) headers(tenant estover.TenantID, at look, sent http.Header) map[string]any {
+	values, size := map[string][]string{}, map[string]int{}
+	for name, hashed := range at.headers {
+		for _, v := range ends(sent[http.CanonicalHeaderKey(name)], maxValues) {
+			if hashed {
+				size[name] += 80 * len(at.devices)
+			} else {
+				v = shortened(v)
+				size[name] += len(v)
+			}
+			values[name] = append(values[name], v)
+		}
+	}
+	if len(values) == 0 {
+		return nil
+	}
+	told, all := map[string]any{}, 0
+	for _, name := range slices.SortedFunc(maps.Keys(values), func(a, b string) int {
+		return cmp.Or(cmp.Compare(size[a], size[b]), cmp.Compare(a, b))
+	}) {
+		if all += size[name]; all > maxNoted {
+			told[name] = []string{leftOut}
+			continue
+		}
+		if !at.headers[name] {
+			told[name] = values[name]
+			continue
+		}
+		by := map[string][]string{}
+		for _, id := range at.devices {
+			for _, v := range values[name] {
+				by[id] = append(by[id], d.hash(&Device{ID: id, tenant: tenant}, v))
+			}
+		}
+		told[name] = by
+	}
+	return told
+}
+
+// ends are so many values of a list at most: the first and the last.
+func ends(list []string, most int) []string {
+	if len(list) <= most {
+		return list
+	}
+	return slices.Concat(list[:most/2], list[len(list)-most/2:])
+}
+
+// shortened is a value that is told as it is.
+func shortened(v string) string {
+	if len(v) > maxValue {
+		v = v[:maxValue/2] + "…" + v[len(v)-maxValue/2:]
+	}
+	return strings.ToValidUTF8(v, "�")
 }
 
 // tell puts into a line what an event tells beside, and gives what there is to know of
