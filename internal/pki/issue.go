@@ -170,8 +170,12 @@ func (p *PKI) by(ctx context.Context, c estover.Caller, action string, w Wish, r
 	}
 	op := guard.Op{
 		Action: action, Target: target(X509, "role", role.ID), Effect: guard.Writes, Resource: role.Resource,
-		Detail: map[string]any{"role": role.Name, "common_name": w.CommonName, "names": w.all()},
+		Detail: map[string]any{"role": role.Name},
 	}
+	if err := w.many(role.X509, csr); err != nil { // before they are compared, and put on record
+		return nil, p.told(ctx, c, op, err)
+	}
+	op.Detail["common_name"], op.Detail["names"] = w.CommonName, w.all()
 	if role.Mount != "" {
 		op.Detail["mount"] = role.Mount
 	}
@@ -250,15 +254,31 @@ func (p *PKI) by(ctx context.Context, c estover.Caller, action string, w Wish, r
 	})
 }
 
+// others are the names that are wished for beside the common name, or those of the request
+// if there are none.
+func (w *Wish) others(s *X509Spec, csr *x509.CertificateRequest) []string {
+	all := w.Alternative
+	if csr != nil && !s.IgnoreNames && len(all.all()) == 0 {
+		all = Alternative{DNS: csr.DNSNames, Emails: csr.EmailAddresses, IPs: addresses(csr.IPAddresses), URIs: texts(csr.URIs)}
+	}
+	return all.all()
+}
+
+// many refuses more names than a certificate has.
+func (w *Wish) many(s *X509Spec, csr *x509.CertificateRequest) error {
+	switch {
+	case len(w.others(s, csr)) > maxNames:
+		return ErrInvalid.With("A certificate has at most %d names.", maxNames)
+	case len(w.UserIDs) > maxUserIDs:
+		return ErrInvalid.With("A subject has at most %d user ids.", maxUserIDs).At("user_ids")
+	}
+	return nil
+}
+
 // names are all that a certificate is to say of whom it is, the common name first.
 func (w *Wish) names(s *X509Spec, csr *x509.CertificateRequest) []string {
-	others := w.all()
-	if csr != nil && !s.IgnoreNames && len(others) == 0 {
-		all := Alternative{DNS: csr.DNSNames, Emails: csr.EmailAddresses, IPs: addresses(csr.IPAddresses), URIs: texts(csr.URIs)}
-		others = all.all()
-	}
 	list := []string{w.CommonName}
-	for _, name := range slices.Concat(others, w.UserIDs) {
+	for _, name := range slices.Concat(w.others(s, csr), w.UserIDs) {
 		if !slices.Contains(list, name) {
 			list = append(list, name)
 		}
@@ -408,7 +428,7 @@ func (p *PKI) leaf(c estover.Caller, role *Role, w *Wish, csr *x509.CertificateR
 	}
 	if csr != nil && !s.IgnoreNames && len(w.all()) == 0 {
 		t.DNSNames, t.EmailAddresses, t.IPAddresses, t.URIs = csr.DNSNames, csr.EmailAddresses, csr.IPAddresses, csr.URIs
-		if len(t.DNSNames)+len(t.EmailAddresses)+len(t.IPAddresses)+len(t.URIs) > maxNames {
+		if len(t.DNSNames)+len(t.EmailAddresses)+len(t.IPAddresses)+len(t.URIs) > maxNames { // the role may have changed
 			return nil, ErrInvalid.With("A certificate has at most %d names.", maxNames)
 		}
 	}
@@ -457,9 +477,6 @@ func (p *PKI) leaf(c estover.Caller, role *Role, w *Wish, csr *x509.CertificateR
 	}
 	if w.SubjectSerial != "" && !s.allowsSubject(w.SubjectSerial) {
 		return nil, ErrNotAllowed.With("The role %s does not allow the serial number %s in a subject.", role.Name, printable(w.SubjectSerial)).At("serial_number")
-	}
-	if len(w.UserIDs) > maxUserIDs {
-		return nil, ErrInvalid.With("A subject has at most %d user ids.", maxUserIDs).At("user_ids")
 	}
 	for _, id := range w.UserIDs {
 		switch {

@@ -400,6 +400,52 @@ func TestUserIDsAndSignatures(t *testing.T) {
 	}
 }
 
+// A wish for more names than a certificate has is refused before they are compared with
+// each other, put on record or held against a grant.
+func TestManyNames(t *testing.T) {
+	h := build(t, dbtest.Open(t), guardtest.AllowAll)
+	h.root("root")
+	h.role("any", pki.Spec{X509: &pki.X509Spec{AnyName: true, UserIDs: []string{"*"}}})
+	many := make([]string, 100_000)
+	for i := range many {
+		many[i] = fmt.Sprintf("n%06d.agents.example", i)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{DNSNames: many[:101]}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request, err := x509.ParseCertificateRequest(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.PutRole(t.Context(), ann, "", pki.X509, "many", pki.Spec{X509: &pki.X509Spec{AnyName: true, UserIDs: many[:1001]}}); !errors.Is(err, pki.ErrInvalid) {
+		t.Errorf("a role with 1001 user ids: %v, want ErrInvalid", err)
+	}
+	for what, ask := range map[string]func() (*pki.Certificate, error){
+		"hosts": func() (*pki.Certificate, error) {
+			return h.Issue(t.Context(), ann, pki.Wish{Role: "any", CommonName: "x.example", Alternative: pki.Alternative{DNS: many}})
+		},
+		"user ids": func() (*pki.Certificate, error) {
+			return h.Issue(t.Context(), ann, pki.Wish{Role: "any", CommonName: "x.example", UserIDs: many})
+		},
+		"names of a request": func() (*pki.Certificate, error) {
+			return h.Sign(t.Context(), ann, pki.Wish{Role: "any", CommonName: "x.example"}, request)
+		},
+	} {
+		begun := time.Now()
+		if _, err := ask(); !errors.Is(err, pki.ErrInvalid) {
+			t.Errorf("too many %s: %v, want ErrInvalid", what, err)
+		}
+		if took := time.Since(begun); took > 5*time.Second {
+			t.Errorf("too many %s: refused after %s", what, took)
+		}
+	}
+}
+
 // TestRoleAllows: what a role does not name is in no certificate.
 func TestRoleAllows(t *testing.T) {
 	d := dbtest.Open(t)

@@ -254,8 +254,8 @@ func (s *X509Spec) check() error {
 		return ErrInvalid.With("The type of a key is ec, rsa, ed25519 or any, not %q.", printable(s.KeyType)).At("key_type")
 	case !slices.Contains(allowed, s.KeyBits):
 		return ErrInvalid.With("A key of the type %s has no %d bits.", s.KeyType, s.KeyBits).At("key_bits")
-	case len(s.Domains) > 1000 || len(s.URIs) > 1000:
-		return ErrInvalid.With("A role has at most 1000 domains and URIs.").At("domains")
+	case len(s.Domains) > 1000 || len(s.URIs) > 1000 || len(s.UserIDs) > 1000 || len(s.SubjectSerials) > 1000:
+		return ErrInvalid.With("A role has at most 1000 domains, URIs, user ids and serial numbers of subjects.").At("domains")
 	case !slices.Contains([]int{0, 256, 384, 512}, s.SignatureBits):
 		return ErrInvalid.With("A signature is over 256, 384 or 512 bits, not %d.", s.SignatureBits).At("signature_bits")
 	}

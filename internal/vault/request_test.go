@@ -193,3 +193,21 @@ func FuzzRead(f *testing.F) {
 		}
 	})
 }
+
+// A list of principals that nobody would have costs no more than its length.
+func TestPrincipals(t *testing.T) {
+	if got := principals(" ubuntu,root ,, ubuntu"); len(got) != 2 || got[0] != "ubuntu" || got[1] != "root" {
+		t.Errorf("the principals are %q, want ubuntu and root", got)
+	}
+	var many strings.Builder
+	for i := range 100_000 {
+		fmt.Fprintf(&many, "user%06d,", i)
+	}
+	begun := time.Now()
+	if got := principals(many.String()); len(got) != 100_000 {
+		t.Errorf("there are %d principals", len(got))
+	}
+	if took := time.Since(begun); took > 5*time.Second {
+		t.Errorf("it took %s", took)
+	}
+}

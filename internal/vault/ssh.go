@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -280,12 +279,20 @@ func (d *Door) sshWish(q *Request) (pki.SSHWish, *sshAsk, error) {
 		Mount: q.Mount.ID, Role: q.Param("role"), PublicKey: in.PublicKey, Host: in.Type == "host", TTL: in.TTL, Options: in.Options, Extensions: in.Extensions, KeyID: in.KeyID,
 		Usual: time.Duration(usual) * time.Second, Longest: time.Duration(most) * time.Second,
 	}
-	for one := range strings.SplitSeq(in.Principals, ",") {
-		if one = strings.TrimSpace(one); one != "" && !slices.Contains(w.Principals, one) {
-			w.Principals = append(w.Principals, one)
+	w.Principals = principals(in.Principals)
+	return w, in, nil
+}
+
+// principals are those that a text names with commas between them, each once.
+func principals(text string) (all []string) {
+	seen := map[string]bool{}
+	for one := range strings.SplitSeq(text, ",") {
+		if one = strings.TrimSpace(one); one != "" && !seen[one] {
+			seen[one] = true
+			all = append(all, one)
 		}
 	}
-	return w, in, nil
+	return all
 }
 
 // noCertRole puts it into the words that clients know that a role is not there.
