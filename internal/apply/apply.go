@@ -30,7 +30,7 @@
 // Things are taken away and made in an order in which nothing speaks of what
 // is not there, and a name or host is free before it is taken again:
 //
-//	− syncs, − links, − stores, − channels, − providers, − detail types, − trusts, − grants, − resources · + people, secrets, stores, links, syncs, providers, resources, agents, grants, trusts, detail types, channels, policy · − agents, − people
+//	− syncs, − links, − channels, − providers, − detail types, − trusts, − grants, − resources · + people, secrets, stores, links, syncs, providers, resources, agents, grants, trusts, detail types, channels, policy · − stores, − agents, − people
 package apply
 
 import (
@@ -290,12 +290,12 @@ var order = []string{KindPerson, KindSecret, KindStore, KindLink, KindSync, Kind
 func (r *run) plan(ctx context.Context, prune bool) ([]step, error) {
 	var first, middle, last []step
 	if prune {
-		for _, k := range []string{KindSync, KindLink, KindStore, KindChannel, KindProvider, KindDetail, KindTrust, KindGrant, KindResource, KindAgent, KindPerson} {
+		for _, k := range []string{KindSync, KindLink, KindChannel, KindProvider, KindDetail, KindTrust, KindGrant, KindResource, KindStore, KindAgent, KindPerson} {
 			steps, err := r.prunable(ctx, k)
 			if err != nil {
 				return nil, err
 			}
-			if k == KindAgent || k == KindPerson {
+			if k == KindStore || k == KindAgent || k == KindPerson { // what goes from one to another has left by then
 				last = append(last, steps...)
 			} else {
 				first = append(first, steps...)

@@ -140,6 +140,15 @@ func TestStores(t *testing.T) {
 			t.Errorf("pushing what is read through a store: %v", err)
 		}
 
+		// A store that is called otherwise is another one, and what is read through the first goes there.
+		moved := strings.NewReplacer("name: team}", "name: crew}", "store: team", "store: crew", "team/app/webhook", "crew/app/webhook").Replace(stores)
+		for _, files := range []string{moved, stores} {
+			got, err := h.run(company+files, prune)
+			if err != nil || strings.Count(got, "~ SecretLink") != 2 || strings.Count(got, "- SecretStore") != 1 {
+				t.Fatalf("moving to another store: %v\n%s", err, got)
+			}
+		}
+
 		// Pruning takes away what a file has made, and nothing that was made by hand.
 		if _, err := h.Stores.Put(t.Context(), ada, upstream.StoreSpec{Name: "by-hand", Kind: "vault", Address: "https://vault.example.com:8200", Login: "vault/token"}); err != nil {
 			t.Fatal(err)
