@@ -358,17 +358,19 @@ func (x *Stores) open(ctx context.Context, tenant estover.TenantID, id string) (
 	var admin engine.Credential
 	var version string
 	var until time.Time
-	if federates := s.Options[Audience] != "" && k.Federation != nil && x.Assert != nil; !federates {
+	federates := s.Options[Audience] != "" && k.Federation != nil && x.Assert != nil
+	if !federates {
 		if admin, version, err = login(ctx, x.Secrets, system(tenant), s.Login, host); err != nil {
-			return nil, "", err
-		}
-	} else if o := x.openedAt(key, s.epoch, ""); o == nil {
-		if admin, until, err = x.federated(ctx, tenant, s, k, host); err != nil {
 			return nil, "", err
 		}
 	}
 	if o := x.openedAt(key, s.epoch, version); o != nil {
 		return o.store, o.host, nil
+	}
+	if federates {
+		if admin, until, err = x.federated(ctx, tenant, s, k, host); err != nil {
+			return nil, "", err
+		}
 	}
 	store, err := k.Open(engine.Config{Address: s.Address, Options: s.Options, Authorities: []byte(s.Authorities), Admin: admin, Dial: dialer(tenant, x.Dial, host)})
 	if err != nil {

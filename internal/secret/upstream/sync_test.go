@@ -258,6 +258,7 @@ func TestStoreThatRepeats(t *testing.T) {
 		}
 		for _, words := range []string{
 			"bad value " + value, "bad value " + base64.StdEncoding.EncodeToString([]byte(value)), "a token s.a-token-of-ours may not", strings.Repeat("x", 480) + value,
+			"payload " + base64.StdEncoding.EncodeToString([]byte(`{"a":"`+value+`"}`)), "payload " + base64.URLEncoding.EncodeToString([]byte(`{"ab":"`+value+`"}`)),
 		} {
 			if said := says(words); !strings.Contains(said, "is left out") || strings.Contains(said, value[:15]) || strings.Contains(said, "s.a-token") {
 				t.Errorf("a store that says %q: %q", words, said)

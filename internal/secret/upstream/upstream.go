@@ -182,14 +182,24 @@ func (c checked) quiet(err error, sent ...string) error {
 	return engine.Refuse("%s", left)
 }
 
-// repeated reports whether words have a value in them, as it is or in base64, or as much
-// of it as says what it is, since words are cut off.
+// repeated reports whether words have a value in them, as it is or in base64 with
+// whatever stands before it, or as much of it as says what it is, since words are cut
+// off. Of words that are longer than anybody shows it is taken for granted.
 func repeated(words, value string) bool {
-	const enough = 12
+	const enough, most = 12, 4000
 	if len(value) < 4 {
 		return false
 	}
-	for _, form := range []string{value, base64.RawStdEncoding.EncodeToString([]byte(value))} {
+	if len(words) > most {
+		return true
+	}
+	forms := []string{value}
+	for before := range 3 {
+		b := base64.RawStdEncoding.EncodeToString(append(make([]byte, before), value...))
+		b = b[(before*8+5)/6 : (before+len(value))*8/6] // those characters that are of the value alone
+		forms = append(forms, b, strings.NewReplacer("+", "-", "/", "_").Replace(b))
+	}
+	for _, form := range forms {
 		if strings.Contains(words, form) {
 			return true
 		}
