@@ -669,8 +669,8 @@ func (s *keysets) keys(ctx context.Context, tenant estover.TenantID, c JWTConfig
 }
 
 // source is where keys come from. Where there are too many, the one that nobody has
-// asked for the longest is forgotten: whoever has many of their own costs the others
-// one fetch at the most.
+// asked for the longest is forgotten: whoever has many of their own costs the others a
+// fetch each time at the most.
 func (s *keysets) source(from keysFrom) *keySource {
 	s.mu.Lock()
 	defer s.mu.Unlock()

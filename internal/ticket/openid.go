@@ -231,7 +231,7 @@ func (t *Tickets) ask(ctx context.Context, tenant estover.TenantID, c JWTConfig,
 	if err != nil {
 		return err
 	}
-	if sub, _ := told["sub"].(string); sub != subject {
+	if sub, _ := told["sub"].(string); sub == "" || sub != subject {
 		return ErrJWT.With("error validating claims: the userinfo of the provider is about another subject")
 	}
 	for name, v := range told {

@@ -301,6 +301,7 @@ func TestUserInfo(t *testing.T) {
 		"the signed one is not blue":  {alter: func(c map[string]any) { delete(c, "email"); c["team"] = "red" }, tells: `{"sub":"1","email":"bob@example.com","team":"blue"}`, asked: 1},
 		"another subject":             {alter: lean, tells: `{"sub":"2","email":"bob@example.com","team":"blue"}`, asked: 1},
 		"no subject":                  {alter: lean, tells: `{"email":"bob@example.com","team":"blue"}`, asked: 1},
+		"no subject anywhere":         {alter: func(c map[string]any) { lean(c); delete(c, "sub") }, tells: `{"email":"bob@example.com","team":"blue"}`, asked: 1},
 		"a member twice":              {alter: lean, tells: `{"sub":"1","email":"bob@example.com","team":"red","team":"blue"}`, asked: 1},
 		"no object":                   {alter: lean, tells: `null`, asked: 1},
 		"no answer":                   {alter: lean},
