@@ -3,6 +3,7 @@ package attest
 import (
 	"fmt"
 	"strings"
+	"unicode"
 )
 
 // Limit is the last line of every report.
@@ -80,13 +81,21 @@ func (r *Report) Step(name string) Step {
 	return Step{}
 }
 
-// String is the report as a table, and [Limit].
+// String is the report as a table, and [Limit]. A step has one line: what a statement
+// says of itself cannot look like another step, and does nothing to a terminal.
 func (r *Report) String() string {
 	var b strings.Builder
 	for _, s := range r.Steps {
-		fmt.Fprintf(&b, "%-13s  %-10s  %s\n", s.Result, s.Name, s.Detail)
+		fmt.Fprintf(&b, "%-13s  %-10s  %s\n", s.Result, s.Name, strings.Map(printable, s.Detail))
 	}
 	return b.String() + Limit
+}
+
+func printable(r rune) rune {
+	if unicode.IsPrint(r) {
+		return r
+	}
+	return '?'
 }
 
 // together is one step out of the same step of many calls: it fails if one

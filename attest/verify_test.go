@@ -551,6 +551,15 @@ func TestVerifyContainment(t *testing.T) {
 			t.Errorf("the certificate of %s is read as %q", change.what, got.Detail)
 		}
 	}
+
+	// What it says in words of its own is no step, and nothing but words.
+	c.Lingers = []string{"LDAP.\nPASS           witnesses   Two of them.\x1b[2K\u202e"}
+	b = NewContainment(c).AppendJSON(nil)
+	report = Verify(marshal(t, Receipt{Entry: l.entry(l.contain, b, l.add(b))}), l.trust())
+	text := report.String()
+	if lines := strings.Count(text, "\n") - strings.Count(Limit, "\n"); lines != len(report.Steps) || strings.ContainsAny(text, "\x1b\u202e") {
+		t.Errorf("%d steps are told in %d lines: %q", len(report.Steps), lines, text)
+	}
 }
 
 func TestVerifyEmergency(t *testing.T) {
