@@ -12,8 +12,8 @@ import (
 
 // Pair makes another admin, in one transaction: with the attributes of the first and
 // its memberships. What was given to the first directly, the other has as a member
-// of it; from PostgreSQL 16 on only a superuser could make it one, and such rights are
-// those of the option role there.
+// of it. From PostgreSQL 16 on whoever makes a role is a member of it, and cannot be its
+// group as well, so that the other could not change the first one's password.
 func (t *target) Pair(ctx context.Context, user, like string, s estover.Secret) error {
 	if !nameable(user) || !nameable(like) {
 		return engine.Refuse("a role has a name of 1 to %d bytes in UTF-8", maxName)
@@ -29,6 +29,9 @@ func (t *target) Pair(ctx context.Context, user, like string, s estover.Secret) 
 			from pg_catalog.pg_roles where rolname::text = $1::text`, like).Scan(&super, &makes, &databases, &version)
 		if err != nil {
 			return reached(classify(err))
+		}
+		if err := mayPair(super, version); err != nil {
+			return err
 		}
 		rows, err := c.Query(ctx, `select g.rolname::text, pg_catalog.bool_or(m.admin_option) from pg_catalog.pg_auth_members m
 			join pg_catalog.pg_roles g on g.oid = m.roleid join pg_catalog.pg_roles r on r.oid = m.member where r.rolname::text = $1::text group by 1 order by 1`, like)
@@ -48,7 +51,7 @@ func (t *target) Pair(ctx context.Context, user, like string, s estover.Secret) 
 		for _, g := range groups {
 			statements = append(statements, "grant "+ident(g.Group)+" to "+ident(user)+attribute(g.Admin, "with admin option"))
 		}
-		if !super && version < 160000 {
+		if !super {
 			statements = append(statements, "grant "+ident(like)+" to "+ident(user))
 		}
 		err = t.do(ctx, c, statements...)
@@ -57,6 +60,15 @@ func (t *target) Pair(ctx context.Context, user, like string, s estover.Secret) 
 		}
 		return err
 	})
+}
+
+// mayPair refuses where the second of two admins could not change the password of the
+// first, before anybody is made.
+func mayPair(super bool, version int) error {
+	if !super && version >= 160000 {
+		return engine.Refuse("from PostgreSQL 16 on a second admin takes a superuser: no other can change the password of the one that has made it")
+	}
+	return nil
 }
 
 func attribute(has bool, words string) string {
