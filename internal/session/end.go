@@ -193,34 +193,39 @@ func (s *Sessions) endExpired(ctx context.Context) (count int, err error) {
 		agents, err = s.Expired(ctx, tx, s.looked.since(tx.Now()))
 		return err
 	})
-	for _, a := range agents {
-		has := false
-		if err := s.guard.DB().View(ctx, a.Tenant, func(tx *db.Tx) error {
-			open, err := list(ctx, tx, Filter{Agent: a.Agent, State: Open}, nil, 1)
-			if has = len(open) > 0; err == nil && !has && s.Left != nil {
-				has, err = s.Left(ctx, tx, a.Agent)
-			}
-			return err
-		}); err != nil {
-			return count, err
-		}
-		if !has {
-			continue
-		}
-		var ended []string
-		op := guard.Op{Action: "session.end", Target: "agent:" + a.Agent, Detail: map[string]any{"cause": agentExpired}}
-		err := s.guard.Do(ctx, estover.Caller{Tenant: a.Tenant, Subject: estover.System("session")}, op, func(tx *guard.Tx) (err error) {
-			if ended, err = s.EndAgent(ctx, tx, a.Agent, agentExpired); err == nil && s.Lapse != nil {
-				err = s.Lapse(ctx, tx, a.Agent, agentExpired)
-			}
-			return err
-		})
-		if err != nil {
-			return count, err
-		}
-		count += len(ended)
+	for _, a := range agents { // one whose end fails holds up no other
+		ended, failed := s.lapse(ctx, a)
+		count, err = count+ended, errors.Join(err, failed)
 	}
 	return count, err
+}
+
+// lapse ends the sessions of an agent whose own time is over, and what it has in those
+// of others.
+func (s *Sessions) lapse(ctx context.Context, a AgentOf) (int, error) {
+	has := false
+	err := s.guard.DB().View(ctx, a.Tenant, func(tx *db.Tx) error {
+		open, err := list(ctx, tx, Filter{Agent: a.Agent, State: Open}, nil, 1)
+		if has = len(open) > 0; err == nil && !has && s.Left != nil {
+			has, err = s.Left(ctx, tx, a.Agent)
+		}
+		return err
+	})
+	if err != nil || !has {
+		return 0, err
+	}
+	var ended []string
+	op := guard.Op{Action: "session.end", Target: "agent:" + a.Agent, Detail: map[string]any{"cause": agentExpired}}
+	err = s.guard.Do(ctx, estover.Caller{Tenant: a.Tenant, Subject: estover.System("session")}, op, func(tx *guard.Tx) (err error) {
+		if ended, err = s.EndAgent(ctx, tx, a.Agent, agentExpired); err == nil && s.Lapse != nil {
+			err = s.Lapse(ctx, tx, a.Agent, agentExpired)
+		}
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	return len(ended), nil
 }
 
 // The causes of ends that nobody brought about.
