@@ -11,6 +11,8 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"estover.dev"
+	"estover.dev/internal/db"
+	"estover.dev/internal/pki"
 	"estover.dev/internal/recording"
 	"estover.dev/internal/session"
 )
@@ -156,12 +158,20 @@ func (s *Server) endSession(ctx context.Context, in *struct {
 		return nil, s.problem(ctx, err)
 	}
 	lingers, err := s.Leases.Lingers(ctx, c.Tenant, in.ID, begun)
-	return &one[endedSession]{endedSession{lingers}}, s.problem(ctx, err)
+	if err != nil {
+		return nil, s.problem(ctx, err)
+	}
+	var certified []string
+	err = s.guard.DB().View(ctx, c.Tenant, func(tx *db.Tx) (err error) {
+		certified, err = pki.LingersOfSession(ctx, tx, in.ID, begun)
+		return err
+	})
+	return &one[endedSession]{endedSession{append(lingers, certified...)}}, s.problem(ctx, err)
 }
 
 // An endedSession is what is left of a session.
 type endedSession struct {
-	Lingers []string `json:"lingers,omitempty" doc:"What may go on at targets that cannot end it, although it has ended here"`
+	Lingers []string `json:"lingers,omitempty" doc:"What may go on elsewhere, at targets that cannot end it or by whoever does not ask, although it has ended here"`
 }
 
 func (s *Server) replaySession(ctx context.Context, in *struct {

@@ -540,8 +540,12 @@ func mark(ctx context.Context, tx *db.Tx, f filter, reason Reason, cause string)
 
 // Tolls counts, by authority, the certificates of a crowd that counted at an
 // instant, or do now if that is zero.
-func Tolls(ctx context.Context, tx *db.Tx, c Crowd, at time.Time) (all []Toll, err error) {
-	for _, one := range (filter{crowd: &c}).chunks() {
+func Tolls(ctx context.Context, tx *db.Tx, c Crowd, at time.Time) ([]Toll, error) {
+	return tolls(ctx, tx, filter{crowd: &c}, at)
+}
+
+func tolls(ctx context.Context, tx *db.Tx, f filter, at time.Time) (all []Toll, err error) {
+	for _, one := range f.chunks() {
 		where, args := one.where(4)
 		where = strings.TrimSuffix(where, " and revoked_at is null")
 		base := []any{tx.Tenant(), tx.Now(), at}

@@ -143,4 +143,13 @@ func TestCertificateInASessionOfOthers(t *testing.T) {
 			t.Errorf("%s: the certificate of the other agent is revoked with it", c.what)
 		}
 	}
+
+	// The end of a session says that it is not for everybody (Q8).
+	var one struct{ Session string }
+	h.must(http.MethodGet, "/v1/pki/certificates/"+url.PathEscape(own), nil, &one)
+	var end struct{ Lingers []string }
+	h.must(http.MethodPost, "/v1/sessions/"+one.Session+"/end", map[string]string{"cause": "enough"}, &end)
+	if !revoked(own) || len(end.Lingers) != 1 || !strings.HasPrefix(end.Lingers[0], "Certificates: ") {
+		t.Errorf("the end of the session says that %q may go on, want certificates", end.Lingers)
+	}
 }
