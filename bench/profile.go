@@ -1,7 +1,11 @@
 package main
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -72,5 +76,55 @@ func (b *Bench) mergeProfiles(ctx context.Context, file string) error {
 	if out, err := merge.CombinedOutput(); err != nil {
 		return fmt.Errorf("merging profiles: %w\n%s", err, out)
 	}
-	return nil
+	merged, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if merged, err = nameless(merged, b.Program); err != nil {
+		return err
+	}
+	return os.WriteFile(file, merged, 0o644)
+}
+
+// nameless leaves out of a profile where the program lay: the string is nobody
+// else's affair. A profile is a protocol buffer, compressed, whose strings are its
+// sixth field (https://github.com/google/pprof/blob/main/proto/profile.proto).
+func nameless(profile []byte, path string) ([]byte, error) {
+	r, err := gzip.NewReader(bytes.NewReader(profile))
+	if err != nil {
+		return nil, err
+	}
+	text, err := io.ReadAll(r)
+	if err != nil {
+		return nil, err
+	}
+	var out bytes.Buffer
+	w := gzip.NewWriter(&out)
+	const stringTable, bytesType = 6, 2
+	for len(text) > 0 {
+		tag, n := binary.Uvarint(text)
+		size, m := binary.Uvarint(text[max(n, 0):])
+		if n <= 0 || m <= 0 {
+			return nil, errors.New("the profile cannot be read")
+		}
+		field := text[:n+m]
+		if tag&7 == bytesType {
+			if size > uint64(len(text)-n-m) {
+				return nil, errors.New("the profile ends too early")
+			}
+			field = text[:n+m+int(size)]
+		}
+		text = text[len(field):]
+		if tag == stringTable<<3|bytesType && string(field[n+m:]) == path {
+			name := filepath.Base(path)
+			field = append(binary.AppendUvarint(binary.AppendUvarint(nil, tag), uint64(len(name))), name...)
+		}
+		if _, err := w.Write(field); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), nil
 }
