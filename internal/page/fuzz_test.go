@@ -2,6 +2,7 @@ package page_test
 
 import (
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"net/http"
 	"net/http/httptest"
@@ -21,10 +22,11 @@ import (
 func request(t testing.TB) *page.Request {
 	t.Helper()
 	d := dbtest.Open(t)
+	key := rand.Text() // another in each process: what one has sealed does not open in the next
 	pages, err := page.New(page.Config{
 		Issuer: "https://estover.example", People: directory.New(guardtest.New(t, d, guardtest.AllowAll), directory.Options{}), Now: time.Now,
 		MAC: func(tenant estover.TenantID, value []byte) []byte {
-			m := hmac.New(sha256.New, []byte(tenant))
+			m := hmac.New(sha256.New, []byte(key+string(tenant)))
 			m.Write(value)
 			return m.Sum(nil)
 		},
