@@ -258,10 +258,12 @@ func (s *Stage) refusal(ctx context.Context, p *process, rule string) (refusal, 
 		if e.Detail.Host != events[0].Detail.Host {
 			return r, fmt.Errorf("the log has refusals of calls to %q and %q in the session, not of one call", events[0].Detail.Host, e.Detail.Host)
 		}
+		if strings.Contains(p.printed.String(), e.ID) {
+			r.Event, r.Host = e.ID, e.Detail.Host
+		}
 	}
-	r.Event, r.Host = events[0].ID, events[0].Detail.Host
-	if !strings.Contains(p.printed.String(), r.Event) {
-		return r, fmt.Errorf("the agent was not given the decision's id %s", r.Event)
+	if r.Event == "" {
+		return r, fmt.Errorf("the agent was not given the decision's id %s", events[0].ID)
 	}
 	var why struct {
 		Explanation struct {
