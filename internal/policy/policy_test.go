@@ -339,9 +339,11 @@ func TestActivationsRace(t *testing.T) {
 		wg.Wait()
 		won := 0
 		for _, err := range errs {
+			var refused *guard.Refusal
 			switch {
 			case err == nil:
 				won++
+			case errors.As(err, &refused) && refused.Decision.Reasons[0] == "policy_timeout": // a machine with too much to do
 			case !errors.Is(err, policy.ErrRaced) && !errors.Is(err, policy.ErrIsActive):
 				t.Errorf("activating in a race: %v", err)
 			}
