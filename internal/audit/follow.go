@@ -149,7 +149,7 @@ func (f *follower) deliver(ctx context.Context, c cursor) (end int64, err error)
 		if wanted == nil {
 			return c.size, f.move(ctx, c.tenant, c.size)
 		}
-		if first, end, err = f.skip(ctx, c, wanted); err != nil {
+		if first, end, err = f.seek(ctx, c, wanted); err != nil {
 			return 0, err
 		}
 	}
@@ -184,9 +184,9 @@ func (f *follower) deliver(ctx context.Context, c cursor) (end int64, err error)
 	return end, f.move(ctx, c.tenant, end)
 }
 
-// skip finds the next event that is wanted, and where the batch ends that begins
+// seek finds the next event that is wanted, and where the batch ends that begins
 // with it. Where there is none among those that it looks over, first is end.
-func (f *follower) skip(ctx context.Context, c cursor, wanted func(action string) bool) (first, end int64, err error) {
+func (f *follower) seek(ctx context.Context, c cursor, wanted func(action string) bool) (first, end int64, err error) {
 	end = min(c.next+followOver, c.size)
 	var heads []head
 	err = f.log.db.View(ctx, c.tenant, func(tx *db.Tx) (err error) {
