@@ -717,16 +717,7 @@ func checkSecret(d *Document) error {
 	if len(s.Destinations) == 0 {
 		wrong("destinations", "A secret names the hosts that it may be sent to.")
 	}
-	for i, text := range s.Destinations {
-		host, err := resource.HostPort(text, "443")
-		if err != nil {
-			wrong(fmt.Sprintf("destinations[%d]", i), "%s", err)
-			continue
-		}
-		s.Destinations[i] = host
-	}
-	slices.Sort(s.Destinations)
-	s.Destinations = slices.Compact(s.Destinations)
+	s.Destinations = destinations(s.Destinations, wrong)
 	if len(s.Description) > 1000 {
 		wrong("description", "The description has at most 1000 bytes.")
 	}
@@ -823,4 +814,18 @@ func (d *Document) inBundle(f policy.Finding) Problem {
 		return d.problem(join("files", f.File), "%s:%d: %s", f.File, f.Line, f.Message)
 	}
 	return Problem{d.below + f.File, f.Line, 1, f.Message}
+}
+
+// destinations are hosts with their ports, sorted, each of them once.
+func destinations(list []string, wrong func(field, format string, args ...any)) []string {
+	for i, text := range list {
+		host, err := resource.HostPort(text, "443")
+		if err != nil {
+			wrong(fmt.Sprintf("destinations[%d]", i), "%s", err)
+			continue
+		}
+		list[i] = host
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
 }

@@ -2,14 +2,11 @@ package apply
 
 import (
 	"context"
-	"fmt"
 	"maps"
-	"slices"
 	"strings"
 	"time"
 
 	"estover.dev"
-	"estover.dev/internal/resource"
 	"estover.dev/internal/secret"
 	"estover.dev/internal/secret/upstream"
 )
@@ -207,16 +204,7 @@ func checkLink(d *Document) error {
 			}
 		}
 	}
-	for i, text := range s.Destinations {
-		host, err := resource.HostPort(text, "443")
-		if err != nil {
-			wrong(fmt.Sprintf("destinations[%d]", i), "%s", err)
-			continue
-		}
-		s.Destinations[i] = host
-	}
-	slices.Sort(s.Destinations)
-	s.Destinations = slices.Compact(s.Destinations)
+	s.Destinations = destinations(s.Destinations, wrong)
 	if len(bad) > 0 {
 		return bad
 	}

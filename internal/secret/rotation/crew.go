@@ -108,20 +108,6 @@ func (x *Rotations) Work(ctx context.Context) error {
 	}
 }
 
-// RunDue does what [Rotations.Work] does once, and returns when nothing more can be
-// done at once.
-func (x *Rotations) RunDue(ctx context.Context) error {
-	tried := map[place]bool{}
-	for {
-		var busy sync.WaitGroup
-		n, err := x.begin(ctx, &busy, tried, func() {})
-		busy.Wait()
-		if err != nil || n == 0 {
-			return err
-		}
-	}
-}
-
 // begin starts on what is due and has a turn, but for what was tried before, and says
 // how much that is. It tells done of each that has gone well.
 func (x *Rotations) begin(ctx context.Context, busy *sync.WaitGroup, tried map[place]bool, done func()) (begun int, err error) {

@@ -1,6 +1,8 @@
 package rotation
 
 import (
+	"context"
+	"sync"
 	"time"
 
 	"estover.dev"
@@ -27,4 +29,18 @@ type Crew struct{ crew }
 // Take takes a turn for a rotation of a tenant at a target.
 func (c *Crew) Take(tenant estover.TenantID, target string, failed bool) bool {
 	return c.take(task{place{tenant, target}, target, failed})
+}
+
+// RunDue does what [Rotations.Work] does once, and returns when nothing more can be
+// done at once.
+func (x *Rotations) RunDue(ctx context.Context) error {
+	tried := map[place]bool{}
+	for {
+		var busy sync.WaitGroup
+		n, err := x.begin(ctx, &busy, tried, func() {})
+		busy.Wait()
+		if err != nil || n == 0 {
+			return err
+		}
+	}
 }
