@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"maps"
@@ -31,14 +32,25 @@ import (
 	"estover.dev/internal/db/dbtest"
 )
 
+var kills = flag.Int("kills", 0, "how often each test kills a server that is to be killed; 0 for as often as the test has it")
+
+// killings is how often a test kills its server, which is so often unless
+// somebody wants another number.
+func killings(own int) int {
+	if *kills > 0 {
+		return *kills
+	}
+	return own
+}
+
 // A server that is killed at any moment, again and again, while it issues
 // tokens, forwards calls, opens and ends sessions and refuses things, has lost
 // nothing of what it acknowledged: it is all in the log, the log verifies with
 // the tools of others, and what was ended stays ended.
 func TestKill(t *testing.T) {
 	t.Parallel()
-	t.Run("sqlite", func(t *testing.T) { killAgainAndAgain(t, dbtest.SQLite(t), 50) })
-	t.Run("postgres", func(t *testing.T) { killAgainAndAgain(t, dbtest.Postgres(t), 10) })
+	t.Run("sqlite", func(t *testing.T) { killAgainAndAgain(t, dbtest.SQLite(t), killings(50)) })
+	t.Run("postgres", func(t *testing.T) { killAgainAndAgain(t, dbtest.Postgres(t), killings(10)) })
 }
 
 func killAgainAndAgain(t *testing.T, database string, kills int) {

@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -180,9 +179,6 @@ func (v *vault) users(t *testing.T, mark string) []string {
 	return names
 }
 
-// kills is how often a server is killed that issues credentials.
-var kills = flag.Int("kills", 6, "how often a server is killed while it issues credentials")
-
 // A server that is killed again and again while it issues credentials, whose
 // clients hang up at any time, leaves no user at a target that no lease knows,
 // and loses no lease that a client has got (F1, F2; with the storms in package lease
@@ -227,7 +223,8 @@ func TestKillWhileIssuing(t *testing.T) {
 			}
 		})
 	}
-	for range *kills {
+	n := killings(6)
+	for range n {
 		time.Sleep(time.Duration(200+rand.IntN(600)) * time.Millisecond)
 		v.Kill()
 		lock.Lock()
@@ -257,7 +254,7 @@ func TestKillWhileIssuing(t *testing.T) {
 	}
 	stop()
 	work.Wait()
-	t.Logf("%d handed out, %d clients hung up, %d kills", len(got), hungUp, *kills)
+	t.Logf("%d handed out, %d clients hung up, %d kills", len(got), hungUp, n)
 	if len(got) == 0 {
 		t.Error("nothing was handed out")
 	}
