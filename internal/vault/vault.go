@@ -589,6 +589,10 @@ func (d *Door) fail(w http.ResponseWriter, q *Request, err error) {
 		case f.Status == http.StatusForbidden:
 			f = errDenied
 		case known.Kind == estover.NotFound && (q.Op == Read || q.Op == List):
+		case known.Kind == estover.Unavailable && known.Code != "":
+			// Clients try again by the status; who looks at why finds the word that
+			// stands in the log and in the other faces.
+			f.Errors = []string{known.Code + ": " + known.Detail}
 		default:
 			f.Errors = []string{known.Detail}
 		}
