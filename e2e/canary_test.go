@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"html"
 	"io"
 	"io/fs"
 	"maps"
@@ -13,6 +14,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -21,7 +23,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"estover.dev/e2e/e2etest"
+	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/page/pagetest"
 )
 
 // forms are how a value may stand somewhere: as it is, in base64 at any alignment,
@@ -46,6 +52,20 @@ func forms(value string) map[string][]byte {
 // the log of a database, also when it comes to a bad end, of which no core is left.
 func TestCanaries(t *testing.T) {
 	t.Parallel()
+	for _, on := range []string{"sqlite", "postgres"} {
+		t.Run(on, func(t *testing.T) {
+			t.Parallel()
+			database := ""
+			if on == "postgres" {
+				database = dbtest.Postgres(t)
+			}
+			canaries(t, database)
+		})
+	}
+}
+
+// canaries is that on a database, the server's own if none is named.
+func canaries(t *testing.T, database string) {
 	var mu sync.Mutex
 	var traces bytes.Buffer
 	collector := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -54,9 +74,19 @@ func TestCanaries(t *testing.T) {
 		_, _ = io.Copy(&traces, r.Body)
 	}))
 	t.Cleanup(collector.Close)
-	srv := e2etest.StartWith(t, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + collector.URL, "OTEL_EXPORTER_OTLP_COMPRESSION=none", "GOTRACEBACK=crash"}, "--log-level", "debug")
+	// The root key is made of a passphrase, from a file or from the environment.
+	passphrase := "canary-" + rand.Text()
+	words := filepath.Join(t.TempDir(), "words")
+	must(t, os.WriteFile(words, []byte(passphrase+"\n"), 0o600))
+	env := []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + collector.URL, "OTEL_EXPORTER_OTLP_COMPRESSION=none", "GOTRACEBACK=crash"}
+	args := []string{"--log-level", "debug", "--root-key", "passphrase:file:" + words}
+	if database != "" {
+		env = append(env, "CANARY_WORDS="+passphrase)
+		args = []string{"--log-level", "debug", "--root-key", "passphrase:env:CANARY_WORDS", "--database", database}
+	}
+	srv := e2etest.StartWith(t, env, args...)
 	v := newVault(t, srv)
-	canaries := map[string]string{"the injected key": crmKey, "the administrator's token": v.token}
+	canaries := map[string]string{"the injected key": crmKey, "the administrator's token": v.token, "the passphrase of the root key": passphrase}
 	plant := func(what string) string {
 		canaries[what] = "canary-" + rand.Text()
 		return canaries[what]
@@ -169,6 +199,20 @@ func TestCanaries(t *testing.T) {
 	// Other vaults, which repeat in their errors whatever was sent to them.
 	canaryStores(t, v, plant, canaries, &errors)
 
+	// Connections, whose provider does so too.
+	canaryConnection(t, v, plant, canaries, &errors)
+
+	// A passphrase that is none, and one that is the server's already.
+	other := filepath.Join(t.TempDir(), "other")
+	for what, word := range map[string]string{"a passphrase that nobody may use": plant("a passphrase that nobody may use"), "the passphrase of the root key": passphrase} {
+		must(t, os.WriteFile(other, []byte(word+"\n"), 0o600))
+		r := v.admin.Run(t, "root-key", "add", "passphrase:file:"+other)
+		if r.Code == 0 {
+			t.Errorf("%s was added", what)
+		}
+		errors.WriteString(r.Stdout + r.Stderr)
+	}
+
 	// Where they must not be.
 	var metrics bytes.Buffer
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, v.URL+"/metrics", nil)
@@ -208,7 +252,21 @@ func TestCanaries(t *testing.T) {
 		}))
 	}
 	walk("")
-	srv.Restart(t)
+	if database != "" {
+		dumped(t, database, files)
+	}
+	if err := srv.Try("--root-key", "passphrase:file:"+other+"-none"); err == nil {
+		t.Error("the server starts without its passphrase")
+	} else {
+		errors.WriteString(err.Error())
+	}
+	must(t, os.WriteFile(other, []byte(canaries["a passphrase that nobody may use"]+"\n"), 0o600))
+	if err := srv.Try("--root-key", "passphrase:file:"+other); err == nil {
+		t.Error("the server starts with another passphrase")
+	} else {
+		errors.WriteString(err.Error())
+	}
+	must(t, srv.Try())
 	v.admin.Must(t, "secret", "get", "canary/static", "--purpose", "a test")
 	srv.Abort(t)
 	walk(" after a bad end")
@@ -236,11 +294,17 @@ func TestCanaries(t *testing.T) {
 		}
 	}
 	maps.Copy(places, files)
-	if !strings.Contains(events, "canary/static") || !bytes.Contains(places["the file /estover.db"], []byte("canary/static")) {
-		t.Error("it was not looked where things are")
+	kept := []string{"the file /estover.db"}
+	if database != "" {
+		kept = []string{"the dump", "the database's files"}
 	}
-	if len(places["the file /estover.db"]) < 100_000 {
-		t.Errorf("the database has %d bytes", len(places["the file /estover.db"]))
+	for _, place := range kept {
+		if !bytes.Contains(places[place], []byte("canary/static")) || len(places[place]) < 100_000 {
+			t.Errorf("it was not looked where things are: %s has %d bytes", place, len(places[place]))
+		}
+	}
+	if !strings.Contains(events, "canary/static") {
+		t.Error("it was not looked where things are")
 	}
 	for what, value := range canaries {
 		if len(value) < 12 {
@@ -257,6 +321,151 @@ func TestCanaries(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// dumped adds what a PostgreSQL has of a schema: as it is dumped, as it stands in the
+// files, where also rows are that are no more, and what the server wrote into its log.
+func dumped(t *testing.T, database string, files map[string][]byte) {
+	t.Helper()
+	at, err := url.Parse(database)
+	must(t, err)
+	q := at.Query()
+	schema, dir := q.Get("search_path"), q.Get("host")
+	q.Del("search_path")
+	at.RawQuery = q.Encode()
+	dump, err := exec.Command("pg_dump", "--schema", schema, "--inserts", at.String()).Output()
+	must(t, err)
+	files["the dump"] = dump
+	c, err := pgx.Connect(t.Context(), database)
+	must(t, err)
+	defer c.Close(t.Context())
+	_, err = c.Exec(t.Context(), "checkpoint")
+	must(t, err)
+	found, err := c.Query(t.Context(), `select pg_relation_filepath(oid) from pg_class where relkind in ('r', 'i') and relnamespace = $1::regnamespace
+		union all select pg_relation_filepath(reltoastrelid) from pg_class where reltoastrelid <> 0 and relnamespace = $1::regnamespace`, schema)
+	must(t, err)
+	paths, err := pgx.CollectRows(found, pgx.RowTo[string])
+	must(t, err)
+	for _, path := range paths {
+		b, err := os.ReadFile(filepath.Join(dir, "data", path))
+		must(t, err)
+		files["the database's files"] = append(files["the database's files"], b...)
+	}
+	log, err := os.ReadFile(filepath.Join(dir, "log"))
+	must(t, err)
+	files["the log of the server's own database"] = log
+}
+
+// A babbler is a provider of tokens that repeats what it was sent when it refuses
+// something, and a resource that sends back the token it was called with.
+type babbler struct {
+	mu      sync.Mutex
+	plant   func(string) string
+	n       int
+	refuses string // with this code
+	revoked int
+}
+
+func (b *babbler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	body, _ := io.ReadAll(r.Body)
+	w.Header().Set("Content-Type", "application/json")
+	switch {
+	case r.URL.Path == "/me":
+		_ = json.NewEncoder(w).Encode(map[string]string{"you": r.Header.Get("Authorization")})
+	case r.URL.Path == "/revoke":
+		b.revoked++
+		http.Error(w, "no: "+string(body)+r.Header.Get("Authorization"), http.StatusInternalServerError)
+	case b.refuses != "":
+		w.WriteHeader(http.StatusBadRequest)
+		said := string(body) + " " + r.Header.Get("Authorization")
+		_ = json.NewEncoder(w).Encode(map[string]string{"error": b.refuses, "error_description": said, "error_uri": "https://provider.example/?" + said})
+	default:
+		b.n++
+		_ = json.NewEncoder(w).Encode(map[string]any{
+			"access_token": b.plant("the access token of a connection " + strconv.Itoa(b.n)), "refresh_token": b.plant("the refresh token of a connection " + strconv.Itoa(b.n)),
+			"id_token": b.plant("an ID token of a connection " + strconv.Itoa(b.n)), "token_type": "Bearer", "expires_in": 3600,
+		})
+	}
+}
+
+// canaryConnection has a person authorize a connection, an agent use it, and its
+// provider refuse renewals and ends.
+func canaryConnection(t *testing.T, v *vault, plant func(string) string, canaries map[string]string, errors *bytes.Buffer) {
+	t.Helper()
+	b := &babbler{plant: plant}
+	provider := httptest.NewServer(b)
+	t.Cleanup(provider.Close)
+	refuse := func(code string) { b.mu.Lock(); defer b.mu.Unlock(); b.refuses = code }
+	host := strings.TrimPrefix(provider.URL, "http://")
+	v.admin.Must(t, "secret", "create", "canary/client", "--destination", host)
+	v.admin.Put(t, "canary/client", plant("the secret of a client at a provider"))
+	v.admin.Must(t, "connection", "add", "canary", "--token-endpoint", provider.URL+"/token", "--authorization-endpoint", provider.URL+"/auth", "--revocation-endpoint", provider.URL+"/revoke",
+		"--client-id", "us", "--secret", "canary/client", "--destination", host, "--allow-private")
+	v.admin.Apply(t, `apiVersion: estover.dev/v1
+kind: Resource
+metadata: {name: mail}
+spec:
+  base_url: `+provider.URL+`
+  allow_private: [127.0.0.0/8]
+  class: confidential
+  slots: [{slot: header, name: Authorization, prefix: "Bearer ", secret: "connection:canary"}]
+  actions: [{name: me.read, method: GET, path: /me}]`, e2etest.Grant("bot-mail", "bot", "mail", "me.read", "support"))
+
+	// A code that the provider refuses at first, and then one that it takes.
+	alice := newVisitor(t, v.desk, "alice", "operator")
+	authorize := func(code string) *pagetest.Page {
+		t.Helper()
+		begun := alice.Send(alice.Load("/connections/canary"), "/connections/canary/begin")
+		to := regexp.MustCompile(`href="(` + regexp.QuoteMeta(provider.URL) + `/auth[^"]*)"`).FindStringSubmatch(begun.Body)
+		if to == nil {
+			t.Fatalf("nothing leads to the provider: %d\n%s", begun.Status, begun.Body)
+		}
+		at, err := url.Parse(html.UnescapeString(to[1]))
+		must(t, err)
+		return alice.Go("/connections/canary/back?" + url.Values{"state": {at.Query().Get("state")}, "code": {code}}.Encode())
+	}
+	refuse("invalid_request")
+	errors.WriteString(authorize(plant("a code that a provider refuses")).Body)
+	refuse("")
+	if page := authorize(plant("a code of a provider")); !strings.Contains(page.Body, "healthy") {
+		t.Fatalf("authorized: %d\n%s", page.Status, page.Body)
+	}
+	for name, value := range alice.Cookies {
+		if len(value) >= 20 {
+			canaries["the cookie "+name] = value
+		}
+	}
+
+	token, err := v.oauthDesk.token(t, "client_secret_basic", url.Values{"purpose": {"support"}, "resource": {provider.URL}})
+	must(t, err)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, v.URL+"/u/mail/me", nil)
+	must(t, err)
+	req.Header.Set("Authorization", "Bearer "+token.AccessToken)
+	res, err := v.HTTP(t).Do(req)
+	must(t, err)
+	got, err := io.ReadAll(res.Body)
+	must(t, err)
+	_ = res.Body.Close()
+	if res.StatusCode != http.StatusOK || !bytes.Contains(got, []byte("Bearer ***")) {
+		t.Errorf("with the token of a connection: %d %s", res.StatusCode, got)
+	}
+	errors.Write(got)
+
+	v.admin.Must(t, "connection", "renew", "canary")
+	refuse("server_error")
+	r := v.admin.Run(t, "connection", "renew", "canary")
+	errors.WriteString(r.Stdout + r.Stderr)
+	refuse("invalid_grant")
+	r = v.admin.Run(t, "connection", "renew", "canary")
+	errors.WriteString(r.Stdout + r.Stderr)
+	errors.WriteString(v.admin.Must(t, "connection", "show", "canary", "-o", "json"))
+	v.admin.Must(t, "connection", "remove", "canary")
+	e2etest.Eventually(t, "the provider is told that the tokens have ended", func() bool { b.mu.Lock(); defer b.mu.Unlock(); return b.revoked > 0 })
+	if b.n < 2 {
+		t.Errorf("the provider gave out %d tokens, want one that was authorized and one that was renewed", b.n)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
@@ -119,9 +120,13 @@ type visitor struct {
 }
 
 // newVisitor is a person who has made a passkey by an invitation.
-func newVisitor(t *testing.T, d *desk, name string) visitor {
+func newVisitor(t *testing.T, d *desk, name string, roles ...string) visitor {
 	t.Helper()
-	d.admin.Must(t, "person", "create", name, "--email", name+"@example.com")
+	create := []string{"person", "create", name, "--email", name + "@example.com"}
+	for _, role := range roles {
+		create = append(create, "--role", role)
+	}
+	d.admin.Must(t, create...)
 	var invitation struct{ Link string }
 	d.admin.JSON(t, &invitation, "person", "invite", name)
 	_, value, _ := strings.Cut(invitation.Link, "#")
@@ -244,13 +249,20 @@ func TestClients(t *testing.T) {
 	reads := func(name string) string {
 		return e2etest.Grant(name+"-reads", name, "crm", "customer.list, customer.read", "support")
 	}
-	c := newOAuthClient(t, d, "client", e2etest.Agent("client", "support"), reads("client"))
+	c := newOAuthClient(t, d, "client", strings.Replace(e2etest.Agent("client", "support"), "spec: {",
+		`spec: {client: {grant_types: [client_credentials, "urn:ietf:params:oauth:grant-type:jwt-bearer"]}, `, 1), reads("client"))
 	t.Run("oauth4webapi", func(t *testing.T) { c.runs(t, node(t), "oauth4webapi.mjs") })
 	t.Run("curl", func(t *testing.T) { c.runs(t, "/bin/sh", "curl.sh") })
-	t.Run("golang.org/x/oauth2", func(t *testing.T) {
-		c.runs(t, e2etest.Build(t, t.TempDir(), "xoauth2", "./clients"))
-	})
+	xoauth2 := e2etest.Build(t, t.TempDir(), "xoauth2", "./clients")
 	app := newOAuthClient(t, d, "app", yaml[0])
+	both := c.handing(t, newOAuthClient(t, d, "helper", strings.Replace(e2etest.Agent("helper", "support"), "spec: {",
+		`spec: {client: {grant_types: ["urn:ietf:params:oauth:grant-type:token-exchange"], introspect: ["`+d.site.URL+`"]}, `, 1), reads("helper")))
+	t.Run("golang.org/x/oauth2", func(t *testing.T) { both.runs(t, xoauth2) })
+	t.Run("golang.org/x/oauth2 for a person", func(t *testing.T) {
+		erin := newVisitor(t, d, "erin")
+		t.Parallel()
+		app.visited(t, erin, xoauth2)
+	})
 	// They wait for people, and so all at once.
 	t.Run("oauth4webapi for a person", func(t *testing.T) {
 		alice := newVisitor(t, d, "alice")
@@ -272,19 +284,20 @@ func TestClients(t *testing.T) {
 		t.Parallel()
 		app.visited(t, carol, node(t), "openid-client-people.mjs")
 	})
-	t.Run("openid-client for another agent", func(t *testing.T) {
-		spec := strings.Replace(e2etest.Agent("helper", "support"), "spec: {", `spec: {client: {grant_types: ["urn:ietf:params:oauth:grant-type:token-exchange"], introspect: ["`+d.site.URL+`"]}, `, 1)
-		helper := newOAuthClient(t, d, "helper", spec, reads("helper"))
-		both := oauthClient{env: append(slices.Clone(c.env), "HELPER_ID="+helper.id, "HELPER_SECRET="+helper.secret)}
-		both.runs(t, node(t), "openid-client-exchange.mjs")
-	})
+	t.Run("openid-client for another agent", func(t *testing.T) { both.runs(t, node(t), "openid-client-exchange.mjs") })
+	t.Run("oauth4webapi for another agent", func(t *testing.T) { both.runs(t, node(t), "oauth4webapi-exchange.mjs") })
 	t.Run("@modelcontextprotocol/sdk", func(t *testing.T) { c.runs(t, node(t), "mcp-sdk.mjs") })
 	t.Run("@modelcontextprotocol/sdk for a person", func(t *testing.T) {
 		app.visited(t, newVisitor(t, d, "dave"), node(t), "mcp-sdk-people.mjs")
 	})
 	t.Run("jose", func(t *testing.T) { c.runs(t, node(t), "jose.mjs") })
+	t.Run("python3-authlib for a person", func(t *testing.T) {
+		frank := newVisitor(t, d, "frank")
+		t.Parallel()
+		app.visited(t, frank, "/usr/bin/python3", "python3-authlib-people.py")
+	})
 	t.Run("python3-authlib", func(t *testing.T) {
-		c.runs(t, "/usr/bin/python3", "python3-authlib.py")
+		both.runs(t, "/usr/bin/python3", "python3-authlib.py")
 		// The same with the token endpoint as the audience of its assertions, which
 		// it takes for right by itself.
 		spec := strings.Replace(e2etest.Agent("old-client", "support"), "spec: {", "spec: {client: {legacy_assertion_audience: true}, ", 1)
@@ -295,6 +308,34 @@ func TestClients(t *testing.T) {
 			return strings.Count(d.Log(), "a client assertion has the token endpoint as its audience") == 1
 		})
 	})
+}
+
+// handing is the agent, which hands its tokens on to another one, and which a
+// trust knows by the tokens of its platform.
+func (c *oauthClient) handing(t *testing.T, to *oauthClient) *oauthClient {
+	t.Helper()
+	private, err := rsa.GenerateKey(rand.Reader, 2048)
+	must(t, err)
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	must(t, err)
+	file := filepath.Join(t.TempDir(), "platform.pem")
+	must(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600))
+	key, err := jwk.Import(private.Public())
+	must(t, err)
+	must(t, key.Set(jwk.KeyIDKey, "platform"))
+	must(t, key.Set(jwk.AlgorithmKey, jwa.RS256()))
+	set, err := json.Marshal(map[string]any{"keys": []jwk.Key{key}})
+	must(t, err)
+	trust, err := json.Marshal(map[string]any{
+		"apiVersion": "estover.dev/v1", "kind": "Trust", "metadata": map[string]any{"name": "platform"},
+		"spec": map[string]any{
+			"issuer": "https://platform.example", "jwks": string(set), "algorithms": []string{"RS256"}, "audience": c.URL,
+			"rules": []any{map[string]any{"agent": "client", "claims": map[string]string{"sub": "job-7"}}},
+		},
+	})
+	must(t, err)
+	c.admin.Apply(t, string(trust))
+	return &oauthClient{c.desk, c.id, c.secret, append(slices.Clone(c.env), "HELPER_ID="+to.id, "HELPER_SECRET="+to.secret, "PLATFORM_KEY="+file)}
 }
 
 // The same clients find their way where the issuer has a path.
