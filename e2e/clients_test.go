@@ -250,7 +250,7 @@ func TestClients(t *testing.T) {
 		return e2etest.Grant(name+"-reads", name, "crm", "customer.list, customer.read", "support")
 	}
 	c := newOAuthClient(t, d, "client", strings.Replace(e2etest.Agent("client", "support"), "spec: {",
-		`spec: {client: {grant_types: [client_credentials, "urn:ietf:params:oauth:grant-type:jwt-bearer"]}, `, 1), reads("client"))
+		`spec: {client: {grant_types: [client_credentials, "urn:ietf:params:oauth:grant-type:jwt-bearer"], default_resource: "`+d.site.URL+`"}, `, 1), reads("client"))
 	t.Run("oauth4webapi", func(t *testing.T) { c.runs(t, node(t), "oauth4webapi.mjs") })
 	t.Run("curl", func(t *testing.T) { c.runs(t, "/bin/sh", "curl.sh") })
 	xoauth2 := e2etest.Build(t, t.TempDir(), "xoauth2", "./clients")

@@ -4,7 +4,7 @@ import os
 import time
 
 from authlib.integrations.base_client import OAuthError
-from authlib.integrations.requests_client import OAuth2Session
+from authlib.integrations.requests_client import AssertionSession, OAuth2Session
 from authlib.jose import JsonWebKey
 from authlib.oauth2.rfc7523 import PrivateKeyJWT
 
@@ -69,3 +69,44 @@ if os.environ.get("LEGACY_ASSERTION_AUDIENCE"):
 else:
     refused(endpoint, "for another audience")
 refused(PrivateKeyJWT(ISSUER, alg="ES256"), "lives longer")
+
+# What becomes of a token.
+session = OAuth2Session(CLIENT_ID, CLIENT_SECRET, scope="customer.read")
+session.fetch_token(TOKEN_ENDPOINT, grant_type="client_credentials", resource=RESOURCE)
+value = session.token["access_token"]
+assert session.introspect_token(ISSUER + "/oauth/introspect", value).json()["active"] is True
+
+
+# Another agent takes it up, for less.
+def handed(value):
+    session = OAuth2Session(os.environ["HELPER_ID"], os.environ["HELPER_SECRET"], scope="customer.read")
+    return session.fetch_token(
+        TOKEN_ENDPOINT, grant_type="urn:ietf:params:oauth:grant-type:token-exchange", resource=RESOURCE,
+        subject_token=value, subject_token_type="urn:ietf:params:oauth:token-type:access_token",
+    ), session
+
+
+if "HELPER_ID" in os.environ:
+    token, helper = handed(value)
+    assert token["issued_token_type"] == "urn:ietf:params:oauth:token-type:access_token", token
+    assert helper.get(API).status_code == 200
+    told = helper.introspect_token(ISSUER + "/oauth/introspect", token["access_token"]).json()
+    assert told["sub"] == "agent:" + CLIENT_ID and told["act"]["sub"] == "agent:" + os.environ["HELPER_ID"], told
+assert session.revoke_token(ISSUER + "/oauth/revoke", value).status_code == 200
+assert session.introspect_token(ISSUER + "/oauth/introspect", value).json() == {"active": False}
+if "HELPER_ID" in os.environ:  # what ends the one ends the other
+    assert helper.get(API).status_code == 401
+
+
+# An agent that a trust knows by the tokens that its platform makes.
+def recognised(key):
+    session = AssertionSession(
+        TOKEN_ENDPOINT, issuer="https://platform.example", subject="job-7", audience=ISSUER,
+        key=key, header={"alg": "RS256", "kid": "platform"}, expires_at=int(time.time()) + 60, scope="customer.read",
+    )
+    return session.get(API), session.token
+
+
+if "PLATFORM_KEY" in os.environ:
+    with open(os.environ["PLATFORM_KEY"], encoding="utf-8") as file:
+        good(recognised(file.read()))

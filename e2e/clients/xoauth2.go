@@ -1,5 +1,6 @@
-// Clients is an agent by itself, with golang.org/x/oauth2. The scripts beside it
-// in this directory do the same, each with a library of its own.
+// Clients is an agent by itself or, where PERSON is set, one that people let act
+// for them, with golang.org/x/oauth2. The scripts beside it in this directory do
+// the same, each with a library of its own.
 package main
 
 import (
@@ -15,9 +16,9 @@ import (
 	"golang.org/x/oauth2/clientcredentials"
 )
 
-// read reads what the agent is there to read.
-func read(ctx context.Context, style oauth2.AuthStyle) (string, error) {
-	config := clientcredentials.Config{
+// byItself is how the agent gets tokens for itself.
+func byItself(style oauth2.AuthStyle) *clientcredentials.Config {
+	return &clientcredentials.Config{
 		ClientID:       os.Getenv("CLIENT_ID"),
 		ClientSecret:   os.Getenv("CLIENT_SECRET"),
 		TokenURL:       os.Getenv("ISSUER") + "/oauth/token",
@@ -25,7 +26,11 @@ func read(ctx context.Context, style oauth2.AuthStyle) (string, error) {
 		EndpointParams: url.Values{"resource": {os.Getenv("RESOURCE")}},
 		AuthStyle:      style,
 	}
-	answer, err := config.Client(ctx).Get(os.Getenv("API"))
+}
+
+// read reads what the agent is there to read.
+func read(ctx context.Context, style oauth2.AuthStyle) (string, error) {
+	answer, err := byItself(style).Client(ctx).Get(os.Getenv("API"))
 	if err != nil {
 		return "", err
 	}
@@ -38,11 +43,28 @@ func read(ctx context.Context, style oauth2.AuthStyle) (string, error) {
 }
 
 func main() {
+	ctx := context.Background()
+	if os.Getenv("PERSON") != "" {
+		if err := people(ctx); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
 	for _, style := range []oauth2.AuthStyle{oauth2.AuthStyleAutoDetect, oauth2.AuthStyleInHeader, oauth2.AuthStyleInParams} {
-		text, err := read(context.Background(), style)
+		text, err := read(ctx, style)
 		if err != nil {
 			log.Fatal(err)
 		}
 		fmt.Println(text)
+	}
+	if os.Getenv("HELPER_ID") != "" {
+		if err := hand(ctx); err != nil {
+			log.Fatalf("handing on: %v", err)
+		}
+	}
+	if os.Getenv("PLATFORM_KEY") != "" {
+		if err := recognised(ctx); err != nil {
+			log.Fatalf("by a token of the platform: %v", err)
+		}
 	}
 }
