@@ -269,6 +269,15 @@ func TestClients(t *testing.T) {
 		t.Parallel()
 		app.visited(t, alice, node(t), "oauth4webapi-people.mjs")
 	})
+	// What MCP's own suite knows of authorization servers; it uses a client without
+	// credentials where there may be one.
+	t.Run("@modelcontextprotocol/conformance", func(t *testing.T) {
+		plain := newOAuthClient(t, d, "plain", strings.NewReplacer("name: app", "name: plain", "agent: app", "agent: plain", "  client:\n", "  client:\n    token_endpoint_auth_methods: [none]\n",
+			`, "urn:openid:params:grant-type:ciba"`, "").Replace(yaml[0]))
+		grace := newVisitor(t, d, "grace")
+		t.Parallel()
+		plain.visited(t, grace, node(t), "mcp-conformance.mjs")
+	})
 	t.Run("oauth4webapi for a person, without credentials", func(t *testing.T) {
 		spec := strings.NewReplacer("name: app", "name: public", "agent: app", "agent: public", "  client:\n", "  client:\n    token_endpoint_auth_methods: [none]\n",
 			`, "urn:openid:params:grant-type:ciba"`, "").Replace(yaml[0])

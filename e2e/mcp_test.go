@@ -165,6 +165,22 @@ func TestMCP(t *testing.T) {
 	})
 	d.server.wellUsed(t)
 
+	// RFC 9728 and MCP's scope challenge: what a token lacks is in the refusal.
+	t.Run("for more than before", func(t *testing.T) {
+		two := strings.Replace(documents, `path: /mcp, effect: execute}`, `path: /mcp, effect: execute}
+    - {name: archive.use, method: "*", path: /mcp/archive, effect: execute}`, 1)
+		d := newMCPDesk(t, e2etest.Start(t), two)
+		bob := newVisitor(t, d.desk, "bob")
+		for name, grants := range map[string]string{"careful": "authorization_code", "lasting": "authorization_code, refresh_token"} {
+			agent := strings.Replace(e2etest.Agent(name, "support"), "spec: {", "spec: {client: {grant_types: ["+grants+`], redirect_uris: ["http://127.0.0.1/callback"]}, `, 1)
+			c := d.client(t, name, agent, e2etest.Grant(name+"-uses", name, "customers", "customers.use, archive.use", "support"))
+			if name == "lasting" {
+				c.env = append(c.env, "REFRESHES=yes")
+			}
+			c.visited(t, bob, node(t), "mcp/step-up.mjs")
+		}
+	})
+
 	t.Run("known by a URL", func(t *testing.T) {
 		const named = "https://desk.example/oauth/client.json"
 		var at string
