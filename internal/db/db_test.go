@@ -508,6 +508,9 @@ func TestModel(t *testing.T) {
 // Several nodes that start at once on an empty database all find it ready.
 func TestMigrateTogether(t *testing.T) {
 	dbtest.EachURL(t, func(t *testing.T, url string) {
+		if strings.HasPrefix(url, "sqlite:") {
+			url = "sqlite:" + filepath.Join(t.TempDir(), "empty.db")
+		}
 		var wg sync.WaitGroup
 		for range 8 {
 			wg.Go(func() {
@@ -742,8 +745,6 @@ func TestClosed(t *testing.T) {
 	})
 }
 
-// A full disk fails the work that needs it with an answer that says so, and
-// everything that was acknowledged before is still there.
 // Who reads one after the other does so by one connection, and those who read at
 // once have one each; a panic gives the connection back.
 func TestReaders(t *testing.T) {
@@ -833,6 +834,8 @@ func TestLook(t *testing.T) {
 	})
 }
 
+// A full disk fails the work that needs it with an answer that says so, and
+// everything that was acknowledged before is still there.
 func TestDiskFull(t *testing.T) {
 	d := dbtest.Open(t)
 	makeNotes(t, d)
