@@ -12,7 +12,11 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/lestrrat-go/jwx/v3/jwk"
+	"github.com/lestrrat-go/jwx/v3/jws"
+	"github.com/lestrrat-go/jwx/v3/jwt"
 	"golang.org/x/oauth2"
 
 	"estover.dev/e2e/e2etest"
@@ -106,10 +110,10 @@ spec:
 	idToken, _ := tok.Extra("id_token").(string)
 
 	// One file with the certificates of both.
-	other, err := os.ReadFile(away.CAFile)
+	theirs, err := os.ReadFile(away.CAFile)
 	must(t, err)
 	both := filepath.Join(t.TempDir(), "ca.pem")
-	must(t, os.WriteFile(both, append(append(ca, '\n'), other...), 0o600))
+	must(t, os.WriteFile(both, append(append(ca, '\n'), theirs...), 0o600))
 	run := func() map[string]any {
 		t.Helper()
 		c := exec.Command("/bin/sh", "-c", scripts[0])
@@ -179,12 +183,88 @@ spec:
 		"subject_token_type", "urn:ietf:params:oauth:token-type:refresh_token", "subject_token", tok.RefreshToken, "audience", away.URL,
 	}
 	post(home, assistant, chain...)
-	assertion, _ := post(home, assistant, chain...)["access_token"].(string)
-	present := []string{"grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion", assertion, "resource", away.site.URL}
-	if answer := post(away, there, present...); answer["access_token"] == nil {
+	assert := func() string {
+		t.Helper()
+		answer := post(home, assistant, chain...)
+		raw, _ := answer["access_token"].(string)
+		if raw == "" || answer["issued_token_type"] != "urn:ietf:params:oauth:token-type:id-jag" || answer["token_type"] != "N_A" {
+			t.Fatalf("for the refresh token: %v", answer)
+		}
+		return raw
+	}
+	present := func(d *desk, as credential, raw string) map[string]any {
+		t.Helper()
+		return post(d, as, "grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion", raw, "resource", away.site.URL)
+	}
+	refused := func(what string, answer map[string]any, want string) {
+		t.Helper()
+		if answer["error"] != want || answer["access_token"] != nil {
+			t.Errorf("%s: %v, want %s", what, answer, want)
+		}
+	}
+	once := assert()
+	if answer := present(away, there, once); answer["access_token"] == nil {
 		t.Errorf("for the refresh token: %v", answer)
 	}
-	if answer := post(away, there, present...); answer["error"] != "invalid_grant" {
-		t.Errorf("an assertion again: %v", answer)
+	refused("an assertion again", present(away, there, once), "invalid_grant")
+
+	// An assertion is of its own kind, and signed with a key that home has published
+	// for it.
+	set, err := jwk.Fetch(t.Context(), home.URL+"/oauth/jwks", jwk.WithHTTPClient(home.HTTP(t)))
+	must(t, err)
+	raw := assert()
+	claims, err := jwt.Parse([]byte(raw), jwt.WithKeySet(set), jwt.WithIssuer(home.URL), jwt.WithAudience(away.URL))
+	must(t, err)
+	message, err := jws.Parse([]byte(raw))
+	must(t, err)
+	if typ, _ := message.Signatures()[0].ProtectedHeaders().Type(); typ != "oauth-id-jag+jwt" {
+		t.Errorf("the type of an assertion is %q", typ)
 	}
+	issued, _ := claims.IssuedAt()
+	expires, _ := claims.Expiration()
+	if life := expires.Sub(issued); life <= 0 || life > 5*time.Minute {
+		t.Errorf("an assertion lives %s", life)
+	}
+
+	// Who may not present it uses it up for nobody.
+	away.admin.Apply(t, e2etest.Agent("bystander", "support"), strings.Replace(e2etest.Agent("rival", "support"), "spec: {",
+		`spec: {client: {grant_types: ["urn:ietf:params:oauth:grant-type:jwt-bearer"]}, `, 1))
+	refused("a client of away without the grant type", present(away, issue(away, "bystander"), raw), "unauthorized_client")
+	refused("another client of away", present(away, issue(away, "rival"), raw), "invalid_grant")
+	refused("where it was made", present(home, assistant, raw), "unauthorized_client")
+	if answer := present(away, there, raw); answer["access_token"] == nil {
+		t.Errorf("after others have tried: %v", answer)
+	}
+	refused("what alice signed in with", present(away, there, idToken), "invalid_grant")
+
+	// At home it is the agent's to ask, for alice's token that was made for it, and
+	// for a server that it is let go to.
+	asks := func(as credential, pairs ...string) map[string]any {
+		t.Helper()
+		return post(home, as, append([]string{
+			"grant_type", "urn:ietf:params:oauth:grant-type:token-exchange", "requested_token_type", "urn:ietf:params:oauth:token-type:id-jag",
+			"subject_token_type", "urn:ietf:params:oauth:token-type:id_token", "subject_token", idToken, "audience", away.URL,
+		}, pairs...)...)
+	}
+	home.admin.Apply(t, e2etest.Agent("bystander", "support"), strings.NewReplacer("name: assistant", "name: rival").Replace(strings.Replace(here(documents[1]), "agt_assistant_at_away", there.ID, 1)))
+	refused("a client of home without the grant type", asks(issue(home, "bystander")), "unauthorized_client")
+	refused("another client of home", asks(issue(home, "rival")), "invalid_grant")
+	refused("for a server that is not the agent's", asks(assistant, "audience", "https://elsewhere.example"), "invalid_target")
+
+	// One for another server is none here.
+	elsewhere := strings.Replace(here(documents[1]), "agt_assistant_at_away", there.ID, 1)
+	home.admin.Apply(t, strings.Replace(elsewhere, "identity_chaining:\n", "identity_chaining:\n      - {issuer: \"https://elsewhere.example\", client_id: "+there.ID+"}\n", 1))
+	other, _ := asks(assistant, "audience", "https://elsewhere.example")["access_token"].(string)
+	if other == "" {
+		t.Fatal("no assertion for elsewhere")
+	}
+	refused("for another server", present(away, there, other), "invalid_grant")
+
+	// It ends on either side.
+	last := assert()
+	away.admin.Must(t, "person", "disable", "alice", "--reason", "a drill")
+	refused("for somebody who is disabled at away", present(away, there, last), "invalid_grant")
+	home.admin.Must(t, "person", "disable", "alice", "--reason", "a drill")
+	refused("an ID token of somebody who is disabled at home", asks(assistant), "invalid_grant")
+	refused("a refresh token of somebody who is disabled at home", post(home, assistant, chain...), "invalid_grant")
 }
