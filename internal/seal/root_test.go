@@ -3,6 +3,7 @@ package seal_test
 import (
 	"bytes"
 	"crypto/fips140"
+	"encoding/hex"
 	"errors"
 	"os"
 	"path/filepath"
@@ -203,6 +204,26 @@ func TestPassphrase(t *testing.T) {
 	}
 	if roots := must[[]seal.Root](t)(s.Roots(t.Context())); len(roots) != 2 || roots[0].Kind != "passphrase" || roots[1].Kind != "file" {
 		t.Errorf("the root keys are %+v", roots)
+	}
+}
+
+// K7: in FIPS mode a root key is derived by PBKDF2 alone, and one that was is the same
+// in every mode. It is run in each.
+func TestFIPS(t *testing.T) {
+	for how, want := range map[string]string{
+		`{"kdf":"pbkdf2-sha256","salt":"AAECAwQFBgcICQoLDA0ODw==","rounds":600000}`:                "bb06c8c0b1dd5bfd4e40f4e297a2d0e64da7ef94b4b8ec20989021c8b41536ad",
+		`{"kdf":"argon2id","salt":"AAECAwQFBgcICQoLDA0ODw==","time":3,"memory":65536,"threads":2}`: "6064d080b3f7f72e2cbda51e93bc2f1e66753f669f8de1c49a4be5b1fd8491bd",
+	} {
+		key, _, err := words("correct horse battery").Root(t.Context(), how, false)
+		if strings.Contains(how, "argon2id") && fips140.Enabled() {
+			if !errors.Is(err, seal.ErrRoot) || !strings.Contains(err.Error(), "Argon2id") || key != nil {
+				t.Errorf("by Argon2id in FIPS mode: %x, %v, want ErrRoot", key, err)
+			}
+			continue
+		}
+		if got := hex.EncodeToString(key); err != nil || got != want {
+			t.Errorf("the key of %s is %s, %v, want %s", how, got, err, want)
+		}
 	}
 }
 

@@ -271,6 +271,9 @@ func (r *ring) seal(o *opened, plaintext, context, data []byte) ([]byte, error) 
 		}
 		return aead.Seal(nil, nil, plaintext, data), nil
 	}
+	if err := refuseConvergent(); err != nil { // what it has encrypted can be opened
+		return nil, err
+	}
 	// The nonce is a MAC of the plaintext under a key of the context beside.
 	key, err := o.derive(context, r.Type.size()+32)
 	if err != nil {

@@ -231,8 +231,6 @@ func (s *Spec) check(t Type) error {
 		return ErrInvalid.With("The type of a key is one of %v, not %q.", Types, t).At("type")
 	case s.Derived && !t.Derives():
 		return ErrInvalid.With("Keys of the type %s are not derived.", t).At("derived")
-	case s.Convergent && fips140.Enforced():
-		return ErrCannot.With("Convergent keys choose their nonces, which is not done where FIPS 140 is enforced.")
 	case s.Convergent && (!s.Derived || t == Ed25519):
 		return ErrInvalid.With("Only a derived key that encrypts is convergent.").At("convergent")
 	case s.AutoRotate != 0 && (s.AutoRotate < 3600 || s.AutoRotate > 10*365*24*3600):
@@ -249,6 +247,14 @@ func (s *Spec) check(t Type) error {
 func (t *Transit) refuseFIPS(typ Type) error {
 	if typ == ChaCha20 && t.fips() {
 		return ErrCannot.With("ChaCha20-Poly1305 is not there in FIPS mode. Use aes256-gcm96.")
+	}
+	return nil
+}
+
+// refuseConvergent says why nothing is encrypted so that it comes out the same twice.
+func refuseConvergent() error {
+	if fips140.Enforced() {
+		return ErrCannot.With("Convergent keys choose their nonces, which is not done where FIPS 140 is enforced.")
 	}
 	return nil
 }
@@ -294,6 +300,9 @@ func (t *Transit) create(ctx context.Context, c estover.Caller, mount, name stri
 	}
 	if invalid == nil {
 		invalid = t.refuseFIPS(typ)
+	}
+	if invalid == nil && spec.Convergent {
+		invalid = refuseConvergent()
 	}
 	if ours := name == wrappingName && c.Subject.Kind() == estover.SystemKind; invalid == nil && !ours && !ValidName(name) {
 		invalid = ErrInvalid.With("The name of a key is made of letters, digits, dots, dashes and underscores, at most 128 of them.").At("name")

@@ -14,6 +14,7 @@ package ldap
 import (
 	"cmp"
 	"context"
+	"crypto/fips140"
 	"crypto/rand"
 	"crypto/sha1"
 	"crypto/sha256"
@@ -157,6 +158,9 @@ func (t *target) dn(name string) string {
 // store is the form in which the directory keeps a password.
 func (t *target) store(s estover.Secret) string {
 	h := hashes[t.hash]
+	if t.hash == "ssha" && fips140.Enforced() { // where SHA-1 would panic
+		h = hashes["ssha256"]
+	}
 	salt := make([]byte, 16)
 	_, _ = rand.Read(salt)
 	d := h.digest()

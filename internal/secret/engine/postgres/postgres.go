@@ -34,6 +34,7 @@ package postgres
 
 import (
 	"context"
+	"crypto/fips140"
 	"errors"
 	"fmt"
 	"net"
@@ -129,9 +130,14 @@ func open(c engine.Config) (engine.Engine, error) {
 		}
 		return conn, nil
 	}
+	var never []string
 	if encryption == nil {
-		base.RequireAuth = "!password" // a password is not sent in clear
+		never = append(never, "!password") // a password is not sent in clear
 	}
+	if fips140.Enforced() {
+		never = append(never, "!md5") // which would panic
+	}
+	base.RequireAuth = strings.Join(never, ",")
 	base.DefaultQueryExecMode = pgx.QueryExecModeExec // nothing is prepared, so a pooler in between does no harm
 	base.RuntimeParams = map[string]string{
 		"application_name": "estover", "client_encoding": "UTF8", "standard_conforming_strings": "on", "TimeZone": "UTC", "DateStyle": "ISO",
@@ -359,7 +365,10 @@ func (t *target) Verify(ctx context.Context, who engine.Credential) error {
 	c := t.base.Copy()
 	c.User, c.Password = who.User, string(who.Secret.Reveal())
 	delete(c.RuntimeParams, "role")
-	c.RequireAuth = "scram-sha-256,md5"
+	c.RequireAuth = "scram-sha-256"
+	if !fips140.Enforced() {
+		c.RequireAuth += ",md5"
+	}
 	if c.TLSConfig != nil {
 		c.RequireAuth += ",password"
 	}
