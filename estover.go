@@ -224,6 +224,10 @@ type Error struct {
 	Detail string // a sentence for a person, with what to do about it
 	Field  string // what of an Invalid request is wrong: "actions[2].path"; "" for all of it
 	Err    error  // what lies behind it, for the log and never for the caller
+
+	// After is in how long the same request may work that does not now; 0 if that
+	// is not known.
+	After time.Duration
 }
 
 // Error is the sentence, and what lies behind it.
@@ -255,6 +259,23 @@ func (e *Error) Because(err error) *Error {
 	c := *e
 	c.Err = err
 	return &c
+}
+
+// In is the same error with in how long the request may work.
+func (e *Error) In(d time.Duration) *Error {
+	c := *e
+	c.After = d
+	return &c
+}
+
+// Wait is in how many seconds a client that was refused with err may ask again: 1 if
+// that is not known.
+func Wait(err error) int {
+	var e *Error
+	if errors.As(err, &e) && e.After > 0 {
+		return int((e.After + time.Second - 1) / time.Second)
+	}
+	return 1
 }
 
 // At is the same error about one field of the request.

@@ -245,6 +245,15 @@ func (p asStatus) Error() string { return p.Detail }
 // GetStatus is the status of the answer.
 func (p asStatus) GetStatus() int { return p.Status }
 
+// GetHeaders says when the request may be made again, where that may help.
+func (p asStatus) GetHeaders() http.Header {
+	h := http.Header{}
+	if after := p.RetryAfter(); after != "" {
+		h.Set("Retry-After", after)
+	}
+	return h
+}
+
 // ContentType is that of a problem.
 func (p asStatus) ContentType(string) string { return edge.ProblemType }
 

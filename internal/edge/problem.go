@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"strconv"
 
 	"estover.dev"
 	"estover.dev/internal/guard"
@@ -26,6 +27,8 @@ type Problem struct {
 	Decision string         `json:"decision,omitempty"` // of a refusal: the id by which `estover why` explains it
 	Request  string         `json:"request,omitempty"`
 	Errors   []ProblemPlace `json:"errors,omitempty"`
+
+	wait int // seconds until it may be asked again, if it may
 }
 
 // A ProblemPlace says where in the request a problem is.
@@ -59,8 +62,17 @@ func ProblemOf(err error, request string) *Problem {
 			p.Errors = []ProblemPlace{{known.Detail, known.Field}}
 		}
 	}
-	p.Title = http.StatusText(p.Status)
+	p.Title, p.wait = http.StatusText(p.Status), estover.Wait(err)
 	return p
+}
+
+// RetryAfter is the header of that name, for an answer after which the same request
+// may work; "" for others.
+func (p *Problem) RetryAfter() string {
+	if p.Status != http.StatusServiceUnavailable && p.Status != http.StatusTooManyRequests {
+		return ""
+	}
+	return strconv.Itoa(max(1, p.wait))
 }
 
 // WriteProblem answers with a problem.
@@ -68,13 +80,11 @@ func WriteProblem(w http.ResponseWriter, p *Problem) {
 	h := w.Header()
 	h.Set("Content-Type", ProblemType)
 	h.Set("Cache-Control", "no-store")
-	switch p.Status {
-	case http.StatusUnauthorized:
-		if h["Www-Authenticate"] == nil { // [Callers] knows better
-			h.Set("WWW-Authenticate", `Bearer realm="estover"`)
-		}
-	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
-		h.Set("Retry-After", "1")
+	if p.Status == http.StatusUnauthorized && h["Www-Authenticate"] == nil { // [Callers] knows better
+		h.Set("WWW-Authenticate", `Bearer realm="estover"`)
+	}
+	if after := p.RetryAfter(); after != "" {
+		h.Set("Retry-After", after)
 	}
 	if p.Decision != "" {
 		h.Set("Estover-Decision", p.Decision)

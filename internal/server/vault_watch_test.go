@@ -22,6 +22,7 @@ import (
 type passage struct {
 	h       *house
 	turn    sync.Mutex
+	asked   []string  // the paths of requests
 	began   time.Time // in the bubble
 	asks    chan asked
 	answers chan answered
@@ -84,6 +85,7 @@ func (p *passage) RoundTrip(r *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 	}
+	p.asked = append(p.asked, r.URL.Path)
 	p.h.clock.Advance(time.Since(p.began))
 	p.began = time.Now()
 	p.asks <- a
@@ -108,6 +110,8 @@ func (p *passage) enters(user, password string) error {
 	}}
 	return (<-p.answers).err
 }
+
+var errNothing = errors.New("there is nothing")
 
 // A watcher is a client of Vault that has one.
 type watcher interface {
@@ -143,6 +147,9 @@ func (c hashiWatcher) write(path string, data map[string]any) (any, string, erro
 
 func (c hashiWatcher) read(path string) (any, string, string, error) {
 	s, err := c.Logical().Read(path)
+	if err == nil && s == nil { // of a 404 without data
+		err = errNothing
+	}
 	if err != nil {
 		return nil, "", "", err
 	}
@@ -197,6 +204,9 @@ func (c baoWatcher) write(path string, data map[string]any) (any, string, error)
 
 func (c baoWatcher) read(path string) (any, string, string, error) {
 	s, err := c.Logical().Read(path)
+	if err == nil && s == nil { // of a 404 without data
+		err = errNothing
+	}
 	if err != nil {
 		return nil, "", "", err
 	}

@@ -301,12 +301,19 @@ func (l *Leases) sharing(ctx context.Context, tx *guard.Tx, x **Lease, share str
 
 // quotas says what is used up, if anything is (L8, Q6).
 func (l *Leases) quotas(ctx context.Context, tx *db.Tx, r *Role, x *Lease, at *target.Target) error {
-	made, err := countMade(ctx, tx, r.ID, tx.Now().Add(-time.Minute))
+	since := tx.Now().Add(-time.Minute)
+	made, err := countMade(ctx, tx, r.ID, since)
 	if err != nil {
 		return err
 	}
 	if made >= r.PerMinute {
-		return ErrRate.With("%d leases of the role %s have been made in the last minute, which is as many as there may be. Try again in a minute.", made, r.Name)
+		// There is room when so many of them are a minute old that one more may be made.
+		at, err := madeAt(ctx, tx, r.ID, since, made-r.PerMinute)
+		if err != nil {
+			return err
+		}
+		again := ErrRate.In(at.Sub(since))
+		return again.With("%d leases of the role %s have been made in the last minute, which is as many as there may be. Try again in %d seconds.", made, r.Name, estover.Wait(again))
 	}
 	if x.Agent != "" {
 		n, err := countLive(ctx, tx, x.Agent)

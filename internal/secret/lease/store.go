@@ -295,6 +295,13 @@ func countMade(ctx context.Context, tx *db.Tx, role string, since time.Time) (n 
 	return n, err
 }
 
+// madeAt is when the one of a role was made that n others since then came before.
+func madeAt(ctx context.Context, tx *db.Tx, role string, since time.Time, n int64) (at time.Time, err error) {
+	err = tx.QueryRow(ctx, `select created_at from lease where tenant_id = $1 and role_id = $2 and created_at > $3 order by created_at limit 1 offset $4`,
+		tx.Tenant(), role, since, n).Scan(&at)
+	return at, err
+}
+
 // backlog is what of a target's leases is overdue: whether there are more than
 // most, and since when the oldest should be gone.
 func backlog(ctx context.Context, tx *db.Tx, target string, most int) (more bool, oldest time.Time, err error) {
