@@ -289,9 +289,12 @@ func TestClients(t *testing.T) {
 	})
 	t.Run("openid-client", func(t *testing.T) { c.runs(t, node(t), "openid-client.mjs") })
 	t.Run("openid-client for a person", func(t *testing.T) {
+		portal := newOAuthClient(t, d, "portal", strings.NewReplacer("name: app", "name: portal", "agent: app", "agent: portal",
+			"grant_types: [", `subject_token_types: ["urn:ietf:params:oauth:token-type:id_token"]
+    grant_types: ["urn:ietf:params:oauth:grant-type:token-exchange", `).Replace(yaml[0]))
 		carol := newVisitor(t, d, "carol")
 		t.Parallel()
-		app.visited(t, carol, node(t), "openid-client-people.mjs")
+		portal.visited(t, carol, node(t), "openid-client-people.mjs")
 	})
 	t.Run("openid-client for another agent", func(t *testing.T) { both.runs(t, node(t), "openid-client-exchange.mjs") })
 	t.Run("oauth4webapi for another agent", func(t *testing.T) { both.runs(t, node(t), "oauth4webapi-exchange.mjs") })

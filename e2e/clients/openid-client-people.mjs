@@ -38,6 +38,13 @@ const fresh = await client.refreshTokenGrant(config, token.refresh_token)
 assert.equal(fresh.claims().sub, token.claims().sub)
 assert.equal((await client.fetchProtectedResource(config, fresh.access_token, new URL(API), 'GET')).status, 200)
 
+// What they signed in with is exchanged for less.
+const taken = await client.genericGrantRequest(config, 'urn:ietf:params:oauth:grant-type:token-exchange', {
+  subject_token: token.id_token, subject_token_type: 'urn:ietf:params:oauth:token-type:id_token', resource: RESOURCE, scope: 'customer.read',
+})
+assert.equal(taken.issued_token_type, 'urn:ietf:params:oauth:token-type:access_token')
+assert.equal((await client.fetchProtectedResource(config, taken.access_token, new URL(API), 'GET')).status, 200)
+
 // A person signs in, and the agent asks who it is.
 const signed = await code({ scope: 'openid email' })
 const info = await client.fetchUserInfo(config, signed.access_token, signed.claims().sub)

@@ -714,6 +714,12 @@ var personWays = []way{
 		raw := granted(t, "a code", c.Redeem(c.client, c.Person("person-of-"+c.client.Name).Code(c.client, "scope", "openid customer.read"))).Text("id_token")
 		return func() oauthtest.Answer { return take(c.World, c.client, raw, idTokens) }
 	}},
+	{grantType: exchangeType, by: "secret", life: token.IDTokenLife, ready: func(t *testing.T, c cast) func() oauthtest.Answer {
+		raw := granted(t, "a code", c.Redeem(c.client, c.Person("person-of-"+c.client.Name).Code(c.client, "scope", "openid customer.read"))).Text("id_token")
+		return func() oauthtest.Answer {
+			return exchange(c.World, c.client, raw, "subject_token_type", token.IDTokenType, "resource", oauthtest.CRM)
+		}
+	}},
 	{grantType: assertionGrant, by: "secret", life: 5 * time.Minute, begins: true, ready: func(t *testing.T, c cast) func() oauthtest.Answer {
 		o := trusted(t, c.World, c.client.Name, nil, nil)
 		o.signIn(t, "u-"+c.client.Name)
@@ -753,7 +759,7 @@ func TestMatrixOfPeople(t *testing.T) {
 				}
 				more := func(c *agent.Client) {
 					c.GrantTypes = append(c.GrantTypes, assertionGrant, exchangeType)
-					c.Chains = []agent.Chain{{Issuer: chat, ClientID: "there"}}
+					c.Chains, c.Exchanges = []agent.Chain{{Issuer: chat, ClientID: "there"}}, []string{token.IDTokenType}
 				}
 				c := cast{World: w, client: w.CodeAgent(fmt.Sprintf("client-%d-%d", i, j), more)}
 				c.subject = c.client
@@ -778,7 +784,8 @@ func TestMatrixOfPeople(t *testing.T) {
 				if a.Token() != "" || a.Status != http.StatusBadRequest && a.Status != http.StatusUnauthorized {
 					t.Errorf("%s: %d %s", what, a.Status, a.Body)
 				}
-				if n := count(t, d, `select count(*) from audit where action = 'token.issue' and outcome = 'refused' and target = $1`, "agent:"+c.client.ID); n == 0 {
+				if n := count(t, d, `select count(*) from audit where action = 'token.issue' and outcome = 'refused'
+					and (target = $1 or target in (select 'user:' || id from person where name = $2))`, "agent:"+c.client.ID, "person-of-"+c.client.Name); n == 0 {
 					t.Errorf("%s: the refusal is not on record", what)
 				}
 			}

@@ -2,6 +2,7 @@ package oauth
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"estover.dev"
@@ -124,6 +125,8 @@ func (d *Door) party(ctx context.Context, a authenticated, raw, kind, parameter 
 	switch {
 	case kind == jwtType && slices.Contains(a.client.Exchanges, kind):
 		return d.foreigner(ctx, a, raw)
+	case kind == token.IDTokenType && parameter == "subject_token" && slices.Contains(a.client.Exchanges, kind):
+		return d.identified(ctx, a, raw)
 	case kind != accessTokenType:
 		return nil, errRequest.With("The client does not exchange tokens of the type of %s.", parameter)
 	}
@@ -191,6 +194,34 @@ func (d *Door) foreigner(ctx context.Context, a authenticated, raw string) (*par
 	}
 	if w.Trust.SingleUse {
 		p.proof.Strength = estover.ByKey
+	}
+	return p, nil
+}
+
+// identified finds out what an ID token of ours stands for: what the person who
+// signed in agreed to beside that, in the hands of the client that it was made
+// for. It is bound to no key, so that the client has to authenticate.
+func (d *Door) identified(ctx context.Context, a authenticated, raw string) (*party, error) {
+	if a.method == token.Public {
+		return nil, errMayNot.With("A client that does not authenticate exchanges no ID tokens.")
+	}
+	g, expires, err := d.Tokens.IDToken(ctx, a.caller.Tenant, a.client, raw)
+	if errors.Is(err, token.ErrInvalid) {
+		err = errIDToken.Because(err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(g.Resources) == 0 {
+		return nil, errGrant.With("The person has agreed to nothing but to say who they are.")
+	}
+	p := &party{subject: g.Subject, chain: g.Actors, client: g.Client, session: g.Session, confirm: g.Confirm}
+	p.proof = token.Proof{
+		Subject: g.Subject, Parent: g, Session: g.Session, Expires: expires, Scopes: g.Scopes, Resources: g.Resources, Details: g.Details.Limit(),
+		Handover: token.Handover{From: a.client.Subject, IDToken: true},
+	}
+	if p.proof.Scopes == nil {
+		p.proof.Scopes = []string{}
 	}
 	return p, nil
 }

@@ -58,6 +58,8 @@ func authOf(g *federation.Granted, now time.Time) token.Auth {
 	return token.AuthOf(g.SignedIn, []string{directory.ByStrong})
 }
 
+var errIDToken = errGrant.With("The ID token is not valid, has expired, was made for another client or came of what has ended.")
+
 // chained says what an ID token or a refresh token is good for at the server of
 // somebody else: an assertion that the person lets the client act there. The
 // token stays what it is, and a refresh token is not spent.
@@ -72,7 +74,7 @@ func (d *Door) chained(ctx context.Context, a authenticated, x exchange) (proof 
 		if g, expires, err = d.Tokens.IDToken(ctx, a.caller.Tenant, a.client, x.subject); err == nil {
 			proof = consentedBy(g)
 		} else if errors.Is(err, token.ErrInvalid) {
-			err = errGrant.With("The ID token is not valid, has expired, was made for another client or came of what has ended.").Because(err)
+			err = errIDToken.Because(err)
 		}
 	case x.subjectType == token.RefreshTokenType && a.client.May(token.Refresh):
 		proof, err = refreshed(ctx, d, a, x.subject)

@@ -96,6 +96,10 @@ type Handover struct {
 	// Presenter says that the client came by it along an edge, when somebody
 	// else acts: then there has to be an edge to both.
 	Presenter bool
+
+	// IDToken says that it is one by which a person signed in to the client, which
+	// has no jti.
+	IDToken bool
 }
 
 // How a token that is handed on came to the client that presents it.

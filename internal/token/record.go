@@ -23,7 +23,8 @@ type record struct {
 	Grant      string      `json:"grant,omitempty"`
 	Key        string      `json:"jkt,omitempty"` // what it was to be bound to
 	Cert       string      `json:"x5t#S256,omitempty"`
-	Handed     string      `json:"subject_token,omitempty"` // jti of the token that was handed on
+	Handed     string      `json:"subject_token,omitempty"`      // jti of the token that was handed on
+	HandedType string      `json:"subject_token_type,omitempty"` // where that is no access token of ours
 	From       string      `json:"subject_client,omitempty"`
 	How        string      `json:"handover,omitempty"`
 	Trust      string      `json:"trust,omitempty"`
@@ -67,6 +68,7 @@ func (r *record) AppendJSON(b []byte) []byte {
 	member("jkt", r.Key)
 	member("x5t#S256", r.Cert)
 	member("subject_token", r.Handed)
+	member("subject_token_type", r.HandedType)
 	member("subject_client", r.From)
 	member("handover", r.How)
 	member("trust", r.Trust)
@@ -93,6 +95,9 @@ func operation(r Request) (guard.Op, *record) {
 	}
 	if r.Proof.Chain != nil {
 		told.Server = r.Proof.Chain.Issuer
+	}
+	if r.Proof.Handover.IDToken {
+		told.HandedType = IDTokenType
 	}
 	subject := r.Proof.Subject
 	if r.Proof.Handover.How == "" { // nothing was proven, or the token is made for the client
