@@ -507,10 +507,7 @@ func TestModel(t *testing.T) {
 
 // Several nodes that start at once on an empty database all find it ready.
 func TestMigrateTogether(t *testing.T) {
-	dbtest.EachURL(t, func(t *testing.T, url string) {
-		if strings.HasPrefix(url, "sqlite:") {
-			url = "sqlite:" + filepath.Join(t.TempDir(), "empty.db")
-		}
+	dbtest.EachEmpty(t, func(t *testing.T, url string) {
 		var wg sync.WaitGroup
 		for range 8 {
 			wg.Go(func() {

@@ -1,12 +1,13 @@
 // Package dbtest runs a test on every engine that Estover stores things in:
 // SQLite in a temporary file, and a PostgreSQL that is started for the test
 // process alone, in a temporary directory, and ends with it, however it ends.
+//
+// A test finds the tables made and nothing in them but what the migrations put
+// there: to make them takes longer than most tests.
 package dbtest
 
 import (
 	"context"
-	"database/sql"
-	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -15,7 +16,6 @@ import (
 	"time"
 
 	"estover.dev/internal/db"
-	"estover.dev/internal/db/scratch"
 )
 
 // Each runs the test once on each engine, on a database of its own.
@@ -32,11 +32,17 @@ func EachURL(t *testing.T, test func(t *testing.T, url string)) {
 	t.Run("postgres", func(t *testing.T) { test(t, Postgres(t)) })
 }
 
+// EachEmpty is EachURL for tests of how the tables are made: there are none.
+func EachEmpty(t *testing.T, test func(t *testing.T, url string)) {
+	t.Helper()
+	t.Run("sqlite", func(t *testing.T) { test(t, "sqlite:"+filepath.Join(t.TempDir(), "test.db")) })
+	t.Run("postgres", func(t *testing.T) { test(t, newSchema(t).url) })
+}
+
 // Open gives a fresh SQLite database, for tests of what no engine changes.
 func Open(t testing.TB) *db.DB { return open(t, SQLite(t)) }
 
-// SQLite is the URL of a database in a file that nobody has written to. It has its
-// tables already: to make them took more than half of what a short test does.
+// SQLite is the URL of a database in a file.
 func SQLite(t testing.TB) string {
 	t.Helper()
 	file, err := migrated()
@@ -104,27 +110,3 @@ func (c *Clock) Now() time.Time { return time.Now().Add(time.Duration(c.offset.L
 
 // Advance moves the clock: back if by is negative.
 func (c *Clock) Advance(by time.Duration) { c.offset.Add(int64(by)) }
-
-var server = sync.OnceValues(func() (*scratch.Server, error) { return scratch.Start(scratch.Options{}) })
-
-var schemas atomic.Int64
-
-// Postgres is the URL of a fresh, empty schema of a PostgreSQL that belongs to
-// this test process.
-func Postgres(t testing.TB) string {
-	t.Helper()
-	base, err := server()
-	if err != nil {
-		t.Fatalf("starting a PostgreSQL for the test: %v\nDebian: apt-get install postgresql", err)
-	}
-	admin, err := sql.Open("pgx", base.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer admin.Close()
-	name := fmt.Sprintf("t%d", schemas.Add(1))
-	if _, err := admin.ExecContext(t.Context(), "create schema "+name); err != nil {
-		t.Fatal(err)
-	}
-	return base.URL + "&search_path=" + name
-}
