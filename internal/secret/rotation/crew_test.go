@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -177,4 +178,44 @@ func TestTurns(t *testing.T) {
 	if had != 16 || well != 16 {
 		t.Errorf("of 40 that failed before %d have a turn, and of 40 others %d; want 16 of each", had, well)
 	}
+}
+
+// TestDueIsFair: whoever has many that have waited for long has one turn before others
+// have one, and so has a target among those of its tenant.
+func TestDueIsFair(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := build(t, d, newMemory())
+		waits := time.Hour
+		due := func(tenant estover.TenantID, target string, many int) {
+			t.Helper()
+			c := ann
+			c.Tenant = tenant
+			for range many {
+				s, err := h.secrets.Create(t.Context(), c, secret.Spec{Path: fmt.Sprint("db/", int(waits.Seconds()))})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := d.Do(t.Context(), tenant, func(tx *db.Tx) error {
+					_, err := tx.Exec(t.Context(), `insert into rotation (tenant_id, secret_id, target_id, kind, spec, step, slot, current, next_try_at, created_at, created_by)
+						values ($1, $2, $3, 'two_users', '{}', 'idle', 'a', 0, $4, $5, 'user:usr_ann')`, tx.Tenant(), s.ID, target, tx.Now().Add(-waits), tx.Now())
+					return err
+				}); err != nil {
+					t.Fatal(err)
+				}
+				waits -= time.Second
+			}
+		}
+		due("many", "old", 12)
+		due("many", "younger", 5)
+		due("many", "youngest", 1)
+		due("small", "one", 2)
+		got, err := h.x.DueNow(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := []string{"many/old", "small/one", "many/younger", "small/one", "many/youngest", "many/old", "many/younger"}
+		if len(got) != 8+5+1+2 || !slices.Equal(got[:len(want)], want) { // a target has eight that are looked at
+			t.Errorf("what is due has its turns as %q, want %d that begin with %q", got, 8+5+1+2, want)
+		}
+	})
 }

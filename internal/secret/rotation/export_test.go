@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"estover.dev"
+	"estover.dev/internal/db"
 )
 
 // ErrCrash is what a function given to [Rotations.Reached] ends the work with.
@@ -43,4 +44,17 @@ func (x *Rotations) RunDue(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// DueNow are the rotations that are due, as tenant and target, in the order in which they
+// have a turn.
+func (x *Rotations) DueNow(ctx context.Context) (list []string, err error) {
+	err = x.Guard.DB().View(ctx, "", func(tx *db.Tx) error {
+		due, err := findDue(ctx, tx)
+		for _, t := range due {
+			list = append(list, string(t.tenant)+"/"+t.target)
+		}
+		return err
+	})
+	return list, err
 }

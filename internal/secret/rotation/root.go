@@ -99,7 +99,7 @@ func (x *Rotations) pairOf(ctx context.Context, c estover.Caller, at Target, sec
 	if !named {
 		second = first + "_b"
 	}
-	if err := x.shared(ctx, c.Tenant, at, first, second); err != nil || named {
+	if err := x.shared(ctx, c.Tenant, at, at.Admin, first, second); err != nil || named {
 		return rootSpec(at, first, second), err
 	}
 	e, err := x.Engine(ctx, c.Tenant, at.ID)
@@ -118,26 +118,31 @@ func (x *Rotations) pairOf(ctx context.Context, c estover.Caller, at Target, sec
 	return rootSpec(at, first, second), nil
 }
 
-// shared says why the password of a user is not changed, if another target would not be
-// let in any more: one at the same server that has it in a secret of its own, or one at
-// another server that has the same secret.
-func (x *Rotations) shared(ctx context.Context, tenant estover.TenantID, at Target, users ...string) error {
-	var others []place
+// ErrShared is returned where a target would not be let in any more if a secret were
+// rotated.
+var ErrShared = &estover.Error{Kind: estover.Invalid, Code: "rotation_locks_out", Detail: "A target works with what would be changed, and would not be let in any more."}
+
+// shared says why the passwords of users at a target are not rotated in the secret at
+// a path, if a target would not be let in any more: one at the same server that has the
+// password of one of them in another secret, be it that target itself, or one at
+// another server that has this secret.
+func (x *Rotations) shared(ctx context.Context, tenant estover.TenantID, at Target, path string, users ...string) error {
+	var all []place
 	err := x.Guard.DB().View(ctx, tenant, func(tx *db.Tx) (err error) {
-		others, err = otherTargets(ctx, tx, at.ID)
+		all, err = withAdmins(ctx, tx)
 		return err
 	})
-	for _, one := range others {
+	for _, one := range all {
 		o, err := x.Target(ctx, tenant, one.id)
 		switch {
 		case estover.KindOf(err) == estover.NotFound: // removed a moment ago
 			continue
 		case err != nil:
 			return err
-		case (o.Admin == at.Admin) == strings.EqualFold(o.Host, at.Host):
+		case (o.Admin == path) == strings.EqualFold(o.Host, at.Host):
 			continue // both have the pair, or it is another server with a secret of its own
-		case o.Admin == at.Admin:
-			return ErrNoPair.With("The secret %s is that of %s too, which is another server and would know nothing of the second admin. Give each a secret of its own.", at.Admin, o.Name)
+		case o.Admin == path:
+			return ErrShared.With("The secret %s is that of %s too, which is another server and would know nothing of the next password. Give each a secret of its own.", path, o.Name)
 		}
 		var fields map[string]estover.Secret
 		s, err := x.Secrets.Describe(ctx, tenant, o.Admin)
@@ -148,7 +153,7 @@ func (x *Rotations) shared(ctx context.Context, tenant estover.TenantID, at Targ
 			return err
 		}
 		if slices.Contains(users, string(fields["username"].Reveal())) {
-			return ErrNoPair.With("The target %s is at the same server and has the password of the same user in a secret of its own, %s, which would not be good any more. Have both work with one secret, or as different users.", o.Name, o.Admin)
+			return ErrShared.With("The target %s is at the same server and has the password of the same user in a secret of its own, %s, which would not be good any more. Have both work with one secret, or as different users.", o.Name, o.Admin)
 		}
 	}
 	return err

@@ -1,6 +1,7 @@
 package rotation_test
 
 import (
+	"cmp"
 	"errors"
 	"slices"
 	"strings"
@@ -171,14 +172,26 @@ func TestRotateRootShared(t *testing.T) {
 		} {
 			h.others = map[string]rotation.Target{"tgt_2": {ID: "tgt_2", Name: "billing", Admin: c.admin, Host: c.host}, "tgt_3": far}
 			_, err := h.x.RotateRoot(t.Context(), ann, "orders", c.second)
-			if !errors.Is(err, rotation.ErrNoPair) || !strings.Contains(err.Error(), "billing") || !strings.Contains(err.Error(), c.words) {
-				t.Errorf("%s: %v, want ErrNoPair that names billing", c.what, err)
+			if !errors.Is(err, rotation.ErrShared) || !strings.Contains(err.Error(), "billing") || !strings.Contains(err.Error(), c.words) {
+				t.Errorf("%s: %v, want ErrShared that names billing", c.what, err)
+			}
+			// Nor is it when somebody has it rotated as a pair, or as a user alone.
+			for _, spec := range []rotation.Spec{
+				{Target: "orders", Users: []string{"operator", cmp.Or(c.second, "operator_b")}}, {Target: "orders", Kind: rotation.SingleSlot, Users: []string{"operator"}},
+			} {
+				if _, err := h.x.Put(t.Context(), ann, path, spec); !errors.Is(err, rotation.ErrShared) || !strings.Contains(err.Error(), c.words) {
+					t.Errorf("%s, by hand as %v: %v, want ErrShared", c.what, spec.Users, err)
+				}
 			}
 		}
 		if _, err := h.x.Get(t.Context(), ann, path); !errors.Is(err, rotation.ErrNotFound) || len(h.target.made) > 0 {
 			t.Errorf("it is rotated: %v, made %q", err, h.target.made)
 		}
 		h.others = map[string]rotation.Target{"tgt_2": {ID: "tgt_2", Name: "billing", Admin: path, Host: there}, "tgt_3": far}
+		// The target itself would be locked out by another secret of its admin's.
+		if _, err := h.x.Put(t.Context(), ann, beside, rotation.Spec{Target: "orders", Users: []string{"operator", "other"}}); !errors.Is(err, rotation.ErrShared) || !strings.Contains(err.Error(), "in a secret of its own, "+path) {
+			t.Errorf("the target's own admin in another secret: %v, want ErrShared", err)
+		}
 		if r, err := h.x.RotateRoot(t.Context(), ann, "orders", ""); err != nil || r.Step != rotation.Grace {
 			t.Errorf("beside one at the same server with the same secret, and one elsewhere: %s, %v", r.Step, err)
 		}

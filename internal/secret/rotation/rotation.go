@@ -377,11 +377,16 @@ func (x *Rotations) Put(ctx context.Context, c estover.Caller, path string, spec
 		return Rotation{}, x.refused(ctx, c, op, err)
 	}
 	before, err := x.load(ctx, c.Tenant, path)
-	switch {
-	case err == nil:
-		return x.alter(ctx, c, op, before, spec)
-	case !errors.Is(err, ErrNotFound):
+	if err != nil && !errors.Is(err, ErrNotFound) {
 		return Rotation{}, err
+	}
+	if err != nil || before.Target != spec.Target || !slices.Equal(before.Users, spec.Users) {
+		if err := x.lets(ctx, c.Tenant, path, spec); err != nil {
+			return Rotation{}, x.refused(ctx, c, op, err)
+		}
+	}
+	if err == nil {
+		return x.alter(ctx, c, op, before, spec)
 	}
 	r := Rotation{Path: path, Spec: spec, kind: spec.Kind, Step: Idle, Laggards: []Laggard{}}
 	risk, err := x.risk(ctx, c.Tenant, path)
@@ -434,6 +439,18 @@ func (x *Rotations) settled(ctx context.Context, c estover.Caller, spec Spec) (S
 	}
 	spec.Target = at.ID
 	return spec, err
+}
+
+// lets sees whether every target is let in when the users of a spec get other passwords.
+func (x *Rotations) lets(ctx context.Context, tenant estover.TenantID, path string, spec Spec) error {
+	if spec.Kind.made() { // nobody's password is changed
+		return nil
+	}
+	at, err := x.Target(ctx, tenant, spec.Target)
+	if err != nil {
+		return err
+	}
+	return x.shared(ctx, tenant, at, path, spec.Users...)
 }
 
 // adopt puts into a rotation that begins by which of its users one logs in with the

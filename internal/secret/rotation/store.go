@@ -208,15 +208,16 @@ func places(rows *db.Rows, err error) (list []place, _ error) {
 }
 
 // findDue are the rotations of all tenants at which there is something to do and
-// no node works: of each target and of each tenant those that have waited longest, so
-// that nobody's many keep others from being seen.
+// no node works: of each target those that have waited longest. First comes one of each
+// tenant, and of its targets one of each, so that nobody's many keep others from being
+// seen, nor from having a turn.
 func findDue(ctx context.Context, tx *db.Tx) (list []task, err error) {
 	rows, err := tx.Query(ctx, `select tenant_id, secret_id, target_id, tries from (
-			select o.*, row_number() over (partition by tenant_id order by next_try_at) as of_tenant from (
+			select o.*, row_number() over (partition by tenant_id order by of_target, next_try_at) as of_tenant from (
 				select tenant_id, secret_id, target_id, tries, next_try_at, row_number() over (partition by tenant_id, target_id order by next_try_at) as of_target
 				from rotation where ended_at is null and next_try_at <= $1 and held_until <= $1) o
 			where of_target <= $2) d
-		where of_tenant <= $3 order by next_try_at limit 1000`, tx.Now(), 4*perTarget, 8*ofTenant)
+		where of_tenant <= $3 order by of_tenant, next_try_at limit 1000`, tx.Now(), 4*perTarget, 8*ofTenant)
 	if err != nil {
 		return nil, err
 	}
@@ -238,9 +239,9 @@ func byRisk(ctx context.Context, tx *db.Tx) ([]place, error) {
 	return places(tx.Query(ctx, `select tenant_id, secret_id from rotation where ended_at is null and step = 'idle' and due_at is not null`))
 }
 
-// otherTargets are those but one that are worked at with a secret.
-func otherTargets(ctx context.Context, tx *db.Tx, target string) ([]place, error) {
-	return places(tx.Query(ctx, `select tenant_id, id from secret_target where tenant_id = $1 and id <> $2 and admin <> '' and ended_at is null order by name`, tx.Tenant(), target))
+// withAdmins are the targets that are worked at with a secret.
+func withAdmins(ctx context.Context, tx *db.Tx) ([]place, error) {
+	return places(tx.Query(ctx, `select tenant_id, id from secret_target where tenant_id = $1 and admin <> '' and ended_at is null order by name`, tx.Tenant()))
 }
 
 func countLate(ctx context.Context, tx *db.Tx) (n int64, err error) {
