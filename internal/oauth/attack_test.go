@@ -460,7 +460,7 @@ func TestA16MalformedInputCostsNothing(t *testing.T) {
 			"a megabyte":               {raw("grant_type=client_credentials&x=" + strings.Repeat("a", 1<<20)), "invalid_request"},
 			"a megabyte, undeclared":   {raw("grant_type=client_credentials&x="+strings.Repeat("a", 1<<20), func(r *http.Request) { r.ContentLength = -1 }), "invalid_request"},
 			"10 k scopes":              {raw("grant_type=client_credentials&scope=" + strings.Repeat("a+", 10_000)), "invalid_scope"},
-			"10 k parameters":          {raw(strings.Repeat("a=1&", 10_000)), "invalid_request"},
+			"10 k times a parameter":   {raw(strings.Repeat("a=1&", 10_000)), "invalid_request"},
 			"30 resources":             {raw("grant_type=client_credentials" + strings.Repeat("&resource=https://a.example", 30)), "invalid_target"},
 			"a deep value":             {raw("grant_type=client_credentials&client_assertion=" + url.QueryEscape(deep)), "invalid_request"},
 			"NUL":                      {raw("grant_type=client_credentials%00"), "invalid_request"},

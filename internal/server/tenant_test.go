@@ -452,6 +452,7 @@ spec:
   client:
     grant_types: [client_credentials, authorization_code, refresh_token, "urn:ietf:params:oauth:grant-type:token-exchange",
       "urn:ietf:params:oauth:grant-type:device_code", "urn:openid:params:grant-type:ciba"]
+    subject_token_types: ["urn:ietf:params:oauth:token-type:id_token"]
     redirect_uris: ["https://app.example/callback"]
     default_resource: "` + h.upstream.URL + `"
 ---
@@ -610,6 +611,20 @@ func TestTenantsShareNothing(t *testing.T) {
 			}, func(at, _ *resident, it string) bool {
 				return ok(at.ask("/oauth/token", "grant_type", "urn:ietf:params:oauth:grant-type:token-exchange", "subject_token", it,
 					"subject_token_type", "urn:ietf:params:oauth:token-type:access_token"))
+			}},
+			{"an ID token, exchanged", func(r *resident) string {
+				q := r.request()
+				for i, one := range q {
+					if one == "item.read" {
+						q[i] = "openid item.read"
+					}
+				}
+				_, answer := r.redeem(r.authorize(q...))
+				it, _ := answer["id_token"].(string)
+				return it
+			}, func(at, _ *resident, it string) bool {
+				return ok(at.ask("/oauth/token", "grant_type", "urn:ietf:params:oauth:grant-type:token-exchange", "subject_token", it,
+					"subject_token_type", "urn:ietf:params:oauth:token-type:id_token"))
 			}},
 			{"an access token, revoked", func(r *resident) string {
 				return r.member("access_token", "/oauth/token", "grant_type", "client_credentials")

@@ -1,0 +1,162 @@
+package oauth_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"estover.dev/internal/agent"
+	"estover.dev/internal/db"
+	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/oauth/oauthtest"
+	"estover.dev/internal/session"
+	"estover.dev/internal/token"
+)
+
+// Whatever may be sent has an end (tokens.md, section 3.4; A16).
+func TestWhatMayBeSentHasAnEnd(t *testing.T) {
+	d := dbtest.Open(t)
+	w := oauthtest.New(t, d)
+	bot, alice := w.CodeAgent("bot"), w.Person("alice")
+
+	many := func(n int) (pairs []string) {
+		for i := range n {
+			pairs = append(pairs, fmt.Sprintf("p%d", i), "1")
+		}
+		return pairs
+	}
+	ask := func(pairs ...string) oauthtest.Answer {
+		return w.Do(oauthtest.Request("/oauth/token", oauthtest.Form(append(pairs, "grant_type", "client_credentials")...), oauthtest.Basic(bot.ID, bot.Secret)))
+	}
+	granted(t, "127 parameters that nobody knows", ask(many(127)...))
+	refused(t, "128 of them", ask(many(128)...), 400, "invalid_request")
+
+	if back := alice.Allow(bot, "state", strings.Repeat("s", 4096)); back.Get("code") == "" || len(back.Get("state")) != 4096 {
+		t.Errorf("a state of 4096 bytes: %v", back)
+	}
+	p := alice.Ask(bot, "state", strings.Repeat("s", 4097))
+	if back := oauthtest.Back(alice, p); back.Get("error") != "invalid_request" || back.Has("state") {
+		t.Errorf("a longer one: %d to %q", p.Status, p.Header.Get("Location"))
+	}
+	refused(t, "no code", w.Redeem(bot, ""), 400, "invalid_request")
+}
+
+// What a client says of itself at its registration has an end, too.
+func TestRegistrationsHaveAnEnd(t *testing.T) {
+	d := dbtest.Open(t)
+	r := registering(t, d)
+	clock := dbtest.NewClock(d)
+	initial := r.initial(1, 0)
+	list := func(n int, one string) []string {
+		all := make([]string, n)
+		for i := range all {
+			all[i] = one
+		}
+		return all
+	}
+	for what, body := range map[string]any{
+		"11 contacts":           metadata("contacts", list(11, "a@example.com")),
+		"a contact of 3 kB":     metadata("contacts", list(1, strings.Repeat("a", 3000))),
+		"a contact with a NUL":  metadata("contacts", list(1, "a\x00b")),
+		"a software id of 3 kB": metadata("software_id", strings.Repeat("a", 3000)),
+		"129 grant types":       metadata("grant_types", list(129, "authorization_code")),
+		"129 response types":    metadata("response_types", list(129, "code")),
+	} {
+		refused(t, what, r.send(http.MethodPost, "", initial, body), 400, "invalid_client_metadata")
+		clock.Advance(2 * time.Second) // failures are limited
+	}
+	text := `{"client_name": "A client"}`
+	for what, change := range map[string]func(q *http.Request){
+		"compressed":               func(q *http.Request) { q.Header.Set("Content-Encoding", "gzip") },
+		"two tokens":               func(q *http.Request) { q.Header.Add("Authorization", "Bearer x") },
+		"a megabyte, undeclared":   func(q *http.Request) { q.Body, q.ContentLength = long("{\"client_name\": \""), -1 },
+		"a megabyte, and declared": func(q *http.Request) { q.Body, q.ContentLength = long("{\"client_name\": \""), 1<<20 },
+	} {
+		q := httptest.NewRequest(http.MethodPost, string(oauthtest.Issuer)+"/oauth/register", strings.NewReader(text))
+		q.Header.Set("Content-Type", "application/json")
+		q.Header.Set("Authorization", "Bearer "+initial)
+		change(q)
+		refused(t, what, r.Do(q), 400, "invalid_request")
+		clock.Advance(2 * time.Second)
+	}
+	if a := r.send(http.MethodPost, "", initial, metadata("contacts", list(10, "a@example.com"))); a.Status != http.StatusCreated {
+		t.Errorf("after all that was refused: %d %s", a.Status, a.Body)
+	}
+}
+
+// long is a body of a megabyte that begins so.
+func long(begin string) readCloser {
+	return readCloser{strings.NewReader(begin + strings.Repeat("a", 1<<20))}
+}
+
+// A client that a person is asked about may still use the grant type then, and is
+// asked again when it comes for its token (tokens.md, section 3.3).
+func TestWhatAClientMayNotAnyMore(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot, alice := w.CodeAgent("bot"), w.Person("alice")
+		less := func(grants ...string) {
+			w.Set(bot, agent.Client{GrantTypes: grants, RedirectURIs: []string{oauthtest.Callback}})
+		}
+		code, value := alice.Code(bot), alice.DeviceCode(bot)
+		refresh := granted(t, "a code", w.Redeem(bot, alice.Code(bot))).Text("refresh_token")
+		asked := w.Device(bot)
+		page := alice.Type(asked.Text("user_code"))
+		less("client_credentials", "authorization_code")
+		refused(t, "a device code of before", w.Poll(bot, value), 400, "unauthorized_client")
+		refused(t, "a refresh token of before", w.Refresh(bot, refresh), 400, "unauthorized_client")
+		if p := alice.Post("/device/decision", alice.Fill(page, "/device/decision", "decision", "allow")); p.Status != http.StatusForbidden {
+			t.Errorf("a yes to what the client may not use any more: %d", p.Status)
+		}
+		if p := alice.Type(asked.Text("user_code")); p.Status != http.StatusForbidden {
+			t.Errorf("its code: %d", p.Status)
+		}
+		less("client_credentials", "refresh_token")
+		refused(t, "a code of before", w.Redeem(bot, code), 400, "unauthorized_client")
+	})
+}
+
+// A client that does not authenticate gets no assertion for another server, also
+// not with a key (tokens.md, section 3.1, ID-JAG).
+func TestPublicClientsGetNoAssertions(t *testing.T) {
+	d := dbtest.Open(t)
+	w := oauthtest.New(t, d)
+	wiki := w.CodeAgent("wiki", func(c *agent.Client) {
+		c.GrantTypes, c.Methods = append(c.GrantTypes, exchangeType), []string{"none"}
+		c.Chains = []agent.Chain{{Issuer: chat, ClientID: "wiki-at-chat"}}
+	})
+	in := granted(t, "signing in", w.Do(oauthtest.Request("/oauth/token", oauthtest.Form("grant_type", "authorization_code",
+		"code", w.Person("alice").Code(wiki, asked("scope", "openid")...), "code_verifier", oauthtest.Verifier, "client_id", wiki.ID))))
+	for kind, raw := range map[string]string{idTokens: in.Text("id_token"), refreshs: in.Text("refresh_token")} {
+		f := oauthtest.Form("grant_type", exchangeType, "requested_token_type", idJAG, "audience", chat, "subject_token", raw, "subject_token_type", kind, "client_id", wiki.ID)
+		refused(t, kind, w.Do(oauthtest.Request("/oauth/token", f, w.Prover("P-256").Prove(""))), 400, "unauthorized_client")
+	}
+}
+
+// A token says whole seconds. Where none of them is left of what it rests on,
+// there is no token.
+func TestNoTokenOfTheLastSecond(t *testing.T) {
+	d := dbtest.Open(t)
+	clock := dbtest.NewClock(d)
+	w := oauthtest.New(t, d)
+	bot := w.Agent("bot")
+	clock.Advance(d.Now().Truncate(time.Second).Add(time.Second + 500*time.Millisecond).Sub(d.Now()))
+	s, err := w.Sessions.Open(t.Context(), bot.Caller(), wish(bot, 2*time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a := granted(t, "at its beginning", w.Ask(bot, "session", s.ID)); a.JSON["expires_in"].(float64) < 1 {
+		t.Errorf("the answer is %s", a.Body)
+	}
+	clock.Advance(1600 * time.Millisecond)
+	if live, err := w.Sessions.Get(t.Context(), oauthtest.Admin, s.ID); err != nil || live.State != session.Open {
+		t.Fatalf("the session is %v (%v)", live.State, err)
+	}
+	refused(t, "at its end", w.Ask(bot, "session", s.ID), 400, "invalid_grant")
+	if n := count(t, d, "select count(*) from oauth_grant where client_id = $1 and kind = $2", bot.ID, token.Own); n != 1 {
+		t.Errorf("%d grants, want the first one's", n)
+	}
+}
