@@ -19,6 +19,7 @@ func FuzzFrames(f *testing.F) {
 		f.Add([]byte(seed), uint8(1), uint8(0))
 		f.Add([]byte(seed), uint8(3), uint8(3))
 	}
+	f.Add([]byte("\x01\xff\x94\x94\x94\x94\x94\x94He"), uint8(0), uint8(3)) // the mask is yet to come
 	f.Fuzz(func(t *testing.T, b []byte, step, how uint8) {
 		seen := func(step int) (string, error) {
 			var out strings.Builder
@@ -50,7 +51,11 @@ func FuzzFrames(f *testing.F) {
 		if whole != pieces || !errors.Is(whyToo, why) {
 			t.Errorf("at once %q (%v), in pieces of %d %q (%v)", whole, why, int(step)%16+1, pieces, whyToo)
 		}
-		if len(b) >= 10 && b[1]&0x7F == 127 && why == nil && binary.BigEndian.Uint64(b[2:10])>>63 != 0 {
+		head := 10 // bytes, with a long length and without a mask
+		if how&1 != 0 {
+			head += 4
+		}
+		if len(b) >= head && b[1]&0x7F == 127 && why == nil && binary.BigEndian.Uint64(b[2:10])>>63 != 0 {
 			t.Errorf("a length beyond all lengths is taken: %q", b)
 		}
 	})
