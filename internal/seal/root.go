@@ -203,9 +203,10 @@ func (f File) make() error {
 		return err
 	}
 	defer func() { _ = os.Remove(tmp.Name()) }()
-	key := make([]byte, keyLen)
-	_, _ = rand.Read(key)
-	_, err = io.WriteString(tmp, rootNotice+formatRoot(key))
+	var text []byte
+	protect(func() { text = formatRoot([]byte(rootNotice), fresh()) })
+	_, err = tmp.Write(text)
+	clear(text)
 	if err == nil {
 		err = tmp.Sync()
 	}
@@ -222,29 +223,46 @@ func (f File) make() error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-func formatRoot(key []byte) string {
+// formatRoot adds the line that holds a key to a notice. The key is erased, and no
+// copy of it is left but the line.
+func formatRoot(notice, key []byte) []byte {
+	defer clear(key)
 	sum := sha256.Sum256(key)
-	return fmt.Sprintf("%s %s %x\n", rootPrefix, base64.RawURLEncoding.EncodeToString(key), sum[:4])
+	b := make([]byte, 0, len(notice)+len(rootPrefix)+base64.RawURLEncoding.EncodedLen(len(key))+11)
+	b = append(append(append(b, notice...), rootPrefix...), ' ')
+	b = append(base64.RawURLEncoding.AppendEncode(b, key), ' ')
+	return append(hex.AppendEncode(b, sum[:4]), '\n')
 }
 
 // parseRoot finds the key among comments, and notices when it was cut short or
 // typed wrong.
-func parseRoot(b []byte) ([]byte, error) {
-	for line := range strings.Lines(string(b)) {
-		words := strings.Fields(line)
-		if len(words) == 0 || strings.HasPrefix(line, "#") {
-			continue
-		}
-		if len(words) == 3 && words[0] == rootPrefix {
-			key, err := base64.RawURLEncoding.DecodeString(words[1])
-			sum := sha256.Sum256(key)
-			if err == nil && len(key) == keyLen && hex.EncodeToString(sum[:4]) == words[2] {
-				return key, nil
-			}
-		}
-		break
+func parseRoot(b []byte) (key []byte, err error) {
+	protect(func() { key = rootIn(b) })
+	if key != nil {
+		return key, nil
 	}
 	return nil, ErrRoot.With("The file does not hold a whole root key: a line that begins with %s and ends with the right checksum.", rootPrefix)
+}
+
+// rootIn is the key in a text, of which it makes no copies; nil if there is none.
+func rootIn(b []byte) []byte {
+	for line := range bytes.Lines(b) {
+		words := bytes.Fields(line)
+		if len(words) == 0 || line[0] == '#' {
+			continue
+		}
+		if len(words) != 3 || string(words[0]) != rootPrefix || len(words[1]) != base64.RawURLEncoding.EncodedLen(keyLen) {
+			return nil
+		}
+		key := make([]byte, keyLen)
+		_, err := base64.RawURLEncoding.Decode(key, words[1])
+		if sum := sha256.Sum256(key); err == nil && hex.EncodeToString(sum[:4]) == string(words[2]) {
+			return key
+		}
+		clear(key)
+		return nil
+	}
+	return nil
 }
 
 // readPrivate reads a file that nobody else may read.
@@ -264,11 +282,16 @@ func readPrivate(path string) ([]byte, error) {
 	if mode := info.Mode().Perm(); mode&^0o600 != 0 {
 		return nil, ErrRootExposed.With("The file %s has mode %04o, so others may read or change it. Run: chmod 600 %s", path, mode, path)
 	}
-	return io.ReadAll(io.LimitReader(f, 64<<10))
+	b := make([]byte, min(info.Size(), 64<<10)) // one that grew would leave what it was
+	n, err := io.ReadFull(f, b)
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = nil
+	}
+	return b[:n], err
 }
 
 // NewRoot makes a root key, as the line that a file or a credential holds.
-func NewRoot() string { return rootNotice + formatRoot(fresh()) }
+func NewRoot() string { return string(formatRoot([]byte(rootNotice), fresh())) }
 
 // A Given is a source whose key somebody else keeps and hands to the program at
 // its start, as [NewRoot] wrote it: systemd, an orchestrator, people. It makes
