@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -33,6 +34,24 @@ func TestWhatMayBeSentHasAnEnd(t *testing.T) {
 	}
 	granted(t, "127 parameters that nobody knows", ask(many(127)...))
 	refused(t, "128 of them", ask(many(128)...), 400, "invalid_request")
+
+	same := func(name, value string, n int) (f url.Values) {
+		f = oauthtest.Form("grant_type", "client_credentials")
+		for range n {
+			f.Add(name, value)
+		}
+		return f
+	}
+	send := func(f url.Values) oauthtest.Answer {
+		return w.Do(oauthtest.Request("/oauth/token", f, oauthtest.Basic(bot.ID, bot.Secret)))
+	}
+	granted(t, "20 resources", send(same("resource", oauthtest.CRM, 20)))
+	refused(t, "21 of them", send(same("resource", oauthtest.CRM, 21)), 400, "invalid_target")
+	scopes := strings.TrimSpace(strings.Repeat("customer.read ", 100))
+	granted(t, "100 scopes", ask("resource", oauthtest.CRM, "scope", scopes))
+	refused(t, "101 of them", ask("resource", oauthtest.CRM, "scope", scopes+" customer.read"), 400, "invalid_scope")
+	refused(t, "a body of a terabyte, as it says", w.Do(oauthtest.Request("/oauth/token", same("a", "1", 1), oauthtest.Basic(bot.ID, bot.Secret),
+		func(r *http.Request) { r.ContentLength = 1 << 40 })), 400, "invalid_request")
 
 	if back := alice.Allow(bot, "state", strings.Repeat("s", 4096)); back.Get("code") == "" || len(back.Get("state")) != 4096 {
 		t.Errorf("a state of 4096 bytes: %v", back)
@@ -69,6 +88,7 @@ func TestRegistrationsHaveAnEnd(t *testing.T) {
 		clock.Advance(2 * time.Second) // failures are limited
 	}
 	text := `{"client_name": "A client"}`
+	refused(t, "keys to be fetched that nobody would fetch", r.send(http.MethodPost, "", initial, metadata("jwks_uri", "https://app.example/jwks")), 400, "invalid_client_metadata")
 	for what, change := range map[string]func(q *http.Request){
 		"compressed":               func(q *http.Request) { q.Header.Set("Content-Encoding", "gzip") },
 		"two tokens":               func(q *http.Request) { q.Header.Add("Authorization", "Bearer x") },
@@ -116,6 +136,9 @@ func TestWhatAClientMayNotAnyMore(t *testing.T) {
 		}
 		less("client_credentials", "refresh_token")
 		refused(t, "a code of before", w.Redeem(bot, code), 400, "unauthorized_client")
+		if p := alice.Ask(bot); p.Status != http.StatusBadRequest || p.Header.Get("Location") != "" {
+			t.Errorf("a person is sent to the pages, and on to %q: %d", p.Header.Get("Location"), p.Status)
+		}
 	})
 }
 
@@ -134,6 +157,24 @@ func TestPublicClientsGetNoAssertions(t *testing.T) {
 		f := oauthtest.Form("grant_type", exchangeType, "requested_token_type", idJAG, "audience", chat, "subject_token", raw, "subject_token_type", kind, "client_id", wiki.ID)
 		refused(t, kind, w.Do(oauthtest.Request("/oauth/token", f, w.Prover("P-256").Prove(""))), 400, "unauthorized_client")
 	}
+}
+
+// Whoever tries secrets does not learn from the answers which clients there are,
+// and good credentials count under their own scheme alone.
+func TestStrangersLearnNothingOfClients(t *testing.T) {
+	d := dbtest.Open(t)
+	w := oauthtest.New(t, d)
+	bot, other := w.Agent("bot"), w.Agent("other")
+	f := oauthtest.Form("grant_type", "client_credentials")
+	known := w.Do(oauthtest.Request("/oauth/token", f, oauthtest.Basic(bot.ID, other.Secret)))
+	unknown := w.Do(oauthtest.Request("/oauth/token", f, oauthtest.Basic("agt_"+strings.Repeat("a", 26), bot.Secret)))
+	refused(t, "another client's secret", known, 401, "invalid_client")
+	if known.Status != unknown.Status || known.Body != unknown.Body {
+		t.Errorf("of a client that there is: %d %s, and of one that there is not: %d %s", known.Status, known.Body, unknown.Status, unknown.Body)
+	}
+	refused(t, "another scheme", w.Do(oauthtest.Request("/oauth/token", f, oauthtest.Basic(bot.ID, bot.Secret), func(r *http.Request) {
+		r.Header.Set("Authorization", strings.Replace(r.Header.Get("Authorization"), "Basic", "Digest", 1))
+	})), 401, "invalid_client")
 }
 
 // A token says whole seconds. Where none of them is left of what it rests on,
