@@ -33,7 +33,7 @@ var floors = [][]string{
 	{"internal/incident", "internal/page"},
 	{
 		"internal/oauth", "internal/login", "internal/scim", "internal/signal", "internal/authzen", "internal/vault",
-		"internal/approve", "internal/ca", "internal/connect", "internal/contain", "internal/gateway", "internal/api", "console",
+		"internal/approve", "internal/ca", "internal/connect", "internal/contain", "internal/reveal", "internal/gateway", "internal/api", "console",
 	}, // the doors
 	{"internal/server"}, // the roof
 	{"cmd/estover"},

@@ -24,6 +24,7 @@ import (
 	"estover.dev/internal/gateway/rest"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/resource"
+	"estover.dev/internal/reveal"
 	"estover.dev/internal/seal/source"
 	"estover.dev/internal/token"
 	"estover.dev/internal/vault"
@@ -207,6 +208,7 @@ func (s *Server) handler() (http.Handler, error) {
 	s.approvePages().Mount(mux)
 	s.containPages().Mount(mux)
 	(&connect.Door{Connections: s.connected, Pages: s.pages}).Mount(mux)
+	(&reveal.Door{Secrets: s.facts.secrets, Pages: s.pages}).Mount(mux)
 	if err := s.decisionPoint().Mount(mux); err != nil {
 		return nil, err
 	}
