@@ -434,6 +434,12 @@ func TestAgent(t *testing.T) {
 		if want := all; err != nil || told(plan) != want || plan.Injected != 1 {
 			t.Errorf("planned: %s, %d only injected, %v; want %s and 1", told(plan), plan.Injected, err, want)
 		}
+		// What was read before the time that somebody names does not matter.
+		later := wish
+		later.Since = d.Now().Add(time.Second)
+		if plan, err := h.x.Plan(ctx, admin, later); err != nil || strings.Contains(told(plan), "secret db/") || !strings.Contains(told(plan), "leases of 3") || plan.Injected != 0 {
+			t.Errorf("planned for what is read from now on: %s, %d only injected, %v; want no secrets", told(plan), plan.Injected, err)
+		}
 		if a, err := h.w.Agents.Get(ctx, admin, h.bot.ID); err != nil || len(a.Holds) != 0 {
 			t.Errorf("a plan has held the agent: %v, %v", a.Holds, err)
 		}

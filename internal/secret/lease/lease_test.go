@@ -960,6 +960,9 @@ func TestDeclare(t *testing.T) {
 		if _, err := h.Leases.Declare(t.Context(), ann, "main", ""); !errors.Is(err, lease.ErrInvalid) {
 			t.Errorf("declaring without a reason: %v, want ErrInvalid", err)
 		}
+		if out, err := h.Leases.Declare(t.Context(), bot, "main", "the machine was scrapped"); !errors.Is(err, lease.ErrInvalid) || out.Waiting != 0 {
+			t.Errorf("an agent declares it: %+v, %v; want ErrInvalid, for people say so", out, err)
+		}
 		if out, err := h.Leases.Declare(t.Context(), ann, "main", "the machine was scrapped"); err != nil || out.Waiting != 1 || out.Ended != 0 {
 			t.Errorf("the first person: %+v, %v; want one lease to wait", out, err)
 		}

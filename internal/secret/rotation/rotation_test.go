@@ -2,6 +2,7 @@ package rotation_test
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -263,6 +264,10 @@ func TestFiveSteps(t *testing.T) {
 		first, err := h.secrets.Read(t.Context(), ann, path, 1, "a test")
 		if err != nil {
 			t.Fatal(err)
+		}
+		// L9: 24 random bytes, in letters that fit everywhere.
+		if made, err := base64.RawURLEncoding.DecodeString(string(first.Values["password"].Reveal())); err != nil || len(made) != 24 {
+			t.Errorf("a password has %d bytes, %v; want 24", len(made), err)
 		}
 		h.over[string(ann.Subject)] = true
 		if r := h.run(); r.Current != 2 || r.Previous != 1 || r.Slot != "b" || r.Step != rotation.Grace {
@@ -940,6 +945,15 @@ func TestSchedule(t *testing.T) {
 	}
 	if due := rotation.Due(rotation.Spec{Schedule: "manual"}, since, secret.High, "sec_1", 3); !due.IsZero() {
 		t.Errorf("by hand it is due at %s", due)
+	}
+	// R7.
+	for _, c := range []struct {
+		cache, poll, connection int64
+		want                    time.Duration
+	}{{0, 0, 0, time.Hour}, {60, 0, 0, time.Minute}, {60, 40, 0, 80 * time.Second}, {60, 40, 90, 90 * time.Second}, {100, 40, 90, 100 * time.Second}, {0, 1, 0, 2 * time.Second}} {
+		if got := (rotation.Spec{Cache: c.cache, Poll: c.poll, Connection: c.connection}).Grace(); got != c.want {
+			t.Errorf("with a cache of %d s, a look every %d s and connections of %d s a version is kept for %s, want %s", c.cache, c.poll, c.connection, got, c.want)
+		}
 	}
 	h := build(t, dbtest.Open(t), newMemory("reader_a", "reader_b"))
 	for _, bad := range []rotation.Spec{
