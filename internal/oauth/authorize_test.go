@@ -368,6 +368,41 @@ func TestCodeIsGoodOnce(t *testing.T) {
 	})
 }
 
+// What is good once is so for a client without refresh tokens, too, for which
+// nothing else is written that could be there but once.
+func TestCodesAreGoodOnceWithoutRefreshTokens(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		alice := w.Person("alice")
+		bot := w.CodeAgent("bot", func(c *agent.Client) {
+			c.GrantTypes = slices.DeleteFunc(c.GrantTypes, func(g string) bool { return g == "refresh_token" })
+		})
+		code, typed, named := alice.Code(bot), alice.DeviceCode(bot), w.Name(bot, "alice").Text("auth_req_id")
+		alice.Answer("allow")
+		for what, redeem := range map[string]func() oauthtest.Answer{
+			"a code":         func() oauthtest.Answer { return w.Redeem(bot, code) },
+			"a device code":  func() oauthtest.Answer { return w.Poll(bot, typed) },
+			"an auth_req_id": func() oauthtest.Answer { return w.Fetch(bot, named) },
+		} {
+			won := 0
+			for _, a := range atOnce(64, func(int) oauthtest.Answer { return redeem() }) {
+				if a.Status == http.StatusOK {
+					won++
+					if a.Text("refresh_token") != "" {
+						t.Errorf("%s: a refresh token for who is not registered for one", what)
+					}
+					continue
+				}
+				refused(t, what+", one of 64", a, 400, "invalid_grant")
+			}
+			if won != 1 {
+				t.Errorf("of 64 redemptions of %s %d got a token, want 1", what, won)
+			}
+			refused(t, what+", later", redeem(), 400, "invalid_grant")
+		}
+	})
+}
+
 // What a person has agreed to is kept, and they are asked again about anything
 // wider.
 func TestConsent(t *testing.T) {

@@ -77,6 +77,13 @@ func TestExchangeOfIDTokens(t *testing.T) {
 			t.Errorf("the answer is %s, bound to %v", bound.Body, cnf)
 		}
 
+		// So it is where the grant ends alone, and its session goes on.
+		other := granted(t, "signing in again", w.Redeem(wiki, alice.Code(wiki, "scope", "openid customer.read")))
+		if err := w.Tokens.EndGrant(t.Context(), oauthtest.Admin, said(t, other.Token())["grant_id"].(string), "a test"); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, "the ID token of a grant that has ended alone", bySignIn(w, wiki, other.Text("id_token"), "resource", oauthtest.CRM), 400, "invalid_grant")
+
 		// What ends that to which they agreed ends it all.
 		revoke(t, w, wiki, in.Text("refresh_token"))
 		for what, raw := range map[string]string{"the token": a.Token(), "the one that was handed on": on.Token(), "the one with a key": bound.Token()} {
