@@ -251,6 +251,16 @@ func TestConnectAnOAuthUpstream(t *testing.T) {
 	}
 	b.Accessible("the page of a healthy connection")
 
+	// She is shown the client's secret, and not its value: she is no administrator.
+	b.Goto(srv.URL + "/secrets?path=mail/client")
+	b.Heading("Secret mail/client")
+	b.Accessible("the page of a secret")
+	b.Fill("What you need it for", "to see whether it is the provider's")
+	b.Click("button", "Show the value of mail/client")
+	if b.Wait(srv.URL + "/secrets/value?path=mail%2Fclient"); strings.Contains(b.Text(), "the client's") {
+		t.Errorf("an operator sees the value of a secret:\n%s", b.Text())
+	}
+
 	if got := d.does(t, dir, me); !strings.Contains(got, `"sub":"a"`) {
 		t.Errorf("authorized, the agent gets %s", got)
 	}
