@@ -536,8 +536,14 @@ func TestMalformedJSON(t *testing.T) {
 			t.Errorf("claims that are %s were accepted", name)
 		}
 	}
-	big := sign([]byte(`{"a":"` + strings.Repeat("x", 16<<10) + `"}`))
-	for name, tok := range map[string]string{"16 KiB": big, "10,000 dots": strings.Repeat(".", 10000), "1 MB": strings.Repeat("a", 1<<20)} {
+	// 16 KiB, as they are sent, and not a byte more.
+	rest := sign(add(`,"x":""`))
+	most := sign(add(`,"x":"` + strings.Repeat("x", (16<<10-len(rest))*3/4-2) + `"`))
+	if _, err := jose.Verify(jose.AccessToken, set, most, expected(jose.AccessToken)); err != nil || len(most) > 16<<10 || len(most) < 16<<10-8 {
+		t.Errorf("a token of %d bytes: %v", len(most), err)
+	}
+	big := sign(add(`,"x":"` + strings.Repeat("x", (16<<10-len(rest))*3/4+4) + `"`))
+	for name, tok := range map[string]string{fmt.Sprintf("%d bytes", len(big)): big, "10,000 dots": strings.Repeat(".", 10000), "1 MB": strings.Repeat("a", 1<<20)} {
 		if _, err := jose.Verify(jose.AccessToken, set, tok, expected(jose.AccessToken)); err == nil {
 			t.Errorf("%s was accepted", name)
 		}
@@ -631,6 +637,9 @@ func TestClaims(t *testing.T) {
 	}
 	if err := try(jose.AccessToken, sample(jose.AccessToken), jose.Expected{Now: now, Issuer: issuer, AnyAudience: true}); err != nil {
 		t.Errorf("with the audience left to the caller: %v", err)
+	}
+	if err := try(jose.AccessToken, with(sample(jose.AccessToken), "aud", []string{}), jose.Expected{Now: now, Issuer: issuer, AnyAudience: true}); err == nil {
+		t.Error("a token for nobody was accepted, with the audience left to the caller")
 	}
 }
 

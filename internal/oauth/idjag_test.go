@@ -4,6 +4,7 @@ import (
 	"crypto"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -170,6 +171,19 @@ func TestIdentityAssertionGrants(t *testing.T) {
 func TestA9IdentityAssertionGrantsFailClosed(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := oauthtest.New(t, d)
+		// A trust is for us or for nobody.
+		for _, audience := range []string{"https://other.example", string(oauthtest.Issuer) + "/", string(oauthtest.Issuer) + "/oauth/token", ""} {
+			p, err := w.People.PutProvider(t.Context(), oauthtest.Admin, directory.ProviderSpec{Name: "loose", Issuer: "https://loose.example", ClientID: "estover"}, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.Trusts.Put(t.Context(), oauthtest.Admin, federation.Spec{
+				Name: "loose", Kind: federation.IDJAG, Provider: p.Name, Issuer: p.Issuer, Audience: audience, Algorithms: []string{"ES256"},
+				JWKS: string(oauthtest.JWKS(t, "1", oauthtest.NewKey(t, "P-256").Public())),
+			}, ""); !errors.Is(err, federation.ErrInvalid) {
+				t.Errorf("a trust in assertions for %q: %v", audience, err)
+			}
+		}
 		bot, other := workload(w, "bot"), workload(w, "other")
 		acme := trusted(t, w, "acme", nil, nil)
 		acme.signIn(t, "u-alice")
