@@ -201,3 +201,42 @@ func TestNoTokenOfTheLastSecond(t *testing.T) {
 		t.Errorf("%d grants, want the first one's", n)
 	}
 }
+
+// The ids of assertions are their client's own: another's may be the same
+// (tokens.md, section 3.1: once per client and jti).
+func TestIDsOfAssertionsAreTheClientsOwn(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		one, other := w.Agent("one"), w.Agent("other")
+		by := func(a *oauthtest.Agent) oauthtest.Answer {
+			return w.AskWith(oauthtest.Sign(t, a.Key, "key-1", with(w.Claims(a), map[string]any{"jti": "7"})))
+		}
+		granted(t, "one's", by(one))
+		granted(t, "another's of the same name", by(other))
+		refused(t, "one's again", by(one), 401, "invalid_client")
+		refused(t, "another's again", by(other), 401, "invalid_client")
+	})
+}
+
+// Who does not authenticate uses up nothing of what is presented beside, and ends
+// nothing by it (tokens.md, section 3.1).
+func TestAFailedAuthenticationUsesNothingUp(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot, alice := w.CodeAgent("bot"), w.Person("alice")
+		code, typed, named := alice.Code(bot), alice.DeviceCode(bot), w.Name(bot, "alice").Text("auth_req_id")
+		alice.Answer("allow")
+		refresh := granted(t, "a code", w.Redeem(bot, alice.Code(bot))).Text("refresh_token")
+		stranger := *bot
+		stranger.Secret = w.Agent("other").Secret
+		for what, redeem := range map[string]func(as *oauthtest.Agent) oauthtest.Answer{
+			"a code":          func(as *oauthtest.Agent) oauthtest.Answer { return w.Redeem(as, code) },
+			"a refresh token": func(as *oauthtest.Agent) oauthtest.Answer { return w.Refresh(as, refresh) },
+			"a device code":   func(as *oauthtest.Agent) oauthtest.Answer { return w.Poll(as, typed) },
+			"an auth_req_id":  func(as *oauthtest.Agent) oauthtest.Answer { return w.Fetch(as, named) },
+		} {
+			refused(t, what+", with another's secret", redeem(&stranger), 401, "invalid_client")
+			granted(t, what+", afterwards", redeem(bot))
+		}
+	})
+}
