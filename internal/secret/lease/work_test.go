@@ -207,6 +207,25 @@ func TestOrderAndBatches(t *testing.T) {
 	})
 }
 
+// Q5: what fails is tried again after a second, later each time, after five minutes at
+// most, and not everything in the same instant.
+func TestBackOff(t *testing.T) {
+	for attempts := range int64(70) {
+		whole := 5 * time.Minute
+		if attempts < 9 {
+			whole = min(whole, time.Second<<attempts)
+		}
+		least, most := time.Hour, time.Duration(0)
+		for range 200 {
+			d := lease.BackOff(attempts)
+			least, most = min(least, d), max(most, d)
+		}
+		if least < whole*8/10 || least > whole*9/10 || most < whole*11/10 || most > whole*12/10 {
+			t.Errorf("after %d failures it is tried again in %s to %s, want %s and 20 %% more or less", attempts, least, most, whole)
+		}
+	}
+}
+
 // Q4, Q5: one that cannot be ended holds no other, is tried by itself from then on,
 // ever later, and for ever.
 func TestOneBadUser(t *testing.T) {
@@ -300,6 +319,27 @@ func TestBreaker(t *testing.T) {
 	}
 	if list := all(t, h, lease.Filter{Open: true}); len(list) != 0 {
 		t.Errorf("%d leases are open of which the target has not heard", len(list))
+	}
+	// While one probes, the others are told at once.
+	clock.Advance(time.Minute)
+	probing, goOn := make(chan struct{}), make(chan struct{})
+	s.Fail = func(context.Context, string, string, bool) error {
+		calls.Add(1)
+		close(probing) // a second one would panic
+		<-goOn
+		return engine.Unreachable(errors.New("no route to host"))
+	}
+	probed := make(chan error, 1)
+	go func() { probed <- ask() }()
+	<-probing
+	for range 5 {
+		if err := ask(); estover.KindOf(err) != estover.Unavailable {
+			t.Errorf("while somebody else probes: %v, want that it is unavailable", err)
+		}
+	}
+	close(goOn)
+	if err := <-probed; estover.KindOf(err) != estover.Unavailable {
+		t.Errorf("a probe that fails: %v", err)
 	}
 	s.Fail = nil
 	clock.Advance(time.Minute)
