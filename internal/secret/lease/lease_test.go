@@ -569,6 +569,44 @@ func TestEventCannotBeWritten(t *testing.T) {
 	})
 }
 
+// Q6: what is contained is overdue a minute after, and anything else after five.
+func TestOverdue(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		clock := dbtest.NewClock(d)
+		h, s := setup(t, d)
+		contained := create(t, h, in("agt_1", "ses_1"), "reader")
+		other := create(t, h, in("agt_2", "ses_2"), "reader")
+		s.Down(true)
+		contain(t, h, "agt_1")
+		revoke(t, h, lease.Which{ID: other.ID})
+		at := time.Duration(0)
+		for _, c := range []struct {
+			after time.Duration
+			want  []string
+		}{{59 * time.Second, nil}, {61 * time.Second, []string{contained.ID}}, {299 * time.Second, []string{contained.ID}}, {301 * time.Second, []string{contained.ID, other.ID}}} {
+			clock.Advance(c.after - at)
+			at = c.after
+			var got []string
+			for _, x := range all(t, h, lease.Filter{Overdue: true}) {
+				got = append(got, x.ID)
+			}
+			for agent, id := range map[string]string{"agt_1": contained.ID, "agt_2": other.ID} {
+				want := int64(0)
+				if slices.Contains(c.want, id) {
+					want = 1
+				}
+				if st, err := h.Leases.Standing(t.Context(), "acme", lease.Filter{Agent: agent}); err != nil || st.Overdue != want || get(t, h, id).Overdue != (want == 1) {
+					t.Errorf("%s after they were revoked, %d of %s are overdue, %v; want %d", c.after, st.Overdue, agent, err, want)
+				}
+			}
+			slices.Sort(got)
+			if want := slices.Sorted(slices.Values(c.want)); !slices.Equal(got, want) {
+				t.Errorf("%s after they were revoked, %v are overdue, want %v", c.after, got, want)
+			}
+		}
+	})
+}
+
 // F8, Q5, Q6: a target is down for a week. Nothing is forgotten, the alarm is raised
 // and cleared, nothing is issued there meanwhile, and an agent of whom something is
 // overdue is known.
