@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -61,6 +62,21 @@ func TestFetch(t *testing.T) {
 			t.Errorf("%q was fetched: %d", url, d.Status)
 		}
 	}
+	// In clear only where an administrator has named the host, not where an address
+	// is open.
+	clear := httptest.NewServer(up.Config.Handler)
+	defer clear.Close()
+	wide := &edge.Fetcher{Dialer: &edge.Dialer{}, Opening: edge.Opening{Prefixes: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}}
+	if _, err := wide.Get(t.Context(), clear.URL+"/doc", edge.MaxDocument); !errors.Is(err, edge.ErrFetch) {
+		t.Errorf("http was fetched from an address that is open: %v", err)
+	}
+	if d, err := f.Get(t.Context(), clear.URL+"/doc", edge.MaxDocument); err != nil || d.Status != 200 {
+		t.Errorf("http was not fetched from a host that is named: %d, %v", d.Status, err)
+	}
+	if len(asked) != 1 {
+		t.Errorf("%v were asked for, want one document", asked)
+	}
+	asked = nil
 	closed := &edge.Fetcher{Dialer: &edge.Dialer{}, Roots: roots}
 	if _, err := closed.Get(t.Context(), up.URL+"/doc", edge.MaxDocument); !errors.Is(err, edge.ErrAddress) {
 		t.Errorf("loopback was fetched from although nobody opened it: %v", err)

@@ -389,16 +389,23 @@ func TestStepUp(t *testing.T) {
 		clock := dbtest.NewClock(d)
 		b, old := w.enrolled(w.person("alice"))
 		fresh := b.Load("/login/you")
-		codes := b.Fill(fresh, "/login/you/codes")
+		codes, keys := b.Fill(fresh, "/login/you/codes"), b.Keys
+		b.Keys = pagetest.New(t, nil, b.Origin).Keys // the second passkey is in another device
+		passkey := b.Fill(fresh, "/login/you/passkey", "label", "a second one")
+		b.Keys = keys
 		clock.Advance(login.Fresh + time.Second)
 		stale := b.Load("/login/you")
 		if stale.Has("/login/you/codes") || stale.Has("/login/you/passkey") || !strings.Contains(stale.Body, "again=1") {
 			t.Errorf("after five minutes alice sees\n%s", stale.Body)
 		}
-		for path, form := range map[string]url.Values{"/login/you/codes": codes, "/login/you/passkey": codes, "/login/you/passkey/end": codes} {
+		changed := changes(t, d)
+		for path, form := range map[string]url.Values{"/login/you/codes": codes, "/login/you/passkey": passkey, "/login/you/passkey/end": codes} {
 			if p := b.Post(path, form); p.Header.Get("Location") != "/login?again=1&to=%2Flogin%2Fyou" {
 				t.Errorf("%s after five minutes: %d to %q", path, p.Status, p.Header.Get("Location"))
 			}
+		}
+		if n := changes(t, d) - changed; n != 0 {
+			t.Errorf("%d things were changed by who had not signed in again", n)
 		}
 		before := b.Cookies["__Host-estover"]
 		if told, status := signIn(b, "/login?again=1&to=%2Flogin%2Fyou"); status != http.StatusOK || told.To != "/login/you" || b.Cookies["__Host-estover"] == before {
@@ -525,6 +532,17 @@ func TestPlaces(t *testing.T) {
 			t.Errorf("this browser: %d", p.Status)
 		}
 	})
+}
+
+// changes counts what has been done, as the log has it.
+func changes(t *testing.T, d *db.DB) (n int) {
+	t.Helper()
+	if err := d.View(t.Context(), estover.DefaultTenant, func(tx *db.Tx) error {
+		return tx.QueryRow(t.Context(), "select count(*) from audit where tenant_id = $1 and outcome = 'done'", tx.Tenant()).Scan(&n)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // refusals is how many failed sign-ins are on record.
