@@ -946,6 +946,16 @@ func TestSchedule(t *testing.T) {
 	if due := rotation.Due(rotation.Spec{Schedule: "manual"}, since, secret.High, "sec_1", 3); !due.IsZero() {
 		t.Errorf("by hand it is due at %s", due)
 	}
+	// R10: a tenth of the time is what secrets are spread over.
+	const week = 7 * 24 * time.Hour
+	least, most := week, time.Duration(0)
+	for n := range int64(200) {
+		due := rotation.Due(rotation.Spec{}, since, secret.Standard, fmt.Sprint("sec_", n%20), n/20).Sub(since)
+		least, most = min(least, due), max(most, due)
+	}
+	if least < week*90/100 || least > week*92/100 || most < week*98/100 || most > week {
+		t.Errorf("two hundred versions are due between %s and %s, want them spread over the last tenth of a week", least, most)
+	}
 	// R7.
 	for _, c := range []struct {
 		cache, poll, connection int64
