@@ -66,6 +66,10 @@ const (
 	Quarantined Status = "quarantined"
 	Expired     Status = "expired"
 	Retired     Status = "retired"
+
+	// Retiring is what a retired agent is called while credentials of it should be
+	// gone and are not. Whoever reads agents alone does not see it.
+	Retiring Status = "retiring"
 )
 
 // The tiers say how much harm an agent can do.

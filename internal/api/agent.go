@@ -45,7 +45,23 @@ func (s *Server) listAgents(ctx context.Context, in *struct {
 },
 ) (*many[agent.Agent], error) {
 	f := agent.Filter{Sponsor: in.Sponsor, Blueprint: in.Blueprint, Team: in.Team, Hold: agent.Kind(in.Hold)}
-	list, next, err := s.Agents.List(ctx, callerOf(ctx), f, in.Cursor, in.Limit)
+	c := callerOf(ctx)
+	list, next, err := s.Agents.List(ctx, c, f, in.Cursor, in.Limit)
+	if err != nil {
+		return nil, s.problem(ctx, err)
+	}
+	var retired []string
+	for _, a := range list {
+		if a.Status == agent.Retired {
+			retired = append(retired, a.ID)
+		}
+	}
+	overdue, err := s.Leases.Overdue(ctx, c.Tenant, retired)
+	for i := range list {
+		if overdue[list[i].ID] {
+			list[i].Status = agent.Retiring
+		}
+	}
 	return pageOf(list, next), s.problem(ctx, err)
 }
 
@@ -64,7 +80,7 @@ func (s *Server) createAgent(ctx context.Context, in *struct {
 type agentPage struct {
 	agent.Agent
 	LeasesOpen    int64 `json:"leases_open,omitempty" doc:"Credentials of it that have not ended"`
-	LeasesOverdue int64 `json:"leases_overdue,omitempty" doc:"Of these, those that should be gone and are not: whoever has one can still use it, also if the agent is retired"`
+	LeasesOverdue int64 `json:"leases_overdue,omitempty" doc:"Of these, those that should be gone and are not: whoever has one can still use it; a retired agent is called retiring meanwhile"`
 }
 
 func (s *Server) getAgent(ctx context.Context, in *Named) (*one[agentPage], error) {
@@ -78,6 +94,9 @@ func (s *Server) getAgent(ctx context.Context, in *Named) (*one[agentPage], erro
 		return nil, s.problem(ctx, err)
 	}
 	n, err := s.Leases.Standing(ctx, c.Tenant, lease.Filter{Agent: id})
+	if a.Status == agent.Retired && n.Overdue > 0 {
+		a.Status = agent.Retiring
+	}
 	return &one[agentPage]{agentPage{a, n.Open, n.Overdue}}, s.problem(ctx, err)
 }
 

@@ -56,8 +56,22 @@ func TestOverdueIsTold(t *testing.T) {
 			t.Fatalf("retiring it while its credential is live: %d %s", status, body)
 		}
 		outside(t, h.config.Database, fmt.Sprintf(`update lease set due_at = %d where id = 'lse_live' and state = 'revoking'`, ago))
-		if p := show("bot"); p.LeasesOverdue != 1 || p.Status != "retired" || !counted("1") {
-			t.Errorf("retired, it is shown as %+v, and counted as one: %v", p, counted("1"))
+		listed := func() (status string) {
+			var list struct{ Items []page }
+			h.must(http.MethodGet, "/v1/agents", nil, &list)
+			for _, a := range list.Items {
+				if a.ID == bot.ID {
+					status = a.Status
+				}
+			}
+			return status
+		}
+		if p := show("bot"); p.LeasesOverdue != 1 || p.Status != "retiring" || listed() != "retiring" || !counted("1") {
+			t.Errorf("retired, it is shown as %+v, listed as %s, and counted as one: %v", p, listed(), counted("1"))
+		}
+		outside(t, h.config.Database, `update lease set state = 'ended', ended_at = due_at, next_try_at = null where id = 'lse_live'`)
+		if p := show("bot"); p.LeasesOverdue != 0 || p.Status != "retired" || listed() != "retired" {
+			t.Errorf("when nothing of it is left, it is shown as %+v and listed as %s", p, listed())
 		}
 	})
 }

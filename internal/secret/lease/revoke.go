@@ -253,6 +253,25 @@ func (l *Leases) Standing(ctx context.Context, tenant estover.TenantID, f Filter
 	return s, err
 }
 
+// Overdue are those of the agents of which leases should be gone and are not.
+func (l *Leases) Overdue(ctx context.Context, tenant estover.TenantID, agents []string) (map[string]bool, error) {
+	if len(agents) == 0 {
+		return nil, nil
+	}
+	overdue := map[string]bool{}
+	err := l.guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
+		for _, id := range agents {
+			s, err := StandingIn(ctx, tx, Filter{Agent: id})
+			if err != nil {
+				return err
+			}
+			overdue[id] = s.Overdue > 0
+		}
+		return nil
+	})
+	return overdue, err
+}
+
 // StandingIn is [Leases.Standing] inside of a transaction.
 func StandingIn(ctx context.Context, tx *db.Tx, f Filter) (Standing, error) {
 	switch {
