@@ -240,3 +240,91 @@ func TestAFailedAuthenticationUsesNothingUp(t *testing.T) {
 		}
 	})
 }
+
+// What is good once or for a while is so for as long as tokens.md, section 3.4
+// says, in figures, and not for as long as some constant does.
+func TestLives(t *testing.T) {
+	d := dbtest.Open(t)
+	clock := dbtest.NewClock(d)
+	w := oauthtest.New(t, d)
+	bot, alice := w.CodeAgent("bot"), w.Person("alice")
+	life := func(raw string) float64 {
+		c := said(t, raw)
+		return c["exp"].(float64) - c["iat"].(float64)
+	}
+	in := granted(t, "a code", w.Redeem(bot, alice.Code(bot, "scope", "openid customer.read")))
+	if a, id := life(in.Token()), life(in.Text("id_token")); a != 900 || id != 300 {
+		t.Errorf("an access token lives %v seconds and an ID token %v, want 900 and 300", a, id)
+	}
+
+	early, late := alice.Code(bot), alice.Code(bot)
+	clock.Advance(55 * time.Second)
+	granted(t, "a code of 55 seconds", w.Redeem(bot, early))
+	clock.Advance(5 * time.Second)
+	refused(t, "a code of a minute", w.Redeem(bot, late), 400, "invalid_grant")
+
+	push := func() string {
+		q := oauthtest.AuthorizeQuery(bot)
+		q.Del("client_id")
+		a := w.Do(oauthtest.Request("/oauth/par", q, oauthtest.Basic(bot.ID, bot.Secret)))
+		if a.Text("request_uri") == "" {
+			t.Fatalf("a pushed request: %d %s", a.Status, a.Body)
+		}
+		return "/oauth/authorize?" + oauthtest.Form("client_id", bot.ID, "request_uri", a.Text("request_uri")).Encode()
+	}
+	opened, kept := push(), push()
+	clock.Advance(85 * time.Second)
+	if p := alice.Load(opened); !strings.HasPrefix(p.Header.Get("Location"), oauthtest.Callback+"?code=") && p.Status != http.StatusOK {
+		t.Errorf("a request that was pushed 85 seconds ago: %d to %q", p.Status, p.Header.Get("Location"))
+	}
+	clock.Advance(5 * time.Second)
+	if p := alice.Load(kept); p.Status != http.StatusBadRequest {
+		t.Errorf("one of 90 seconds: %d to %q", p.Status, p.Header.Get("Location"))
+	}
+
+	value := in.Text("refresh_token")
+	next := granted(t, "a refresh", w.Refresh(bot, value)).Text("refresh_token")
+	clock.Advance(6 * time.Second)
+	if again := granted(t, "a retry after six seconds", w.Refresh(bot, value)).Text("refresh_token"); again != next {
+		t.Error("it brought another successor")
+	}
+	clock.Advance(5 * time.Second)
+	refused(t, "a retry after eleven", w.Refresh(bot, value), 400, "invalid_grant")
+
+	typed := w.Device(bot).Text("device_code")
+	clock.Advance(10*time.Minute - 10*time.Second)
+	refused(t, "a device code before its end", w.Poll(bot, typed), 400, "authorization_pending")
+	clock.Advance(10 * time.Second)
+	refused(t, "a device code of ten minutes", w.Poll(bot, typed), 400, "expired_token")
+
+	for ahead, good := range map[int64]bool{300: true, 320: false} {
+		a := w.AskWith(oauthtest.Sign(t, bot.Key, "key-1", with(w.Claims(bot), map[string]any{"exp": d.Now().Unix() + ahead})))
+		if (a.Status == http.StatusOK) != good {
+			t.Errorf("an assertion that ends in %d seconds: %d %s", ahead, a.Status, a.Body)
+		}
+	}
+	for ahead, good := range map[int64]bool{9: true, 20: false} {
+		now := d.Now().Unix()
+		for _, claim := range []string{"iat", "nbf"} {
+			a := w.AskWith(oauthtest.Sign(t, bot.Key, "key-1", with(w.Claims(bot), map[string]any{claim: now + ahead})))
+			if (a.Status == http.StatusOK) != good {
+				t.Errorf("an assertion with an %s of %d seconds from now: %d %s", claim, ahead, a.Status, a.Body)
+			}
+		}
+	}
+	clock.Advance(d.Now().Truncate(5 * time.Minute).Add(5 * time.Minute).Sub(d.Now())) // the beginning of a window
+	p := w.Prover("P-256")
+	p.Nonce = w.Callers.Proofs.Nonce("default")
+	for age, good := range map[int64]bool{50: true, -59: true, 61: false, -70: false} {
+		c := with(p.Claims("POST", tokenURL, ""), map[string]any{"iat": d.Now().Unix() - age})
+		if a := withProofs(w, bot, p.Sign(c)); (a.Status == http.StatusOK) != good {
+			t.Errorf("a proof of %d seconds ago: %d %s", age, a.Status, a.Body)
+		}
+	}
+	nonce := p.Nonce
+	clock.Advance(5 * time.Minute)
+	granted(t, "a nonce of five minutes", p.Ask(bot))
+	p.Nonce = nonce
+	clock.Advance(5 * time.Minute)
+	refused(t, "a nonce of ten", p.Ask(bot), 400, "use_dpop_nonce")
+}
