@@ -18,10 +18,10 @@ func TestStorm(t *testing.T) {
 	t.Run("PostgreSQL", func(t *testing.T) {
 		server := enginetest.Postgres(t)
 		dbtest.Each(t, func(t *testing.T, d *db.DB) {
-			leasetest.Storm{Kind: postgres.Kind, Config: server.Config, Template: engine.Template{"groups": {"readers"}}, Issues: 250}.Rage(t, d)
+			leasetest.Storm{Kind: postgres.Kind, Config: server.Config, Template: engine.Template{"groups": {"readers"}}, Issues: 50}.Rage(t, d)
 		})
 	})
 	t.Run("MariaDB", func(t *testing.T) {
-		leasetest.Storm{Kind: mysql.Kind, Config: enginetest.MariaDB(t).Config, Template: engine.Template{"roles": {"readers"}}, Issues: 250}.Rage(t, dbtest.Open(t))
+		leasetest.Storm{Kind: mysql.Kind, Config: enginetest.MariaDB(t).Config, Template: engine.Template{"roles": {"readers"}}, Issues: 50}.Rage(t, dbtest.Open(t))
 	})
 }

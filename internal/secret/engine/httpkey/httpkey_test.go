@@ -479,7 +479,7 @@ func TestDescriptions(t *testing.T) {
 func TestStorm(t *testing.T) {
 	a, c := start(t)
 	leasetest.Storm{
-		Kind: httpkey.Kind, Config: c, Template: template, Issues: 100,
+		Kind: httpkey.Kind, Config: c, Template: template, Issues: 35,
 		Users: func(_ context.Context, prefix string) (names []string, err error) {
 			for _, name := range a.names() {
 				if strings.HasPrefix(name, prefix) {

@@ -510,5 +510,5 @@ func TestHalfMade(t *testing.T) {
 
 // TestStorm is F1, F2 and F3.
 func TestStorm(t *testing.T) {
-	leasetest.Storm{Kind: ldap.Kind, Config: config(running(t)), Template: template, Issues: 100}.Rage(t, dbtest.Open(t))
+	leasetest.Storm{Kind: ldap.Kind, Config: config(running(t)), Template: template, Issues: 35}.Rage(t, dbtest.Open(t))
 }

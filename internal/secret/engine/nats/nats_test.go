@@ -539,7 +539,7 @@ func TestStorm(t *testing.T) {
 		return witnessed{e, &made}, err
 	}
 	leasetest.Storm{
-		Kind: kind, Config: config(o, o.signing, false, o.crm), Template: template, Issues: 100, Settles: 30 * time.Second,
+		Kind: kind, Config: config(o, o.signing, false, o.crm), Template: template, Issues: 35, Settles: 30 * time.Second,
 		Users: func(ctx context.Context, prefix string) (names []string, err error) {
 			claims, err := o.look(ctx, system)
 			if err != nil {

@@ -378,5 +378,5 @@ func TestNotSaved(t *testing.T) {
 
 // TestStorm is F1, F2 and F3.
 func TestStorm(t *testing.T) {
-	leasetest.Storm{Kind: redis.Kind, Config: config(running(t)), Template: rules, Issues: 100}.Rage(t, dbtest.Open(t))
+	leasetest.Storm{Kind: redis.Kind, Config: config(running(t)), Template: rules, Issues: 35}.Rage(t, dbtest.Open(t))
 }
