@@ -174,7 +174,7 @@ func kids(t *testing.T, jwks []byte) (all []string) {
 // node is another server on the database of this one.
 func (h *house) node() *house {
 	h.t.Helper()
-	n := &house{t: h.t, key: h.key, logs: &syncBuffer{}, addr: freeAddr(h.t), config: h.config}
+	n := &house{t: h.t, key: h.key, logs: &syncBuffer{}, addr: freeAddr(h.t), config: h.config, clock: h.clock}
 	n.config.Data, n.config.Listen, n.config.Gateway = filepath.Join(h.t.TempDir(), "data"), n.addr, freeAddr(h.t)
 	n.config.RootKey, n.config.Issuer = "file:"+filepath.Join(h.config.Data+"-keys", "root.key"), h.issuer()
 	n.start()
