@@ -3,7 +3,7 @@
 // A version is named by a token that the one who writes it makes, which is what
 // makes a write safe to repeat; the one with the stage AWSCURRENT is current.
 // Nobody checks which version a new one follows. A deletion takes effect at once
-// and can be undone there for a month.
+// and can be undone there for a month, in which nobody else has the name.
 //
 // One logs in with an access key, or takes a role for an hour with an assertion of our
 // issuer, which the account has as an OpenID Connect provider.
@@ -154,8 +154,11 @@ func (s *store) Put(ctx context.Context, path string, object estover.Secret, exp
 		}
 	}
 	made, err := s.client.CreateSecret(ctx, &secretsmanager.CreateSecretInput{Name: &path, SecretString: &value})
+	if err = classify(err); errors.Is(err, upstream.ErrNotFound) {
+		return "", engine.Refuse("the name belongs to a secret that was deleted and waits there for its deletion: restore it there, or have it deleted without recovery")
+	}
 	if err != nil {
-		return "", classify(err)
+		return "", err
 	}
 	return aws.ToString(made.VersionId), nil
 }

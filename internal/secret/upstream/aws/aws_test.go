@@ -56,6 +56,12 @@ func TestBinary(t *testing.T) {
 	if _, err := s.Versions(t.Context(), "binary"); !errors.Is(err, upstream.ErrNotFound) {
 		t.Errorf("versions of what waits for its deletion: %v, want ErrNotFound", err)
 	}
+	for _, expect := range []string{upstream.None, upstream.Any} {
+		var refused *engine.Refused
+		if _, err := s.Put(t.Context(), "binary", estover.NewSecret([]byte(`{"value": "x"}`)), expect); !errors.As(err, &refused) || !strings.Contains(err.Error(), "restore it there") {
+			t.Errorf("the name of what waits for its deletion: %v, want a refusal that says what to do", err)
+		}
+	}
 	if _, err := s.Put(t.Context(), "large", estover.NewSecret([]byte(`{"a": "`+strings.Repeat("x", 70<<10)+`"}`)), upstream.None); err == nil {
 		t.Error("more than 64 KiB were taken")
 	}
