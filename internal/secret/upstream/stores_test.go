@@ -252,7 +252,7 @@ func (h *house) node(name string) (*upstream.Stores, *secret.Secrets) {
 	s := secret.New(g, h.sealer, secret.Options{Logger: logger, Fresh: func(ctx context.Context, t estover.TenantID, s secret.Secret, before func() error) error {
 		return x.Fresh(ctx, t, s, before)
 	}})
-	x = upstream.NewStores(upstream.Config{Guard: g, Secrets: s, Sealer: h.sealer, Kinds: []upstream.Kind{h.there.kind()}, Node: name, Logger: logger})
+	x = upstream.NewStores(upstream.Config{Guard: g, Secrets: s, Sealer: h.sealer, Kinds: append([]upstream.Kind{h.there.kind()}, cloudKinds...), Node: name, Logger: logger})
 	return x, s
 }
 
