@@ -13,6 +13,7 @@ import (
 
 	"estover.dev/demo/story"
 	"estover.dev/e2e/e2etest"
+	"estover.dev/internal/db/scratch"
 )
 
 // Each beat of the demo holds.
@@ -112,6 +113,27 @@ func TestDemoRunsThrough(t *testing.T) {
 	}
 	if strings.Contains(p.out.String(), "\x1b") {
 		t.Error("it is coloured where there is no terminal")
+	}
+	p.left(t)
+}
+
+// Where there is no PostgreSQL, the demo says which beat is left out and what it needs,
+// does not count it, and all others hold.
+func TestDemoWithoutDatabase(t *testing.T) {
+	t.Parallel()
+	p := perform(t)
+	p.cmd.Env = append(p.cmd.Env, scratch.Programs+"="+t.TempDir())
+	err := e2etest.Finish(p.cmd)
+	out := strings.Join(strings.Fields(p.out.String()), " ") // without the ends of lines
+	if err != nil || !strings.HasSuffix(p.out.String(), "\n\ndemo: 6 of 6 beats held\n") {
+		t.Errorf("it ends with %v, want success and 6 of 6 beats:\n%s", err, p.out)
+	}
+	const left = "One beat is left out: for the database user that is made for a task, PostgreSQL has to be installed (Debian: apt-get install postgresql)."
+	if strings.Count(out, left) != 1 {
+		t.Errorf("it does not say once %q:\n%s", left, p.out)
+	}
+	if strings.Contains(out, "It needs the database for a while") {
+		t.Errorf("the beat that was left out is told:\n%s", p.out)
 	}
 	p.left(t)
 }

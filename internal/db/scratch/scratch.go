@@ -236,9 +236,17 @@ func Available() bool {
 	return err == nil
 }
 
+// Programs is the variable of the environment that names the directory of the
+// server's programs, for where they are not where they usually are.
+const Programs = "ESTOVER_POSTGRES_BIN"
+
 // binaries finds the directory of the server's programs, the newest version
 // first.
 func binaries() (string, error) {
+	if dir := os.Getenv(Programs); dir != "" {
+		_, err := os.Stat(filepath.Join(dir, "initdb"))
+		return dir, err
+	}
 	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 	if err != nil {
 		return "", err
