@@ -74,7 +74,7 @@ func TestOtherTargets(t *testing.T) {
 		})
 		must(t, err)
 		defer server.Stop()
-		lease(t, "redis cache --address "+server.Address(0)+" --admin targets/cache --admin-user estover --admin-password-file admin.txt --template 'rules=~app:* +@read +@write'",
+		lease(t, "redis cache --address "+server.Address(0)+" --admin targets/cache --admin-user estover --admin-password-file admin.txt --template 'rules=~app:* +@read +@write' --keep-root", // it keeps no ACL file
 			"cache-user --target cache --template 'rules=~app:* +@read +@write'", "password", func(user, secret string) error {
 				c := redis.NewClient(&redis.Options{Addr: server.Address(0), Username: user, Password: secret, MaxRetries: -1})
 				defer c.Close()

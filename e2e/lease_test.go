@@ -91,7 +91,7 @@ func (v *vault) withRedis(t *testing.T) {
 	t.Cleanup(func() { _ = v.redis.Close() })
 	const template = "rules=~app:* +@read +@write"
 	r := v.admin.Input(t, "made-for-tests", "secret", "engine", "enable", "redis", "redis", "--address", server.Address(0),
-		"--admin", "targets/redis", "--admin-user", "estover", "--admin-password-file", "-", "--template", template)
+		"--admin", "targets/redis", "--admin-user", "estover", "--admin-password-file", "-", "--template", template, "--keep-root") // it keeps no ACL file
 	if r.Code != 0 {
 		t.Fatalf("enabling redis: %s%s", r.Stdout, r.Stderr)
 	}

@@ -1,12 +1,15 @@
 package e2e
 
 import (
+	"context"
 	"database/sql"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
 
 	"estover.dev"
 	"estover.dev/e2e/e2etest"
@@ -16,7 +19,7 @@ import (
 
 // What an operator has typed in is known to the operator, so it is not good any more
 // when a target is enabled (R12): a second admin was made, has logged in, and does the
-// work from then on. Here at a PostgreSQL and at a MariaDB, whose admins are those of
+// work from then on. Here at a PostgreSQL, a MariaDB and a Redis, whose admins are those of
 // docs/guides/database-users.md and docs/reference/engines.md.
 func TestRootIsRotatedOnImport(t *testing.T) {
 	t.Parallel()
@@ -33,6 +36,7 @@ func TestRootIsRotatedOnImport(t *testing.T) {
 	} {
 		maria.Exec(t, s)
 	}
+	cache := redisWithFile(t, typed)
 	for _, at := range []struct {
 		kind, address, template, user string
 		login                         func(user, password string) error
@@ -49,6 +53,11 @@ func TestRootIsRotatedOnImport(t *testing.T) {
 			must(t, err)
 			defer c.Close()
 			return c.PingContext(t.Context())
+		}},
+		{"redis", cache.Address(0), "rules=~app:* +@read +@write +ping", "root_redis", func(user, password string) error {
+			c := redis.NewClient(&redis.Options{Addr: cache.Address(0), Username: user, Password: password, MaxRetries: -1})
+			defer c.Close()
+			return c.Ping(t.Context()).Err()
 		}},
 	} {
 		t.Run(at.kind, func(t *testing.T) {
@@ -141,4 +150,40 @@ func TestRootIsRotatedOnImport(t *testing.T) {
 		}
 		admin.Must(t, "secret", "engine", "check", "poor", "--template", "roles=readers")
 	})
+
+	// A Redis without an ACL file would know the first password again when it restarts.
+	t.Run("forgets", func(t *testing.T) {
+		r := admin.Input(t, "made-for-tests", "secret", "engine", "enable", "redis", "forgets", "--address", startRedis(t).Address(0),
+			"--admin", "targets/forgets", "--admin-user", "estover", "--admin-password-file", "-", "--template", "rules=~app:* +@read")
+		if r.Code == 0 || !strings.Contains(r.Stderr, "aclfile") || !strings.Contains(r.Stderr, "the one that you gave") {
+			t.Errorf("enabling: %s%s", r.Stdout, r.Stderr)
+		}
+		admin.Must(t, "secret", "engine", "check", "forgets", "--template", "rules=~app:* +@read")
+	})
+}
+
+// redisWithFile is a Redis with an ACL file, whose admin root_redis may do what the
+// reference says.
+func redisWithFile(t *testing.T, password string) *enginetest.Server {
+	t.Helper()
+	server, err := enginetest.Start(enginetest.Process{
+		Debian: "redis-server", Program: "redis-server", Users: []string{"redis"}, Ports: 1,
+		Prepare: func(s *enginetest.Server) ([]string, []string, error) {
+			file, err := s.Write("users.acl", "user default off\nuser root_redis on >"+password+
+				" +ping +acl|setuser +acl|deluser +acl|getuser +acl|users +acl|save +acl|dryrun +client|list +client|kill +time\n")
+			if err != nil {
+				return nil, nil, err
+			}
+			path, err := s.Write("redis.conf", fmt.Sprintf("bind 127.0.0.1\nport %d\ndir %s\nsave \"\"\naclfile %s\n", s.Ports[0], s.Dir, file))
+			return []string{path}, nil, err
+		},
+		Ready: func(ctx context.Context, s *enginetest.Server) error {
+			c := redis.NewClient(&redis.Options{Addr: s.Address(0), Username: "root_redis", Password: password})
+			defer c.Close()
+			return c.Ping(ctx).Err()
+		},
+	})
+	must(t, err)
+	t.Cleanup(server.Stop)
+	return server
 }

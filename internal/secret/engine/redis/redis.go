@@ -22,6 +22,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -48,6 +49,7 @@ var Kind = engine.Kind{
 	Template: template,
 
 	Overlap:       true,
+	Pair:          true,
 	CheckTemplate: check,
 	Open:          open,
 }
@@ -120,7 +122,7 @@ func open(c engine.Config) (engine.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &target{admin: c.Admin.User, address: net.JoinHostPort(host, strconv.Itoa(port))}
+	t := &target{admin: c.Admin.User, login: c.Admin, address: net.JoinHostPort(host, strconv.Itoa(port))}
 	t.dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := c.Connect(ctx, network, address)
 		if err != nil {
@@ -142,8 +144,13 @@ func open(c engine.Config) (engine.Engine, error) {
 
 type target struct {
 	admin, address string
+	login          engine.Credential // of the admin
 	dial           func(ctx context.Context, network, address string) (net.Conn, error)
 	client         *redis.Client
+
+	mu      sync.Mutex
+	busy    int  // pieces of work that use the client
+	drained bool // nobody uses it from here on
 }
 
 // as gives a client that logs in with c, over at most so many connections.
@@ -158,7 +165,12 @@ func (t *target) as(c engine.Credential, connections int) *redis.Client {
 	})
 }
 
-func (t *target) Close() error { return t.client.Close() }
+func (t *target) Close() error {
+	if err := t.client.Close(); !errors.Is(err, redis.ErrClosed) { // as it is once it was drained
+		return err
+	}
+	return nil
+}
 
 // hash is how a rule gives a password.
 func hash(s estover.Secret) string {
@@ -189,7 +201,9 @@ func (t *target) Create(ctx context.Context, o engine.Order) (engine.Material, e
 // do works over a connection that has just answered, so that what fails before
 // has begun nothing.
 func (t *target) do(ctx context.Context, work func(*redis.Conn) error) error {
-	c := t.client.Conn()
+	client, done := t.lend()
+	defer done()
+	c := client.Conn()
 	defer c.Close()
 	if err := c.Ping(ctx).Err(); err != nil && !begins(err, "NOPERM") {
 		return engine.Unreachable(err)
@@ -205,13 +219,22 @@ func set(ctx context.Context, c *redis.Conn, user string, rules []string) error 
 	return save(ctx, c)
 }
 
-// save has the server write its ACL file, if it keeps one.
+// save has the server write its ACL file, if it keeps one. If it cannot, what was
+// changed is changed all the same, so that is no refusal.
 func save(ctx context.Context, c *redis.Conn) error {
 	err := c.Do(ctx, "acl", "save").Err()
-	if answered(err) && strings.Contains(err.Error(), "not configured to use an ACL file") {
+	switch {
+	case noFile(err):
 		return nil
+	case begins(err, "ERR"):
+		return errors.New("the ACL file is not written: " + err.Error())
 	}
 	return err
+}
+
+// noFile reports whether a server answers ACL SAVE that it keeps no ACL file.
+func noFile(err error) bool {
+	return answered(err) && strings.Contains(err.Error(), "not configured to use an ACL file")
 }
 
 func (t *target) Extend(ctx context.Context, name string, _ engine.Template, _ time.Time) error {
