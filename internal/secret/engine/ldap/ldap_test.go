@@ -4,14 +4,12 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -26,136 +24,19 @@ import (
 )
 
 const (
-	suffix = "dc=example,dc=com"
-	base   = "ou=agents," + suffix
-	admin  = "cn=estover," + suffix
-	root   = "cn=root," + suffix
-	group  = "cn=readers,ou=groups," + suffix
-	posix  = "cn=shell,ou=groups," + suffix
+	suffix = enginetest.LDAPSuffix
+	base   = enginetest.LDAPUsers
+	admin  = enginetest.LDAPAdmin
+	group  = enginetest.LDAPGroup
+	posix  = enginetest.LDAPPosix
 	secret = "made-for-tests"
 )
 
 var template = engine.Template{"attributes": {"description=made for {{name}}", "host=a", "host=b"}, "groups": {group}}
 
-// server runs a slapd with an admin that may write below ou=agents and change
-// members of groups, and who may not touch entries that are marked "kept".
-var server = sync.OnceValues(func() (*enginetest.Server, error) {
-	s, err := enginetest.Start(enginetest.Process{
-		Debian: "slapd", Program: "slapd", Users: []string{"openldap"}, Ports: 2,
-		Prepare: func(s *enginetest.Server) ([]string, []string, error) {
-			certificate, key, err := enginetest.Certificate(s)
-			if err != nil {
-				return nil, nil, err
-			}
-			authority, err := s.Write("ca.pem", string(enginetest.Authority()))
-			if err != nil {
-				return nil, nil, err
-			}
-			if err := os.Mkdir(filepath.Join(s.Dir, "db"), 0o700); err != nil {
-				return nil, nil, err
-			}
-			conf, err := s.Write("slapd.conf", strings.NewReplacer("@DIR", s.Dir, "@CERT", certificate, "@KEY", key, "@CA", authority, "@SUFFIX", suffix).Replace(`
-include /etc/ldap/schema/core.schema
-include /etc/ldap/schema/cosine.schema
-include /etc/ldap/schema/nis.schema
-include /etc/ldap/schema/inetorgperson.schema
-modulepath /usr/lib/ldap
-moduleload back_mdb
-pidfile @DIR/pid
-TLSCACertificateFile @CA
-TLSCertificateFile @CERT
-TLSCertificateKeyFile @KEY
-TLSVerifyClient never
-database mdb
-suffix "@SUFFIX"
-rootdn "cn=root,@SUFFIX"
-rootpw made-for-tests
-directory @DIR/db
-maxsize 67108864
-dbnosync
-access to filter=(l=kept) by * read
-access to attrs=userPassword by dn.exact="cn=estover,@SUFFIX" write by anonymous auth by * none
-access to dn.subtree="ou=agents,@SUFFIX" by dn.exact="cn=estover,@SUFFIX" write by users read
-access to dn.subtree="ou=groups,@SUFFIX" attrs=member,memberUid by dn.exact="cn=estover,@SUFFIX" write by users read
-access to * by users read by * none
-`))
-			return []string{"-f", conf, "-d", "stats", "-h", "ldap://" + s.Address(0) + "/ ldaps://" + s.Address(1) + "/"}, nil, err
-		},
-		Ready: func(_ context.Context, s *enginetest.Server) error {
-			l, err := bind(s, root, secret)
-			if err == nil {
-				err = l.Close()
-			}
-			return err
-		},
-	})
-	if err != nil {
-		return nil, err
-	}
-	l, err := bind(s, root, secret)
-	if err != nil {
-		return nil, err
-	}
-	defer l.Close()
-	for _, e := range []struct {
-		dn         string
-		attributes map[string][]string
-	}{
-		{suffix, map[string][]string{"objectClass": {"domain"}, "dc": {"example"}}},
-		{admin, map[string][]string{"objectClass": {"organizationalRole", "simpleSecurityObject"}, "userPassword": {secret}}},
-		{base, map[string][]string{"objectClass": {"organizationalUnit"}}},
-		{"ou=groups," + suffix, map[string][]string{"objectClass": {"organizationalUnit"}}},
-		{group, map[string][]string{"objectClass": {"groupOfNames"}, "member": {admin}}},
-		{posix, map[string][]string{"objectClass": {"posixGroup"}, "gidNumber": {"5000"}}},
-	} {
-		add := client.NewAddRequest(e.dn, nil)
-		for name, values := range e.attributes {
-			add.Attribute(name, values)
-		}
-		if err := l.Add(add); err != nil {
-			return nil, fmt.Errorf("%s: %w", e.dn, err)
-		}
-	}
-	return s, nil
-})
+func running(t *testing.T) *enginetest.LDAPServer { return enginetest.LDAP(t) }
 
-func running(t *testing.T) *enginetest.Server {
-	t.Helper()
-	s, err := server()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
-func bind(s *enginetest.Server, dn, password string) (*client.Conn, error) {
-	l, err := client.DialURL("ldap://" + s.Address(0))
-	if err != nil {
-		return nil, err
-	}
-	if err := l.Bind(dn, password); err != nil {
-		_ = l.Close()
-		return nil, err
-	}
-	return l, nil
-}
-
-// asRoot does something that the admin may not do.
-func asRoot(s *enginetest.Server, do func(*client.Conn) error) error {
-	l, err := bind(s, root, secret)
-	if err != nil {
-		return err
-	}
-	defer l.Close()
-	return do(l)
-}
-
-func config(s *enginetest.Server) engine.Config {
-	return engine.Config{
-		Address: "ldap://" + s.Address(0), Options: map[string]string{"base": base},
-		Admin: engine.Credential{User: admin, Secret: estover.NewSecret([]byte(secret))},
-	}
-}
+func config(s *enginetest.LDAPServer) engine.Config { return s.Config }
 
 func open(t *testing.T, c engine.Config) engine.Engine {
 	t.Helper()
@@ -179,9 +60,9 @@ func (l login) Ping(context.Context) error {
 }
 
 // members are those of a group.
-func members(t *testing.T, s *enginetest.Server, group, attribute string) (all []string) {
+func members(t *testing.T, s *enginetest.LDAPServer, group, attribute string) (all []string) {
 	t.Helper()
-	err := asRoot(s, func(l *client.Conn) error {
+	err := s.AsRoot(func(l *client.Conn) error {
 		found, err := l.Search(client.NewSearchRequest(group, client.ScopeBaseObject, client.NeverDerefAliases, 1, 0, false, "(objectClass=*)", []string{attribute}, nil))
 		if err == nil {
 			all = found.Entries[0].GetAttributeValues(attribute)
@@ -209,17 +90,17 @@ func TestKind(t *testing.T) {
 			{"group_attribute": {"member=x"}},
 		},
 		Login: func(_ context.Context, m engine.Material) (enginetest.Client, error) {
-			l, err := bind(s, string(m["dn"].Reveal()), string(m["password"].Reveal()))
+			l, err := s.Bind(string(m["dn"].Reveal()), string(m["password"].Reveal()))
 			return login{l}, err
 		},
 		Remove: func(_ context.Context, name string) error {
-			return asRoot(s, func(l *client.Conn) error { return l.Del(client.NewDelRequest(dn(name), nil)) })
+			return s.AsRoot(func(l *client.Conn) error { return l.Del(client.NewDelRequest(dn(name), nil)) })
 		},
 		Spoil: func(_ context.Context, name string) (func(context.Context) error, error) {
 			mark := func(values ...string) error {
 				change := client.NewModifyRequest(dn(name), nil)
 				change.Replace("l", values)
-				return asRoot(s, func(l *client.Conn) error { return l.Modify(change) })
+				return s.AsRoot(func(l *client.Conn) error { return l.Modify(change) })
 			}
 			return func(context.Context) error { return mark() }, mark("kept")
 		},
@@ -248,7 +129,7 @@ func TestLingers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := bind(s, string(m["dn"].Reveal()), "lingers-secret")
+	l, err := s.Bind(string(m["dn"].Reveal()), "lingers-secret")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -262,7 +143,7 @@ func TestLingers(t *testing.T) {
 	if err := (login{l}).Ping(t.Context()); err != nil || ldap.Kind.Lingers == "" {
 		t.Errorf("a connection that was bound before: %v; the kind says %q", err, ldap.Kind.Lingers)
 	}
-	if _, err := bind(s, dn(o.Name), "lingers-secret"); err == nil {
+	if _, err := s.Bind(dn(o.Name), "lingers-secret"); err == nil {
 		t.Error("somebody who was revoked binds again")
 	}
 	if in := members(t, s, group, "member"); slices.Contains(in, dn(o.Name)) {
@@ -278,7 +159,7 @@ func TestBelow(t *testing.T) {
 	if _, err := e.Create(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
-	err := asRoot(s, func(l *client.Conn) error {
+	err := s.AsRoot(func(l *client.Conn) error {
 		for _, below := range []string{"ou=a,", "ou=b,ou=a,"} {
 			add := client.NewAddRequest(below+dn(o.Name), nil)
 			add.Attribute("objectClass", []string{"organizationalUnit"})
@@ -340,7 +221,7 @@ func TestGroups(t *testing.T) {
 		} else {
 			c.Delete("member", []string{admin})
 		}
-		if err := asRoot(s, func(l *client.Conn) error { return l.Modify(c) }); err != nil {
+		if err := s.AsRoot(func(l *client.Conn) error { return l.Modify(c) }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -367,7 +248,7 @@ func TestGroups(t *testing.T) {
 func TestAdmin(t *testing.T) {
 	s := running(t)
 	other := "cn=other," + base
-	err := asRoot(s, func(l *client.Conn) error {
+	err := s.AsRoot(func(l *client.Conn) error {
 		add := client.NewAddRequest(other, nil)
 		add.Attribute("objectClass", []string{"organizationalRole", "simpleSecurityObject"})
 		add.Attribute("userPassword", []string{"first-secret"})

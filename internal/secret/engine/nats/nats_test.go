@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -26,12 +24,8 @@ import (
 
 var template = engine.Template{"publish": {"orders.>", "$JS.API.>"}, "publish_deny": {"orders.secret"}, "subscribe": {"orders.>", "_INBOX.>"}}
 
-// An operator has a system account and an account "crm", with a signing key and
-// one that is scoped to reading.
-type operator struct {
-	*enginetest.Server
-	self, signing, system, crm, crmSigning, reader nkeys.KeyPair
-}
+// An operator is who has a NATS, without the engine.
+type operator struct{ *enginetest.NATSServer }
 
 func pair(create func() (nkeys.KeyPair, error)) nkeys.KeyPair {
 	k, err := create()
@@ -57,91 +51,7 @@ func seed(k nkeys.KeyPair) string {
 	return string(s)
 }
 
-// start runs a NATS server with a full resolver.
-func start(secured bool) (*operator, error) {
-	o := &operator{
-		self: pair(nkeys.CreateOperator), signing: pair(nkeys.CreateOperator), system: pair(nkeys.CreateAccount),
-		crm: pair(nkeys.CreateAccount), crmSigning: pair(nkeys.CreateAccount), reader: pair(nkeys.CreateAccount),
-	}
-	oc := jwt.NewOperatorClaims(public(o.self))
-	oc.SigningKeys.Add(public(o.signing))
-	operatorJWT, err := oc.Encode(o.self)
-	if err != nil {
-		return nil, err
-	}
-	accounts := ""
-	for _, k := range []nkeys.KeyPair{o.system, o.crm} {
-		ac := jwt.NewAccountClaims(public(k))
-		if k == o.crm {
-			ac.Name = "crm"
-			ac.SigningKeys.Add(public(o.crmSigning))
-			scope := jwt.NewUserScope()
-			scope.Key, scope.Role = public(o.reader), "reader"
-			scope.Template.Pub.Deny.Add(">")
-			scope.Template.Sub.Allow.Add("orders.>")
-			ac.SigningKeys.AddScopedSigner(scope)
-		}
-		token, err := ac.Encode(o.self)
-		if err != nil {
-			return nil, err
-		}
-		accounts += fmt.Sprintf("  %s: %s\n", public(k), token)
-	}
-	o.Server, err = enginetest.Start(enginetest.Process{
-		Debian: "nats-server", Program: "nats-server", Users: []string{"nats"}, Ports: 1,
-		Prepare: func(s *enginetest.Server) ([]string, []string, error) {
-			conf := fmt.Sprintf("listen: %s\noperator: %s\nsystem_account: %s\nresolver: {type: full, dir: %q}\nresolver_preload: {\n%s}\ndebug: true\ntrace: true\n",
-				s.Address(0), operatorJWT, public(o.system), filepath.Join(s.Dir, "jwt"), accounts)
-			if secured {
-				certificate, key, err := enginetest.Certificate(s)
-				if err != nil {
-					return nil, nil, err
-				}
-				conf += fmt.Sprintf("tls: {cert_file: %q, key_file: %q}\n", certificate, key)
-			}
-			path, err := s.Write("nats.conf", conf)
-			return []string{"-c", path}, nil, err
-		},
-		Ready: func(ctx context.Context, s *enginetest.Server) error {
-			e, err := nats.Kind.Open(config(&operator{
-				Server: s, self: o.self, signing: o.signing, system: o.system, crm: o.crm, crmSigning: o.crmSigning, reader: o.reader,
-			}, o.signing, secured, o.crm))
-			if err != nil {
-				return err
-			}
-			defer e.Close()
-			_, err = e.Sessions(ctx, "nobody")
-			return err
-		},
-	})
-	return o, err
-}
-
-var server = sync.OnceValues(func() (*operator, error) { return start(false) })
-
-func running(t *testing.T) *operator {
-	t.Helper()
-	o, err := server()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return o
-}
-
-func config(o *operator, signer nkeys.KeyPair, secured bool, accounts ...nkeys.KeyPair) engine.Config {
-	secret := "operator " + seed(signer) + "\nsystem " + seed(o.system) + "\n"
-	for _, a := range accounts {
-		secret += "account " + seed(a) + "\n"
-	}
-	c := engine.Config{
-		Address: o.Address(0), Options: map[string]string{"account": public(o.crm)},
-		Admin: engine.Credential{User: "estover", Secret: estover.NewSecret([]byte(secret))},
-	}
-	if secured {
-		c.Options["tls"], c.Authorities = "verify", enginetest.Authority()
-	}
-	return c
-}
+func running(t *testing.T) *operator { return &operator{enginetest.NATS(t)} }
 
 func open(t *testing.T, c engine.Config) engine.Engine {
 	t.Helper()
@@ -153,39 +63,20 @@ func open(t *testing.T, c engine.Config) engine.Engine {
 	return e
 }
 
-// asSystem logs in as the system account, whose resolver has the accounts.
-func (o *operator) asSystem() (*client.Conn, error) {
-	own := pair(nkeys.CreateUser)
-	token, err := jwt.NewUserClaims(public(own)).Encode(o.system)
-	if err != nil {
-		return nil, err
-	}
-	return client.Connect("nats://"+o.Address(0), client.UserJWTAndSeed(token, seed(own)), client.NoReconnect())
-}
-
-// look gives the account as the resolver has it.
-func (o *operator) look(ctx context.Context, c *client.Conn) (*jwt.AccountClaims, error) {
-	now, err := c.RequestWithContext(ctx, "$SYS.REQ.ACCOUNT."+public(o.crm)+".CLAIMS.LOOKUP", nil)
-	if err != nil {
-		return nil, err
-	}
-	return jwt.DecodeAccountClaims(string(now.Data))
-}
-
 // edit changes the account without the engine, as an operator's tool does that
 // has read it before.
 func (o *operator) edit(ctx context.Context, change func(*jwt.AccountClaims)) error {
-	c, err := o.asSystem()
+	c, err := o.AsSystem()
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	claims, err := o.look(ctx, c)
+	claims, err := o.Account(ctx, c)
 	if err != nil {
 		return err
 	}
 	change(claims)
-	token, err := claims.Encode(o.self)
+	token, err := claims.Encode(o.Operator)
 	if err != nil {
 		return err
 	}
@@ -234,7 +125,7 @@ func TestKind(t *testing.T) {
 	o := running(t)
 	made := map[string]string{} // keys by name
 	enginetest.Run(t, enginetest.Suite{
-		Kind: nats.Kind, Config: config(o, o.signing, false, o.crm), Template: template,
+		Kind: nats.Kind, Config: o.Config(o.Signing, o.CRM), Template: template,
 		Bad: []engine.Template{
 			nil,
 			{"publish_deny": {"a"}},
@@ -274,13 +165,13 @@ func TestRights(t *testing.T) {
 		publish  map[string]bool
 		listen   map[string]bool
 	}{
-		{"e_both", o.crm, template, map[string]bool{"orders.new": true, "orders.secret": false, "people": false}, map[string]bool{"orders.>": true, ">": false}},
-		{"e_writer", o.crmSigning, engine.Template{"publish": {"orders.>"}}, map[string]bool{"orders.new": true, "people": false}, map[string]bool{"orders.>": false}},
-		{"e_listener", o.crmSigning, engine.Template{"subscribe": {"orders.>"}}, map[string]bool{"orders.new": false}, map[string]bool{"orders.>": true, "people": false}},
-		{"e_scoped", o.reader, engine.Template{"scoped": {"yes"}}, map[string]bool{"orders.new": false}, map[string]bool{"orders.>": true, "people": false}},
+		{"e_both", o.CRM, template, map[string]bool{"orders.new": true, "orders.secret": false, "people": false}, map[string]bool{"orders.>": true, ">": false}},
+		{"e_writer", o.CRMSigning, engine.Template{"publish": {"orders.>"}}, map[string]bool{"orders.new": true, "people": false}, map[string]bool{"orders.>": false}},
+		{"e_listener", o.CRMSigning, engine.Template{"subscribe": {"orders.>"}}, map[string]bool{"orders.new": false}, map[string]bool{"orders.>": true, "people": false}},
+		{"e_scoped", o.Reader, engine.Template{"scoped": {"yes"}}, map[string]bool{"orders.new": false}, map[string]bool{"orders.>": true, "people": false}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			e := open(t, config(o, o.self, false, c.account))
+			e := open(t, o.Config(o.Operator, c.account))
 			m, err := e.Create(t.Context(), engine.Order{Name: c.name, Until: time.Now().Add(time.Hour), Template: c.template})
 			if err != nil {
 				t.Fatal(err)
@@ -338,7 +229,7 @@ func TestRights(t *testing.T) {
 // own end.
 func TestExpiry(t *testing.T) {
 	o := running(t)
-	e := open(t, config(o, o.self, false, o.crm))
+	e := open(t, o.Config(o.Operator, o.CRM))
 	m, err := e.Create(t.Context(), engine.Order{Name: "e_ends", Until: time.Now().Add(2 * time.Second), Template: template})
 	if err != nil {
 		t.Fatal(err)
@@ -373,7 +264,7 @@ func TestExpiry(t *testing.T) {
 // are as before.
 func TestOthersStay(t *testing.T) {
 	o := running(t)
-	e := open(t, config(o, o.signing, false, o.crm))
+	e := open(t, o.Config(o.Signing, o.CRM))
 	stranger := public(pair(nkeys.CreateUser))
 	long := time.Now().Add(-1000 * time.Hour)
 	if err := o.edit(t.Context(), func(c *jwt.AccountClaims) { c.RevokeAt(stranger, long); c.Description = "customers" }); err != nil {
@@ -394,7 +285,7 @@ func TestOthersStay(t *testing.T) {
 		t.Errorf("the account afterwards: %v", after)
 	}
 	// Where all users live for less than that, old ones are dropped.
-	c := config(o, o.signing, false, o.crm)
+	c := o.Config(o.Signing, o.CRM)
 	c.Options["prune"] = "720h"
 	if err := open(t, c).Revoke(t.Context(), []engine.Doomed{{Name: "e_another"}})[0]; err != nil {
 		t.Fatal(err)
@@ -407,7 +298,7 @@ func TestOthersStay(t *testing.T) {
 // TestLostUpdate: a revocation that another's push has taken out comes back.
 func TestLostUpdate(t *testing.T) {
 	o := running(t)
-	e := open(t, config(o, o.signing, false, o.crm))
+	e := open(t, o.Config(o.Signing, o.CRM))
 	m, err := e.Create(t.Context(), engine.Order{Name: "e_lost", Until: time.Now().Add(time.Hour), Template: template})
 	if err != nil {
 		t.Fatal(err)
@@ -432,12 +323,12 @@ func TestLostUpdate(t *testing.T) {
 // the admin's secret.
 func TestTwoKeys(t *testing.T) {
 	o := running(t)
-	before := open(t, config(o, o.self, false, o.crmSigning))
+	before := open(t, o.Config(o.Operator, o.CRMSigning))
 	m, err := before.Create(t.Context(), engine.Order{Name: "e_before", Until: time.Now().Add(time.Hour), Template: template})
 	if err != nil {
 		t.Fatal(err)
 	}
-	after := open(t, config(o, o.self, false, o.crm, o.crmSigning))
+	after := open(t, o.Config(o.Operator, o.CRM, o.CRMSigning))
 	if err := after.Revoke(t.Context(), []engine.Doomed{{Name: "e_before"}})[0]; err != nil {
 		t.Fatal(err)
 	}
@@ -450,7 +341,7 @@ func TestTwoKeys(t *testing.T) {
 // the protocol.
 func TestSecretsStay(t *testing.T) {
 	o := running(t)
-	e := open(t, config(o, o.signing, false, o.crm))
+	e := open(t, o.Config(o.Signing, o.CRM))
 	m, err := e.Create(t.Context(), engine.Order{Name: "e_seed", Until: time.Now().Add(time.Hour), Template: template})
 	if err != nil {
 		t.Fatal(err)
@@ -467,7 +358,7 @@ func TestSecretsStay(t *testing.T) {
 	if !strings.Contains(string(said), user(m)) && !strings.Contains(string(said), "CONNECT") {
 		t.Error("the server has logged nothing, so that this proves nothing")
 	}
-	for _, s := range []string{string(m["seed"].Reveal()), seed(o.signing), seed(o.system), seed(o.crm)} {
+	for _, s := range []string{string(m["seed"].Reveal()), seed(o.Signing), seed(o.System), seed(o.CRM)} {
 		if strings.Contains(string(said), s) {
 			t.Fatal("the server's log holds a seed")
 		}
@@ -475,12 +366,12 @@ func TestSecretsStay(t *testing.T) {
 }
 
 func TestTLS(t *testing.T) {
-	o, err := start(true)
+	o, err := enginetest.StartNATS(true)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer o.Stop()
-	c := config(o, o.signing, true, o.crm)
+	c := o.Config(o.Signing, o.CRM)
 	e := open(t, c)
 	m, err := e.Create(t.Context(), engine.Order{Name: "e_tls", Until: time.Now().Add(time.Hour), Template: template})
 	if err != nil {
@@ -527,7 +418,7 @@ func (w witnessed) Create(ctx context.Context, o engine.Order) (engine.Material,
 // revocations out, and put them back within seconds.
 func TestStorm(t *testing.T) {
 	o := running(t)
-	system, err := o.asSystem()
+	system, err := o.AsSystem()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -539,9 +430,9 @@ func TestStorm(t *testing.T) {
 		return witnessed{e, &made}, err
 	}
 	leasetest.Storm{
-		Kind: kind, Config: config(o, o.signing, false, o.crm), Template: template, Issues: 35, Settles: 30 * time.Second,
+		Kind: kind, Config: o.Config(o.Signing, o.CRM), Template: template, Issues: 35, Settles: 30 * time.Second,
 		Users: func(ctx context.Context, prefix string) (names []string, err error) {
-			claims, err := o.look(ctx, system)
+			claims, err := o.Account(ctx, system)
 			if err != nil {
 				return nil, err
 			}

@@ -3,11 +3,8 @@ package rabbitmq_test
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -33,132 +30,15 @@ var template = engine.Template{"vhosts": {"crm"}, "configure": {"^orders"}, "wri
 
 // The ports of a server.
 const (
-	plain = iota
-	secured
-	management
-	managementTLS
-	distribution
-	mapper // of Erlang's nodes: one of its own, which ends with the server
+	plain         = enginetest.RabbitMQPlain
+	secured       = enginetest.RabbitMQSecured
+	management    = enginetest.RabbitMQManagement
+	managementTLS = enginetest.RabbitMQManagementTLS
 )
 
-// server runs a RabbitMQ whose admin "estover" has the tag administrator, and
-// virtual hosts "crm" and "billing".
-var server = sync.OnceValues(func() (*enginetest.Server, error) {
-	return enginetest.Start(enginetest.Process{
-		Debian: "rabbitmq-server", Program: "sh", Users: []string{"rabbitmq"}, Ports: 6, Patience: 5 * time.Minute,
-		Prepare: func(s *enginetest.Server) ([]string, []string, error) {
-			certificate, key, err := enginetest.Certificate(s)
-			if err != nil {
-				return nil, nil, err
-			}
-			authority, err := s.Write("ca.pem", string(enginetest.Authority()))
-			if err != nil {
-				return nil, nil, err
-			}
-			sum := sha256.Sum256([]byte("salt" + admin))
-			definitions, err := json.Marshal(map[string]any{
-				"users": []map[string]string{{
-					"name": "estover", "password_hash": base64.StdEncoding.EncodeToString(append([]byte("salt"), sum[:]...)),
-					"hashing_algorithm": "rabbit_password_hashing_sha256", "tags": "administrator",
-				}},
-				"vhosts":      []map[string]string{{"name": "/"}, {"name": "crm"}, {"name": "billing"}, {"name": "a/b c"}},
-				"permissions": []map[string]string{{"user": "estover", "vhost": "crm", "configure": ".*", "write": ".*", "read": ".*"}},
-			})
-			if err != nil {
-				return nil, nil, err
-			}
-			for name, content := range map[string]string{
-				"definitions.json": string(definitions),
-				"plugins":          "[rabbitmq_management].",
-				"rabbitmq.conf": strings.NewReplacer("DIR", s.Dir, "CERT", certificate, "KEY", key, "CA", authority,
-					"P0", fmt.Sprint(s.Ports[plain]), "P1", fmt.Sprint(s.Ports[secured]),
-					"P2", fmt.Sprint(s.Ports[management]), "P3", fmt.Sprint(s.Ports[managementTLS])).Replace(`
-listeners.tcp.1 = 127.0.0.1:P0
-listeners.ssl.1 = 127.0.0.1:P1
-ssl_options.cacertfile = CA
-ssl_options.certfile = CERT
-ssl_options.keyfile = KEY
-ssl_options.verify = verify_none
-ssl_options.fail_if_no_peer_cert = false
-management.tcp.ip = 127.0.0.1
-management.tcp.port = P2
-management.ssl.ip = 127.0.0.1
-management.ssl.port = P3
-management.ssl.cacertfile = CA
-management.ssl.certfile = CERT
-management.ssl.keyfile = KEY
-management.load_definitions = DIR/definitions.json
-log.console = true
-log.console.level = info
-log.file = false
-disk_free_limit.absolute = 1MB
-`),
-			} {
-				if _, err := s.Write(name, content); err != nil {
-					return nil, nil, err
-				}
-			}
-			p := func(n int) string { return fmt.Sprint(s.Ports[n]) }
-			// The mapper is started first, so that Erlang starts none that would outlive it.
-			script := `epmd -address 127.0.0.1 -port ` + p(mapper) + ` & until epmd -port ` + p(mapper) + ` -names >/dev/null; do sleep 0.1; done
-				exec /usr/lib/rabbitmq/bin/rabbitmq-server`
-			return []string{"-c", script}, []string{
-				"HOME=" + s.Dir, "ERL_EPMD_PORT=" + p(mapper), "ERL_EPMD_ADDRESS=127.0.0.1", "ERL_CRASH_DUMP=/dev/null",
-				"RABBITMQ_NODENAME=rabbit@localhost", "RABBITMQ_DIST_PORT=" + p(distribution), "RABBITMQ_NODE_IP_ADDRESS=127.0.0.1", "RABBITMQ_NODE_PORT=" + p(plain),
-				"RABBITMQ_CONF_ENV_FILE=/dev/null", "RABBITMQ_CONFIG_FILE=" + s.Dir + "/rabbitmq.conf", "RABBITMQ_ENABLED_PLUGINS_FILE=" + s.Dir + "/plugins",
-				"RABBITMQ_MNESIA_BASE=" + s.Dir + "/mnesia", "RABBITMQ_LOG_BASE=" + s.Dir + "/logs", "RABBITMQ_PID_FILE=" + s.Dir + "/pid",
-				"RABBITMQ_GENERATED_CONFIG_DIR=" + s.Dir + "/config", "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=+S 2:2",
-			}, nil
-		},
-		Ready: func(ctx context.Context, s *enginetest.Server) error {
-			if _, err := call(ctx, s, http.MethodGet, "/api/permissions/crm/estover", nil); err != nil {
-				return err
-			}
-			c, err := amqp.Dial("amqp://estover:" + admin + "@" + s.Address(plain) + "/crm")
-			if err != nil {
-				return err
-			}
-			return c.Close()
-		},
-	})
-})
+func running(t *testing.T) *enginetest.RabbitMQServer { return enginetest.RabbitMQ(t) }
 
-func running(t *testing.T) *enginetest.Server {
-	t.Helper()
-	s, err := server()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
-// call asks the management interface without the engine.
-func call(ctx context.Context, s *enginetest.Server, method, path string, out any) (int, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://"+s.Address(management)+path, nil)
-	if err != nil {
-		return 0, err
-	}
-	req.SetBasicAuth("estover", admin)
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return 0, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode/100 != 2 {
-		return resp.StatusCode, errors.New(resp.Status)
-	}
-	if out != nil {
-		return resp.StatusCode, json.NewDecoder(resp.Body).Decode(out)
-	}
-	return resp.StatusCode, nil
-}
-
-func config(s *enginetest.Server) engine.Config {
-	return engine.Config{
-		Address: "http://" + s.Address(management), Options: map[string]string{"amqp": s.Address(plain)},
-		Admin: engine.Credential{User: "estover", Secret: estover.NewSecret([]byte(admin))},
-	}
-}
+func config(s *enginetest.RabbitMQServer) engine.Config { return s.Config }
 
 func open(t *testing.T, c engine.Config) engine.Engine {
 	t.Helper()
@@ -181,7 +61,7 @@ func (l login) Ping(context.Context) error {
 	return c.Close()
 }
 
-func enter(s *enginetest.Server, m engine.Material, vhost string) (login, error) {
+func enter(s *enginetest.RabbitMQServer, m engine.Material, vhost string) (login, error) {
 	c, err := amqp.DialConfig("amqp://"+s.Address(plain), amqp.Config{
 		SASL:  []amqp.Authentication{&amqp.PlainAuth{Username: string(m["username"].Reveal()), Password: string(m["password"].Reveal())}},
 		Vhost: vhost,
@@ -225,7 +105,7 @@ func TestKind(t *testing.T) {
 			return enter(s, m, "crm")
 		},
 		Remove: func(ctx context.Context, name string) error {
-			_, err := call(ctx, s, http.MethodDelete, "/api/users/"+url.PathEscape(name), nil)
+			_, err := s.Call(ctx, http.MethodDelete, "/api/users/"+url.PathEscape(name), nil)
 			return err
 		},
 		Log: func() ([]byte, error) { return os.ReadFile(s.Log) },
@@ -271,7 +151,7 @@ func TestPermissions(t *testing.T) {
 		t.Fatal(err)
 	}
 	var u struct{ Tags json.RawMessage }
-	if _, err := call(t.Context(), s, http.MethodGet, "/api/users/e_may", &u); err != nil || !bytes.Contains(u.Tags, []byte("monitoring")) {
+	if _, err := s.Call(t.Context(), http.MethodGet, "/api/users/e_may", &u); err != nil || !bytes.Contains(u.Tags, []byte("monitoring")) {
 		t.Errorf("the tags after another password: %s, %v", u.Tags, err)
 	}
 	o.Template = engine.Template{"vhosts": {"crm"}, "read": {".*"}}
@@ -303,7 +183,7 @@ func TestDeletion(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if _, err := call(t.Context(), s, http.MethodDelete, "/api/users/"+o.Name, nil); err != nil {
+	if _, err := s.Call(t.Context(), http.MethodDelete, "/api/users/"+o.Name, nil); err != nil {
 		t.Fatal(err)
 	}
 	for deadline := time.Now().Add(5 * time.Second); c.Ping(t.Context()) == nil; time.Sleep(5 * time.Millisecond) {

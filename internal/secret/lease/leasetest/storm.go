@@ -26,8 +26,8 @@ import (
 var issues = flag.Int("storm", 0, "how many credentials clients get in a storm, whatever else they ask for; 0 for as many as each test says")
 
 // A Storm asks a target that runs for credentials while nodes crash between any
-// two steps, clients hang up at any time, what the target answers is lost on its
-// way, and other nodes take away what is due.
+// two steps, clients hang up at any time, what the target answers is held up or
+// lost on its way, and other nodes take away what is due.
 type Storm struct {
 	Kind     engine.Kind
 	Config   engine.Config // of a target that runs
