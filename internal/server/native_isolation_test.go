@@ -453,8 +453,8 @@ func request(body string) string {
 func twin(value string, random *rand.Rand) string {
 	hex := regexp.MustCompile(`^[0-9a-f:]+$`).MatchString(value)
 	prefix := ""
-	if i := strings.IndexByte(value, '_'); i == 3 { // says what kind of thing it is
-		prefix, value = value[:4], value[4:]
+	if i := strings.IndexByte(value, '_'); i == 2 || i == 3 { // says what kind of thing it is
+		prefix, value = value[:i+1], value[i+1:]
 	}
 	b := []byte(value)
 	for i, c := range b {
