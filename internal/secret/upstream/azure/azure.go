@@ -1,8 +1,9 @@
 // Package azure keeps secrets in an Azure Key Vault.
 //
 // A secret has a name and no path. Its versions have names that say nothing of
-// their order, so the newest is the one that was made last, to the second; and
-// nobody checks which version a new one follows. The name of a secret that was
+// their order, so the newest is the one that was made last, to the second, and of
+// several in that second the one that the vault gives; and nobody checks which version
+// a new one follows. The name of a secret that was
 // deleted stays reserved until it is purged there.
 package azure
 
@@ -217,6 +218,28 @@ func (s *store) Versions(ctx context.Context, name string) (versions []upstream.
 		}
 	}
 	slices.SortStableFunc(versions, func(a, b upstream.Version) int { return b.Created.Compare(a.Created) })
+	if len(versions) > 1 && versions[0].Created.Equal(versions[1].Created) {
+		return s.currentFirst(ctx, name, versions)
+	}
+	return versions, nil
+}
+
+// currentFirst puts the current version first, where several were made in the newest
+// second. A vault tells which it is with its value alone.
+func (s *store) currentFirst(ctx context.Context, name string, versions []upstream.Version) ([]upstream.Version, error) {
+	v, err := s.Get(ctx, name, "")
+	if err != nil {
+		return nil, err
+	}
+	slices.SortStableFunc(versions, func(a, b upstream.Version) int {
+		switch v.Version {
+		case a.ID:
+			return -1
+		case b.ID:
+			return 1
+		}
+		return 0
+	})
 	return versions, nil
 }
 

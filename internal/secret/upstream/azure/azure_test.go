@@ -57,3 +57,28 @@ func TestStates(t *testing.T) {
 		t.Error("an address without TLS was taken")
 	}
 }
+
+// TestSameSecond: of versions that were made in one second the current one is first, so that
+// what somebody else has written just after us is seen (M16).
+func TestSameSecond(t *testing.T) {
+	v, c := start(t)
+	s, err := azure.Kind.Open(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.Still()
+	for n := range 4 {
+		v.Write("a", strings.Repeat("x", n+1))
+		got, err := s.Versions(t.Context(), "a")
+		if err != nil || len(got) != n+1 {
+			t.Fatalf("versions: %v, %v, want %d", got, err, n+1)
+		}
+		if now, err := s.Get(t.Context(), "a", ""); err != nil || got[0].ID != now.Version {
+			t.Errorf("of %d versions %s is first, and current is %s, %v", n+1, got[0].ID, now.Version, err)
+		}
+	}
+	v.Disable("a")
+	if got, err := s.Versions(t.Context(), "a"); !errors.Is(err, engine.ErrUnreachable) {
+		t.Errorf("when the current one is disabled: %v, %v, want ErrUnreachable", got, err)
+	}
+}
