@@ -373,3 +373,29 @@ func TestCloudImport(t *testing.T) {
 		}
 	})
 }
+
+// TestCloudNames: where secrets have names without slashes, what cannot be one is refused
+// at once, and not when somebody needs it.
+func TestCloudNames(t *testing.T) {
+	clouds(t, func(t *testing.T, h *house, c *cloud) {
+		imports := upstream.NewImports(h.guard, h.secrets, nil, cloudKinds...)
+		imports.Stores = h.x
+		path := c.spec.Name + "/names"
+		h.make(path+"/pushed", key(1), c.host)
+		_, link := h.x.Link(t.Context(), ann, upstream.LinkSpec{Path: path, Store: c.spec.Name})
+		_, folder := h.x.Link(t.Context(), ann, upstream.LinkSpec{Path: path + "/folder/", Store: c.spec.Name})
+		_, pushed := h.x.Sync(t.Context(), ann, upstream.SyncSpec{Path: path + "/pushed", Store: c.spec.Name})
+		_, imported := imports.Run(t.Context(), ann, upstream.Order{Store: c.spec.Name, From: "app/", To: path + "/"})
+		for field, got := range map[string][]error{"from": {link, folder, imported}, "to": {pushed}} {
+			for _, err := range got {
+				var told *estover.Error
+				if flat := c.spec.Kind != "aws"; flat && (!errors.As(err, &told) || told.Field != field || !strings.Contains(told.Detail, "without slashes")) || !flat && err != nil {
+					t.Errorf("a name with slashes: %v", err)
+				}
+			}
+		}
+		if _, err := h.x.Link(t.Context(), ann, upstream.LinkSpec{Path: path, Store: c.spec.Name, From: "names"}); err != nil {
+			t.Errorf("a name without slashes: %v", err)
+		}
+	})
+}

@@ -173,6 +173,9 @@ func (i *Imports) check(ctx context.Context, c estover.Caller, o Order) (at Name
 	if err == nil && o.From != "" && CheckPath(strings.TrimSuffix(o.From, "/")) != nil {
 		err = ErrImport.With("%q cannot be the beginning of a path.", o.From).At("from")
 	}
+	if err == nil && k.Flat && strings.Contains(o.From, "/") {
+		err = ErrImport.With("Secrets of the kind %s have names without slashes, and none begins with %q.", k.Name, o.From).At("from")
+	}
 	return at, k, host, err
 }
 

@@ -174,8 +174,12 @@ func (x *Stores) toLink(ctx context.Context, c estover.Caller, op guard.Op, l Li
 		s, err = findNamed(ctx, tx, l.Store)
 		return err
 	})
-	if err == nil && !mayManage(c, s.Owner) {
+	switch {
+	case err != nil:
+	case !mayManage(c, s.Owner):
 		err = ErrNotOwner
+	case nameless(x.Kinds, s.Kind, l.From):
+		err = ErrLink.With("In the store %s secrets have names without slashes, and %q is none. Say what it is called there: --from.", s.Name, l.From).At("from")
 	}
 	if err != nil {
 		return s, x.refused(ctx, c, op, err)

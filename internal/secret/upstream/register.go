@@ -5,6 +5,8 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -329,6 +331,12 @@ func (x *Stores) Check(ctx context.Context, c estover.Caller, name, path string)
 		return ErrStore.With("The store %s does not answer as it should: %s", name, say(err)).Because(err)
 	}
 	return nil
+}
+
+// nameless reports whether a path can be no name in a store of a kind whose secrets have
+// names without slashes.
+func nameless(kinds []Kind, kind, path string) bool {
+	return strings.Contains(path, "/") && slices.ContainsFunc(kinds, func(k Kind) bool { return k.Name == kind && k.Flat })
 }
 
 // callTime is how long a store has for what is asked of it.

@@ -133,6 +133,9 @@ func (x *Stores) KeepSync(ctx context.Context, c estover.Caller, s SyncSpec, man
 	if err == nil && CheckPath(s.To) != nil {
 		err = ErrSync.With("%q cannot be a path there.", s.To).At("to")
 	}
+	if err == nil && nameless(x.Kinds, at.Kind, s.To) {
+		err = ErrSync.With("In the store %s secrets have names without slashes, and %q is none. Say what it is to be called there: --to.", s.Store, s.To).At("to")
+	}
 	var here secret.Secret
 	if err == nil {
 		here, err = x.Secrets.Describe(ctx, c.Tenant, s.Path)
