@@ -21,8 +21,11 @@ import (
 	"time"
 )
 
-// exchange is the size of a request's body and of its answer's.
-const exchange = 1 << 10
+// The sizes of a request's body and of its answer's.
+const (
+	little = 1 << 10
+	much   = 64 << 10
+)
 
 // A target is a resource of the gateway's cases.
 type target struct {
@@ -138,8 +141,8 @@ func gateways(ctx context.Context, b *Bench) ([]Row, error) {
 	if err != nil {
 		return nil, err
 	}
-	body := bytes.Repeat([]byte(`{"id":12345,"name":"Customer"}, `), exchange/32)
-	path := fmt.Sprintf("/%d", exchange)
+	text := func(size int) []byte { return bytes.Repeat([]byte(`{"id":12345,"name":"Customer"}, `), size/32) }
+	path := func(size int) string { return fmt.Sprintf("/%d", size) }
 	head := func(more ...string) map[string]string {
 		h := map[string]string{"Content-Type": "application/json"}
 		for i := 0; i+1 < len(more); i += 2 {
@@ -147,7 +150,9 @@ func gateways(ctx context.Context, b *Bench) ([]Row, error) {
 		}
 		return h
 	}
-	theirs := always(request("POST", path, bare.addr, head("Authorization", "Bearer a key"), body))
+	theirs := func(size int) func() []byte {
+		return always(request("POST", path(size), bare.addr, head("Authorization", "Bearer a key"), text(size)))
+	}
 	var rows []Row
 	row := func(name string, target float64, subject, peer *process, mine, theirs func() []byte, against string) error {
 		ratio, micros, err := b.versus(ctx, subject, peer, callers, mine, theirs)
@@ -157,14 +162,24 @@ func gateways(ctx context.Context, b *Bench) ([]Row, error) {
 		rows = append(rows, Row{Name: name, Ratio: ratio, Target: target, Better: "lower", Against: against, Value: micros, Unit: "µs of CPU a call"})
 		return nil
 	}
-	for i, limit := range []float64{2, 3} {
-		t := targets[i]
+	for _, c := range []struct {
+		name    string
+		at      target
+		size    int
+		limit   float64
+		against string
+	}{
+		{"gateway-batched", targets[0], little, 2, "1 KiB each way"},
+		{"gateway-batched-64k", targets[0], much, 2.5, "64 KiB each way"},
+		{"gateway-strict", targets[1], little, 3, "1 KiB each way"},
+	} {
+		t := c.at
 		token, err := in.ask(ctx, secret, "grant_type", "client_credentials", "resource", t.url())
 		if err != nil {
 			return nil, err
 		}
-		mine := always(request("POST", "/u/"+t.name+path, in.addr, head("Authorization", "Bearer "+token.Access), body))
-		if err := row("gateway-"+t.name, limit, in.process, bare, mine, theirs, "a bare httputil.ReverseProxy, 1 KiB each way"); err != nil {
+		mine := always(request("POST", "/u/"+t.name+path(c.size), in.addr, head("Authorization", "Bearer "+token.Access), text(c.size)))
+		if err := row(c.name, c.limit, in.process, bare, mine, theirs(c.size), "a bare httputil.ReverseProxy, "+c.against); err != nil {
 			return nil, err
 		}
 	}
@@ -172,8 +187,8 @@ func gateways(ctx context.Context, b *Bench) ([]Row, error) {
 	if tunnelled.dial, err = in.tunnel(ctx, "tunnelled.example.com"); err != nil {
 		return nil, err
 	}
-	mine := always(request("POST", path, "tunnelled.example.com", head(), body))
-	if err := row("gateway-tunnelled", 3, &tunnelled, bareTLS, mine, theirs, "a bare httputil.ReverseProxy between TLS and TLS, connections that are open"); err != nil {
+	mine := always(request("POST", path(little), "tunnelled.example.com", head(), text(little)))
+	if err := row("gateway-tunnelled", 3, &tunnelled, bareTLS, mine, theirs(little), "a bare httputil.ReverseProxy between TLS and TLS, connections that are open"); err != nil {
 		return nil, err
 	}
 	return rows, nil

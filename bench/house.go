@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"crypto"
+	"crypto/ed25519"
+	"crypto/rand"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -39,8 +42,27 @@ func (allowed) Decide(context.Context, estover.Caller, guard.Op) (guard.Decision
 // us is who fills a database.
 var us = estover.Caller{Tenant: estover.DefaultTenant, Subject: estover.System("bench")}
 
-// openHouse opens a SQLite file under the root key of another.
-func openHouse(ctx context.Context, file, rootKey string) (*house, error) {
+// newHouse makes one in a directory of its own, whose log is signed.
+func (b *Bench) newHouse(ctx context.Context) (*house, error) {
+	dir, err := os.MkdirTemp(b.Dir, "house-")
+	if err != nil {
+		return nil, err
+	}
+	for _, sub := range []string{"data", "keys"} {
+		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	return openHouse(ctx, filepath.Join(dir, "data", "estover.db"), filepath.Join(dir, "keys", "root.key"), key)
+}
+
+// openHouse opens a SQLite file under the root key of another. Its log is signed by
+// the key, or nobody signs it.
+func openHouse(ctx context.Context, file, rootKey string, signs crypto.Signer) (*house, error) {
 	database := "sqlite:" + file
 	root, err := seal.ParseSource("file:"+rootKey, database)
 	if err != nil {
@@ -58,14 +80,18 @@ func openHouse(ctx context.Context, file, rootKey string) (*house, error) {
 		_ = d.Close()
 		return nil, err
 	}
-	h.log = audit.Open(d, audit.Options{
+	o := audit.Options{
 		Seal: func(t estover.TenantID, id string, plain []byte) ([]byte, error) {
 			return h.sealer.Seal(t, seal.AAD{Class: seal.Audit, ID: id}, plain)
 		},
 		Open: func(t estover.TenantID, id string, sealed []byte) ([]byte, error) {
 			return h.sealer.Open(t, seal.AAD{Class: seal.Audit, ID: id}, sealed)
 		},
-	})
+	}
+	if signs != nil {
+		o.Key = func(context.Context, estover.TenantID) (crypto.Signer, error) { return signs, nil }
+	}
+	h.log = audit.Open(d, o)
 	h.guard = guard.New(d, h.log, allowed{}, guard.Options{})
 	return h, nil
 }
@@ -82,7 +108,7 @@ func fill(args []string) error {
 	if _, err := fmt.Sscan(args[1]+" "+args[2], &first, &end); err != nil {
 		return err
 	}
-	h, err := openHouse(ctx, filepath.Join(args[0], "estover.db"), filepath.Join(args[0]+"-keys", "root.key"))
+	h, err := openHouse(ctx, filepath.Join(args[0], "estover.db"), filepath.Join(args[0]+"-keys", "root.key"), nil)
 	if err != nil {
 		return err
 	}

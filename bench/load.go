@@ -105,14 +105,19 @@ func drive(ctx context.Context, p *process, connections int, lasting time.Durati
 	return l, err
 }
 
+// ownCPU is the processor time that this process has used so far.
+func ownCPU() (time.Duration, error) { return usedBy(syscall.RUSAGE_SELF) }
+
+func usedBy(who int) (time.Duration, error) {
+	var u syscall.Rusage
+	err := syscall.Getrusage(who, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano()), err
+}
+
 // each is the CPU time of a call in this process, in microseconds: the time of the
 // clock would be somebody else's too.
 func each(lasting time.Duration, call func() error) (float64, error) {
-	used := func() (time.Duration, error) {
-		var u syscall.Rusage
-		err := syscall.Getrusage(syscall.RUSAGE_THREAD, &u)
-		return time.Duration(u.Utime.Nano() + u.Stime.Nano()), err
-	}
+	used := func() (time.Duration, error) { return usedBy(syscall.RUSAGE_THREAD) }
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	before, err := used()

@@ -57,6 +57,8 @@ type Case struct {
 // cases are all there is, in the order in which they run.
 var cases = []Case{
 	{"group-commit", groupCommit},
+	{"audited", audited},
+	{"checkpoint", checkpoints},
 	{"start", start},
 	{"token", tokens},
 	{"token-dpop", tokensBound},
@@ -65,6 +67,8 @@ var cases = []Case{
 	{"introspection", introspections},
 	{"connections", connections},
 	{"gateway", gateways},
+	{"streams", streams},
+	{"pipelines", pipelines},
 	{"policy", policies},
 	{"secrets", secrets},
 	{"leases", leases},
@@ -168,4 +172,11 @@ func median[T cmp.Ordered](values []T) T {
 	s := slices.Clone(values)
 	slices.Sort(s)
 	return s[len(s)/2]
+}
+
+// quantile is the least value that so large a part of all does not exceed.
+func quantile[T cmp.Ordered](values []T, part float64) T {
+	s := slices.Clone(values)
+	slices.Sort(s)
+	return s[min(int(part*float64(len(s))), len(s)-1)]
 }

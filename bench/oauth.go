@@ -182,7 +182,7 @@ func refreshes(ctx context.Context, b *Bench) ([]Row, error) {
 // visit signs alice in by a passkey that nobody has, while the server does not
 // run, and gives the cookies that her browser would hold.
 func (in *installation) visit(ctx context.Context) (string, error) {
-	h, err := openHouse(ctx, filepath.Join(in.dir, "estover.db"), filepath.Join(in.dir+"-keys", "root.key"))
+	h, err := openHouse(ctx, filepath.Join(in.dir, "estover.db"), filepath.Join(in.dir+"-keys", "root.key"), nil)
 	if err != nil {
 		return "", err
 	}

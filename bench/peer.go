@@ -45,7 +45,12 @@ func peer(name string, args []string) error {
 		// enough to its upstream.
 		p := httputil.NewSingleHostReverseProxy(target)
 		p.Transport = &http.Transport{MaxIdleConnsPerHost: 256, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
-		h, args = p, args[1:]
+		h, args = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			// Otherwise it breaks off an answer now and then: the server closes a longer
+			// body as the answer begins, under the hands of who reads its end.
+			_ = http.NewResponseController(w).EnableFullDuplex()
+			p.ServeHTTP(w, r)
+		}), args[1:]
 	case "upstream":
 		h = upstream()
 	case "fill":
@@ -141,7 +146,10 @@ func signer(file string, checks int) (http.Handler, error) {
 	}), nil
 }
 
-// upstream answers as many bytes as its path says: /1024.
+// firstEvent is what a stream of events begins with.
+const firstEvent = "data: here\n\n"
+
+// upstream answers as many bytes as its path says: /1024. At /events is a stream.
 func upstream() http.Handler {
 	bodies := map[string][]byte{}
 	for name, n := range map[string]int{"/1024": 1 << 10, "/65536": 64 << 10} {
@@ -149,6 +157,13 @@ func upstream() http.Handler {
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
+		if r.URL.Path == "/events" { // one, and then no more
+			w.Header().Set("Content-Type", "text/event-stream")
+			_, _ = io.WriteString(w, firstEvent)
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+			return
+		}
 		body, ok := bodies[r.URL.Path]
 		if !ok {
 			http.NotFound(w, r)
