@@ -110,42 +110,9 @@ func TestOtherTargets(t *testing.T) {
 	})
 
 	t.Run("httpkey", func(t *testing.T) {
-		type key struct {
-			ID     string `json:"id"`
-			Name   string `json:"name"`
-			Secret string `json:"-"`
-		}
-		var mu sync.Mutex
-		keys, last := []key{}, 0
-		api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			mu.Lock()
-			defer mu.Unlock()
-			bearer := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
-			admin := bearer == "made-for-tests"
-			switch {
-			case r.URL.Path == "/me" && slices.ContainsFunc(keys, func(k key) bool { return k.Secret == bearer }):
-			case r.URL.Path == "/me", !admin:
-				w.WriteHeader(http.StatusUnauthorized)
-			case r.Method == http.MethodPost:
-				last++
-				k := key{ID: fmt.Sprint(last), Secret: fmt.Sprintf("key-%d-%d", last, os.Getpid())}
-				_ = json.NewDecoder(r.Body).Decode(&k)
-				k.ID = fmt.Sprint(last)
-				keys = append(keys, k)
-				fmt.Fprintf(w, `{"key": %q}`, k.Secret)
-			case r.Method == http.MethodDelete:
-				keys = slices.DeleteFunc(keys, func(k key) bool { return "/keys/"+k.ID == r.URL.Path })
-			default:
-				_ = json.NewEncoder(w).Encode(keys)
-			}
-		}))
-		defer api.Close()
-		options := map[string]string{
-			"create": "POST /keys", "create_body": `{"name": "{{name}}", "expires": "{{until}}"}`, "key": "/key", "list": "GET /keys",
-			"item_name": "/name", "item_id": "/id", "delete": "DELETE /keys/{{id}}", "try": "GET /me",
-		}
+		api := startKeys(t)
 		enable := "httpkey crm-keys --address " + api.URL + " --admin targets/crm-keys --admin-user estover --admin-password-file admin.txt --template values=a=b"
-		for name, value := range options {
+		for name, value := range keyOptions {
 			enable += " --option '" + name + "=" + value + "'"
 		}
 		lease(t, enable, "crm-key --target crm-keys --template values=a=b", "key", func(_, secret string) error {
@@ -161,16 +128,7 @@ func TestOtherTargets(t *testing.T) {
 
 		// A key that is kept is rotated: the next one is made, tried and published, and
 		// the one before is deleted when nobody uses it any more.
-		named := func() string {
-			mu.Lock()
-			defer mu.Unlock()
-			var all []string
-			for _, k := range keys {
-				all = append(all, k.Name)
-			}
-			slices.Sort(all)
-			return strings.Join(all, " ")
-		}
+		named := func() string { return strings.Join(api.names(), " ") }
 		lines := keyGuide(t, "crm-keys", "crm-kept", "https://crm.example.com", api.URL, "crm.example.com", strings.TrimPrefix(api.URL, "http://"),
 			"admin.key", "admin.txt", "--cache 5m", "--cache 1s --quiet 1s --schedule manual")
 		if len(lines) != 6 {
@@ -198,6 +156,67 @@ func TestOtherTargets(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A keyAPI hands out keys over HTTP.
+type keyAPI struct {
+	*httptest.Server
+	mu   sync.Mutex
+	keys []apiKey
+	last int
+}
+
+type apiKey struct {
+	ID     string `json:"id"`
+	Name   string `json:"name"`
+	Secret string `json:"-"`
+}
+
+// keyOptions describe a keyAPI.
+var keyOptions = map[string]string{
+	"create": "POST /keys", "create_body": `{"name": "{{name}}", "expires": "{{until}}"}`, "key": "/key", "list": "GET /keys",
+	"item_name": "/name", "item_id": "/id", "delete": "DELETE /keys/{{id}}", "try": "GET /me",
+}
+
+func startKeys(t *testing.T) *keyAPI {
+	a := &keyAPI{keys: []apiKey{}}
+	a.Server = httptest.NewServer(a)
+	t.Cleanup(a.Close)
+	return a
+}
+
+func (a *keyAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	bearer := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
+	admin := bearer == "made-for-tests"
+	switch {
+	case r.URL.Path == "/me" && slices.ContainsFunc(a.keys, func(k apiKey) bool { return k.Secret == bearer }):
+	case r.URL.Path == "/me", !admin:
+		w.WriteHeader(http.StatusUnauthorized)
+	case r.Method == http.MethodPost:
+		a.last++
+		k := apiKey{Secret: fmt.Sprintf("key-%d-%d", a.last, os.Getpid())}
+		_ = json.NewDecoder(r.Body).Decode(&k)
+		k.ID = fmt.Sprint(a.last)
+		a.keys = append(a.keys, k)
+		fmt.Fprintf(w, `{"key": %q}`, k.Secret)
+	case r.Method == http.MethodDelete:
+		a.keys = slices.DeleteFunc(a.keys, func(k apiKey) bool { return "/keys/"+k.ID == r.URL.Path })
+	default:
+		_ = json.NewEncoder(w).Encode(a.keys)
+	}
+}
+
+// names are those of the keys that there are, sorted.
+func (a *keyAPI) names() (all []string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, k := range a.keys {
+		all = append(all, k.Name)
+	}
+	slices.Sort(all)
+	return all
 }
 
 // keyGuide are the commands of the guide to rotated API keys as they are written, with

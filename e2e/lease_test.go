@@ -35,8 +35,10 @@ type vault struct {
 	*oauthDesk
 	pg    *enginetest.PostgresServer
 	maria *enginetest.MariaDBServer
-	redis *redis.Client // of its admin; nil if there is none
-	token string        // the administrator's
+	token string // the administrator's
+
+	others []func(t *testing.T, mark string) []string // the users of the targets that [vault.everywhere] adds
+	jwts   sync.Map                                   // of users of NATS whom clients have got, by name
 }
 
 // newVault registers the databases, each with a role for people and one for who
@@ -83,21 +85,6 @@ func startRedis(t *testing.T) *enginetest.Server {
 	return server
 }
 
-// withRedis registers a Redis too, with a role for people.
-func (v *vault) withRedis(t *testing.T) {
-	t.Helper()
-	server := startRedis(t)
-	v.redis = redis.NewClient(&redis.Options{Addr: server.Address(0), Username: "estover", Password: "made-for-tests"})
-	t.Cleanup(func() { _ = v.redis.Close() })
-	const template = "rules=~app:* +@read +@write"
-	r := v.admin.Input(t, "made-for-tests", "secret", "engine", "enable", "redis", "redis", "--address", server.Address(0),
-		"--admin", "targets/redis", "--admin-user", "estover", "--admin-password-file", "-", "--template", template, "--keep-root") // it keeps no ACL file
-	if r.Code != 0 {
-		t.Fatalf("enabling redis: %s%s", r.Stdout, r.Stderr)
-	}
-	v.admin.Must(t, "secret", "role", "put", "people-redis", "--target", "redis", "--template", template, "--delivery", "plaintext", "--per-minute", "100000")
-}
-
 // A handedOut lease is one that a client has got.
 type handedOut struct {
 	lease.Lease
@@ -134,7 +121,10 @@ func (v *vault) lease(ctx context.Context, t *testing.T, token, role string) (h 
 		_ = json.NewDecoder(res.Body).Decode(r)
 		return h, r
 	}
-	return h, json.NewDecoder(res.Body).Decode(&h)
+	if err = json.NewDecoder(res.Body).Decode(&h); err == nil && h.Values["jwt"] != "" {
+		v.jwts.Store(h.User, h.Values["jwt"])
+	}
+	return h, err
 }
 
 // leases are all that there are, of all roles.
@@ -166,14 +156,8 @@ func (v *vault) users(t *testing.T, mark string) []string {
 		names = append(names, name)
 	}
 	must(t, rows.Err())
-	if v.redis != nil {
-		all, err := v.redis.Do(t.Context(), "acl", "users").StringSlice()
-		must(t, err)
-		for _, name := range all {
-			if strings.HasPrefix(name, mark) {
-				names = append(names, name)
-			}
-		}
+	for _, other := range v.others {
+		names = append(names, other(t, mark)...)
 	}
 	slices.Sort(names)
 	return names
@@ -182,21 +166,32 @@ func (v *vault) users(t *testing.T, mark string) []string {
 // A server that is killed again and again while it issues credentials, whose
 // clients hang up at any time, leaves no user at a target that no lease knows,
 // and loses no lease that a client has got (F1, F2; with the storms in package lease
-// and beside the engines).
+// and beside the engines). It goes on until each kind of target has made as many as
+// -issues says.
 func TestKillWhileIssuing(t *testing.T) {
 	t.Parallel()
 	v := newVault(t, e2etest.Start(t))
-	v.withRedis(t)
+	kinds := v.everywhere(t)
 	mark := v.leases(t, "")[0].User[:len("e_12345678_")]
 	var (
 		work   sync.WaitGroup
 		lock   sync.Mutex
 		got    = map[string]string{} // the users of leases that clients have got, by id
+		count  = map[string]int{}    // of them, by kind of target
 		hungUp int
 	)
+	fewest := func() int {
+		lock.Lock()
+		defer lock.Unlock()
+		n := count[kinds[0]]
+		for _, kind := range kinds {
+			n = min(n, count[kind])
+		}
+		return n
+	}
 	ctx, stop := context.WithCancel(t.Context())
-	for i := range 9 {
-		role := []string{"people-postgres", "people-mysql", "people-redis"}[i%3]
+	for i := range 2 * len(kinds) {
+		kind := kinds[i%len(kinds)]
 		work.Go(func() {
 			for ctx.Err() == nil {
 				patience := 30 * time.Second
@@ -204,11 +199,12 @@ func TestKillWhileIssuing(t *testing.T) {
 					patience = time.Duration(rand.IntN(100)) * time.Millisecond
 				}
 				one, hangUp := context.WithTimeout(ctx, patience)
-				h, err := v.lease(one, t, v.token, role)
+				h, err := v.lease(one, t, v.token, "people-"+kind)
 				hangUp()
 				lock.Lock()
 				if err == nil {
 					got[h.ID] = h.User
+					count[kind]++
 				} else if errors.Is(err, context.DeadlineExceeded) {
 					hungUp++
 				}
@@ -223,8 +219,12 @@ func TestKillWhileIssuing(t *testing.T) {
 			}
 		})
 	}
-	n := killings(6)
-	for range n {
+	n := 0
+	for ; n < killings(6) || fewest() < *issues; n++ {
+		if n >= 10*killings(6)+*issues {
+			t.Errorf("after %d kills clients have got %v, want %d of each kind", n, count, *issues)
+			break
+		}
 		time.Sleep(time.Duration(200+rand.IntN(600)) * time.Millisecond)
 		v.Kill()
 		lock.Lock()
@@ -254,23 +254,29 @@ func TestKillWhileIssuing(t *testing.T) {
 	}
 	stop()
 	work.Wait()
-	t.Logf("%d handed out, %d clients hung up, %d kills", len(got), hungUp, n)
-	if len(got) == 0 {
-		t.Error("nothing was handed out")
-	}
+	t.Logf("%d handed out: %v; %d clients hung up, %d kills", len(got), count, hungUp, n)
 	// What a worker had begun to take away when it was killed, another takes up
 	// after a minute. This does not wait for that.
 	must(t, v.Post(t, v.token, "/v1/leases/revoke", map[string]any{"all": true, "reason": "the storm is over"}, nil))
-	e2etest.Eventually(t, "every user whom a client has got is gone, and its lease has ended", func() bool {
-		there := v.users(t, mark)
-		open := v.leases(t, "open=true")
-		for id, user := range got {
-			if slices.Contains(there, user) || slices.ContainsFunc(open, func(x lease.Lease) bool { return x.ID == id }) {
+	gone := func() bool {
+		left := map[string]bool{}
+		for _, user := range v.users(t, mark) {
+			left[user] = true
+		}
+		for _, x := range v.leases(t, "open=true") {
+			left[x.User] = true
+		}
+		for _, user := range got {
+			if left[user] {
 				return false
 			}
 		}
 		return true
-	})
+	}
+	for until := time.Now().Add(time.Duration(len(got)) * 20 * time.Millisecond); !gone() && time.Now().Before(until); {
+		time.Sleep(100 * time.Millisecond)
+	}
+	e2etest.Eventually(t, "every user whom a client has got is gone, and its lease has ended", gone)
 }
 
 // asBot gets a token of the agent in a session of its own.
