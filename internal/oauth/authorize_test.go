@@ -385,7 +385,7 @@ func TestCodesAreGoodOnceWithoutRefreshTokens(t *testing.T) {
 			"an auth_req_id": func() oauthtest.Answer { return w.Fetch(bot, named) },
 		} {
 			won := 0
-			for _, a := range atOnce(64, func(int) oauthtest.Answer { return redeem() }) {
+			for _, a := range atOnce(16, func(int) oauthtest.Answer { return redeem() }) {
 				if a.Status == http.StatusOK {
 					won++
 					if a.Text("refresh_token") != "" {
@@ -393,10 +393,10 @@ func TestCodesAreGoodOnceWithoutRefreshTokens(t *testing.T) {
 					}
 					continue
 				}
-				refused(t, what+", one of 64", a, 400, "invalid_grant")
+				refused(t, what+", one of 16", a, 400, "invalid_grant")
 			}
 			if won != 1 {
-				t.Errorf("of 64 redemptions of %s %d got a token, want 1", what, won)
+				t.Errorf("of 16 redemptions of %s %d got a token, want 1", what, won)
 			}
 			refused(t, what+", later", redeem(), 400, "invalid_grant")
 		}
