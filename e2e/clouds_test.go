@@ -31,6 +31,7 @@ type cloud struct {
 		All(name string) []string
 	}
 	admin    engine.Credential
+	host     string       // of the cloud, in the guide
 	options  string       // to log in at all
 	exchange http.Handler // gives a credential to whoever has an assertion that it trusts
 	asserts  string       // options to log in with one; EXCHANGE is where
@@ -78,9 +79,9 @@ func (x *trust) tokens(path, field string, token engine.Credential) http.Handler
 	})
 }
 
-// TestClouds: the secret manager of each cloud is registered, with a secret and with an
-// assertion of our issuer, which it looks up as the clouds do; it answers, and secrets are
-// read through it, pushed to it and imported from it (M16).
+// TestClouds: the secret manager of each cloud is registered, with a secret as the guide has
+// it and with an assertion of our issuer, which it looks up as the clouds do; it answers,
+// and secrets are read through it, pushed to it and imported from it (M16).
 func TestClouds(t *testing.T) {
 	t.Parallel()
 	srv := e2etest.Start(t)
@@ -94,31 +95,26 @@ func TestClouds(t *testing.T) {
 			case "aws":
 				m, admin := awstest.New()
 				c = cloud{
-					manager: m, admin: admin, options: "--option region=eu-central-1", audience: "sts.amazonaws.com",
+					manager: m, admin: admin, host: "secretsmanager.eu-central-1.amazonaws.com", options: "--option region=eu-central-1", audience: "sts.amazonaws.com",
 					exchange: &awstest.Exchange{Manager: m, Trusts: x.takes}, asserts: "--option role=arn:aws:iam::123456789012:role/estover --option sts=EXCHANGE",
 				}
 			case "azure":
 				m, admin := azuretest.New()
 				c = cloud{
-					manager: m, admin: admin, options: "--authorities ca.pem", audience: "api://AzureADTokenExchange",
+					manager: m, admin: admin, host: "acme.vault.azure.net", audience: "api://AzureADTokenExchange",
 					exchange: x.tokens("/t-1/oauth2/v2.0/token", "client_assertion", admin), asserts: "--option tenant=t-1 --option client=c-1 --option authority=EXCHANGE",
 				}
 			case "google":
 				m, admin := googletest.New()
 				c = cloud{
-					manager: m, admin: admin, options: "--option project=acme", audience: "https://iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/estover",
+					manager: m, admin: admin, host: "secretmanager.googleapis.com", options: "--option project=acme", audience: "https://iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/estover",
 					exchange: x.tokens("/v1/token", "subject_token", admin), asserts: "--option sts=EXCHANGE",
 				}
 			}
 			x.audience = c.audience
-			s := httptest.NewUnstartedServer(c.manager)
+			s := httptest.NewTLSServer(c.manager)
 			t.Cleanup(s.Close)
-			if kind == "azure" {
-				s.StartTLS()
-				must(t, os.WriteFile(filepath.Join(dir, "ca.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o600))
-			} else {
-				s.Start()
-			}
+			must(t, os.WriteFile(filepath.Join(dir, "ca.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o600))
 			host := s.Listener.Addr().String()
 			does := func(format string, args ...any) string {
 				t.Helper()
@@ -126,20 +122,24 @@ func TestClouds(t *testing.T) {
 			}
 
 			// With a secret that logs in.
-			login, err := json.Marshal(map[string]string{"username": c.admin.User, "password": string(c.admin.Secret.Reveal())})
-			must(t, err)
-			must(t, os.WriteFile(filepath.Join(dir, "login.json"), login, 0o600))
-			does("create login/%s --destination %s", kind, host)
-			does("put login/%s --data login.json", kind)
-			add := fmt.Sprintf("store add %s %s --address %s %s", kind, kind, s.URL, c.options)
-			if out := does("%s --login login/%s", add, kind); !strings.Contains(out, "The store "+kind+" is registered.") {
+			login := "< token.txt"
+			must(t, os.WriteFile(filepath.Join(dir, "token.txt"), c.admin.Secret.Reveal(), 0o600))
+			if c.admin.User != "" {
+				login = "username=@user.txt password=@token.txt"
+				must(t, os.WriteFile(filepath.Join(dir, "user.txt"), []byte(c.admin.User), 0o600))
+			}
+			command := strings.Fields(readGuide(t, "use-another-vault.md", c.host, host).command("estover secret store add " + kind))
+			store, path := command[5], command[slices.Index(command, "--login")+1]
+			does("create %s --destination %s", path, host)
+			does("put %s %s", path, login)
+			if out := d.does(t, dir, strings.Join(append(command, "--authorities", "ca.pem"), " ")); !strings.Contains(out, "The store "+store+" is registered.") {
 				t.Errorf("registering says:\n%s", out)
 			}
-			if out := does("store check %s", kind); !strings.Contains(out, "answers and lets Estover in") {
+			if out := does("store check %s", store); !strings.Contains(out, "answers and lets Estover in") {
 				t.Errorf("checking says:\n%s", out)
 			}
 			c.manager.Write("crm-db", `{"password":"of the database"}`)
-			does("link %s/db --store %s --from crm-db --destination crm.example.com", kind, kind)
+			does("link %s/db --store %s --from crm-db --destination crm.example.com", kind, store)
 			get := func(path, want string) {
 				t.Helper()
 				if out := does("get %s/%s --field password --purpose 'to look whether it is the same'", kind, path); strings.TrimSpace(out) != want {
@@ -150,22 +150,22 @@ func TestClouds(t *testing.T) {
 			must(t, os.WriteFile(filepath.Join(dir, "key.txt"), []byte("our key"), 0o600))
 			does("create %s/pushed --destination %s", kind, host)
 			does("put %s/pushed < key.txt", kind)
-			does("sync add %s/pushed %s --to pushed", kind, kind)
+			does("sync add %s/pushed %s --to pushed", kind, store)
 			e2etest.Eventually(t, "the secret is pushed", func() bool { return slices.Equal(c.manager.All("pushed"), []string{"our key"}) })
 			e2etest.Eventually(t, "the sync is told to be in sync", func() bool {
-				return strings.Contains(does("sync list --store %s --state synced", kind), kind+"/pushed")
+				return strings.Contains(does("sync list --store %s --state synced", store), kind+"/pushed")
 			})
 			for path, want := range map[string]string{"imp-a": "of a", "imp-b": "of b"} {
 				c.manager.Write(path, `{"password":"`+want+`"}`)
 			}
-			does("import --store %s --from imp- --to %s/", kind, kind)
+			does("import --store %s --from imp- --to %s/", store, kind)
 			get("a", "of a")
 			get("b", "of b")
 
 			// With an assertion, once the cloud trusts the store.
 			exchange := httptest.NewServer(c.exchange)
 			t.Cleanup(exchange.Close)
-			own := fmt.Sprintf("estover secret store add %s %s-own --address %s %s --option audience=%s %s", kind, kind, s.URL, c.options, c.audience, strings.ReplaceAll(c.asserts, "EXCHANGE", exchange.URL))
+			own := fmt.Sprintf("estover secret store add %s %s-own --address %s --authorities ca.pem %s --option audience=%s %s", kind, kind, s.URL, c.options, c.audience, strings.ReplaceAll(c.asserts, "EXCHANGE", exchange.URL))
 			if out, said, err := shell(t, d, dir, own); err == nil || !strings.Contains(out, "is registered") || !strings.Contains(said, "does not answer as it should") || strings.Contains(said, "eyJ") {
 				t.Fatalf("before it trusts the store: %v\n%s%s", err, out, said)
 			}
@@ -177,7 +177,7 @@ func TestClouds(t *testing.T) {
 			get("own", "of b")
 		})
 	}
-	if all := d.does(t, t.TempDir(), "estover secret store list"); strings.Count(all, "-own ") != 3 || strings.Count(all, " login/") != 3 {
+	if all := d.does(t, t.TempDir(), "estover secret store list"); strings.Count(all, "\n") != 7 || strings.Count(all, "-own ") != 3 {
 		t.Errorf("the stores are:\n%s", all)
 	}
 }
