@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"archive/zip"
 	"bytes"
 	"crypto/rand"
 	"encoding/base64"
@@ -27,6 +28,7 @@ import (
 
 	"estover.dev/e2e/e2etest"
 	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/incident/emergency"
 	"estover.dev/internal/page/pagetest"
 )
 
@@ -202,6 +204,10 @@ func canaries(t *testing.T, database string) {
 	// Connections, whose provider does so too.
 	canaryConnection(t, v, plant, canaries, &errors)
 
+	// Passwords that a rotation makes, one that the gateway leases and injects, and an
+	// emergency that goes through all of them.
+	reports := canaryRotation(t, v, canaries, &errors)
+
 	// A passphrase that is none, and one that is the server's already.
 	other := filepath.Join(t.TempDir(), "other")
 	for what, word := range map[string]string{"a passphrase that nobody may use": plant("a passphrase that nobody may use"), "the passphrase of the root key": passphrase} {
@@ -223,8 +229,9 @@ func canaries(t *testing.T, database string) {
 	_, err = io.Copy(&metrics, res.Body)
 	must(t, err)
 	_ = res.Body.Close()
-	// What was recorded of calls, exported.
-	var recordings bytes.Buffer
+	// What was recorded of calls, exported, and what is evidence of them.
+	var recordings, exported bytes.Buffer
+	bundles := t.TempDir()
 	for _, id := range regexp.MustCompile(`ses_\w+`).FindAllString(v.admin.Must(t, "session", "list", "-o", "json"), -1) {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, v.URL+"/v1/sessions/"+id+"/recording", nil)
 		must(t, err)
@@ -236,6 +243,9 @@ func canaries(t *testing.T, database string) {
 			must(t, err)
 		}
 		_ = res.Body.Close()
+		if bundle := filepath.Join(bundles, id+".zip"); v.admin.Run(t, "evidence", "export", id, "--disclose", "--file", bundle).Code == 0 { // there is none of a session without a call
+			unpacked(t, bundle, &exported)
+		}
 	}
 	events := v.admin.Must(t, "event", "list", "--limit", "10000", "-o", "json")
 	srv.Stop(t)
@@ -286,6 +296,7 @@ func canaries(t *testing.T, database string) {
 	places := map[string][]byte{
 		"the log": []byte(srv.Log()), "the traces": traces.Bytes(), "the metrics": metrics.Bytes(), "the events": []byte(events),
 		"the errors": errors.Bytes(), "the database's log": databaseLog, "MariaDB's log": mariaLog, "the recordings": recordings.Bytes(),
+		"the reports of emergencies": reports, "the exported evidence": exported.Bytes(),
 	}
 	mu.Unlock()
 	for what, b := range places {
@@ -303,8 +314,10 @@ func canaries(t *testing.T, database string) {
 			t.Errorf("it was not looked where things are: %s has %d bytes", place, len(places[place]))
 		}
 	}
-	if !strings.Contains(events, "canary/static") {
-		t.Error("it was not looked where things are")
+	for place, want := range map[string]string{"the events": "canary/static", "the exported evidence": "/v1/customers", "the reports of emergencies": "canary/rotated"} {
+		if !bytes.Contains(places[place], []byte(want)) {
+			t.Errorf("it was not looked where things are: %s have no %s", place, want)
+		}
 	}
 	for what, value := range canaries {
 		if len(value) < 12 {
@@ -355,6 +368,114 @@ func dumped(t *testing.T, database string, files map[string][]byte) {
 	log, err := os.ReadFile(filepath.Join(dir, "log"))
 	must(t, err)
 	files["the log of the server's own database"] = log
+}
+
+// unpacked adds what is in each file of an archive.
+func unpacked(t *testing.T, archive string, to *bytes.Buffer) {
+	t.Helper()
+	z, err := zip.OpenReader(archive)
+	must(t, err)
+	defer z.Close()
+	for _, f := range z.File {
+		r, err := f.Open()
+		must(t, err)
+		_, err = io.Copy(to, r)
+		must(t, err)
+		must(t, r.Close())
+	}
+}
+
+// canaryRotation has a password rotated that somebody has read, one leased and injected
+// for an agent at a resource that sends it back, and rotates in an emergency what both
+// had. It gives the signed reports of that.
+func canaryRotation(t *testing.T, v *vault, canaries map[string]string, said *bytes.Buffer) (reports []byte) {
+	t.Helper()
+	const path = "canary/rotated"
+	host, _, _ := strings.Cut(v.pg.Config.Address, "/")
+	user := "canary_" + strings.ToLower(rand.Text()[:8])
+	v.admin.Must(t, "secret", "create", path, "--destination", host)
+	v.admin.Must(t, "rotation", "put", path, "--target", "postgres", "--user", user+"_a", "--user", user+"_b", "--template", "groups=readers",
+		"--cache", "1s", "--quiet", "1s", "--schedule", "manual")
+	reads := func(n int) {
+		t.Helper()
+		password := strings.TrimSpace(v.admin.Must(t, "secret", "get", path, "--field", "password", "--purpose", "a test"))
+		for what, before := range canaries {
+			if before == password {
+				t.Errorf("version %d of %s is %s", n, path, what)
+			}
+		}
+		canaries["version "+strconv.Itoa(n)+" of a rotated password"] = password
+	}
+	for n := 1; n <= 2; n++ {
+		v.admin.Must(t, "rotation", "run", path)
+		said.WriteString(v.admin.Must(t, "rotation", "explain", path))
+		reads(n)
+	}
+
+	var mu sync.Mutex
+	var injected []string
+	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		if _, password, ok := r.BasicAuth(); ok {
+			injected = append(injected, password)
+		}
+		_ = json.NewEncoder(w).Encode(map[string]string{"you": r.Header.Get("Authorization")})
+	}))
+	t.Cleanup(site.Close)
+	v.admin.Apply(t, `apiVersion: estover.dev/v1
+kind: Resource
+metadata: {name: reports}
+spec:
+  base_url: `+site.URL+`
+  allow_private: [127.0.0.0/8]
+  class: confidential
+  slots: [{slot: basic, secret: "lease:reports-postgres"}]
+  actions: [{name: me.read, method: GET, path: /me}]`, e2etest.Grant("bot-reports", "bot", "reports", "me.read", "support"))
+	v.admin.Must(t, "secret", "role", "put", "reports-postgres", "--target", "postgres", "--template", "groups=readers", "--resource", "reports", "--action", "me.read")
+	token, err := v.oauthDesk.token(t, "client_secret_basic", url.Values{"purpose": {"support"}, "resource": {site.URL}})
+	must(t, err)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, v.URL+"/u/reports/me", nil)
+	must(t, err)
+	req.Header.Set("Authorization", "Bearer "+token.AccessToken)
+	res, err := v.HTTP(t).Do(req)
+	must(t, err)
+	got, err := io.ReadAll(res.Body)
+	must(t, err)
+	must(t, res.Body.Close())
+	mu.Lock()
+	defer mu.Unlock()
+	if res.StatusCode != http.StatusOK || len(injected) != 1 {
+		t.Fatalf("with a leased password: %d %s, and %d passwords came", res.StatusCode, got, len(injected))
+	}
+	canaries["a leased password that was injected"] = injected[0]
+	said.Write(got)
+
+	for _, what := range [][]string{{"--secret", path}, {"--agent", "bot"}} {
+		args := append([]string{"rotate", "--emergency", "--reason", "it is on a forum"}, what...)
+		said.WriteString(v.admin.Must(t, append(args, "--dry-run")...))
+		said.WriteString(v.admin.Must(t, args...))
+	}
+	var all struct{ Items []emergency.Emergency }
+	e2etest.Eventually(t, "the emergency rotations are done", func() bool {
+		must(t, v.Get(t, v.token, "/v1/emergency-rotations", &all))
+		return len(all.Items) == 2 && !all.Items[0].DoneAt.IsZero() && !all.Items[1].DoneAt.IsZero()
+	})
+	reads(3)
+	trust := filepath.Join(t.TempDir(), "trust.policy")
+	must(t, os.WriteFile(trust, []byte(v.admin.Must(t, "audit", "trust")), 0o600))
+	for _, e := range all.Items {
+		report := []byte(v.admin.Must(t, "rotate", "report", e.ID))
+		file := filepath.Join(filepath.Dir(trust), e.ID)
+		must(t, os.WriteFile(file, report, 0o600))
+		reports = append(append(reports, report...), v.admin.Must(t, "verify", file, "--trust", trust, "--output", "json")...)
+		for lines := json.NewDecoder(bytes.NewReader(report)); lines.More(); {
+			var signed struct{ Payload []byte }
+			must(t, lines.Decode(&signed))
+			reports = append(reports, signed.Payload...)
+		}
+	}
+	return reports
 }
 
 // A babbler is a provider of tokens that repeats what it was sent when it refuses
