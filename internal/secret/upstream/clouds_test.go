@@ -255,37 +255,38 @@ func TestCloudSync(t *testing.T) {
 		h.push()
 		stands("the reply was lost", key(3))
 		is("the reply was lost", upstream.Behind, 2)
+		h.make(path, key(4)) // before anybody has looked what became of it
 		later()
-		stands("after the reply was lost")
-		is("after the reply was lost", upstream.InSync, 3)
+		stands("after the reply was lost", key(4))
+		is("after the reply was lost", upstream.InSync, 4)
 
 		c.set(true, false)
-		h.make(path, key(4))
+		h.make(path, key(5))
 		later()
-		is("with the store down", upstream.Behind, 3)
+		is("with the store down", upstream.Behind, 4)
 		c.set(false, false)
 		later()
-		stands("when it is back", key(4))
+		stands("when it is back", key(5))
 
 		theirs := `{"password":"theirs"}`
 		c.Write("app-key", theirs)
 		later()
-		h.make(path, key(5))
+		h.make(path, key(6))
 		later()
 		stands("with a drift", theirs)
-		is("with a drift", upstream.Drifted, 4)
+		is("with a drift", upstream.Drifted, 5)
 		if _, err := h.x.Overwrite(t.Context(), ann, s.ID, "ours is the one that counts"); err != nil {
 			t.Fatal(err)
 		}
 		h.push()
-		stands("overwritten", key(5))
-		is("overwritten", upstream.InSync, 5)
+		stands("overwritten", key(6))
+		is("overwritten", upstream.InSync, 6)
 		c.Write("app-key", `{"password":"theirs too"}`)
 		later()
 		if s, err = h.x.Accept(t.Context(), ann, s.ID); err != nil {
 			t.Fatal(err)
 		}
-		is("accepted", upstream.InSync, 6)
+		is("accepted", upstream.InSync, 7)
 		if got, err := h.use(h.secrets, path); err != nil || got != "theirs too" {
 			t.Errorf("what was accepted is %q here, %v", got, err)
 		}
@@ -293,17 +294,17 @@ func TestCloudSync(t *testing.T) {
 		stands("accepted", `{"password":"theirs too"}`)
 
 		c.Remove("app-key")
-		h.make(path, key(7))
+		h.make(path, key(8))
 		later()
-		is("deleted there", upstream.Drifted, 6)
+		is("deleted there", upstream.Drifted, 7)
 		if _, err := h.x.Overwrite(t.Context(), ann, s.ID, "it is needed there"); err != nil {
 			t.Fatal(err)
 		}
 		h.push()
 		if c.why == "" {
 			want = nil
-			stands("made again", key(7))
-			is("made again", upstream.InSync, 7)
+			stands("made again", key(8))
+			is("made again", upstream.InSync, 8)
 			return
 		}
 		stands("deleted there")
@@ -317,8 +318,8 @@ func TestCloudSync(t *testing.T) {
 			t.Fatal(err)
 		}
 		h.push()
-		stands("restored and overwritten", key(7))
-		is("restored and overwritten", upstream.InSync, 7)
+		stands("restored and overwritten", key(8))
+		is("restored and overwritten", upstream.InSync, 8)
 	})
 }
 
