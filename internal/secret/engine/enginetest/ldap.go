@@ -105,6 +105,7 @@ rootpw made-for-tests
 directory @DIR/db
 maxsize 67108864
 dbnosync
+limits dn.exact="cn=estover,@SUFFIX" size=unlimited
 access to filter=(l=kept) by * read
 access to attrs=userPassword by dn.exact="cn=estover,@SUFFIX" write by anonymous auth by * none
 access to dn.subtree="ou=agents,@SUFFIX" by dn.exact="cn=estover,@SUFFIX" write by users read

@@ -386,6 +386,9 @@ func (t *target) List(ctx context.Context, prefix string) (names []string, err e
 		filter := "(" + t.rdn + "=" + ldap.EscapeFilter(prefix) + "*)"
 		found, err := l.SearchWithPaging(ldap.NewSearchRequest(t.config.Options["base"], ldap.ScopeSingleLevel, ldap.NeverDerefAliases, 0, 0, false,
 			filter, []string{t.rdn}, nil), 500)
+		if ldap.IsErrorWithCode(err, ldap.LDAPResultSizeLimitExceeded) {
+			return engine.Refuse("the admin may not list all entries below the base. Let it, as with `limits dn.exact=\"…\" size=unlimited`")
+		}
 		if err != nil {
 			return classify(err)
 		}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -387,6 +388,52 @@ func TestHalfMade(t *testing.T) {
 	if _, err := e.Create(ctx, engine.Order{Name: "e_half", Secret: estover.NewSecret([]byte("x")), Template: template}); err == nil || errors.Is(err, engine.ErrUnreachable) || !strings.Contains(err.Error(), "Busy") {
 		t.Errorf("a group that is too busy: %v, want an error that leaves open what happened", err)
 	}
+}
+
+// TestMany: an admin who is given no limit lists more entries than a slapd gives
+// to others, who are told what to do.
+func TestMany(t *testing.T) {
+	s := running(t)
+	e := open(t, config(s))
+	o := engine.Order{Name: "e_many_reader", Secret: estover.NewSecret([]byte("many-secret")), Template: template}
+	m, err := e.Create(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Revoke(context.Background(), []engine.Doomed{{Name: o.Name, Template: template}})
+	const more = 510
+	each := func(do func(l *client.Conn, dn string) error) {
+		t.Helper()
+		if err := s.AsRoot(func(l *client.Conn) error {
+			for i := range more {
+				if err := do(l, dn(fmt.Sprintf("e_many_%03d", i))); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	each(func(l *client.Conn, dn string) error {
+		add := client.NewAddRequest(dn, nil)
+		add.Attribute("objectClass", []string{"account"})
+		return l.Add(add)
+	})
+	defer each(func(l *client.Conn, dn string) error { return l.Del(client.NewDelRequest(dn, nil)) })
+	if names, err := e.List(t.Context(), "e_many_"); err != nil || len(names) != more+1 {
+		t.Errorf("%d entries are listed as %d: %v", more+1, len(names), err)
+	}
+	c := config(s)
+	c.Admin = engine.Credential{User: string(m["dn"].Reveal()), Secret: o.Secret}
+	if _, err := open(t, c).List(t.Context(), "e_many_"); !refusal(err) || !strings.Contains(err.Error(), "size=unlimited") {
+		t.Errorf("somebody with a limit lists more than that: %v, want a refusal that says what to do", err)
+	}
+}
+
+func refusal(err error) bool {
+	var refused *engine.Refused
+	return errors.As(err, &refused)
 }
 
 // TestStorm is F1, F2 and F3.
