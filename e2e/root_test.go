@@ -4,7 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -15,11 +17,12 @@ import (
 	"estover.dev/e2e/e2etest"
 	"estover.dev/internal/secret/engine"
 	"estover.dev/internal/secret/engine/enginetest"
+	"estover.dev/internal/secret/engine/rabbitmq"
 )
 
 // What an operator has typed in is known to the operator, so it is not good any more
 // when a target is enabled (R12): a second admin was made, has logged in, and does the
-// work from then on. Here at a PostgreSQL, a MariaDB and a Redis, whose admins are those of
+// work from then on. Here at a PostgreSQL, a MariaDB, a Redis and a RabbitMQ, whose admins are those of
 // docs/guides/database-users.md and docs/reference/engines.md.
 func TestRootIsRotatedOnImport(t *testing.T) {
 	t.Parallel()
@@ -36,10 +39,16 @@ func TestRootIsRotatedOnImport(t *testing.T) {
 	} {
 		maria.Exec(t, s)
 	}
-	cache := redisWithFile(t, typed)
+	cache, broker := redisWithFile(t, typed), enginetest.RabbitMQ(t)
+	boss, err := rabbitmq.Kind.Open(broker.Config)
+	must(t, err)
+	defer boss.Close()
+	_, err = boss.Create(t.Context(), engine.Order{Name: "root_rabbit", Secret: estover.NewSecret([]byte(typed)), Template: engine.Template{"vhosts": {"crm"}, "read": {"^a"}, "tags": {"administrator"}}})
+	must(t, err)
 	for _, at := range []struct {
 		kind, address, template, user string
 		login                         func(user, password string) error
+		options                       []string
 	}{
 		{"postgres", pg.Config.Address, "groups=readers", "root_pg", func(user, password string) error {
 			c, err := pgx.Connect(t.Context(), pg.As(engine.Material{"username": estover.NewSecret([]byte(user)), "password": estover.NewSecret([]byte(password))}, "crm"))
@@ -47,18 +56,28 @@ func TestRootIsRotatedOnImport(t *testing.T) {
 				err = c.Close(t.Context())
 			}
 			return err
-		}},
+		}, nil},
 		{"mysql", maria.Config.Address, "roles=readers", "root_maria", func(user, password string) error {
 			c, err := sql.Open("mysql", user+":"+password+"@tcp("+maria.Config.Address+")/")
 			must(t, err)
 			defer c.Close()
 			return c.PingContext(t.Context())
-		}},
+		}, nil},
 		{"redis", cache.Address(0), "rules=~app:* +@read +@write +ping", "root_redis", func(user, password string) error {
 			c := redis.NewClient(&redis.Options{Addr: cache.Address(0), Username: user, Password: password, MaxRetries: -1})
 			defer c.Close()
 			return c.Ping(t.Context()).Err()
-		}},
+		}, nil},
+		{"rabbitmq", broker.Config.Address, "tags=management", "root_rabbit", func(user, password string) error {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, broker.Config.Address+"/api/whoami", nil)
+			must(t, err)
+			req.SetBasicAuth(user, password)
+			resp, err := http.DefaultClient.Do(req)
+			if err == nil && resp.Body.Close() == nil && resp.StatusCode != http.StatusOK {
+				err = errors.New(resp.Status)
+			}
+			return err
+		}, []string{"--option", "amqp=" + broker.Config.Options["amqp"]}},
 	} {
 		t.Run(at.kind, func(t *testing.T) {
 			if err := at.login(at.user, typed); err != nil {
@@ -68,7 +87,7 @@ func TestRootIsRotatedOnImport(t *testing.T) {
 				"secret", "engine", "enable", at.kind, at.kind, "--address", at.address,
 				"--admin", "targets/" + at.kind, "--admin-user", at.user, "--admin-password-file", "-", "--template", at.template,
 			}
-			r := admin.Input(t, typed, enable...)
+			r := admin.Input(t, typed, append(enable, at.options...)...)
 			if r.Code != 0 || !strings.Contains(r.Stdout, "the password that "+at.user+" had is not good any more") {
 				t.Fatalf("enabling: %s%s", r.Stdout, r.Stderr)
 			}

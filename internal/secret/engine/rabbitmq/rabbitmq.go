@@ -45,6 +45,7 @@ var Kind = engine.Kind{
 		engine.TLSField,
 	},
 	Template:      template,
+	Pair:          true,
 	Beside:        beside,
 	CheckTemplate: check,
 	Open:          open,
@@ -398,13 +399,17 @@ func (t *target) SetSecret(ctx context.Context, name string, s, keep estover.Sec
 	return err
 }
 
-// Verify logs in over AMQP; the admin logs in at the management interface, and
-// its secret goes nowhere else.
+// Verify logs in over AMQP; administrators log in at the management interface, and
+// their secrets go nowhere else.
 func (t *target) Verify(ctx context.Context, c engine.Credential) error {
 	if c.User == "" || c.Secret.Empty() {
 		return engine.ErrWrongSecret
 	}
-	if c.User == t.config.Admin.User {
+	administrates, err := t.administrates(ctx, c.User)
+	if err != nil {
+		return err
+	}
+	if administrates {
 		own := *t
 		own.config.Admin = c
 		var refused *status

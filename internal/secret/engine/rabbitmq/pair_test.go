@@ -1,0 +1,124 @@
+package rabbitmq_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"estover.dev"
+	"estover.dev/internal/secret/engine"
+)
+
+// TestSecondAdmin is of the second admin (R12): it has the tags, the permissions and the
+// limits of the first, and is sent to the management interface alone; nobody is taken
+// over.
+func TestSecondAdmin(t *testing.T) {
+	s := running(t)
+	tell := func(method, path, body string) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), method, "http://"+s.Address(management)+"/api/"+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.SetBasicAuth("estover", admin)
+		req.Header.Set("Content-Type", "application/json")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.Body.Close(); resp.StatusCode/100 != 2 {
+			t.Fatalf("%s %s: %s", method, path, resp.Status)
+		}
+	}
+	for _, c := range [][2]string{
+		{"users/pair_first", `{"password": "` + admin + `", "tags": "administrator,crew"}`},
+		{"permissions/crm/pair_first", `{"configure": "^a", "write": "", "read": ".*"}`},
+		{"permissions/a%2Fb%20c/pair_first", `{"configure": "", "write": "^b", "read": ""}`},
+		{"topic-permissions/crm/pair_first", `{"exchange": "amq.topic", "write": "^w", "read": "^r"}`},
+		{"user-limits/pair_first/max-connections", `{"value": 7}`},
+	} {
+		tell(http.MethodPut, c[0], c[1])
+	}
+	defer tell(http.MethodDelete, "users/pair_first", "")
+	var dialled []string
+	as := func(c engine.Credential) engine.Engine {
+		conf := config(s)
+		conf.Admin = c
+		conf.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			dialled = append(dialled, address)
+			return (&net.Dialer{}).DialContext(ctx, network, address)
+		}
+		return open(t, conf)
+	}
+	first := engine.Credential{User: "pair_first", Secret: estover.NewSecret([]byte(admin))}
+	second := engine.Credential{User: "pair_first_b", Secret: estover.NewSecret([]byte("made-for-the-second"))}
+	e := as(first)
+	if err := e.(engine.Pairer).Pair(t.Context(), second.User, first.User, second.Secret); err != nil {
+		t.Fatal(err)
+	}
+	defer tell(http.MethodDelete, "users/pair_first_b", "")
+	for _, what := range []string{"", "/permissions", "/topic-permissions"} {
+		var of [2]any
+		for i, user := range []string{first.User, second.User} {
+			if _, err := s.Call(t.Context(), http.MethodGet, "/api/users/"+user+what, &of[i]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if a, b := told(of[0]), told(of[1]); !slices.Equal(a, b) || len(a) == 0 {
+			t.Errorf("%s: the first has %q and the second %q", what, a, b)
+		}
+	}
+	if err := e.Verify(t.Context(), second); err != nil {
+		t.Errorf("the second admin logs in: %v", err)
+	}
+	if err := e.Verify(t.Context(), engine.Credential{User: second.User, Secret: first.Secret}); !errors.Is(err, engine.ErrWrongSecret) {
+		t.Errorf("with the password of the first: %v, want ErrWrongSecret", err)
+	}
+	b := as(second)
+	if _, err := b.Create(t.Context(), engine.Order{Name: "e_pair_a", Secret: second.Secret, Template: template}); err != nil {
+		t.Errorf("a user that the second admin makes: %v", err)
+	}
+	if err := b.Revoke(t.Context(), []engine.Doomed{{Name: "e_pair_a"}})[0]; err != nil {
+		t.Error(err)
+	}
+	if err := b.SetSecret(t.Context(), first.User, second.Secret, estover.Secret{}); err != nil {
+		t.Errorf("the first admin's password, by the second: %v", err)
+	}
+	if err := b.Verify(t.Context(), first); !errors.Is(err, engine.ErrWrongSecret) {
+		t.Errorf("what the first admin had: %v, want ErrWrongSecret", err)
+	}
+	if slices.Contains(dialled, s.Address(plain)) {
+		t.Errorf("an admin's password went to the port of clients: %q", dialled)
+	}
+	var refused *engine.Refused
+	if err := b.(engine.Pairer).Pair(t.Context(), first.User, second.User, second.Secret); !errors.As(err, &refused) {
+		t.Errorf("who is there already: %v, want a refusal", err)
+	}
+	if err := b.(engine.Pairer).Pair(t.Context(), "pair_other", "estover", second.Secret); !errors.As(err, &refused) {
+		t.Errorf("like another than the admin: %v, want a refusal", err)
+	}
+}
+
+// told is what the interface tells of a user, without who it is and its password, in
+// one order.
+func told(answer any) (all []string) {
+	switch answer := answer.(type) {
+	case []any:
+		for _, one := range answer {
+			all = append(all, strings.Join(told(one), " "))
+		}
+	case map[string]any:
+		for name, value := range answer {
+			if !slices.Contains([]string{"name", "user", "password_hash"}, name) {
+				all = append(all, fmt.Sprint(name, " ", value))
+			}
+		}
+	}
+	slices.Sort(all)
+	return all
+}
