@@ -29,9 +29,13 @@ const admin = "made-for-tests"
 
 var rules = engine.Template{"rules": {"~app:* &app:* +@read +@write +@pubsub", "+@blocking -@dangerous"}}
 
-// start runs a Redis whose admin "estover" may do what the reference says, and
-// nothing else; "boss" is for the tests themselves.
 func start(file bool, grants string) (*enginetest.Server, error) {
+	return enginetest.Start(process(file, grants))
+}
+
+// process is a Redis whose admin "estover" may do what the reference says, and
+// nothing else; "boss" is for the tests themselves.
+func process(file bool, grants string) enginetest.Process {
 	sum := sha256.Sum256([]byte(admin))
 	hash := "#" + hex.EncodeToString(sum[:])
 	users := []string{
@@ -39,7 +43,7 @@ func start(file bool, grants string) (*enginetest.Server, error) {
 		"user estover on " + hash + " " + grants,
 		"user boss on " + hash + " ~* &* +@all",
 	}
-	return enginetest.Start(enginetest.Process{
+	return enginetest.Process{
 		Debian: "redis-server", Program: "redis-server", Users: []string{"redis"}, Ports: 2,
 		Prepare: func(s *enginetest.Server) ([]string, []string, error) {
 			certificate, key, err := enginetest.Certificate(s)
@@ -65,7 +69,7 @@ func start(file bool, grants string) (*enginetest.Server, error) {
 			defer c.Close()
 			return c.Ping(ctx).Err()
 		},
-	})
+	}
 }
 
 const grants = "+ping +acl|setuser +acl|deluser +acl|getuser +acl|users +acl|save +acl|dryrun +client|list +client|kill +time"
