@@ -301,6 +301,9 @@ func (d *Duties) Decide(r *http.Request, ex *gateway.Exchange) (*gateway.Plan, e
 	if c.handed, err = handles(r, ex); err != nil {
 		return nil, err
 	}
+	if err := d.recognise(r, ex, c); err != nil {
+		return nil, err
+	}
 	return d.plan(ctx, ex, c)
 }
 
