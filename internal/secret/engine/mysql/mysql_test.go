@@ -195,6 +195,7 @@ func TestSessions(t *testing.T) {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
+	asked := time.Now()
 	if err := e.Revoke(t.Context(), []engine.Doomed{{Name: "e_sessions_a"}})[0]; err != nil {
 		t.Fatal(err)
 	}
@@ -213,6 +214,9 @@ func TestSessions(t *testing.T) {
 			t.Error("a session that was open, or was opening, answers after the revocation")
 		}
 		_ = c.Close()
+	}
+	if took := time.Since(asked); took > time.Second {
+		t.Errorf("it took %v from when the revocation was asked for until all had ended, want a second at most", took)
 	}
 }
 

@@ -389,8 +389,8 @@ func TestSessions(t *testing.T) {
 		}
 		_ = c.Close(context.Background())
 	}
-	if took := time.Since(start); took > 2*time.Second {
-		t.Errorf("ending it all took %v", took)
+	if took := time.Since(start); took > time.Second {
+		t.Errorf("it took %v from when the revocation was asked for until all had ended, want a second at most", took)
 	}
 }
 
