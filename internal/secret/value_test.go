@@ -42,14 +42,13 @@ func TestValuesReadBack(t *testing.T) {
 }
 
 func FuzzValues(f *testing.F) {
-	for _, s := range []string{`{"a":"b"}`, `{"a":"b","c":"d\u0000\""}`, `{`, `{"a"`, `{"a":`, `{"a":"`, `{"a":"\`, `{"a":"b"`, `{"a":"b",`, `{"a":"b"}x`, `{"a":"\ud800"}`} {
+	for _, s := range []string{`{}`, `{"a":"b"}`, `{"a":"b","c":"d\u0000\""}`, `{`, `{"a"`, `{"a":`, `{"a":"`, `{"a":"\`, `{"a":"b"`, `{"a":"b",`, `{"a":"b"}x`, `{"a":"\ud800"}`} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		whole := bytes.Clone(b)
-		fields, err := decode(b)
-		if err == nil && (len(fields) == 0 || whole[0] != '{' || whole[len(whole)-1] != '}') {
-			t.Errorf("%q was read as %d fields", whole, len(fields))
+		fields, err := decode(bytes.Clone(b))
+		if err == nil && (len(fields) == 0 && string(b) != "{}" || b[0] != '{' || b[len(b)-1] != '}') {
+			t.Errorf("%q was read as %d fields", b, len(fields))
 		}
 	})
 }
