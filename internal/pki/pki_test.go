@@ -715,12 +715,16 @@ func TestEndOvertakes(t *testing.T) {
 	})
 }
 
-// TestEventFirst: if the event cannot be written nobody has a certificate (F13, D9).
+// TestEventFirst: if the event cannot be written nobody has a certificate, of X.509 or
+// SSH (F13, D9).
 func TestEventFirst(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		h := build(t, d, guardtest.AllowAll)
 		h.root("root")
 		h.role("r", pki.Spec{X509: &pki.X509Spec{AnyName: true}})
+		h.sshAuthority(pki.Ed25519, pki.SSHSpec{User: true, Principals: []string{"root"}})
+		_, line := sshKey(t)
+		login := pki.SSHWish{Role: "ops", PublicKey: line, Principals: []string{"root"}}
 		count := func() (n int) {
 			t.Helper()
 			err := d.View(t.Context(), "acme", func(tx *db.Tx) error {
@@ -740,14 +744,20 @@ func TestEventFirst(t *testing.T) {
 		if _, err := full.Issue(t.Context(), ann, pki.Wish{Role: "r", CommonName: "x.example"}); !errors.Is(err, guard.ErrNotRecorded) {
 			t.Errorf("issued without an event: %v, want ErrNotRecorded", err)
 		}
+		if _, err := full.SignSSH(t.Context(), ann, login); !errors.Is(err, guard.ErrNotRecorded) {
+			t.Errorf("a key of SSH signed without an event: %v, want ErrNotRecorded", err)
+		}
 		if n := count(); n != 0 {
 			t.Errorf("there are %d certificates", n)
 		}
 		if _, err := h.Issue(t.Context(), ann, pki.Wish{Role: "r", CommonName: "x.example"}); err != nil {
 			t.Error(err)
 		}
-		if n := count(); n != 1 {
-			t.Errorf("there are %d certificates, want 1", n)
+		if _, err := h.SignSSH(t.Context(), ann, login); err != nil {
+			t.Error(err)
+		}
+		if n := count(); n != 2 {
+			t.Errorf("there are %d certificates, want 2", n)
 		}
 	})
 }
