@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/go-ldap/ldap/v3"
 	"github.com/jackc/pgx/v5"
 	"github.com/redis/go-redis/v9"
 
@@ -168,6 +169,55 @@ func TestRootIsRotatedOnImport(t *testing.T) {
 			t.Errorf("what was refused is rotated: %s", r.Stdout)
 		}
 		admin.Must(t, "secret", "engine", "check", "poor", "--template", "roles=readers")
+	})
+
+	// A user of a directory has two passwords at once, and no second admin is made there: the
+	// one that was typed in is taken away when the next has logged in.
+	t.Run("ldap", func(t *testing.T) {
+		directory := enginetest.LDAP(t)
+		must(t, directory.AsRoot(func(l *ldap.Conn) error {
+			add := ldap.NewAddRequest(enginetest.LDAPOther, nil)
+			add.Attribute("objectClass", []string{"organizationalRole", "simpleSecurityObject"})
+			add.Attribute("userPassword", []string{typed})
+			return l.Add(add)
+		}))
+		login := func(user, password string) error {
+			l, err := directory.Bind(user, password)
+			if err == nil {
+				err = l.Close()
+			}
+			return err
+		}
+		must(t, login(enginetest.LDAPOther, typed))
+		enable := []string{
+			"secret", "engine", "enable", "ldap", "ldap", "--address", directory.Config.Address, "--option", "base=" + enginetest.LDAPUsers,
+			"--admin", "targets/ldap", "--admin-user", enginetest.LDAPOther, "--admin-password-file", "-", "--template", "groups=" + enginetest.LDAPGroup,
+		}
+		r := admin.Input(t, typed, enable...)
+		if said := "the password that " + enginetest.LDAPOther + " had is not good any more"; r.Code != 0 || !strings.Contains(r.Stdout, said) {
+			t.Fatalf("enabling: %s%s", r.Stdout, r.Stderr)
+		}
+		if login(enginetest.LDAPOther, typed) == nil {
+			t.Error("what the operator typed in is good after the target was enabled")
+		}
+		admin.Must(t, "secret", "engine", "check", "ldap", "--template", "groups="+enginetest.LDAPGroup)
+		if r := admin.Run(t, "secret", "engine", "rotate-root", "ldap"); r.Code != 0 || !strings.Contains(r.Stdout, "is not good any more") { // it is rotated already
+			t.Errorf("rotating once more: %s%s", r.Stdout, r.Stderr)
+		}
+		if out := admin.Must(t, "rotation", "show", "targets/ldap", "-o", "json"); !strings.Contains(out, `"current_version": 3`) || !strings.Contains(out, `"kind": "single_slot"`) {
+			t.Errorf("the admin's rotation is %s", out)
+		}
+		if err := login(enginetest.LDAPOther, strings.TrimSpace(admin.Must(t, "secret", "get", "targets/ldap", "--field", "password", "--purpose", "a look"))); err != nil {
+			t.Errorf("with the third password: %v", err)
+		}
+
+		// Whose password stands in the configuration of the directory is told so.
+		r = admin.Input(t, "made-for-tests", "secret", "engine", "enable", "ldap", "configured", "--address", directory.Config.Address, "--option", "base="+enginetest.LDAPUsers,
+			"--admin", "targets/configured", "--admin-user", "cn=root,"+enginetest.LDAPSuffix, "--admin-password-file", "-", "--template", "groups="+enginetest.LDAPGroup)
+		if r.Code == 0 || !strings.Contains(r.Stderr, "is no entry") || !strings.Contains(r.Stderr, "the one that you gave") {
+			t.Errorf("enabling with the root of the configuration: %s%s", r.Stdout, r.Stderr)
+		}
+		admin.Must(t, "secret", "engine", "check", "configured", "--template", "groups="+enginetest.LDAPGroup)
 	})
 
 	// A Redis without an ACL file would know the first password again when it restarts.

@@ -43,9 +43,12 @@ func completeEngines(s *settings) cobra.CompletionFunc {
 type targetKind struct {
 	Name, Title, Address, Port string
 	Options, Template          []engineField
-	Pair                       bool
+	Pair, Overlap              bool
 	Lingers                    string
 }
+
+// rotatesRoot reports whether what an admin logs in with is changed when a target is enabled.
+func (k targetKind) rotatesRoot() bool { return k.Pair || k.Overlap }
 
 type engineField struct {
 	Name, Help     string
@@ -305,9 +308,12 @@ func (e *enabling) ask(in io.Reader, out io.Writer, k targetKind) error {
 				return err
 			}
 		}
-		if k.Pair && !e.keepRoot {
-			answer := ""
-			if err := question("A second admin is made, and the password that you gave changed to one that nobody knows. Keep it instead (yes; Enter for no)", &answer); err != nil {
+		if k.rotatesRoot() && !e.keepRoot {
+			answer, what := "", "The password that you gave is"
+			if k.Pair {
+				what = "A second admin is made, and the password that you gave"
+			}
+			if err := question(what+" changed to one that nobody knows. Keep it instead (yes; Enter for no)", &answer); err != nil {
 				return err
 			}
 			e.keepRoot = answer == "yes" || answer == "y"
@@ -396,7 +402,7 @@ func (e *enabling) run(ctx context.Context, s *settings, c *client, out io.Write
 	}
 	var root *rotation.Rotation
 	var unrotated error
-	if checked.OK && k.Pair && !e.keepRoot && x.Admin != "" {
+	if checked.OK && k.rotatesRoot() && !e.keepRoot && x.Admin != "" {
 		if root, unrotated = rotateRoot(ctx, c, x.Name, e.second); unrotated != nil {
 			unrotated = fmt.Errorf("%s is a target, and its admin's password is the one that you gave: %w\nestover secret engine rotate-root %s tries again", x.Name, unrotated, x.Name)
 		}
@@ -453,15 +459,21 @@ func rotateRoot(ctx context.Context, c *client, name, second string) (*rotation.
 
 // showRoot says what has become of a password that somebody has typed in.
 func showRoot(t *table, r rotation.Rotation) {
-	first, second := r.Users[0], r.Users[1]
-	if r.Slot == "a" {
-		first, second = second, first
+	first, as := r.Users[0], r.Users[0]+" with another password"
+	if len(r.Users) > 1 {
+		first, as = r.Users[0], r.Users[1]
+		if r.Slot == "a" {
+			first, as = as, first
+		}
 	}
-	if r.Previous == 0 {
-		t.row("done", "rotate_root", fmt.Sprintf("Estover works as %s; the password that %s had is not good any more", second, first))
-		return
+	switch {
+	case r.Previous == 0:
+		t.row("done", "rotate_root", fmt.Sprintf("Estover works as %s; the password that %s had is not good any more", as, first))
+	case r.LastError != "":
+		t.row("waits", "rotate_root", fmt.Sprintf("Estover works as %s; the password that %s had is still good. %s It is looked again: estover rotation explain %s", as, first, r.LastError, r.Path))
+	default:
+		t.row("waits", "rotate_root", fmt.Sprintf("Estover works as %s; the password that %s had is changed when nobody is logged in with it: estover rotation explain %s", as, first, r.Path))
 	}
-	t.row("waits", "rotate_root", fmt.Sprintf("Estover works as %s; the password that %s had is changed when nobody is logged in with it: estover rotation explain %s", second, first, r.Path))
 }
 
 func engineRotateRoot(s *settings) *cobra.Command {
@@ -472,7 +484,9 @@ func engineRotateRoot(s *settings) *cobra.Command {
 that it can change the first one's password; then Estover works as the second, and
 the password that the first had dies when nobody is logged in with it. From then on
 both are rotated by the risk of their secret (estover rotation), and rotate-root is
-the same as rotating them now.`,
+the same as rotating them now. Where no second admin can be made and a user has two
+passwords at once (LDAP), the admin gets the next one beside its own, logs in with it,
+and then its own is taken away.`,
 		Args: oneArgument("the target's name"), ValidArgsFunction: completeEngines(s),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := s.client()

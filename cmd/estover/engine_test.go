@@ -33,6 +33,13 @@ func TestEnablingAsks(t *testing.T) {
 	if err := kept.ask(strings.NewReader("yes\n"), &out, k); err != nil || !kept.keepRoot {
 		t.Errorf("whoever wants the password kept: %v, %v", kept.keepRoot, err)
 	}
+	var alone strings.Builder
+	changed := enabling{options: []string{"role=maker", "tls=off"}, adminUser: "estover", adminSecret: "pg.key", template: []string{"groups=readers"}}
+	changed.spec = kept.spec
+	k.Pair, k.Overlap = false, true // as a directory, whose admin gets another password beside its own
+	if err := changed.ask(strings.NewReader("\n"), &alone, k); err != nil || changed.keepRoot || !strings.Contains(alone.String(), "The password that you gave is changed to one that nobody knows") || strings.Contains(alone.String(), "second admin") {
+		t.Errorf("where no second admin is made: %v, %v\n%s", changed.keepRoot, err, alone.String())
+	}
 	if n := strings.Count(out.String(), "Address ("); n != 2 {
 		t.Errorf("the address is asked for %d times, want again after no answer:\n%s", n, out.String())
 	}

@@ -57,6 +57,7 @@ type targetKind struct {
 	Options  []setting `json:"options"`
 	Template []setting `json:"template"`
 	Pair     bool      `json:"pair" doc:"A second admin can be made like the first, so that the first one's password can be changed"`
+	Overlap  bool      `json:"overlap" doc:"A user may have two passwords at once, so that an admin's own can be changed"`
 	Lingers  string    `json:"lingers,omitempty"`
 }
 
@@ -70,7 +71,7 @@ func (s *Server) listKinds(context.Context, *struct{}) (*many[targetKind], error
 	}
 	var all []targetKind
 	for _, k := range s.Targets.Kinds() {
-		all = append(all, targetKind{k.Name, k.Title, k.Address, k.Port, fields(k.Options), fields(k.Template), k.Pair, k.Lingers})
+		all = append(all, targetKind{k.Name, k.Title, k.Address, k.Port, fields(k.Options), fields(k.Template), k.Pair, k.Overlap, k.Lingers})
 	}
 	return pageOf(all, ""), nil
 }

@@ -16,17 +16,23 @@ import (
 // first.
 var ErrNoPair = &estover.Error{Kind: estover.Invalid, Code: "rotation_no_second_admin", Detail: "A second admin cannot be made at the target."}
 
-// rootSpec is how the pair of admins is rotated that [Rotations.RotateRoot] begins:
-// nobody but Estover works as one of them, and it has the current version at once.
-func rootSpec(at Target, first, second string) Spec {
-	return Spec{Target: at.Name, Kind: TwoUsers, Users: []string{first, second}, Cache: 1, Quiet: 1}
+// rootSpec is how the admins are rotated that [Rotations.RotateRoot] begins with, a pair or
+// one alone: nobody but Estover works as one of them, and it has the current version at once.
+func rootSpec(at Target, users ...string) Spec {
+	s := Spec{Target: at.Name, Kind: TwoUsers, Users: users, Cache: 1, Quiet: 1}
+	if len(users) == 1 {
+		s.Kind = SingleSlot
+	}
+	return s
 }
 
 // RotateRoot has what a target's admin logs in with be known to nobody (R12): a second
 // admin is made there with the rights of the first, logs in, shows that it can change
 // the password of the first, and is the current one. The password that somebody typed
 // in dies as any previous version does. From then on the pair is rotated by the risk
-// of its secret. Second is the name of the second admin, who may be there already;
+// of its secret. Where no second admin can be made and a user takes two passwords at once,
+// the first gets another beside its own, and logs in with it before its own is taken away.
+// Second is the name of the second admin, who may be there already;
 // if it is empty, that of the first with _b, who may not. A pair that is rotated
 // already is rotated once more.
 //
@@ -75,9 +81,10 @@ func (x *Rotations) RotateRoot(ctx context.Context, c estover.Caller, name, seco
 	return r, err
 }
 
-// pairOf is how a target's admins are rotated, one of whom is to be made.
+// pairOf is how a target's admins are rotated, one of whom is to be made, or how the one is.
 func (x *Rotations) pairOf(ctx context.Context, c estover.Caller, at Target, second string) (spec Spec, err error) {
-	if !at.Pair {
+	alone := !at.Pair && at.Overlap && second == ""
+	if !at.Pair && !alone {
 		return spec, ErrNoPair.With("Estover cannot make a second admin like the first at a %s. Make one there, and then: estover rotation put %s --target %s --user FIRST --user SECOND", at.Kind, at.Admin, at.Name)
 	}
 	s, err := x.Secrets.Describe(ctx, c.Tenant, at.Admin)
@@ -94,6 +101,9 @@ func (x *Rotations) pairOf(ctx context.Context, c estover.Caller, at Target, sec
 	first := string(fields["username"].Reveal())
 	if first == "" || fields["password"].Empty() {
 		return spec, ErrNoPair.With("The secret %s has no fields username and password, so it is not known whose password is to be changed.", at.Admin)
+	}
+	if alone {
+		return rootSpec(at, first), x.shared(ctx, c.Tenant, at, at.Admin, first)
 	}
 	named := second != ""
 	if !named {
@@ -152,7 +162,8 @@ func (x *Rotations) shared(ctx context.Context, tenant estover.TenantID, at Targ
 		if err != nil && estover.KindOf(err) != estover.NotFound { // then it cannot be worked at anyway
 			return err
 		}
-		if slices.Contains(users, string(fields["username"].Reveal())) {
+		name := string(fields["username"].Reveal())
+		if slices.ContainsFunc(users, func(u string) bool { return strings.EqualFold(u, name) }) { // as directories compare them
 			return ErrShared.With("The target %s is at the same server and has the password of the same user in a secret of its own, %s, which would not be good any more. Have both work with one secret, or as different users.", o.Name, o.Admin)
 		}
 	}

@@ -99,39 +99,115 @@ func TestRotateRoot(t *testing.T) {
 	})
 }
 
+// TestRotateRootAlone is R12 where a user takes two passwords and no second admin can be
+// made: both are good until the operator's is taken away, and it is seen that it is
+// refused then.
+func TestRotateRootAlone(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := build(t, d, newMemory("operator"))
+		typed := engine.Credential{User: "operator", Secret: estover.NewSecret([]byte("first-of-operator"))}
+		if _, err := h.secrets.Write(t.Context(), ann, path, map[string]estover.Secret{"username": estover.NewSecret([]byte(typed.User)), "password": typed.Secret}, 0); err != nil {
+			t.Fatal(err)
+		}
+		h.admin, h.overlap = path, true
+		fails := func(what, second string, want error, words string) {
+			t.Helper()
+			_, err := h.x.RotateRoot(t.Context(), ann, "orders", second)
+			if !errors.Is(err, want) || !strings.Contains(err.Error(), words) {
+				t.Errorf("%s: %v, want %v with %q", what, err, want, words)
+			}
+			if _, err := h.x.Get(t.Context(), ann, path); !errors.Is(err, rotation.ErrNotFound) {
+				t.Errorf("%s: the secret is rotated, %v", what, err)
+			}
+			if !h.target.accepts(typed) || len(h.target.users["operator"]) != 1 {
+				t.Errorf("%s: the operator has %d passwords, want the one", what, len(h.target.users["operator"]))
+			}
+		}
+		fails("a second admin", "operator_b", rotation.ErrNoPair, "--user FIRST --user SECOND")
+		h.target.refuse = "operator" // and it cannot be set back either, which has nothing to set back
+		fails("who may not change its own password", "", rotation.ErrFailed, "not this one")
+		h.target.refuse = ""
+
+		// What was typed in lets in by another way too, so it is not said to be dead.
+		h.target.elsewhere = string(typed.Secret.Reveal())
+		h.x.Reached(func(at string) error {
+			if !h.target.accepts(typed) && at != "after R5" {
+				t.Errorf("%s: the operator's own password is not good any more", at)
+			}
+			if v, err := h.secrets.Read(t.Context(), ann, path, 0, "a test"); err != nil || !h.target.accepts(engine.Credential{User: typed.User, Secret: v.Values["password"]}) {
+				t.Errorf("%s: the current version does not log in, %v", at, err)
+			}
+			return nil
+		})
+		if r, err := h.x.RotateRoot(t.Context(), ann, "orders", ""); err != nil || r.Step != rotation.Grace || r.Kind != rotation.SingleSlot {
+			t.Fatalf("rotating the root: %s, %s, %v", r.Kind, r.Step, err)
+		}
+		h.x.Reached(nil)
+		h.works()
+		h.pass(2 * time.Second)
+		if e := h.pass(2 * time.Second); e.Step != rotation.Scrambling || e.Previous == 0 || !strings.Contains(e.LastError, "target's configuration") {
+			t.Errorf("a password that stands elsewhere too: %s, previous %d, %q", e.Step, e.Previous, e.LastError)
+		}
+		h.target.elsewhere = ""
+		if e := h.pass(time.Minute); e.Step != rotation.Idle || e.Previous != 0 || e.LastError != "" || e.DueAt.IsZero() {
+			t.Errorf("when it stands nowhere else: %s, previous %d, %q, due %v", e.Step, e.Previous, e.LastError, e.DueAt)
+		}
+		if err := h.target.Verify(t.Context(), typed); !errors.Is(err, engine.ErrWrongSecret) || len(h.target.users["operator"]) != 1 || len(h.target.made) > 0 {
+			t.Errorf("what the operator typed in afterwards: %v, want ErrWrongSecret, and one password of one admin", err)
+		}
+		h.works()
+	})
+}
+
 // TestRotateRootCrashes: a node that dies anywhere in it leaves what the next one
-// brings to its end, with one second admin (R6).
+// brings to its end, with one second admin, or none where the first has two passwords (R6).
 func TestRotateRootCrashes(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
-		for i, point := range []string{"before R2", "after R2", "before R3", "after R3", "before R4", "after R4"} {
+		points := []string{"before R2", "after R2", "before R3", "after R3", "before R4", "after R4", "before R5", "after R5"}
+		for i, alone := range slices.Repeat([]bool{false, true}, len(points)) {
+			point := points[i/2]
 			h := buildAt(t, d, newMemory("operator"), estover.TenantID("acme"+string(rune('a'+i))))
 			fields := map[string]estover.Secret{"username": estover.NewSecret([]byte("operator")), "password": estover.NewSecret([]byte("first-of-operator"))}
 			if _, err := h.secrets.Write(t.Context(), h.ann, path, fields, 0); err != nil {
 				t.Fatal(err)
 			}
-			h.admin, h.pair = path, true
+			h.admin, h.pair, h.overlap = path, !alone, true
+			crashed := false
 			h.x.Reached(func(at string) error {
-				if at == point {
+				v, err := h.secrets.Read(t.Context(), h.ann, path, 0, "a test")
+				if err != nil || !h.target.accepts(engine.Credential{User: string(v.Values["username"].Reveal()), Secret: v.Values["password"]}) {
+					t.Errorf("%s, alone %v: the current version does not log in, %v", at, alone, err)
+				}
+				if at == point && !crashed {
+					crashed = true
 					return rotation.ErrCrash
 				}
 				return nil
 			})
-			if _, err := h.x.RotateRoot(t.Context(), h.ann, "orders", ""); err == nil {
-				t.Fatalf("%s: it came through", point)
+			_, err := h.x.RotateRoot(t.Context(), h.ann, "orders", "")
+			if early := i/2 < 6; crashed != early || (err == nil) == early {
+				t.Fatalf("%s, alone %v: it came through, %v", point, alone, err)
 			}
-			h.x.Reached(nil)
-			for range 4 {
+			for range 6 {
 				h.pass(3 * time.Minute)
 			}
+			h.x.Reached(nil)
+			if !crashed {
+				t.Errorf("%s, alone %v: nobody came there", point, alone)
+			}
 			r, err := h.x.Get(t.Context(), h.ann, path)
-			if err != nil || r.Slot != "b" || r.Previous != 0 || len(h.target.made) != 1 {
-				t.Errorf("%s: slot %q, previous %d, %v, made %q", point, r.Slot, r.Previous, err, h.target.made)
+			slot, made := "b", 1
+			if alone {
+				slot, made = "a", 0
+			}
+			if err != nil || r.Slot != slot || r.Previous != 0 || len(h.target.made) != made {
+				t.Errorf("%s, alone %v: slot %q, previous %d, %v, made %q", point, alone, r.Slot, r.Previous, err, h.target.made)
 			}
 			if v, err := h.secrets.Read(t.Context(), h.ann, path, 0, "a test"); err != nil || !h.target.accepts(engine.Credential{User: string(v.Values["username"].Reveal()), Secret: v.Values["password"]}) {
-				t.Errorf("%s: the current version does not log in, %v", point, err)
+				t.Errorf("%s, alone %v: the current version does not log in, %v", point, alone, err)
 			}
 			if h.target.accepts(engine.Credential{User: "operator", Secret: estover.NewSecret([]byte("first-of-operator"))}) {
-				t.Errorf("%s: what the operator typed in is good", point)
+				t.Errorf("%s, alone %v: what the operator typed in is good", point, alone)
 			}
 		}
 	})

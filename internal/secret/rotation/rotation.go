@@ -65,7 +65,8 @@
 // second user is made if it is not there, from a template or with the rights of the
 // first ([Rotations.RotateRoot]), logs in, and shows that
 // it can change the password of the first, by setting the one that it has, before
-// anybody else touches that.
+// anybody else touches that. Where one admin has two passwords at once, R5 ends when the
+// target refuses the old one.
 package rotation
 
 import (

@@ -674,7 +674,28 @@ func (w *work) undo(ctx context.Context) error {
 	if errors.Is(err, engine.ErrNoUser) {
 		err = nil
 	}
+	if final(err) && w.r.kind == SingleSlot {
+		err = w.untouched(ctx, engine.Credential{User: user, Secret: password}, err)
+	}
 	return err
+}
+
+// untouched is nil if the one user at a target, which has refused to have its password
+// set to what it was, has it still, and not the next one beside it. Else it is why.
+func (w *work) untouched(ctx context.Context, before engine.Credential, why error) error {
+	next, err := w.x.Secrets.Values(ctx, w.tenant, w.r.Path, w.r.Pending)
+	if err != nil {
+		return errors.Join(why, err)
+	}
+	return w.effect(ctx, "R6", func(ctx context.Context, e engine.Engine) error {
+		if err := e.Verify(ctx, before); err != nil {
+			return errors.Join(why, err)
+		}
+		if !errors.Is(e.Verify(ctx, engine.Credential{User: before.User, Secret: next[w.r.SecretField]}), engine.ErrWrongSecret) {
+			return why
+		}
+		return nil
+	})
 }
 
 // drop deletes the key of the slot that does not serve.
@@ -715,8 +736,16 @@ func (w *work) scramble(ctx context.Context) (bool, error) {
 		if err != nil {
 			return false, err
 		}
+		former, err := w.typed(ctx)
+		if err != nil {
+			return false, err
+		}
 		err = w.effect(ctx, "R5", func(ctx context.Context, e engine.Engine) error {
-			return e.SetSecret(ctx, w.r.user("a"), values[w.r.SecretField], estover.Secret{})
+			err := e.SetSecret(ctx, w.r.user("a"), values[w.r.SecretField], estover.Secret{})
+			if err == nil && !former.Empty() {
+				err = gone(ctx, e, engine.Credential{User: w.r.user("a"), Secret: former})
+			}
+			return err
 		})
 		if err != nil {
 			return false, err
@@ -732,6 +761,33 @@ func (w *work) scramble(ctx context.Context) (bool, error) {
 		n.wait()
 		return nil
 	})
+}
+
+// typed is the password that a target's one admin had before, which may be known to
+// whoever typed it in; empty for any other secret, or if it was destroyed.
+func (w *work) typed(ctx context.Context) (estover.Secret, error) {
+	at, err := w.x.Target(ctx, w.tenant, w.r.Target)
+	if err != nil || at.Admin != w.r.Path {
+		return estover.Secret{}, err
+	}
+	former, err := w.x.Secrets.Former(ctx, w.tenant, w.r.Path, w.r.Previous)
+	if errors.Is(err, secret.ErrNoVersion) {
+		err = nil
+	}
+	return former[w.r.SecretField], err
+}
+
+// gone sees whether nobody gets in with a password that was taken from a user. It may
+// stand elsewhere, as that of a directory's root in its configuration does.
+func gone(ctx context.Context, e engine.Engine, c engine.Credential) error {
+	err := e.Verify(ctx, c)
+	switch {
+	case errors.Is(err, engine.ErrWrongSecret):
+		return nil
+	case err == nil:
+		return ErrFailed.With("The password that %s had before was taken from it, and the target lets it in with that all the same: it stands in the target's configuration too. Take it out there.", c.User)
+	}
+	return err
 }
 
 // A probe logs in again and again with the only password of a user while that

@@ -420,7 +420,13 @@ func (t *target) SetSecret(ctx context.Context, user string, s, keep estover.Sec
 	}
 	change := ldap.NewModifyRequest(t.whole(user), nil)
 	change.Replace("userPassword", values)
-	return t.asAdmin(ctx, func(l *ldap.Conn) error { return classify(l.Modify(change)) })
+	return t.asAdmin(ctx, func(l *ldap.Conn) error {
+		err := classify(l.Modify(change))
+		if errors.Is(err, engine.ErrNoUser) && user == t.config.Admin.User {
+			return fmt.Errorf("%w: %s is no entry, so its password stands in the directory's configuration and is changed there", err, user)
+		}
+		return err
+	})
 }
 
 func (t *target) Verify(ctx context.Context, c engine.Credential) error {
