@@ -22,10 +22,13 @@ type counter struct {
 	made int
 	slow bool
 	busy chan struct{} // somebody waits for a key to be taken away
+
+	hold  chan struct{}  // until it is closed no key is taken away
+	taken map[string]int // how often each key was to be taken away, by id
 }
 
 func newCounter(t *testing.T) *counter {
-	c := &counter{keys: map[string]string{}, busy: make(chan struct{}, 100)}
+	c := &counter{keys: map[string]string{}, busy: make(chan struct{}, 100), taken: map[string]int{}}
 	c.Server = httptest.NewServer(c)
 	t.Cleanup(c.Close)
 	return c
@@ -58,6 +61,15 @@ func (c *counter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			c.mu.Lock()
 			return
 		}
+		c.taken[id]++
+		if hold := c.hold; hold != nil {
+			c.mu.Unlock()
+			select {
+			case <-hold:
+			case <-r.Context().Done():
+			}
+			c.mu.Lock()
+		}
 		delete(c.keys, id)
 	default:
 		list := []map[string]string{}
@@ -82,13 +94,10 @@ func (c *counter) set(slow bool) {
 	c.slow = slow
 }
 
-// What a server had claimed when it was killed is free when it starts again: it goes
-// on taking credentials away at once, and does not wait for its own claim (L10, F7).
-func TestClaimsOfAKilledServer(t *testing.T) {
-	t.Parallel()
-	d := newOAuthDesk(t, e2etest.Start(t))
-	c := newCounter(t)
-	r := d.admin.Input(t, "the counter's admin", "secret", "engine", "enable", "httpkey", "counter", "--address", c.URL,
+// enable registers it, with a role for people.
+func (c *counter) enable(t *testing.T, admin *e2etest.CLI) {
+	t.Helper()
+	r := admin.Input(t, "the counter's admin", "secret", "engine", "enable", "httpkey", "counter", "--address", c.URL,
 		"--option", "create=POST /keys", "--option", `create_body={"name": "{{name}}"}`, "--option", "key=/key", "--option", "list=GET /keys?name={{name}}",
 		"--option", "item_name=/name", "--option", "item_id=/id", "--option", "delete=DELETE /keys/{{id}}", "--option", "try=GET /me",
 		"--option", "use=Authorization: Bearer {{key}}", "--option", "auth=Authorization: Bearer {{secret}}",
@@ -96,7 +105,16 @@ func TestClaimsOfAKilledServer(t *testing.T) {
 	if r.Code != 0 {
 		t.Fatalf("enabling the counter: %s%s", r.Stdout, r.Stderr)
 	}
-	d.admin.Must(t, "secret", "role", "put", "counted", "--target", "counter", "--delivery", "plaintext")
+	admin.Must(t, "secret", "role", "put", "counted", "--target", "counter", "--delivery", "plaintext", "--per-minute", "100000")
+}
+
+// What a server had claimed when it was killed is free when it starts again: it goes
+// on taking credentials away at once, and does not wait for its own claim (L10, F7).
+func TestClaimsOfAKilledServer(t *testing.T) {
+	t.Parallel()
+	d := newOAuthDesk(t, e2etest.Start(t))
+	c := newCounter(t)
+	c.enable(t, d.admin)
 	admin := d.admin.Token(t)
 	var x lease.Lease
 	must(t, d.Post(t, admin, "/v1/leases", map[string]any{"role": "counted", "purpose": "a test"}, &x))
