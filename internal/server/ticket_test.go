@@ -169,63 +169,67 @@ func TestVaultTokens(t *testing.T) {
 }
 
 func TestVaultWrapping(t *testing.T) {
-	v := build(t, dbtest.SQLite(t)).vault()
-	wrap := []string{"X-Vault-Wrap-TTL", "90s"}
-	e := v.must(200, "POST", "sys/wrapping/wrap", `{"n":1.50,"s":"x"}`, wrap...)
-	w := e.wrapped()
-	if line(w["ttl"], w["creation_path"]) != "90 sys/wrapping/wrap" || e.Data != nil || e.auth() != nil {
-		t.Errorf("wrapped: %s", e.Raw)
-	}
-	token := w["token"].(string)
-	v.says(400, "requires response wrapping", "POST", "sys/wrapping/wrap", `{"a":1}`)
-	nobody := v.as("")
-	for _, look := range []envelope{nobody.must(200, "POST", "sys/wrapping/lookup", `{"token":"`+token+`"}`), nobody.as(token).must(200, "GET", "sys/wrapping/lookup", nil), v.must(200, "POST", "sys/wrapping/lookup", `{"token":"`+token+`"}`)} {
-		if line(look.Data["creation_ttl"], look.Data["creation_path"], look.Data["creation_time"]) != line(90, "sys/wrapping/wrap", w["creation_time"]) {
-			t.Errorf("what waits: %s", look.Raw)
+	dbtest.EachURL(t, func(t *testing.T, database string) {
+		v := build(t, database).vault()
+		wrap := []string{"X-Vault-Wrap-TTL", "90s"}
+		e := v.must(200, "POST", "sys/wrapping/wrap", `{"n":1.50,"s":"x"}`, wrap...)
+		w := e.wrapped()
+		if line(w["ttl"], w["creation_path"]) != "90 sys/wrapping/wrap" || e.Data != nil || e.auth() != nil {
+			t.Errorf("wrapped: %s", e.Raw)
 		}
-	}
-	again := nobody.must(200, "POST", "sys/wrapping/rewrap", `{"token":"`+token+`"}`)
-	nobody.says(400, "wrapping token is not valid or does not exist", "POST", "sys/wrapping/unwrap", `{"token":"`+token+`"}`)
-	token = again.wrapped()["token"].(string)
-	// As the request's own token, and beside one's own.
-	out := nobody.as(token).must(200, "POST", "sys/wrapping/unwrap", nil)
-	same(t, "unwrapped", out.Data, `{"n":1.50,"s":"x"}`)
-	for _, bad := range []vaultClient{nobody.as(token), nobody.as("rubbish")} {
-		bad.says(400, "wrapping token is not valid or does not exist", "POST", "sys/wrapping/unwrap", nil)
-	}
-	nobody.says(400, "missing", "POST", "sys/wrapping/unwrap", nil)
-	nobody.as("rubbish").says(403, "permission denied", "POST", "sys/wrapping/unwrap", `{"token":"`+token+`"}`)
+		token := w["token"].(string)
+		v.says(400, "requires response wrapping", "POST", "sys/wrapping/wrap", `{"a":1}`)
+		nobody := v.as("")
+		for _, look := range []envelope{nobody.must(200, "POST", "sys/wrapping/lookup", `{"token":"`+token+`"}`), nobody.as(token).must(200, "GET", "sys/wrapping/lookup", nil), v.must(200, "POST", "sys/wrapping/lookup", `{"token":"`+token+`"}`)} {
+			if line(look.Data["creation_ttl"], look.Data["creation_path"], look.Data["creation_time"]) != line(90, "sys/wrapping/wrap", w["creation_time"]) {
+				t.Errorf("what waits: %s", look.Raw)
+			}
+		}
+		again := nobody.must(200, "POST", "sys/wrapping/rewrap", `{"token":"`+token+`"}`)
+		nobody.says(400, "wrapping token is not valid or does not exist", "POST", "sys/wrapping/unwrap", `{"token":"`+token+`"}`)
+		token = again.wrapped()["token"].(string)
+		// As the request's own token, and beside one's own.
+		out := nobody.as(token).must(200, "POST", "sys/wrapping/unwrap", nil)
+		same(t, "unwrapped", out.Data, `{"n":1.50,"s":"x"}`)
+		for _, bad := range []vaultClient{nobody.as(token), nobody.as("rubbish")} {
+			bad.says(400, "wrapping token is not valid or does not exist", "POST", "sys/wrapping/unwrap", nil)
+		}
+		nobody.says(400, "missing", "POST", "sys/wrapping/unwrap", nil)
+		nobody.as("rubbish").says(403, "permission denied", "POST", "sys/wrapping/unwrap", `{"token":"`+token+`"}`)
 
-	// Any route is wrapped: a token comes with its accessor.
-	e = v.must(200, "POST", "auth/token/create", `{"policies":["default"]}`, wrap...)
-	inner := v.must(200, "POST", "sys/wrapping/unwrap", `{"token":"`+e.wrapped()["token"].(string)+`"}`)
-	if inner.token() == "" || inner.auth()["accessor"] != e.wrapped()["wrapped_accessor"] {
-		t.Errorf("a wrapped token: %s, %s", e.Raw, inner.Raw)
-	}
-	v.as(inner.token()).must(200, "GET", "auth/token/lookup-self", nil)
-	// One that nobody fetches can be taken back by its accessor.
-	e = v.must(200, "POST", "sys/wrapping/wrap", `{"a":1}`, wrap...)
-	v.must(204, "POST", "auth/token/revoke-accessor", `{"accessor":"`+e.wrapped()["accessor"].(string)+`"}`)
-	v.says(400, "wrapping token is not valid or does not exist", "POST", "sys/wrapping/unwrap", `{"token":"`+e.wrapped()["token"].(string)+`"}`)
+		// Any route is wrapped: a token comes with its accessor.
+		e = v.must(200, "POST", "auth/token/create", `{"policies":["default"]}`, wrap...)
+		inner := v.must(200, "POST", "sys/wrapping/unwrap", `{"token":"`+e.wrapped()["token"].(string)+`"}`)
+		if inner.token() == "" || inner.auth()["accessor"] != e.wrapped()["wrapped_accessor"] {
+			t.Errorf("a wrapped token: %s, %s", e.Raw, inner.Raw)
+		}
+		v.as(inner.token()).must(200, "GET", "auth/token/lookup-self", nil)
+		// One that nobody fetches can be taken back by its accessor.
+		e = v.must(200, "POST", "sys/wrapping/wrap", `{"a":1}`, wrap...)
+		v.must(204, "POST", "auth/token/revoke-accessor", `{"accessor":"`+e.wrapped()["accessor"].(string)+`"}`)
+		v.says(400, "wrapping token is not valid or does not exist", "POST", "sys/wrapping/unwrap", `{"token":"`+e.wrapped()["token"].(string)+`"}`)
+	})
 }
 
 // An agent that is retired leaves no secret-id behind: whoever has one would be another
 // agent as soon as the role leads to that.
 func TestVaultRetiredAgent(t *testing.T) {
-	h := build(t, dbtest.SQLite(t))
-	v := h.vault()
-	h.change("heirs", "heir", "alice", nil)
-	v.must(204, "POST", "sys/auth/approle", `{"type":"approle"}`)
-	v.must(204, "POST", "auth/approle/role/app", `{"token_policies":"app","agent":"bot"}`)
-	id := v.must(200, "GET", "auth/approle/role/app/role-id", nil).text("role_id")
-	secret := v.must(200, "POST", "auth/approle/role/app/secret-id", nil).text("secret_id")
-	body := `{"role_id":"` + id + `","secret_id":"` + secret + `"}`
-	nobody := v.as("")
-	nobody.must(200, "POST", "auth/approle/login", body)
-	h.must(http.MethodPost, "/v1/agents/bot/holds", map[string]string{"kind": "retired", "reason": "a test"}, nil)
-	v.must(404, "LIST", "auth/approle/role/app/secret-id", nil)
-	v.must(204, "POST", "auth/approle/role/app", `{"agent":"heir"}`)
-	nobody.says(400, "invalid role or secret ID", "POST", "auth/approle/login", body)
+	dbtest.EachURL(t, func(t *testing.T, database string) {
+		h := build(t, database)
+		v := h.vault()
+		h.change("heirs", "heir", "alice", nil)
+		v.must(204, "POST", "sys/auth/approle", `{"type":"approle"}`)
+		v.must(204, "POST", "auth/approle/role/app", `{"token_policies":"app","agent":"bot"}`)
+		id := v.must(200, "GET", "auth/approle/role/app/role-id", nil).text("role_id")
+		secret := v.must(200, "POST", "auth/approle/role/app/secret-id", nil).text("secret_id")
+		body := `{"role_id":"` + id + `","secret_id":"` + secret + `"}`
+		nobody := v.as("")
+		nobody.must(200, "POST", "auth/approle/login", body)
+		h.must(http.MethodPost, "/v1/agents/bot/holds", map[string]string{"kind": "retired", "reason": "a test"}, nil)
+		v.must(404, "LIST", "auth/approle/role/app/secret-id", nil)
+		v.must(204, "POST", "auth/approle/role/app", `{"agent":"heir"}`)
+		nobody.says(400, "invalid role or secret ID", "POST", "auth/approle/login", body)
+	})
 }
 
 func TestVaultAppRole(t *testing.T) {
@@ -604,85 +608,87 @@ func TestVaultDatabase(t *testing.T) {
 
 // V24, V26: what is written of JWT and certificate log-ins reads back.
 func TestVaultJWTAndCert(t *testing.T) {
-	v := build(t, dbtest.SQLite(t)).vault()
-	v.must(204, "POST", "sys/auth/jwt", `{"type":"jwt"}`)
-	v.must(404, "GET", "auth/jwt/config", nil)
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.MarshalPKIXPublicKey(key.Public())
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := json.Marshal(string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})))
-	if err != nil {
-		t.Fatal(err)
-	}
-	v.says(400, "exactly one of", "POST", "auth/jwt/config", `{}`)
-	v.says(400, "exactly one of", "POST", "auth/jwt/config", `{"jwks_url":"https://a.example/","jwt_validation_pubkeys":`+string(text)+`}`)
-	v.says(400, "cannot be fetched", "POST", "auth/jwt/config", `{"jwks_url":"https://127.0.0.1:1/keys"}`)
-	v.says(400, "unsupported algorithm", "POST", "auth/jwt/config", `{"jwt_validation_pubkeys":`+string(text)+`,"jwt_supported_algs":["HS256"]}`)
-	v.must(204, "POST", "auth/jwt/config", `{"jwt_validation_pubkeys":[`+string(text)+`],"bound_issuer":"https://ci.example","default_role":"ci","jwt_supported_algs":["ES256"]}`)
-	same(t, "the configuration", v.must(200, "GET", "auth/jwt/config", nil).Data, `{"oidc_discovery_url":"","oidc_discovery_ca_pem":"","oidc_client_id":"","oidc_response_mode":"","oidc_response_types":[],
+	dbtest.EachURL(t, func(t *testing.T, database string) {
+		v := build(t, database).vault()
+		v.must(204, "POST", "sys/auth/jwt", `{"type":"jwt"}`)
+		v.must(404, "GET", "auth/jwt/config", nil)
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		der, err := x509.MarshalPKIXPublicKey(key.Public())
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := json.Marshal(string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})))
+		if err != nil {
+			t.Fatal(err)
+		}
+		v.says(400, "exactly one of", "POST", "auth/jwt/config", `{}`)
+		v.says(400, "exactly one of", "POST", "auth/jwt/config", `{"jwks_url":"https://a.example/","jwt_validation_pubkeys":`+string(text)+`}`)
+		v.says(400, "cannot be fetched", "POST", "auth/jwt/config", `{"jwks_url":"https://127.0.0.1:1/keys"}`)
+		v.says(400, "unsupported algorithm", "POST", "auth/jwt/config", `{"jwt_validation_pubkeys":`+string(text)+`,"jwt_supported_algs":["HS256"]}`)
+		v.must(204, "POST", "auth/jwt/config", `{"jwt_validation_pubkeys":[`+string(text)+`],"bound_issuer":"https://ci.example","default_role":"ci","jwt_supported_algs":["ES256"]}`)
+		same(t, "the configuration", v.must(200, "GET", "auth/jwt/config", nil).Data, `{"oidc_discovery_url":"","oidc_discovery_ca_pem":"","oidc_client_id":"","oidc_response_mode":"","oidc_response_types":[],
 		"default_role":"ci","jwks_url":"","jwks_ca_pem":"","jwt_validation_pubkeys":[`+string(text)+`],"jwt_supported_algs":["ES256"],"bound_issuer":"https://ci.example",
 		"provider_config":{},"namespace_in_state":true,"allow_private":false}`)
-	v.says(400, "user claim", "POST", "auth/jwt/role/ci", `{"role_type":"jwt","bound_audiences":"vault"}`)
-	v.says(400, "allowed_redirect_uris", "POST", "auth/jwt/role/ci", `{"user_claim":"sub"}`) // role_type is oidc unless it is said
-	v.must(204, "POST", "auth/jwt/role/ci", `{"role_type":"jwt","user_claim":"sub","bound_audiences":["b","a"],"bound_claims_type":"glob","bound_claims":{"project":["x/*"],"n":"1"},
+		v.says(400, "user claim", "POST", "auth/jwt/role/ci", `{"role_type":"jwt","bound_audiences":"vault"}`)
+		v.says(400, "allowed_redirect_uris", "POST", "auth/jwt/role/ci", `{"user_claim":"sub"}`) // role_type is oidc unless it is said
+		v.must(204, "POST", "auth/jwt/role/ci", `{"role_type":"jwt","user_claim":"sub","bound_audiences":["b","a"],"bound_claims_type":"glob","bound_claims":{"project":["x/*"],"n":"1"},
 		"claim_mappings":{"/a/b":"c"},"expiration_leeway":"5","policies":["p"],"ttl":"1h","token_bound_cidrs":"10.0.0.0/8"}`)
-	role := v.must(200, "GET", "auth/jwt/role/ci", nil)
-	same(t, "the role", role.Data, `{"role_type":"jwt","user_claim":"sub","user_claim_json_pointer":false,"bound_audiences":["b","a"],"bound_subject":"","bound_claims_type":"glob","bound_claims":{"project":["x/*"],"n":"1"},
+		role := v.must(200, "GET", "auth/jwt/role/ci", nil)
+		same(t, "the role", role.Data, `{"role_type":"jwt","user_claim":"sub","user_claim_json_pointer":false,"bound_audiences":["b","a"],"bound_subject":"","bound_claims_type":"glob","bound_claims":{"project":["x/*"],"n":"1"},
 		"claim_mappings":{"/a/b":"c"},"groups_claim":"","oidc_scopes":null,"allowed_redirect_uris":[],"verbose_oidc_logging":false,"max_age":0,"expiration_leeway":5,"not_before_leeway":0,"clock_skew_leeway":0,
 		"agent":"`+role.text("agent")+`","token_ttl":3600,"token_max_ttl":0,"token_explicit_max_ttl":0,"token_period":0,"token_policies":["p"],"token_bound_cidrs":["10.0.0.0/8"],
 		"token_no_default_policy":false,"token_num_uses":0,"token_type":"default","token_strictly_bind_ip":false,"policies":["p"],"ttl":3600}`)
-	v.must(204, "POST", "auth/jwt/role/ci", `{"bound_claims":{},"token_policies":[]}`)
-	if e := v.must(200, "GET", "auth/jwt/role/ci", nil); len(list(e.Data["token_policies"])) != 0 || len(e.Data["bound_claims"].(map[string]any)) != 0 || len(list(e.Data["bound_audiences"])) != 2 {
-		t.Errorf("emptied in two fields: %s", e.Raw)
-	}
-	nobody := v.as("")
-	nobody.says(400, "missing token", "POST", "auth/jwt/login", `{"role":"ci"}`)
-	nobody.says(400, "error validating token", "POST", "auth/jwt/login", `{"jwt":"a.b.c"}`)
-	nobody.says(400, `role "no" could not be found`, "POST", "auth/jwt/login", `{"role":"no","jwt":"a.b.c"}`)
-	nobody.says(400, "missing redirect_uri", "POST", "auth/jwt/oidc/auth_url", `{"role":"ci"}`)
-	nobody.says(400, "role with role_type", "POST", "auth/jwt/oidc/auth_url", `{"role":"ci","redirect_uri":"http://localhost:8250/oidc/callback"}`)
-	nobody.says(400, "Expired or missing OAuth state", "GET", "auth/jwt/oidc/callback?state=x&code=y", nil)
-	same(t, "the roles", v.must(200, "LIST", "auth/jwt/role", nil).Data["keys"], `["ci"]`)
-	v.must(204, "DELETE", "auth/jwt/role/ci", nil)
-	v.must(404, "GET", "auth/jwt/role/ci", nil)
+		v.must(204, "POST", "auth/jwt/role/ci", `{"bound_claims":{},"token_policies":[]}`)
+		if e := v.must(200, "GET", "auth/jwt/role/ci", nil); len(list(e.Data["token_policies"])) != 0 || len(e.Data["bound_claims"].(map[string]any)) != 0 || len(list(e.Data["bound_audiences"])) != 2 {
+			t.Errorf("emptied in two fields: %s", e.Raw)
+		}
+		nobody := v.as("")
+		nobody.says(400, "missing token", "POST", "auth/jwt/login", `{"role":"ci"}`)
+		nobody.says(400, "error validating token", "POST", "auth/jwt/login", `{"jwt":"a.b.c"}`)
+		nobody.says(400, `role "no" could not be found`, "POST", "auth/jwt/login", `{"role":"no","jwt":"a.b.c"}`)
+		nobody.says(400, "missing redirect_uri", "POST", "auth/jwt/oidc/auth_url", `{"role":"ci"}`)
+		nobody.says(400, "role with role_type", "POST", "auth/jwt/oidc/auth_url", `{"role":"ci","redirect_uri":"http://localhost:8250/oidc/callback"}`)
+		nobody.says(400, "Expired or missing OAuth state", "GET", "auth/jwt/oidc/callback?state=x&code=y", nil)
+		same(t, "the roles", v.must(200, "LIST", "auth/jwt/role", nil).Data["keys"], `["ci"]`)
+		v.must(204, "DELETE", "auth/jwt/role/ci", nil)
+		v.must(404, "GET", "auth/jwt/role/ci", nil)
 
-	v.must(204, "POST", "sys/auth/cert", `{"type":"cert"}`)
-	ca := &x509.Certificate{SerialNumber: big.NewInt(7), IsCA: true, BasicConstraintsValid: true, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, SubjectKeyId: []byte{1}}
-	if der, err = x509.CreateCertificate(rand.Reader, ca, ca, key.Public(), key); err != nil {
-		t.Fatal(err)
-	}
-	if text, err = json.Marshal(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))); err != nil {
-		t.Fatal(err)
-	}
-	v.says(400, "failed to parse certificate", "POST", "auth/cert/certs/web", `{"certificate":"x"}`)
-	v.must(204, "POST", "auth/cert/certs/web", `{"certificate":`+string(text)+`,"allowed_common_names":["z","a*"],"token_policies":"web","required_extensions":"1.2.3:x"}`)
-	role = v.must(200, "GET", "auth/cert/certs/web", nil)
-	same(t, "the certificate", role.Data, `{"certificate":`+string(text)+`,"display_name":"web","allowed_names":[],"allowed_common_names":["z","a*"],"allowed_dns_sans":[],"allowed_email_sans":[],"allowed_uri_sans":[],
+		v.must(204, "POST", "sys/auth/cert", `{"type":"cert"}`)
+		ca := &x509.Certificate{SerialNumber: big.NewInt(7), IsCA: true, BasicConstraintsValid: true, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, SubjectKeyId: []byte{1}}
+		if der, err = x509.CreateCertificate(rand.Reader, ca, ca, key.Public(), key); err != nil {
+			t.Fatal(err)
+		}
+		if text, err = json.Marshal(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))); err != nil {
+			t.Fatal(err)
+		}
+		v.says(400, "failed to parse certificate", "POST", "auth/cert/certs/web", `{"certificate":"x"}`)
+		v.must(204, "POST", "auth/cert/certs/web", `{"certificate":`+string(text)+`,"allowed_common_names":["z","a*"],"token_policies":"web","required_extensions":"1.2.3:x"}`)
+		role = v.must(200, "GET", "auth/cert/certs/web", nil)
+		same(t, "the certificate", role.Data, `{"certificate":`+string(text)+`,"display_name":"web","allowed_names":[],"allowed_common_names":["z","a*"],"allowed_dns_sans":[],"allowed_email_sans":[],"allowed_uri_sans":[],
 		"allowed_organizational_units":[],"required_extensions":["1.2.3:x"],"allowed_metadata_extensions":[],"agent":"`+role.text("agent")+`","token_ttl":0,"token_max_ttl":0,"token_explicit_max_ttl":0,"token_period":0,
 		"token_policies":["web"],"token_bound_cidrs":[],"token_no_default_policy":false,"token_num_uses":0,"token_type":"default","token_strictly_bind_ip":false}`)
-	same(t, "how certificates are looked at", v.must(200, "GET", "auth/cert/config", nil).Data, `{"disable_binding":false,"enable_identity_alias_metadata":false,"ocsp_cache_size":0}`)
-	v.must(204, "POST", "auth/cert/config", `{"disable_binding":true}`)
-	same(t, "changed", v.must(200, "GET", "auth/cert/config", nil).Data, `{"disable_binding":true,"enable_identity_alias_metadata":false,"ocsp_cache_size":0}`)
-	parsed, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	crl, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
-		Number: big.NewInt(1), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour), RevokedCertificateEntries: []x509.RevocationListEntry{{SerialNumber: big.NewInt(99), RevocationTime: time.Now()}},
-	}, parsed, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	v.must(204, "POST", "auth/cert/crls/web", map[string]any{"crl": string(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: crl}))})
-	same(t, "the list", v.must(200, "GET", "auth/cert/crls/web", nil).Data, `{"serials":{"99":{}}}`)
-	v.must(204, "DELETE", "auth/cert/crls/web", nil)
-	v.must(404, "GET", "auth/cert/crls/web", nil)
-	nobody.says(400, "client certificate must be supplied", "POST", "auth/cert/login", nil)
-	v.must(204, "DELETE", "auth/cert/certs/web", nil)
-	v.must(404, "LIST", "auth/cert/certs", nil)
+		same(t, "how certificates are looked at", v.must(200, "GET", "auth/cert/config", nil).Data, `{"disable_binding":false,"enable_identity_alias_metadata":false,"ocsp_cache_size":0}`)
+		v.must(204, "POST", "auth/cert/config", `{"disable_binding":true}`)
+		same(t, "changed", v.must(200, "GET", "auth/cert/config", nil).Data, `{"disable_binding":true,"enable_identity_alias_metadata":false,"ocsp_cache_size":0}`)
+		parsed, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		crl, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
+			Number: big.NewInt(1), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour), RevokedCertificateEntries: []x509.RevocationListEntry{{SerialNumber: big.NewInt(99), RevocationTime: time.Now()}},
+		}, parsed, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v.must(204, "POST", "auth/cert/crls/web", map[string]any{"crl": string(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: crl}))})
+		same(t, "the list", v.must(200, "GET", "auth/cert/crls/web", nil).Data, `{"serials":{"99":{}}}`)
+		v.must(204, "DELETE", "auth/cert/crls/web", nil)
+		v.must(404, "GET", "auth/cert/crls/web", nil)
+		nobody.says(400, "client certificate must be supplied", "POST", "auth/cert/login", nil)
+		v.must(204, "DELETE", "auth/cert/certs/web", nil)
+		v.must(404, "LIST", "auth/cert/certs", nil)
+	})
 }

@@ -17,6 +17,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"estover.dev/internal/db/dbtest"
 )
 
 // A visit is a route as it is tried: whom it is refused, what is answered where there
@@ -315,13 +317,15 @@ func TestVaultRoutesTransit(t *testing.T) {
 // V11: where the operator wants the header that tells a client from a page, nothing is
 // done without it.
 func TestVaultRequestHeader(t *testing.T) {
-	h := build(t, "")
-	h.stop()
-	h.config.VaultHead = true
-	h.start()
-	v := h.vault()
-	for _, header := range [][]string{nil, {"X-Vault-Request", "false"}} {
-		v.says(412, "X-Vault-Request", "POST", "sys/mounts/kv", `{"type":"kv"}`, header...)
-	}
-	v.must(204, "POST", "sys/mounts/kv", `{"type":"kv"}`, "X-Vault-Request", "true")
+	dbtest.EachURL(t, func(t *testing.T, database string) {
+		h := build(t, database)
+		h.stop()
+		h.config.VaultHead = true
+		h.start()
+		v := h.vault()
+		for _, header := range [][]string{nil, {"X-Vault-Request", "false"}} {
+			v.says(412, "X-Vault-Request", "POST", "sys/mounts/kv", `{"type":"kv"}`, header...)
+		}
+		v.must(204, "POST", "sys/mounts/kv", `{"type":"kv"}`, "X-Vault-Request", "true")
+	})
 }

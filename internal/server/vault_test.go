@@ -6,10 +6,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -475,6 +477,59 @@ func TestVaultWire(t *testing.T) {
 	})
 }
 
+// V14: the health is for everybody, is nothing but its fields, and its status is the one
+// that a client wants to get, whatever it is called there.
+func TestVaultHealth(t *testing.T) {
+	dbtest.EachURL(t, func(t *testing.T, database string) {
+		h := build(t, database)
+		var cluster any
+		for name, v := range map[string]vaultClient{"nobody": {house: h}, "somebody": h.vault(), "a token that is none": {h, "nonsense"}} {
+			e := v.must(200, "GET", "sys/health", nil)
+			fields := slices.Sorted(maps.Keys(e.All))
+			if want := []string{
+				"cluster_id", "cluster_name", "initialized", "performance_standby", "replication_dr_mode", "replication_performance_mode", "sealed", "server_time_utc", "standby", "version",
+			}; !slices.Equal(fields, want) {
+				t.Errorf("the health for %s has the fields %v, want %v", name, fields, want)
+			}
+			if cluster == nil {
+				cluster = e.All["cluster_id"]
+			}
+			at, _ := strconv.ParseInt(fmt.Sprint(e.All["server_time_utc"]), 10, 64)
+			if d := h.clock.Now().Sub(time.Unix(at, 0)).Abs(); d > time.Minute || e.All["cluster_id"] != cluster || cluster == "" || e.All["cluster_name"] == "" {
+				t.Errorf("the health for %s is of %s ago, and of %v %v: %s", name, d, e.All["cluster_name"], e.All["cluster_id"], e.Raw)
+			}
+			delete(e.All, "server_time_utc")
+			delete(e.All, "cluster_id")
+			delete(e.All, "cluster_name")
+			same(t, "the health", any(e.All), `{"initialized":true,"sealed":false,"standby":false,"performance_standby":false,"replication_performance_mode":"disabled","replication_dr_mode":"disabled","version":"1.15.0"}`)
+		}
+		nobody := vaultClient{house: h}
+		for _, c := range []struct {
+			asks string
+			want int
+		}{
+			{"activecode=299", 299},
+			{"activecode=204", 204},
+			{"activecode=503", 503},
+			{"standbyok=true&perfstandbyok=true&standbycode=299&sealedcode=299&uninitcode=299&drsecondarycode=299&performancestandbycode=299", 200}, // it is active, and nothing else
+			{"activecode=299&standbyok=true&perfstandbyok=true&standbycode=298&sealedcode=298&uninitcode=298&drsecondarycode=298&performancestandbycode=298", 299},
+			{"activecode=", 200},
+			{"activecode=ok", 200},
+			{"activecode=99", 200}, // what is no status of an answer
+			{"activecode=600", 200},
+			{"activecode=-1", 200},
+		} {
+			e := nobody.must(c.want, "GET", "sys/health?"+c.asks, nil)
+			if c.want != 204 && e.All["initialized"] != true { // which has no body
+				t.Errorf("the health by %s: %s", c.asks, e.Raw)
+			}
+			if e := nobody.must(c.want, "HEAD", "sys/health?"+c.asks, nil); e.Raw != "" {
+				t.Errorf("the head of the health by %s: %s", c.asks, e.Raw)
+			}
+		}
+	})
+}
+
 // V16–V19: mounts and ways to log in.
 func TestVaultMounts(t *testing.T) {
 	dbtest.EachURL(t, func(t *testing.T, database string) {
@@ -741,76 +796,78 @@ permit contains "settings" if {
 
 // V34: what was noted of requests stands in the lines of devices, also of a log-in.
 func TestVaultAuditLines(t *testing.T) {
-	v := build(t, "").vault()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	lines := make(chan string, 1000)
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			all := bufio.NewScanner(conn)
-			all.Buffer(nil, 1<<20)
-			for all.Scan() {
-				lines <- all.Text()
-			}
-			_ = conn.Close()
+	dbtest.EachURL(t, func(t *testing.T, database string) {
+		v := build(t, database).vault()
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
 		}
-	}()
-	v.must(204, "PUT", "sys/audit/socket", `{"type":"socket","options":{"address":"`+listener.Addr().String()+`"}}`)
-	v.must(204, "POST", "sys/config/auditing/request-headers/X-Trace", `{"hmac":false}`)
-	v.must(204, "POST", "sys/config/auditing/request-headers/X-Vault-Token", `{"hmac":true}`)
-	v.says(400, "hmac=true", "POST", "sys/config/auditing/request-headers/X-Vault-Token", `{}`)
-	v.must(204, "PUT", "sys/policies/acl/lines", `{"policy":"path \"kv/*\" { capabilities = [\"create\",\"read\",\"update\"] }"}`)
-	v.must(204, "POST", "sys/mounts/kv", `{"type":"kv","config":{"audit_non_hmac_request_keys":["labels"]}}`)
-	v.must(204, "POST", "sys/auth/approle", `{"type":"approle"}`)
-	v.must(204, "POST", "auth/approle/role/app", `{"token_policies":"lines"}`)
-	made := v.must(200, "POST", "auth/token/create", `{"policies":["lines"]}`)
-	token := made.token()
-	vaultClient{v.house, token}.must(204, "POST", "kv/a", `{"x":"c4nary"}`, "X-Trace", "written")
-	role := v.must(200, "GET", "auth/approle/role/app/role-id", nil).text("role_id")
-	secret := v.must(200, "POST", "auth/approle/role/app/secret-id", `{}`).text("secret_id")
-	v.must(200, "POST", "auth/approle/login", `{"role_id":"`+role+`","secret_id":"`+secret+`"}`, "X-Trace", "logged-in")
-	hash := v.must(200, "POST", "sys/audit-hash/socket", map[string]string{"input": token}).text("hash")
-	accessor := v.must(200, "POST", "sys/audit-hash/socket", map[string]any{"input": made.All["auth"].(map[string]any)["accessor"]}).text("hash")
-	type line struct {
-		Auth struct {
-			Policies []string
-			Accessor string
-		}
-		Request struct {
-			Point   string `json:"mount_point"`
-			Headers map[string][]string
-		}
-		Response struct{ Data map[string]string }
-	}
-	seen := map[string]line{}
-	for deadline := time.After(30 * time.Second); seen["written secret.write"].Auth.Policies == nil || seen["logged-in ticket.login"].Request.Point == ""; {
-		select {
-		case text := <-lines:
-			if strings.Contains(text, "c4nary") || strings.Contains(text, token) || strings.Contains(text, secret) {
-				t.Errorf("a line tells a secret: %s", text)
+		defer listener.Close()
+		lines := make(chan string, 1000)
+		go func() {
+			for {
+				conn, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				all := bufio.NewScanner(conn)
+				all.Buffer(nil, 1<<20)
+				for all.Scan() {
+					lines <- all.Text()
+				}
+				_ = conn.Close()
 			}
-			var l line
-			if err := json.Unmarshal([]byte(text), &l); err != nil {
-				t.Fatalf("%s: %v", text, err)
+		}()
+		v.must(204, "PUT", "sys/audit/socket", `{"type":"socket","options":{"address":"`+listener.Addr().String()+`"}}`)
+		v.must(204, "POST", "sys/config/auditing/request-headers/X-Trace", `{"hmac":false}`)
+		v.must(204, "POST", "sys/config/auditing/request-headers/X-Vault-Token", `{"hmac":true}`)
+		v.says(400, "hmac=true", "POST", "sys/config/auditing/request-headers/X-Vault-Token", `{}`)
+		v.must(204, "PUT", "sys/policies/acl/lines", `{"policy":"path \"kv/*\" { capabilities = [\"create\",\"read\",\"update\"] }"}`)
+		v.must(204, "POST", "sys/mounts/kv", `{"type":"kv","config":{"audit_non_hmac_request_keys":["labels"]}}`)
+		v.must(204, "POST", "sys/auth/approle", `{"type":"approle"}`)
+		v.must(204, "POST", "auth/approle/role/app", `{"token_policies":"lines"}`)
+		made := v.must(200, "POST", "auth/token/create", `{"policies":["lines"]}`)
+		token := made.token()
+		vaultClient{v.house, token}.must(204, "POST", "kv/a", `{"x":"c4nary"}`, "X-Trace", "written")
+		role := v.must(200, "GET", "auth/approle/role/app/role-id", nil).text("role_id")
+		secret := v.must(200, "POST", "auth/approle/role/app/secret-id", `{}`).text("secret_id")
+		v.must(200, "POST", "auth/approle/login", `{"role_id":"`+role+`","secret_id":"`+secret+`"}`, "X-Trace", "logged-in")
+		hash := v.must(200, "POST", "sys/audit-hash/socket", map[string]string{"input": token}).text("hash")
+		accessor := v.must(200, "POST", "sys/audit-hash/socket", map[string]any{"input": made.All["auth"].(map[string]any)["accessor"]}).text("hash")
+		type line struct {
+			Auth struct {
+				Policies []string
+				Accessor string
 			}
-			for _, trace := range l.Request.Headers["x-trace"] {
-				seen[trace+" "+l.Response.Data["action"]] = l
+			Request struct {
+				Point   string `json:"mount_point"`
+				Headers map[string][]string
 			}
-		case <-deadline:
-			t.Fatalf("of two requests the lines %+v were seen", seen)
+			Response struct{ Data map[string]string }
 		}
-	}
-	if w := seen["written secret.write"]; !slices.Equal(w.Auth.Policies, []string{"default", "lines"}) || w.Auth.Accessor != accessor || w.Request.Point != "kv/" || !slices.Equal(w.Request.Headers["x-vault-token"], []string{hash}) {
-		t.Errorf("the line of a request is %+v, want the accessor %s and the token %s", w, accessor, hash)
-	}
-	if l := seen["logged-in ticket.login"]; l.Request.Point != "auth/approle/" {
-		t.Errorf("the line of a log-in is %+v", l)
-	}
+		seen := map[string]line{}
+		for deadline := time.After(30 * time.Second); seen["written secret.write"].Auth.Policies == nil || seen["logged-in ticket.login"].Request.Point == ""; {
+			select {
+			case text := <-lines:
+				if strings.Contains(text, "c4nary") || strings.Contains(text, token) || strings.Contains(text, secret) {
+					t.Errorf("a line tells a secret: %s", text)
+				}
+				var l line
+				if err := json.Unmarshal([]byte(text), &l); err != nil {
+					t.Fatalf("%s: %v", text, err)
+				}
+				for _, trace := range l.Request.Headers["x-trace"] {
+					seen[trace+" "+l.Response.Data["action"]] = l
+				}
+			case <-deadline:
+				t.Fatalf("of two requests the lines %+v were seen", seen)
+			}
+		}
+		if w := seen["written secret.write"]; !slices.Equal(w.Auth.Policies, []string{"default", "lines"}) || w.Auth.Accessor != accessor || w.Request.Point != "kv/" || !slices.Equal(w.Request.Headers["x-vault-token"], []string{hash}) {
+			t.Errorf("the line of a request is %+v, want the accessor %s and the token %s", w, accessor, hash)
+		}
+		if l := seen["logged-in ticket.login"]; l.Request.Point != "auth/approle/" {
+			t.Errorf("the line of a log-in is %+v", l)
+		}
+	})
 }

@@ -15,6 +15,8 @@ import (
 	hashi "github.com/hashicorp/vault/api"
 	openbao "github.com/openbao/openbao/api/v2"
 	"github.com/redis/go-redis/v9"
+
+	"estover.dev/internal/db/dbtest"
 )
 
 // A passage leads from a bubble in which time is moved to a server outside of it, whose
@@ -250,58 +252,60 @@ func TestVaultWatchers(t *testing.T) {
 	host, port := startRedis(t)
 	for name, login := range map[string]func(t *testing.T, p *passage, token string) watcher{"hashicorp": newHashi, "openbao": newBao} {
 		t.Run(name, func(t *testing.T) {
-			h := build(t, "")
-			v := h.vault()
-			v.must(204, "POST", "sys/auth/approle", `{"type":"approle"}`)
-			v.must(204, "POST", "auth/approle/role/app", `{"token_ttl":"1h","token_max_ttl":"6h"}`)
-			role := v.must(200, "GET", "auth/approle/role/app/role-id", nil).text("role_id")
-			secret := v.must(200, "POST", "auth/approle/role/app/secret-id", `{}`).text("secret_id")
-			v.must(204, "POST", "sys/mounts/database", `{"type":"database"}`)
-			v.must(204, "POST", "database/config/cache", `{"plugin_name":"redis-database-plugin","host":"`+host+`","port":`+port+`,"username":"estover","password":"`+redisPassword+`","allowed_roles":"*"}`)
-			v.must(200, "POST", "database/roles/app", `{"db_name":"cache","creation_statements":"[\"~app:*\", \"+get\"]","default_ttl":"1h","max_ttl":"5h","resource":"","action":""}`)
-			p := newPassage(t, h)
-			credentials := map[string]any{"role_id": role, "secret_id": secret}
-			synctest.Test(t, func(t *testing.T) {
-				p.began = time.Now()
-				app := login(t, p, "")
-				_, idle, err := app.write("auth/approle/login", credentials)
-				if err != nil {
-					t.Fatal(err)
-				}
-				kept, token, err := app.write("auth/approle/login", credentials)
-				if err != nil {
-					t.Fatal(err)
-				}
-				app.use(token)
-				if w := app.watch(kept); w.err != nil || w.renewals < 6 || w.lasted < 5*time.Hour || w.lasted > 6*time.Hour {
-					t.Errorf("the watcher of a token of six hours: %+v", w)
-				}
-				if err := app.alive(); err != nil {
-					t.Errorf("a token that was renewed: %v", err)
-				}
-				app.use(idle)
-				if err := app.alive(); err == nil || !strings.Contains(err.Error(), "403") {
-					t.Errorf("a token of an hour that nobody has renewed: %v, want 403", err)
-				}
+			dbtest.EachURL(t, func(t *testing.T, database string) {
+				h := build(t, database)
+				v := h.vault()
+				v.must(204, "POST", "sys/auth/approle", `{"type":"approle"}`)
+				v.must(204, "POST", "auth/approle/role/app", `{"token_ttl":"1h","token_max_ttl":"6h"}`)
+				role := v.must(200, "GET", "auth/approle/role/app/role-id", nil).text("role_id")
+				secret := v.must(200, "POST", "auth/approle/role/app/secret-id", `{}`).text("secret_id")
+				v.must(204, "POST", "sys/mounts/database", `{"type":"database"}`)
+				v.must(204, "POST", "database/config/cache", `{"plugin_name":"redis-database-plugin","host":"`+host+`","port":`+port+`,"username":"estover","password":"`+redisPassword+`","allowed_roles":"*"}`)
+				v.must(200, "POST", "database/roles/app", `{"db_name":"cache","creation_statements":"[\"~app:*\", \"+get\"]","default_ttl":"1h","max_ttl":"5h","resource":"","action":""}`)
+				p := newPassage(t, h)
+				credentials := map[string]any{"role_id": role, "secret_id": secret}
+				synctest.Test(t, func(t *testing.T) {
+					p.began = time.Now()
+					app := login(t, p, "")
+					_, idle, err := app.write("auth/approle/login", credentials)
+					if err != nil {
+						t.Fatal(err)
+					}
+					kept, token, err := app.write("auth/approle/login", credentials)
+					if err != nil {
+						t.Fatal(err)
+					}
+					app.use(token)
+					if w := app.watch(kept); w.err != nil || w.renewals < 6 || w.lasted < 5*time.Hour || w.lasted > 6*time.Hour {
+						t.Errorf("the watcher of a token of six hours: %+v", w)
+					}
+					if err := app.alive(); err != nil {
+						t.Errorf("a token that was renewed: %v", err)
+					}
+					app.use(idle)
+					if err := app.alive(); err == nil || !strings.Contains(err.Error(), "403") {
+						t.Errorf("a token of an hour that nobody has renewed: %v, want 403", err)
+					}
 
-				admin := login(t, p, h.token)
-				_, idleUser, idlePassword, err := admin.read("database/creds/app")
-				if err != nil {
-					t.Fatal(err)
-				}
-				lease, user, password, err := admin.read("database/creds/app")
-				if err != nil {
-					t.Fatal(err)
-				}
-				if w := admin.watch(lease); w.err != nil || w.renewals < 5 || w.lasted < 4*time.Hour || w.lasted > 5*time.Hour {
-					t.Errorf("the watcher of a lease of five hours: %+v", w)
-				}
-				if err := p.enters(user, password); !errors.Is(err, redis.Nil) {
-					t.Errorf("a user that was renewed: %v, want it let in", err)
-				}
-				if err := p.enters(idleUser, idlePassword); err == nil || errors.Is(err, redis.Nil) {
-					t.Errorf("a user of an hour that nobody has renewed: %v, want it refused", err)
-				}
+					admin := login(t, p, h.token)
+					_, idleUser, idlePassword, err := admin.read("database/creds/app")
+					if err != nil {
+						t.Fatal(err)
+					}
+					lease, user, password, err := admin.read("database/creds/app")
+					if err != nil {
+						t.Fatal(err)
+					}
+					if w := admin.watch(lease); w.err != nil || w.renewals < 5 || w.lasted < 4*time.Hour || w.lasted > 5*time.Hour {
+						t.Errorf("the watcher of a lease of five hours: %+v", w)
+					}
+					if err := p.enters(user, password); !errors.Is(err, redis.Nil) {
+						t.Errorf("a user that was renewed: %v, want it let in", err)
+					}
+					if err := p.enters(idleUser, idlePassword); err == nil || errors.Is(err, redis.Nil) {
+						t.Errorf("a user of an hour that nobody has renewed: %v, want it refused", err)
+					}
+				})
 			})
 		})
 	}
