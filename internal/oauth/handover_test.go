@@ -222,6 +222,19 @@ func TestActingIsWorthTheActorsToken(t *testing.T) {
 				t.Errorf("by a token of the actor of the strength %v it is %v", want, got)
 			}
 		}
+
+		// So it is with what a person signed in with, which has no strength of its own.
+		wiki := signedTo(w, "wiki", func(c *agent.Client) { c.Runs = []string{bob.ID} })
+		id := granted(t, "signing in", w.Redeem(wiki, w.Person("alice").Code(wiki, "scope", "openid customer.read"))).Text("id_token")
+		for want, actor := range map[string]string{"secret": w.Ask(bob).Token(), "key": w.AskByKey(bob).Token()} {
+			a := granted(t, "an ID token", w.Do(oauthtest.Request("/oauth/token", oauthtest.Form(
+				"grant_type", exchangeType, "subject_token", id, "subject_token_type", token.IDTokenType, "resource", oauthtest.CRM,
+				"actor_token", actor, "actor_token_type", accessTokenType,
+				"client_assertion_type", oauthtest.AssertionType, "client_assertion", w.Assertion(wiki)))))
+			if got := said(t, a.Token())["strength"]; got != want {
+				t.Errorf("of an ID token, by a token of the actor of the strength %v, it is %v", want, got)
+			}
+		}
 	})
 }
 

@@ -344,14 +344,18 @@ func (r *Request) caller() estover.Caller {
 	if len(r.Proof.Actors) > 0 {
 		c.Subject, c.Actors = r.Proof.Subject, r.Proof.Actors
 	}
-	if r.Proof.Strength != "" {
-		c.Strength = Weakest(c.Strength, r.Proof.Strength)
-	}
+	c.Strength = Weakest(c.Strength, r.Proof.Strength)
 	return c
 }
 
-// Weakest is the weaker of two ways of proving who one is.
+// Weakest is the weaker of two ways of proving who one is, of which "" sets no limit.
 func Weakest(a, b estover.Strength) estover.Strength {
+	switch {
+	case a == "":
+		return b
+	case b == "":
+		return a
+	}
 	strengths := [...]estover.Strength{estover.BySecret, estover.ByKey, estover.ByBound}
 	if slices.Index(strengths[:], b) < slices.Index(strengths[:], a) {
 		return b
