@@ -180,6 +180,15 @@ func TestDatabaseGone(t *testing.T) {
 	if _ = res.Body.Close(); res.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("the server says that it is ready: %s", res.Status)
 	}
+	for query, want := range map[string]int{"": http.StatusServiceUnavailable, "?sealedcode=299&activecode=200": 299} { // V14
+		res, err := d.HTTP(t).Get(d.URL + "/vault/v1/sys/health" + query)
+		must(t, err)
+		body, err := io.ReadAll(res.Body)
+		must(t, err)
+		if _ = res.Body.Close(); res.StatusCode != want || !strings.Contains(string(body), `"sealed":true`) {
+			t.Errorf("the health at the Vault-compatible door%s: %s %s, want %d", query, res.Status, body, want)
+		}
+	}
 	r := d.admin.Run(t, "agent", "list")
 	if r.Code != 5 || strings.Contains(r.Stderr, "panic") {
 		t.Errorf("estover agent list: exit code %d, want 5\n%s", r.Code, r.Stderr)

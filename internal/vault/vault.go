@@ -159,6 +159,9 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q := &Request{HTTP: r, Tenant: at.tenant, door: d, id: newUUID()}
 	q.Caller.Address, q.Caller.Request = origin.Address, origin.Request
 	a, err := d.serve(q, at.base)
+	if err != nil && q.Path == "sys/health" && (r.Method == http.MethodGet || r.Method == http.MethodHead) && estover.KindOf(err) == estover.Unavailable {
+		a, err = d.health(r.Context(), q) // which is asked for when nothing can be looked up (V14)
+	}
 	if err != nil {
 		d.fail(w, q, err)
 		return
