@@ -98,25 +98,33 @@ func clientCertificate(t *testing.T, dir string) (ca, cert, key string) {
 // clients' own watchers, and is gone when it is given back.
 func TestVaultLogins(t *testing.T) {
 	t.Parallel()
-	srv, address := vaultServer(t)
-	token := srv.Admin(t).Token(t)
 	pg := enginetest.Postgres(t)
-	t.Run("hashicorp", func(t *testing.T) { logInWithVault(t, address, srv.CAFile, token, pg) })
-	t.Run("openbao", func(t *testing.T) { // on the other engine of storage
-		other, _ := vaultServer(t, "--database", dbtest.Postgres(t))
-		logInWithBao(t, other.URL+"/vault", other.CAFile, other.Admin(t).Token(t), pg)
-	})
-	t.Run("node-vault", func(t *testing.T) {
-		c := exec.Command(node(t), "node-vault-login.mjs")
-		c.Env = []string{
-			"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LANG=C.UTF-8", "VAULT_ADDR=" + address, "VAULT_TOKEN=" + token, "NODE_EXTRA_CA_CERTS=" + srv.CAFile,
-			"PG=" + pg.Config.Address, "PG_PASSWORD=" + string(pg.Config.Admin.Secret.Reveal()),
-		}
-		c.Dir = "clients"
-		if r := e2etest.Run(t, c); r.Code != 0 || !strings.Contains(r.Stdout, "all done") {
-			t.Errorf("exit code %d\n%s%s", r.Code, r.Stdout, r.Stderr)
-		}
-	})
+	for _, engine := range []string{"sqlite", "postgres"} {
+		t.Run(engine, func(t *testing.T) {
+			database := dbtest.SQLite
+			if engine == "postgres" {
+				database = dbtest.Postgres
+			}
+			srv, address := vaultServer(t, "--database", database(t))
+			if engine == "postgres" {
+				address = srv.URL + "/vault"
+			}
+			token := srv.Admin(t).Token(t)
+			t.Run("hashicorp", func(t *testing.T) { logInWithVault(t, address, srv.CAFile, token, pg) })
+			t.Run("openbao", func(t *testing.T) { logInWithBao(t, address, srv.CAFile, token, pg) })
+			t.Run("node-vault", func(t *testing.T) {
+				c := exec.Command(node(t), "node-vault-login.mjs")
+				c.Env = []string{
+					"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LANG=C.UTF-8", "VAULT_ADDR=" + address, "VAULT_TOKEN=" + token, "NODE_EXTRA_CA_CERTS=" + srv.CAFile,
+					"PG=" + pg.Config.Address, "PG_PASSWORD=" + string(pg.Config.Admin.Secret.Reveal()),
+				}
+				c.Dir = "clients"
+				if r := e2etest.Run(t, c); r.Code != 0 || !strings.Contains(r.Stdout, "all done") {
+					t.Errorf("exit code %d\n%s%s", r.Code, r.Stdout, r.Stderr)
+				}
+			})
+		})
+	}
 }
 
 // opens reports whether somebody logs in to the database.
