@@ -27,6 +27,8 @@ import (
 	hashi "github.com/hashicorp/vault/api"
 	bao "github.com/openbao/openbao/api/v2"
 	"golang.org/x/crypto/ssh"
+
+	"estover.dev/internal/db/dbtest"
 )
 
 // A vaultClient is what both clients have in common, of which each is used as its
@@ -160,16 +162,18 @@ func (c vaultClient) body(path, kind string) []byte {
 // Certificates, SSH and transit by the clients of Vault and of OpenBao (V32, V33).
 func TestVaultCertificates(t *testing.T) {
 	t.Parallel()
-	srv, address := vaultServer(t)
-	token := srv.Admin(t).Token(t)
-	for name, client := range map[string]func(*testing.T, string, string, string) vaultClient{"hashicorp": hashiClient, "openbao": baoClient} {
-		t.Run(name, func(t *testing.T) {
-			c := client(t, address, srv.CAFile, token)
-			t.Run("pki", func(t *testing.T) { c.T = t; usePKI(c, "pki-"+name, name == "hashicorp") })
-			t.Run("ssh", func(t *testing.T) { c.T = t; useSSH(c, "ssh-"+name) })
-			t.Run("transit", func(t *testing.T) { c.T = t; useTransit(c, "transit-"+name) })
-		})
-	}
+	dbtest.EachURL(t, func(t *testing.T, database string) {
+		srv, address := vaultServer(t, "--database", database)
+		token := srv.Admin(t).Token(t)
+		for name, client := range map[string]func(*testing.T, string, string, string) vaultClient{"hashicorp": hashiClient, "openbao": baoClient} {
+			t.Run(name, func(t *testing.T) {
+				c := client(t, address, srv.CAFile, token)
+				t.Run("pki", func(t *testing.T) { c.T = t; usePKI(c, "pki-"+name, name == "hashicorp") })
+				t.Run("ssh", func(t *testing.T) { c.T = t; useSSH(c, "ssh-"+name) })
+				t.Run("transit", func(t *testing.T) { c.T = t; useTransit(c, "transit-"+name) })
+			})
+		}
+	})
 }
 
 var serialPattern = regexp.MustCompile(`^[0-9a-f]{2}(:[0-9a-f]{2})+$`)

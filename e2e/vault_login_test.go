@@ -99,32 +99,26 @@ func clientCertificate(t *testing.T, dir string) (ca, cert, key string) {
 func TestVaultLogins(t *testing.T) {
 	t.Parallel()
 	pg := enginetest.Postgres(t)
-	for _, engine := range []string{"sqlite", "postgres"} {
-		t.Run(engine, func(t *testing.T) {
-			database := dbtest.SQLite
-			if engine == "postgres" {
-				database = dbtest.Postgres
+	dbtest.EachURL(t, func(t *testing.T, database string) {
+		srv, address := vaultServer(t, "--database", database)
+		if strings.HasPrefix(database, "postgres") {
+			address = srv.URL + "/vault"
+		}
+		token := srv.Admin(t).Token(t)
+		t.Run("hashicorp", func(t *testing.T) { logInWithVault(t, address, srv.CAFile, token, pg) })
+		t.Run("openbao", func(t *testing.T) { logInWithBao(t, address, srv.CAFile, token, pg) })
+		t.Run("node-vault", func(t *testing.T) {
+			c := exec.Command(node(t), "node-vault-login.mjs")
+			c.Env = []string{
+				"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LANG=C.UTF-8", "VAULT_ADDR=" + address, "VAULT_TOKEN=" + token, "NODE_EXTRA_CA_CERTS=" + srv.CAFile,
+				"PG=" + pg.Config.Address, "PG_PASSWORD=" + string(pg.Config.Admin.Secret.Reveal()),
 			}
-			srv, address := vaultServer(t, "--database", database(t))
-			if engine == "postgres" {
-				address = srv.URL + "/vault"
+			c.Dir = "clients"
+			if r := e2etest.Run(t, c); r.Code != 0 || !strings.Contains(r.Stdout, "all done") {
+				t.Errorf("exit code %d\n%s%s", r.Code, r.Stdout, r.Stderr)
 			}
-			token := srv.Admin(t).Token(t)
-			t.Run("hashicorp", func(t *testing.T) { logInWithVault(t, address, srv.CAFile, token, pg) })
-			t.Run("openbao", func(t *testing.T) { logInWithBao(t, address, srv.CAFile, token, pg) })
-			t.Run("node-vault", func(t *testing.T) {
-				c := exec.Command(node(t), "node-vault-login.mjs")
-				c.Env = []string{
-					"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LANG=C.UTF-8", "VAULT_ADDR=" + address, "VAULT_TOKEN=" + token, "NODE_EXTRA_CA_CERTS=" + srv.CAFile,
-					"PG=" + pg.Config.Address, "PG_PASSWORD=" + string(pg.Config.Admin.Secret.Reveal()),
-				}
-				c.Dir = "clients"
-				if r := e2etest.Run(t, c); r.Code != 0 || !strings.Contains(r.Stdout, "all done") {
-					t.Errorf("exit code %d\n%s%s", r.Code, r.Stdout, r.Stderr)
-				}
-			})
 		})
-	}
+	})
 }
 
 // opens reports whether somebody logs in to the database.

@@ -61,32 +61,26 @@ func audited(t *testing.T) (address string, first func() string) {
 // the door's own address and below /vault/ (V0).
 func TestVaultClients(t *testing.T) {
 	t.Parallel()
-	for _, engine := range []string{"sqlite", "postgres"} {
-		t.Run(engine, func(t *testing.T) {
-			database := dbtest.SQLite
-			if engine == "postgres" {
-				database = dbtest.Postgres
+	dbtest.EachURL(t, func(t *testing.T, database string) {
+		srv, address := vaultServer(t, "--database", database)
+		if strings.HasPrefix(database, "postgres") {
+			address = srv.URL + "/vault"
+		}
+		token := srv.Admin(t).Token(t)
+		t.Run("hashicorp", func(t *testing.T) { useVault(t, address, srv.CAFile, token) })
+		t.Run("openbao", func(t *testing.T) { useBao(t, address, srv.CAFile, token) })
+		env := []string{
+			"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LANG=C.UTF-8", "VAULT_ADDR=" + address, "VAULT_TOKEN=" + token,
+			"NODE_EXTRA_CA_CERTS=" + srv.CAFile, "CURL_CA_BUNDLE=" + srv.CAFile,
+		}
+		run := func(t *testing.T, command ...string) {
+			c := exec.Command(command[0], command[1:]...)
+			c.Env, c.Dir = env, "clients"
+			if r := e2etest.Run(t, c); r.Code != 0 || !strings.Contains(r.Stdout, "all done") {
+				t.Errorf("exit code %d\n%s%s", r.Code, r.Stdout, r.Stderr)
 			}
-			srv, address := vaultServer(t, "--database", database(t))
-			if engine == "postgres" {
-				address = srv.URL + "/vault"
-			}
-			token := srv.Admin(t).Token(t)
-			t.Run("hashicorp", func(t *testing.T) { useVault(t, address, srv.CAFile, token) })
-			t.Run("openbao", func(t *testing.T) { useBao(t, address, srv.CAFile, token) })
-			env := []string{
-				"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LANG=C.UTF-8", "VAULT_ADDR=" + address, "VAULT_TOKEN=" + token,
-				"NODE_EXTRA_CA_CERTS=" + srv.CAFile, "CURL_CA_BUNDLE=" + srv.CAFile,
-			}
-			run := func(t *testing.T, command ...string) {
-				c := exec.Command(command[0], command[1:]...)
-				c.Env, c.Dir = env, "clients"
-				if r := e2etest.Run(t, c); r.Code != 0 || !strings.Contains(r.Stdout, "all done") {
-					t.Errorf("exit code %d\n%s%s", r.Code, r.Stdout, r.Stderr)
-				}
-			}
-			t.Run("curl", func(t *testing.T) { run(t, "sh", "vault.sh") })
-			t.Run("node-vault", func(t *testing.T) { run(t, node(t), "node-vault.mjs") })
-		})
-	}
+		}
+		t.Run("curl", func(t *testing.T) { run(t, "sh", "vault.sh") })
+		t.Run("node-vault", func(t *testing.T) { run(t, node(t), "node-vault.mjs") })
+	})
 }
