@@ -2,15 +2,18 @@
 //
 // A secret has a name and no path. Its versions have names that say nothing of
 // their order, so the newest is the one that was made last, to the second, and of
-// several in that second the one that the vault gives; and nobody checks which version
-// a new one follows. The name of a secret that was
-// deleted stays reserved until it is purged there.
+// several in that second the one that the vault gives. It gives none that is disabled,
+// but says that the newest is: of several disabled ones in that second the first that it
+// lists counts as the newest. Nobody checks which version a new one follows. The name
+// of a secret that was deleted stays reserved until it is purged there.
 package azure
 
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -225,22 +228,50 @@ func (s *store) Versions(ctx context.Context, name string) (versions []upstream.
 }
 
 // currentFirst puts the current version first, where several were made in the newest
-// second. A vault tells which it is with its value alone.
+// second. A vault tells which it is with its value alone, and of one that is disabled
+// that it is disabled.
 func (s *store) currentFirst(ctx context.Context, name string, versions []upstream.Version) ([]upstream.Version, error) {
-	v, err := s.Get(ctx, name, "")
-	if err != nil {
-		return nil, err
+	got, err := s.client.GetSecret(ctx, name, "", nil)
+	var current func(upstream.Version) bool
+	switch {
+	case disabled(err):
+		newest := versions[0].Created
+		current = func(v upstream.Version) bool { return !v.Live && v.Created.Equal(newest) }
+	case err != nil:
+		return nil, classify(err)
+	case got.ID == nil:
+		return nil, engine.Unreachable(errors.New("an answer is not what was expected"))
+	default:
+		current = func(v upstream.Version) bool { return v.ID == got.ID.Version() }
 	}
 	slices.SortStableFunc(versions, func(a, b upstream.Version) int {
-		switch v.Version {
-		case a.ID:
+		switch {
+		case current(a) == current(b):
+			return 0
+		case current(a):
 			return -1
-		case b.ID:
-			return 1
 		}
-		return 0
+		return 1
 	})
 	return versions, nil
+}
+
+// disabled reports whether a vault gives no value because the version is disabled, and
+// not because it lets the caller read none: both are 403 Forbidden.
+func disabled(err error) bool {
+	var answer *azcore.ResponseError
+	if !errors.As(err, &answer) || answer.StatusCode != http.StatusForbidden || answer.RawResponse == nil {
+		return false
+	}
+	b, err := io.ReadAll(answer.RawResponse.Body) // which the library has read and kept
+	var is struct {
+		Error struct {
+			Inner struct {
+				Code string `json:"code"`
+			} `json:"innererror"`
+		} `json:"error"`
+	}
+	return err == nil && json.Unmarshal(b, &is) == nil && is.Error.Inner.Code == "SecretDisabled"
 }
 
 // Delete leaves the secret to be recovered there, for as long as the vault says.

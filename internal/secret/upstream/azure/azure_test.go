@@ -77,8 +77,23 @@ func TestSameSecond(t *testing.T) {
 			t.Errorf("of %d versions %s is first, and current is %s, %v", n+1, got[0].ID, now.Version, err)
 		}
 	}
+	current, err := s.Get(t.Context(), "a", "")
+	if err != nil {
+		t.Fatal(err)
+	}
 	v.Disable("a")
+	if got, err := s.Versions(t.Context(), "a"); err != nil || len(got) != 4 || got[0].ID != current.Version || got[0].Live || !got[1].Live {
+		t.Errorf("when the current one is disabled: %+v, %v, want it first", got, err)
+	}
+	text := estover.NewSecret([]byte(`{"value": "y"}`))
+	if _, err := s.Put(t.Context(), "a", text, "0"); !errors.Is(err, upstream.ErrVersion) {
+		t.Errorf("writing after another one: %v, want ErrVersion", err)
+	}
+	if _, err := s.Put(t.Context(), "a", text, current.Version); err != nil {
+		t.Errorf("writing after the disabled one: %v", err)
+	}
+	v.Blind()
 	if got, err := s.Versions(t.Context(), "a"); !errors.Is(err, engine.ErrUnreachable) {
-		t.Errorf("when the current one is disabled: %v, %v, want ErrUnreachable", got, err)
+		t.Errorf("without the right to read values: %+v, %v, want ErrUnreachable", got, err)
 	}
 }

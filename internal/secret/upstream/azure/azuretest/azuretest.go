@@ -29,6 +29,7 @@ type Vault struct {
 	mu      sync.Mutex
 	clock   time.Time // moves by a second with each version, which is all that a vault tells of time
 	still   bool      // it does not
+	blind   bool      // the token may read no value
 	token   string
 	secrets map[string]*kept
 	fake    *fake.ServerTransport
@@ -75,6 +76,13 @@ func (v *Vault) Still() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.still = true
+}
+
+// Blind takes the right to read values away from the token.
+func (v *Vault) Blind() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.blind = true
 }
 
 // All are the texts of the versions of a secret, the current one last.
@@ -131,6 +139,9 @@ func (x *version) attributes() *azsecrets.SecretAttributes {
 	return &azsecrets.SecretAttributes{Created: &x.created, Enabled: &enabled}
 }
 
+// secretDisabled is the inner error of a refusal to give a version that is disabled.
+const secretDisabled = "SecretDisabled"
+
 func (v *Vault) serve() fake.Server {
 	return fake.Server{
 		SetSecret: func(_ context.Context, name string, in azsecrets.SetSecretParameters, _ *azsecrets.SetSecretOptions) (ok azfake.Responder[azsecrets.SetSecretResponse], bad azfake.ErrorResponder) {
@@ -143,11 +154,15 @@ func (v *Vault) serve() fake.Server {
 			return ok, bad
 		},
 		GetSecret: func(_ context.Context, name, want string, _ *azsecrets.GetSecretOptions) (ok azfake.Responder[azsecrets.GetSecretResponse], bad azfake.ErrorResponder) {
+			if v.blind {
+				bad.SetResponseError(http.StatusForbidden, "Forbidden")
+				return ok, bad
+			}
 			if x := v.find(name); x != nil {
 				for i, n := range x.versions {
 					if n.id == want || want == "" && i == len(x.versions)-1 {
 						if n.disabled {
-							bad.SetResponseError(http.StatusForbidden, "Forbidden")
+							bad.SetResponseError(http.StatusForbidden, secretDisabled)
 							return ok, bad
 						}
 						ok.SetResponse(http.StatusOK, azsecrets.GetSecretResponse{Secret: azsecrets.Secret{ID: v.id(name, n.id), Value: &n.text, Attributes: n.attributes()}}, nil)
@@ -236,8 +251,13 @@ func (v *Vault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var refused *azcore.ResponseError
 	switch {
 	case errors.As(err, &refused): // which is how the fake answers with an error
-		w.Header().Set("X-Ms-Error-Code", refused.ErrorCode)
+		outer, inner := refused.ErrorCode, ""
+		if outer == secretDisabled {
+			outer, inner = "Forbidden", fmt.Sprintf(`,"innererror":{"code":%q}`, secretDisabled)
+		}
+		w.Header().Set("Content-Type", "application/json; charset=utf-8")
 		w.WriteHeader(refused.StatusCode)
+		fmt.Fprintf(w, `{"error":{"code":%q,"message":"It is refused."%s}}`, outer, inner)
 		return
 	case err != nil:
 		http.Error(w, err.Error(), http.StatusInternalServerError)
