@@ -101,6 +101,7 @@ func (b *Bench) withNotes(ctx context.Context) (h *house, closed func() error, e
 	var failed error
 	log.Go(func() { failed = h.log.Run(ctx) })
 	closed = func() error {
+		_ = h.log.Sequence(ctx, us.Tenant) // what is left for it to do
 		cancel()
 		log.Wait()
 		_ = h.db.Close()

@@ -28,6 +28,7 @@ import (
 
 	"estover.dev/e2e/e2etest"
 	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/db/scratch"
 	"estover.dev/internal/incident/emergency"
 	"estover.dev/internal/page/pagetest"
 )
@@ -347,7 +348,9 @@ func dumped(t *testing.T, database string, files map[string][]byte) {
 	schema, dir := q.Get("search_path"), q.Get("host")
 	q.Del("search_path")
 	at.RawQuery = q.Encode()
-	dump, err := exec.Command("pg_dump", "--schema", schema, "--inserts", at.String()).Output()
+	program, err := scratch.Program("pg_dump")
+	must(t, err)
+	dump, err := exec.Command(program, "--schema", schema, "--inserts", at.String()).Output()
 	must(t, err)
 	files["the dump"] = dump
 	c, err := pgx.Connect(t.Context(), database)

@@ -222,7 +222,9 @@ func TestKillWhileIssuing(t *testing.T) {
 	n := 0
 	for ; n < killings(6) || fewest() < *issues; n++ {
 		if n >= 10*killings(6)+*issues {
+			lock.Lock()
 			t.Errorf("after %d kills clients have got %v, want %d of each kind", n, count, *issues)
+			lock.Unlock()
 			break
 		}
 		time.Sleep(time.Duration(200+rand.IntN(600)) * time.Millisecond)

@@ -10,12 +10,20 @@ import { createInterface } from 'node:readline'
 
 const { ISSUER, CLIENT_ID, RESOURCE } = process.env
 
-// A port on which the suite may wait for the browser.
-const probe = createServer().listen(0, '127.0.0.1')
-await once(probe, 'listening')
-const { port } = probe.address()
-probe.close()
-await once(probe, 'close')
+// A port on which the suite may wait for the browser. It is none that the system gives
+// to others of itself, so that it is still free a moment later.
+async function freePort () {
+  for (;;) {
+    const port = 10_000 + Math.floor(Math.random() * 8_000)
+    const probe = createServer().listen(port, '127.0.0.1')
+    const free = await Promise.race([once(probe, 'listening').then(() => true), once(probe, 'error').then(() => false)])
+    if (!free) continue
+    probe.close()
+    await once(probe, 'close')
+    return port
+  }
+}
+const port = await freePort()
 
 const results = await mkdtemp(join(process.env.HOME, 'conformance-'))
 const suite = spawn(process.execPath, [

@@ -119,7 +119,7 @@ func (s *schema) fill() error {
 	if err := d.Close(); err != nil {
 		return err
 	}
-	if s.shape, err = s.ask(shapeText, s.name); err != nil {
+	if s.shape, err = s.ask(fmt.Sprintf(shapeText, s.name)); err != nil {
 		return err
 	}
 	a, err := admin()
@@ -148,14 +148,18 @@ func (s *schema) fill() error {
 	return rows.Err()
 }
 
-// shapeText tells tables, columns, indexes, triggers and functions of a schema
-// from those of another.
+// shapeText tells what a schema is like: its columns, constraints, indexes, triggers and
+// functions, and who migrated what.
 const shapeText = `select md5(string_agg(line, ';' order by line)) from (
-	select format('%s %s %s %s %s', c.relname, a.attnum, a.attname, a.atttypid, a.attnotnull) as line
-		from pg_attribute a join pg_class c on c.oid = a.attrelid where c.relnamespace = $1::regnamespace
-	union all select conname from pg_constraint where connamespace = $1::regnamespace
-	union all select g.tgname from pg_trigger g join pg_class c on c.oid = g.tgrelid where c.relnamespace = $1::regnamespace and not g.tgisinternal
-	union all select proname from pg_proc where pronamespace = $1::regnamespace) as lines`
+	select format('%%s %%s %%s %%s %%s %%s', c.relname, a.attnum, a.attname, a.atttypid, a.attnotnull, pg_get_expr(d.adbin, d.adrelid)) as line
+		from pg_attribute a join pg_class c on c.oid = a.attrelid left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+		where c.relnamespace = '%[1]s'::regnamespace
+	union all select format('%%s %%s', conname, pg_get_constraintdef(oid)) from pg_constraint where connamespace = '%[1]s'::regnamespace
+	union all select indexdef from pg_indexes where schemaname = '%[1]s'
+	union all select format('%%s %%s', g.tgenabled, pg_get_triggerdef(g.oid)) from pg_trigger g join pg_class c on c.oid = g.tgrelid
+		where c.relnamespace = '%[1]s'::regnamespace and not g.tgisinternal
+	union all select pg_get_functiondef(oid) from pg_proc where pronamespace = '%[1]s'::regnamespace
+	union all select format('%%s %%s', name, digest) from %[1]s.schema_migration) as lines`
 
 // wipeText takes everything away but who migrated what.
 const wipeText = `do $$ declare r record; begin
@@ -185,7 +189,7 @@ func (s *schema) clear() (bool, error) {
 			break
 		}
 	}
-	shape, err := s.ask(shapeText, s.name)
+	shape, err := s.ask(fmt.Sprintf(shapeText, s.name))
 	if err != nil || shape != s.shape {
 		return false, err
 	}

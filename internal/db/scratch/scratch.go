@@ -240,6 +240,12 @@ func Available() bool {
 // server's programs, for where they are not where they usually are.
 const Programs = "ESTOVER_POSTGRES_BIN"
 
+// Program is the path of one of PostgreSQL's programs: pg_dump.
+func Program(name string) (string, error) {
+	dir, err := binaries()
+	return filepath.Join(dir, name), err
+}
+
 // binaries finds the directory of the server's programs, the newest version
 // first.
 func binaries() (string, error) {
