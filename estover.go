@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/netip"
 	"strings"
 	"time"
@@ -268,14 +269,18 @@ func (e *Error) In(d time.Duration) *Error {
 	return &c
 }
 
-// Wait is in how many seconds a client that was refused with err may ask again: 1 if
-// that is not known.
+// Wait is in how many whole seconds a client that was refused with err may ask again,
+// rounded up: 1 if that is not known, and what 31 bits hold at most.
 func Wait(err error) int {
 	var e *Error
-	if errors.As(err, &e) && e.After > 0 {
-		return int((e.After + time.Second - 1) / time.Second)
+	if !errors.As(err, &e) || e.After <= 0 {
+		return 1
 	}
-	return 1
+	n := e.After / time.Second
+	if e.After%time.Second > 0 {
+		n++
+	}
+	return int(min(n, math.MaxInt32))
 }
 
 // At is the same error about one field of the request.

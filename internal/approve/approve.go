@@ -622,7 +622,9 @@ func (d *Door) sign(r *page.Request) error {
 	r.Writer.Header().Set("Content-Type", "application/json")
 	told := map[string]string{"to": to}
 	if err != nil {
-		sentence, _, status := r.Failure(d.failed(r, err))
+		err = d.failed(r, err)
+		sentence, _, status := r.Failure(err)
+		edge.Again(r.Writer.Header(), status, err)
 		r.Writer.WriteHeader(status)
 		told = map[string]string{"error": sentence}
 	}

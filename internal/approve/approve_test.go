@@ -210,6 +210,9 @@ func told(b *pagetest.Browser, p *pagetest.Page) (to, wrong string, status int) 
 	if err := json.Unmarshal([]byte(p.Body), &out); err != nil {
 		b.T.Fatalf("%v in %s", err, p.Body)
 	}
+	if p.Status == http.StatusTooManyRequests && p.Header.Get("Retry-After") == "" {
+		b.T.Error("429 without Retry-After")
+	}
 	return out.To, out.Error, p.Status
 }
 

@@ -240,19 +240,15 @@ func (d *Door) fail(w http.ResponseWriter, a *asking, err error) {
 	if code >= http.StatusInternalServerError && a.Context().Err() == nil {
 		d.Logger.Error("a question of a PEP could not be answered", "request", a.caller.Request, "caller", a.caller.Subject, "error", err)
 	}
+	edge.Again(w.Header(), code, err)
 	d.failWith(w, code, text)
 }
 
 // failWith answers with a status and a sentence.
 func (d *Door) failWith(w http.ResponseWriter, code int, text string) {
 	h := w.Header()
-	switch code {
-	case http.StatusUnauthorized: // section 11.3
-		if h["Www-Authenticate"] == nil {
-			h.Set("WWW-Authenticate", `Bearer realm="estover"`)
-		}
-	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
-		h.Set("Retry-After", "1")
+	if code == http.StatusUnauthorized && h["Www-Authenticate"] == nil { // section 11.3
+		h.Set("WWW-Authenticate", `Bearer realm="estover"`)
 	}
 	write(w, code, "text/plain; charset=utf-8", []byte(text+"\n"))
 }

@@ -20,6 +20,7 @@ import (
 	"estover.dev/internal/access"
 	"estover.dev/internal/approval"
 	"estover.dev/internal/db"
+	"estover.dev/internal/edge"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/jose"
 )
@@ -658,6 +659,7 @@ func (d *Door) problem(w http.ResponseWriter, a *asking, err error) {
 	if code >= http.StatusInternalServerError && a.Context().Err() == nil {
 		d.Logger.Error("a request of a PEP could not be answered", "request", a.caller.Request, "caller", a.caller.Subject, "error", err)
 	}
+	edge.Again(w.Header(), code, err)
 	p["title"], p["status"], p["detail"] = http.StatusText(code), code, text
 	b, err := json.Marshal(p, json.Deterministic(true))
 	if err != nil {

@@ -413,6 +413,7 @@ func (d *Door) result(r *page.Request, c incident.Containment, failed error) (er
 	status := http.StatusOK
 	if failed != nil {
 		v.Wrong, _, status = r.Failure(failed)
+		edge.Again(r.Writer.Header(), status, failed)
 	}
 	if v.What, err = d.called(r, c.Target); err != nil {
 		return err

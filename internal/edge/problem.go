@@ -66,6 +66,16 @@ func ProblemOf(err error, request string) *Problem {
 	return p
 }
 
+// Again says when a client that was refused with err may ask again, in the headers of an
+// answer with a status after which the same request may work. It is for the doors that
+// answer with something else than a [Problem].
+func Again(h http.Header, status int, err error) {
+	p := Problem{Status: status, wait: estover.Wait(err)}
+	if after := p.RetryAfter(); after != "" {
+		h.Set("Retry-After", after)
+	}
+}
+
 // RetryAfter is the header of that name, for an answer after which the same request
 // may work; "" for others.
 func (p *Problem) RetryAfter() string {

@@ -121,15 +121,21 @@ func TestTheStepsComeInTheirOrder(t *testing.T) {
 		t.Errorf("the outcome is %+v", out)
 	}
 	g.Change = func(*http.Request, *gateway.Exchange, *gateway.Plan) error {
-		return &gateway.Refusal{Err: &estover.Error{Kind: estover.Denied, Code: "not_permitted", Detail: "No."}, Decision: "dec_7", Rule: "rule", Help: "Ask.", Link: "https://x/", Retry: 1500 * time.Millisecond}
+		return &gateway.Refusal{Err: &estover.Error{Kind: estover.Denied, Code: "not_permitted", Detail: "No."}, Decision: "dec_7", Rule: "rule", Help: "Ask.", Link: "https://x/"}
 	}
 	resp, body = get(t, g.URL+"/")
 	want := `{"type":"about:blank","title":"Forbidden","status":403,"detail":"No.","instance":"req_`
 	if resp.StatusCode != 403 || resp.Header.Get("Content-Type") != "application/problem+json" || resp.Header.Get(gateway.DecisionHeader) != "dec_7" ||
-		resp.Header.Get("Retry-After") != "2" || !strings.HasPrefix(body, want) || !strings.Contains(body, `"code":"not_permitted","decision":"dec_7","rule":"rule","help":"Ask.","request_access":"https://x/"}`) {
+		resp.Header.Get("Retry-After") != "" || !strings.HasPrefix(body, want) || !strings.Contains(body, `"code":"not_permitted","decision":"dec_7","rule":"rule","help":"Ask.","request_access":"https://x/"}`) {
 		t.Errorf("the refusal is %v %s", resp.Header, body)
 	}
-	if got := strings.Join(g.Order(), " "); got != "decide intend fill settle decide intend fill settle decide" {
+	g.Change = func(*http.Request, *gateway.Exchange, *gateway.Plan) error {
+		return &gateway.Refusal{Err: gateway.ErrBusy.In(1500 * time.Millisecond)}
+	}
+	if resp, body = get(t, g.URL+"/"); resp.StatusCode != http.StatusTooManyRequests || resp.Header.Get("Retry-After") != "2" {
+		t.Errorf("what may be asked again: %v %s", resp.Header, body)
+	}
+	if got := strings.Join(g.Order(), " "); got != "decide intend fill settle decide intend fill settle decide decide" {
 		t.Errorf("the steps were %s", got)
 	}
 	g.Quiet(t)

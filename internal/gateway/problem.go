@@ -5,9 +5,9 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
-	"time"
 
 	"estover.dev"
+	"estover.dev/internal/edge"
 )
 
 // The errors of the way to an upstream and back. What lies behind one is in the
@@ -66,11 +66,10 @@ var statusOf = map[string]int{
 // which decision it was, which rule, what would help and where to ask.
 type Refusal struct {
 	Err      error
-	Decision string        // the id of the decision
-	Rule     string        // the rule that decided
-	Help     string        // a sentence
-	Link     string        // where access can be asked for
-	Retry    time.Duration // when the same request may work, if that is known
+	Decision string // the id of the decision
+	Rule     string // the rule that decided
+	Help     string // a sentence
+	Link     string // where access can be asked for
 
 	// Access is how what was refused could be asked for; nil if nobody could approve
 	// it.
@@ -147,13 +146,11 @@ func Refuse(w http.ResponseWriter, request string, err error) int {
 	var r *Refusal
 	if errors.As(err, &r) {
 		p.Decision, p.Rule, p.Help, p.Request, p.Access = r.Decision, r.Rule, r.Help, r.Link, r.Access
-		if r.Retry > 0 {
-			h.Set("Retry-After", strconv.Itoa(int((r.Retry+time.Second-1)/time.Second)))
-		}
 		if r.Challenge != "" {
 			h.Set("WWW-Authenticate", r.Challenge)
 		}
 	}
+	edge.Again(h, p.Status, err)
 	if p.Decision == "" {
 		p.Decision = "none"
 	}

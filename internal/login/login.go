@@ -237,6 +237,7 @@ func (d *Door) byPasskey(r *page.Request) error {
 		return nil
 	}
 	sentence, _, status := r.Failure(err)
+	edge.Again(r.Writer.Header(), status, err)
 	r.Writer.Header().Set("Cache-Control", "no-store")
 	r.Writer.Header().Set("Content-Type", "application/json")
 	r.Writer.WriteHeader(status)

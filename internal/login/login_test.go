@@ -464,13 +464,17 @@ func TestInvitation(t *testing.T) {
 func TestTooManyAttempts(t *testing.T) {
 	d := dbtest.Open(t)
 	w := open(t, d)
-	_, codes := w.enrolled(w.person("alice"))
+	alice, codes := w.enrolled(w.person("alice"))
 	b := w.browser()
 	for range 25 {
 		b.Send(b.Load("/login/recovery"), "/login/recovery", "code", strings.Repeat("a", 28))
 	}
 	if p := b.Send(b.Load("/login/recovery"), "/login/recovery", "code", codes[0]); p.Status != http.StatusTooManyRequests {
 		t.Errorf("a good code after 25 wrong ones: %d, want 429", p.Status)
+	}
+	b.Keys = alice.Keys
+	if p := b.Post("/login/passkey", b.Fill(b.Load("/login"), "/login/passkey")); p.Status != http.StatusTooManyRequests || p.Header.Get("Retry-After") == "" {
+		t.Errorf("a passkey after 25 wrong codes: %d, again after %q seconds; want 429 and when", p.Status, p.Header.Get("Retry-After"))
 	}
 	dbtest.NewClock(d).Advance(time.Minute)
 	if p := b.Send(b.Load("/login/recovery"), "/login/recovery", "code", codes[0]); p.Status != http.StatusOK {

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"estover.dev"
+	"estover.dev/internal/edge"
 	"estover.dev/internal/guard"
 )
 
@@ -140,17 +141,15 @@ func (d *Door) fail(w http.ResponseWriter, r *http.Request, err error) {
 		d.Logger.Error("a request at the token service failed", "path", r.URL.Path, "status", status, "error", err)
 	}
 	h := w.Header()
-	switch status {
-	case http.StatusUnauthorized:
+	if status == http.StatusUnauthorized {
 		// RFC 6749, section 5.2: the scheme that the client tried.
 		if scheme, _, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Basic") {
 			h.Set("WWW-Authenticate", `Basic realm="estover", charset="UTF-8"`)
 		} else if scheme != "" && h["Www-Authenticate"] == nil {
 			h.Set("WWW-Authenticate", `Bearer realm="estover"`)
 		}
-	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
-		h.Set("Retry-After", "1")
 	}
+	edge.Again(h, status, err)
 	body, err := json.Marshal(f)
 	if err != nil {
 		panic("oauth: an error that is not JSON: " + err.Error())

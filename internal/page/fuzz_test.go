@@ -18,8 +18,8 @@ import (
 	"estover.dev/internal/page"
 )
 
-// request is a request of a browser that has been here before, as a door gets it.
-func request(t testing.TB) *page.Request {
+// open makes pages.
+func open(t testing.TB) *page.Pages {
 	t.Helper()
 	d := dbtest.Open(t)
 	key := rand.Text() // another in each process: what one has sealed does not open in the next
@@ -34,9 +34,15 @@ func request(t testing.TB) *page.Request {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return pages
+}
+
+// request is a request of a browser that has been here before, as a door gets it.
+func request(t testing.TB) *page.Request {
+	t.Helper()
 	var got *page.Request
 	mux := http.NewServeMux()
-	pages.Handle(mux, "/login", func(r *page.Request) error { got = r; return nil }, http.MethodGet)
+	open(t).Handle(mux, "/login", func(r *page.Request) error { got = r; return nil }, http.MethodGet)
 	r := httptest.NewRequest(http.MethodGet, "https://estover.example/login", nil)
 	r.AddCookie(&http.Cookie{Name: "__Host-estover-browser", Value: "a-browser"})
 	mux.ServeHTTP(httptest.NewRecorder(), r)

@@ -426,9 +426,7 @@ func (r *Request) Failure(err error) (sentence string, kind estover.Kind, status
 // Fail shows an error.
 func (r *Request) Fail(err error) {
 	sentence, kind, status := r.Failure(err)
-	if kind == estover.TooMuch || kind == estover.Unavailable {
-		r.Writer.Header().Set("Retry-After", "5")
-	}
+	edge.Again(r.Writer.Header(), status, err)
 	data := struct{ Sentence, Request string }{sentence, r.From.Request}
 	if err := r.Show(r.pages.error, View{Title: titles[kind], Status: status, Data: data}); err != nil {
 		r.pages.Logger.Error("an error page failed", "error", err)

@@ -34,7 +34,6 @@ import (
 	"mime"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -610,9 +609,7 @@ func (d *Door) fail(w http.ResponseWriter, q *Request, err error) {
 		}
 		f = refuse(http.StatusInternalServerError, "internal error; the log of the server has the details under the request %s", q.Caller.Request)
 	}
-	if f.Status == http.StatusServiceUnavailable || f.Status == http.StatusTooManyRequests {
-		w.Header().Set("Retry-After", strconv.Itoa(estover.Wait(err)))
-	}
+	edge.Again(w.Header(), f.Status, err)
 	b := append([]byte(nil), `{"errors":[`...)
 	for i, text := range f.Errors {
 		if i > 0 {
