@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-ldap/ldap/v3"
 	"github.com/jackc/pgx/v5"
@@ -40,12 +42,7 @@ func TestRootIsRotatedOnImport(t *testing.T) {
 	} {
 		maria.Exec(t, s)
 	}
-	cache, broker := redisWithFile(t, typed), enginetest.RabbitMQ(t)
-	boss, err := rabbitmq.Kind.Open(broker.Config)
-	must(t, err)
-	defer boss.Close()
-	_, err = boss.Create(t.Context(), engine.Order{Name: "root_rabbit", Secret: estover.NewSecret([]byte(typed)), Template: engine.Template{"vhosts": {"crm"}, "read": {"^a"}, "tags": {"administrator"}}})
-	must(t, err)
+	cache, broker := redisWithFile(t, typed), brokerWith(t, "root_rabbit", typed)
 	for _, at := range []struct {
 		kind, address, template, user string
 		login                         func(user, password string) error
@@ -70,14 +67,7 @@ func TestRootIsRotatedOnImport(t *testing.T) {
 			return c.Ping(t.Context()).Err()
 		}, nil},
 		{"rabbitmq", broker.Config.Address, "tags=management", "root_rabbit", func(user, password string) error {
-			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, broker.Config.Address+"/api/whoami", nil)
-			must(t, err)
-			req.SetBasicAuth(user, password)
-			resp, err := http.DefaultClient.Do(req)
-			if err == nil && resp.Body.Close() == nil && resp.StatusCode != http.StatusOK {
-				err = errors.New(resp.Status)
-			}
-			return err
+			return whoami(t, broker, user, password)
 		}, []string{"--option", "amqp=" + broker.Config.Options["amqp"]}},
 	} {
 		t.Run(at.kind, func(t *testing.T) {
@@ -175,19 +165,8 @@ func TestRootIsRotatedOnImport(t *testing.T) {
 	// one that was typed in is taken away when the next has logged in.
 	t.Run("ldap", func(t *testing.T) {
 		directory := enginetest.LDAP(t)
-		must(t, directory.AsRoot(func(l *ldap.Conn) error {
-			add := ldap.NewAddRequest(enginetest.LDAPOther, nil)
-			add.Attribute("objectClass", []string{"organizationalRole", "simpleSecurityObject"})
-			add.Attribute("userPassword", []string{typed})
-			return l.Add(add)
-		}))
-		login := func(user, password string) error {
-			l, err := directory.Bind(user, password)
-			if err == nil {
-				err = l.Close()
-			}
-			return err
-		}
+		adminEntry(t, directory, enginetest.LDAPOther, typed)
+		login := func(user, password string) error { return binds(directory, user, password) }
 		must(t, login(enginetest.LDAPOther, typed))
 		enable := []string{
 			"secret", "engine", "enable", "ldap", "ldap", "--address", directory.Config.Address, "--option", "base=" + enginetest.LDAPUsers,
@@ -255,4 +234,163 @@ func redisWithFile(t *testing.T, password string) *enginetest.Server {
 	must(t, err)
 	t.Cleanup(server.Stop)
 	return server
+}
+
+// brokerWith is the RabbitMQ of the tests, with another administrator.
+func brokerWith(t *testing.T, user, password string) *enginetest.RabbitMQServer {
+	t.Helper()
+	broker := enginetest.RabbitMQ(t)
+	boss, err := rabbitmq.Kind.Open(broker.Config)
+	must(t, err)
+	defer boss.Close()
+	_, err = boss.Create(t.Context(), engine.Order{
+		Name: user, Secret: estover.NewSecret([]byte(password)),
+		Template: engine.Template{"vhosts": {"crm"}, "read": {"^a"}, "tags": {"administrator"}},
+	})
+	must(t, err)
+	return broker
+}
+
+// whoami logs in at the management interface of a broker.
+func whoami(t *testing.T, broker *enginetest.RabbitMQServer, user, password string) error {
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, broker.Config.Address+"/api/whoami", nil)
+	must(t, err)
+	req.SetBasicAuth(user, password)
+	resp, err := http.DefaultClient.Do(req)
+	if err == nil && resp.Body.Close() == nil && resp.StatusCode != http.StatusOK {
+		err = errors.New(resp.Status)
+	}
+	return err
+}
+
+// adminEntry makes an admin of a directory.
+func adminEntry(t *testing.T, directory *enginetest.LDAPServer, dn, password string) {
+	t.Helper()
+	must(t, directory.AsRoot(func(l *ldap.Conn) error {
+		add := ldap.NewAddRequest(dn, nil)
+		add.Attribute("objectClass", []string{"organizationalRole", "simpleSecurityObject"})
+		add.Attribute("userPassword", []string{password})
+		return l.Add(add)
+	}))
+}
+
+// binds logs in at a directory.
+func binds(directory *enginetest.LDAPServer, dn, password string) error {
+	l, err := directory.Bind(dn, password)
+	if err == nil {
+		err = l.Close()
+	}
+	return err
+}
+
+// Nobody is locked out of a target, at whatever moment of it a server is killed (R6): when
+// it is back, it works there with what it has in its hands; the rotation comes to its end;
+// and what was typed in is not good then.
+func TestRootThroughKills(t *testing.T) {
+	t.Parallel()
+	srv := e2etest.Start(t)
+	admin := srv.Admin(t)
+	token := admin.Token(t)
+	const typed, dn = "typed-in-by-somebody", "cn=other2," + enginetest.LDAPSuffix
+	cache, broker, directory := redisWithFile(t, typed), brokerWith(t, "root_killed", typed), enginetest.LDAP(t)
+	adminEntry(t, directory, dn, typed)
+	targets := []struct {
+		kind, address, template, user string
+		login                         func(user, password string) error
+		options                       []string
+	}{
+		{"redis", cache.Address(0), "rules=~app:* +@read", "root_redis", func(user, password string) error {
+			c := redis.NewClient(&redis.Options{Addr: cache.Address(0), Username: user, Password: password, MaxRetries: -1})
+			defer c.Close()
+			return c.Ping(t.Context()).Err()
+		}, nil},
+		{"rabbitmq", broker.Config.Address, "tags=management", "root_killed", func(user, password string) error {
+			return whoami(t, broker, user, password)
+		}, []string{"--option", "amqp=" + broker.Config.Options["amqp"]}},
+		{"ldap", directory.Config.Address, "groups=" + enginetest.LDAPGroup, dn, func(user, password string) error {
+			return binds(directory, user, password)
+		}, []string{"--option", "base=" + enginetest.LDAPUsers}},
+	}
+	for _, at := range targets {
+		enable := []string{
+			"secret", "engine", "enable", at.kind, at.kind, "--address", at.address, "--admin", "targets/" + at.kind,
+			"--admin-user", at.user, "--admin-password-file", "-", "--template", at.template, "--keep-root",
+		}
+		if r := admin.Input(t, typed, append(enable, at.options...)...); r.Code != 0 {
+			t.Fatalf("enabling: %s%s", r.Stdout, r.Stderr)
+		}
+	}
+	cut, rounds := 0, killings(3)
+	for round := range rounds {
+		answers := make(chan error, len(targets))
+		for _, at := range targets {
+			go func() { answers <- post(srv.HTTP(t), token, srv.URL+"/v1/secret-engines/"+at.kind+"/rotate-root") }()
+		}
+		waits := len(targets)
+		switch round % 3 {
+		case 0:
+			time.Sleep(rand.N(40 * time.Millisecond)) // at any moment of what is asked for
+		case 1:
+			<-answers // and whoever is slower is in the middle of it
+			waits--
+		case 2:
+			time.Sleep(time.Second + rand.N(time.Second)) // while the old password dies
+		}
+		srv.Kill()
+		for range waits {
+			if <-answers != nil {
+				cut++
+			}
+		}
+		srv.Restart(t)
+		for _, at := range targets {
+			var r struct {
+				Step     string
+				Previous int64 `json:"previous_version"`
+			}
+			let := func(when string) { // it reads anew, too, so that nobody waits for this test
+				var has struct{ Fields map[string]string }
+				must(t, json.Unmarshal([]byte(admin.Must(t, "secret", "get", "targets/"+at.kind, "--purpose", "a look", "-o", "json")), &has))
+				if err := at.login(has.Fields["username"], has.Fields["password"]); err != nil {
+					t.Fatalf("%s, round %d, %s: %q is locked out: %v", at.kind, round, when, has.Fields["username"], err)
+				}
+			}
+			let("when it is back")
+			e2etest.Eventually(t, "the admins of "+at.kind+" have been rotated", func() bool {
+				out := admin.Run(t, "rotation", "explain", "targets/"+at.kind, "-o", "json")
+				if out.Code != 0 { // it was killed before it began
+					return strings.Contains(out.Stderr, "not rotated")
+				}
+				must(t, json.Unmarshal([]byte(out.Stdout), &r))
+				if r.Previous > 0 {
+					let("while the old password dies")
+				}
+				return r.Step == "idle"
+			})
+			admin.Must(t, "secret", "engine", "check", at.kind, "--template", at.template)
+		}
+	}
+	if cut == 0 {
+		t.Error("no kill came while somebody waited for it, so that this proves nothing")
+	}
+	t.Logf("%d kills, by which %d of %d rotations were cut off", rounds, cut, rounds*len(targets))
+	for _, at := range targets {
+		admin.Must(t, "secret", "engine", "rotate-root", at.kind) // where each kill came too early
+		e2etest.Eventually(t, "what was typed in at "+at.kind+" is not good any more", func() bool { return at.login(at.user, typed) != nil })
+	}
+}
+
+// post calls without a body.
+func post(c *http.Client, token, url string) error {
+	req, err := http.NewRequest(http.MethodPost, url, strings.NewReader("{}"))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := c.Do(req)
+	if err == nil {
+		err = resp.Body.Close()
+	}
+	return err
 }

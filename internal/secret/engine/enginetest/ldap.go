@@ -29,7 +29,7 @@ const (
 	LDAPSuffix = "dc=example,dc=com"
 	LDAPUsers  = "ou=agents," + LDAPSuffix
 	LDAPAdmin  = "cn=estover," + LDAPSuffix
-	LDAPOther  = "cn=other," + LDAPSuffix             // an admin as that one, if a test makes the entry
+	LDAPOther  = "cn=other," + LDAPSuffix             // an admin as that one, if a test makes the entry, and so is cn=other2
 	LDAPGroup  = "cn=readers,ou=groups," + LDAPSuffix // of names
 	LDAPPosix  = "cn=shell,ou=groups," + LDAPSuffix   // a posixGroup
 	ldapRoot   = "cn=root," + LDAPSuffix
@@ -108,9 +108,9 @@ maxsize 67108864
 dbnosync
 limits dn.exact="cn=estover,@SUFFIX" size=unlimited
 access to filter=(l=kept) by * read
-access to attrs=userPassword by dn.regex="^cn=(estover|other),@SUFFIX$" write by anonymous auth by * none
-access to dn.subtree="ou=agents,@SUFFIX" by dn.regex="^cn=(estover|other),@SUFFIX$" write by users read
-access to dn.subtree="ou=groups,@SUFFIX" attrs=member,memberUid by dn.regex="^cn=(estover|other),@SUFFIX$" write by users read
+access to attrs=userPassword by dn.regex="^cn=(estover|other[0-9]*),@SUFFIX$" write by anonymous auth by * none
+access to dn.subtree="ou=agents,@SUFFIX" by dn.regex="^cn=(estover|other[0-9]*),@SUFFIX$" write by users read
+access to dn.subtree="ou=groups,@SUFFIX" attrs=member,memberUid by dn.regex="^cn=(estover|other[0-9]*),@SUFFIX$" write by users read
 access to * by users read by * none
 `))
 			return []string{"-f", conf, "-d", "stats", "-h", "ldap://" + s.Address(0) + "/ ldaps://" + s.Address(1) + "/"}, nil, err
