@@ -308,11 +308,11 @@ func (l *Leases) quotas(ctx context.Context, tx *db.Tx, r *Role, x *Lease, at *t
 	}
 	if made >= r.PerMinute {
 		// There is room when so many of them are a minute old that one more may be made.
-		at, err := madeAt(ctx, tx, r.ID, since, made-r.PerMinute)
+		leaves, err := madeAt(ctx, tx, r.ID, since, made-r.PerMinute)
 		if err != nil {
 			return err
 		}
-		again := ErrRate.In(at.Sub(since))
+		again := ErrRate.In(leaves.Sub(since))
 		return again.With("%d leases of the role %s have been made in the last minute, which is as many as there may be. Try again in %d seconds.", made, r.Name, estover.Wait(again))
 	}
 	if x.Agent != "" {
