@@ -9,6 +9,7 @@ import (
 
 	"estover.dev"
 	"estover.dev/internal/db"
+	"estover.dev/internal/job"
 	"estover.dev/internal/jose"
 )
 
@@ -228,7 +229,9 @@ func (t *Trusts) Unreachable(ctx context.Context, tenant estover.TenantID) (all 
 	var asked sync.WaitGroup
 	for i, one := range trusts {
 		if one.JWKSURL != "" {
-			asked.Go(func() { _, _, why[i] = t.sets.of(ctx, one.source(tenant), time.Time{}) })
+			asked.Go(func() {
+				why[i] = job.Guarded(func() error { _, _, err := t.sets.of(ctx, one.source(tenant), time.Time{}); return err })
+			})
 		}
 	}
 	asked.Wait()

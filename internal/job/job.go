@@ -166,7 +166,7 @@ func (j *Jobs) run(ctx context.Context, job job) {
 		defer close(renewed)
 		j.renew(work, job, cancel)
 	}()
-	err := j.guarded(work, job)
+	err := Guarded(func() error { return job.fn(work) })
 	lost := errors.Is(context.Cause(work), ErrLost)
 	cancel(nil)
 	<-renewed
@@ -190,17 +190,6 @@ func (j *Jobs) run(ctx context.Context, job job) {
 	if err != nil {
 		j.o.Logger.Error("a job could not be given back; its lease will end", "job", job.name, "error", err)
 	}
-}
-
-// guarded calls the job. A panic is the job's error: it ends this run and not
-// the node.
-func (j *Jobs) guarded(ctx context.Context, job job) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("the job panicked: %v", p)
-		}
-	}()
-	return job.fn(ctx)
 }
 
 // renew keeps the lease until ctx is done, and cancels the work if it cannot.

@@ -12,6 +12,7 @@ import (
 	"estover.dev"
 	"estover.dev/internal/db"
 	"estover.dev/internal/guard"
+	"estover.dev/internal/job"
 )
 
 // The bounds of sending.
@@ -59,7 +60,7 @@ func (n *Notify) Run(ctx context.Context) error {
 					n.leave(l)
 					<-places
 				}()
-				if _, err := n.say(ctx, l); err != nil && ctx.Err() == nil {
+				if err := job.Guarded(func() error { _, err := n.say(ctx, l); return err }); err != nil && ctx.Err() == nil {
 					n.Logger.Error("a message could not be sent", "tenant", l.tenant, "channel", l.channel, "error", err)
 				}
 			})

@@ -11,6 +11,7 @@ import (
 	"estover.dev"
 	"estover.dev/internal/db"
 	"estover.dev/internal/guard"
+	"estover.dev/internal/job"
 )
 
 // A Part is what belongs to sessions in one package, and how it ends with them.
@@ -165,7 +166,7 @@ func (s *Sessions) here(ctx context.Context, at place) error {
 		if p.Here == nil {
 			continue
 		}
-		if failed := p.Here(ctx, at.tenant, at.id, err == nil); failed != nil {
+		if failed := job.Guarded(func() error { return p.Here(ctx, at.tenant, at.id, err == nil) }); failed != nil {
 			return fmt.Errorf("the %s: %w", p.Name, failed)
 		}
 	}
@@ -260,7 +261,7 @@ func (s *Sessions) finish(ctx context.Context, st step) bool {
 	}
 	if err == nil && after != nil { // a part that there is no more has nothing more to end
 		limited, cancel := context.WithTimeout(ctx, afterTime)
-		err = after(limited, st.tenant, st.id)
+		err = job.Guarded(func() error { return after(limited, st.tenant, st.id) })
 		cancel()
 	}
 	if err == nil {

@@ -13,6 +13,7 @@ import (
 	"estover.dev"
 	"estover.dev/internal/db"
 	"estover.dev/internal/guard"
+	"estover.dev/internal/job"
 	"estover.dev/internal/seal"
 	"estover.dev/internal/secret"
 )
@@ -158,7 +159,7 @@ func (x *Connections) renew(ctx context.Context, tenant estover.TenantID, name s
 		go func() {
 			own, cancel := context.WithTimeout(context.WithoutCancel(ctx), renewTime)
 			defer cancel()
-			f.c, f.err = x.renewOnce(own, tenant, name, force)
+			f.err = job.Guarded(func() (err error) { f.c, err = x.renewOnce(own, tenant, name, force); return err })
 			x.mu.Lock()
 			delete(x.flying, key)
 			x.mu.Unlock()

@@ -20,6 +20,7 @@ import (
 	"estover.dev"
 	"estover.dev/internal/db"
 	"estover.dev/internal/guard"
+	"estover.dev/internal/job"
 	"estover.dev/internal/secret/engine"
 	"estover.dev/internal/secret/lease"
 	"estover.dev/internal/secret/rotation"
@@ -106,7 +107,7 @@ func (d *Doctor) Examine(ctx context.Context, c estover.Caller, name string) ([]
 			defer func() { <-turn }()
 			limited, cancel := context.WithTimeout(ctx, lookIn)
 			defer cancel()
-			all[n], failed[n] = d.look(limited, c.Tenant, id)
+			failed[n] = job.Guarded(func() (err error) { all[n], err = d.look(limited, c.Tenant, id); return err })
 		})
 	}
 	busy.Wait()

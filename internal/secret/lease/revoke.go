@@ -11,6 +11,7 @@ import (
 	"estover.dev"
 	"estover.dev/internal/db"
 	"estover.dev/internal/guard"
+	"estover.dev/internal/job"
 	"estover.dev/internal/secret/engine"
 	"estover.dev/internal/secret/target"
 )
@@ -342,7 +343,13 @@ func (l *Leases) look(ctx context.Context, busy *sync.WaitGroup) error {
 		}
 		for range at.Batches {
 			busy.Go(func() {
-				for ctx.Err() == nil && l.batch(ctx, s) {
+				err := job.Guarded(func() error {
+					for ctx.Err() == nil && l.batch(ctx, s) {
+					}
+					return nil
+				})
+				if err != nil {
+					l.o.Logger.Error("credentials could not be taken away yet", "target", s.target, "error", err)
 				}
 			})
 		}

@@ -8,6 +8,7 @@ import (
 
 	"estover.dev"
 	"estover.dev/internal/db"
+	"estover.dev/internal/job"
 )
 
 // How many rotations a node works at: of all tenants together, of one, at one target
@@ -125,7 +126,7 @@ func (x *Rotations) begin(ctx context.Context, busy *sync.WaitGroup, tried map[p
 		}
 		busy.Go(func() {
 			defer x.crew.leave(t)
-			switch err := x.advance(ctx, t.tenant, t.id); {
+			switch err := job.Guarded(func() error { return x.advance(ctx, t.tenant, t.id) }); {
 			case err == nil:
 				defer done() // after the turn is free
 			case !errors.Is(err, errLost) && ctx.Err() == nil:

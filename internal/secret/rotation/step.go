@@ -14,6 +14,7 @@ import (
 	"estover.dev"
 	"estover.dev/internal/db"
 	"estover.dev/internal/guard"
+	"estover.dev/internal/job"
 	"estover.dev/internal/secret"
 	"estover.dev/internal/secret/engine"
 )
@@ -53,7 +54,7 @@ func (x *Rotations) advance(ctx context.Context, tenant estover.TenantID, id str
 	defer w.stopProbe()
 	again := true
 	for again && err == nil {
-		again, err = w.step(ctx)
+		err = job.Guarded(func() (err error) { again, err = w.step(ctx); return err })
 	}
 	if errors.Is(err, errLost) || errors.Is(err, errCrash) {
 		return err
@@ -827,7 +828,7 @@ func (w *work) beginRefusing(ctx context.Context, user string, old estover.Secre
 		for {
 			limited, cancel := context.WithTimeout(ctx, effectTime)
 			began := time.Now()
-			err := e.Verify(limited, engine.Credential{User: user, Secret: old})
+			err := job.Guarded(func() error { return e.Verify(limited, engine.Credential{User: user, Secret: old}) })
 			cancel()
 			if errors.Is(err, engine.ErrWrongSecret) { // once: many a target locks a user out who comes with wrong ones
 				p.first = began

@@ -12,6 +12,7 @@ import (
 
 	"estover.dev"
 	"estover.dev/internal/guard"
+	"estover.dev/internal/job"
 	"estover.dev/internal/secret"
 	"estover.dev/internal/secret/engine"
 )
@@ -217,7 +218,7 @@ func (t *Targets) engine(tenant estover.TenantID, x *Target, k engine.Kind, host
 	if err != nil {
 		return nil, ErrInvalid.With("The target %s cannot be opened: %s", x.Name, err)
 	}
-	return e, nil
+	return guardedBy(e, t.o.Logger.With("target", x.Name, "tenant", tenant)), nil
 }
 
 // dial opens a connection to the target, and to nothing else.
@@ -303,7 +304,7 @@ func (t *Targets) Work(ctx context.Context, tenant estover.TenantID, id string, 
 	}
 	e, err := t.Engine(ctx, tenant, id)
 	if err == nil {
-		err = fn(ctx, e)
+		err = job.Guarded(func() error { return fn(ctx, e) })
 	}
 	// Whose own context is over says nothing of the target.
 	failed := err != nil && (errors.Is(err, engine.ErrUnreachable) || errors.Is(err, context.DeadlineExceeded))

@@ -9,6 +9,7 @@ import (
 	"estover.dev"
 	"estover.dev/internal/db"
 	"estover.dev/internal/guard"
+	"estover.dev/internal/job"
 	"estover.dev/internal/secret"
 )
 
@@ -391,7 +392,8 @@ func (x *Stores) Fresh(ctx context.Context, tenant estover.TenantID, s secret.Se
 			// Who asked first may go; the others are not to be left alone.
 			limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 			defer cancel()
-			until, err := x.ask(limited, tenant, s)
+			var until time.Time
+			err := job.Guarded(func() (err error) { until, err = x.ask(limited, tenant, s); return err })
 			if err != nil {
 				until = x.Guard.DB().Now().Add(sulk)
 			}

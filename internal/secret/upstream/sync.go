@@ -16,6 +16,7 @@ import (
 	"estover.dev"
 	"estover.dev/internal/db"
 	"estover.dev/internal/guard"
+	"estover.dev/internal/job"
 	"estover.dev/internal/secret"
 	"estover.dev/internal/secret/engine"
 )
@@ -446,7 +447,7 @@ func sideBySide(n int, do func(i int) error) error {
 		turn <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-turn }()
-			failed[i] = do(i)
+			failed[i] = job.Guarded(func() error { return do(i) })
 		})
 	}
 	wg.Wait()

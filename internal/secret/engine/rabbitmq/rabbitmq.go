@@ -31,6 +31,7 @@ import (
 	"time"
 
 	"estover.dev"
+	"estover.dev/internal/job"
 	"estover.dev/internal/secret/engine"
 )
 
@@ -349,7 +350,7 @@ func (t *target) Revoke(ctx context.Context, users []engine.Doomed) []error {
 		wg.Go(func() {
 			places <- struct{}{}
 			defer func() { <-places }()
-			errs[i] = t.revoke(ctx, u.Name)
+			errs[i] = job.Guarded(func() error { return t.revoke(ctx, u.Name) })
 		})
 	}
 	wg.Wait()
