@@ -89,8 +89,9 @@ func bound(op Op, d Decision, outcome audit.Outcome) (Op, Decision) {
 	return op, d
 }
 
-// ours is what an id looks like that nobody can guess ([estover.NewID]).
-var ours = regexp.MustCompile(`(^|:)[a-z]{2,8}_[a-z2-7]{26}$`)
+// ours is what an id looks like that nobody can guess: [estover.NewID], and the serial
+// number of a certificate.
+var ours = regexp.MustCompile(`(^|:)[a-z]{2,8}_[a-z2-7]{26}$|_certificate:(\S+/)?([0-9a-f]{2}){8,20}$`)
 
 // noSuchThing is what is on record of who names a thing that is not there.
 var noSuchThing = Decision{

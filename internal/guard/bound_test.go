@@ -83,10 +83,14 @@ func TestIDsOfOthersAreOnRecord(t *testing.T) {
 			}
 		}
 		missing(alice, "thing:"+theirs)
+		serial := "x509_certificate:mnt/" + strings.Repeat("0a", 20)
+		missing(alice, serial)
 		missing(alice, "thing:a-name")
+		missing(alice, "ssh_certificate:17")
 		missing(estover.Caller{Tenant: "acme", Subject: estover.System("sweep")}, "thing:"+theirs)
 		got := fmt.Sprint(events(t, d, "acme"))
-		if want := "[thing.raise refused user:usr_alice thing:" + theirs + " thing.read refused user:usr_alice thing:" + theirs + "]"; got != want {
+		if want := "[thing.raise refused user:usr_alice thing:" + theirs + " thing.read refused user:usr_alice thing:" + theirs +
+			" thing.raise refused user:usr_alice " + serial + " thing.read refused user:usr_alice " + serial + "]"; got != want {
 			t.Errorf("the log has %s, want %s", got, want)
 		}
 	})

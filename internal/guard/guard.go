@@ -330,7 +330,7 @@ func (g *Guard) Act(ctx context.Context, caller estover.Caller, op Op, decision 
 		return nil
 	})
 	if err != nil {
-		return g.missed(ctx, caller, op, err)
+		return g.Missed(ctx, caller, op, err)
 	}
 	decision.Recorded(caller.Tenant)
 	g.touched(caller.Tenant, done.event.Touches)
@@ -352,12 +352,13 @@ func (g *Guard) Read(ctx context.Context, caller estover.Caller, op Op, fn func(
 		}
 		return fn(tx)
 	})
-	return g.missed(ctx, caller, op, err)
+	return g.Missed(ctx, caller, op, err)
 }
 
-// missed is the error of an operation. That somebody named a thing by an id that
-// nobody guesses, and there is none here, is on record.
-func (g *Guard) missed(ctx context.Context, caller estover.Caller, op Op, err error) error {
+// Missed is the error of an operation that was found to be about nothing before it was
+// done. That somebody named a thing by an id that nobody guesses, and there is none
+// here, is on record (T3).
+func (g *Guard) Missed(ctx context.Context, caller estover.Caller, op Op, err error) error {
 	if err == nil || !strange(caller, op, err) {
 		return err
 	}

@@ -297,12 +297,13 @@ func (p *PKI) Generate(ctx context.Context, c estover.Caller, plan Plan, export 
 	return a, shown, err
 }
 
-// told reports a mistake of the caller's only to who may do the operation.
+// told reports a mistake of the caller's only to who may do the operation. That they
+// named something by the id of another tenant's is on record.
 func (p *PKI) told(ctx context.Context, c estover.Caller, op guard.Op, mistake error) error {
 	if err := p.permitted(ctx, c, op); err != nil {
 		return err
 	}
-	return mistake
+	return p.guard.Missed(ctx, c, op, mistake)
 }
 
 // permitted asks for an operation before a key is made for it, which may take a
@@ -511,7 +512,7 @@ func (p *PKI) Default(ctx context.Context, c estover.Caller, mount string, kind 
 func (p *PKI) SetDefault(ctx context.Context, c estover.Caller, mount string, kind Kind, ref string) (*Authority, error) {
 	a, err := p.authority(ctx, c.Tenant, mount, kind, ref)
 	if err != nil {
-		return nil, p.told(ctx, c, guard.Op{Action: "pki.configure", Target: "pki_setting:" + defaultsOf(kind)}, err)
+		return nil, p.told(ctx, c, guard.Op{Action: "pki.configure", Target: target(kind, "authority", ref)}, err)
 	}
 	return a, p.Set(ctx, c, mount, defaultsOf(kind), defaults{Default: a.ID})
 }
@@ -601,11 +602,12 @@ func (p *PKI) Public(ctx context.Context, tenant estover.TenantID, mount string,
 
 // Authority is one by its id or its name.
 func (p *PKI) Authority(ctx context.Context, c estover.Caller, mount string, kind Kind, ref string) (*Authority, error) {
-	err := p.guard.Read(ctx, c, guard.Op{Action: "pki.read", Target: target(kind, "authority", ref)}, func(*db.Tx) error { return nil })
-	if err != nil {
+	op := guard.Op{Action: "pki.read", Target: target(kind, "authority", ref)}
+	if err := p.guard.Read(ctx, c, op, func(*db.Tx) error { return nil }); err != nil {
 		return nil, err
 	}
-	return p.authority(ctx, c.Tenant, mount, kind, ref)
+	a, err := p.authority(ctx, c.Tenant, mount, kind, ref)
+	return a, p.guard.Missed(ctx, c, op, err)
 }
 
 // Issuer is the authority that issues by a name at this moment, as everybody may

@@ -99,7 +99,7 @@ own DELETE transit/keys/$cipher
 
 // traced are those that are on record where they were asked: what is named is one that
 // nobody guesses, and who asks is known.
-var traced = regexp.MustCompile(`^own \S+ (auth|pki/key).*\$(token|accessor|wrapaccessor|secretid|secretaccessor|key)\b`)
+var traced = regexp.MustCompile(`^own \S+ (auth|sys/wrapping|pki/(key|revoke|issuer/\$issuer |config)).*\$(token|accessor|wrapaccessor|secretid|secretaccessor|key|serial|issuer|wrap)\b`)
 
 // requestID is what differs in two answers that are alike.
 var requestID = regexp.MustCompile(`"request_id":"[^"]*"`)

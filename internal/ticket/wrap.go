@@ -148,6 +148,16 @@ func (t *Tickets) Unwrap(ctx context.Context, tenant estover.TenantID, value str
 	return answer, w, nil
 }
 
+// NoWrap has on record that somebody who is known wanted an answer that does not wait:
+// others have it, or it is another tenant's (T3).
+func (t *Tickets) NoWrap(ctx context.Context, caller estover.Caller) error {
+	op := guard.Op{Action: "ticket.unwrap", Target: "wrapping:", Detail: map[string]any{"found": false}}
+	return t.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
+		tx.Fail(ErrWrap)
+		return nil
+	})
+}
+
 // Rewrap gives what waits another token, for as long again. It still goes with the
 // session of who had it wrapped first.
 func (t *Tickets) Rewrap(ctx context.Context, tenant estover.TenantID, value string, from From) (Wrapped, error) {

@@ -3,9 +3,11 @@ package vault
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 
 	"estover.dev"
+	"estover.dev/internal/guard"
 	"estover.dev/internal/mount"
 	"estover.dev/internal/ticket"
 )
@@ -60,6 +62,19 @@ func (d *Door) wrappingToken(q *Request) (string, error) {
 	return string(in.Token.Reveal()), nil
 }
 
+// noWrap is the error of who wants what does not wait. Of a stranger nothing is on
+// record, or anybody could fill it; of who is known it is, and they hear nothing else.
+func (d *Door) noWrap(ctx context.Context, q *Request, err error) error {
+	var refused *guard.Refusal
+	if !errors.Is(err, ticket.ErrWrap) || q.Token == nil {
+		return err
+	}
+	if failed := d.Tickets.NoWrap(ctx, q.Caller); failed != nil && !errors.Is(failed, ticket.ErrWrap) && !errors.As(failed, &refused) {
+		return failed
+	}
+	return err
+}
+
 func (d *Door) unwrap(ctx context.Context, q *Request) (*Answer, error) {
 	q.Unwrapped()
 	v, err := d.wrappingToken(q)
@@ -68,7 +83,7 @@ func (d *Door) unwrap(ctx context.Context, q *Request) (*Answer, error) {
 	}
 	b, _, err := d.Tickets.Unwrap(ctx, q.Tenant, v, q.from())
 	if err != nil {
-		return nil, err
+		return nil, d.noWrap(ctx, q, err)
 	}
 	var k kept
 	if err := json.Unmarshal(b, &k); err != nil {
@@ -85,7 +100,7 @@ func (d *Door) lookupWrap(ctx context.Context, q *Request) (*Answer, error) {
 	}
 	w, err := d.Tickets.LookupWrap(ctx, q.Tenant, v)
 	if err != nil {
-		return nil, err
+		return nil, d.noWrap(ctx, q, err)
 	}
 	return &Answer{Data: map[string]any{"creation_ttl": seconds(w.TTL), "creation_time": Time(w.CreatedAt), "creation_path": w.Path}}, nil
 }
@@ -98,7 +113,7 @@ func (d *Door) rewrap(ctx context.Context, q *Request) (*Answer, error) {
 	}
 	w, err := d.Tickets.Rewrap(ctx, q.Tenant, v, q.from())
 	if err != nil {
-		return nil, err
+		return nil, d.noWrap(ctx, q, err)
 	}
 	info := WrapInfo{
 		Token: string(w.Value.Reveal()), Accessor: w.ID, TTL: seconds(w.TTL), CreationTime: Time(w.CreatedAt), CreationPath: w.Path, Accessed: w.Accessor,
