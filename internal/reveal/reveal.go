@@ -18,7 +18,9 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
+	"unicode"
 
 	"estover.dev/internal/page"
 	"estover.dev/internal/secret"
@@ -92,7 +94,18 @@ type valueView struct {
 	Back    string
 }
 
-type field struct{ Name, Value string }
+// A field is as it is in the page when a browser has read it: lines end as they do in
+// the value, which a browser would see to otherwise.
+type field struct {
+	Name   string
+	Pieces []string // between the carriage returns of the value
+	Exact  bool     // it is copied as it is shown
+}
+
+func fieldOf(name, value string) field {
+	strange := func(r rune) bool { return r != '\n' && r != '\t' && unicode.IsControl(r) }
+	return field{name, strings.Split(value, "\r"), strings.TrimSpace(value) == value && !strings.ContainsFunc(value, strange)}
+}
 
 // value shows the value of a secret.
 func (d *Door) value(r *page.Request) error {
@@ -104,7 +117,7 @@ func (d *Door) value(r *page.Request) error {
 	if err != nil {
 		return err
 	}
-	purpose := form.Get("purpose")
+	purpose := strings.TrimSpace(form.Get("purpose"))
 	if purpose == "" || len(purpose) > 500 {
 		return secret.ErrPurpose.With("Say what the value of the secret is needed for, in up to 500 bytes.")
 	}
@@ -114,7 +127,7 @@ func (d *Door) value(r *page.Request) error {
 	}
 	v := valueView{Path: path, Version: p.N, Back: at(r, "")}
 	for _, name := range slices.Sorted(maps.Keys(p.Values)) {
-		v.Fields = append(v.Fields, field{name, string(p.Values[name].Reveal())})
+		v.Fields = append(v.Fields, fieldOf(name, string(p.Values[name].Reveal())))
 	}
 	return r.Show(valuePage, page.View{Title: "The value of " + path, Data: v})
 }

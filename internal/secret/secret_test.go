@@ -489,8 +489,10 @@ func TestReadingIsLoud(t *testing.T) {
 		})
 		s := setup(t, d, agents)
 		made := crm(t, s, "the key")
-		if _, err := s.Read(t.Context(), ann, "crm/api-key", 0, ""); !errors.Is(err, secret.ErrPurpose) {
-			t.Errorf("reading without a purpose: %v, want ErrPurpose", err)
+		for _, purpose := range []string{"", " \t", "\u00a0"} {
+			if _, err := s.Read(t.Context(), ann, "crm/api-key", 0, purpose); !errors.Is(err, secret.ErrPurpose) {
+				t.Errorf("reading for the purpose %q: %v, want ErrPurpose", purpose, err)
+			}
 		}
 		if _, err := s.Read(t.Context(), bot, "crm/api-key", 0, ""); estover.KindOf(err) != estover.Denied {
 			t.Errorf("an agent reads: %v, want a refusal", err)

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -248,7 +249,7 @@ func (s *Secrets) open(tenant estover.TenantID, id string, v *Version, decode fu
 // is why, the caller's own if it is empty. It is an event, and the caller is
 // remembered as somebody who has the value.
 func (s *Secrets) Read(ctx context.Context, c estover.Caller, path string, n int64, purpose string) (Plain, error) {
-	if purpose == "" && c.Purpose == "" {
+	if purpose = strings.TrimSpace(purpose); purpose == "" && c.Purpose == "" {
 		return Plain{}, ErrPurpose
 	}
 	op := guard.Op{Action: "secret.read", Target: target(path), Effect: guard.Reads, Purpose: purpose}

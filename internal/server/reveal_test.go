@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"maps"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -8,17 +9,39 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/html"
+
 	"estover.dev/internal/page/pagetest"
 )
+
+// shown are the fields of a value as a browser has them when it has read the page.
+func shown(t *testing.T, body string) map[string]string {
+	t.Helper()
+	doc, err := html.Parse(strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields, name := map[string]string{}, ""
+	for n := range doc.Descendants() {
+		switch {
+		case n.Type != html.TextNode:
+		case n.Parent.Data == "dt":
+			name = n.Data
+		case n.Parent.Data == "code" && n.Parent.Parent.Data == "pre":
+			fields[name] += n.Data
+		}
+	}
+	return fields
+}
 
 // H3: people see a value in a browser after a fresh log-in, for a purpose and if policy
 // lets them read it; each time is on record, and nothing else shows it.
 func TestRevealAValue(t *testing.T) {
 	each(t, func(t *testing.T, h *house) {
-		const value = "a-value-to-be-<seen>"
+		const value, lines = "a-value-to-be-<seen>", "one\r\ntwo\r\rthree\n\tfour"
 		type object = map[string]any
 		h.must(http.MethodPost, "/v1/secrets", object{"path": "kept/key", "class": "restricted", "risk": "low", "description": "of the shop", "owner": "", "destinations": []string{"shop.example"}}, nil)
-		h.must(http.MethodPost, "/v1/secret/versions?path=kept/key", object{"fields": object{"value": value, "user": "kept"}}, nil)
+		h.must(http.MethodPost, "/v1/secret/versions?path=kept/key", object{"fields": object{"value": value, "user": "kept", "lines": lines, "blank": "kept\n"}}, nil)
 		enter := func(name string, roles ...string) *visitor {
 			t.Helper()
 			h.must(http.MethodPost, "/v1/people", object{"name": name, "roles": roles}, nil)
@@ -72,15 +95,29 @@ func TestRevealAValue(t *testing.T) {
 		if p := ada.Post(action, url.Values{"purpose": {"a look"}}); p.Status == http.StatusOK || strings.Contains(p.Body, "a-value-to-be") {
 			t.Errorf("without the form of the page: %d", p.Status)
 		}
-		if p := ada.Send(page, action, "purpose", ""); p.Status == http.StatusOK || strings.Contains(p.Body, "a-value-to-be") {
-			t.Errorf("without a purpose: %d", p.Status)
+		for _, purpose := range []string{"", " ", "\t \u00a0"} {
+			if p := ada.Send(page, action, "purpose", purpose); p.Status == http.StatusOK || strings.Contains(p.Body, "a-value-to-be") {
+				t.Errorf("for the purpose %q: %d", purpose, p.Status)
+			}
+			if status, b := h.do(http.MethodPost, "/v1/secret/read?path=kept/key", h.token, object{"purpose": purpose}); status != http.StatusUnprocessableEntity {
+				t.Errorf("by the API for the purpose %q: %d %s", purpose, status, b)
+			}
 		}
 		if n := read(); len(n) != 0 {
 			t.Fatalf("the value was read for %q", n)
 		}
-		p := ada.Send(page, action, "purpose", "the shop is locked out")
+		p := ada.Send(page, action, "purpose", " the shop is locked out ")
 		if p.Status != http.StatusOK || !strings.Contains(p.Body, "a-value-to-be-&lt;seen&gt;") || p.Header.Get("Cache-Control") != "no-store" {
 			t.Errorf("the value: %d %v\n%s", p.Status, p.Header, p.Body)
+		}
+		// A browser has the value as it is, and the page says where a copy may not be.
+		if got, want := shown(t, p.Body), map[string]string{"value": value, "user": "kept", "lines": lines, "blank": "kept\n"}; !maps.Equal(got, want) {
+			t.Errorf("a browser has %q, want %q", got, want)
+		}
+		for field, warned := range map[string]bool{"value": false, "user": false, "lines": true, "blank": true} {
+			if strings.Contains(p.Body, "estover secret get --field "+field+"<") != warned {
+				t.Errorf("of %s it is said that a copy may differ: %v, want %v\n%s", field, !warned, warned, p.Body)
+			}
 		}
 		if n := read(); len(n) != 1 || n[0] != "the shop is locked out" {
 			t.Errorf("on record the value was read for %q", n)
