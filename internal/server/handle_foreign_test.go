@@ -67,8 +67,10 @@ spec:
   base_url: http://%[2]s
   allow_private: [127.0.0.0/8]
   class: confidential
-  slots: [{slot: header, name: X-Api-Key, secret: holder/key, placeholder: HOLDER_KEY}]
-  actions: [{name: thing.read, method: GET, path: "/things/{id}"}]
+  slots:
+    - {slot: header, name: X-Api-Key, secret: holder/key, placeholder: HOLDER_KEY}
+    - {slot: body, name: /auth/token, secret: holder/key, actions: [thing.make]}
+  actions: [{name: thing.read, method: GET, path: "/things/{id}"}, {name: thing.make, method: POST, path: /things}]
 `, strings.TrimPrefix(up.URL, "http://"), strings.TrimPrefix(holder.URL, "http://"))
 		type agent struct {
 			*house
@@ -108,6 +110,9 @@ spec:
 			if status, body := a.call(a.things, http.MethodGet, "/u/holder/things/1", "", "", "X-Api-Key", a.placeholder); status != 200 {
 				t.Errorf("with one's own placeholder: %d %s", status, body)
 			}
+			if status, body := a.call(a.things, http.MethodPost, "/u/holder/things", "application/json", `{"auth":{"token":"`+a.placeholder+`"}}`); status != 200 {
+				t.Errorf("with one's own placeholder in a body: %d %s", status, body)
+			}
 		}
 		good(acme)
 		good(evil)
@@ -141,6 +146,9 @@ spec:
 			},
 			"a placeholder in its slot": func(_, _, placeholder string) (int, string) {
 				return evil.call(evil.things, http.MethodGet, "/u/holder/things/1", "", "", "X-Api-Key", placeholder)
+			},
+			"a placeholder in its slot in a body": func(_, _, placeholder string) (int, string) {
+				return evil.call(evil.things, http.MethodPost, "/u/holder/things", "application/json", `{"auth":{"token":"`+placeholder+`"}}`)
 			},
 			"a placeholder in a path": func(_, _, placeholder string) (int, string) {
 				return evil.call(evil.things, http.MethodGet, "/u/holder/things/"+placeholder, "", "")
