@@ -129,14 +129,14 @@ func open(c engine.Config) (engine.Engine, error) {
 			return nil, engine.Unreachable(err)
 		}
 		if encryption == nil {
-			return conn, nil
+			return newWire(conn), nil
 		}
 		secured := tls.Client(conn, encryption)
 		if err := secured.HandshakeContext(ctx); err != nil {
 			_ = conn.Close()
 			return nil, engine.Unreachable(err)
 		}
-		return secured, nil
+		return newWire(secured), nil
 	}
 	t.client = t.as(c.Admin, 4)
 	return t, nil
