@@ -12,6 +12,7 @@
 package ldap
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/fips140"
@@ -28,6 +29,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-ldap/ldap/v3"
@@ -113,7 +115,13 @@ func open(c engine.Config) (engine.Engine, error) {
 		config: c, implicit: u.Scheme == "ldaps",
 		address: net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), map[string]string{"ldap": "389", "ldaps": "636"}[u.Scheme])),
 		rdn:     cmp.Or(c.Options["rdn"], "uid"),
-		hash:    cmp.Or(c.Options["hash"], "ssha"),
+		hash:    c.Options["hash"],
+	}
+	switch {
+	case t.hash == "" && !fips140.Enforced():
+		t.hash = "ssha"
+	case t.hash == "" || t.hash == "ssha" && fips140.Enforced(): // where SHA-1 would panic
+		return nil, engine.ErrConfig.With("Passwords are stored with SHA-1 as it is, which is not there where FIPS 140 is enforced. Set the option hash to ssha256 or ssha512; slapd takes them with its module pw-sha2.").At("options.hash")
 	}
 	if t.implicit && c.Options["tls"] == "" {
 		c.Options = map[string]string{"tls": "verify"}
@@ -146,6 +154,7 @@ type target struct {
 	encryption *tls.Config // nil for none
 	base       *ldap.DN
 	rdn, hash  string
+	proved     atomic.Bool // that somebody logs in whose password is stored so
 }
 
 func (t *target) Close() error { return nil }
@@ -158,9 +167,6 @@ func (t *target) dn(name string) string {
 // store is the form in which the directory keeps a password.
 func (t *target) store(s estover.Secret) string {
 	h := hashes[t.hash]
-	if t.hash == "ssha" && fips140.Enforced() { // where SHA-1 would panic
-		h = hashes["ssha256"]
-	}
 	salt := make([]byte, 16)
 	_, _ = rand.Read(salt)
 	d := h.digest()
@@ -233,6 +239,7 @@ func (t *target) Create(ctx context.Context, o engine.Order) (engine.Material, e
 			change.Replace(a.Type, a.Vals)
 		}
 	}
+	var refused *engine.Refused
 	err := t.asAdmin(ctx, func(l *ldap.Conn) error {
 		err := l.Add(add)
 		// An entry that is there is made the one that was asked for, unless somebody
@@ -246,6 +253,17 @@ func (t *target) Create(ctx context.Context, o engine.Order) (engine.Material, e
 			return engine.Refuse("there is no entry %s", t.config.Options["base"])
 		} else if err != nil {
 			return classify(err)
+		}
+		if !t.proved.Load() { // once: the directory may take a form that it does not know
+			if err := t.lets(ctx, dn, o.Secret); errors.As(err, &refused) {
+				if failed := classify(gone(l.Del(ldap.NewDelRequest(dn, nil)))); failed != nil {
+					return engine.Begun(failed)
+				}
+				return err
+			} else if err != nil {
+				return engine.Begun(err)
+			}
+			t.proved.Store(true)
 		}
 		for _, g := range o.Template["groups"] {
 			join := ldap.NewModifyRequest(g, nil)
@@ -326,9 +344,7 @@ func (t *target) revoke(l *ldap.Conn, u engine.Doomed) error {
 	}
 	dn := t.dn(u.Name)
 	lock := ldap.NewModifyRequest(dn, nil)
-	nobody := make([]byte, 32)
-	_, _ = rand.Read(nobody)
-	lock.Replace("userPassword", []string{t.store(estover.NewSecret(nobody))})
+	lock.Replace("userPassword", []string{t.store(nobody())})
 	_ = l.Modify(lock) // what matters is whether the entry is gone
 	if err := gone(l.Del(ldap.NewDelRequest(dn, nil))); ldap.IsErrorWithCode(err, ldap.LDAPResultNotAllowedOnNonLeaf) {
 		if err := uproot(l, dn); err != nil {
@@ -413,20 +429,69 @@ func (t *target) whole(user string) string {
 	return t.dn(user)
 }
 
+// SetSecret replaces nothing before the directory has shown that it lets in whoever
+// comes with a password that is kept like the next one: it takes any value, also one in
+// a scheme that it does not know, with which nobody logs in. What is kept beside the next
+// one stays as it is stored, and is not written anew.
 func (t *target) SetSecret(ctx context.Context, user string, s, keep estover.Secret) error {
-	values := []string{t.store(s)}
-	if !keep.Empty() {
-		values = append(values, t.store(keep))
-	}
-	change := ldap.NewModifyRequest(t.whole(user), nil)
-	change.Replace("userPassword", values)
 	return t.asAdmin(ctx, func(l *ldap.Conn) error {
-		err := classify(l.Modify(change))
+		dn := t.whole(user)
+		tried, trial := s, keep.Empty() || bytes.Equal(s.Reveal(), keep.Reveal())
+		if trial { // s may be let in with another value
+			tried = nobody()
+		}
+		value, err := t.prove(ctx, l, dn, tried)
+		switch {
+		case err != nil:
+		case keep.Empty():
+			err = t.alter(l, dn, func(r *ldap.ModifyRequest) { r.Replace("userPassword", []string{t.store(s)}) })
+		case trial:
+			err = t.alter(l, dn, func(r *ldap.ModifyRequest) { r.Delete("userPassword", []string{value}) })
+		}
 		if errors.Is(err, engine.ErrNoUser) && user == t.config.Admin.User {
 			return fmt.Errorf("%w: %s is no entry, so its password stands in the directory's configuration and is changed there", err, user)
 		}
 		return err
 	})
+}
+
+// prove gives an entry one more password and logs in with it. If it is not let in, the
+// entry is as it was.
+func (t *target) prove(ctx context.Context, l *ldap.Conn, dn string, s estover.Secret) (value string, err error) {
+	value = t.store(s)
+	if err := t.alter(l, dn, func(r *ldap.ModifyRequest) { r.Add("userPassword", []string{value}) }); err != nil {
+		return "", err
+	}
+	if err := t.lets(ctx, dn, s); err != nil {
+		if failed := t.alter(l, dn, func(r *ldap.ModifyRequest) { r.Delete("userPassword", []string{value}) }); failed != nil {
+			err = fmt.Errorf("%w (and what was tried could not be taken away: %s)", err, failed.Error())
+		}
+		return "", engine.Begun(err)
+	}
+	return value, nil
+}
+
+// lets logs in as somebody whose password was just stored. It is a refusal if the
+// directory does not let it in.
+func (t *target) lets(ctx context.Context, dn string, s estover.Secret) error {
+	err := t.with(ctx, engine.Credential{User: dn, Secret: s}, func(*ldap.Conn) error { return nil })
+	if !errors.Is(err, engine.ErrWrongSecret) {
+		return err
+	}
+	return engine.Refuse("the directory takes a password in the form %s and does not let in who has it, so nothing was changed: set the option hash to a form that it knows (slapd takes ssha256 and ssha512 with its module pw-sha2)", hashes[t.hash].scheme)
+}
+
+func (t *target) alter(l *ldap.Conn, dn string, how func(*ldap.ModifyRequest)) error {
+	change := ldap.NewModifyRequest(dn, nil)
+	how(change)
+	return classify(l.Modify(change))
+}
+
+// nobody is a password that nobody knows.
+func nobody() estover.Secret {
+	b := make([]byte, 32)
+	_, _ = rand.Read(b)
+	return estover.NewSecret([]byte(base64.RawURLEncoding.EncodeToString(b)))
 }
 
 func (t *target) Verify(ctx context.Context, c engine.Credential) error {

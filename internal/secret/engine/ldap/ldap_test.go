@@ -2,6 +2,7 @@ package ldap_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -276,6 +277,62 @@ func TestAdmin(t *testing.T) {
 	}
 	if err := e.Verify(t.Context(), engine.Credential{User: other}); !errors.Is(err, engine.ErrWrongSecret) {
 		t.Errorf("no password, which is a log-in as nobody: %v, want ErrWrongSecret", err)
+	}
+}
+
+// TestUnknownHash is R12, and nobody's credential that is none: a directory takes a
+// password in a form that it does not know and lets nobody in with it, so nobody's is
+// changed to one, and the admin's is as it was in all respects.
+func TestUnknownHash(t *testing.T) {
+	s := running(t)
+	c := config(s)
+	c.Options = map[string]string{"base": base, "hash": "ssha256"} // this slapd is without pw-sha2
+	e := open(t, c)
+	stored := func() (values []string) {
+		t.Helper()
+		err := s.AsRoot(func(l *client.Conn) error {
+			found, err := l.Search(client.NewSearchRequest(c.Admin.User, client.ScopeBaseObject, client.NeverDerefAliases, 1, 0, false, "(objectClass=*)", []string{"userPassword"}, nil))
+			if err == nil {
+				values = found.Entries[0].GetAttributeValues("userPassword")
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return values
+	}
+	before := stored()
+	next := estover.NewSecret([]byte("next-secret-of-the-admin"))
+	for what, keep := range map[string]estover.Secret{"beside the one before": c.Admin.Secret, "alone": {}} {
+		for _, to := range []estover.Secret{next, c.Admin.Secret} {
+			err := e.SetSecret(t.Context(), c.Admin.User, to, keep)
+			if again := bytes.Equal(to.Reveal(), keep.Reveal()); !refusal(err) || !strings.Contains(err.Error(), "{SSHA256}") {
+				t.Errorf("a password %s (the same: %v): %v, want a refusal that names the form", what, again, err)
+			}
+			if err := e.Verify(t.Context(), c.Admin); err != nil || !slices.Equal(stored(), before) {
+				t.Fatalf("a password %s: the admin's own: %v; %d are stored, want them as they were", what, err, len(stored()))
+			}
+		}
+	}
+	o := engine.Order{Name: "e_unknown", Secret: next, Template: template}
+	if _, err := e.Create(t.Context(), o); !refusal(err) {
+		t.Errorf("a user who could not log in: %v, want a refusal", err)
+	}
+	if left, err := e.List(t.Context(), o.Name); err != nil || len(left) > 0 {
+		t.Errorf("of whom could not log in there is %q, %v", left, err)
+	}
+
+	// With one that it knows, what else lets the admin in stays until it is to be the only one.
+	e = open(t, config(s))
+	if err := e.SetSecret(t.Context(), c.Admin.User, next, c.Admin.Secret); err != nil {
+		t.Fatal(err)
+	}
+	if after := stored(); len(after) != len(before)+1 || !slices.Contains(after, before[0]) {
+		t.Errorf("beside the one before there are %d values, want one more and the rest as stored", len(after))
+	}
+	if err := e.SetSecret(t.Context(), c.Admin.User, c.Admin.Secret, estover.Secret{}); err != nil || len(stored()) != 1 {
+		t.Errorf("the only one: %v, %d are stored", err, len(stored()))
 	}
 }
 
