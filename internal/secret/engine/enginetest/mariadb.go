@@ -63,8 +63,15 @@ var mariadb = sync.OnceValues(func() (*MariaDBServer, error) {
 			if err := bootstrap(at, data); err != nil {
 				return nil, nil, err
 			}
+			certificate, key, err := Certificate(at)
+			if err != nil {
+				return nil, nil, err
+			}
+			if err := at.give(); err != nil {
+				return nil, nil, err
+			}
 			return []string{
-				"--no-defaults", "--datadir=" + data, "--socket=" + filepath.Join(at.Dir, "sock"), "--pid-file=" + filepath.Join(at.Dir, "pid"),
+				"--no-defaults", "--ssl-cert=" + certificate, "--ssl-key=" + key, "--datadir=" + data, "--socket=" + filepath.Join(at.Dir, "sock"), "--pid-file=" + filepath.Join(at.Dir, "pid"),
 				"--bind-address=127.0.0.1", "--port=" + strconv.Itoa(at.Ports[0]), "--skip-name-resolve", "--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=32M",
 				"--general-log", "--general-log-file=" + filepath.Join(at.Dir, "general.log"),
 			}, nil, nil

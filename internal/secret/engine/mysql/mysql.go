@@ -29,6 +29,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"strconv"
@@ -41,6 +42,7 @@ import (
 	"github.com/go-sql-driver/mysql"
 
 	"estover.dev"
+	"estover.dev/internal/job"
 	"estover.dev/internal/secret/engine"
 )
 
@@ -111,6 +113,7 @@ func valid(name string) bool { return nameable(name) && len(name) <= maxName }
 type target struct {
 	pool   *sql.DB
 	base   *mysql.Config
+	dial   func(ctx context.Context, network, address string) (*wire, error)
 	hosts  string
 	auth   string
 	skew   atomic.Int64 // the server's clock minus ours, in nanoseconds
@@ -139,8 +142,14 @@ func open(c engine.Config) (engine.Engine, error) {
 	m := mysql.NewConfig()
 	m.Net, m.Addr = "tcp", net.JoinHostPort(host, strconv.Itoa(port))
 	m.User, m.Passwd = c.Admin.User, string(c.Admin.Secret.Reveal())
-	m.TLS, m.Timeout, m.Logger = encryption, 5*time.Second, &mysql.NopLogger{}
-	m.DialFunc = c.Connect
+	m.Timeout, m.Logger = 5*time.Second, &mysql.NopLogger{}
+	t.dial = func(ctx context.Context, network, address string) (*wire, error) {
+		conn, err := c.Connect(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return newWire(conn, encryption), nil
+	}
 	m.AllowNativePasswords = !fips140.Enforced() // an admin's, for which the driver would need SHA-1
 	m.ParseTime, m.Loc = true, time.UTC
 	m.Params = map[string]string{"time_zone": "'+00:00'", "sql_mode": "'NO_BACKSLASH_ESCAPES,STRICT_ALL_TABLES'", "autocommit": "1"}
@@ -159,11 +168,7 @@ type connector struct{ t *target }
 func (c connector) Driver() driver.Driver { return mysql.MySQLDriver{} }
 
 func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
-	inner, err := mysql.NewConnector(c.t.base)
-	if err != nil {
-		return nil, err
-	}
-	conn, err := inner.Connect(ctx)
+	conn, err := c.t.connect(ctx, c.t.base.Clone())
 	if err != nil {
 		return nil, err
 	}
@@ -186,6 +191,33 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 		return nil, engine.Refuse("it is no MariaDB but %s", version)
 	}
 	return conn, nil
+}
+
+// connect logs in. The pool does so in goroutines of its own, in which a panic would be
+// nobody's error.
+func (t *target) connect(ctx context.Context, m *mysql.Config) (conn driver.Conn, err error) {
+	var w *wire
+	m.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		var err error
+		if w, err = t.dial(ctx, network, address); err != nil {
+			return nil, err
+		}
+		return w.conn(), nil
+	}
+	err = job.Guarded(func() error {
+		inner, err := mysql.NewConnector(m)
+		if err == nil {
+			conn, err = inner.Connect(ctx)
+		}
+		return err
+	})
+	if err != nil && w != nil {
+		_ = w.Close()
+		if w.err != nil && !errors.Is(w.err, io.EOF) && !errors.Is(w.err, net.ErrClosed) && number(err) == 0 {
+			err = w.err // the driver says no more than that the connection is no good
+		}
+	}
+	return conn, err
 }
 
 // with gives a connection to work, which ends by the deadline of ctx.
@@ -507,11 +539,7 @@ func (t *target) Verify(ctx context.Context, who engine.Credential) error {
 func (t *target) as(ctx context.Context, who engine.Credential, statement string) error {
 	m := t.base.Clone()
 	m.User, m.Passwd = who.User, string(who.Secret.Reveal())
-	connector, err := mysql.NewConnector(m)
-	if err != nil {
-		return err
-	}
-	conn, err := connector.Connect(ctx)
+	conn, err := t.connect(ctx, m)
 	if err != nil {
 		return classify(err)
 	}

@@ -441,3 +441,37 @@ func TestSecondAdmin(t *testing.T) {
 		t.Errorf("a refusal left %q, %v", names, err)
 	}
 }
+
+// A server that shows a certificate of its name is talked to over TLS, and one whose
+// certificate somebody else has signed is not.
+func TestTLS(t *testing.T) {
+	s := enginetest.MariaDB(t)
+	c := s.Config
+	s.Exec(t, "create user tls_only identified by 'made-for-tests' require ssl")
+	only := engine.Credential{User: "tls_only", Secret: c.Admin.Secret}
+	if err := open(t, c).Verify(t.Context(), only); !errors.Is(err, engine.ErrWrongSecret) {
+		t.Errorf("who may log in over TLS alone, without it: %v, want ErrWrongSecret", err)
+	}
+	c.Options, c.Authorities = map[string]string{"tls": "verify"}, enginetest.Authority()
+	e := open(t, c)
+	o := order("tls_user", readers)
+	if _, err := e.Create(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	for _, who := range []engine.Credential{{User: o.Name, Secret: o.Secret}, only} {
+		if err := e.Verify(t.Context(), who); err != nil {
+			t.Errorf("%s over TLS: %v", who.User, err)
+		}
+		who.Secret = estover.NewSecret([]byte("wrong"))
+		if err := e.Verify(t.Context(), who); !errors.Is(err, engine.ErrWrongSecret) {
+			t.Errorf("%s with a wrong password over TLS: %v, want ErrWrongSecret", who.User, err)
+		}
+	}
+	if errs := e.Revoke(t.Context(), []engine.Doomed{{Name: o.Name}}); errs[0] != nil {
+		t.Error(errs[0])
+	}
+	c.Authorities = nil
+	if _, err := open(t, c).Now(t.Context()); err == nil || !strings.Contains(err.Error(), "certificate") {
+		t.Errorf("a certificate of somebody else's: %v", err)
+	}
+}
