@@ -82,7 +82,10 @@ func greeting(flags uint32, plugin string) []byte {
 	return append(append(g, "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00abcdefghijkl\x00"...), plugin+"\x00"...)
 }
 
-const plain, secured = 0x8a2000 | 0x8000 | 0x200 | 9, 0x8a2000 | 0x8000 | 0x200 | 0x800 | 9
+const (
+	plain   = 0x8a2000 | 0x8000 | 0x200 | 9 // what it can do
+	capable = 36                            // where it says so
+)
 
 func key(t testing.TB, k any) []byte {
 	t.Helper()
@@ -165,7 +168,7 @@ func TestImpostor(t *testing.T) {
 				s.says = append(s.says, bytes.Clone(p))
 			}
 			if over != nil && len(says[0]) > 40 && len(says[0]) < 200 {
-				s.says[0][34+2] |= 0x08
+				s.says[0][capable+1] |= 0x08 // of TLS
 			}
 			err := try(t, s, authorities, 10*time.Second)
 			var p *job.Panicked
