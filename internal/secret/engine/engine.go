@@ -165,8 +165,8 @@ type Engine interface {
 	List(ctx context.Context, prefix string) ([]string, error)
 
 	// SetSecret makes s the one secret of a user that exists. ErrNoUser if it does
-	// not. Where [Kind.Overlap] is set, keep, if it is not empty, goes on working
-	// beside it.
+	// not. Where [Kind.Overlap] is set and keep is not empty, keep goes on working
+	// beside it, and so does whatever else the user has.
 	SetSecret(ctx context.Context, user string, s, keep estover.Secret) error
 
 	// Verify logs in as an application does, and out. ErrWrongSecret if the target

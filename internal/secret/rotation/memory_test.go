@@ -142,6 +142,7 @@ func (m *memory) SetSecret(ctx context.Context, user string, s, keep estover.Sec
 	if user == m.refuse || m.refuse == "*" {
 		return engine.Refuse("not this one")
 	}
+	had := m.users[user]
 	m.users[user] = []string{string(s.Reveal())}
 	if m.slow > 0 { // the target has it, and takes its time to say so
 		m.mu.Unlock()
@@ -149,7 +150,7 @@ func (m *memory) SetSecret(ctx context.Context, user string, s, keep estover.Sec
 		m.mu.Lock()
 	}
 	if !keep.Empty() {
-		m.users[user] = append(m.users[user], string(keep.Reveal()))
+		m.users[user] = slices.Compact(slices.Sorted(slices.Values(append(append(m.users[user], string(keep.Reveal())), had...))))
 	}
 	return nil
 }

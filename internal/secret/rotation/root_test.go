@@ -159,6 +159,42 @@ func TestRotateRootAlone(t *testing.T) {
 	})
 }
 
+// TestRotateRootBeside: whoever else works with another password of the admin's does so
+// until a rotation has come through, and goes on if it was given up.
+func TestRotateRootBeside(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		for i, alone := range []bool{false, true} {
+			h := buildAt(t, d, newMemory("operator"), estover.TenantID("acme"+string(rune('a'+i))))
+			another := engine.Credential{User: "operator", Secret: estover.NewSecret([]byte("of somebody else"))}
+			h.target.users["operator"] = append(h.target.users["operator"], string(another.Secret.Reveal()))
+			fields := map[string]estover.Secret{"username": estover.NewSecret([]byte("operator")), "password": estover.NewSecret([]byte("first-of-operator"))}
+			if _, err := h.secrets.Write(t.Context(), h.ann, path, fields, 0); err != nil {
+				t.Fatal(err)
+			}
+			h.admin, h.pair, h.overlap = path, !alone, true
+			came := map[string]bool{}
+			h.x.Reached(func(at string) error {
+				came[at] = true
+				if !h.target.accepts(another) {
+					t.Errorf("%s, alone %v: another password of the admin's is gone", at, alone)
+				}
+				return nil
+			})
+			if alone {
+				h.target.refuse = "operator"
+				if _, err := h.x.RotateRoot(t.Context(), h.ann, "orders", ""); !errors.Is(err, rotation.ErrFailed) || !came["after R6"] {
+					t.Errorf("who may not change its own password: %v; came to %v", err, came)
+				}
+				h.target.refuse = ""
+			}
+			if _, err := h.x.RotateRoot(t.Context(), h.ann, "orders", ""); err != nil || !came["after R4"] {
+				t.Errorf("alone %v: %v; came to %v", alone, err, came)
+			}
+			h.x.Reached(nil)
+		}
+	})
+}
+
 // TestRotateRootCrashes: a node that dies anywhere in it leaves what the next one
 // brings to its end, with one second admin, or none where the first has two passwords (R6).
 func TestRotateRootCrashes(t *testing.T) {

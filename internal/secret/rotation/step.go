@@ -503,7 +503,11 @@ func (w *work) tryAdmin(ctx context.Context, values map[string]estover.Secret) (
 		return nil, err
 	}
 	defer func() { _ = e.Close() }()
-	if err := e.SetSecret(limited, w.r.user(w.r.Slot), old[w.r.SecretField], estover.Secret{}); err != nil {
+	var keep estover.Secret
+	if at.Overlap { // what else the one before has stays, for this rotation may be given up
+		keep = old[w.r.SecretField]
+	}
+	if err := e.SetSecret(limited, w.r.user(w.r.Slot), old[w.r.SecretField], keep); err != nil {
 		if ctx.Err() != nil { // this node goes
 			return nil, err
 		}
@@ -667,6 +671,9 @@ func (w *work) undo(ctx context.Context) error {
 		}
 		if before := old[w.r.SecretField]; !before.Empty() {
 			password = before
+			if err := w.beside(ctx, engine.Credential{User: user, Secret: before}); err == nil || errors.Is(err, errCrash) {
+				return err
+			}
 		}
 	}
 	err := w.effect(ctx, "R6", func(ctx context.Context, e engine.Engine) error {
@@ -679,6 +686,19 @@ func (w *work) undo(ctx context.Context) error {
 		err = w.untouched(ctx, engine.Credential{User: user, Secret: password}, err)
 	}
 	return err
+}
+
+// beside is nil if a user who may have two passwords has nothing of the next one, so that
+// nothing is set and what else it has stays.
+func (w *work) beside(ctx context.Context, before engine.Credential) error {
+	at, err := w.x.Target(ctx, w.tenant, w.r.Target)
+	if err == nil && !at.Overlap {
+		err = engine.ErrUnsupported
+	}
+	if err != nil {
+		return err
+	}
+	return w.untouched(ctx, before, engine.ErrWrongSecret)
 }
 
 // untouched is nil if the one user at a target, which has refused to have its password

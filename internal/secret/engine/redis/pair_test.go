@@ -80,8 +80,20 @@ func TestSecondAdmin(t *testing.T) {
 			t.Errorf("after it was drained: %v", err)
 		}
 	}
+	// What the first has beside its own stays while it is only tried.
+	beside := engine.Credential{User: "estover", Secret: estover.NewSecret([]byte("of somebody else"))}
+	own := engine.Credential{User: "estover", Secret: estover.NewSecret([]byte(admin))}
+	if err := b.SetSecret(t.Context(), "estover", beside.Secret, own.Secret); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(b.SetSecret(t.Context(), "estover", own.Secret, own.Secret), b.Verify(t.Context(), beside), b.Verify(t.Context(), own)); err != nil {
+		t.Errorf("the first admin's other password after its own was set to what it is: %v", err)
+	}
 	if err := b.SetSecret(t.Context(), "estover", second.Secret, estover.Secret{}); err != nil {
 		t.Errorf("the first admin's password, by the second: %v", err)
+	}
+	if err := b.Verify(t.Context(), beside); !errors.Is(err, engine.ErrWrongSecret) {
+		t.Errorf("the first admin's other password after it was changed: %v, want ErrWrongSecret", err)
 	}
 	file, err := os.ReadFile(filepath.Join(s.Dir, "users.acl"))
 	if err != nil || !strings.Contains(string(file), "user "+second.User+" on ") || strings.Contains(string(file), admin) {

@@ -288,8 +288,8 @@ func (t *target) List(ctx context.Context, prefix string) (users []string, err e
 
 func (t *target) SetSecret(ctx context.Context, user string, s, keep estover.Secret) error {
 	rules := []string{"resetpass", hash(s)}
-	if !keep.Empty() {
-		rules = append(rules, hash(keep))
+	if !keep.Empty() { // and whatever else the user has
+		rules = []string{hash(keep), hash(s)}
 	}
 	return t.do(ctx, func(c *redis.Conn) error {
 		if err := find(ctx, c, user); err != nil {
