@@ -219,11 +219,19 @@ type dialer struct {
 
 func (d dialer) Dial(network, address string) (net.Conn, error) {
 	conn, err := d.t.config.Connect(d.ctx, network, address)
-	if err == nil {
-		context.AfterFunc(d.ctx, func() { _ = conn.Close() })
+	if err != nil {
+		return nil, err
 	}
-	return conn, err
+	context.AfterFunc(d.ctx, func() { _ = conn.Close() })
+	var encryption *tls.Config
+	if d.t.encryption != nil {
+		encryption = d.t.encryption.Clone()
+	}
+	return newWire(conn, encryption), nil
 }
+
+// SkipTLSHandshake says that the connection does what TLS there is.
+func (dialer) SkipTLSHandshake() bool { return true }
 
 // connect logs in with a user's JWT. The connection ends with ctx.
 func (t *target) connect(ctx context.Context, token string, key nkeys.KeyPair) (*nats.Conn, error) {
@@ -238,9 +246,6 @@ func (t *target) connect(ctx context.Context, token string, key nkeys.KeyPair) (
 		nats.UserJWT(func() (string, error) { return token, nil }, key.Sign),
 		nats.SetCustomDialer(dialer{ctx, t}), nats.Timeout(wait), nats.NoReconnect(), nats.SkipHostLookup(), nats.IgnoreDiscoveredServers(),
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), nats.Name("estover"),
-	}
-	if t.encryption != nil {
-		options = append(options, nats.Secure(t.encryption.Clone()))
 	}
 	conn, err := nats.Connect("nats://"+t.address, options...)
 	switch {
