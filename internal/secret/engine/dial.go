@@ -43,12 +43,18 @@ func (c Config) TLS(host string) (*tls.Config, error) {
 	return t, nil
 }
 
-// Connect opens a connection, by [Config.Dial] if there is one.
+// Connect opens a connection, by [Config.Dial] if there is one. Of one answer it reads
+// 32 MiB at most.
 func (c Config) Connect(ctx context.Context, network, address string) (net.Conn, error) {
-	if c.Dial != nil {
-		return c.Dial(ctx, network, address)
+	dial := c.Dial
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
 	}
-	return new(net.Dialer).DialContext(ctx, network, address)
+	conn, err := dial(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return bound(conn), nil
 }
 
 // loopback reports whether host is this machine.

@@ -37,6 +37,7 @@ import (
 	"crypto/fips140"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"sync/atomic"
@@ -45,6 +46,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"estover.dev"
@@ -82,6 +84,8 @@ const (
 	maxName  = 63               // bytes of a role's name; the server would cut what is longer
 	patience = 30 * time.Second // for a caller that gives no deadline
 	dialing  = 5 * time.Second  // for a connection
+
+	longestMessage = 8 << 20 // of the server
 )
 
 // target is one database.
@@ -129,6 +133,11 @@ func open(c engine.Config) (engine.Engine, error) {
 			return nil, engine.Unreachable(err)
 		}
 		return conn, nil
+	}
+	base.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		f := pgproto3.NewFrontend(r, w)
+		f.SetMaxBodyLen(longestMessage) // room is made for what it says, before it has come
+		return f
 	}
 	var never []string
 	if encryption == nil {
