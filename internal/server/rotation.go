@@ -91,7 +91,11 @@ func (s *Server) rotationTarget(ctx context.Context, t estover.TenantID, name st
 		return rotation.Target{}, err
 	}
 	host, err := k.Host(x.Address)
-	return rotation.Target{ID: x.ID, Name: x.Name, Admin: x.Admin, Host: host, Overlap: k.Overlap, Plain: k.Plain, Pair: k.Pair, Kind: k.Title, CheckedAt: x.CheckedAt}, err
+	at := rotation.Target{ID: x.ID, Name: x.Name, Admin: x.Admin, Host: host, Overlap: k.Overlap, Plain: k.Plain, Pair: k.Pair, Kind: k.Title, CheckedAt: x.CheckedAt}
+	if k.Account != nil {
+		at.Account = func(user string) string { return k.Account(x.Options, user) }
+	}
+	return at, err
 }
 
 // certifier has certificates made for secrets. Whoever may write a role may have

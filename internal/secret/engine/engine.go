@@ -108,6 +108,10 @@ type Kind struct {
 	// not sent there. It may be nil.
 	Beside func(Config) ([]string, error)
 
+	// Account gives one form to all names by which a user may be given at a target with
+	// these options. Nil where there is one name, as it is written.
+	Account func(options map[string]string, user string) string
+
 	// CheckTemplate refuses a template that cannot work, with an error for who
 	// wrote it. It does not ask the target.
 	CheckTemplate func(Template) error

@@ -103,13 +103,14 @@ func (x *Rotations) pairOf(ctx context.Context, c estover.Caller, at Target, sec
 		return spec, ErrNoPair.With("The secret %s has no fields username and password, so it is not known whose password is to be changed.", at.Admin)
 	}
 	if alone {
-		return rootSpec(at, first), x.shared(ctx, c.Tenant, at, at.Admin, first)
+		_, err := x.shared(ctx, c, at, at.Admin, first)
+		return rootSpec(at, first), err
 	}
 	named := second != ""
 	if !named {
 		second = first + "_b"
 	}
-	if err := x.shared(ctx, c.Tenant, at, at.Admin, first, second); err != nil || named {
+	if _, err := x.shared(ctx, c, at, at.Admin, first, second); err != nil || named {
 		return rootSpec(at, first, second), err
 	}
 	e, err := x.Engine(ctx, c.Tenant, at.ID)
@@ -135,39 +136,74 @@ var ErrShared = &estover.Error{Kind: estover.Invalid, Code: "rotation_locks_out"
 // shared says why the passwords of users at a target are not rotated in the secret at
 // a path, if a target would not be let in any more: one at the same server that has the
 // password of one of them in another secret, be it that target itself, or one at
-// another server that has this secret.
-func (x *Rotations) shared(ctx context.Context, tenant estover.TenantID, at Target, path string, users ...string) error {
+// another server that has this secret. Whose secret that is, is told to whoever may know.
+// Near are the targets at the same server.
+func (x *Rotations) shared(ctx context.Context, c estover.Caller, at Target, path string, users ...string) (near []string, err error) {
 	var all []place
-	err := x.Guard.DB().View(ctx, tenant, func(tx *db.Tx) (err error) {
-		all, err = withAdmins(ctx, tx)
+	err = x.Guard.DB().View(ctx, c.Tenant, func(tx *db.Tx) (err error) {
+		all, err = allTargets(ctx, tx)
 		return err
 	})
 	for _, one := range all {
-		o, err := x.Target(ctx, tenant, one.id)
+		o, err := x.Target(ctx, c.Tenant, one.id)
 		switch {
 		case estover.KindOf(err) == estover.NotFound: // removed a moment ago
 			continue
 		case err != nil:
-			return err
-		case (o.Admin == path) == strings.EqualFold(o.Host, at.Host):
+			return nil, err
+		}
+		same := strings.EqualFold(o.Host, at.Host)
+		if same && o.ID != at.ID {
+			near = append(near, o.ID)
+		}
+		switch {
+		case o.Admin == "" || (o.Admin == path) == same:
 			continue // both have the pair, or it is another server with a secret of its own
 		case o.Admin == path:
-			return ErrShared.With("The secret %s is that of %s too, which is another server and would know nothing of the next password. Give each a secret of its own.", path, o.Name)
+			return nil, ErrShared.With("The secret %s is that of %s too, which is another server and would know nothing of the next password. Give each a secret of its own.", path, o.Name)
 		}
 		var fields map[string]estover.Secret
-		s, err := x.Secrets.Describe(ctx, tenant, o.Admin)
+		s, err := x.Secrets.Describe(ctx, c.Tenant, o.Admin)
 		if err == nil {
-			fields, err = x.Secrets.Former(ctx, tenant, o.Admin, s.CurrentVersion)
+			fields, err = x.Secrets.Former(ctx, c.Tenant, o.Admin, s.CurrentVersion)
 		}
 		if err != nil && estover.KindOf(err) != estover.NotFound { // then it cannot be worked at anyway
-			return err
+			return nil, err
 		}
-		name := string(fields["username"].Reveal())
-		if slices.ContainsFunc(users, func(u string) bool { return strings.EqualFold(u, name) }) { // as directories compare them
-			return ErrShared.With("The target %s is at the same server and has the password of the same user in a secret of its own, %s, which would not be good any more. Have both work with one secret, or as different users.", o.Name, o.Admin)
+		if !slices.ContainsFunc(users, func(u string) bool { return at.same(u, string(fields["username"].Reveal())) }) {
+			continue
 		}
+		if c.Has(estover.Admin) || c.Subject != "" && c.Subject == s.Owner {
+			return nil, ErrShared.With("The target %s is at the same server and has the password of the same user in a secret of its own, %s, which would not be good any more. Have both work with one secret, or as different users.", o.Name, o.Admin)
+		}
+		return nil, ErrShared.With("A target at the same server has the password of one of the users in a secret of its own, which would not be good any more. Rotate other users; an administrator is told which it is by: estover rotation run %s", path)
 	}
-	return err
+	return near, err
+}
+
+// same reports whether two names are those of one user at the target.
+func (t Target) same(a, b string) bool {
+	if t.Account != nil {
+		a, b = t.Account(a), t.Account(b)
+	}
+	return a == b
+}
+
+// free sees whether nobody is locked out by a rotation that is there, and the next one of
+// which may begin: targets and rotations may have come since it was put.
+func (x *Rotations) free(ctx context.Context, c estover.Caller, r Rotation) error {
+	if r.kind.made() {
+		return nil
+	}
+	at, err := x.Target(ctx, c.Tenant, r.Target)
+	if err != nil {
+		return err
+	}
+	near, err := x.shared(ctx, c, at, r.Path, r.Users...)
+	if err != nil || len(near) == 0 {
+		return err
+	}
+	return x.Guard.DB().View(ctx, c.Tenant, func(tx *db.Tx) error { return taken(ctx, tx, r, at, near, c.Has(estover.Admin)) })
 }
 
 // pair makes the second admin of a target, who is not there, with the rights of the

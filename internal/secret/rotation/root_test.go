@@ -310,6 +310,95 @@ func TestRotateRootShared(t *testing.T) {
 	})
 }
 
+// beside has a target "billing" where it is said to be, and a secret for it.
+func (h *house) beside(at rotation.Target, path, user string) {
+	h.t.Helper()
+	if _, err := h.secrets.Create(h.t.Context(), h.ann, secret.Spec{Path: path, Destinations: []string{there}}); err != nil {
+		h.t.Fatal(err)
+	}
+	fields := map[string]estover.Secret{"username": estover.NewSecret([]byte(user)), "password": estover.NewSecret([]byte("first-of-" + user))}
+	if _, err := h.secrets.Write(h.t.Context(), h.ann, path, fields, 0); err != nil {
+		h.t.Fatal(err)
+	}
+	err := h.d.Do(h.t.Context(), h.tenant, func(tx *db.Tx) error {
+		_, err := tx.Exec(h.t.Context(), `insert into secret_target (tenant_id, id, name, kind, address, options, authorities, admin, owner, description, batches,
+				created_at, created_by, updated_at, epoch, reach)
+			values ($1, 'tgt_2', 'billing', 'memory', '', '{}', '', '', '', '', 4, $2, 'user:usr_ann', $2, 1, 1)`, tx.Tenant(), tx.Now())
+		return err
+	})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.move(at)
+}
+
+func (h *house) move(at rotation.Target) {
+	at.ID, at.Name = "tgt_2", "billing"
+	h.others = map[string]rotation.Target{"tgt_2": at, "billing": at}
+}
+
+// TestIdleAdmin is R12: the user of a pair who does not serve is one of a target's admins
+// too, and nobody else rotates it at the same server, whenever that is found out.
+func TestIdleAdmin(t *testing.T) {
+	const beside = "db/beside"
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		for i, later := range []bool{false, true} {
+			h := buildAt(t, d, newMemory("operator"), estover.TenantID("acme"+string(rune('a'+i))))
+			h.admin, h.pair = path, true
+			h.register()
+			fields := map[string]estover.Secret{"username": estover.NewSecret([]byte("operator")), "password": estover.NewSecret([]byte("first-of-operator"))}
+			if _, err := h.secrets.Write(t.Context(), h.ann, path, fields, 0); err != nil {
+				t.Fatal(err)
+			}
+			if r, err := h.x.RotateRoot(t.Context(), h.ann, "orders", ""); err != nil || r.Slot != "b" {
+				t.Fatal(r.Slot, err)
+			}
+			h.pass(2 * time.Second)
+			h.pass(2 * time.Second)
+			host := there
+			if later { // it is at another server until its rotation is there
+				host = "elsewhere.example:5432"
+			}
+			h.beside(rotation.Target{Host: host}, beside, "operator")
+			_, err := h.x.Put(t.Context(), h.ann, beside, rotation.Spec{Target: "billing", Kind: rotation.SingleSlot, Users: []string{"operator"}, Schedule: "12h"})
+			if later && err == nil {
+				h.move(rotation.Target{Host: there})
+				_, err = h.x.Run(t.Context(), h.ann, beside)
+			}
+			if !errors.Is(err, rotation.ErrShared) || !strings.Contains(err.Error(), path) {
+				t.Errorf("the user who does not serve, later %v: %v, want ErrShared that names %s", later, err, path)
+			}
+			before := slices.Clone(h.target.users["operator"])
+			h.pass(13 * time.Hour)
+			if !slices.Equal(h.target.users["operator"], before) {
+				t.Errorf("later %v: the schedule has changed its password", later)
+			}
+			if r, err := h.x.Get(t.Context(), h.ann, beside); later && (err != nil || r.Step != rotation.Idle || !strings.Contains(r.LastError, "same server")) {
+				t.Errorf("by the schedule: %s, %q, %v, want it to wait and say why", r.Step, r.LastError, err)
+			}
+		}
+	})
+}
+
+// TestSameUser: names are one user's where the target says so, and only there.
+func TestSameUser(t *testing.T) {
+	const beside = "db/beside"
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := build(t, d, newMemory("app"))
+		h.register()
+		h.beside(rotation.Target{Host: there, Admin: beside}, beside, "App")
+		spec := rotation.Spec{Target: "orders", Kind: rotation.SingleSlot, Users: []string{"app"}, Schedule: "manual"}
+		h.account = strings.ToLower
+		if _, err := h.x.Put(t.Context(), ann, path, spec); !errors.Is(err, rotation.ErrShared) {
+			t.Errorf("one user by two names: %v, want ErrShared", err)
+		}
+		h.account = nil
+		if _, err := h.x.Put(t.Context(), ann, path, spec); err != nil {
+			t.Errorf("two users: %v", err)
+		}
+	})
+}
+
 // TestRotateRootAgain: what may be half done at a target that has stopped answering is
 // brought to its end, and whoever asked for it is told so.
 func TestRotateRootAgain(t *testing.T) {

@@ -222,14 +222,18 @@ type Rotation struct {
 
 // A Target is what rotations need to know of one.
 type Target struct {
-	ID        string
-	Name      string
-	Admin     string    // the path of the secret by which it is worked at
-	Host      string    // where it is
-	Overlap   bool      // a user may have two secrets at once
-	Plain     bool      // it makes secrets itself
-	Pair      bool      // its engine is an [engine.Pairer]
-	Kind      string    // as people call it
+	ID      string
+	Name    string
+	Admin   string // the path of the secret by which it is worked at
+	Host    string // where it is
+	Overlap bool   // a user may have two secrets at once
+	Plain   bool   // it makes secrets itself
+	Pair    bool   // its engine is an [engine.Pairer]
+	Kind    string // as people call it
+
+	// Account gives one form to all the names of a user; nil if it has only one.
+	Account func(user string) string
+
 	CheckedAt time.Time // when it last went well to make, log in and end a user there
 }
 
@@ -381,13 +385,17 @@ func (x *Rotations) Put(ctx context.Context, c estover.Caller, path string, spec
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return Rotation{}, err
 	}
-	if err != nil || before.Target != spec.Target || !slices.Equal(before.Users, spec.Users) {
-		if err := x.lets(ctx, c.Tenant, path, spec); err != nil {
+	known := err == nil
+	var at Target
+	var near []string
+	if !known || before.Target != spec.Target || !slices.Equal(before.Users, spec.Users) {
+		if at, near, err = x.lets(ctx, c, path, spec); err != nil {
 			return Rotation{}, x.refused(ctx, c, op, err)
 		}
 	}
-	if err == nil {
-		return x.alter(ctx, c, op, before, spec)
+	only := func(tx *db.Tx, r Rotation) error { return alone(ctx, tx, r, at, near, c.Has(estover.Admin)) }
+	if known {
+		return x.alter(ctx, c, op, before, spec, only)
 	}
 	r := Rotation{Path: path, Spec: spec, kind: spec.Kind, Step: Idle, Laggards: []Laggard{}}
 	risk, err := x.risk(ctx, c.Tenant, path)
@@ -413,6 +421,9 @@ func (x *Rotations) Put(ctx context.Context, c estover.Caller, path string, spec
 		n.plan(tx.Now(), risk)
 		r.CreatedAt, r.Generation, r.RotatedAt, r.DueAt, r.Next = n.CreatedAt, 1, n.RotatedAt, n.DueAt, n.Next
 		if err := x.keep(ctx, tx.Tx, n.Spec); err != nil {
+			return err
+		}
+		if err := only(tx.Tx, n); err != nil {
 			return err
 		}
 		return insert(ctx, tx.Tx, n, c.Subject)
@@ -443,15 +454,16 @@ func (x *Rotations) settled(ctx context.Context, c estover.Caller, spec Spec) (S
 }
 
 // lets sees whether every target is let in when the users of a spec get other passwords.
-func (x *Rotations) lets(ctx context.Context, tenant estover.TenantID, path string, spec Spec) error {
+func (x *Rotations) lets(ctx context.Context, c estover.Caller, path string, spec Spec) (at Target, near []string, err error) {
 	if spec.Kind.made() { // nobody's password is changed
-		return nil
+		return at, nil, nil
 	}
-	at, err := x.Target(ctx, tenant, spec.Target)
+	at, err = x.Target(ctx, c.Tenant, spec.Target)
 	if err != nil {
-		return err
+		return at, nil, err
 	}
-	return x.shared(ctx, tenant, at, path, spec.Users...)
+	near, err = x.shared(ctx, c, at, path, spec.Users...)
+	return at, near, err
 }
 
 // adopt puts into a rotation that begins by which of its users one logs in with the
@@ -499,7 +511,7 @@ func (x *Rotations) refused(ctx context.Context, c estover.Caller, op guard.Op, 
 
 // alter changes how a secret is rotated. Its users and its target stay while a
 // rotation is under way.
-func (x *Rotations) alter(ctx context.Context, c estover.Caller, op guard.Op, r Rotation, spec Spec) (Rotation, error) {
+func (x *Rotations) alter(ctx context.Context, c estover.Caller, op guard.Op, r Rotation, spec Spec, only func(*db.Tx, Rotation) error) (Rotation, error) {
 	risk, err := x.risk(ctx, c.Tenant, r.Path)
 	if err != nil {
 		return Rotation{}, err
@@ -528,6 +540,11 @@ func (x *Rotations) alter(ctx context.Context, c estover.Caller, op guard.Op, r 
 			}
 		}
 		n.Spec, n.kind = spec, spec.Kind
+		if !same {
+			if err := only(tx.Tx, n); err != nil {
+				return err
+			}
+		}
 		n.plan(tx.Now(), risk)
 		return save(ctx, tx.Tx, &n)
 	})
@@ -619,6 +636,12 @@ func (x *Rotations) run(ctx context.Context, c estover.Caller, path string, urge
 	r, err := x.load(ctx, c.Tenant, path)
 	if err == nil {
 		err = x.checked(ctx, c.Tenant, r.Target)
+	}
+	if err == nil && r.Step == Idle {
+		if _, err := x.Guard.Admit(ctx, c, op); err != nil { // before other secrets are looked at
+			return Rotation{}, err
+		}
+		err = x.free(ctx, c, r)
 	}
 	if err != nil {
 		return Rotation{}, x.refused(ctx, c, op, err)

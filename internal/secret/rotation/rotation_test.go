@@ -55,6 +55,7 @@ type house struct {
 	authority *authority
 	admin     string // the path of the target's own secret
 	others    map[string]rotation.Target
+	account   func(string) string // rotation.Target.Account
 	checked   time.Time
 	over      map[string]bool // sessions and subjects that cannot work with us any more
 	risk      secret.Risk
@@ -106,7 +107,7 @@ func (h *house) node(name string) (*rotation.Rotations, *secret.Secrets) {
 			if tenant != h.tenant || name != "orders" && name != "tgt_1" {
 				return rotation.Target{}, rotation.ErrNotFound.With("There is no target %s.", name)
 			}
-			return rotation.Target{ID: "tgt_1", Name: "orders", Admin: h.admin, Host: there, Overlap: h.overlap, Plain: h.plain, Pair: h.pair, CheckedAt: h.checked}, nil
+			return rotation.Target{ID: "tgt_1", Name: "orders", Admin: h.admin, Host: there, Overlap: h.overlap, Plain: h.plain, Pair: h.pair, CheckedAt: h.checked, Account: h.account}, nil
 		},
 		Certifier: h.authority.certifier(),
 		Engine: func(context.Context, estover.TenantID, string) (engine.Engine, error) {

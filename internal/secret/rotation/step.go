@@ -273,6 +273,9 @@ func (w *work) stage(ctx context.Context) (bool, error) {
 		return false, w.store(ctx, func(_ time.Time, n *Rotation) { n.DueAt, n.Next = next, next })
 	}
 	slot := w.r.idle()
+	if err := w.x.free(ctx, estover.Caller{Tenant: w.tenant}, w.r); err != nil {
+		return false, err
+	}
 	turn, err := w.first(ctx, slot)
 	if err != nil {
 		return false, err

@@ -82,8 +82,11 @@ func findPath(ctx context.Context, tx *db.Tx, path string) (Rotation, error) {
 }
 
 func findBelow(ctx context.Context, tx *db.Tx, prefix, after string, limit int) ([]Rotation, error) {
-	rows, err := tx.Query(ctx, "select "+columns+from+` and r.tenant_id = $1 and s.path > $2 and substr(s.path, 1, $4) = $3
-		order by s.path limit $5`, tx.Tenant(), after, prefix, len([]rune(prefix)), limit)
+	return rotations(tx.Query(ctx, "select "+columns+from+` and r.tenant_id = $1 and s.path > $2 and substr(s.path, 1, $4) = $3
+		order by s.path limit $5`, tx.Tenant(), after, prefix, len([]rune(prefix)), limit))
+}
+
+func rotations(rows *db.Rows, err error) ([]Rotation, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -110,9 +113,6 @@ func insert(ctx context.Context, tx *db.Tx, r Rotation, by estover.Subject) erro
 	if err != nil {
 		return err
 	}
-	if err := alone(ctx, tx, r); err != nil {
-		return err
-	}
 	_, err = tx.Exec(ctx, `insert into rotation (tenant_id, secret_id, target_id, kind, spec, step, slot, current, due_at, next_try_at, created_at, created_by, rotated_at, expires_at, current_serial)
 		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
 		on conflict (tenant_id, secret_id) do update set target_id = excluded.target_id, kind = excluded.kind, spec = excluded.spec, step = excluded.step,
@@ -124,31 +124,47 @@ func insert(ctx context.Context, tx *db.Tx, r Rotation, by estover.Subject) erro
 	return err
 }
 
-// alone refuses a rotation whose users are those of another one at the target.
-func alone(ctx context.Context, tx *db.Tx, r Rotation) error {
+// alone refuses a rotation whose users are those of another one at the target, or at
+// one near it.
+func alone(ctx context.Context, tx *db.Tx, r Rotation, at Target, near []string, tell bool) error {
 	// Whoever comes second waits here for the first.
-	_, err := tx.Exec(ctx, `insert into rotation_target (tenant_id, target_id) values ($1, $2)
-		on conflict (tenant_id, target_id) do update set under_way = rotation_target.under_way`, tx.Tenant(), r.Target)
-	if err != nil {
-		return err
-	}
-	rows, err := tx.Query(ctx, "select "+columns+from+" and r.tenant_id = $1 and r.target_id = $2", tx.Tenant(), r.Target)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		other, err := scan(rows.Scan)
+	ids := slices.Sorted(slices.Values(append([]string{r.Target}, near...)))
+	for _, id := range ids {
+		_, err := tx.Exec(ctx, `insert into rotation_target (tenant_id, target_id) values ($1, $2)
+			on conflict (tenant_id, target_id) do update set under_way = rotation_target.under_way`, tx.Tenant(), id)
 		if err != nil {
 			return err
 		}
-		for _, u := range r.Users {
-			if slices.Contains(other.Users, u) {
-				return ErrInvalid.With("The password of %s is changed by the rotation of %s already.", u, other.Path).At("users")
+	}
+	return taken(ctx, tx, r, at, ids, tell)
+}
+
+// taken says whether another rotation at one of some targets changes the password of a
+// user of this one.
+func taken(ctx context.Context, tx *db.Tx, r Rotation, at Target, ids []string, tell bool) error {
+	for _, id := range ids {
+		others, err := rotations(tx.Query(ctx, "select "+columns+from+" and r.tenant_id = $1 and r.target_id = $2", tx.Tenant(), id))
+		if err != nil {
+			return err
+		}
+		for _, other := range others {
+			if other.Secret == r.Secret || other.kind.made() != r.kind.made() {
+				continue
+			}
+			for _, u := range r.Users {
+				switch {
+				case !slices.ContainsFunc(other.Users, func(o string) bool { return at.same(u, o) }):
+				case id == r.Target:
+					return ErrInvalid.With("The password of %s is changed by the rotation of %s already.", u, other.Path).At("users")
+				case tell:
+					return ErrShared.With("The password of %s is changed by the rotation of %s already, at the target %s, which is at the same server. One secret would not be good any more when the other is rotated.", u, other.Path, other.TargetName)
+				default:
+					return ErrShared.With("The password of %s is changed by another rotation at the same server already. Rotate other users; an administrator is told which it is by: estover rotation run %s", u, r.Path)
+				}
 			}
 		}
 	}
-	return rows.Err()
+	return nil
 }
 
 // save stores what has become of a rotation, unless it has changed since it was
@@ -239,9 +255,9 @@ func byRisk(ctx context.Context, tx *db.Tx) ([]place, error) {
 	return places(tx.Query(ctx, `select tenant_id, secret_id from rotation where ended_at is null and step = 'idle' and due_at is not null`))
 }
 
-// withAdmins are the targets that are worked at with a secret.
-func withAdmins(ctx context.Context, tx *db.Tx) ([]place, error) {
-	return places(tx.Query(ctx, `select tenant_id, id from secret_target where tenant_id = $1 and admin <> '' and ended_at is null order by name`, tx.Tenant()))
+// allTargets are those of the tenant.
+func allTargets(ctx context.Context, tx *db.Tx) ([]place, error) {
+	return places(tx.Query(ctx, `select tenant_id, id from secret_target where tenant_id = $1 and ended_at is null order by name`, tx.Tenant()))
 }
 
 func countLate(ctx context.Context, tx *db.Tx) (n int64, err error) {

@@ -32,3 +32,23 @@ func TestFIPS(t *testing.T) {
 		}
 	}
 }
+
+// TestAccount: a user of a directory is one, however it is written.
+func TestAccount(t *testing.T) {
+	options := map[string]string{"base": "ou=agents,dc=example"}
+	for _, one := range [][]string{
+		{"cn=Estover,dc=example", "CN=estover, DC=Example", "commonName=estover,domainComponent=example", `cn=\65stover,dc=example`},
+		{"cn=the  admin,dc=example", "cn=the admin,dc=example"},
+		{"reader", "uid=reader,ou=agents,dc=example", "UID=Reader, OU=Agents, DC=example"},
+		{"cn=a+sn=b,dc=example", "sn=b+cn=a,dc=example"},
+	} {
+		for _, other := range one[1:] {
+			if a, b := account(options, one[0]), account(options, other); a != b {
+				t.Errorf("%q is %q, and %q is %q", one[0], a, other, b)
+			}
+		}
+	}
+	if a, b := account(options, "cn=a,dc=example"), account(options, "cn=b,dc=example"); a == b {
+		t.Errorf("two users are both %q", a)
+	}
+}

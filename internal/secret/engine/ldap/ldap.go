@@ -53,6 +53,7 @@ var Kind = engine.Kind{
 	Template:      template,
 	Overlap:       true,
 	Lingers:       "A connection that is bound already stays so until its client closes it, since LDAP has no way to end it; it may do what the directory's access rules give to someone who has no entry any more.",
+	Account:       account,
 	CheckTemplate: check,
 	Open:          open,
 }
@@ -427,6 +428,46 @@ func (t *target) whole(user string) string {
 		return user
 	}
 	return t.dn(user)
+}
+
+// account is the one form of a user's distinguished names.
+func account(options map[string]string, user string) string {
+	t := &target{config: engine.Config{Options: options}, rdn: cmp.Or(options["rdn"], "uid")}
+	dn, err := ldap.ParseDN(t.whole(user))
+	if err != nil {
+		return user
+	}
+	var parts []string
+	for _, r := range dn.RDNs {
+		var of []string
+		for _, a := range r.Attributes {
+			of = append(of, short(strings.ToLower(a.Type))+"="+ldap.EscapeDN(strings.ToLower(strings.Join(strings.Fields(a.Value), " "))))
+		}
+		slices.Sort(of)
+		parts = append(parts, strings.Join(of, "+"))
+	}
+	return strings.Join(parts, ",")
+}
+
+// short is the name of an attribute that is known by several.
+func short(attribute string) string {
+	switch attribute {
+	case "commonname", "2.5.4.3":
+		return "cn"
+	case "userid", "0.9.2342.19200300.100.1.1":
+		return "uid"
+	case "domaincomponent", "0.9.2342.19200300.100.1.25":
+		return "dc"
+	case "organizationalunitname", "2.5.4.11":
+		return "ou"
+	case "organizationname", "2.5.4.10":
+		return "o"
+	case "countryname", "2.5.4.6":
+		return "c"
+	case "surname", "2.5.4.4":
+		return "sn"
+	}
+	return attribute
 }
 
 // SetSecret replaces nothing before the directory has shown that it lets in whoever
