@@ -204,7 +204,7 @@ func FuzzImpostor(f *testing.F) {
 	f.Fuzz(func(t *testing.T, a, b, c, d, e []byte) {
 		s := &impostor{says: [][]byte{a, b, c, d, e}}
 		var p *job.Panicked
-		if err := try(t, s, nil, 200*time.Millisecond); errors.As(err, &p) && p.With == "*runtime.TypeAssertionError" {
+		if err := try(t, s, nil, 20*time.Millisecond); errors.As(err, &p) && p.With == "*runtime.TypeAssertionError" {
 			t.Errorf("%v: %q", err, p.Calls)
 		}
 		s.mu.Lock()
