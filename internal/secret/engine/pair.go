@@ -15,6 +15,14 @@ type Pairer interface {
 	Pair(ctx context.Context, user, like string, s estover.Secret) error
 }
 
+// A Comparer is an Engine that can say whether a second admin has the rights of the
+// first, which only one has that makes them in several steps: it may be cut off
+// between them.
+type Comparer interface {
+	// Alike refuses if user has not the rights of like, and says what differs.
+	Alike(ctx context.Context, user, like string) error
+}
+
 // A Drainer is an Engine that can let go of its connections and go on: of those that
 // nobody uses at once, and of the others when they are free. Whoever looks at who is
 // logged in as an admin that was replaced does not find Estover itself.

@@ -23,6 +23,8 @@ type memory struct {
 	wrong     string // a user that nobody logs in as, whatever the password
 	refuse    string // a user whose password cannot be changed
 	powerless string // who may change no passwords
+	cut       string // whom Pair makes, and then its answer is lost
+	unlike    string // who has not the rights of the one before
 	elsewhere string // what lets in anybody beside the passwords that users have
 	made      []string
 	refused   int           // log-ins
@@ -97,7 +99,21 @@ func (m *memory) Pair(ctx context.Context, user, like string, s estover.Secret) 
 	}
 	m.made = append(m.made, user+" like "+like)
 	m.users[user] = []string{string(s.Reveal())}
+	if user == m.cut {
+		m.cut = ""
+		return errors.New("the answer is lost")
+	}
 	return nil
+}
+
+// Alike compares rights (engine.Comparer).
+func (m *memory) Alike(_ context.Context, user, like string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if user == m.unlike {
+		return engine.Refuse("%s has not the rights of %s", user, like)
+	}
+	return m.down
 }
 
 func (m *memory) Extend(context.Context, string, engine.Template, time.Time) error {

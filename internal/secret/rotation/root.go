@@ -81,6 +81,9 @@ func (x *Rotations) RotateRoot(ctx context.Context, c estover.Caller, name, seco
 	return r, err
 }
 
+// secondOf is the name of a second admin whom nobody has named.
+func secondOf(first string) string { return first + "_b" }
+
 // pairOf is how a target's admins are rotated, one of whom is to be made, or how the one is.
 func (x *Rotations) pairOf(ctx context.Context, c estover.Caller, at Target, second string) (spec Spec, err error) {
 	alone := !at.Pair && at.Overlap && second == ""
@@ -108,7 +111,7 @@ func (x *Rotations) pairOf(ctx context.Context, c estover.Caller, at Target, sec
 	}
 	named := second != ""
 	if !named {
-		second = first + "_b"
+		second = secondOf(first)
 	}
 	if _, err := x.shared(ctx, c, at, at.Admin, first, second); err != nil || named {
 		return rootSpec(at, first, second), err

@@ -310,6 +310,40 @@ func TestRotateRootShared(t *testing.T) {
 	})
 }
 
+// TestRotateRootCut: a second admin whose maker has heard no answer is compared with the
+// first all the same, before it serves.
+func TestRotateRootCut(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		for i, unlike := range []string{"", "operator_b"} {
+			h := buildAt(t, d, newMemory("operator"), estover.TenantID("acme"+string(rune('a'+i))))
+			fields := map[string]estover.Secret{"username": estover.NewSecret([]byte("operator")), "password": estover.NewSecret([]byte("first-of-operator"))}
+			if _, err := h.secrets.Write(t.Context(), h.ann, path, fields, 0); err != nil {
+				t.Fatal(err)
+			}
+			h.admin, h.pair = path, true
+			h.target.cut, h.target.unlike = "operator_b", unlike
+			if _, err := h.x.RotateRoot(t.Context(), h.ann, "orders", ""); err == nil || !strings.Contains(err.Error(), "the answer is lost") {
+				t.Fatalf("an answer that is lost: %v", err)
+			}
+			for range 4 { // to its end, since what is due of one tenant is done at the target of the next
+				h.pass(time.Minute)
+			}
+			r, err := h.x.Get(t.Context(), h.ann, path)
+			if unlike == "" {
+				if err != nil || r.Slot != "b" {
+					t.Errorf("one with the rights of the first: slot %q, %q, %v; want it to serve", r.Slot, r.LastError, err)
+				}
+			} else if err != nil || r.Slot != "a" || !strings.Contains(r.LastError, "has not the rights of operator") {
+				t.Errorf("one without: slot %q, %q, %v; want the first to go on", r.Slot, r.LastError, err)
+			}
+			v, err := h.secrets.Read(t.Context(), h.ann, path, 0, "a test")
+			if err != nil || !h.target.accepts(engine.Credential{User: string(v.Values["username"].Reveal()), Secret: v.Values["password"]}) {
+				t.Errorf("with %q unlike, the current version, of %s, does not log in: %v", unlike, v.Values["username"].Reveal(), err)
+			}
+		}
+	})
+}
+
 // beside has a target "billing" where it is said to be, and a secret for it.
 func (h *house) beside(at rotation.Target, path, user string) {
 	h.t.Helper()

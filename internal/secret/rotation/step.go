@@ -485,7 +485,8 @@ func (w *work) verify(ctx context.Context) (bool, error) {
 
 // tryAdmin sees whether the next admin of a target can do the one thing that the
 // rotation needs of it: change the password of the one before. It sets the one
-// that is there. Wrong is why it cannot; err is what went wrong here, and says nothing
+// that is there. One that was made here has the rights of the one before: who made it may
+// have been cut off before that was looked at. Wrong is why it cannot; err is what went wrong here, and says nothing
 // of it.
 func (w *work) tryAdmin(ctx context.Context, values map[string]estover.Secret) (wrong, err error) {
 	if w.r.kind != TwoUsers || w.r.Current == 0 || w.x.As == nil {
@@ -515,6 +516,14 @@ func (w *work) tryAdmin(ctx context.Context, values map[string]estover.Secret) (
 			return nil, err
 		}
 		return fmt.Errorf("the next admin cannot do what the one before can: %w", err), nil
+	}
+	if c, can := e.(engine.Comparer); can && at.Pair && w.r.switchedAt.IsZero() && w.r.user("b") == secondOf(w.r.user("a")) {
+		err := c.Alike(limited, w.r.user(w.r.idle()), w.r.user(w.r.Slot))
+		if final(err) && !errors.Is(err, engine.ErrUnsupported) {
+			return err, nil
+		} else if err != nil && !final(err) {
+			return nil, err
+		}
 	}
 	return nil, nil
 }

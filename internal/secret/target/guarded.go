@@ -102,6 +102,15 @@ func (g guarded) Rights(ctx context.Context, t engine.Template) (rights []engine
 	return rights, err
 }
 
+// Alike is [engine.ErrUnsupported] if the engine is no [engine.Comparer].
+func (g guarded) Alike(ctx context.Context, user, like string) error {
+	c, can := g.of.(engine.Comparer)
+	if !can {
+		return engine.ErrUnsupported
+	}
+	return g.do(func() error { return c.Alike(ctx, user, like) })
+}
+
 // Drain does nothing if the engine is no [engine.Drainer].
 func (g guarded) Drain() {
 	if d, can := g.of.(engine.Drainer); can {

@@ -97,12 +97,7 @@ func (t *target) Pair(ctx context.Context, name, like string, s estover.Secret) 
 	_, err = t.do(ctx, http.MethodPost, in, nil, "definitions")
 	var unlike *engine.Refused
 	if err == nil {
-		var got rights
-		got, err = t.rights(ctx, name)
-		switch {
-		case errors.Is(err, engine.ErrNoUser) || err == nil && !slices.Equal(got.words(), has.words()):
-			err = engine.Refuse("the second admin would not have the rights of the first: of %s it has %s", strings.Join(has.words(), ", "), strings.Join(got.words(), ", "))
-		case err != nil:
+		if err = t.alike(ctx, name, has); err != nil && !errors.As(err, &unlike) {
 			return engine.Begun(err)
 		}
 	}
@@ -110,6 +105,23 @@ func (t *target) Pair(ctx context.Context, name, like string, s estover.Secret) 
 		if failed := t.revoke(ctx, name); failed != nil {
 			return engine.Begun(failed)
 		}
+	}
+	return err
+}
+
+// Alike compares the tags, the limits and the permissions of two admins.
+func (t *target) Alike(ctx context.Context, name, like string) error {
+	has, err := t.rights(ctx, like)
+	if err == nil {
+		err = t.alike(ctx, name, has)
+	}
+	return err
+}
+
+func (t *target) alike(ctx context.Context, name string, has rights) error {
+	got, err := t.rights(ctx, name)
+	if errors.Is(err, engine.ErrNoUser) || err == nil && !slices.Equal(got.words(), has.words()) {
+		err = engine.Refuse("the second admin would not have the rights of the first: of %s it has %s", strings.Join(has.words(), ", "), strings.Join(got.words(), ", "))
 	}
 	return err
 }

@@ -80,6 +80,14 @@ func TestSecondAdmin(t *testing.T) {
 		t.Errorf("with the password of the first: %v, want ErrWrongSecret", err)
 	}
 	b := as(second)
+	// What one has that the other has not is told, though both log in (R12).
+	var unlike *engine.Refused
+	if err := b.(engine.Comparer).Alike(t.Context(), second.User, first.User); err != nil {
+		t.Errorf("two admins that are alike: %v", err)
+	}
+	if err := b.(engine.Comparer).Alike(t.Context(), second.User, "estover"); !errors.As(err, &unlike) || !strings.Contains(err.Error(), "rights of the first") {
+		t.Errorf("one with other rights: %v, want a refusal", err)
+	}
 	if _, err := b.Create(t.Context(), engine.Order{Name: "e_pair_a", Secret: second.Secret, Template: template}); err != nil {
 		t.Errorf("a user that the second admin makes: %v", err)
 	}

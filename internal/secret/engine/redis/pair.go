@@ -45,11 +45,8 @@ func (t *target) Pair(ctx context.Context, user, like string, s estover.Secret) 
 		if err := c.ACLSetUser(ctx, user, slices.Concat([]string{"reset", "on", hash(s)}, rules)...).Err(); err != nil {
 			return err
 		}
-		has, err := given(ctx, c, user)
+		err = alike(ctx, c, user, rules)
 		var unlike *engine.Refused
-		if err == nil && !slices.Equal(has, rules) {
-			err = engine.Refuse("the second admin would not have the rights of the first: of %s it has %s", strings.Join(rules, " "), strings.Join(has, " "))
-		}
 		if errors.As(err, &unlike) {
 			if failed := c.ACLDelUser(ctx, user).Err(); failed != nil {
 				return engine.Begun(classify(failed))
@@ -57,6 +54,25 @@ func (t *target) Pair(ctx context.Context, user, like string, s estover.Secret) 
 		}
 		return engine.Begun(errors.Join(classify(err), classify(save(ctx, c))))
 	})
+}
+
+// Alike compares the rules of two admins.
+func (t *target) Alike(ctx context.Context, user, like string) error {
+	return t.do(ctx, func(c *redis.Conn) error {
+		rules, err := given(ctx, c, like)
+		if err == nil {
+			err = alike(ctx, c, user, rules)
+		}
+		return err
+	})
+}
+
+func alike(ctx context.Context, c *redis.Conn, user string, rules []string) error {
+	has, err := given(ctx, c, user)
+	if err == nil && !slices.Equal(has, rules) {
+		err = engine.Refuse("the second admin would not have the rights of the first: of %s it has %s", strings.Join(rules, " "), strings.Join(has, " "))
+	}
+	return err
 }
 
 // given are the rules of a user, of which ACL GETUSER tells and which ACL SETUSER takes,

@@ -80,6 +80,19 @@ func TestSecondAdmin(t *testing.T) {
 			t.Errorf("after it was drained: %v", err)
 		}
 	}
+	// What one has that the other has not is told, though both log in (R12).
+	if err := b.(engine.Comparer).Alike(t.Context(), second.User, "estover"); err != nil {
+		t.Errorf("two admins that are alike: %v", err)
+	}
+	if err := boss.Do(t.Context(), "acl", "setuser", second.User, "-time").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.(engine.Comparer).Alike(t.Context(), second.User, "estover"); !errors.As(err, &refused) || !strings.Contains(err.Error(), "rights of the first") {
+		t.Errorf("one without a right of the other: %v, want a refusal", err)
+	}
+	if err := boss.Do(t.Context(), "acl", "setuser", second.User, "+time").Err(); err != nil {
+		t.Fatal(err)
+	}
 	// What the first has beside its own stays while it is only tried.
 	beside := engine.Credential{User: "estover", Secret: estover.NewSecret([]byte("of somebody else"))}
 	own := engine.Credential{User: "estover", Secret: estover.NewSecret([]byte(admin))}
