@@ -7,15 +7,21 @@ import (
 	"syscall"
 )
 
-// longestAnswer is how much is read of an answer, over one connection, in bytes: of what
-// comes after something was written, and before something is again.
-const longestAnswer = 32 << 20
+// How much is read over one connection, in bytes: of an answer, which is what comes after
+// something was written and before something is again; and in all, if it is for one piece
+// of work.
+const (
+	longestAnswer = 32 << 20
+	longestWork   = 128 << 20
+)
 
 var errEndless = errors.New("the target says more than anybody asked for")
 
 // A bounded connection reads answers that have an end.
 type bounded struct {
 	net.Conn
+	once bool // it is for one piece of work
+	all  int64
 	read atomic.Int64
 }
 
@@ -25,8 +31,8 @@ type rawBounded struct {
 	syscall.Conn
 }
 
-func bound(c net.Conn) net.Conn {
-	b := &bounded{Conn: c}
+func bound(c net.Conn, once bool) net.Conn {
+	b := &bounded{Conn: c, once: once}
 	if raw, is := c.(syscall.Conn); is {
 		return rawBounded{b, raw}
 	}
@@ -35,7 +41,8 @@ func bound(c net.Conn) net.Conn {
 
 func (b *bounded) Read(p []byte) (int, error) {
 	n, err := b.Conn.Read(p)
-	if b.read.Add(int64(n)) > longestAnswer {
+	b.all += int64(n)
+	if b.read.Add(int64(n)) > longestAnswer || b.once && b.all > longestWork {
 		_ = b.Conn.Close()
 		return 0, errEndless
 	}

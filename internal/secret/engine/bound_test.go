@@ -42,4 +42,17 @@ func TestEndless(t *testing.T) {
 	if n, err := io.Copy(new(bytes.Buffer), conn); err == nil || n > 3<<20 || !e.closed {
 		t.Errorf("%d MiB more were read: %v", n>>20, err)
 	}
+	// Page after page has an end too.
+	if conn, err = c.ConnectOnce(t.Context(), "tcp", "db.example:1"); err != nil {
+		t.Fatal(err)
+	}
+	pages := 0
+	for ; err == nil && pages < 1000; pages++ {
+		if _, err = conn.Write([]byte("next")); err == nil {
+			_, err = io.ReadFull(conn, b)
+		}
+	}
+	if pages < 100 || pages > 130 {
+		t.Errorf("%d pages of a MiB were read: %v", pages, err)
+	}
 }

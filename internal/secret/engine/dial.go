@@ -46,6 +46,16 @@ func (c Config) TLS(host string) (*tls.Config, error) {
 // Connect opens a connection, by [Config.Dial] if there is one. Of one answer it reads
 // 32 MiB at most.
 func (c Config) Connect(ctx context.Context, network, address string) (net.Conn, error) {
+	return c.connect(ctx, network, address, false)
+}
+
+// ConnectOnce opens a connection for one piece of work, in which answers may come page by
+// page. It reads 128 MiB at most.
+func (c Config) ConnectOnce(ctx context.Context, network, address string) (net.Conn, error) {
+	return c.connect(ctx, network, address, true)
+}
+
+func (c Config) connect(ctx context.Context, network, address string, once bool) (net.Conn, error) {
 	dial := c.Dial
 	if dial == nil {
 		dial = new(net.Dialer).DialContext
@@ -54,7 +64,7 @@ func (c Config) Connect(ctx context.Context, network, address string) (net.Conn,
 	if err != nil {
 		return nil, err
 	}
-	return bound(conn), nil
+	return bound(conn, once), nil
 }
 
 // loopback reports whether host is this machine.

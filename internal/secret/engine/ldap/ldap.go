@@ -179,7 +179,7 @@ func (t *target) store(s estover.Secret) string {
 // with runs do over a connection that is bound as c. It is closed when ctx ends:
 // the library waits for answers without one.
 func (t *target) with(ctx context.Context, c engine.Credential, do func(*ldap.Conn) error) error {
-	conn, err := t.config.Connect(ctx, "tcp", t.address)
+	conn, err := t.config.ConnectOnce(ctx, "tcp", t.address)
 	if err != nil {
 		return engine.Unreachable(err)
 	}

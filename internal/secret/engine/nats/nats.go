@@ -218,7 +218,7 @@ type dialer struct {
 }
 
 func (d dialer) Dial(network, address string) (net.Conn, error) {
-	conn, err := d.t.config.Connect(d.ctx, network, address)
+	conn, err := d.t.config.ConnectOnce(d.ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
