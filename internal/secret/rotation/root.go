@@ -163,7 +163,11 @@ func (x *Rotations) shared(ctx context.Context, c estover.Caller, at Target, pat
 		case o.Admin == "" || (o.Admin == path) == same:
 			continue // both have the pair, or it is another server with a secret of its own
 		case o.Admin == path:
-			return nil, ErrShared.With("The secret %s is that of %s too, which is another server and would know nothing of the next password. Give each a secret of its own.", path, o.Name)
+			name := "another target"
+			if c.Has(estover.Admin) {
+				name = o.Name
+			}
+			return nil, ErrShared.With("The secret %s is that of %s too, which is another server and would know nothing of the next password. Give each a secret of its own.", path, name)
 		}
 		var fields map[string]estover.Secret
 		s, err := x.Secrets.Describe(ctx, c.Tenant, o.Admin)

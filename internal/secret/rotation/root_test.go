@@ -2,6 +2,7 @@ package rotation_test
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"estover.dev"
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/guard/guardtest"
 	"estover.dev/internal/secret"
 	"estover.dev/internal/secret/engine"
 	"estover.dev/internal/secret/rotation"
@@ -429,6 +431,41 @@ func TestSameUser(t *testing.T) {
 		h.account = nil
 		if _, err := h.x.Put(t.Context(), ann, path, spec); err != nil {
 			t.Errorf("two users: %v", err)
+		}
+	})
+}
+
+// TestSharedIsNotTold: whoever may not schedule has no other secret looked at, and who may
+// hears of nobody else's target and secret.
+func TestSharedIsNotTold(t *testing.T) {
+	const beside, elsewhere = "hidden/beside", "elsewhere.example:5432"
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := build(t, d, newMemory("app"))
+		h.register()
+		h.beside(rotation.Target{Host: there, Admin: beside}, beside, "app")
+		bob := ann
+		bob.Subject, bob.Roles = estover.User("usr_bob"), nil
+		spec := rotation.Spec{Target: "orders", Kind: rotation.SingleSlot, Users: []string{"app"}, Schedule: "manual"}
+		for _, at := range []rotation.Target{{Host: there, Admin: beside}, {Host: elsewhere, Admin: path}} {
+			h.move(at)
+			_, err := h.x.Put(t.Context(), bob, path, spec)
+			if !errors.Is(err, rotation.ErrShared) || strings.Contains(err.Error(), "billing") || strings.Contains(err.Error(), beside) {
+				t.Errorf("somebody else's: %v, want ErrShared that names neither", err)
+			}
+			if _, err := h.x.Put(t.Context(), ann, path, spec); !errors.Is(err, rotation.ErrShared) || !strings.Contains(err.Error(), "billing") {
+				t.Errorf("an administrator is told: %v, want ErrShared that names billing", err)
+			}
+		}
+		looked, look := 0, h.x.Target
+		h.x.Target = func(ctx context.Context, tenant estover.TenantID, name string) (rotation.Target, error) {
+			if name == "tgt_2" {
+				looked++
+			}
+			return look(ctx, tenant, name)
+		}
+		h.x.Guard = guardtest.New(t, d, guardtest.DenyAll)
+		if _, err := h.x.Put(t.Context(), bob, path, spec); estover.KindOf(err) != estover.Denied || looked > 0 {
+			t.Errorf("who may not schedule: %v, and %d targets beside were looked at; want a denial and none", err, looked)
 		}
 	})
 }

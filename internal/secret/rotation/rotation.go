@@ -373,7 +373,7 @@ func (s Spec) check() (Spec, error) {
 // second.
 func (x *Rotations) Put(ctx context.Context, c estover.Caller, path string, spec Spec) (Rotation, error) {
 	spec, invalid := spec.check()
-	op := guard.Op{Action: "rotation.schedule", Target: target(path), Detail: map[string]any{"spec": spec}}
+	op := guard.Op{Action: "rotation.schedule", Target: target(path), Detail: map[string]any{"spec": spec}, Effect: guard.Manages}
 	if invalid != nil {
 		return Rotation{}, x.refused(ctx, c, op, invalid)
 	}
@@ -389,6 +389,9 @@ func (x *Rotations) Put(ctx context.Context, c estover.Caller, path string, spec
 	var at Target
 	var near []string
 	if !known || before.Target != spec.Target || !slices.Equal(before.Users, spec.Users) {
+		if _, err := x.Guard.Admit(ctx, c, op); err != nil { // before other secrets are looked at
+			return Rotation{}, err
+		}
 		if at, near, err = x.lets(ctx, c, path, spec); err != nil {
 			return Rotation{}, x.refused(ctx, c, op, err)
 		}
@@ -632,7 +635,7 @@ func (x *Rotations) Run(ctx context.Context, c estover.Caller, path string) (Rot
 // run is [Rotations.Run], or what is done in an emergency: then it does not matter
 // that clients may still have the version before.
 func (x *Rotations) run(ctx context.Context, c estover.Caller, path string, urgent bool) (Rotation, error) {
-	op := guard.Op{Action: "rotation.run", Target: target(path)}
+	op := guard.Op{Action: "rotation.run", Target: target(path), Effect: guard.Manages}
 	r, err := x.load(ctx, c.Tenant, path)
 	if err == nil {
 		err = x.checked(ctx, c.Tenant, r.Target)
