@@ -387,6 +387,11 @@ func (h *house) furnish() map[string]string {
 	put("PUT", "/v1/people/"+its["person"]+"/absence", object{"deputy": "alice", "until": time.Now().Add(time.Hour)})
 	its["name"], its["other"] = canary, "held-of-acme"
 	put("POST", "/v1/secret-links", object{"path": "kept/linked", "store": "store-of-acme", "from": "x"})
+	h.until("the call is in the log", func() bool { // its evidence is batched
+		var list struct{ Items []any }
+		h.must(http.MethodGet, "/v1/events?action=gateway.call&limit=1", nil, &list)
+		return len(list.Items) > 0
+	})
 	made("call", "items.id", "GET", "/v1/events?action=gateway.call&limit=1", nil)
 	made("event", "items.id", "GET", "/v1/events?action=secret.create&limit=1", nil)
 	put("POST", "/v1/agents", object{"name": "held-of-acme", "blueprint": "support", "sponsor": its["person"], "clearance": "internal", "purposes": []string{"support"}})
