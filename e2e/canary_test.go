@@ -438,21 +438,14 @@ spec:
 	v.admin.Must(t, "secret", "role", "put", "reports-postgres", "--target", "postgres", "--template", "groups=readers", "--resource", "reports", "--action", "me.read")
 	token, err := v.oauthDesk.token(t, "client_secret_basic", url.Values{"purpose": {"support"}, "resource": {site.URL}})
 	must(t, err)
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, v.URL+"/u/reports/me", nil)
-	must(t, err)
-	req.Header.Set("Authorization", "Bearer "+token.AccessToken)
-	res, err := v.HTTP(t).Do(req)
-	must(t, err)
-	got, err := io.ReadAll(res.Body)
-	must(t, err)
-	must(t, res.Body.Close())
+	status, got, _ := v.oauthDesk.callAt(t, "reports", http.MethodGet, "/me", token.AccessToken)
 	mu.Lock()
 	defer mu.Unlock()
-	if res.StatusCode != http.StatusOK || len(injected) != 1 {
-		t.Fatalf("with a leased password: %d %s, and %d passwords came", res.StatusCode, got, len(injected))
+	if status != http.StatusOK || len(injected) != 1 {
+		t.Fatalf("with a leased password: %d %s, and %d passwords came", status, got, len(injected))
 	}
 	canaries["a leased password that was injected"] = injected[0]
-	said.Write(got)
+	said.WriteString(got)
 
 	for _, what := range [][]string{{"--secret", path}, {"--agent", "bot"}} {
 		args := append([]string{"rotate", "--emergency", "--reason", "it is on a forum"}, what...)
@@ -565,18 +558,11 @@ spec:
 
 	token, err := v.oauthDesk.token(t, "client_secret_basic", url.Values{"purpose": {"support"}, "resource": {provider.URL}})
 	must(t, err)
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, v.URL+"/u/mail/me", nil)
-	must(t, err)
-	req.Header.Set("Authorization", "Bearer "+token.AccessToken)
-	res, err := v.HTTP(t).Do(req)
-	must(t, err)
-	got, err := io.ReadAll(res.Body)
-	must(t, err)
-	_ = res.Body.Close()
-	if res.StatusCode != http.StatusOK || !bytes.Contains(got, []byte("Bearer ***")) {
-		t.Errorf("with the token of a connection: %d %s", res.StatusCode, got)
+	status, got, _ := v.oauthDesk.callAt(t, "mail", http.MethodGet, "/me", token.AccessToken)
+	if status != http.StatusOK || !strings.Contains(got, "Bearer ***") {
+		t.Errorf("with the token of a connection: %d %s", status, got)
 	}
-	errors.Write(got)
+	errors.WriteString(got)
 
 	v.admin.Must(t, "connection", "renew", "canary")
 	refuse("server_error")

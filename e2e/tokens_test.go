@@ -193,7 +193,13 @@ func (d *oauthDesk) verified(t *testing.T, raw, audience string) jwt.Token {
 // call calls the customer system by its reverse route.
 func (d *oauthDesk) call(t *testing.T, method, path, token string) (int, string, http.Header) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), method, d.URL+"/u/crm"+path, nil)
+	return d.callAt(t, "crm", method, path, token)
+}
+
+// callAt is call at another resource.
+func (d *oauthDesk) callAt(t *testing.T, resource, method, path, token string) (int, string, http.Header) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, d.URL+"/u/"+resource+path, nil)
 	must(t, err)
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)

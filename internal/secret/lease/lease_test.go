@@ -672,44 +672,10 @@ func events(t testing.TB, d *db.DB, action string) (n int) {
 	return n
 }
 
-// details are what the events of an action have to say.
-func details(t testing.TB, d *db.DB, h *leasetest.House, action string) (all []map[string]any) {
-	t.Helper()
-	err := d.View(t.Context(), "acme", func(tx *db.Tx) error {
-		rows, err := tx.Query(t.Context(), "select id from audit where tenant_id = $1 and action = $2", tx.Tenant(), action)
-		if err != nil {
-			return err
-		}
-		var ids []string
-		for rows.Next() {
-			var id string
-			if err := rows.Scan(&id); err != nil {
-				return err
-			}
-			ids = append(ids, id)
-		}
-		if err := rows.Close(); err != nil {
-			return err
-		}
-		for _, id := range ids {
-			e, err := h.Guard.Log().Find(t.Context(), tx, id)
-			if err != nil {
-				return err
-			}
-			all = append(all, e.Detail)
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return all
-}
-
 // cleared counts the events that say that nothing of a target is overdue any more.
 func cleared(t testing.TB, d *db.DB, h *leasetest.House) (n int) {
 	t.Helper()
-	for _, detail := range details(t, d, h, "lease.end") {
+	for _, detail := range h.Told(t, "acme", "lease.end") {
 		if detail["overdue_cleared"] == true {
 			n++
 		}

@@ -156,7 +156,7 @@ func TestUnlisted(t *testing.T) {
 			}
 			create(t, h, bot, "reader")
 			recorded := false
-			for _, e := range details(t, d, h, "target.reconcile") {
+			for _, e := range h.Told(t, "acme", "target.reconcile") {
 				recorded = recorded || e["unlisted"] == true && e["reason"] == "the account was looked at by hand" && e["unseen"] == out.Unseen
 			}
 			if !recorded {

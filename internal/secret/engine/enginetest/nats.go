@@ -41,12 +41,12 @@ var natsServer = sync.OnceValues(func() (*NATSServer, error) { return StartNATS(
 // Config is how Estover reaches it with a signing key of the operator and keys of
 // accounts.
 func (s *NATSServer) Config(signer nkeys.KeyPair, accounts ...nkeys.KeyPair) engine.Config {
-	secret := "operator " + seed(signer) + "\nsystem " + seed(s.System) + "\n"
+	secret := "operator " + NKeySeed(signer) + "\nsystem " + NKeySeed(s.System) + "\n"
 	for _, a := range accounts {
-		secret += "account " + seed(a) + "\n"
+		secret += "account " + NKeySeed(a) + "\n"
 	}
 	c := engine.Config{
-		Address: s.Address(0), Options: map[string]string{"account": public(s.CRM)},
+		Address: s.Address(0), Options: map[string]string{"account": NKeyName(s.CRM)},
 		Admin: engine.Credential{User: "estover", Secret: estover.NewSecret([]byte(secret))},
 	}
 	if s.secured {
@@ -57,12 +57,12 @@ func (s *NATSServer) Config(signer nkeys.KeyPair, accounts ...nkeys.KeyPair) eng
 
 // AsSystem logs in as the system account, whose resolver has the accounts.
 func (s *NATSServer) AsSystem() (*client.Conn, error) {
-	own := pair(nkeys.CreateUser)
-	token, err := jwt.NewUserClaims(public(own)).Encode(s.System)
+	own := NKey(nkeys.CreateUser)
+	token, err := jwt.NewUserClaims(NKeyName(own)).Encode(s.System)
 	if err != nil {
 		return nil, err
 	}
-	options := []client.Option{client.UserJWTAndSeed(token, seed(own)), client.NoReconnect()}
+	options := []client.Option{client.UserJWTAndSeed(token, NKeySeed(own)), client.NoReconnect()}
 	if s.secured {
 		roots := x509.NewCertPool()
 		roots.AppendCertsFromPEM(Authority())
@@ -73,7 +73,7 @@ func (s *NATSServer) AsSystem() (*client.Conn, error) {
 
 // Account gives the account "crm" as the resolver has it.
 func (s *NATSServer) Account(ctx context.Context, c *client.Conn) (*jwt.AccountClaims, error) {
-	now, err := c.RequestWithContext(ctx, "$SYS.REQ.ACCOUNT."+public(s.CRM)+".CLAIMS.LOOKUP", nil)
+	now, err := c.RequestWithContext(ctx, "$SYS.REQ.ACCOUNT."+NKeyName(s.CRM)+".CLAIMS.LOOKUP", nil)
 	if err != nil {
 		return nil, err
 	}
@@ -84,23 +84,23 @@ func (s *NATSServer) Account(ctx context.Context, c *client.Conn) (*jwt.AccountC
 func StartNATS(secured bool) (*NATSServer, error) {
 	o := &NATSServer{
 		secured:  secured,
-		Operator: pair(nkeys.CreateOperator), Signing: pair(nkeys.CreateOperator), System: pair(nkeys.CreateAccount),
-		CRM: pair(nkeys.CreateAccount), CRMSigning: pair(nkeys.CreateAccount), Reader: pair(nkeys.CreateAccount),
+		Operator: NKey(nkeys.CreateOperator), Signing: NKey(nkeys.CreateOperator), System: NKey(nkeys.CreateAccount),
+		CRM: NKey(nkeys.CreateAccount), CRMSigning: NKey(nkeys.CreateAccount), Reader: NKey(nkeys.CreateAccount),
 	}
-	oc := jwt.NewOperatorClaims(public(o.Operator))
-	oc.SigningKeys.Add(public(o.Signing))
+	oc := jwt.NewOperatorClaims(NKeyName(o.Operator))
+	oc.SigningKeys.Add(NKeyName(o.Signing))
 	operatorJWT, err := oc.Encode(o.Operator)
 	if err != nil {
 		return nil, err
 	}
 	accounts := ""
 	for _, k := range []nkeys.KeyPair{o.System, o.CRM} {
-		ac := jwt.NewAccountClaims(public(k))
+		ac := jwt.NewAccountClaims(NKeyName(k))
 		if k == o.CRM {
 			ac.Name = "crm"
-			ac.SigningKeys.Add(public(o.CRMSigning))
+			ac.SigningKeys.Add(NKeyName(o.CRMSigning))
 			scope := jwt.NewUserScope()
-			scope.Key, scope.Role = public(o.Reader), "reader"
+			scope.Key, scope.Role = NKeyName(o.Reader), "reader"
 			scope.Template.Pub.Deny.Add(">")
 			scope.Template.Sub.Allow.Add("orders.>")
 			ac.SigningKeys.AddScopedSigner(scope)
@@ -109,13 +109,13 @@ func StartNATS(secured bool) (*NATSServer, error) {
 		if err != nil {
 			return nil, err
 		}
-		accounts += fmt.Sprintf("  %s: %s\n", public(k), token)
+		accounts += fmt.Sprintf("  %s: %s\n", NKeyName(k), token)
 	}
 	o.Server, err = Start(Process{
 		Debian: "nats-server", Program: "nats-server", Users: []string{"nats"}, Ports: 1,
 		Prepare: func(s *Server) ([]string, []string, error) {
 			conf := fmt.Sprintf("listen: %s\noperator: %s\nsystem_account: %s\nresolver: {type: full, dir: %q}\nresolver_preload: {\n%s}\ndebug: true\ntrace: true\n",
-				s.Address(0), operatorJWT, public(o.System), filepath.Join(s.Dir, "jwt"), accounts)
+				s.Address(0), operatorJWT, NKeyName(o.System), filepath.Join(s.Dir, "jwt"), accounts)
 			if secured {
 				certificate, key, err := Certificate(s)
 				if err != nil {
@@ -140,7 +140,8 @@ func StartNATS(secured bool) (*NATSServer, error) {
 	return o, err
 }
 
-func pair(create func() (nkeys.KeyPair, error)) nkeys.KeyPair {
+// NKey is a key that a function of nkeys makes.
+func NKey(create func() (nkeys.KeyPair, error)) nkeys.KeyPair {
 	k, err := create()
 	if err != nil {
 		panic(err)
@@ -148,7 +149,8 @@ func pair(create func() (nkeys.KeyPair, error)) nkeys.KeyPair {
 	return k
 }
 
-func public(k nkeys.KeyPair) string {
+// NKeyName is how others name a key.
+func NKeyName(k nkeys.KeyPair) string {
 	p, err := k.PublicKey()
 	if err != nil {
 		panic(err)
@@ -156,7 +158,8 @@ func public(k nkeys.KeyPair) string {
 	return p
 }
 
-func seed(k nkeys.KeyPair) string {
+// NKeySeed is what a key is made of, as its holder has it.
+func NKeySeed(k nkeys.KeyPair) string {
 	s, err := k.Seed()
 	if err != nil {
 		panic(err)

@@ -27,30 +27,6 @@ var template = engine.Template{"publish": {"orders.>", "$JS.API.>"}, "publish_de
 // An operator is who has a NATS, without the engine.
 type operator struct{ *enginetest.NATSServer }
 
-func pair(create func() (nkeys.KeyPair, error)) nkeys.KeyPair {
-	k, err := create()
-	if err != nil {
-		panic(err)
-	}
-	return k
-}
-
-func public(k nkeys.KeyPair) string {
-	p, err := k.PublicKey()
-	if err != nil {
-		panic(err)
-	}
-	return p
-}
-
-func seed(k nkeys.KeyPair) string {
-	s, err := k.Seed()
-	if err != nil {
-		panic(err)
-	}
-	return string(s)
-}
-
 func running(t *testing.T) *operator { return &operator{enginetest.NATS(t)} }
 
 func open(t *testing.T, c engine.Config) engine.Engine {
@@ -265,7 +241,7 @@ func TestExpiry(t *testing.T) {
 func TestOthersStay(t *testing.T) {
 	o := running(t)
 	e := open(t, o.Config(o.Signing, o.CRM))
-	stranger := public(pair(nkeys.CreateUser))
+	stranger := enginetest.NKeyName(enginetest.NKey(nkeys.CreateUser))
 	long := time.Now().Add(-1000 * time.Hour)
 	if err := o.edit(t.Context(), func(c *jwt.AccountClaims) { c.RevokeAt(stranger, long); c.Description = "customers" }); err != nil {
 		t.Fatal(err)
@@ -358,7 +334,7 @@ func TestSecretsStay(t *testing.T) {
 	if !strings.Contains(string(said), user(m)) && !strings.Contains(string(said), "CONNECT") {
 		t.Error("the server has logged nothing, so that this proves nothing")
 	}
-	for _, s := range []string{string(m["seed"].Reveal()), seed(o.Signing), seed(o.System), seed(o.CRM)} {
+	for _, s := range []string{string(m["seed"].Reveal()), enginetest.NKeySeed(o.Signing), enginetest.NKeySeed(o.System), enginetest.NKeySeed(o.CRM)} {
 		if strings.Contains(string(said), s) {
 			t.Fatal("the server's log holds a seed")
 		}
@@ -387,9 +363,9 @@ func TestTLS(t *testing.T) {
 }
 
 func TestConfig(t *testing.T) {
-	account := public(pair(nkeys.CreateAccount))
+	account := enginetest.NKeyName(enginetest.NKey(nkeys.CreateAccount))
 	for _, options := range []map[string]string{
-		{}, {"account": "crm"}, {"account": public(pair(nkeys.CreateUser))}, {"account": account, "system_account": "SYS"}, {"account": account, "prune": "1m"}, {"account": account, "prune": "a year"},
+		{}, {"account": "crm"}, {"account": enginetest.NKeyName(enginetest.NKey(nkeys.CreateUser))}, {"account": account, "system_account": "SYS"}, {"account": account, "prune": "1m"}, {"account": account, "prune": "a year"},
 	} {
 		var invalid *estover.Error
 		if _, err := nats.Kind.Open(engine.Config{Address: "nats.example", Options: options}); !errors.As(err, &invalid) {

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"estover.dev"
-	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
 	"estover.dev/internal/secret/engine/enginetest"
 	"estover.dev/internal/secret/engine/redis"
@@ -154,7 +153,7 @@ func TestDownForAWeek(t *testing.T) {
 	if err := h.Leases.Alarm(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(told(t, d, h, boss.Tenant, "lease.overdue")); n != 1 {
+	if n := len(h.Told(t, boss.Tenant, "lease.overdue")); n != 1 {
 		t.Errorf("%d alarms, want 1 for the target", n)
 	}
 	if late := open(lease.Filter{Overdue: true}); len(late) != many || late[0].LastError == "" || late[0].Attempts == 0 {
@@ -184,49 +183,15 @@ func TestDownForAWeek(t *testing.T) {
 		}
 	}
 	cleared := 0
-	for _, detail := range told(t, d, h, boss.Tenant, "lease.end") {
+	for _, detail := range h.Told(t, boss.Tenant, "lease.end") {
 		if detail["overdue_cleared"] == true {
 			cleared++
 		}
 	}
-	if err := h.Leases.Alarm(t.Context()); err != nil || cleared != 1 || len(told(t, d, h, boss.Tenant, "lease.overdue")) != 1 {
+	if err := h.Leases.Alarm(t.Context()); err != nil || cleared != 1 || len(h.Told(t, boss.Tenant, "lease.overdue")) != 1 {
 		t.Errorf("the alarm is cleared by %d events, want 1, and not raised again: %v", cleared, err)
 	}
 	if x, err := issue(0); err != nil || enters(x) != nil {
 		t.Errorf("issuing after its return: %v", err)
 	}
-}
-
-// told are the details of the events of an action.
-func told(t *testing.T, d *db.DB, h *leasetest.House, tenant estover.TenantID, action string) (all []map[string]any) {
-	t.Helper()
-	err := d.View(t.Context(), tenant, func(tx *db.Tx) error {
-		rows, err := tx.Query(t.Context(), "select id from audit where tenant_id = $1 and action = $2", tx.Tenant(), action)
-		if err != nil {
-			return err
-		}
-		var ids []string
-		for rows.Next() {
-			var id string
-			if err := rows.Scan(&id); err != nil {
-				return err
-			}
-			ids = append(ids, id)
-		}
-		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-			return err
-		}
-		for _, id := range ids {
-			e, err := h.Guard.Log().Find(t.Context(), tx, id)
-			if err != nil {
-				return err
-			}
-			all = append(all, e.Detail)
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return all
 }

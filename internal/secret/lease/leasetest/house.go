@@ -2,6 +2,7 @@ package leasetest
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"path/filepath"
 	"testing"
@@ -134,4 +135,38 @@ func (h *House) Role(t testing.TB, c estover.Caller, s lease.RoleSpec) lease.Rol
 		t.Fatal(err)
 	}
 	return r
+}
+
+// Told are the details of the events of an action.
+func (h *House) Told(t testing.TB, tenant estover.TenantID, action string) (all []map[string]any) {
+	t.Helper()
+	err := h.DB.View(t.Context(), tenant, func(tx *db.Tx) error {
+		rows, err := tx.Query(t.Context(), "select id from audit where tenant_id = $1 and action = $2", tx.Tenant(), action)
+		if err != nil {
+			return err
+		}
+		var ids []string
+		for rows.Next() {
+			var id string
+			if err := rows.Scan(&id); err != nil {
+				return err
+			}
+			ids = append(ids, id)
+		}
+		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+			return err
+		}
+		for _, id := range ids {
+			e, err := h.Guard.Log().Find(t.Context(), tx, id)
+			if err != nil {
+				return err
+			}
+			all = append(all, e.Detail)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
 }
