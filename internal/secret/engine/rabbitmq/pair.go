@@ -62,9 +62,16 @@ func (l limits) MarshalJSON() ([]byte, error) {
 	return json.Marshal(map[string]int(l))
 }
 
+// unfinished is the tag of an admin that is being made, which has no password yet. The
+// broker takes all rights of a user in one call, but has done half of it where whoever
+// calls is gone meanwhile; so the password comes last, and with it the tags of the first.
+const unfinished = "estover-unfinished"
+
+func (t tags) has(tag string) bool { return slices.Contains(strings.Split(string(t), ","), tag) }
+
 // Pair makes another admin, with the tags, the limits and the permissions of the first,
-// and looks whether it has them. The broker takes them in one call, so that whoever
-// crashes leaves no admin that is half made.
+// and looks whether it has them. One that a crash has left half made is nobody, and is made
+// anew.
 func (t *target) Pair(ctx context.Context, name, like string, s estover.Secret) error {
 	if err := engine.CheckName(name, longest); err != nil {
 		return err
@@ -78,14 +85,19 @@ func (t *target) Pair(ctx context.Context, name, like string, s estover.Secret) 
 	} else if err != nil {
 		return err
 	}
-	if _, err := t.do(ctx, http.MethodGet, nil, nil, "users", name); !errors.Is(err, engine.ErrNoUser) {
-		if err == nil {
-			err = engine.Refuse("there is a user %s", name)
-		}
+	var there user
+	_, err = t.do(ctx, http.MethodGet, nil, &there, "users", name)
+	if err == nil && !there.Tags.has(unfinished) {
+		return engine.Refuse("there is a user %s", name)
+	}
+	if err == nil {
+		err = t.revoke(ctx, name)
+	}
+	if err != nil && !errors.Is(err, engine.ErrNoUser) {
 		return err
 	}
 	in := definitions{
-		Users:       []whole{{user{Name: name, Hash: hash(s), Algorithm: algorithm, Tags: has.tags}, has.limits}},
+		Users:       []whole{{user{Name: name, Algorithm: algorithm, Tags: unfinished}, has.limits}},
 		Permissions: slices.Clone(has.vhosts), Topics: slices.Clone(has.topics),
 	}
 	for i := range in.Permissions {
@@ -94,13 +106,14 @@ func (t *target) Pair(ctx context.Context, name, like string, s estover.Secret) 
 	for i := range in.Topics {
 		in.Topics[i].User = name
 	}
-	_, err = t.do(ctx, http.MethodPost, in, nil, "definitions")
-	var unlike *engine.Refused
-	if err == nil {
-		if err = t.alike(ctx, name, has); err != nil && !errors.As(err, &unlike) {
-			return engine.Begun(err)
+	if _, err = t.do(ctx, http.MethodPost, in, nil, "definitions"); err == nil {
+		_, err = t.do(ctx, http.MethodPut, user{Hash: hash(s), Algorithm: algorithm, Tags: has.tags}, nil, "users", name)
+		if err == nil {
+			err = t.alike(ctx, name, has)
 		}
+		err = engine.Begun(err)
 	}
+	var unlike *engine.Refused
 	if errors.As(err, &unlike) { // what was taken of the call before it was refused goes
 		if failed := t.revoke(ctx, name); failed != nil {
 			return engine.Begun(failed)
@@ -174,5 +187,5 @@ func (t *target) administrates(ctx context.Context, name string) (bool, error) {
 	if errors.Is(err, engine.ErrNoUser) {
 		return false, nil
 	}
-	return slices.Contains(strings.Split(string(u.Tags), ","), "administrator"), err
+	return u.Tags.has("administrator"), err
 }

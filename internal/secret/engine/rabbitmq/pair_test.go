@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"estover.dev"
 	"estover.dev/internal/secret/engine"
@@ -110,6 +111,68 @@ func TestSecondAdmin(t *testing.T) {
 	if err := b.(engine.Pairer).Pair(t.Context(), "pair_other", "estover", second.Secret); !errors.As(err, &refused) {
 		t.Errorf("like another than the admin: %v, want a refusal", err)
 	}
+}
+
+// TestSecondAdminCutOff is of a second admin in the making of which somebody is cut off,
+// again and again (R6): it has no password until it has the rights of the first, so
+// whoever comes later makes it anew.
+func TestSecondAdminCutOff(t *testing.T) {
+	s := running(t)
+	first := engine.Credential{User: "cut_first", Secret: estover.NewSecret([]byte(admin))}
+	second := engine.Credential{User: "cut_first_b", Secret: estover.NewSecret([]byte("made-for-the-second"))}
+	asOperator := open(t, config(s))
+	if err := asOperator.(engine.Pairer).Pair(t.Context(), first.User, "estover", first.Secret); err != nil {
+		t.Fatal(err)
+	}
+	conf := config(s)
+	conf.Admin = first
+	e := open(t, conf)
+	gone := func() {
+		if err := e.Revoke(t.Context(), []engine.Doomed{{Name: second.User}})[0]; err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer asOperator.Revoke(t.Context(), []engine.Doomed{{Name: first.User}, {Name: second.User}})
+	began := time.Now()
+	if err := e.(engine.Pairer).Pair(t.Context(), second.User, first.User, second.Secret); err != nil {
+		t.Fatal(err)
+	}
+	takes := time.Since(began)
+	gone()
+	cut, halves := 0, 0
+	for round := range 40 {
+		ctx, cancel := context.WithTimeout(t.Context(), takes*time.Duration(round)/30)
+		if err := e.(engine.Pairer).Pair(ctx, second.User, first.User, second.Secret); err != nil {
+			cut++
+		}
+		cancel()
+		err := e.SetSecret(t.Context(), second.User, second.Secret, estover.Secret{})
+		if errors.Is(err, engine.ErrNoUser) {
+			if there, err := e.List(t.Context(), second.User); err != nil {
+				t.Fatal(err)
+			} else if len(there) > 0 {
+				halves++
+			}
+			err = e.(engine.Pairer).Pair(t.Context(), second.User, first.User, second.Secret)
+			if err != nil && strings.Contains(err.Error(), "there is a user") { // what was cut off has come through since
+				err = nil
+			}
+		}
+		if err == nil {
+			err = e.(engine.Comparer).Alike(t.Context(), second.User, first.User)
+		}
+		if err == nil {
+			err = e.Verify(t.Context(), second)
+		}
+		if err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		gone()
+	}
+	if cut == 0 || halves == 0 {
+		t.Errorf("%d of 40 were cut off, and %d left one half made: this proves nothing", cut, halves)
+	}
+	t.Logf("%d of 40 were cut off, and %d left one half made", cut, halves)
 }
 
 // told is what the interface tells of a user, without who it is and its password, in

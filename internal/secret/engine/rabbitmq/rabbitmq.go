@@ -396,6 +396,9 @@ func (t *target) SetSecret(ctx context.Context, name string, s, keep estover.Sec
 	if _, err := t.do(ctx, http.MethodGet, nil, &u, "users", name); err != nil {
 		return err
 	}
+	if u.Tags.has(unfinished) {
+		return engine.ErrNoUser
+	}
 	_, err := t.do(ctx, http.MethodPut, user{Hash: hash(s), Algorithm: algorithm, Tags: u.Tags}, nil, "users", name)
 	return err
 }
