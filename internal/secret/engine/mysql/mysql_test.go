@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -390,6 +391,36 @@ func TestHalfMade(t *testing.T) {
 			t.Errorf("an account that was begun: %v, and there are %q", err, left)
 		}
 		if err := e.Revoke(t.Context(), []engine.Doomed{{Name: name}})[0]; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestDroppedInTheMaking has an account dropped while it is made: what is granted to it
+// after that makes nobody anew, who would have no password (Q3).
+func TestDroppedInTheMaking(t *testing.T) {
+	s := enginetest.MariaDB(t)
+	e := open(t, s.Config)
+	s.Exec(t, "grant show view on crm.* to estover with grant option")
+	o := order("e_dropped_a", engine.Template{"grants": slices.Repeat([]string{"SHOW VIEW ON crm.*"}, 50)})
+	for range 2 {
+		ctx, cancel := context.WithCancel(t.Context())
+		dropped := make(chan bool, 1)
+		go func() {
+			var err error
+			for err = context.Canceled; err != nil && ctx.Err() == nil; {
+				_, err = s.Super.ExecContext(ctx, "drop user e_dropped_a")
+			}
+			dropped <- err == nil
+		}()
+		_, err := e.Create(t.Context(), o)
+		cancel()
+		in := <-dropped
+		var open int
+		if e := s.Super.QueryRowContext(t.Context(), "select count(*) from mysql.user where user = 'e_dropped_a' and authentication_string = ''").Scan(&open); e != nil || open > 0 || !in {
+			t.Errorf("dropped in the making (%v): %v, and %d accounts without a password are there, %v", in, err, open, e)
+		}
+		if err := e.Revoke(t.Context(), []engine.Doomed{{Name: o.Name}})[0]; err != nil {
 			t.Error(err)
 		}
 	}
