@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -547,7 +548,7 @@ func TestMigratedUsedNames(t *testing.T) {
 				"drop table used_jti",
 				"create table used_jti (tenant_id text not null, hash " + bytes + " not null, expires_at bigint not null, primary key (tenant_id, hash))" + clustered,
 				"create index used_jti_due on used_jti (expires_at)",
-				"drop index refresh_token_due",
+				"create table refresh_token (tenant_id text, grant_id text, generation bigint, expires_at bigint)",
 				"create index refresh_token_due on refresh_token (expires_at)",
 				"create unique index refresh_token_grant on refresh_token (tenant_id, grant_id, generation)",
 				"delete from schema_migration where name = '0056_neighbours'",
@@ -579,6 +580,68 @@ func TestMigratedUsedNames(t *testing.T) {
 		})
 		if err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// TestMigratedRefreshTokens: of the tokens of a grant that were made before there were
+// families, the one that was good is, and the one that was spent is known for that (A2).
+func TestMigratedRefreshTokens(t *testing.T) {
+	dbtest.EachURL(t, func(t *testing.T, url string) {
+		ctx := t.Context()
+		d, err := db.Open(ctx, url, db.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		bytes := "blob"
+		if d.Engine() == db.Postgres {
+			bytes = "bytea"
+		}
+		err = d.Do(ctx, "acme", func(tx *db.Tx) error {
+			for _, s := range []string{
+				"drop table refresh_family",
+				"drop table refresh_window",
+				"create table refresh_token (tenant_id text, hash " + bytes + ", grant_id text, generation bigint, jkt text, created_at bigint, expires_at bigint, spent_at bigint, spent_jkt text, successor " + bytes + ")",
+				`insert into oauth_grant (tenant_id, id, kind, root_id, session_id, client_id, subject, actors, cnf, epoch, created_at, expires_at)
+					values ('acme', 'gnt_1', 'authorization_code', 'gnt_1', 'ses_1', 'agt_1', 'user:usr_1', '[]', '{}', 1, 1, 100)`,
+				"delete from schema_migration where name = '0060_refresh_family'",
+			} {
+				if _, err := tx.Exec(ctx, s); err != nil {
+					return fmt.Errorf("%s: %w", s, err)
+				}
+			}
+			const insert = "insert into refresh_token values ($1, $2, 'gnt_1', $3, 'key', 5, 100, $4, $5, null)"
+			_, spent := tx.Exec(ctx, insert, tx.Tenant(), []byte("spent"), 1, 50, "shown")
+			_, good := tx.Exec(ctx, insert, tx.Tenant(), []byte("good"), 2, nil, nil)
+			return errors.Join(spent, good)
+		})
+		if err = errors.Join(err, d.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if d, err = db.Open(ctx, url, db.Options{}); err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		var got []string
+		err = d.View(ctx, "acme", func(tx *db.Tx) error {
+			rows, err := tx.Query(ctx, "select id, grant_id, generation, jkt, hash, expires_at, coalesce(turned_at, 0), coalesce(turned_jkt, '') from refresh_family where tenant_id = $1 order by generation", tx.Tenant())
+			if err != nil {
+				return err
+			}
+			defer rows.Close()
+			for rows.Next() {
+				var id, hash []byte
+				var grant, key, shown string
+				var generation, expires, turned int64
+				if err := rows.Scan(&id, &grant, &generation, &key, &hash, &expires, &turned, &shown); err != nil {
+					return err
+				}
+				got = append(got, fmt.Sprintf("%s %s %d %s %q %d %d %s", id, grant, generation, key, hash, expires, turned, shown))
+			}
+			return rows.Err()
+		})
+		if want := []string{`spent gnt_1 1 key "" 100 50 shown`, `good gnt_1 2 key "good" 100 0 `}; err != nil || !slices.Equal(got, want) {
+			t.Errorf("the tokens of before are %q, %v; want %q", got, err, want)
 		}
 	})
 }

@@ -116,7 +116,7 @@ func refreshed(ctx context.Context, d *Door, a authenticated, parsed any) (token
 	proof := consentedBy(r.Grant)
 	proof.GrantType = token.Refresh
 	proof.Renewal = r.Renew()
-	if r.Again(d.now(), a.confirm.Key) {
+	if r.Again(a.confirm.Key) {
 		return proof, token.ErrPresentedTwice
 	}
 	return proof, nil

@@ -75,20 +75,23 @@ func TestRedemptionIsWholeOrNotAtAll(t *testing.T) {
 func breakDown(t *testing.T, d *db.DB) {
 	t.Helper()
 	if d.Engine() == db.SQLite {
-		run(t, d, `create trigger broken before insert on refresh_token begin select raise(abort, 'no'); end`)
+		for _, event := range []string{"insert", "update"} {
+			run(t, d, `create trigger broken_`+event+` before `+event+` on refresh_family begin select raise(abort, 'no'); end`)
+		}
 		return
 	}
 	run(t, d, `create function broken() returns trigger language plpgsql as $$ begin raise exception 'no'; end $$`)
-	run(t, d, `create trigger broken before insert on refresh_token for each row execute function broken()`)
+	run(t, d, `create trigger broken before insert or update on refresh_family for each row execute function broken()`)
 }
 
 func mend(t *testing.T, d *db.DB) {
 	t.Helper()
 	if d.Engine() == db.SQLite {
-		run(t, d, `drop trigger broken`)
+		run(t, d, `drop trigger broken_insert`)
+		run(t, d, `drop trigger broken_update`)
 		return
 	}
-	run(t, d, `drop trigger broken on refresh_token`)
+	run(t, d, `drop trigger broken on refresh_family`)
 	run(t, d, `drop function broken`)
 }
 

@@ -34,8 +34,8 @@ func TestA1(t *testing.T) {
 		if len(successors) != 1 || successors[first] != 0 || len(tokens) != 64 {
 			t.Errorf("64 refreshes gave %d successors and %d access tokens, want 1 and 64", len(successors), len(tokens))
 		}
-		if n := count(t, d, "select count(*) from refresh_token"); n != 2 {
-			t.Errorf("%d refresh tokens are stored, want 2", n)
+		if n := count(t, d, "select count(*) from refresh_family"); n != 1 {
+			t.Errorf("%d rows of refresh tokens are stored, want that of the family", n)
 		}
 		clock.Advance(token.RetryWindow - time.Second)
 		again := two.Refresh(bot, first)
@@ -120,100 +120,157 @@ func TestA2(t *testing.T) {
 	})
 }
 
-// A successor can be had again only by whoever had the token that was spent for
-// it, and not for long.
-func TestSuccessorIsSealed(t *testing.T) {
+// A successor can be had again for ten seconds only: then what it was made with is erased,
+// and nothing that is stored says what it is.
+func TestSuccessorIsErased(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := oauthtest.New(t, d)
 		clock := dbtest.NewClock(d)
 		bot, alice := w.CodeAgent("bot"), w.Person("alice")
 		first := w.Redeem(bot, alice.Code(bot)).Text("refresh_token")
 		second := w.Refresh(bot, first).Text("refresh_token")
-		var sealed []byte
+		keys := func(when string, want int) {
+			t.Helper()
+			if err := w.Tokens.EraseSuccessors(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if n := count(t, d, "select count(*) from refresh_window"); n != want {
+				t.Errorf("%s there are %d keys of successors, want %d", when, n, want)
+			}
+		}
+		clock.Advance(token.RetryWindow - time.Second)
+		keys("within the window", 1)
+		if again := w.Refresh(bot, first).Text("refresh_token"); again != second {
+			t.Errorf("within the window comes %q, want %q", again, second)
+		}
+		clock.Advance(3 * time.Second)
+		keys("after the window", 0)
+		var hash []byte
 		err := d.View(t.Context(), "default", func(tx *db.Tx) error {
-			return tx.QueryRow(t.Context(), "select successor from refresh_token where successor is not null").Scan(&sealed)
+			return tx.QueryRow(t.Context(), "select hash from refresh_family").Scan(&hash)
 		})
-		if err != nil || len(sealed) == 0 || strings.Contains(string(sealed), second) {
-			t.Fatalf("the successor is stored as %q, %v", sealed, err)
-		}
-		if err := w.Tokens.EraseSuccessors(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		if n := count(t, d, "select count(*) from refresh_token where successor is not null"); n != 1 {
-			t.Error("the successor was erased within its window")
-		}
-		clock.Advance(token.RetryWindow + time.Second)
-		if err := w.Tokens.EraseSuccessors(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		if n := count(t, d, "select count(*) from refresh_token where successor is not null"); n != 0 {
-			t.Error("the successor is kept beyond its window")
+		if sum := opaque.Hash(second); err != nil || string(hash) != string(sum[:]) {
+			t.Errorf("of the successor there is %x, %v; want its hash", hash, err)
 		}
 	})
 }
 
-// A refresh token whose row was made by its hash, as those were before there was a
-// time in them, goes on as any other: it has one successor (A1), and ends its
-// family when it comes back too late (A2).
-func TestRefreshTokenByHash(t *testing.T) {
+// TestRetries: a client that spends one token after the other, and hears of none in time,
+// gets the same ones again; and whoever comes with an older one than that is a replay (A2).
+func TestRetries(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		key := t.TempDir() + "/root.key"
+		one, two := oauthtest.Node(t, d, key), oauthtest.Node(t, d, key)
+		clock := dbtest.NewClock(d)
+		bot, alice := one.CodeAgent("bot"), one.Person("alice")
+		two.Access.Grant(bot.ID, oauthtest.CRM, "customer.read", "customer.update")
+		row := []string{one.Redeem(bot, alice.Code(bot)).Text("refresh_token")}
+		for i := range 4 {
+			clock.Advance(2 * time.Second)
+			a := []*oauthtest.World{one, two}[i%2].Refresh(bot, row[i])
+			granted(t, "a refresh", a)
+			row = append(row, a.Text("refresh_token"))
+		}
+		for _, w := range []*oauthtest.World{one, two} {
+			for i := 1; i < 4; i++ {
+				if again := w.Refresh(bot, row[i]).Text("refresh_token"); again != row[i+1] {
+					t.Errorf("after token %d comes %q again, want %q", i, again, row[i+1])
+				}
+			}
+		}
+		if n := count(t, d, "select generation from refresh_family"); n != 5 {
+			t.Errorf("the family is at generation %d, want 5", n)
+		}
+		last := one.Refresh(bot, row[4])
+		granted(t, "the one that is good", last)
+		refused(t, "one of four spends ago", two.Refresh(bot, row[1]), 400, "invalid_grant")
+		if two.Live(bot, last.Token()) {
+			t.Error("the family lives on")
+		}
+		// What two nodes remember of a family is not what either goes by.
+		row = []string{one.Redeem(bot, alice.Code(bot)).Text("refresh_token")}
+		row = append(row, one.Refresh(bot, row[0]).Text("refresh_token"))
+		granted(t, "on another node", two.Refresh(bot, row[1]))
+		clock.Advance(token.RetryWindow + time.Second)
+		refused(t, "spent elsewhere, with an unknown scope", one.Refresh(bot, row[1], "scope", "nothing"), 400, "invalid_grant")
+		if n := count(t, d, "select count(*) from audit where action = 'authorization.replay'"); n != 2 {
+			t.Errorf("%d replays are told of, want 2", n)
+		}
+	})
+}
+
+// A refresh token that was made before there were families goes on as any other, found
+// by its hash or by its first bytes: it has one successor (A1), and ends its grant when
+// it comes back too late (A2).
+func TestRefreshTokenOfBefore(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := oauthtest.New(t, d)
 		clock := dbtest.NewClock(d)
 		bot, alice := w.CodeAgent("bot"), w.Person("alice")
-		first := w.Redeem(bot, alice.Code(bot)).Text("refresh_token")
-		key, hash := opaque.Key(first), opaque.Hash(first)
-		err := d.Do(t.Context(), estover.DefaultTenant, func(tx *db.Tx) error {
-			n, err := tx.Exec(t.Context(), "update refresh_token set hash = $2 where tenant_id = $1 and hash = $3", tx.Tenant(), hash[:], key[:])
-			if err == nil && n != 1 {
-				t.Errorf("%d rows have the key, want 1", n)
+		for _, key := range []func(string) [32]byte{opaque.Hash, opaque.Key} {
+			made := opaque.Family(w.Redeem(bot, alice.Code(bot)).Text("refresh_token"))
+			first := opaque.New(opaque.RefreshToken)
+			id := key(first)
+			err := d.Do(t.Context(), estover.DefaultTenant, func(tx *db.Tx) error {
+				n, err := tx.Exec(t.Context(), "update refresh_family set id = $2, hash = $2 where tenant_id = $1 and id = $3", tx.Tenant(), id[:], made[:])
+				if err == nil && n != 1 {
+					t.Errorf("%d rows have the key, want 1", n)
+				}
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
 			}
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		second := w.Refresh(bot, first)
-		granted(t, "the old token", second)
-		third := w.Refresh(bot, second.Text("refresh_token"))
-		granted(t, "its successor", third)
-		again := w.Refresh(bot, first)
-		granted(t, "the old token again", again)
-		if again.Text("refresh_token") != second.Text("refresh_token") {
-			t.Error("the old token has two successors")
-		}
-		clock.Advance(token.RetryWindow + time.Second)
-		refused(t, "the old token after its window", w.Refresh(bot, first), 400, "invalid_grant")
-		if w.Live(bot, third.Token()) {
-			t.Error("the family lives on")
+			successors := map[string]bool{}
+			for _, a := range atOnce(16, func(int) oauthtest.Answer { return w.Refresh(bot, first) }) {
+				granted(t, "the old token", a)
+				successors[a.Text("refresh_token")] = true
+			}
+			second := w.Refresh(bot, first)
+			if len(successors) != 1 || !successors[second.Text("refresh_token")] {
+				t.Errorf("the old token has %d successors, want 1, the same each time", len(successors))
+			}
+			third := w.Refresh(bot, second.Text("refresh_token"))
+			granted(t, "its successor", third)
+			if again := w.Refresh(bot, first); again.Text("refresh_token") != second.Text("refresh_token") {
+				t.Errorf("the old token has two successors: %s", again.Body)
+			}
+			clock.Advance(token.RetryWindow + time.Second)
+			refused(t, "the old token after its window", w.Refresh(bot, first), 400, "invalid_grant")
+			if w.Live(bot, third.Token()) {
+				t.Error("the family lives on")
+			}
 		}
 	})
 }
 
-// A refresh token is kept for an hour beyond its end, so that one that comes late
+// A family is kept for an hour beyond the end of its grant, so that a token that comes late
 // is known, and for no more than two.
 func TestExpiredRefreshTokens(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := oauthtest.New(t, d)
 		clock := dbtest.NewClock(d)
 		bot, alice := w.CodeAgent("bot"), w.Person("alice")
-		w.Refresh(bot, w.Redeem(bot, alice.Code(bot)).Text("refresh_token"))
+		value := w.Refresh(bot, w.Redeem(bot, alice.Code(bot)).Text("refresh_token")).Text("refresh_token")
 		var ends time.Time
 		err := d.View(t.Context(), estover.DefaultTenant, func(tx *db.Tx) error {
-			return tx.QueryRow(t.Context(), "select max(expires_at) from refresh_token").Scan(&ends)
+			return tx.QueryRow(t.Context(), "select max(expires_at) from refresh_family").Scan(&ends)
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
+		clock.Advance(ends.Sub(d.Now()))
+		refused(t, "at its end", w.Refresh(bot, value), 400, "invalid_grant")
 		for _, c := range []struct {
 			after time.Duration
 			left  int
-		}{{time.Hour - time.Second, 2}, {2 * time.Hour, 0}} {
+		}{{time.Hour - time.Second, 1}, {2 * time.Hour, 0}} {
 			clock.Advance(ends.Add(c.after).Sub(d.Now()))
 			if err := w.Tokens.SweepCodes(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if n := count(t, d, "select count(*) from refresh_token"); n != c.left {
-				t.Errorf("%v after their end %d refresh tokens are left, want %d", c.after, n, c.left)
+			if n := count(t, d, "select count(*) from refresh_family"); n != c.left {
+				t.Errorf("%v after their end %d families are left, want %d", c.after, n, c.left)
 			}
 		}
 	})
@@ -232,7 +289,7 @@ func TestRefreshTokens(t *testing.T) {
 		t.Errorf("it got one: %s", a.Body)
 	}
 	value := w.Redeem(bot, alice.Code(bot)).Text("refresh_token")
-	for _, bad := range []string{value + "=", value[:len(value)-1], strings.ToUpper(value), " " + value, "est_ac_" + value[7:], "x", strings.Repeat("a", 5000)} {
+	for _, bad := range []string{value + "=", value[:len(value)-1], value[:39] + opaque.New(opaque.RefreshToken)[7:], strings.ToUpper(value), " " + value, "est_ac_" + value[7:], "x", strings.Repeat("a", 5000)} {
 		refused(t, "the refresh token "+bad[:1], w.Refresh(bot, bad), 400, "invalid_grant")
 	}
 	refused(t, "no refresh token", w.Do(oauthtest.Request("/oauth/token", oauthtest.Form("grant_type", "refresh_token"), oauthtest.Basic(bot.ID, bot.Secret))), 400, "invalid_request")

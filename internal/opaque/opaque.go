@@ -13,8 +13,10 @@
 package opaque
 
 import (
+	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/base64"
 	"encoding/binary"
 	"hash/crc32"
@@ -31,7 +33,7 @@ const (
 	PersonToken  Kind = "pt" // a person's token for the management API
 	Enrolment    Kind = "et" // exchanged once for a person's first token
 	ClientSecret Kind = "cs" // an agent's secret at the token endpoint
-	RefreshToken Kind = "rt"
+	RefreshToken Kind = "rt" // of a family
 	Code         Kind = "ac" // an authorization code
 	DeviceCode   Kind = "dc"
 	AuthRequest  Kind = "ar"  // a request for a person's word that a client waits for (auth_req_id)
@@ -59,12 +61,21 @@ func New(kind Kind) string {
 	return v + checksum(v)
 }
 
-// NewOrdered makes a value like New's, with 48 bits of time before 216 random
-// ones. Its [Key] stands beside those that are made at the same time: among keys
-// of nothing but chance each would have a page of an index to itself, written
-// anew with its row.
-func NewOrdered(kind Kind) string {
-	var b [randomBytes]byte
+// A family of values is a row of them, of which each is good until the next. All
+// begin alike, with 48 bits of time and 144 random ones, so that whoever has one
+// shows which family it is of; 264 further bits are its own.
+//
+//	est_rt_ 0Zk…(32)… W3xk…(44 characters)… Qz1bX_
+//	          │         └ of this one
+//	          └ of the family
+const (
+	timeBytes    = 6
+	familyLength = (timeBytes + 18) / 3 * 4
+)
+
+// NewFamily makes the first value of a family.
+func NewFamily(kind Kind) string {
+	var b [familyLength/4*3 + randomBytes]byte
 	ms := uint64(time.Now().UnixMilli())
 	for i := range timeBytes {
 		b[i] = byte(ms >> (8 * (timeBytes - 1 - i)))
@@ -74,15 +85,43 @@ func NewOrdered(kind Kind) string {
 	return v + checksum(v)
 }
 
-// timeBytes is how much of an ordered value is its time, in milliseconds. It is
-// a multiple of three, too.
-const timeBytes = 6
+// Next is the value of a family that comes after one. It is the same whenever it is
+// asked for with the same random key, and nobody tells it who has not both. After a value
+// that is of no family it is the first of a new one.
+func Next(kind Kind, value string, key []byte) (string, error) {
+	begins, length := len(value)-sumLength-randomLength, randomBytes
+	if Check(value, kind) {
+		length += familyLength / 4 * 3
+	}
+	b, err := hkdf.Key(sha512.New, []byte(value), key, "estover "+string(kind)+" after", length)
+	if err != nil {
+		return "", err
+	}
+	v := value[:begins] + base64.RawURLEncoding.EncodeToString(b)
+	return v + checksum(v), nil
+}
+
+// InFamily reports whether value is of the kind, of a family and free of typing errors.
+func InFamily(value string, kind Kind) bool { return well(value, kind, familyLength+randomLength) }
+
+// Family is what the row of a family is found by, whose value was checked. It begins with
+// the time, so that rows that are made at the same time stand side by side: among keys of
+// nothing but chance each would have a page of an index to itself, written anew with its
+// row. The rest is of the hash of what the values of the family begin with.
+func Family(value string) [32]byte {
+	at := len(value) - sumLength - randomLength
+	key := Hash(value[:at])
+	_, _ = base64.RawURLEncoding.Decode(key[:timeBytes], []byte(value[at-familyLength:][:timeBytes/3*4])) // what is no base64 finds nothing
+	return key
+}
 
 // Check reports whether value is of the kind and free of typing errors. It
 // says nothing about whether the value was ever issued.
-func Check(value string, kind Kind) bool {
+func Check(value string, kind Kind) bool { return well(value, kind, randomLength) }
+
+func well(value string, kind Kind, length int) bool {
 	rest, ok := strings.CutPrefix(value, "est_"+string(kind)+"_")
-	if !ok || len(rest) != randomLength+sumLength {
+	if !ok || len(rest) != length+sumLength {
 		return false
 	}
 	at := len(value) - sumLength
@@ -94,12 +133,12 @@ func Check(value string, kind Kind) bool {
 // values.
 func Hash(value string) [32]byte { return sha256.Sum256([]byte(value)) }
 
-// Key is what an ordered value may be found by, which was checked: its time in
-// place of as many bytes of its hash, of which 208 bits are left.
+// Key is what a refresh token was found by before there were families: the first
+// of its bytes in place of as many bytes of its hash.
 func Key(value string) [32]byte {
 	key := Hash(value)
 	at := len(value) - sumLength - randomLength
-	_, _ = base64.RawURLEncoding.Decode(key[:timeBytes], []byte(value[at:at+timeBytes/3*4])) // what is no base64 finds nothing
+	_, _ = base64.RawURLEncoding.Decode(key[:timeBytes], []byte(value[at:at+timeBytes/3*4]))
 	return key
 }
 

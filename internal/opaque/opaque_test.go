@@ -76,40 +76,71 @@ func TestHash(t *testing.T) {
 	}
 }
 
-// TestOrdered: an ordered value is a value like any other, whose key begins with
-// its time and goes on with its hash, over every character.
-func TestOrdered(t *testing.T) {
+// TestFamily: the values of a family are of one kind, share what their row is found by,
+// which begins with the time, and nothing else.
+func TestFamily(t *testing.T) {
 	before := uint64(time.Now().UnixMilli())
 	seen := map[[32]byte]bool{}
 	var last uint64
+	key := []byte(strings.Repeat("k", 32))
 	for range 1000 {
-		v := opaque.NewOrdered(opaque.RefreshToken)
-		if !opaque.Check(v, opaque.RefreshToken) || opaque.Check(v, opaque.ClientSecret) {
-			t.Fatalf("%q is no refresh token, or a client secret", v)
+		v := opaque.NewFamily(opaque.RefreshToken)
+		if !opaque.InFamily(v, opaque.RefreshToken) || opaque.InFamily(v, opaque.ClientSecret) || opaque.Check(v, opaque.RefreshToken) {
+			t.Fatalf("%q is of no family of refresh tokens, or of something else too", v)
 		}
-		key, hash := opaque.Key(v), opaque.Hash(v)
-		at := binary.BigEndian.Uint64(append([]byte{0, 0}, key[:6]...))
+		row := opaque.Family(v)
+		at := binary.BigEndian.Uint64(append([]byte{0, 0}, row[:6]...))
 		if at < last || at < before || at > uint64(time.Now().UnixMilli()) {
-			t.Fatalf("the key of %q has the time %d, after %d", v, at, last)
+			t.Fatalf("the family of %q has the time %d, after %d", v, at, last)
 		}
-		if [26]byte(key[6:]) != [26]byte(hash[6:]) {
-			t.Fatalf("the key of %q is %x, its hash %x", v, key, hash)
+		if seen[row] {
+			t.Fatalf("the family of %q was there before", v)
 		}
-		if seen[key] {
-			t.Fatalf("the key of %q was there before", v)
+		last, seen[row] = at, true
+		next := next(t, v, key)
+		if !opaque.InFamily(next, opaque.RefreshToken) || opaque.Family(next) != row || next == v {
+			t.Fatalf("after %q comes %q, which is not another one of its family", v, next)
 		}
-		last, seen[key] = at, true
 	}
-	v := opaque.NewOrdered(opaque.RefreshToken)
-	for i := range len(v) {
-		other := v[:i] + string(v[i]^1) + v[i+1:]
-		if opaque.Key(other) == opaque.Key(v) {
-			t.Errorf("%q has the key of %q", other, v)
+	v := opaque.NewFamily(opaque.RefreshToken)
+	for i := range len(v) - 6 - 44 {
+		if other := v[:i] + string(v[i]^1) + v[i+1:]; opaque.Family(other) == opaque.Family(v) {
+			t.Errorf("%q has the family of %q", other, v)
 		}
 	}
 	for _, odd := range []string{strings.Repeat("!", len(v)), strings.Repeat("\n", len(v)), v[:8] + "\n" + v[9:]} {
-		if opaque.Key(odd) == opaque.Key(v) {
-			t.Errorf("%q has the key of %q", odd, v)
+		if opaque.Family(odd) == opaque.Family(v) || opaque.InFamily(odd, opaque.RefreshToken) {
+			t.Errorf("%q has the family of %q", odd, v)
 		}
 	}
+}
+
+// TestNext: what comes after a value is told by the value and the key together.
+func TestNext(t *testing.T) {
+	one, other := []byte(strings.Repeat("1", 32)), []byte(strings.Repeat("2", 32))
+	v, w := opaque.NewFamily(opaque.RefreshToken), opaque.NewFamily(opaque.RefreshToken)
+	seen := map[string]bool{v: true, w: true}
+	for _, n := range []string{next(t, v, one), next(t, v, other), next(t, w, one), next(t, next(t, v, one), one)} {
+		if seen[n] {
+			t.Errorf("%q comes twice", n)
+		}
+		seen[n] = true
+	}
+	if next(t, v, one) != next(t, v, one) {
+		t.Error("asked again, another one comes")
+	}
+	alone := opaque.New(opaque.RefreshToken)
+	first := next(t, alone, one)
+	if !opaque.InFamily(first, opaque.RefreshToken) || next(t, alone, one) != first || opaque.Family(first) == opaque.Family(next(t, alone, other)) {
+		t.Errorf("after %q, of no family, comes %q", alone, first)
+	}
+}
+
+func next(t *testing.T, value string, key []byte) string {
+	t.Helper()
+	n, err := opaque.Next(opaque.RefreshToken, value, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }

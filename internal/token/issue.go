@@ -264,6 +264,11 @@ func (t *Tokens) Issue(ctx context.Context, r Request) (Issued, error) {
 			signers = append(signers, its.Epoch())
 		}
 		told.ID, told.Grant, told.Expires, told.Identified = tok.ID, grant.ID, expires, about != ""
+		if n := r.Proof.Renewal; n != nil {
+			if err := n.prepare(ctx, t, r.Caller.Tenant, grant, r.Confirm.Key, now); err != nil {
+				return Issued{}, err
+			}
+		}
 		if r.hot(exists) {
 			err = t.record(ctx, r, op, decision, grant, exists, signers)
 		} else {
@@ -276,8 +281,10 @@ func (t *Tokens) Issue(ctx context.Context, r Request) (Issued, error) {
 			return Issued{}, t.Refuse(ctx, r, t.lost(ctx, r, err))
 		}
 		refresh := ""
-		if r.Proof.Renewal != nil {
-			refresh = r.Proof.Renewal.next
+		if n := r.Proof.Renewal; n != nil {
+			if refresh = n.next; n.step != nil || n.rows != nil {
+				t.families.put(r.Caller.Tenant, n.made)
+			}
 		}
 		return Issued{
 			Token: signed, ID: tok.ID, Expires: expires, Life: time.Duration(expires.Unix()-now.Unix()) * time.Second,
@@ -688,7 +695,7 @@ func (r *Request) hot(exists bool) bool {
 	case p.Consume != nil:
 		return false
 	case exists:
-		return p.Renewal == nil || p.Renewal.presented != nil && p.Renewal.presented.spent.IsZero()
+		return p.Renewal == nil || p.Renewal.presented != nil
 	}
 	return p.Renewal == nil && p.Parent != nil && p.Parent.Session == r.Session.ID
 }
@@ -707,20 +714,25 @@ func (t *Tokens) record(ctx context.Context, r Request, op guard.Op, d guard.Dec
 		}
 		hot.Step, held = step, r.Proof.Parent
 	case r.Proof.Renewal != nil:
-		step, next, err := r.Proof.Renewal.exchange(r.Caller.Tenant, g, r.Confirm.Key, now)
-		if err != nil {
-			return err
-		}
-		hot.Step, hot.Rows = step, append(hot.Rows, next)
+		n := r.Proof.Renewal
+		hot.Step, hot.Rows = n.step, append(hot.Rows, n.rows...)
 		told.Detail = maps.Clone(op.Detail)
-		told.Detail["refresh_token"] = r.Proof.Renewal.presented.generation + 1
+		told.Detail["refresh_token"] = n.told
 	}
 	hot.Live = append([]db.Epoch{held.epoch()}, signers...)
 	err := t.guard.Record(ctx, r.caller(), told, d, hot)
-	if hot.Step != nil && errors.Is(err, db.ErrStale) {
-		return t.found(ctx, r, op, d, g, exists, signers)
+	if hot.Step == nil || !errors.Is(err, db.ErrStale) {
+		return err
 	}
-	return err
+	if n := r.Proof.Renewal; n != nil {
+		if err := t.spentMeanwhile(ctx, r); err != nil {
+			return err
+		}
+		if n.presented.spent { // for a successor that this client may have, too
+			return errRaced
+		}
+	}
+	return t.found(ctx, r, op, d, g, exists, signers)
 }
 
 // found commits a token along with more than rows: the grant that it is the
@@ -779,7 +791,7 @@ func (t *Tokens) found(ctx context.Context, r Request, op guard.Op, d guard.Deci
 		if r.Proof.Renewal == nil {
 			return nil
 		}
-		return r.Proof.Renewal.renew(ctx, tx, g, r.Confirm.Key)
+		return r.Proof.Renewal.write(ctx, tx)
 	})
 }
 

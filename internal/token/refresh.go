@@ -1,12 +1,11 @@
 package token
 
 import (
+	"bytes"
 	"context"
-	"crypto/aes"
-	"crypto/cipher"
-	"crypto/hkdf"
-	"crypto/sha256"
 	"errors"
+	"slices"
+	"sync"
 	"time"
 
 	"estover.dev"
@@ -16,18 +15,31 @@ import (
 )
 
 // Refresh is the grant type that renews a grant. A refresh token belongs to a
-// grant, and the grant is its family: each is spent for a successor, and the
-// one that is presented again after it was spent ends all of it.
+// family, and that to a grant: each is spent for a successor, and the one that is
+// presented again after it was spent ends all of it.
 //
-//	live ──refresh──▶ spent, with its successor sealed ──10 s──▶ spent
-//	                     └─ asked again by the same client: the same successor
+//	live ──refresh──▶ spent ──10 s──▶ presented again, ends the grant
+//	                    └─ asked again by the same client: the same successor
 //
-// The successor is sealed under the value that was spent, of which nothing is
-// stored, and so only whoever had that value gets it.
+// A family is one row, which has the hash of the one token that is good. All its
+// tokens begin alike, with what is not to be guessed and is stored nowhere: so what begins
+// with it and is not the good one was spent, however long ago (RFC 9700, section
+// 4.14.2).
+//
+// The successor is made of the value that was spent and of a key of those few seconds,
+// which all families share, so that only whoever had that value gets it again. With
+// the key it is gone.
 const Refresh = "refresh_token"
 
 // RetryWindow is how long a client that did not hear the answer may ask again.
 const RetryWindow = 10 * time.Second
+
+// Successors are made with another key every two seconds. Who spends one token after
+// the other and asks again for what came of the first, gets that up to maxRetried.
+const (
+	windowLength = RetryWindow / 5
+	maxRetried   = 3
+)
 
 // refreshPrefix begins every refresh token, and no access token.
 const refreshPrefix = "est_rt_"
@@ -41,143 +53,286 @@ type Renewal struct {
 	presented *RefreshToken
 	key       string // that the successor is bound to
 	next      string // that goes out, once it is known
+
+	// What the commit writes, and what its event says of it.
+	made family // as the family is from then on
+	step *db.Step
+	rows []db.Row
+	told any
 }
 
 // FirstRenewal begins a family. Its tokens are bound to a key, unless it is "".
 func FirstRenewal(key string) *Renewal { return &Renewal{key: key} }
 
-// A RefreshToken is one as it was made.
+// A RefreshToken is one that was presented, as its family was when it was looked at.
 type RefreshToken struct {
 	Grant *Grant
 	Key   string // jkt that must be shown with it; "" for none
 
-	value      string
-	key        [32]byte // that its row is found by
+	value  string
+	hash   []byte // by which its family knows it
+	family family
+	copied bool   // whether that is what memory has of it
+	spent  bool   // whether another one is the good one
+	after  string // its successor, while that may be asked for again
+}
+
+// A family is its row.
+type family struct {
+	id         [32]byte
+	grant      string
+	key        string
+	hash       []byte // of the one that is good; nil if there is none
 	generation int64
-	spent      time.Time
-	spentKey   string
-	successor  []byte
+	turned     time.Time // when the one before was spent; zero for the first
+	shown      string    // the key that was shown then
 }
 
 // RefreshToken looks at a refresh token, and does not spend it. Its grant is the
-// copy in memory: reading that anew, with what was revoked of it, was a quarter of
-// the work of a refresh, and the transaction that spends the token makes sure that
-// the grant lives.
+// copy in memory, and so is its family if this is the good one as far as this node knows:
+// reading them anew was a third of the work of a refresh. The commit that spends the
+// token makes sure of both, and if it comes to no commit, [Tokens.Refuse] does.
 func (t *Tokens) RefreshToken(ctx context.Context, tenant estover.TenantID, value string) (*RefreshToken, error) {
-	if !opaque.Check(value, opaque.RefreshToken) {
-		return nil, ErrRefresh
-	}
 	r := &RefreshToken{value: value}
-	var grant string
-	var err error
-	// Those that were made before there was a time in them are found by their hash.
-	for _, key := range [][32]byte{opaque.Key(value), opaque.Hash(value)} {
-		r.key = key
-		err = t.guard.DB().Look(ctx, tenant, func(tx *db.Tx) (err error) {
-			grant, err = findRefresh(ctx, tx, r)
-			return err
-		})
-		if !errors.Is(err, ErrRefresh) {
-			break
+	if opaque.InFamily(value, opaque.RefreshToken) {
+		hash := opaque.Hash(value)
+		r.hash, r.family.id = hash[:], opaque.Family(value)
+		if f, ok := t.families.get(tenant, r.family.id); ok && bytes.Equal(f.hash, r.hash) {
+			r.family, r.copied = f, true
+		} else if err := t.look(ctx, tenant, r); err != nil {
+			return r, err
 		}
-	}
-	if err != nil {
+	} else if err := t.older(ctx, tenant, r); err != nil {
 		return r, err
 	}
-	r.Grant, err = t.grants.Get(ctx, tenant, grant)
+	r.Key = r.family.key
+	var err error
+	if r.Grant, err = t.grants.Get(ctx, tenant, r.family.grant); err == nil && !t.guard.DB().Now().Before(r.Grant.Expires) {
+		err = ErrRefresh
+	}
 	return r, err
+}
+
+// older looks at a token that was made before there were families. Each has a row to
+// itself, which is found by its first bytes and the rest of its hash, or by its hash.
+func (t *Tokens) older(ctx context.Context, tenant estover.TenantID, r *RefreshToken) (err error) {
+	if !opaque.Check(r.value, opaque.RefreshToken) {
+		return ErrRefresh
+	}
+	for _, id := range [][32]byte{opaque.Key(r.value), opaque.Hash(r.value)} {
+		r.family.id, r.hash = id, id[:]
+		if err = t.look(ctx, tenant, r); !errors.Is(err, ErrRefresh) {
+			return err
+		}
+	}
+	return err
+}
+
+func (t *Tokens) look(ctx context.Context, tenant estover.TenantID, r *RefreshToken) error {
+	err := t.guard.DB().Look(ctx, tenant, func(tx *db.Tx) (err error) {
+		r.family, err = findFamily(ctx, tx, r.family.id)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	r.copied, r.spent, r.after = false, !bytes.Equal(r.family.hash, r.hash), ""
+	now := t.guard.DB().Now()
+	if !r.spent || now.Sub(r.family.turned) > RetryWindow {
+		return nil
+	}
+	var keys []window
+	err = t.guard.DB().Look(ctx, "", func(tx *db.Tx) (err error) {
+		keys, err = windowsSince(ctx, tx, windowOf(now.Add(-RetryWindow)))
+		return err
+	})
+	if err == nil {
+		r.after, err = r.family.after(r.value, keys, now, maxRetried)
+	}
+	return err
+}
+
+// after is the successor of a value after which another one of the family is good now: one
+// or so many more, the last of which came when the family turned. "" if there is none. Keys
+// are those of the windows from then on in which it may have been spent, the oldest first.
+func (f *family) after(value string, keys []window, now time.Time, steps int) (string, error) {
+	last := windowOf(f.turned)
+	for _, k := range slices.Backward(keys) {
+		if k.at > last {
+			continue
+		}
+		next, err := opaque.Next(opaque.RefreshToken, value, k.key)
+		if err != nil {
+			return "", err
+		}
+		if k.at == last && (f.hash == nil || f.knows(next)) {
+			return next, nil
+		}
+		if f.hash == nil || steps == 1 || now.Sub(k.began()) > RetryWindow { // when in the window, nobody knows
+			continue
+		}
+		if further, err := f.after(next, keys, now, steps-1); err != nil || further != "" {
+			return next, err
+		}
+	}
+	return "", nil
+}
+
+func (f *family) knows(value string) bool {
+	hash := opaque.Hash(value)
+	return bytes.Equal(f.hash, hash[:])
 }
 
 // Again reports whether the token was spent and is not asked for again by the
 // same client with the same key in time, but by somebody else or too late.
-func (r *RefreshToken) Again(now time.Time, key string) bool {
-	return !r.spent.IsZero() && (now.Sub(r.spent) > RetryWindow || key != r.spentKey || r.successor == nil)
+func (r *RefreshToken) Again(key string) bool {
+	return r.spent && (r.after == "" || key != r.family.shown)
 }
 
 // Renew is the renewal that spends the token. The key is the one that was
 // shown, and what the successor is bound to if this one was bound.
 func (r *RefreshToken) Renew() *Renewal { return &Renewal{presented: r, key: r.Key} }
 
-// exchange is renew where it can be said beforehand what is to be written: the
-// token that was presented is not known to be spent.
-func (n *Renewal) exchange(tenant estover.TenantID, g *Grant, key string, now time.Time) (*db.Step, db.Row, error) {
-	n.next = opaque.NewOrdered(opaque.RefreshToken)
-	sealed, err := sealSuccessor(n.presented.value, n.next)
-	if err != nil {
-		return nil, db.Row{}, err
+// prepare makes what the commit is to write: the first token of a family, or the one after
+// what was presented.
+func (n *Renewal) prepare(ctx context.Context, t *Tokens, tenant estover.TenantID, g *Grant, shown string, now time.Time) (err error) {
+	p := n.presented
+	n.step, n.rows = nil, nil
+	if p != nil && p.spent {
+		n.next, n.told = p.after, "again"
+		return nil
 	}
-	step := &db.Step{Text: spendText, Args: []any{n.presented.key[:], now, key, sealed}}
-	return step, refreshRow(tenant, n.next, g, n.presented.generation+1, n.key, now), nil
+	if p == nil {
+		n.next, n.told = opaque.NewFamily(opaque.RefreshToken), "first"
+	} else {
+		key, err := t.window(ctx, now)
+		if err != nil {
+			return err
+		}
+		if n.next, err = opaque.Next(opaque.RefreshToken, p.value, key); err != nil {
+			return err
+		}
+	}
+	hash := opaque.Hash(n.next)
+	n.made = family{id: opaque.Family(n.next), grant: g.ID, key: n.key, hash: hash[:], generation: 1}
+	if p != nil {
+		n.made.generation = p.family.generation + 1
+		n.told = n.made.generation
+		n.step = &db.Step{Text: spendText, Args: []any{p.family.id[:], p.hash, hash[:], n.made.generation, now, shown}}
+		if n.made.id == p.family.id {
+			n.made.turned, n.made.shown = now, shown
+			return nil
+		}
+		n.step.Args[2] = nil // no other of this older one's
+	}
+	n.rows = []db.Row{n.made.row(tenant, g.Expires)}
+	return nil
 }
 
-// renew spends the refresh token that was presented and stores its successor,
-// or the first one of the grant. key was shown along with the request.
-func (n *Renewal) renew(ctx context.Context, tx *guard.Tx, g *Grant, key string) error {
-	n.next = opaque.NewOrdered(opaque.RefreshToken)
-	if n.presented == nil {
-		tx.Note("refresh_token", "first")
-		return tx.Insert(ctx, refreshRow(tx.Tenant(), n.next, g, 1, n.key, tx.Now()))
+// write does by itself what the commit of a hot path is given to do.
+func (n *Renewal) write(ctx context.Context, tx *guard.Tx) error {
+	tx.Note("refresh_token", n.told)
+	if n.step != nil {
+		if changed, err := tx.Exec(ctx, n.step.Text, append([]any{tx.Tenant()}, n.step.Args...)...); err != nil {
+			return err
+		} else if changed != 1 {
+			return db.ErrStale
+		}
 	}
-	p := n.presented
-	sealed, err := sealSuccessor(p.value, n.next)
-	if err != nil {
+	for _, row := range n.rows {
+		if err := tx.Insert(ctx, row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// spentMeanwhile looks whether a token that was good as far as this node knew was spent
+// on another node, or a moment ago on this one. Nil if not, or if it may be had again.
+func (t *Tokens) spentMeanwhile(ctx context.Context, r Request) error {
+	n := r.Proof.Renewal
+	if n == nil || n.presented == nil {
+		return nil
+	}
+	if err := t.look(ctx, r.Caller.Tenant, n.presented); err != nil {
 		return err
 	}
-	spent, err := spendRefresh(ctx, tx.Tx, p.key, key, sealed)
-	if err != nil {
-		return err
-	}
-	if spent {
-		tx.Note("refresh_token", p.generation+1)
-		return tx.Insert(ctx, refreshRow(tx.Tenant(), n.next, g, p.generation+1, n.key, tx.Now()))
-	}
-	now := RefreshToken{key: p.key}
-	if _, err := findRefresh(ctx, tx.Tx, &now); err != nil {
-		return err
-	}
-	if now.Again(tx.Now(), key) {
+	if n.presented.Again(r.Confirm.Key) {
 		return ErrPresentedTwice
 	}
-	tx.Note("refresh_token", "again")
-	n.next, err = openSuccessor(p.value, now.successor)
-	return err
+	return nil
 }
 
-// successorSeal is the key that a successor is sealed under: made of the value
-// that was spent for it.
-func successorSeal(spent string) (cipher.AEAD, error) {
-	key, err := hkdf.Key(sha256.New, []byte(spent), nil, "estover refresh successor", 32)
-	if err != nil {
-		return nil, err
-	}
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		return nil, err
-	}
-	return cipher.NewGCMWithRandomNonce(block)
+// families are the copies of families that this node has turned. A copy that is behind
+// spends nothing, and so nobody has to tell that it is.
+type families struct {
+	mu   sync.RWMutex
+	rows map[familyKey]family
 }
 
-func sealSuccessor(spent, successor string) ([]byte, error) {
-	aead, err := successorSeal(spent)
-	if err != nil {
-		return nil, err
-	}
-	return aead.Seal(nil, nil, []byte(successor), nil), nil
+type familyKey struct {
+	tenant estover.TenantID
+	id     [32]byte
 }
 
-func openSuccessor(spent string, sealed []byte) (string, error) {
-	aead, err := successorSeal(spent)
-	if err != nil {
-		return "", err
-	}
-	plain, err := aead.Open(nil, nil, sealed, nil)
-	return string(plain), err
+// maxFamilies bounds the copies, of some 300 bytes each.
+const maxFamilies = 20_000
+
+func (c *families) get(tenant estover.TenantID, id [32]byte) (family, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	f, ok := c.rows[familyKey{tenant, id}]
+	return f, ok
 }
 
-// EraseSuccessors forgets the successors that nobody may ask for again, of all
-// tenants.
+func (c *families) put(tenant estover.TenantID, f family) {
+	k := familyKey{tenant, f.id}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.rows) >= maxFamilies {
+		for old := range c.rows {
+			delete(c.rows, old)
+			if len(c.rows) < maxFamilies*9/10 {
+				break
+			}
+		}
+	}
+	if c.rows == nil {
+		c.rows = map[familyKey]family{}
+	}
+	c.rows[k] = f
+}
+
+// A window is two seconds, and the key that successors are made with in them.
+type window struct {
+	at  int64 // counted from the epoch
+	key []byte
+}
+
+func windowOf(t time.Time) int64 { return t.UnixMicro() / windowLength.Microseconds() }
+
+func (w window) began() time.Time { return time.UnixMicro(w.at * windowLength.Microseconds()) }
+
+// window is the key of the window of a time: whoever needs it first makes it, and it is
+// durable before anything is made with it.
+func (t *Tokens) window(ctx context.Context, now time.Time) ([]byte, error) {
+	if w := t.now.Load(); w != nil && w.at == windowOf(now) {
+		return w.key, nil
+	}
+	w := window{at: windowOf(now)}
+	err := t.guard.DB().Do(ctx, "", func(tx *db.Tx) (err error) {
+		w.key, err = openWindow(ctx, tx, w.at)
+		return err
+	})
+	if err == nil {
+		t.now.Store(&w)
+	}
+	return w.key, err
+}
+
+// EraseSuccessors forgets the keys of successors that nobody may ask for again.
 func (t *Tokens) EraseSuccessors(ctx context.Context) error {
-	return t.guard.DB().Do(ctx, "", func(tx *db.Tx) error { return eraseSuccessors(ctx, tx) })
+	return t.guard.DB().Do(ctx, "", func(tx *db.Tx) error { return closeWindows(ctx, tx, windowOf(tx.Now().Add(-RetryWindow))) })
 }
 
 // revokeRefresh ends the grant of a refresh token with all that came from it

@@ -17,6 +17,11 @@ func (t *Tokens) Refuse(ctx context.Context, r Request, why error) error {
 	if kind := estover.KindOf(why); kind == estover.Fault || kind == estover.Unavailable || ctx.Err() != nil {
 		return why // nothing was decided: the same request may succeed later
 	}
+	if n := r.Proof.Renewal; n != nil && n.presented != nil && n.presented.copied { // a replay is one, whatever else is wrong
+		if err := t.spentMeanwhile(ctx, r); err != nil {
+			why = err
+		}
+	}
 	rows := r.rows()
 	if errors.Is(why, ErrPresentedTwice) && r.Proof.Grant != nil {
 		return t.alarm(ctx, r, t.ended(ctx, r, why))

@@ -2,6 +2,7 @@ package token
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -628,48 +629,74 @@ func forgetCodes(ctx context.Context, tx *db.Tx) error {
 			return err
 		}
 	}
-	// Refresh tokens are found by the hour in which they expire.
-	_, err := tx.Exec(ctx, "delete from refresh_token where expires_at / 3600000000 < $1", tx.Now().Add(-time.Hour).UnixMicro()/time.Hour.Microseconds())
+	// Families are found by the hour in which their grant was to expire when they began; it
+	// may have been extended since.
+	_, err := tx.Exec(ctx, `delete from refresh_family where expires_at / 3600000000 < $1 and not exists
+		(select 1 from oauth_grant g where g.tenant_id = refresh_family.tenant_id and g.id = refresh_family.grant_id and g.ended_at is null and g.expires_at > $2)`,
+		tx.Now().Add(-time.Hour).UnixMicro()/time.Hour.Microseconds(), tx.Now().Add(-time.Hour))
 	return err
 }
 
-var refreshTable = &db.Table{Name: "refresh_token", Columns: []db.Column{
+var familyTable = &db.Table{Name: "refresh_family", Columns: []db.Column{
 	{Name: "tenant_id", Type: "text"},
-	{Name: "hash", Type: "bytes"},
+	{Name: "id", Type: "bytes"},
 	{Name: "grant_id", Type: "text"},
 	{Name: "generation", Type: "bigint"},
 	{Name: "jkt", Type: "text"},
-	{Name: "created_at", Type: "bigint"},
+	{Name: "hash", Type: "bytes"},
 	{Name: "expires_at", Type: "bigint"},
 }}
 
-func refreshRow(tenant estover.TenantID, value string, g *Grant, generation int64, key string, now time.Time) db.Row {
-	at := opaque.Key(value)
-	return db.Row{Into: refreshTable, Values: []any{string(tenant), at[:], g.ID, generation, key, now.UnixMicro(), g.Expires.UnixMicro()}}
+func (f *family) row(tenant estover.TenantID, expires time.Time) db.Row {
+	return db.Row{Into: familyTable, Values: []any{string(tenant), f.id[:], f.grant, f.generation, f.key, f.hash, expires.UnixMicro()}}
 }
 
-// findRefresh reads a refresh token into r, and says of which grant it is.
-func findRefresh(ctx context.Context, tx *db.Tx, r *RefreshToken) (grant string, err error) {
-	err = tx.QueryRow(ctx, `select grant_id, generation, jkt, spent_at, coalesce(spent_jkt, ''), successor from refresh_token
-		where tenant_id = $1 and hash = $2 and expires_at > $3`, tx.Tenant(), r.key[:], tx.Now()).
-		Scan(&grant, &r.generation, &r.Key, &r.spent, &r.spentKey, &r.successor)
+func findFamily(ctx context.Context, tx *db.Tx, id [32]byte) (family, error) {
+	f := family{id: id}
+	err := tx.QueryRow(ctx, `select grant_id, generation, jkt, hash, turned_at, coalesce(turned_jkt, '') from refresh_family
+		where tenant_id = $1 and id = $2`, tx.Tenant(), id[:]).
+		Scan(&f.grant, &f.generation, &f.key, &f.hash, &f.turned, &f.shown)
 	if errors.Is(err, db.ErrNoRows) {
-		return "", ErrRefresh
+		return f, ErrRefresh
 	}
-	return grant, err
+	return f, err
 }
 
-// spendText spends a refresh token for a successor, unless it was spent.
-const spendText = `update refresh_token set spent_at = $3, spent_jkt = $4, successor = $5
-	where tenant_id = $1 and hash = $2 and spent_at is null and expires_at > $3`
+// spendText has a family go on from the token that is good to the next one.
+const spendText = `update refresh_family set hash = $4, generation = $5, turned_at = $6, turned_jkt = $7
+	where tenant_id = $1 and id = $2 and hash = $3`
 
-func spendRefresh(ctx context.Context, tx *db.Tx, at [32]byte, key string, successor []byte) (bool, error) {
-	n, err := tx.Exec(ctx, spendText, tx.Tenant(), at[:], tx.Now(), key, successor)
-	return n == 1, err
+// openWindow is the key of a window, which is made if it is not there.
+func openWindow(ctx context.Context, tx *db.Tx, at int64) (key []byte, err error) {
+	key = make([]byte, sha256.Size)
+	_, _ = rand.Read(key) // never fails
+	if _, err := tx.Exec(ctx, "insert into refresh_window (at, key) values ($1, $2) on conflict do nothing", at, key); err != nil {
+		return nil, err
+	}
+	err = tx.QueryRow(ctx, "select key from refresh_window where at = $1", at).Scan(&key)
+	return key, err
 }
 
-func eraseSuccessors(ctx context.Context, tx *db.Tx) error {
-	_, err := tx.Exec(ctx, "update refresh_token set successor = null where successor is not null and spent_at < $1", tx.Now().Add(-RetryWindow))
+// windowsSince are the windows from one on, the oldest first.
+func windowsSince(ctx context.Context, tx *db.Tx, at int64) (all []window, err error) {
+	rows, err := tx.Query(ctx, "select at, key from refresh_window where at >= $1 order by at limit 16", at)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var w window
+		if err := rows.Scan(&w.at, &w.key); err != nil {
+			return nil, err
+		}
+		all = append(all, w)
+	}
+	return all, rows.Err()
+}
+
+// closeWindows erases the windows before one.
+func closeWindows(ctx context.Context, tx *db.Tx, at int64) error {
+	_, err := tx.Exec(ctx, "delete from refresh_window where at < $1", at)
 	return err
 }
 

@@ -171,6 +171,8 @@ type Tokens struct {
 	guard    *guard.Guard
 	grants   *guard.Cache[*Grant] // by id
 	own      *guard.Cache[*Grant] // by session/client: the grant of the client's own credentials
+	families families
+	now      atomic.Pointer[window] // in which refresh tokens are spent
 	verified *verified
 	replays  atomic.Int64
 }
