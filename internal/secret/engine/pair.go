@@ -16,8 +16,8 @@ type Pairer interface {
 }
 
 // A Comparer is an Engine that can say whether a second admin has the rights of the
-// first, which only one has that makes them in several steps: it may be cut off
-// between them.
+// first. It is one where somebody may be there under that name, and log in, before it has
+// them all: whoever made it may have been cut off.
 type Comparer interface {
 	// Alike refuses if user has not the rights of like, and says what differs.
 	Alike(ctx context.Context, user, like string) error

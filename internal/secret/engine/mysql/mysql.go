@@ -10,9 +10,9 @@
 // account has one password at a time.
 //
 // Accounts are not made in a transaction, so they are made locked, and unlocked
-// when they are whole. An order looks at the clock of the server, whose
-// difference to ours is measured with every connection: what arrives past its
-// deadline has no effect.
+// when they are whole; a second admin has no password until then ([target.Pair]).
+// An order looks at the clock of the server, whose difference to ours is measured
+// with every connection: what arrives past its deadline has no effect.
 //
 // MySQL speaks the same protocol, but keeps and grants passwords and roles in
 // ways of its own, and is refused.
@@ -382,53 +382,40 @@ func (t *target) Create(ctx context.Context, o engine.Order) (engine.Material, e
 		return err
 	}
 	err = t.with(ctx, func(ctx context.Context, c *sql.Conn) error {
-		// Two who make the same account would undo each other's steps.
-		lock := quote("estover " + o.Name)
-		var got sql.NullInt64
-		deadline, _ := ctx.Deadline()
-		if err := c.QueryRowContext(ctx, fmt.Sprintf("select get_lock(%s, %.3f)", lock, time.Until(deadline).Seconds())).Scan(&got); err != nil {
-			return classify(err)
-		}
-		if got.Int64 != 1 {
-			return engine.Unreachable(context.DeadlineExceeded)
-		}
-		defer func() {
-			if _, err := c.ExecContext(ctx, "do release_lock("+lock+")"); err != nil {
-				_ = c.Raw(func(any) error { return driver.ErrBadConn })
-			}
-		}()
-		err := again(ctx, func() error {
-			if len(o.Template["roles"]) == 0 {
-				return step(ctx, c, append(statements, unlock)...)
-			}
-			role := "set default role " + quote(o.Template["roles"][0])
-			if !t.itself.Load() {
-				err := step(ctx, c, append(statements, role+" for "+who, unlock)...)
-				if number(err) != noDatabase {
+		return alone(ctx, c, o.Name, func() error {
+			err := again(ctx, func() error {
+				if len(o.Template["roles"]) == 0 {
+					return step(ctx, c, append(statements, unlock)...)
+				}
+				role := "set default role " + quote(o.Template["roles"][0])
+				if !t.itself.Load() {
+					err := step(ctx, c, append(statements, role+" for "+who, unlock)...)
+					if number(err) != noDatabase {
+						return err
+					}
+					t.itself.Store(true)
+				}
+				if err := step(ctx, c, append(statements, unlock)...); err != nil {
 					return err
 				}
-				t.itself.Store(true)
-			}
-			if err := step(ctx, c, append(statements, unlock)...); err != nil {
+				err := t.as(ctx, engine.Credential{User: o.Name, Secret: o.Secret}, role)
+				if errors.Is(err, mysql.ErrInvalidConn) || errors.Is(err, driver.ErrBadConn) {
+					err = classify(&mysql.MySQLError{Number: accountLocked, Message: "somebody else ends the user's sessions"})
+				}
+				if errors.Is(err, engine.ErrUnreachable) { // and yet something was begun
+					err = errors.New("logging in as the new user: " + err.Error())
+				}
 				return err
-			}
-			err := t.as(ctx, engine.Credential{User: o.Name, Secret: o.Secret}, role)
-			if errors.Is(err, mysql.ErrInvalidConn) || errors.Is(err, driver.ErrBadConn) {
-				err = classify(&mysql.MySQLError{Number: accountLocked, Message: "somebody else ends the user's sessions"})
-			}
-			if errors.Is(err, engine.ErrUnreachable) { // and yet something was begun
-				err = errors.New("logging in as the new user: " + err.Error())
+			})
+			var r *engine.Refused
+			if errors.As(err, &r) {
+				// Half of it may have been done, and a refusal says that none was.
+				if e := t.do(ctx, c, "drop user if exists "+who); e != nil {
+					return fmt.Errorf("what was begun could not be undone (%w): %s", e, r.Reason)
+				}
 			}
 			return err
 		})
-		var r *engine.Refused
-		if errors.As(err, &r) {
-			// Half of it may have been done, and a refusal says that none was.
-			if e := t.do(ctx, c, "drop user if exists "+who); e != nil {
-				return fmt.Errorf("what was begun could not be undone (%w): %s", e, r.Reason)
-			}
-		}
-		return err
 	})
 	if begun {
 		err = engine.Begun(err)
@@ -437,6 +424,26 @@ func (t *target) Create(ctx context.Context, o engine.Order) (engine.Material, e
 		return nil, err
 	}
 	return engine.Material{"username": estover.NewSecret([]byte(o.Name)), "password": o.Secret}, nil
+}
+
+// alone does work that makes an account: two who make the same one would undo each
+// other's steps. Whoever was cut off is waited for, until the server has noticed.
+func alone(ctx context.Context, c *sql.Conn, name string, work func() error) error {
+	lock := quote("estover " + name)
+	var got sql.NullInt64
+	deadline, _ := ctx.Deadline()
+	if err := c.QueryRowContext(ctx, fmt.Sprintf("select get_lock(%s, %.3f)", lock, time.Until(deadline).Seconds())).Scan(&got); err != nil {
+		return classify(err)
+	}
+	if got.Int64 != 1 {
+		return engine.Unreachable(context.DeadlineExceeded)
+	}
+	defer func() {
+		if _, err := c.ExecContext(ctx, "do release_lock("+lock+")"); err != nil {
+			_ = c.Raw(func(any) error { return driver.ErrBadConn })
+		}
+	}()
+	return work()
 }
 
 // again does work again, up to twenty times, that met another who revokes the
@@ -508,7 +515,8 @@ func (t *target) List(ctx context.Context, prefix string) (names []string, err e
 	return names, reached(err)
 }
 
-// SetSecret gives an account another password.
+// SetSecret gives an account another password. One that [target.Pair] has not finished
+// is not there yet.
 func (t *target) SetSecret(ctx context.Context, user string, s, _ estover.Secret) error {
 	if !nameable(user) || len(user) > 80 {
 		return engine.ErrNoUser
@@ -518,7 +526,17 @@ func (t *target) SetSecret(ctx context.Context, user string, s, _ estover.Secret
 		return err
 	}
 	return t.with(ctx, func(ctx context.Context, c *sql.Conn) error {
-		err := t.do(ctx, c, "alter user "+t.account(user)+" "+identified)
+		there, err := t.is(ctx, c, user)
+		if there == half { // whoever is at it may be at the last step
+			err = alone(ctx, c, user, func() (err error) { there, err = t.is(ctx, c, user); return err })
+		}
+		if err != nil && !isRefusal(err) { // whoever may not look has made no second admin
+			return reached(err)
+		}
+		if err == nil && there != whole {
+			return fmt.Errorf("%w: %s", engine.ErrNoUser, user)
+		}
+		err = t.do(ctx, c, "alter user "+t.account(user)+" "+identified)
 		if number(err) == cannotUser {
 			return fmt.Errorf("%w: %s", engine.ErrNoUser, user)
 		}

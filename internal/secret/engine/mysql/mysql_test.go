@@ -465,6 +465,11 @@ func TestSecondAdmin(t *testing.T) {
 	if err := first.Pair(t.Context(), second.User, "pair_role", estover.NewSecret([]byte("another"))); !errors.As(err, &refused) || b.Verify(t.Context(), second) != nil {
 		t.Errorf("who is there already: %v, want a refusal and the password as it was", err)
 	}
+	// Nor is an operator's account that is locked, and has no password, one that was half made.
+	s.Exec(t, "create user pair_locked account lock")
+	if err := first.Pair(t.Context(), "pair_locked", "pair_role", second.Secret); !errors.As(err, &refused) {
+		t.Errorf("who is there and locked: %v, want a refusal", err)
+	}
 	if err := as("pair_poor").(engine.Pairer).Pair(t.Context(), "pair_poor_b", "pair_poor", second.Secret); !errors.As(err, &refused) {
 		t.Errorf("an admin that may not give its rights: %v, want a refusal", err)
 	}

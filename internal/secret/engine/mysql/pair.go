@@ -2,7 +2,9 @@ package mysql
 
 import (
 	"context"
+	"crypto/rand"
 	"database/sql"
+	"fmt"
 	"regexp"
 	"strings"
 
@@ -10,12 +12,17 @@ import (
 	"estover.dev/internal/secret/engine"
 )
 
-// identification is what SHOW GRANTS tells of how a user proves who it is: the
-// other has a password of its own.
-var identification = regexp.MustCompile(` IDENTIFIED (VIA|BY) .*?( REQUIRE | WITH |$)`)
+// unfinished is what the server keeps of the password of an admin that is being made: it
+// reads "estover: unfinished." and is the hash of nothing that anybody could find. An
+// account is made in several steps, each of which may be the last, so its password comes
+// after them, and until then it is nobody.
+const unfinished = "mysql_native_password using '" + unfinishedHash + "'"
+
+const unfinishedHash = "*6573746F7665723A20756E66696E69736865642E"
 
 // Pair makes another admin, with the grants of the first, its roles and its default
-// role. The first gives them, so it must have each with the option to give it.
+// role. The first gives them, so it must have each with the option to give it. One that
+// a crash has left half made is nobody, and is made anew.
 func (t *target) Pair(ctx context.Context, user, like string, s estover.Secret) error {
 	if !valid(user) || !valid(like) {
 		return engine.Refuse("an account has a name of 1 to %d bytes, without control characters and spaces at its end", maxName)
@@ -25,8 +32,7 @@ func (t *target) Pair(ctx context.Context, user, like string, s estover.Secret) 
 		return err
 	}
 	who := t.account(user)
-	var role string
-	err = t.with(ctx, func(ctx context.Context, c *sql.Conn) error {
+	return t.with(ctx, func(ctx context.Context, c *sql.Conn) error {
 		me, err := column(ctx, c, "select current_user()")
 		if err != nil {
 			return reached(err)
@@ -38,55 +44,122 @@ func (t *target) Pair(ctx context.Context, user, like string, s estover.Secret) 
 		if err != nil {
 			return reached(err)
 		}
-		var grants []string
-		if grants, role, err = given(shown, backquote(like)+"@"+backquote(t.hosts), who); err != nil {
-			return err
-		}
-		if there, err := t.look(ctx, c, []string{user}); err != nil || len(there) > 0 {
-			if err == nil {
-				err = engine.Refuse("there is an account %s", user)
-			}
-			return reached(err)
-		}
-		// No OR REPLACE: somebody else's account stays as it is.
-		err = t.do(ctx, c, "create user "+who+" "+identified+" account lock")
+		has, err := given(shown, backquote(like)+"@"+backquote(t.hosts), who)
 		if err != nil {
 			return err
 		}
-		err = t.do(ctx, c, append(grants, "alter user "+who+" account unlock")...)
-		if isRefusal(err) {
-			if e := t.do(ctx, c, "drop user if exists "+who); e != nil {
-				return e
+		return alone(ctx, c, user, func() error {
+			there, err := t.is(ctx, c, user)
+			if err != nil {
+				return reached(err)
 			}
-			return engine.Refuse("the admin must be able to give its own rights to a second one (WITH GRANT OPTION, and roles WITH ADMIN OPTION): %s", err)
-		}
-		return err
+			// No OR REPLACE: somebody else's account stays as it is.
+			begin := []string{"create user " + who + " identified via " + unfinished + has.conditions}
+			switch there {
+			case whole:
+				return engine.Refuse("there is an account %s", user)
+			case half:
+				begin = append([]string{"drop user " + who}, begin...)
+			}
+			if err := t.do(ctx, c, begin...); err != nil {
+				return err
+			}
+			err = t.finish(ctx, c, user, identified, has)
+			if isRefusal(err) {
+				if e := t.do(ctx, c, "drop user if exists "+who); e != nil {
+					err = fmt.Errorf("what was begun could not be undone (%s): %s", e, err)
+				}
+			}
+			return engine.Begun(err)
+		})
 	})
-	if err == nil && role != "" {
-		err = t.as(ctx, engine.Credential{User: user, Secret: s}, "set default role "+role)
-	}
-	return err
 }
 
-// given are the statements that give another account what one has, of which SHOW
-// GRANTS has told, and the default role.
-func given(shown []string, from, to string) (grants []string, role string, err error) {
+// finish gives an account that is there what an admin has, and then its password.
+func (t *target) finish(ctx context.Context, c *sql.Conn, user, identified string, has rights) error {
+	who := t.account(user)
+	if len(has.grants) > 0 {
+		err := t.do(ctx, c, has.grants...)
+		if isRefusal(err) {
+			return engine.Refuse("the admin must be able to give its own rights to a second one (WITH GRANT OPTION, and roles WITH ADMIN OPTION): %s", err)
+		} else if err != nil {
+			return err
+		}
+	}
+	if has.role != "" { // which an account sets itself, so it logs in with what nobody else knows
+		once := estover.NewSecret([]byte(rand.Text()))
+		own, err := t.identified(once)
+		if err != nil {
+			return err
+		}
+		_, own, _ = strings.Cut(own, " via ")
+		err = t.do(ctx, c, "alter user "+who+" identified via "+unfinished+" or "+own)
+		if err == nil {
+			err = t.as(ctx, engine.Credential{User: user, Secret: once}, "set default role "+has.role)
+		}
+		if isRefusal(err) {
+			return engine.Refuse("the second admin could not log in and make %s its default role: %s", has.role, err)
+		} else if err != nil {
+			return err
+		}
+	}
+	return t.do(ctx, c, "alter user "+who+" "+identified)
+}
+
+// What an account is that is there: one that [target.Pair] has not finished is half.
+const (
+	half  = "half"
+	whole = "whole"
+)
+
+// is says what an account is; "" if it is not there.
+func (t *target) is(ctx context.Context, c *sql.Conn, user string) (string, error) {
+	found, err := column(ctx, c, "select if(authentication_string = '"+unfinishedHash+"', '"+half+"', '"+whole+"') from mysql.user where host = lower("+quote(t.hosts)+
+		") and binary user = binary "+quote(user))
+	return strings.Join(found, ""), err
+}
+
+// rights are what an admin has.
+type rights struct {
+	grants     []string // the statements that give another account the same
+	conditions string   // on which it is let in, and its limits, as CREATE USER takes them
+	role       string   // by default; "" for none
+}
+
+// everywhere is what SHOW GRANTS tells behind the name of a user who has rights
+// everywhere: how it proves who it is, which the other does with a password of its own;
+// and its conditions, which are part of the account and no grant.
+var everywhere = regexp.MustCompile(`^(?: IDENTIFIED (?:VIA|BY) .*?)?( REQUIRE .*?)?(?: WITH( GRANT OPTION)?((?: MAX_[A-Z_]+ [0-9.]+)*))?$`)
+
+// given are the rights of an account, of which SHOW GRANTS has told, for another.
+func given(shown []string, from, to string) (has rights, err error) {
 	for _, g := range shown {
 		if r, is := strings.CutPrefix(g, "SET DEFAULT ROLE "); is {
-			role, _, _ = strings.Cut(r, " FOR ")
+			has.role, _, _ = strings.Cut(r, " FOR ")
 			continue
 		}
 		at := strings.LastIndex(g, " TO "+from)
 		if at < 0 || !strings.HasPrefix(g, "GRANT ") {
-			return nil, "", engine.Refuse("what the admin may do cannot be read: SHOW GRANTS names no %s", from)
+			return rights{}, engine.Refuse("what the admin may do cannot be read: SHOW GRANTS names no %s", from)
 		}
-		rest := identification.ReplaceAllString(g[at+len(" TO "+from):], "$2")
-		if g[:at] == "GRANT USAGE ON *.*" && rest == "" { // which says nothing, and takes a right
-			continue
+		what, rest := g[:at], g[at+len(" TO "+from):]
+		if strings.HasSuffix(what, " ON *.*") {
+			part := everywhere.FindStringSubmatch(rest)
+			if part == nil {
+				return rights{}, engine.Refuse("what the admin may do cannot be read: SHOW GRANTS ends %q in another way than a MariaDB does", what)
+			}
+			if has.conditions = part[1]; part[3] != "" {
+				has.conditions += " WITH" + part[3]
+			}
+			if rest = ""; part[2] != "" {
+				rest = " WITH GRANT OPTION"
+			} else if what == "GRANT USAGE ON *.*" { // which says nothing, and takes a right
+				continue
+			}
 		}
-		grants = append(grants, g[:at]+" TO "+to+rest)
+		has.grants = append(has.grants, what+" TO "+to+rest)
 	}
-	return grants, role, nil
+	return has, nil
 }
 
 // backquote writes a name as MariaDB shows it.
