@@ -30,6 +30,7 @@ type sending struct {
 	n     int64
 	ended bool // the end was read
 	over  bool // nobody is interested any more
+	here  bool // it was read before anything is sent
 }
 
 var errOver = errors.New("the exchange is over")
@@ -109,6 +110,7 @@ func (s *sending) whole(n int64) io.ReadCloser {
 	for {
 		m, err := s.Read(b[len(b):cap(b)])
 		if b = b[:len(b)+m]; err != nil || len(b) == cap(b) {
+			s.here = true
 			// net/http knows that a reader of this type never waits.
 			return io.NopCloser(bytes.NewReader(b))
 		}

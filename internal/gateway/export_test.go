@@ -7,6 +7,7 @@ import (
 	"math/big"
 	"net"
 	"net/netip"
+	"time"
 
 	"estover.dev/internal/redact"
 )
@@ -28,6 +29,49 @@ func Forge(c *CA, host string) []byte {
 		panic(err)
 	}
 	return der
+}
+
+// FreeLines is how many lines wait for their next exchange.
+func FreeLines(f *Forwarder) (n int) {
+	f.pools.mu.Lock()
+	defer f.pools.mu.Unlock()
+	for _, p := range f.pools.pools {
+		p.lines.mu.Lock()
+		n += len(p.lines.free)
+		p.lines.mu.Unlock()
+	}
+	return n
+}
+
+// QuietLines is how many of them may be used.
+func QuietLines(f *Forwarder) (n int) {
+	f.pools.mu.Lock()
+	defer f.pools.mu.Unlock()
+	for _, p := range f.pools.pools {
+		p.lines.mu.Lock()
+		for _, l := range p.lines.free {
+			if l.quiet() {
+				n++
+			}
+		}
+		p.lines.mu.Unlock()
+	}
+	return n
+}
+
+// AgeLines has the lines that wait have done so for longer, and closes those for which
+// that is too long, as happens by itself after a while.
+func AgeLines(f *Forwarder, by time.Duration) {
+	f.pools.mu.Lock()
+	defer f.pools.mu.Unlock()
+	for _, p := range f.pools.pools {
+		p.lines.mu.Lock()
+		for _, l := range p.lines.free {
+			l.idle = l.idle.Add(-by)
+		}
+		p.lines.mu.Unlock()
+		p.lines.sweepIdle()
+	}
 }
 
 // MaskFrames gives what a client gets of the frames of an upstream that come in

@@ -71,6 +71,13 @@ func (c *carrier) RoundTrip(r *http.Request) (*http.Response, error) {
 	// that then comes; whoever is asked next must not hear of it. The transport
 	// sends no body if the connection ends (gateway.md, P6).
 	r.Close = f.pool.old.Load() || r.Header.Get("Expect") != ""
+	if f.alone(r) {
+		res, err := f.exchange(r)
+		if err != errTwo {
+			return res, err
+		}
+		f.attempts = 0 // nothing was sent
+	}
 	// The proxy has put a trace of its own into the context. It is this
 	// request's alone, and a second one over it would be merged by reflection.
 	if t := httptrace.ContextClientTrace(r.Context()); t != nil {
@@ -440,8 +447,11 @@ func (f *flight) answer(res *http.Response) error {
 	f.out.First = time.Since(f.began)
 	f.out.Status, f.out.Proto = res.StatusCode, res.Proto
 	f.out.SPKI = f.pool.key(res.TLS)
-	if !res.ProtoAtLeast(1, 1) {
+	switch {
+	case !res.ProtoAtLeast(1, 1):
 		f.pool.old.Store(true)
+	case res.ProtoMajor == 1:
+		f.pool.alone.Store(true)
 	}
 	if p.Received != nil {
 		if err := tapHead(p.Received, statusLine(res), res.Header); err != nil {
@@ -677,7 +687,7 @@ func (f *flight) settle() {
 		f.ws.count(out)
 	}
 	if f.pool != nil && f.pool.old.Load() {
-		f.pool.transport.CloseIdleConnections()
+		f.pool.transport.CloseIdleConnections() // there are no lines: none was kept
 	}
 	out.Took = time.Since(f.began)
 	out.Err = f.broken()

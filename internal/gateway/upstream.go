@@ -43,9 +43,18 @@ type poolKey struct {
 // A pool is the connections of one key.
 type pool struct {
 	transport *http.Transport
+	dial      func(ctx context.Context, address string, open edge.Opening) (net.Conn, error)
+	lines     lines
+	alone     atomic.Bool  // the upstream speaks HTTP/1.1: whole requests go by lines
 	used      atomic.Int64 // when it was last used, in Unix seconds
 	old       atomic.Bool  // the upstream speaks HTTP/1.0: no connection is used twice
 	spki      atomic.Pointer[hashedKey]
+}
+
+// close closes the connections that nobody uses. Exchanges go on.
+func (p *pool) close() {
+	p.lines.close()
+	p.transport.CloseIdleConnections()
 }
 
 // A hashedKey is the hash of a certificate's public key.
@@ -75,7 +84,8 @@ func (ps *pools) of(ex *Exchange, plan *Plan) *pool {
 		if ps.pools == nil {
 			ps.pools = map[poolKey]*pool{}
 		}
-		p = &pool{transport: ps.transport(up)}
+		p = &pool{transport: ps.transport(up), dial: ps.dialer.Dial}
+		p.alone.Store(up.Scheme == "http")
 		ps.pools[key] = p
 	}
 	p.used.Store(now)
@@ -91,7 +101,7 @@ func (ps *pools) drop(which func(poolKey, *pool) bool) {
 	for key, p := range ps.pools {
 		if which(key, p) {
 			delete(ps.pools, key)
-			p.transport.CloseIdleConnections()
+			p.close()
 		}
 	}
 }
@@ -127,21 +137,23 @@ func (ps *pools) transport(up *Upstream) *http.Transport {
 			if err != nil {
 				return nil, err
 			}
-			return up.present(ctx, conn)
+			return up.secure(ctx, conn)
 		}
 	}
 	return t
 }
 
-// present opens TLS with the client certificate of the slot "mtls". An upstream
-// that does not ask for it gets nothing at all: what follows would be sent by
-// nobody.
-func (up *Upstream) present(ctx context.Context, conn net.Conn) (net.Conn, error) {
-	c, asked := up.config(), false
+// secure opens TLS, with the client certificate of the slot "mtls" if there is one.
+// An upstream that does not ask for it gets nothing at all: what follows would be
+// sent by nobody.
+func (up *Upstream) secure(ctx context.Context, conn net.Conn) (*tls.Conn, error) {
+	c, asked := up.config(), up.Certificate == nil
 	c.NextProtos = []string{"h2", "http/1.1"}
-	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-		asked = true
-		return up.Certificate, nil
+	if up.Certificate != nil {
+		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			asked = true
+			return up.Certificate, nil
+		}
 	}
 	secured := tls.Client(conn, c)
 	ctx, cancel := context.WithTimeout(ctx, tlsHandshake)

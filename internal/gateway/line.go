@@ -1,0 +1,333 @@
+package gateway
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// A line is a connection to an upstream that speaks HTTP/1.1, for requests that
+// are here whole. Where nothing is left to be sent while an answer comes, nobody
+// else need be asked to write or read: the exchange does both by itself. net/http
+// has two goroutines for each connection, to which request and answer are handed
+// over; that was an eighth of what a short call cost, and most of the memory of an
+// open stream.
+//
+// Messages are written and read by net/http all the same ([http.Request.Write],
+// [http.ReadResponse]). What is left is when a connection may be used again: when
+// the answer was read to its end, by both sides' leave, and nothing came that
+// nobody asked for, not then and not until the next request goes out.
+//
+// All else goes by the pool's [http.Transport]: bodies that are still to come,
+// upgrades, expectations, HTTP/2, and an upstream behind TLS until it has answered
+// in HTTP/1.1.
+type line struct {
+	conn    net.Conn
+	address string
+	tls     *tls.ConnectionState // nil without TLS
+	in      *bufio.Reader
+	left    int64 // what may still come; bounds heads
+	idle    time.Time
+}
+
+// lines are those of a pool that nobody uses at the moment, the latest last.
+type lines struct {
+	mu     sync.Mutex
+	free   []*line
+	sweep  *time.Timer // closes those that are not used
+	closed bool
+}
+
+var (
+	errHeadTooLarge = fmt.Errorf("the head of the answer has more than %d bytes", maxAnswerHead)
+	errUnasked      = errors.New("the upstream goes over to another protocol, for which nobody asked")
+	errTwo          = errors.New("the upstream speaks HTTP/2")
+)
+
+// unbounded is what may come of a body: the flight counts it.
+const unbounded = 1 << 62
+
+// alone reports whether a request may go by a line.
+func (f *flight) alone(r *http.Request) bool {
+	return canLook && f.pool.alone.Load() && (r.Body == nil || r.Body == http.NoBody || f.up.here) && r.Header["Upgrade"] == nil && r.Header["Expect"] == nil && len(r.Trailer) == 0
+}
+
+// exchange sends a request by a line, and reads the head of its answer.
+func (f *flight) exchange(r *http.Request) (res *http.Response, err error) {
+	if err := f.attempt(); err != nil {
+		return nil, err
+	}
+	for _, h := range []http.Header{r.Header, r.Trailer} {
+		if err := sendable(h); err != nil {
+			return nil, err
+		}
+	}
+	l := f.pool.take()
+	if l == nil {
+		if l, err = f.pool.open(f.ctx, f.plan.Upstream); err != nil {
+			return nil, f.ended(err)
+		}
+	}
+	f.conn, f.out.Address = l.conn, l.address
+	b := &lineBody{f: f, line: l, again: !r.Close}
+	// Whoever ends the exchange ends what waits here.
+	b.off = context.AfterFunc(f.ctx, func() { l.conn.Close() })
+	if res, err = l.exchange(r, f.pool.transport.ResponseHeaderTimeout); err != nil {
+		b.release(false)
+		return nil, f.ended(err)
+	}
+	res.TLS = l.tls
+	b.again = b.again && !res.Close && res.ProtoAtLeast(1, 1)
+	if res.Body == http.NoBody {
+		b.release(true)
+		return res, nil
+	}
+	b.body, res.Body = res.Body, b
+	return res, nil
+}
+
+// sendable refuses headers that net/http would not send.
+func sendable(h http.Header) error {
+	for name, values := range h {
+		if !httpguts.ValidHeaderFieldName(name) {
+			return fmt.Errorf("the header %q cannot be sent", name)
+		}
+		if !slices.ContainsFunc(values, func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) }) {
+			continue
+		}
+		return fmt.Errorf("the value of the header %q cannot be sent", name) // which may be secret
+	}
+	return nil
+}
+
+// ended gives the cause of the end of the exchange in the place of an error that
+// only came of it.
+func (f *flight) ended(err error) error {
+	if f.ctx.Err() != nil {
+		return context.Cause(f.ctx)
+	}
+	return err
+}
+
+var requests = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// exchange writes a request, all of it at once, and reads the head of its answer.
+func (l *line) exchange(r *http.Request, patience time.Duration) (*http.Response, error) {
+	b := requests.Get().(*bytes.Buffer)
+	defer requests.Put(b)
+	b.Reset()
+	if err := r.Write(b); err != nil {
+		return nil, err
+	}
+	if _, err := l.conn.Write(b.Bytes()); err != nil {
+		return nil, err
+	}
+	if err := l.conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		return nil, err
+	}
+	l.left = maxAnswerHead
+	for {
+		res, err := http.ReadResponse(l.in, r)
+		switch {
+		case err != nil && l.left <= 0:
+			return nil, errHeadTooLarge
+		case err != nil:
+			return nil, err
+		case res.StatusCode == http.StatusSwitchingProtocols:
+			return nil, errUnasked
+		case res.StatusCode < 200:
+			if t := httptrace.ContextClientTrace(r.Context()); t != nil && t.Got1xxResponse != nil {
+				if err := t.Got1xxResponse(res.StatusCode, textproto.MIMEHeader(res.Header)); err != nil {
+					return nil, err
+				}
+			}
+			continue
+		}
+		l.left = unbounded
+		return res, l.conn.SetReadDeadline(time.Time{})
+	}
+}
+
+// Read reads from the connection, as much as may come.
+func (l *line) Read(p []byte) (int, error) {
+	if l.left <= 0 {
+		return 0, errHeadTooLarge
+	}
+	if int64(len(p)) > l.left {
+		p = p[:l.left]
+	}
+	n, err := l.conn.Read(p)
+	l.left -= int64(n)
+	return n, err
+}
+
+// quiet reports whether nothing has come since the last answer: not its end, and
+// nothing else. An answer to which there is no request would be taken for that of
+// the next one.
+func (l *line) quiet() bool {
+	conn := l.conn
+	if c, ok := conn.(*tls.Conn); ok {
+		// It may have something here already, of what came along with the answer.
+		if c.SetReadDeadline(time.Unix(1, 0)) != nil {
+			return false
+		}
+		n, err := c.Read(make([]byte, 1))
+		var late net.Error
+		if n > 0 || !errors.As(err, &late) || !late.Timeout() {
+			return false
+		}
+		conn = c.NetConn()
+	}
+	return l.in.Buffered() == 0 && nothingCame(conn)
+}
+
+// take gives a line that may be used, and nil if there is none.
+func (p *pool) take() *line {
+	for {
+		p.lines.mu.Lock()
+		n := len(p.lines.free)
+		if n == 0 {
+			p.lines.mu.Unlock()
+			return nil
+		}
+		l := p.lines.free[n-1]
+		p.lines.free[n-1] = nil
+		p.lines.free = p.lines.free[:n-1]
+		p.lines.mu.Unlock()
+		if l.quiet() {
+			return l
+		}
+		l.conn.Close()
+	}
+}
+
+// give keeps a line for the next request.
+func (p *pool) give(l *line) {
+	l.idle = time.Now()
+	p.lines.mu.Lock()
+	defer p.lines.mu.Unlock()
+	if p.lines.closed || len(p.lines.free) >= idlePerPool {
+		l.conn.Close()
+		return
+	}
+	p.lines.free = append(p.lines.free, l)
+	if p.lines.sweep == nil {
+		p.lines.sweep = time.AfterFunc(idleConn, p.lines.sweepIdle)
+	}
+}
+
+// sweepIdle closes what was not used for a while.
+func (ls *lines) sweepIdle() {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	ls.sweep = nil
+	old := slices.IndexFunc(ls.free, func(l *line) bool { return time.Since(l.idle) < idleConn })
+	if old < 0 {
+		old = len(ls.free)
+	}
+	for _, l := range ls.free[:old] {
+		l.conn.Close()
+	}
+	if ls.free = slices.Delete(ls.free, 0, old); len(ls.free) > 0 {
+		ls.sweep = time.AfterFunc(idleConn-time.Since(ls.free[0].idle), ls.sweepIdle)
+	}
+}
+
+// close closes what nobody uses; what is under way goes on, and is closed then.
+func (ls *lines) close() {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	ls.closed = true
+	for _, l := range ls.free {
+		l.conn.Close()
+	}
+	ls.free = nil
+	if ls.sweep != nil {
+		ls.sweep.Stop()
+	}
+}
+
+// open makes a line.
+func (p *pool) open(ctx context.Context, up *Upstream) (*line, error) {
+	conn, err := p.dial(ctx, cmp.Or(up.Address, up.Host.String()), up.Opening)
+	if err != nil {
+		return nil, err
+	}
+	l := &line{conn: conn, address: conn.RemoteAddr().String()}
+	l.in = bufio.NewReader(l)
+	if up.Scheme == "https" {
+		secured, err := up.secure(ctx, conn)
+		if err != nil {
+			return nil, err
+		}
+		s := secured.ConnectionState()
+		l.conn, l.tls = secured, &s
+		if s.NegotiatedProtocol == "h2" {
+			conn.Close()
+			p.alone.Store(false)
+			p.transport.CloseIdleConnections() // which would go on in HTTP/1.1
+			return nil, errTwo
+		}
+	}
+	return l, nil
+}
+
+// A lineBody is the body of an answer that comes by a line. When it has been read
+// to its end the line is free for another exchange.
+type lineBody struct {
+	f     *flight
+	line  *line
+	body  io.ReadCloser
+	off   func() bool // has the line outlive the exchange
+	again bool        // both sides would have it used again
+	over  bool
+}
+
+// Read reads the body.
+func (b *lineBody) Read(p []byte) (int, error) {
+	if b.over {
+		return 0, io.EOF
+	}
+	n, err := b.body.Read(p)
+	if err != nil {
+		b.release(err == io.EOF)
+		if err != io.EOF {
+			err = b.f.ended(err)
+		}
+	}
+	return n, err
+}
+
+// Close ends the line too, unless the body was read to its end: nobody waits for
+// the rest.
+func (b *lineBody) Close() error {
+	b.release(false)
+	return nil
+}
+
+// release lets go of the line, once. whole says that the answer was read to its end.
+func (b *lineBody) release(whole bool) {
+	if b.over {
+		return
+	}
+	b.over = true
+	if alive := b.off(); alive && whole && b.again && b.line.in.Buffered() == 0 {
+		b.f.pool.give(b.line)
+		return
+	}
+	b.line.conn.Close()
+}

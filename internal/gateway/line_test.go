@@ -1,0 +1,265 @@
+package gateway_test
+
+import (
+	"bufio"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"estover.dev/internal/gateway"
+	"estover.dev/internal/gateway/gatewaytest"
+)
+
+// overBoth runs a test with an upstream that does with each connection what serve
+// does, without TLS and with it.
+func overBoth(t *testing.T, serve func(c net.Conn, n int), test func(t *testing.T, g *gatewaytest.Gateway)) {
+	t.Run("plain", func(t *testing.T) { test(t, gatewaytest.Reverse(t, gatewaytest.Raw(t, serve))) })
+	t.Run("TLS", func(t *testing.T) {
+		s := httptest.NewTLSServer(nil)
+		t.Cleanup(s.Close)
+		to := gatewaytest.Raw(t, func(c net.Conn, n int) {
+			serve(tls.Server(c, &tls.Config{Certificates: s.TLS.Certificates}), n)
+		})
+		g := gatewaytest.Reverse(t, strings.Replace(to, "http:", "https:", 1))
+		g.Upstream.Roots = x509.NewCertPool()
+		g.Upstream.Roots.AddCert(s.Certificate())
+		get(t, g.URL+"/first") // by net/http's transport, which hears that it speaks HTTP/1.1
+		if out := g.Outcome(t); out.End != gateway.Complete {
+			t.Fatalf("the first outcome is %+v", out)
+		}
+		test(t, g)
+	})
+}
+
+// answering serves requests on a connection: each is answered with its path, and
+// then a path of one word is done on top.
+func answering(more func(c net.Conn, word string) (goOn bool)) func(net.Conn, int) {
+	return func(c net.Conn, _ int) {
+		in := bufio.NewReader(c)
+		for {
+			r, err := http.ReadRequest(in)
+			if err != nil {
+				return
+			}
+			body, err := io.ReadAll(r.Body)
+			if err != nil {
+				return
+			}
+			word := strings.Trim(r.URL.Path, "/")
+			text := word + string(body)
+			answer := fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(text), text)
+			switch word {
+			case "closing":
+				answer = strings.Replace(answer, "\r\n", "\r\nConnection: close\r\n", 1)
+			case "twice": // in one piece, so that both have come before the next request
+				answer += strings.ReplaceAll(answer, "twice", "WRONG")
+			case "nothing":
+				answer = "HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nWRONG"
+			case "chunked":
+				answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: A\r\n\r\n3\r\nchu\r\n4\r\nnked\r\n0\r\nA: b\r\n\r\n"
+			}
+			if _, err := io.WriteString(c, answer); err != nil || more != nil && !more(c, word) {
+				return
+			}
+		}
+	}
+}
+
+// C4: a line is used again after an answer that was read to its end, and after no
+// other: nobody gets what came after the answer to another request.
+func TestC4ALineCarriesNothingOver(t *testing.T) {
+	var conns atomic.Int32
+	count := answering(func(_ net.Conn, word string) bool { return word != "hangup" })
+	overBoth(t, func(c net.Conn, n int) { conns.Add(1); count(c, n) }, func(t *testing.T, g *gatewaytest.Gateway) {
+		ask := func(word, body string) {
+			t.Helper()
+			method := http.MethodGet
+			if body != "" {
+				method = http.MethodPost
+			}
+			want := word + body
+			if word == "nothing" {
+				want = ""
+			}
+			resp, got := do(t, method, g.URL+"/"+word, strings.NewReader(body))
+			if got != want {
+				t.Errorf("%s %s: %d %q", method, word, resp.StatusCode, got)
+			}
+			if out := g.Outcome(t); out.End != gateway.Complete {
+				t.Errorf("%s %s: the outcome is %+v", method, word, out)
+			}
+		}
+		ask("warm", "")
+		for _, c := range []struct {
+			word string
+			kept bool
+		}{{"plain", true}, {"chunked", true}, {"closing", false}, {"twice", false}, {"nothing", false}, {"hangup", false}} {
+			ask("warm", "")
+			before := conns.Load()
+			ask(c.word, "")
+			if c.word == "hangup" { // its end is on its way
+				await(t, "the end of the connection", func() bool { return gateway.QuietLines(g.Forwarder) == 0 })
+			}
+			ask("next", "")
+			ask("posted", " with a body")
+			if kept := conns.Load() == before; kept != c.kept {
+				t.Errorf("after %s the connection was used again: %v, want %v", c.word, kept, c.kept)
+			}
+		}
+	})
+}
+
+// await waits until something is so.
+func await(t *testing.T, what string, so func() bool) {
+	t.Helper()
+	for end := time.Now().Add(gatewaytest.Wait); !so(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s did not come", what)
+		}
+	}
+}
+
+// C4: many at once, of which each gets the answer to its own request, whatever
+// becomes of the connections. An answer that comes too late is nobody's.
+func TestC4EachGetsItsOwnAnswer(t *testing.T) {
+	var n atomic.Int64
+	overBoth(t, answering(func(net.Conn, string) bool { return n.Add(1)%7 != 0 }), func(t *testing.T, g *gatewaytest.Gateway) {
+		words := []string{"plain", "chunked", "closing", "twice"}
+		var all sync.WaitGroup
+		var served atomic.Int64
+		for i := range 64 {
+			all.Go(func() {
+				for j := range 10 {
+					word := words[(i+j)%len(words)]
+					body := fmt.Sprintf(" %d.%d", i, j)
+					if word == "chunked" {
+						body = ""
+					}
+					resp, got := do(t, http.MethodPost, g.URL+"/"+word, strings.NewReader(body))
+					// Whose connection ended under it is told so, and nothing else.
+					if resp.StatusCode == http.StatusOK && got == word+body {
+						served.Add(1)
+					} else if resp.StatusCode != http.StatusBadGateway {
+						t.Errorf("%s%s: %d %q", word, body, resp.StatusCode, got)
+					}
+				}
+			})
+		}
+		all.Wait()
+		if served.Load() < 320 {
+			t.Errorf("%d of 640 were served", served.Load())
+		}
+	})
+}
+
+// P17: lines are closed when they were not used for a minute, and when their
+// session ends; what is under way then goes on.
+func TestP17LinesEnd(t *testing.T) {
+	held, hold := make(chan struct{}), make(chan struct{})
+	g := gatewaytest.Reverse(t, gatewaytest.Raw(t, answering(nil)))
+	slow := gatewaytest.Reverse(t, upstream(t, func(_ http.ResponseWriter, _ *http.Request) { close(held); <-hold }))
+	get(t, g.URL+"/a")
+	g.Outcome(t)
+	gateway.AgeLines(g.Forwarder, 59*time.Second)
+	if n := gateway.FreeLines(g.Forwarder); n != 1 {
+		t.Errorf("after 59 seconds there are %d lines, want 1", n)
+	}
+	gateway.AgeLines(g.Forwarder, time.Second)
+	if n := gateway.FreeLines(g.Forwarder); n != 0 {
+		t.Errorf("after a minute there are %d lines, want none", n)
+	}
+	get(t, g.URL+"/a")
+	g.Outcome(t)
+	g.Forwarder.Drop("default", "ses_1")
+	if n := gateway.FreeLines(g.Forwarder); n != 0 {
+		t.Errorf("after its session there are %d lines, want none", n)
+	}
+	var done sync.WaitGroup
+	done.Go(func() {
+		if resp, body := get(t, slow.URL+"/"); resp.StatusCode != http.StatusOK {
+			t.Errorf("what was under way when its session's lines were closed: %d %s", resp.StatusCode, body)
+		}
+	})
+	<-held
+	slow.Forwarder.Drop("default", "ses_1")
+	close(hold)
+	done.Wait()
+	if out := slow.Outcome(t); out.End != gateway.Complete {
+		t.Errorf("its outcome is %+v", out)
+	}
+}
+
+// An upstream behind TLS that goes over to HTTP/2 is asked in HTTP/2.
+func TestAnUpstreamGoesOverToHTTP2(t *testing.T) {
+	var two atomic.Bool
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Proto) }))
+	s.EnableHTTP2 = true
+	s.TLS = &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		c := s.TLS.Clone()
+		if !two.Load() {
+			c.NextProtos = []string{"http/1.1"}
+		}
+		return c, nil
+	}}
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	g := gatewaytest.Reverse(t, s.URL)
+	g.Upstream.Roots = x509.NewCertPool()
+	g.Upstream.Roots.AddCert(s.Certificate())
+	for i, want := range []string{"HTTP/1.1", "HTTP/1.1", "HTTP/2.0", "HTTP/2.0"} { // the second and the third begin with a line
+		if i == 2 {
+			two.Store(true)
+			gateway.AgeLines(g.Forwarder, time.Minute) // so that the next one is opened
+		}
+		if _, body := get(t, g.URL+"/"); body != want {
+			t.Errorf("request %d was made in %s, want %s", i, body, want)
+		}
+		if out := g.Outcome(t); out.End != gateway.Complete || out.Proto != want {
+			t.Errorf("the outcome of request %d is %+v", i, out)
+		}
+	}
+}
+
+// The head of an answer has a bound, informational ones included, and a protocol
+// for which nobody asked is none.
+func TestALineRefusesWhatNobodyAskedFor(t *testing.T) {
+	long := strings.Repeat("a", 1<<10)
+	overBoth(t, func(c net.Conn, _ int) {
+		in := bufio.NewReader(c)
+		for {
+			r, err := http.ReadRequest(in)
+			if err != nil {
+				return
+			}
+			answer := "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+			switch r.URL.Path {
+			case "/head":
+				answer = "HTTP/1.1 200 OK\r\n" + strings.Repeat("A: "+long+"\r\n", 300) + "\r\n"
+			case "/hints":
+				answer = strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: "+long+"\r\n\r\n", 300)
+			case "/switch":
+				answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+			}
+			if _, err := io.WriteString(c, answer); err != nil {
+				return
+			}
+		}
+	}, func(t *testing.T, g *gatewaytest.Gateway) {
+		for _, path := range []string{"/fine", "/head", "/fine", "/hints", "/fine", "/switch", "/fine"} {
+			resp, body := get(t, g.URL+path)
+			out := g.Outcome(t)
+			if fine := path == "/fine"; fine != (body == "ok" && out.End == gateway.Complete) || !fine && (resp.StatusCode != 502 || code(body) != "upstream_failed" || out.End != gateway.Failed) {
+				t.Errorf("%s: %d %s; %+v", path, resp.StatusCode, body, out)
+			}
+		}
+	})
+}
