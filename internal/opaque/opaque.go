@@ -93,7 +93,7 @@ func Next(kind Kind, value string, key []byte) (string, error) {
 	if Check(value, kind) {
 		length += familyLength / 4 * 3
 	}
-	b, err := hkdf.Key(sha512.New, []byte(value), key, "estover "+string(kind)+" after", length)
+	b, err := hkdf.Expand(sha512.New, key, "estover value after "+value, length) // in one block
 	if err != nil {
 		return "", err
 	}
