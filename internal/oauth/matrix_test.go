@@ -74,6 +74,12 @@ var ways = []way{
 			return exchange(c.World, c.client, raw, "resource", oauthtest.CRM, "actor_token", own, "actor_token_type", accessTokenType)
 		}
 	}},
+	// The grant is there already on which the token would rest.
+	{grantType: exchangeType, by: "secret", another: true, life: 15 * time.Minute, ready: func(t *testing.T, c cast) func() oauthtest.Answer {
+		raw := granted(t, "a subject token", c.Ask(c.subject, "session", c.session.ID, "resource", oauthtest.CRM)).Token()
+		granted(t, "an exchange", exchange(c.World, c.client, raw, "resource", oauthtest.CRM))
+		return func() oauthtest.Answer { return exchange(c.World, c.client, raw, "resource", oauthtest.CRM) }
+	}},
 	{grantType: assertionGrant, by: "assertion", life: 5 * time.Minute, ready: func(_ *testing.T, c cast) func() oauthtest.Answer {
 		raw := c.Platform(c.client.Name, nil, c.client).Token(c.client)
 		return func() oauthtest.Answer {

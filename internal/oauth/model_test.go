@@ -37,10 +37,17 @@ type modelledToken struct {
 	agent   *modelled
 	session *modelledSession
 	revoked bool
+	grant   *modelledGrant
 	expires time.Time
 
 	chain  []*modelled    // the subject and whoever acts for it, the nearest last
 	parent *modelledToken // that it was made of, nil for none
+}
+
+// A modelledGrant is what several tokens rest on.
+type modelledGrant struct {
+	id    string
+	ended bool
 }
 
 func (s *modelledSession) live(now time.Time) bool { return !s.ended && now.Before(s.expires) }
@@ -52,7 +59,7 @@ func (k *modelledToken) live(now time.Time) bool {
 		}
 	}
 	for p := k; p != nil; p = p.parent {
-		if p.revoked {
+		if p.revoked || p.grant.ended {
 			return false
 		}
 	}
@@ -106,6 +113,14 @@ func TestModel(t *testing.T) {
 				s := &modelledSession{id: id, agent: a, expires: opened.ExpiresAt}
 				sessions = append(sessions, s)
 				return s
+			}
+			grants := map[string]*modelledGrant{}
+			grantOf := func(raw string) *modelledGrant {
+				id := grantOf(t, raw)
+				if grants[id] == nil {
+					grants[id] = &modelledGrant{id: id}
+				}
+				return grants[id]
 			}
 			anyAgent := func() *modelled { return rapid.SampledFrom(agents).Draw(rt, "agent") }
 			anySession := func() *modelledSession {
@@ -161,7 +176,7 @@ func TestModel(t *testing.T) {
 					if may {
 						s := sessionOf(answer.Text("session"), a)
 						life := time.Duration(answer.JSON["expires_in"].(float64)) * time.Second
-						tokens = append(tokens, &modelledToken{raw: answer.Token(), agent: a, chain: []*modelled{a}, session: s, expires: d.Now().Truncate(time.Second).Add(life)})
+						tokens = append(tokens, &modelledToken{raw: answer.Token(), grant: grantOf(answer.Token()), agent: a, chain: []*modelled{a}, session: s, expires: d.Now().Truncate(time.Second).Add(life)})
 					}
 				},
 				"exchange": func(rt *rapid.T) {
@@ -179,7 +194,7 @@ func TestModel(t *testing.T) {
 						rt.Fatalf("taking up a token (held %q): %d %s, want a token: %v", by.hold, answer.Status, answer.Body, may)
 					}
 					if may {
-						made := &modelledToken{raw: answer.Token(), agent: by, chain: chain, session: k.session, parent: k}
+						made := &modelledToken{raw: answer.Token(), grant: grantOf(answer.Token()), agent: by, chain: chain, session: k.session, parent: k}
 						made.expires = now.Truncate(time.Second).Add(time.Duration(answer.JSON["expires_in"].(float64)) * time.Second)
 						if made.expires.After(k.expires.Add(time.Second)) || answer.Text("session") != k.session.id {
 							rt.Fatalf("a token until %s became one until %s, in the session %s", k.expires, made.expires, answer.Text("session"))
@@ -198,6 +213,17 @@ func TestModel(t *testing.T) {
 						rt.Fatalf("revoking: %d %s", answer.Status, answer.Body)
 					}
 					k.revoked = k.revoked || by == k.agent && by.hold == ""
+				},
+				"end a grant": func(rt *rapid.T) {
+					if len(tokens) == 0 {
+						return
+					}
+					k := rapid.SampledFrom(tokens).Draw(rt, "token")
+					err := w.Tokens.EndGrant(rt.Context(), oauthtest.Admin, k.grant.id, "a test")
+					if err != nil && k.live(d.Now()) {
+						rt.Fatalf("ending the grant of a token that is alive: %v", err)
+					}
+					k.grant.ended = true
 				},
 				"hold": func(rt *rapid.T) {
 					a := anyAgent()

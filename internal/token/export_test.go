@@ -2,7 +2,9 @@ package token
 
 import (
 	"context"
+	"time"
 
+	"estover.dev"
 	"estover.dev/internal/db"
 	"estover.dev/internal/guard"
 )
@@ -36,3 +38,15 @@ func (t *Tokens) Remembered() (n int) {
 
 // MaxRemembered is the most that there may be.
 const MaxRemembered = maxVerified * len(verified{}.shards)
+
+// Alike reports whether a token may rest on the one grant in place of the other.
+func (g *Grant) Alike(other *Grant) bool { return g.alike(other) }
+
+// Hand remembers a grant as one that was handed on, and says how many there are.
+func (t *Tokens) Hand(g *Grant, now time.Time) int {
+	t.handed.keep(estover.DefaultTenant, g, now)
+	return len(t.handed.made)
+}
+
+// MaxHanded is the most that there may be.
+const MaxHanded = maxHanded

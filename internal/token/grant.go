@@ -16,7 +16,8 @@ import (
 const Own = "client_credentials"
 
 // Exchange is the kind of a grant that came of somebody's token (RFC 8693). It
-// hangs below that token's grant.
+// hangs below that token's grant. A client that takes the token up again gets
+// another token that rests on it ([handed]).
 const Exchange = "urn:ietf:params:oauth:grant-type:token-exchange"
 
 // Assertion is the kind of a grant that rests on the word of an issuer whom a

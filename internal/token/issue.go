@@ -277,8 +277,15 @@ func (t *Tokens) Issue(ctx context.Context, r Request) (Issued, error) {
 		if errors.Is(err, errRaced) || errors.Is(err, db.ErrStale) && t.replaced(ctx, r.Caller.Tenant, signers) {
 			continue // another request has just made the grant, or the key was revoked
 		}
+		if exists && r.Proof.Parent != nil && errors.Is(err, db.ErrStale) {
+			t.handed.forget(r.Caller.Tenant, grant)
+			continue // it has ended: another one is made, unless what it was made of has
+		}
 		if err != nil {
 			return Issued{}, t.Refuse(ctx, r, t.lost(ctx, r, err))
+		}
+		if r.Proof.Parent != nil && !exists {
+			t.handed.keep(r.Caller.Tenant, grant, now)
 		}
 		refresh := ""
 		if n := r.Proof.Renewal; n != nil {
@@ -668,17 +675,23 @@ func (t *Tokens) grantFor(ctx context.Context, r Request, now time.Time) (*Grant
 		}
 	}
 	g := &Grant{
-		ID: estover.NewOrderedID("gnt"), Kind: r.Proof.GrantType, Session: r.Session.ID, Client: r.Client.ID, Subject: r.Proof.Subject,
+		Kind: r.Proof.GrantType, Session: r.Session.ID, Client: r.Client.ID, Subject: r.Proof.Subject,
 		Actors: r.Proof.Actors, Scopes: r.Proof.Scopes, Resources: r.Proof.Resources, Details: r.Proof.Details, Confirm: r.Confirm,
 		Epoch: 1, Expires: r.bound(), Auth: r.Proof.Auth,
 	}
-	g.Root = g.ID
 	if r.Proof.Begins { // with a token of somebody else, which is what it comes from
 		g.From = r.Proof.Foreign.Issuer + " " + r.Proof.Foreign.ID
 	}
 	if p := r.Proof.Parent; p != nil {
 		g.Parent, g.Root, g.From, g.Auth = p.ID, p.Root, r.Proof.Handover.Token, p.Auth
 		g.Reach = p.Reach
+		if made := t.handed.like(r.Caller.Tenant, g); made != nil {
+			return made, true, nil
+		}
+	}
+	g.ID = estover.NewOrderedID("gnt")
+	if g.Root == "" {
+		g.Root = g.ID
 	}
 	return g, false, nil
 }

@@ -38,7 +38,8 @@
 //
 // Clients, sessions and grants are copies in memory (guard.Cache); a token that
 // is issued for a session and a client that have met before reads no row and
-// writes the event alone. The signature of a token that is presented again is
+// writes the event alone, and so does one for a token that the same client has
+// taken up before. The signature of a token that is presented again is
 // not checked again, all the rest is.
 //
 // Who the clients are, which sessions are open and what an agent may ask for
@@ -171,6 +172,7 @@ type Tokens struct {
 	guard    *guard.Guard
 	grants   *guard.Cache[*Grant] // by id
 	own      *guard.Cache[*Grant] // by session/client: the grant of the client's own credentials
+	handed   handed               // the grants that were made of tokens
 	families families
 	now      atomic.Pointer[window] // in which refresh tokens are spent
 	verified *verified

@@ -183,18 +183,29 @@ func (v *verified) put(sum [sha256.Size]byte, t verifiedToken, now time.Time) {
 	s := v.shard(sum)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.tokens) >= maxVerified {
-		for k, old := range s.tokens {
-			if !now.Before(old.token.Expires) {
-				delete(s.tokens, k)
-			}
-		}
-		for k := range s.tokens { // still too many: whichever come first
-			if len(s.tokens) < maxVerified*3/4 {
-				break
-			}
-			delete(s.tokens, k)
-		}
-	}
+	trim(s.tokens, maxVerified, now)
 	s.tokens[sum] = t
 }
+
+// trim makes room in a map that holds no more than so many: of what has expired,
+// and if that is not enough, of whichever come first.
+func trim[K comparable, V interface{ expires() time.Time }](m map[K]V, most int, now time.Time) {
+	if len(m) < most {
+		return
+	}
+	for k, v := range m {
+		if !now.Before(v.expires()) {
+			delete(m, k)
+		}
+	}
+	for k := range m {
+		if len(m) < most*3/4 {
+			return
+		}
+		delete(m, k)
+	}
+}
+
+func (t verifiedToken) expires() time.Time { return t.token.Expires }
+
+func (g *Grant) expires() time.Time { return g.Expires }

@@ -1,0 +1,81 @@
+package token
+
+import (
+	"reflect"
+	"sync"
+	"time"
+
+	"estover.dev"
+)
+
+// handed remembers the grants that this node made of tokens that were handed on.
+// A token that the same client takes up again, to the same ends, rests on the
+// grant that is there: it is one hand-over, however many tokens come of it. What
+// is remembered is what was written. That it lives is for the commit to see, which
+// looks at the row; what another node made is not looked for.
+type handed struct {
+	mu   sync.RWMutex
+	made map[handedKey]*Grant
+}
+
+// handedKey says what of. Whatever else bounds the grant is compared
+// ([Grant.alike]).
+type handedKey struct {
+	tenant        estover.TenantID
+	parent, token string
+	client        string
+	actor         estover.Subject // the nearest
+	confirm       Confirm
+}
+
+// maxHanded bounds the grants that are remembered. Of a token whose grant was
+// dropped another one is made.
+const maxHanded = 16_384
+
+func (g *Grant) handedKey(tenant estover.TenantID) handedKey {
+	k := handedKey{tenant: tenant, parent: g.Parent, token: g.From, client: g.Client, confirm: g.Confirm}
+	if len(g.Actors) > 0 {
+		k.actor = g.Actors[0]
+	}
+	return k
+}
+
+// like is the grant that was made of the same token for the same client with the
+// same bounds as g, or nil.
+func (h *handed) like(tenant estover.TenantID, g *Grant) *Grant {
+	h.mu.RLock()
+	made := h.made[g.handedKey(tenant)]
+	h.mu.RUnlock()
+	if made == nil || !made.alike(g) {
+		return nil
+	}
+	return made
+}
+
+// alike reports whether two grants differ in nothing but in which they are. Bounds
+// that are compared field by field are complete until there is another one.
+func (g *Grant) alike(other *Grant) bool {
+	same := *other
+	same.ID, same.Epoch = g.ID, g.Epoch
+	return reflect.DeepEqual(g, &same)
+}
+
+// keep remembers a grant that has been made.
+func (h *handed) keep(tenant estover.TenantID, g *Grant, now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.made == nil {
+		h.made = map[handedKey]*Grant{}
+	}
+	trim(h.made, maxHanded, now)
+	h.made[g.handedKey(tenant)] = g
+}
+
+// forget drops a grant on which a token could not be committed.
+func (h *handed) forget(tenant estover.TenantID, g *Grant) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if k := g.handedKey(tenant); h.made[k] == g {
+		delete(h.made, k)
+	}
+}
