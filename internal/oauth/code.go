@@ -103,7 +103,12 @@ func parseRefresh(f form) (any, error) {
 
 // refreshed proves that the client holds a grant that goes on.
 func refreshed(ctx context.Context, d *Door, a authenticated, parsed any) (token.Proof, error) {
-	r, err := d.Tokens.RefreshToken(ctx, a.caller.Tenant, parsed.(string))
+	return d.held(ctx, a, parsed.(string), true)
+}
+
+// held is what a refresh token proves, whether or not it is to be spent for that.
+func (d *Door) held(ctx context.Context, a authenticated, value string, spends bool) (token.Proof, error) {
+	r, err := d.Tokens.RefreshToken(ctx, a.caller.Tenant, value, spends)
 	if err != nil {
 		return token.Proof{}, err
 	}

@@ -77,7 +77,7 @@ func (d *Door) chained(ctx context.Context, a authenticated, x exchange) (proof 
 			err = errIDToken.Because(err)
 		}
 	case x.subjectType == token.RefreshTokenType && a.client.May(token.Refresh):
-		proof, err = refreshed(ctx, d, a, x.subject)
+		proof, err = d.held(ctx, a, x.subject, false)
 		proof.Renewal = nil
 	default:
 		err = errRequest.With("An assertion for another server is made for an ID token or, where the client has one, a refresh token.")

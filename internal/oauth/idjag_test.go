@@ -416,6 +416,26 @@ func takeWith(w *oauthtest.World, a *oauthtest.Agent, raw, kind string, more fun
 	return w.Do(oauthtest.Request("/oauth/token", f, oauthtest.Basic(a.ID, a.Secret), more))
 }
 
+// What a node remembers of a refresh token is good for spending it, which makes sure, and for
+// nothing else: one that was spent on another node is a replay (A2).
+func TestSpentElsewhere(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		key := t.TempDir() + "/root.key"
+		one, two := oauthtest.Node(t, d, key), oauthtest.Node(t, d, key)
+		clock := dbtest.NewClock(d)
+		wiki, alice := chained(one, "wiki"), one.Person("alice")
+		two.Access.Grant(wiki.ID, oauthtest.CRM, "customer.read", "customer.update")
+		value := granted(t, "signing in", one.Redeem(wiki, alice.Code(wiki, asked("scope", "openid")...))).Text("refresh_token")
+		value = granted(t, "a refresh", one.Refresh(wiki, value)).Text("refresh_token")
+		next := granted(t, "a refresh on another node", two.Refresh(wiki, value))
+		clock.Advance(time.Minute)
+		refused(t, "an assertion for what was spent there", take(one, wiki, value, refreshs), 400, "invalid_grant")
+		if one.Live(wiki, next.Token()) {
+			t.Error("the family lives on")
+		}
+	})
+}
+
 // A client that a person signed in to gets an assertion for another server for
 // its ID token or its refresh token, which is not spent.
 func TestAssertionsForOtherServers(t *testing.T) {

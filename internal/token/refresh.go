@@ -89,15 +89,16 @@ type family struct {
 }
 
 // RefreshToken looks at a refresh token, and does not spend it. Its grant is the
-// copy in memory, and so is its family if this is the good one as far as this node knows:
-// reading them anew was a third of the work of a refresh. The commit that spends the
-// token makes sure of both, and if it comes to no commit, [Tokens.Refuse] does.
-func (t *Tokens) RefreshToken(ctx context.Context, tenant estover.TenantID, value string) (*RefreshToken, error) {
+// copy in memory, and so is its family if the token is to be spent and is the good one as
+// far as this node knows: reading them anew was a third of the work of a refresh. The
+// commit that spends the token makes sure of both, and if it comes to no commit,
+// [Tokens.Refuse] does.
+func (t *Tokens) RefreshToken(ctx context.Context, tenant estover.TenantID, value string, spends bool) (*RefreshToken, error) {
 	r := &RefreshToken{value: value}
 	if opaque.InFamily(value, opaque.RefreshToken) {
 		hash := opaque.Hash(value)
 		r.hash, r.family.id = hash[:], opaque.Family(value)
-		if f, ok := t.families.get(tenant, r.family.id); ok && bytes.Equal(f.hash, r.hash) {
+		if f, ok := t.families.get(tenant, r.family.id); ok && spends && bytes.Equal(f.hash, r.hash) {
 			r.family, r.copied = f, true
 		} else if err := t.look(ctx, tenant, r); err != nil {
 			return r, err
@@ -338,7 +339,7 @@ func (t *Tokens) EraseSuccessors(ctx context.Context) error {
 // revokeRefresh ends the grant of a refresh token with all that came from it
 // (RFC 7009, section 2.1).
 func (t *Tokens) revokeRefresh(ctx context.Context, caller estover.Caller, client *Client, raw string) (bool, error) {
-	r, err := t.RefreshToken(ctx, caller.Tenant, raw)
+	r, err := t.RefreshToken(ctx, caller.Tenant, raw, false)
 	switch kind := estover.KindOf(err); {
 	case err != nil && (kind == estover.Fault || kind == estover.Unavailable):
 		return false, err
