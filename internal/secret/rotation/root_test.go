@@ -335,8 +335,18 @@ func TestRotateRootCut(t *testing.T) {
 				if err != nil || r.Slot != "b" {
 					t.Errorf("one with the rights of the first: slot %q, %q, %v; want it to serve", r.Slot, r.LastError, err)
 				}
-			} else if err != nil || r.Slot != "a" || !strings.Contains(r.LastError, "has not the rights of operator") {
-				t.Errorf("one without: slot %q, %q, %v; want the first to go on", r.Slot, r.LastError, err)
+			} else if err != nil || r.Slot != "a" || !strings.Contains(r.LastError, "has not the rights of operator") || !strings.Contains(r.LastError, "rotate-root orders --second-admin operator_b") {
+				t.Errorf("one without: slot %q, %q, %v; want the first to go on, and what to do", r.Slot, r.LastError, err)
+			} else { // and who does it is done
+				h.target.unlike = ""
+				delete(h.target.users, "operator_b")
+				err := h.x.Clear(t.Context(), h.ann, "orders")
+				if err == nil {
+					r, err = h.x.RotateRoot(t.Context(), h.ann, "orders", "operator_b")
+				}
+				if err != nil || r.Slot != "b" {
+					t.Errorf("one that is made anew: slot %q, %v; want it to serve", r.Slot, err)
+				}
 			}
 			v, err := h.secrets.Read(t.Context(), h.ann, path, 0, "a test")
 			if err != nil || !h.target.accepts(engine.Credential{User: string(v.Values["username"].Reveal()), Secret: v.Values["password"]}) {

@@ -515,12 +515,15 @@ func (w *work) tryAdmin(ctx context.Context, values map[string]estover.Secret) (
 		if ctx.Err() != nil { // this node goes
 			return nil, err
 		}
-		return fmt.Errorf("the next admin cannot do what the one before can: %w", err), nil
+		return fmt.Errorf("the next admin cannot do what the one before can. Let %s change the password of %s, then run `estover rotation clear %s` (%w)",
+			w.r.user(w.r.idle()), w.r.user(w.r.Slot), at.Name, err), nil
 	}
 	if c, can := e.(engine.Comparer); can && at.Pair && w.r.switchedAt.IsZero() && w.r.user("b") == secondOf(w.r.user("a")) {
-		err := c.Alike(limited, w.r.user(w.r.idle()), w.r.user(w.r.Slot))
+		second, first := w.r.user(w.r.idle()), w.r.user(w.r.Slot)
+		err := c.Alike(limited, second, first)
 		if final(err) && !errors.Is(err, engine.ErrUnsupported) {
-			return err, nil
+			return fmt.Errorf("%s has not the rights of %s. Give it the same, or delete it at the target and it is made anew; then run `estover rotation clear %s` and `estover secret engine rotate-root %s --second-admin %s` (%w)",
+				second, first, at.Name, at.Name, second, err), nil
 		} else if err != nil && !final(err) {
 			return nil, err
 		}

@@ -134,7 +134,7 @@ func (t *target) Alike(ctx context.Context, name, like string) error {
 func (t *target) alike(ctx context.Context, name string, has rights) error {
 	got, err := t.rights(ctx, name)
 	if errors.Is(err, engine.ErrNoUser) || err == nil && !slices.Equal(got.words(), has.words()) {
-		err = engine.Refuse("the second admin would not have the rights of the first: of %s it has %s", strings.Join(has.words(), ", "), strings.Join(got.words(), ", "))
+		err = engine.Refuse("the second admin would not have the rights of the first, so make one there that has them and name it (--second-admin): of %s it has %s", strings.Join(has.words(), ", "), strings.Join(got.words(), ", "))
 	}
 	return err
 }

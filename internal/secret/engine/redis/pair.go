@@ -70,7 +70,7 @@ func (t *target) Alike(ctx context.Context, user, like string) error {
 func alike(ctx context.Context, c *redis.Conn, user string, rules []string) error {
 	has, err := given(ctx, c, user)
 	if err == nil && !slices.Equal(has, rules) {
-		err = engine.Refuse("the second admin would not have the rights of the first: of %s it has %s", strings.Join(rules, " "), strings.Join(has, " "))
+		err = engine.Refuse("the second admin would not have the rights of the first, so make one there that has them and name it (--second-admin): of %s it has %s", strings.Join(rules, " "), strings.Join(has, " "))
 	}
 	return err
 }
