@@ -16,6 +16,7 @@ import (
 	"estover.dev"
 	"estover.dev/internal/evidence"
 	"estover.dev/internal/guard"
+	"estover.dev/internal/job"
 	"estover.dev/internal/policy"
 	"estover.dev/internal/resource"
 )
@@ -104,7 +105,7 @@ func (d *Door) all(a *asking, b *batch, answers []decision) error {
 	for range min(parallelEach, len(answers)) {
 		working.Go(func() {
 			for i := range next {
-				answers[i], failed[i] = d.item(a, b, i)
+				failed[i] = job.Guarded(func() (err error) { answers[i], err = d.item(a, b, i); return err })
 			}
 		})
 	}

@@ -33,6 +33,7 @@ import (
 	"estover.dev/internal/audit"
 	"estover.dev/internal/db"
 	"estover.dev/internal/guard"
+	"estover.dev/internal/job"
 	"estover.dev/internal/seal"
 )
 
@@ -346,36 +347,41 @@ func (d *Devices) Run(ctx context.Context) error {
 // follow writes to one device.
 func (d *Devices) follow(ctx context.Context, x Device) {
 	err := d.guard.Log().FollowTenant(ctx, x.tenant, x.follower(), func(ctx context.Context, events []audit.Entry) error {
-		if err := d.o.Sealer.Prepare(ctx, x.tenant); err != nil {
-			return err
-		}
-		var lines [][]byte
-		for i := range events {
-			b, err := d.line(ctx, &x, &events[i])
-			if err != nil {
-				return err
-			}
-			lines = append(lines, b)
-		}
-		err := d.write(ctx, &x, lines)
-		if ctx.Err() != nil {
-			return err
-		}
-		failure := ""
-		if err != nil {
-			failure = reason(err)
-		}
-		if failure != x.Failure { // it shows itself, and that it has recovered
-			x.Failure = failure
-			if noted := d.guard.DB().Do(ctx, x.tenant, func(tx *db.Tx) error { return setFailure(ctx, tx, x.ID, failure) }); noted != nil {
-				return errors.Join(err, noted)
-			}
-		}
-		return err
+		return job.Guarded(func() error { return d.deliver(ctx, &x, events) })
 	})
 	if err != nil && ctx.Err() == nil {
 		d.o.Logger.Error("an audit device is not written to any more", "tenant", x.tenant, "path", x.Path, "error", err)
 	}
+}
+
+// deliver writes events to a device.
+func (d *Devices) deliver(ctx context.Context, x *Device, events []audit.Entry) error {
+	if err := d.o.Sealer.Prepare(ctx, x.tenant); err != nil {
+		return err
+	}
+	var lines [][]byte
+	for i := range events {
+		b, err := d.line(ctx, x, &events[i])
+		if err != nil {
+			return err
+		}
+		lines = append(lines, b)
+	}
+	err := d.write(ctx, x, lines)
+	if ctx.Err() != nil {
+		return err
+	}
+	failure := ""
+	if err != nil {
+		failure = reason(err)
+	}
+	if failure != x.Failure { // it shows itself, and that it has recovered
+		x.Failure = failure
+		if noted := d.guard.DB().Do(ctx, x.tenant, func(tx *db.Tx) error { return setFailure(ctx, tx, x.ID, failure) }); noted != nil {
+			return errors.Join(err, noted)
+		}
+	}
+	return err
 }
 
 // reason is an error in words that whoever set up a device may read.

@@ -118,7 +118,7 @@ func (s *Server) every(d time.Duration, what string, fn func(context.Context) er
 		t := time.NewTicker(d)
 		defer t.Stop()
 		for {
-			if err := fn(ctx); err != nil && ctx.Err() == nil {
+			if err := job.Guarded(func() error { return fn(ctx) }); err != nil && ctx.Err() == nil {
 				s.logger.Error("something that is done again and again failed", "task", what, "error", err)
 			}
 			select {
