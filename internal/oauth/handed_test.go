@@ -336,3 +336,34 @@ func TestAHandOverSparesNoProof(t *testing.T) {
 		}
 	})
 }
+
+// An ID token has no name. Of two of one grant the same is made only if they end
+// together.
+func TestSignInsThatEndApartAreHandedOnApart(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		clock := dbtest.NewClock(d)
+		wiki, alice := signedTo(w, "wiki"), w.Person("alice")
+		first := granted(t, "signing in", w.Redeem(wiki, alice.Code(wiki, "scope", "openid customer.read")))
+		clock.Advance(time.Minute)
+		second := granted(t, "a refresh", w.Refresh(wiki, first.Text("refresh_token")))
+		made := map[string]string{}
+		for range 2 {
+			for _, in := range []oauthtest.Answer{first, second} {
+				id := in.Text("id_token")
+				a := granted(t, "an exchange", bySignIn(w, wiki, id))
+				if made[id] != "" && made[id] != grantOf(t, a.Token()) {
+					t.Error("the same ID token is handed on by two grants")
+				}
+				made[id] = grantOf(t, a.Token())
+				g, err := w.Tokens.Grant(t.Context(), estover.DefaultTenant, made[id])
+				if end := said(t, id)["exp"].(float64); err != nil || float64(g.Expires.Unix()) != end || said(t, a.Token())["exp"].(float64) > end {
+					t.Errorf("an ID token that ends at %v is handed on until %s, by a token until %v (%v)", end, g.Expires, said(t, a.Token())["exp"], err)
+				}
+			}
+		}
+		if made[first.Text("id_token")] == made[second.Text("id_token")] {
+			t.Error("two ID tokens that end apart are handed on by one grant")
+		}
+	})
+}

@@ -22,7 +22,8 @@ type handed struct {
 // ([Grant.alike]).
 type handedKey struct {
 	tenant        estover.TenantID
-	parent, token string
+	parent, token string // an ID token has no name
+	ends          int64  // in microseconds since 1970
 	client        string
 	actor         estover.Subject // the nearest
 	confirm       Confirm
@@ -33,7 +34,7 @@ type handedKey struct {
 const maxHanded = 16_384
 
 func (g *Grant) handedKey(tenant estover.TenantID) handedKey {
-	k := handedKey{tenant: tenant, parent: g.Parent, token: g.From, client: g.Client, confirm: g.Confirm}
+	k := handedKey{tenant: tenant, parent: g.Parent, token: g.From, ends: g.Expires.UnixMicro(), client: g.Client, confirm: g.Confirm}
 	if len(g.Actors) > 0 {
 		k.actor = g.Actors[0]
 	}
