@@ -24,6 +24,7 @@ type memory struct {
 	refuse    string // a user whose password cannot be changed
 	powerless string // who may change no passwords
 	cut       string // whom Pair makes, and then its answer is lost
+	late      string // who comes a moment after it was said that nobody is there
 	unlike    string // who has not the rights of the one before
 	elsewhere string // what lets in anybody beside the passwords that users have
 	made      []string
@@ -153,6 +154,9 @@ func (m *memory) SetSecret(ctx context.Context, user string, s, keep estover.Sec
 		return engine.ErrUnsupported
 	}
 	if m.users[user] == nil {
+		if user == m.late {
+			m.users[user] = []string{"of whoever was cut off"}
+		}
 		return fmt.Errorf("%w: %s", engine.ErrNoUser, user)
 	}
 	if user == m.refuse || m.refuse == "*" {

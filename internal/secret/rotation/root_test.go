@@ -356,6 +356,24 @@ func TestRotateRootCut(t *testing.T) {
 	})
 }
 
+// TestRotateRootLate: a second admin whose maker was cut off may come after it was looked
+// for, and is taken as one that was there before.
+func TestRotateRootLate(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := build(t, d, newMemory("operator"))
+		fields := map[string]estover.Secret{"username": estover.NewSecret([]byte("operator")), "password": estover.NewSecret([]byte("first-of-operator"))}
+		if _, err := h.secrets.Write(t.Context(), ann, path, fields, 0); err != nil {
+			t.Fatal(err)
+		}
+		h.admin, h.pair, h.target.late = path, true, "operator_b"
+		r, err := h.x.RotateRoot(t.Context(), ann, "orders", "")
+		if err != nil || r.Slot != "b" || len(h.target.made) > 0 {
+			t.Errorf("rotating the root: slot %q, %v, made %q; want the one that came", r.Slot, err, h.target.made)
+		}
+		h.works()
+	})
+}
+
 // beside has a target "billing" where it is said to be, and a secret for it.
 func (h *house) beside(at rotation.Target, path, user string) {
 	h.t.Helper()

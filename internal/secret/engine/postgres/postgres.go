@@ -439,8 +439,12 @@ func (t *target) alter(ctx context.Context, name string, statements ...string) e
 		return again(ctx, func() error {
 			err := t.do(ctx, c, statements...)
 			if code(err) == noSuchRole {
-				if there, e := exists(ctx, c, name); e == nil && !there {
+				there, e := exists(ctx, c, name)
+				if e == nil && !there {
 					return fmt.Errorf("%w: %s", engine.ErrNoUser, name)
+				}
+				if there { // it has come meanwhile, or a statement is about another
+					err = t.do(ctx, c, statements...)
 				}
 			}
 			return err

@@ -788,3 +788,27 @@ func TestSecondAdmin(t *testing.T) {
 		t.Errorf("one that may make nobody: %v, want a refusal and nobody", err)
 	}
 }
+
+// TestSecondAdminCutOff is of a second admin in the making of which somebody is cut off
+// (R6): it is made in one transaction, so it is whole or not there.
+func TestSecondAdminCutOff(t *testing.T) {
+	s := enginetest.Postgres(t)
+	s.Exec(t, `create role cut_first login superuser createdb password 'made-for-tests'; grant readers to cut_first with admin option; grant writers to cut_first`)
+	c := s.Config
+	c.Admin = engine.Credential{User: "cut_first", Secret: estover.NewSecret([]byte("made-for-tests"))}
+	second := engine.Credential{User: "cut_first_b", Secret: estover.NewSecret([]byte("made-for-the-second"))}
+	as, err := pgx.Connect(t.Context(), s.Super)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer as.Close(context.Background())
+	rights := func(user string) (has string) {
+		err := as.QueryRow(t.Context(), `select concat(rolsuper, rolcreaterole, rolcreatedb, (select string_agg(concat(' ', roleid::regrole, admin_option), '' order by roleid) from pg_auth_members where member = r.oid))
+			from pg_roles r where rolname = $1`, user).Scan(&has)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return has
+	}
+	enginetest.CutOff(t, postgres.Kind, c, second, rights, func() { s.Exec(t, `drop role if exists cut_first_b`) })
+}

@@ -4,12 +4,14 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"estover.dev"
 	"estover.dev/internal/secret/engine"
 	"estover.dev/internal/secret/engine/enginetest"
+	"estover.dev/internal/secret/engine/redis"
 )
 
 // TestSecondAdmin is of the second admin (R12): it has the rules of the first, selectors
@@ -115,6 +117,40 @@ func TestSecondAdmin(t *testing.T) {
 	if err := e.Close(); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestSecondAdminCutOff is of a second admin in the making of which somebody is cut off,
+// also before the ACL file was written (R6): when the rotation has come through, the
+// server knows it from the file.
+func TestSecondAdminCutOff(t *testing.T) {
+	s, err := start(true, "resetchannels ~seen:* "+grants+" (~other:* +get)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Stop()
+	boss := as(s, "boss", admin)
+	defer boss.Close()
+	second := engine.Credential{User: "estover_b", Secret: estover.NewSecret([]byte("made-for-the-second"))}
+	rights := func(user string) string {
+		file, err := os.ReadFile(filepath.Join(s.Dir, "users.acl"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(file)) {
+			if words := strings.Fields(line); len(words) > 1 && words[1] == user {
+				return strings.Join(slices.DeleteFunc(words[2:], func(w string) bool { return w[0] == '#' || w == "sanitize-payload" }), " ")
+			}
+		}
+		return ""
+	}
+	if err := boss.Do(t.Context(), "acl", "save").Err(); err != nil { // as the server writes it
+		t.Fatal(err)
+	}
+	enginetest.CutOff(t, redis.Kind, config(s), second, rights, func() {
+		if err := errors.Join(boss.ACLDelUser(t.Context(), second.User).Err(), boss.Do(t.Context(), "acl", "save").Err()); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 // TestNoSecondAdmin: where the server would forget a second admin, or the first needs no
