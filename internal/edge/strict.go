@@ -82,6 +82,10 @@ func (c *StrictConn) CloseWrite() error {
 // connection from it.
 type StrictTLSConn struct{ *StrictConn }
 
+// NetConn is what watches the connection, and not the connection itself: that is
+// the next one down.
+func (c StrictTLSConn) NetConn() net.Conn { return c.StrictConn }
+
 // ConnectionState is the state of the connection.
 func (c StrictTLSConn) ConnectionState() tls.ConnectionState {
 	return c.Conn.(*tls.Conn).ConnectionState()

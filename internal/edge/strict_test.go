@@ -306,6 +306,15 @@ func BenchmarkStrict(b *testing.B) {
 // A request whose body came along with its head is told from one whose body is
 // still under way, or that was not alone.
 func TestArrived(t *testing.T) {
+	t.Run("plain", func(t *testing.T) { testArrived(t, nil) })
+	t.Run("TLS", func(t *testing.T) {
+		s := httptest.NewTLSServer(nil)
+		t.Cleanup(s.Close)
+		testArrived(t, &tls.Config{Certificates: s.TLS.Certificates})
+	})
+}
+
+func testArrived(t *testing.T, secured *tls.Config) {
 	asked := make(chan bool)
 	s := edge.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked <- edge.Arrived(r)
@@ -315,7 +324,7 @@ func TestArrived(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go s.Serve(edge.Listen(ln, nil))
+	go s.Serve(edge.Listen(ln, secured))
 	t.Cleanup(func() { s.Close() })
 	const head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n"
 	for _, c := range []struct {
@@ -332,6 +341,9 @@ func TestArrived(t *testing.T) {
 		conn, err := net.Dial("tcp4", ln.Addr().String())
 		if err != nil {
 			t.Fatal(err)
+		}
+		if secured != nil {
+			conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
 		}
 		io.WriteString(conn, c.first)
 		for i, want := range c.want {

@@ -30,7 +30,7 @@ type sending struct {
 	n     int64
 	ended bool // the end was read
 	over  bool // nobody is interested any more
-	here  bool // it was read before anything is sent
+	here  bool // it is short, and was read before anything is sent
 }
 
 var errOver = errors.New("the exchange is over")
@@ -63,38 +63,58 @@ func (s *sending) Read(p []byte) (int, error) {
 		return 0, errOver
 	}
 
+	if failed := s.pass(p[:n], err == io.EOF); failed != nil {
+		return 0, s.broke(failed)
+	}
+	switch {
+	case err == nil, err == io.EOF:
+	case errors.Is(err, edge.ErrMalformed):
+		return 0, s.broke(err)
+	default:
+		return 0, s.broke(&gone{err})
+	}
+	return n, err
+}
+
+// pass counts a piece of the body and shows it to the tap, if it may be sent.
+func (s *sending) pass(piece []byte, last bool) error {
 	f := s.f
-	s.n += int64(n)
+	s.n += int64(len(piece))
 	switch limit := f.plan.Limits.Request; {
 	case s.tripped:
 		f.steps.Violate(f.ex, ErrTripwire)
-		return 0, s.broke(ErrTripwire)
+		return ErrTripwire
 	case limit > 0 && s.n > limit:
-		return 0, s.broke(ErrTooLarge.With("The body has more than the %d bytes that the rule for this action allows.", limit))
+		return ErrTooLarge.With("The body has more than the %d bytes that the rule for this action allows.", limit)
 	}
-	if f.plan.Sent != nil && n > 0 {
-		piece := p[:n]
+	if f.plan.Sent != nil && len(piece) > 0 {
 		if f.text != nil { // what is recorded is not what is sent: it has labels in the place of secrets
 			piece, s.shown = s.shown, nil
 		}
 		if len(piece) > 0 {
 			if err := f.plan.Sent.Body(piece); err != nil {
-				return 0, s.broke(err)
+				return err
 			}
 		}
 	}
-	switch {
-	case err == io.EOF:
-		s.ended = true
-		if err := s.end(); err != nil {
-			return 0, s.broke(err)
-		}
-	case errors.Is(err, edge.ErrMalformed):
-		return 0, s.broke(err)
-	case err != nil:
-		return 0, s.broke(&gone{err})
+	if !last {
+		return nil
 	}
-	return n, err
+	s.ended = true
+	return s.end()
+}
+
+// read is a body that was read for a decision: nothing of it is copied. What goes
+// wrong is noted, as by whole.
+func (s *sending) read(text []byte) io.ReadCloser {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.here = len(text) <= short
+	s.f.plan.Tripwire.Mask(text, func(string) { s.tripped = true }) // and then it is not sent
+	if err := s.pass(text, true); err != nil {
+		_ = s.broke(err)
+	}
+	return io.NopCloser(bytes.NewReader(text))
 }
 
 // short is the length up to which a body that is here already is read before its
@@ -110,7 +130,7 @@ func (s *sending) whole(n int64) io.ReadCloser {
 	for {
 		m, err := s.Read(b[len(b):cap(b)])
 		if b = b[:len(b)+m]; err != nil || len(b) == cap(b) {
-			s.here = true
+			s.here = len(b) <= short
 			// net/http knows that a reader of this type never waits.
 			return io.NopCloser(bytes.NewReader(b))
 		}

@@ -371,13 +371,18 @@ func (f *flight) rewrite(pr *httputil.ProxyRequest) {
 	out.URL.RawQuery = signatures.put(out.Header, fill(out.Header, query, p.Slots, false))
 	if out.Body != nil {
 		f.up.out = out
+		before, _ := f.up.from.(*buffered)
+		if f.text == nil && before != nil && before.text != nil {
+			out.Body = f.up.read(before.text)
+			return
+		}
 		if p.Tripwire != nil {
 			f.up.scan = p.Tripwire.Reader(f.up.from, func(string) { f.up.tripped = true })
 		}
 		out.Body = &f.up
 		if f.text != nil {
 			out.Body = f.up.whole(int64(len(f.text)))
-		} else if n := pr.In.ContentLength; 0 < n && n <= short && edge.Arrived(pr.In) {
+		} else if n := pr.In.ContentLength; before == nil && 0 < n && n <= short && edge.Arrived(pr.In) {
 			out.Body = f.up.whole(n)
 		}
 	}
@@ -741,7 +746,7 @@ func Buffer(r *http.Request, max int64) ([]byte, error) {
 	if n > max {
 		return nil, ErrTooLarge.With("The body has more than %d bytes; it is read for a decision, which is possible up to that.", max)
 	}
-	r.Body = &buffered{Reader: bytes.NewReader(b.Bytes()), Closer: r.Body}
+	r.Body = &buffered{bytes.NewReader(b.Bytes()), r.Body, b.Bytes()}
 	return b.Bytes(), nil
 }
 
@@ -760,10 +765,10 @@ func Peek(r *http.Request, max int64) ([]byte, error) {
 	}
 	text := b.Bytes()
 	if int64(len(text)) > max {
-		r.Body = &buffered{io.MultiReader(bytes.NewReader(text), r.Body), r.Body}
+		r.Body = &buffered{io.MultiReader(bytes.NewReader(text), r.Body), r.Body, nil}
 		return nil, nil
 	}
-	r.Body = &buffered{bytes.NewReader(text), r.Body}
+	r.Body = &buffered{bytes.NewReader(text), r.Body, text}
 	return text, nil
 }
 
@@ -771,4 +776,5 @@ func Peek(r *http.Request, max int64) ([]byte, error) {
 type buffered struct {
 	io.Reader
 	io.Closer
+	text []byte // all of it; nil if more is to come
 }

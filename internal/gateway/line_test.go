@@ -17,6 +17,7 @@ import (
 
 	"estover.dev/internal/gateway"
 	"estover.dev/internal/gateway/gatewaytest"
+	"estover.dev/internal/redact"
 )
 
 // overBoth runs a test with an upstream that does with each connection what serve
@@ -262,4 +263,55 @@ func TestALineRefusesWhatNobodyAskedFor(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A body that a step has read goes out as it came, past limit, tripwire and tap; what
+// is refused there reaches nobody.
+func TestABodyThatWasReadBefore(t *testing.T) {
+	var reached atomic.Int32
+	g := gatewaytest.Reverse(t, upstream(t, func(w http.ResponseWriter, r *http.Request) {
+		reached.Add(1)
+		b, _ := io.ReadAll(r.Body)
+		w.Write(b)
+	}))
+	trip, _ := redact.NewMatcher(redact.Value{Name: "placeholder", Text: []byte("estover-placeholder-")})
+	var seen *log
+	g.Change = func(r *http.Request, _ *gateway.Exchange, p *gateway.Plan) error {
+		seen = &log{}
+		p.Tripwire, p.Limits.Request, p.Sent = trip, 40<<10, seen
+		_, err := gateway.Peek(r, 64<<10)
+		return err
+	}
+	long := strings.Repeat("0123456789", 3<<10)
+	for _, c := range []struct {
+		name, text string
+		status     int
+		end        gateway.End
+	}{
+		{"short", "hello", 200, gateway.Complete},
+		{"long", long, 200, gateway.Complete},
+		{"too long", long + long, 413, gateway.Truncated},
+		{"with a placeholder", `{"note":"estover-placeholder-1"}`, 403, gateway.Refused},
+		{"long, with a placeholder", long + "estover-placeholder-1", 403, gateway.Refused},
+	} {
+		for _, streamed := range []bool{false, true} {
+			reached.Store(0)
+			var body io.Reader = strings.NewReader(c.text)
+			if streamed {
+				body = io.MultiReader(body)
+			}
+			resp, answer := do(t, http.MethodPost, g.URL+"/", body)
+			out := g.Outcome(t)
+			if fine := c.status == 200; resp.StatusCode != c.status || fine != (answer == c.text) || fine != strings.HasSuffix(seen.String(), "|"+c.text) || fine != (reached.Load() == 1) {
+				t.Errorf("%s, streamed %v: %d, %d bytes came back, the tap saw %.80q, the upstream was reached %d times", c.name, streamed, resp.StatusCode, len(answer), seen.String(), reached.Load())
+			}
+			// What is too long by its own word is refused before it is read.
+			if end := c.end; out.End != end && (streamed || out.End != gateway.Refused) {
+				t.Errorf("%s, streamed %v: the outcome is %+v, want %s", c.name, streamed, out, end)
+			}
+			if fine := c.status == 200; fine && out.Sent != int64(len(c.text)) {
+				t.Errorf("%s, streamed %v: %d bytes were sent, want %d", c.name, streamed, out.Sent, len(c.text))
+			}
+		}
+	}
 }

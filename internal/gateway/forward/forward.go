@@ -243,7 +243,7 @@ func hijacked(w http.ResponseWriter) (net.Conn, error) {
 		c.Close()
 		return nil, errEarly
 	}
-	c = strict.NetConn()
+	c = strict.Conn
 	if _, err := io.WriteString(c, "HTTP/1.1 200 Connection established\r\n\r\n"); err != nil {
 		c.Close()
 		return nil, err
