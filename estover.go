@@ -292,8 +292,7 @@ func (e *Error) At(field string) *Error {
 
 // KindOf is the kind of the first [Error] in the chain of err, or [Fault].
 func KindOf(err error) Kind {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Kind
 	}
 	return Fault

@@ -178,6 +178,11 @@ func (l List) MarshalJSON() ([]byte, error) { return l.AppendJSON(nil), nil }
 // String is the list as JSON.
 func (l List) String() string { return string(l.AppendJSON(nil)) }
 
+// Equal reports whether two lists have the same text.
+func (l List) Equal(other List) bool {
+	return slices.EqualFunc(l, other, func(a, b Detail) bool { return a.text == b.text })
+}
+
 // Values are the details as JSON has them, for rules that look into them.
 func (l List) Values() []any {
 	all := make([]any, len(l))

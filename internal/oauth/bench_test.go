@@ -97,6 +97,15 @@ func BenchmarkToken(b *testing.B) {
 		}
 		drive(b, w.Handler, func() *http.Request { return tokenRequest(form, bot.ID, bot.Secret) })
 	})
+	b.Run("exchange", func(b *testing.B) {
+		w := oauthtest.New(b, dbtest.Open(b))
+		bot, next := w.Agent("bot"), exchanger(w, "next", oauthtest.CRM)
+		subject := w.Ask(bot, "resource", oauthtest.CRM).Token()
+		form := url.Values{
+			"grant_type": {exchangeType}, "resource": {oauthtest.CRM}, "subject_token": {subject}, "subject_token_type": {accessTokenType},
+		}.Encode()
+		drive(b, w.Handler, func() *http.Request { return tokenRequest(form, next.ID, next.Secret) })
+	})
 	b.Run("key and proof", func(b *testing.B) {
 		w := oauthtest.New(b, dbtest.Open(b))
 		bot, p := w.Agent("bot"), w.Prover("P-256")
