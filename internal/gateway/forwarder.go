@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -14,6 +13,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -358,11 +358,16 @@ func (f *flight) rewrite(pr *httputil.ProxyRequest) {
 		shown := fill(out.Header, query, p.Slots, true)
 		shown = signatures.show(out.Header, shown, p.Slots)
 		err := tapHead(p.Sent, func(b *bytes.Buffer) {
-			fmt.Fprintf(b, "%s %s", out.Method, ex.Path)
+			b.WriteString(out.Method)
+			b.WriteByte(' ')
+			b.WriteString(string(ex.Path))
 			if shown != "" {
-				fmt.Fprintf(b, "?%s", shown)
+				b.WriteByte('?')
+				b.WriteString(shown)
 			}
-			fmt.Fprintf(b, " HTTP/1.1\r\nHost: %s\r\n", out.Host)
+			b.WriteString(" HTTP/1.1\r\nHost: ")
+			b.WriteString(out.Host)
+			b.WriteString("\r\n")
 		}, out.Header)
 		if err != nil {
 			f.broke(err)
@@ -521,7 +526,11 @@ func (f *flight) deliver(res *http.Response) error {
 // but the usual one: it is never passed on.
 func statusLine(res *http.Response) func(*bytes.Buffer) {
 	return func(b *bytes.Buffer) {
-		fmt.Fprintf(b, "HTTP/1.1 %d %s\r\n", res.StatusCode, http.StatusText(res.StatusCode))
+		b.WriteString("HTTP/1.1 ")
+		b.Write(strconv.AppendInt(b.AvailableBuffer(), int64(res.StatusCode), 10))
+		b.WriteByte(' ')
+		b.WriteString(http.StatusText(res.StatusCode))
+		b.WriteString("\r\n")
 	}
 }
 

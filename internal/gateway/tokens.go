@@ -29,8 +29,12 @@ func (f *flight) guesses(res *http.Response) bool {
 	if res.Request.Method != http.MethodPost || res.StatusCode != http.StatusOK || res.ContentLength > maxTokens {
 		return false
 	}
+	kind := res.Header.Get("Content-Type")
+	if named := strings.ToLower(kind); !strings.Contains(named, "application/json") && !strings.Contains(named, formType) {
+		return false // as of most; to read it in full takes longer than all else here
+	}
 	asked, _, _ := mime.ParseMediaType(res.Request.Header.Get("Content-Type"))
-	answered, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
+	answered, _, _ := mime.ParseMediaType(kind)
 	if answered != "application/json" && answered != formType {
 		return false
 	}

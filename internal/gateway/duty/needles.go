@@ -1,8 +1,8 @@
 package duty
 
 import (
-	"fmt"
 	"net/netip"
+	"strconv"
 	"sync"
 	"time"
 
@@ -78,7 +78,11 @@ func (n *needles) look() {
 // own, and which private networks are opened for it. Under others there are other
 // connections.
 func revisionOf(u *resource.Upstream, private []netip.Prefix) string {
-	return fmt.Sprintf("%s@%d%v", u.ID, u.Epoch, private)
+	b := strconv.AppendInt(append([]byte(u.ID), '@'), u.Epoch, 10)
+	for _, p := range private {
+		b = p.AppendTo(append(b, ' '))
+	}
+	return string(b)
 }
 
 var _ gateway.Steps = (*Duties)(nil)

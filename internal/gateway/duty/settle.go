@@ -61,7 +61,7 @@ func (d *Duties) intend(ctx context.Context, ex *gateway.Exchange, p *gateway.Pl
 	for {
 		// If this process dies under the call, whoever writes its outcome has only
 		// this to write it from.
-		c.op.Members = appendCommitted(members[:len(members):len(members)], c.commits)
+		c.op.Members = appendCommitted(members, c.commits)
 		if ex.Caller.Grant != "" {
 			c.op.Members = audit.AppendMember(c.op.Members, ',', tokenKey, ex.Caller.Grant)
 		}
