@@ -55,12 +55,7 @@ func TestRootIsRotatedOnImport(t *testing.T) {
 			}
 			return err
 		}, nil},
-		{"mysql", maria.Config.Address, "roles=readers", "root_maria", func(user, password string) error {
-			c, err := sql.Open("mysql", user+":"+password+"@tcp("+maria.Config.Address+")/")
-			must(t, err)
-			defer c.Close()
-			return c.PingContext(t.Context())
-		}, nil},
+		{"mysql", maria.Config.Address, "roles=readers", "root_maria", func(user, password string) error { return logsInAt(t, maria, user, password) }, nil},
 		{"redis", cache.Address(0), "rules=~app:* +@read +@write +ping", "root_redis", func(user, password string) error {
 			c := redis.NewClient(&redis.Options{Addr: cache.Address(0), Username: user, Password: password, MaxRetries: -1})
 			defer c.Close()
@@ -294,6 +289,14 @@ func TestRootThroughKills(t *testing.T) {
 	const typed, dn = "typed-in-by-somebody", "cn=other2," + enginetest.LDAPSuffix
 	cache, broker, directory := redisWithFile(t, typed), brokerWith(t, "root_killed", typed), enginetest.LDAP(t)
 	adminEntry(t, directory, dn, typed)
+	maria := enginetest.MariaDB(t)
+	for _, s := range []string{ // whose default role is set last, by the second admin itself
+		"create role killed_admins", "grant create user, process, connection admin on *.* to killed_admins", "grant select on mysql.user to killed_admins",
+		"grant readers to killed_admins with admin option", "create user root_killed identified by '" + typed + "'", "grant killed_admins to root_killed with admin option",
+		"set default role killed_admins for root_killed",
+	} {
+		maria.Exec(t, s)
+	}
 	targets := []struct {
 		kind, address, template, user string
 		login                         func(user, password string) error
@@ -307,6 +310,7 @@ func TestRootThroughKills(t *testing.T) {
 		{"rabbitmq", broker.Config.Address, "tags=management", "root_killed", func(user, password string) error {
 			return whoami(t, broker, user, password)
 		}, []string{"--option", "amqp=" + broker.Config.Options["amqp"]}},
+		{"mysql", maria.Config.Address, "roles=readers", "root_killed", func(user, password string) error { return logsInAt(t, maria, user, password) }, nil},
 		{"ldap", directory.Config.Address, "groups=" + enginetest.LDAPGroup, dn, func(user, password string) error {
 			return binds(directory, user, password)
 		}, []string{"--option", "base=" + enginetest.LDAPUsers}},
@@ -378,6 +382,14 @@ func TestRootThroughKills(t *testing.T) {
 		admin.Must(t, "secret", "engine", "rotate-root", at.kind) // where each kill came too early
 		e2etest.Eventually(t, "what was typed in at "+at.kind+" is not good any more", func() bool { return at.login(at.user, typed) != nil })
 	}
+}
+
+// logsInAt logs in at a MariaDB.
+func logsInAt(t *testing.T, maria *enginetest.MariaDBServer, user, password string) error {
+	c, err := sql.Open("mysql", user+":"+password+"@tcp("+maria.Config.Address+")/")
+	must(t, err)
+	defer c.Close()
+	return c.PingContext(t.Context())
 }
 
 // post calls without a body.
