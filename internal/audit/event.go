@@ -196,5 +196,6 @@ func (p Prepared) Row() db.Row {
 	}}
 }
 
-// Write adds the event to the transaction of what it records.
-func (l *Log) Write(ctx context.Context, tx *db.Tx, p Prepared) error { return tx.Insert(ctx, p.Row()) }
+// Write adds the event to the transaction of what it records. Nothing in the transaction
+// finds it there.
+func (l *Log) Write(ctx context.Context, tx *db.Tx, p Prepared) error { return tx.Join(ctx, p.Row()) }

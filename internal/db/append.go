@@ -188,6 +188,16 @@ func (t *Tx) Hold(ctx context.Context, text string, args ...any) Single {
 	return t.QueryRow(ctx, text, args...)
 }
 
+// Join is Insert of a row that nothing in the transaction looks at. If it can be packed
+// ([Table.Pack]), it is written at the end of the commit with those of others.
+func (t *Tx) Join(ctx context.Context, r Row) error {
+	if t.joined == nil || r.Into.Pack == nil {
+		return t.Insert(ctx, r)
+	}
+	*t.joined = append(*t.joined, r)
+	return nil
+}
+
 // Insert writes one row.
 func (t *Tx) Insert(ctx context.Context, r Row) error {
 	r.Into.texts()

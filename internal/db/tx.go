@@ -48,6 +48,10 @@ type Tx struct {
 
 	// snapshot says that the transaction only reads, and locks nothing.
 	snapshot bool
+
+	// joined are the rows that are written with those of other callers, once all have
+	// done their work; nil where each writes its own.
+	joined *[]Row
 }
 
 // Tenant is whose transaction this is: the first argument of every statement.

@@ -157,7 +157,7 @@ func (w *writer) next() *job {
 // statement that failed (a full disk, an I/O error).
 var errAborted = errors.New("the transaction was rolled back by the database")
 
-// errTangled says that an append failed half way, among others whose rows are
+// errTangled says that an append failed half way, or what was joined, among others whose rows are
 // in the same savepoint.
 var errTangled = errors.New("the appends must be told apart")
 
@@ -203,6 +203,7 @@ func (w *writer) transaction(batch []*job, apart bool) (err error) {
 		}
 	}()
 	var appends []*job
+	var packs packing
 	for _, j := range batch {
 		if j.err, j.panic = j.ctx.Err(), nil; j.err != nil {
 			continue // gave up while waiting: nothing was begun
@@ -214,7 +215,12 @@ func (w *writer) transaction(batch []*job, apart bool) (err error) {
 		if err := w.exec(ctx, "savepoint caller"); err != nil {
 			return err
 		}
-		w.work(j)
+		var joined []Row
+		if apart {
+			w.work(j, nil)
+		} else {
+			w.work(j, &joined)
+		}
 		w.run.finish()
 		if j.err != nil || j.panic != nil {
 			if err := w.exec(ctx, "rollback to caller"); err != nil {
@@ -224,23 +230,27 @@ func (w *writer) transaction(batch []*job, apart bool) (err error) {
 		if err := w.exec(ctx, "release caller"); err != nil {
 			return fmt.Errorf("%w: %w", errAborted, err)
 		}
+		if j.err == nil && j.panic == nil {
+			for _, r := range joined {
+				packs.take(j.tenant, r)
+			}
+		}
 	}
-	if err := w.insert(appends); err != nil {
+	if err := w.insert(appends, &packs); err != nil {
 		return err
 	}
 	return w.exec(ctx, "commit")
 }
 
 // insert does the appends of a batch, without a way back to between two of
-// them.
-func (w *writer) insert(appends []*job) error {
+// them, and then writes what is packed: of theirs and of what was gathered before.
+func (w *writer) insert(appends []*job, packs *packing) error {
 	// Many rest on the same row: an agent's session, an agent's grant.
 	type epoch struct {
 		tenant estover.TenantID
 		Epoch
 	}
 	alive := map[epoch]bool{}
-	var packs packing
 append:
 	for _, j := range appends {
 		tx := &Tx{tenant: j.tenant, now: w.db.Now(), engine: SQLite, run: w.run}
@@ -304,9 +314,9 @@ append:
 	return nil
 }
 
-// work runs one job's function.
-func (w *writer) work(j *job) {
-	tx := &Tx{tenant: j.tenant, now: w.db.Now(), engine: SQLite, run: w.run}
+// work runs one job's function. What it has joined is gathered, if there is where.
+func (w *writer) work(j *job, joined *[]Row) {
+	tx := &Tx{tenant: j.tenant, now: w.db.Now(), engine: SQLite, run: w.run, joined: joined}
 	w.guarded(j, func() error {
 		if j.append != nil {
 			return appendOne(j.ctx, tx, *j.append)
