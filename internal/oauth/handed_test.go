@@ -100,6 +100,34 @@ func TestTokensOfOneGrantAreRevokedOneByOne(t *testing.T) {
 	})
 }
 
+// A client that gives back each token when it has used it leaves no grant with a
+// list that grows and grows, which everybody reads who looks at the grant.
+func TestAGrantIsLeftToTheTokensThatWereRevoked(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		ann, bob := w.Agent("ann"), exchanger(w, "bob", oauthtest.CRM)
+		raw := w.Ask(ann, "resource", oauthtest.CRM).Token()
+		last := granted(t, "one that is not given back", exchange(w, bob, raw)).Token()
+		first := last
+		for range 40 {
+			last = granted(t, "an exchange", exchange(w, bob, raw)).Token()
+			revoke(t, w, bob, last)
+			if _, err := w.Tokens.Verify(t.Context(), last); err == nil {
+				t.Fatal("a token is alive that was revoked")
+			}
+		}
+		if n := below(t, d, raw); n != 3 {
+			t.Errorf("of 40 tokens that were given back there are %d grants, want 3", n)
+		}
+		if n := count(t, d, "select max(n) from (select count(*) as n from denied_token group by grant_id) g"); n > 16 {
+			t.Errorf("one grant has %d tokens that were revoked", n)
+		}
+		if _, err := w.Tokens.Verify(t.Context(), first); err != nil {
+			t.Errorf("the token that was not given back: %v", err)
+		}
+	})
+}
+
 // Whatever differs in how far a grant reaches, or for whom, is another grant; and
 // what a token is asked to have less of takes nothing from the next one.
 func TestAnotherHandOverIsAnotherGrant(t *testing.T) {

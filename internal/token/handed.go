@@ -1,6 +1,8 @@
 package token
 
 import (
+	"context"
+	"errors"
 	"maps"
 	"slices"
 	"sync"
@@ -12,8 +14,9 @@ import (
 // handed remembers the grants that this node made of tokens that were handed on.
 // A token that the same client takes up again, to the same ends, rests on the
 // grant that is there: it is one hand-over, however many tokens come of it. What
-// is remembered is what was written. That it lives is for the commit to see, which
-// looks at the row; what another node made is not looked for.
+// is remembered is what was written. Whether it lives the copy of the row says, and
+// in the end the commit, which looks at the row itself; what another node made is
+// not looked for.
 type handed struct {
 	mu   sync.RWMutex
 	made map[handedKey]*Grant
@@ -29,6 +32,10 @@ type handedKey struct {
 	actor         estover.Subject // the nearest
 	confirm       Confirm
 }
+
+// maxTaken is how many tokens of a grant may have been revoked one by one for
+// further ones to rest on it. Whoever looks at a grant reads them all.
+const maxTaken = 16
 
 // maxHanded bounds the grants that are remembered. Of a token whose grant was
 // dropped another one is made.
@@ -73,6 +80,24 @@ func (g *Grant) alike(other *Grant) bool {
 // fits.
 func equal(a, b []string) bool { return (a == nil) == (b == nil) && slices.Equal(a, b) }
 
+// handedOn is the grant on which a token may rest that was made of the same token,
+// for the same client and with the same bounds as g, as it stands; nil for none.
+func (t *Tokens) handedOn(ctx context.Context, tenant estover.TenantID, g *Grant, now time.Time) (*Grant, error) {
+	made := t.handed.like(tenant, g)
+	if made == nil {
+		return nil, nil
+	}
+	there, err := t.grants.Get(ctx, tenant, made.ID)
+	if err != nil && !errors.Is(err, ErrGrantEnded) {
+		return nil, err
+	}
+	if err != nil || there.live(now) != nil || len(there.denied) >= maxTaken {
+		t.handed.forget(tenant, made)
+		return nil, nil
+	}
+	return there, nil
+}
+
 // keep remembers a grant that has been made.
 func (h *handed) keep(tenant estover.TenantID, g *Grant, now time.Time) {
 	h.mu.Lock()
@@ -84,11 +109,12 @@ func (h *handed) keep(tenant estover.TenantID, g *Grant, now time.Time) {
 	h.made[g.handedKey(tenant)] = g
 }
 
-// forget drops a grant on which a token could not be committed.
+// forget drops a grant on which no further token may rest.
 func (h *handed) forget(tenant estover.TenantID, g *Grant) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if k := g.handedKey(tenant); h.made[k] == g {
+	k := g.handedKey(tenant)
+	if made := h.made[k]; made != nil && made.ID == g.ID {
 		delete(h.made, k)
 	}
 }

@@ -685,8 +685,8 @@ func (t *Tokens) grantFor(ctx context.Context, r Request, now time.Time) (*Grant
 	if p := r.Proof.Parent; p != nil {
 		g.Parent, g.Root, g.From, g.Auth = p.ID, p.Root, r.Proof.Handover.Token, p.Auth
 		g.Reach = p.Reach
-		if made := t.handed.like(r.Caller.Tenant, g); made != nil {
-			return made, true, nil
+		if made, err := t.handedOn(ctx, r.Caller.Tenant, g, now); made != nil || err != nil {
+			return made, true, err
 		}
 	}
 	g.ID = estover.NewOrderedID("gnt")
