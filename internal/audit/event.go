@@ -185,14 +185,14 @@ func (p Prepared) LeafHash() tlog.Hash { return p.hash }
 
 // Row is the event as a row of [Table].
 func (p Prepared) Row() db.Row {
-	e := p.event
+	e, hash := &p.event, p.hash // so that the row keeps the hash alone
 	var touched any
 	if len(e.Touches) > 0 {
 		touched = e.At.UnixMicro()
 	}
 	return db.Row{Into: Table, Values: []any{
 		string(p.tenant), e.ID, e.At.UnixMicro(), e.Action, string(e.Outcome), string(e.Actor),
-		e.Target, e.Session, strings.Join(e.Touches, " "), touched, p.leaf, p.hash[:], p.payload, int64(1), "", nil,
+		e.Target, e.Session, strings.Join(e.Touches, " "), touched, p.leaf, hash[:], p.payload, int64(1), "", nil,
 	}}
 }
 

@@ -101,12 +101,13 @@ func (c Committed) Salt(name string) attest.Salt { return c.Salts()(name) }
 // Salts gives one salt after the other ([Committed.Salt]). It is not safe for
 // use by many at once.
 func (c Committed) Salts() func(name string) attest.Salt {
-	m := hmac.New(sha256.New, c.Seed)
-	return func(name string) (s attest.Salt) {
+	m, room := hmac.New(sha256.New, c.Seed), make([]byte, 0, 64)
+	return func(name string) attest.Salt {
 		m.Reset()
-		m.Write([]byte(name))
-		m.Sum(s[:0])
-		return s
+		room = append(room[:0], name...)
+		m.Write(room)
+		room = m.Sum(room[:0])
+		return attest.Salt(room)
 	}
 }
 
