@@ -32,13 +32,10 @@ type family struct {
 
 // after is the successor of a value after which another one of the family is good now: one
 // or so many more, the last of which came when the family turned. "" if there is none. Keys
-// are those of the windows from then on in which it may have been spent, the oldest first.
+// are those of the windows until then in which it may have been spent, the oldest first.
 func (f *family) after(value string, keys []window, now time.Time, steps int) (string, error) {
 	last := windowOf(f.turned)
 	for _, k := range slices.Backward(keys) {
-		if k.at > last {
-			continue
-		}
 		next, err := opaque.Next(opaque.RefreshToken, value, k.key)
 		if err != nil {
 			return "", err

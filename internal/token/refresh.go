@@ -119,12 +119,12 @@ func (t *Tokens) look(ctx context.Context, tenant estover.TenantID, r *RefreshTo
 	}
 	r.copied, r.spent, r.after = false, !bytes.Equal(r.family.hash, r.hash), ""
 	now := t.guard.DB().Now()
-	if !r.spent || now.Sub(r.family.turned) > RetryWindow {
-		return nil
+	if turned := r.family.turned; !r.spent || now.Sub(turned) > RetryWindow || turned.Sub(now) > kept {
+		return nil // also if the clock was set back: the time of a retry does not come again
 	}
 	var keys []window
 	err = t.guard.DB().Look(ctx, "", func(tx *db.Tx) (err error) {
-		keys, err = windowsSince(ctx, tx, windowOf(now.Add(-RetryWindow)))
+		keys, err = windowsBetween(ctx, tx, windowOf(now.Add(-RetryWindow)), windowOf(r.family.turned))
 		return err
 	})
 	if err == nil {

@@ -14,11 +14,13 @@ import (
 // consumes what its request presents once. It returns the error for the client,
 // which is another one if that had been presented before.
 func (t *Tokens) Refuse(ctx context.Context, r Request, why error) error {
-	if kind := estover.KindOf(why); kind == estover.Fault || kind == estover.Unavailable || ctx.Err() != nil {
-		return why // nothing was decided: the same request may succeed later
+	if undecided(ctx, why) {
+		return why
 	}
 	if n := r.Proof.Renewal; n != nil && n.presented != nil && n.presented.copied { // a replay is one, whatever else is wrong
-		if err := t.spentMeanwhile(ctx, r); err != nil {
+		if err := t.spentMeanwhile(ctx, r); undecided(ctx, err) {
+			return err
+		} else if err != nil {
 			why = err
 		}
 	}
@@ -53,6 +55,16 @@ func (t *Tokens) Refuse(ctx context.Context, r Request, why error) error {
 		why = t.replayed(ctx, r, err)
 		rows = t.fresh(ctx, r, len(rows))
 	}
+}
+
+// undecided reports whether a request came to an error by which nothing was decided:
+// the same one may succeed later.
+func undecided(ctx context.Context, err error) bool {
+	if err == nil {
+		return false
+	}
+	kind := estover.KindOf(err)
+	return kind == estover.Fault || kind == estover.Unavailable || ctx.Err() != nil
 }
 
 // fresh are the rows of what was not presented before, if those are fewer.

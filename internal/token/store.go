@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -677,9 +678,9 @@ func openWindow(ctx context.Context, tx *db.Tx, at int64) (key []byte, err error
 	return key, err
 }
 
-// windowsSince are the windows from one on, the oldest first.
-func windowsSince(ctx context.Context, tx *db.Tx, at int64) (all []window, err error) {
-	rows, err := tx.Query(ctx, "select at, key from refresh_window where at >= $1 order by at limit 16", at)
+// windowsBetween are the windows from one to another, the oldest first.
+func windowsBetween(ctx context.Context, tx *db.Tx, from, to int64) (all []window, err error) {
+	rows, err := tx.Query(ctx, "select at, key from refresh_window where at >= $1 and at <= $2 order by at desc limit 16", from, to)
 	if err != nil {
 		return nil, err
 	}
@@ -691,6 +692,7 @@ func windowsSince(ctx context.Context, tx *db.Tx, at int64) (all []window, err e
 		}
 		all = append(all, w)
 	}
+	slices.Reverse(all)
 	return all, rows.Err()
 }
 
