@@ -65,7 +65,9 @@ func TestFamilies(t *testing.T) {
 					before := again()
 					a := w.Refresh(by, f.values[i])
 					good := by == f.client && !f.dead && (latest || before)
-					if before != again() { // the window closed meanwhile: either is right
+					// Of one whose successor was spent, too, the server knows the two seconds of its spending.
+					vague := i < len(f.values)-2 && d.Now().Sub(f.spent[i]) > token.RetryWindow-2*time.Second
+					if before != again() || good && vague { // the window closed meanwhile: either is right
 						good = a.Status == http.StatusOK
 					}
 					if good != (a.Status == http.StatusOK) || !good && a.Error() != "invalid_grant" {

@@ -301,12 +301,13 @@ func TestNoTokenOutlivesItsHandOver(t *testing.T) {
 			}
 			raw := granted(t, "a token", one.Ask(ann, "session", s.ID, "resource", oauthtest.CRM)).Token()
 			tokens := []string{granted(t, "at one node", exchange(one, bob, raw)).Token(), granted(t, "at the other", exchange(two, bob, raw)).Token()}
-			ended := grantOf(t, tokens[0])
+			first := tokens[0]
+			ended := grantOf(t, first)
 			var mu sync.Mutex
 			var wrong error
 			atOnce(64, func(i int) struct{} {
 				if i == 32 {
-					wrong = end([]*oauthtest.World{one, two}[len(what)%2], raw, tokens[0])
+					wrong = end([]*oauthtest.World{one, two}[len(what)%2], raw, first)
 					return struct{}{}
 				}
 				a := exchange([]*oauthtest.World{one, two}[i%2], bob, raw)
