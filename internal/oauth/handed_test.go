@@ -12,6 +12,7 @@ import (
 	"estover.dev/internal/audit"
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/guard"
 	"estover.dev/internal/oauth/oauthtest"
 	"estover.dev/internal/token"
 )
@@ -238,6 +239,36 @@ func TestAnEndedHandOverIsNotTakenUpAgain(t *testing.T) {
 			if n := below(t, d, raw); n != 1+len(made) {
 				t.Errorf("%d grants were made of the token, of which %d are known", n, 1+len(made))
 			}
+		}
+	})
+}
+
+// A grant that lives on with its session is not what a token would be handed on by
+// that ends when it did.
+func TestAHandOverWhoseEndHasMovedIsNotTakenUpAgain(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		ann, bob := w.Agent("ann"), exchanger(w, "bob", oauthtest.CRM)
+		raw := w.Ask(ann, "resource", oauthtest.CRM).Token()
+		first := granted(t, "an exchange", exchange(w, bob, raw)).Token()
+		g, err := w.Tokens.Grant(t.Context(), estover.DefaultTenant, grantOf(t, first))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Guard.Do(t.Context(), oauthtest.Admin, guard.Op{Action: "test.renew"}, func(tx *guard.Tx) error {
+			return token.ExtendSession(t.Context(), tx, g.Session, g.Expires, g.Expires.Add(time.Hour))
+		}); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			next := granted(t, "when the grant ends later", exchange(w, bob, raw)).Token()
+			h, err := w.Tokens.Grant(t.Context(), estover.DefaultTenant, grantOf(t, next))
+			if err != nil || h.ID == g.ID || !h.Expires.Equal(g.Expires) || said(t, next)["exp"] != said(t, first)["exp"] {
+				t.Errorf("a token until %v is handed on until %s by the grant %+v (%v)", said(t, raw)["exp"], g.Expires, h, err)
+			}
+		}
+		if n := below(t, d, raw); n != 2 {
+			t.Errorf("there are %d grants of the token, want 2", n)
 		}
 	})
 }

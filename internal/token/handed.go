@@ -91,7 +91,8 @@ func (t *Tokens) handedOn(ctx context.Context, tenant estover.TenantID, g *Grant
 	if err != nil && !errors.Is(err, ErrGrantEnded) {
 		return nil, err
 	}
-	if err != nil || there.live(now) != nil || len(there.denied) >= maxTaken {
+	// Of what it says its end alone may have changed, with that of its session.
+	if err != nil || there.live(now) != nil || !there.Expires.Equal(g.Expires) || len(there.denied) >= maxTaken {
 		t.handed.forget(tenant, made)
 		return nil, nil
 	}
