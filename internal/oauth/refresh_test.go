@@ -291,6 +291,31 @@ func TestRefreshTokenOfBefore(t *testing.T) {
 	})
 }
 
+// What came of a token that was spent a moment before there were families, nobody can say:
+// it is not asked for again, and nothing is made up in its place.
+func TestRefreshTokenSpentBefore(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot, alice := w.CodeAgent("bot"), w.Person("alice")
+		a := w.Redeem(bot, alice.Code(bot))
+		made, value := opaque.Family(a.Text("refresh_token")), opaque.New(opaque.RefreshToken)
+		id := opaque.Key(value)
+		granted(t, "another family, in the same seconds", w.Refresh(bot, w.Redeem(bot, alice.Code(bot)).Text("refresh_token")))
+		err := d.Do(t.Context(), estover.DefaultTenant, func(tx *db.Tx) error {
+			_, err := tx.Exec(t.Context(), `update refresh_family set id = $2, hash = null, turned_jkt = '', turned_at = (select max(at) * 2000000 from refresh_window)
+				where tenant_id = $1 and id = $3`, tx.Tenant(), id[:], made[:])
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		refused(t, "its retry", w.Refresh(bot, value), 400, "invalid_grant")
+		if w.Live(bot, a.Token()) {
+			t.Error("the grant lives on")
+		}
+	})
+}
+
 // A family is kept for an hour beyond the end of its grant, so that a token that comes late
 // is known, and for no more than two.
 func TestExpiredRefreshTokens(t *testing.T) {

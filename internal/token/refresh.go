@@ -130,6 +130,17 @@ func (t *Tokens) look(ctx context.Context, tenant estover.TenantID, r *RefreshTo
 	if err == nil {
 		r.after, err = r.family.after(r.value, keys, now, maxRetried)
 	}
+	if err != nil || r.after == "" || r.family.hash != nil {
+		return err
+	}
+	// Of an older one the successor has a family of its own, if it was made like this.
+	err = t.guard.DB().Look(ctx, tenant, func(tx *db.Tx) error {
+		_, err := findFamily(ctx, tx, opaque.Family(r.after))
+		return err
+	})
+	if errors.Is(err, ErrRefresh) {
+		r.after, err = "", nil
+	}
 	return err
 }
 
