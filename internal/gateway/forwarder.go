@@ -761,19 +761,22 @@ func Buffer(r *http.Request, max int64) ([]byte, error) {
 
 // Peek reads the body of a request like [Buffer], for a step that is interested in
 // short ones alone: of a longer one it gives nothing.
-func Peek(r *http.Request, max int64) ([]byte, error) {
-	if r.Body == nil || r.Body == http.NoBody || r.ContentLength > max {
+func Peek(r *http.Request, most int64) ([]byte, error) {
+	if r.Body == nil || r.Body == http.NoBody || r.ContentLength > most {
 		return nil, nil
 	}
-	b := bytes.NewBuffer(make([]byte, 0, r.ContentLength+bytes.MinRead)) // which it wants free at the end
-	if r.ContentLength < 0 {
-		b = new(bytes.Buffer)
+	var text []byte
+	var err error
+	if r.ContentLength > 0 {
+		text = make([]byte, r.ContentLength)
+		_, err = io.ReadFull(r.Body, text)
+	} else {
+		text, err = io.ReadAll(io.LimitReader(r.Body, most+1))
 	}
-	if _, err := b.ReadFrom(io.LimitReader(r.Body, max+1)); err != nil {
+	if err != nil {
 		return nil, ErrTooLarge.With("The body could not be read.").Because(err)
 	}
-	text := b.Bytes()
-	if int64(len(text)) > max {
+	if int64(len(text)) > most {
 		r.Body = &buffered{io.MultiReader(bytes.NewReader(text), r.Body), r.Body, nil}
 		return nil, nil
 	}
