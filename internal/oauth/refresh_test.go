@@ -1,8 +1,10 @@
 package oauth_test
 
 import (
+	"context"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -225,6 +227,41 @@ func TestRetriesWhenTheClockIsSetBack(t *testing.T) {
 		if w.Live(bot, next.Token()) {
 			t.Error("the family lives on")
 		}
+	})
+}
+
+// Whatever becomes of the keys of successors, as where the clock of the node that erases
+// them is ahead, a refresh is answered, and a token has no two successors (A1).
+func TestKeysOfSuccessorsThatGo(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		one, two := pair(t, d)
+		clock := dbtest.NewClock(d)
+		bot, alice := one.CodeAgent("bot"), one.Person("alice")
+		two.Access.Grant(bot.ID, oauthtest.CRM, "customer.read", "customer.update")
+		ctx, stop := context.WithCancel(t.Context())
+		var erasing sync.WaitGroup
+		erasing.Go(func() {
+			for ctx.Err() == nil {
+				run(t, d, "delete from refresh_window")
+			}
+		})
+		for range 8 {
+			value := one.Redeem(bot, alice.Code(bot)).Text("refresh_token")
+			clock.Advance(2 * time.Second)
+			successors := map[string]bool{}
+			for _, a := range atOnce(8, func(i int) oauthtest.Answer { return []*oauthtest.World{one, two}[i%2].Refresh(bot, value) }) {
+				if a.Status == http.StatusOK {
+					successors[a.Text("refresh_token")] = true
+				} else if a.Error() != "invalid_grant" && a.Status != http.StatusServiceUnavailable {
+					t.Errorf("without the keys: %d %s", a.Status, a.Body)
+				}
+			}
+			if len(successors) > 1 {
+				t.Errorf("a token has %d successors", len(successors))
+			}
+		}
+		stop()
+		erasing.Wait()
 	})
 }
 

@@ -667,14 +667,13 @@ func findFamily(ctx context.Context, tx *db.Tx, id [32]byte) (family, error) {
 const spendText = `update refresh_family set hash = $4, generation = $5, turned_at = $6, turned_jkt = $7
 	where tenant_id = $1 and id = $2 and hash = $3`
 
-// openWindow is the key of a window, which is made if it is not there.
+// openWindow is the key of a window, which is made if it is not there. That is one statement:
+// between two of them another node may erase it, whose clock is ahead.
 func openWindow(ctx context.Context, tx *db.Tx, at int64) (key []byte, err error) {
 	key = make([]byte, sha256.Size)
 	_, _ = rand.Read(key) // never fails
-	if _, err := tx.Exec(ctx, "insert into refresh_window (at, key) values ($1, $2) on conflict do nothing", at, key); err != nil {
-		return nil, err
-	}
-	err = tx.QueryRow(ctx, "select key from refresh_window where at = $1", at).Scan(&key)
+	err = tx.QueryRow(ctx, `insert into refresh_window (at, key) values ($1, $2)
+		on conflict (at) do update set key = refresh_window.key returning key`, at, key).Scan(&key)
 	return key, err
 }
 
