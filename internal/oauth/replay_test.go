@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"estover.dev"
+	"estover.dev/internal/audit"
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
 	"estover.dev/internal/oauth/oauthtest"
@@ -21,7 +23,14 @@ func TestReplaysAreToldOnce(t *testing.T) {
 		two.Access.Grant(bot.ID, oauthtest.CRM, "customer.read", "customer.update")
 		told := func(want int) {
 			t.Helper()
-			if n := count(t, d, "select count(*) from audit where action = 'authorization.replay' and target = $1", "agent:"+bot.ID); n != want {
+			var events []audit.Entry
+			if err := d.View(t.Context(), estover.DefaultTenant, func(tx *db.Tx) (err error) {
+				events, _, err = one.Guard.Log().List(t.Context(), tx, audit.Filter{Action: "authorization.replay", Target: "agent:" + bot.ID}, 0, 10)
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if n := len(events); n != want {
 				t.Errorf("%d replays are told of, want %d", n, want)
 			}
 			if n := one.Tokens.Replays() + two.Tokens.Replays(); n != int64(want) {
