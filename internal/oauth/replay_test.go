@@ -1,11 +1,11 @@
 package oauth_test
 
 import (
+	"bytes"
 	"testing"
 	"time"
 
 	"estover.dev"
-	"estover.dev/internal/audit"
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
 	"estover.dev/internal/oauth/oauthtest"
@@ -23,14 +23,7 @@ func TestReplaysAreToldOnce(t *testing.T) {
 		two.Access.Grant(bot.ID, oauthtest.CRM, "customer.read", "customer.update")
 		told := func(want int) {
 			t.Helper()
-			var events []audit.Entry
-			if err := d.View(t.Context(), estover.DefaultTenant, func(tx *db.Tx) (err error) {
-				events, _, err = one.Guard.Log().List(t.Context(), tx, audit.Filter{Action: "authorization.replay", Target: "agent:" + bot.ID}, 0, 10)
-				return err
-			}); err != nil {
-				t.Fatal(err)
-			}
-			if n := len(events); n != want {
+			if n := onRecord(t, d, "authorization.replay"); n != want {
 				t.Errorf("%d replays are told of, want %d", n, want)
 			}
 			if n := one.Tokens.Replays() + two.Tokens.Replays(); n != int64(want) {
@@ -57,4 +50,34 @@ func TestReplaysAreToldOnce(t *testing.T) {
 		}
 		told(2)
 	})
+}
+
+// onRecord counts the events of an action, of whichever node. Several that came at once
+// may share a row.
+func onRecord(t *testing.T, d *db.DB, action string) (n int) {
+	t.Helper()
+	err := d.View(t.Context(), estover.DefaultTenant, func(tx *db.Tx) error {
+		n = 0
+		rows, err := tx.Query(t.Context(), "select action, heads from audit where tenant_id = $1", tx.Tenant())
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var alone string
+			var heads []byte
+			if err := rows.Scan(&alone, &heads); err != nil {
+				return err
+			}
+			if len(heads) == 0 && alone == action {
+				n++
+			}
+			n += bytes.Count(heads, []byte(action))
+		}
+		return rows.Err()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
