@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"estover.dev"
+	"estover.dev/internal/audit"
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
 	"estover.dev/internal/directory"
@@ -271,15 +272,9 @@ func TestRedeemOnce(t *testing.T) {
 	})
 }
 
-func outcomes(t *testing.T, d *db.DB, action, outcome string) (n int) {
+func outcomes(t *testing.T, d *db.DB, action string, outcome audit.Outcome) int {
 	t.Helper()
-	err := d.View(t.Context(), estover.DefaultTenant, func(tx *db.Tx) error {
-		return tx.QueryRow(t.Context(), "select count(*) from audit where tenant_id = $1 and action = $2 and outcome = $3", tx.Tenant(), action, outcome).Scan(&n)
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
+	return guardtest.Recorded(t, d, estover.DefaultTenant, action, outcome)
 }
 
 func TestAuthenticate(t *testing.T) {

@@ -1,13 +1,13 @@
 package oauth_test
 
 import (
-	"bytes"
 	"testing"
 	"time"
 
 	"estover.dev"
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/guard/guardtest"
 	"estover.dev/internal/oauth/oauthtest"
 	"estover.dev/internal/token"
 )
@@ -23,7 +23,7 @@ func TestReplaysAreToldOnce(t *testing.T) {
 		two.Access.Grant(bot.ID, oauthtest.CRM, "customer.read", "customer.update")
 		told := func(want int) {
 			t.Helper()
-			if n := onRecord(t, d, "authorization.replay"); n != want {
+			if n := guardtest.Recorded(t, d, estover.DefaultTenant, "authorization.replay", ""); n != want {
 				t.Errorf("%d replays are told of, want %d", n, want)
 			}
 			if n := one.Tokens.Replays() + two.Tokens.Replays(); n != int64(want) {
@@ -50,34 +50,4 @@ func TestReplaysAreToldOnce(t *testing.T) {
 		}
 		told(2)
 	})
-}
-
-// onRecord counts the events of an action, of whichever node. Several that came at once
-// may share a row.
-func onRecord(t *testing.T, d *db.DB, action string) (n int) {
-	t.Helper()
-	err := d.View(t.Context(), estover.DefaultTenant, func(tx *db.Tx) error {
-		n = 0
-		rows, err := tx.Query(t.Context(), "select action, heads from audit where tenant_id = $1", tx.Tenant())
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var alone string
-			var heads []byte
-			if err := rows.Scan(&alone, &heads); err != nil {
-				return err
-			}
-			if len(heads) == 0 && alone == action {
-				n++
-			}
-			n += bytes.Count(heads, []byte(action))
-		}
-		return rows.Err()
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
 }

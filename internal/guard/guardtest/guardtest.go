@@ -3,6 +3,7 @@
 package guardtest
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/aes"
@@ -10,6 +11,8 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"testing"
+
+	"github.com/fxamacker/cbor/v2"
 
 	"estover.dev"
 	"estover.dev/internal/audit"
@@ -65,4 +68,45 @@ func Log(t testing.TB, d *db.DB) *audit.Log {
 			return aead.Open(nil, nil, sealed, []byte(string(tenant)+"\x00"+id))
 		},
 	})
+}
+
+// Recorded is how many events there are of an action with an outcome, "" for any,
+// whichever node of the test wrote them. Those that came at once may share a row, which
+// has what they say of themselves one behind the other.
+func Recorded(t testing.TB, d *db.DB, tenant estover.TenantID, action string, outcome audit.Outcome) (n int) {
+	t.Helper()
+	said, err := cbor.Marshal(action)
+	if err == nil && outcome != "" {
+		var how []byte
+		how, err = cbor.Marshal(string(outcome))
+		said = append(said, how...)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = d.View(t.Context(), tenant, func(tx *db.Tx) error {
+		n = 0
+		rows, err := tx.Query(t.Context(), "select action, outcome, heads from audit where tenant_id = $1", tenant)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = rows.Close() }()
+		for rows.Next() {
+			var what, how string
+			var heads []byte
+			switch err := rows.Scan(&what, &how, &heads); {
+			case err != nil:
+				return err
+			case len(heads) > 0:
+				n += bytes.Count(heads, said)
+			case what == action && (outcome == "" || how == string(outcome)):
+				n++
+			}
+		}
+		return rows.Err()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
