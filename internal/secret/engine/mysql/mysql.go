@@ -133,7 +133,7 @@ func open(c engine.Config) (engine.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &target{hosts: c.Options["hosts"], auth: c.Options["auth"]}
+	t := &target{hosts: strings.ToLower(c.Options["hosts"]), auth: c.Options["auth"]} // as the server keeps them
 	if t.hosts == "" {
 		t.hosts = "%"
 	}

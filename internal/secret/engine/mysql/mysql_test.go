@@ -270,7 +270,7 @@ func TestHosts(t *testing.T) {
 		s.Exec(t, "grant "+right+" to wider")
 	}
 	s.Exec(t, "grant readers to wider with admin option")
-	for pattern, enters := range map[string]bool{"127.0.0.%": true, "10.%": false} {
+	for pattern, enters := range map[string]bool{"127.0.0.%": true, "10.%": false, "Desk.Example": false} {
 		c := s.Config
 		c.Admin = engine.Credential{User: "wider", Secret: estover.NewSecret([]byte("wider"))}
 		c.Options = map[string]string{"hosts": pattern}
@@ -288,6 +288,9 @@ func TestHosts(t *testing.T) {
 		}
 		if err := e.Revoke(t.Context(), []engine.Doomed{{Name: "e_hosts_a"}})[0]; err != nil {
 			t.Error(err)
+		}
+		if names, err := e.List(t.Context(), "e_hosts_"); err != nil || len(names) > 0 {
+			t.Errorf("users of %s after they were taken away: %q, %v", pattern, names, err)
 		}
 	}
 	for _, bad := range []engine.Config{

@@ -114,8 +114,8 @@ const (
 
 // is says what an account is; "" if it is not there.
 func (t *target) is(ctx context.Context, c *sql.Conn, user string) (string, error) {
-	found, err := column(ctx, c, "select if(authentication_string = '"+unfinishedHash+"', '"+half+"', '"+whole+"') from mysql.user where host = lower("+quote(t.hosts)+
-		") and binary user = binary "+quote(user))
+	found, err := column(ctx, c, "select if(authentication_string = '"+unfinishedHash+"', '"+half+"', '"+whole+"') from mysql.user where host = "+quote(t.hosts)+
+		" and binary user = binary "+quote(user))
 	return strings.Join(found, ""), err
 }
 
