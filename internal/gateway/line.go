@@ -325,7 +325,7 @@ func (b *lineBody) release(whole bool) {
 		return
 	}
 	b.over = true
-	if alive := b.off(); alive && whole && b.again && b.line.in.Buffered() == 0 {
+	if alive := b.off(); alive && whole && b.again {
 		b.f.pool.give(b.line)
 		return
 	}

@@ -2,18 +2,23 @@ package gateway_test
 
 import (
 	"bufio"
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"estover.dev/internal/gateway"
 	"estover.dev/internal/gateway/gatewaytest"
@@ -117,6 +122,84 @@ func TestC4ALineCarriesNothingOver(t *testing.T) {
 			}
 		}
 	})
+}
+
+// C4: whatever an upstream answers, in whatever order, an agent gets the answer to its
+// own request or learns that there is none; and a connection is used again after what
+// leaves it clean, and only then.
+func TestC4AModelOfLines(t *testing.T) {
+	// What becomes of a connection after each answer, and of the answer.
+	type kind struct{ clean, whole bool }
+	kinds := map[string]kind{
+		"plain": {true, true}, "chunked": {true, true}, "empty": {true, true}, "hinted": {true, true},
+		"closing": {false, true}, "twice": {false, true}, "nothing": {false, true}, "old": {false, true}, "tail": {false, true},
+		"half": {false, false}, "broken": {false, false}, "silent": {false, false}, "miscounted": {false, false},
+	}
+	answers := map[string]string{
+		"plain":   "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n@@",
+		"chunked": "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n@\r\n1\r\n@\r\n0\r\n\r\n",
+		"empty":   "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+		"hinted":  "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n@@",
+		"closing": "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n@@",
+		"twice":   "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n@@HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n!!",
+		"nothing": "HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n!!",
+		"old":     "HTTP/1.1 200 OK\r\n\r\n@@", // which ends with its connection
+		"tail":    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n@@\r\n0\r\n\r\n!",
+		"half":    "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n@@",
+		"broken":  "HTTP/1.1 200 OK\r\nContent-Length: 2, 3\r\n\r\n@@",
+		"silent":  "",
+		// After this both are at the end of what has come, and neither knows of which answer.
+		"miscounted": "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n@@\r\nzz\r\n",
+	}
+	var conns atomic.Int32
+	overBoth(t, func(c net.Conn, _ int) {
+		conns.Add(1)
+		in := bufio.NewReader(c)
+		for {
+			r, err := http.ReadRequest(in)
+			if err != nil {
+				return
+			}
+			word, mark := cmp.Or(r.URL.Query().Get("answer"), "empty"), r.URL.Query().Get("mark")
+			if _, err := io.WriteString(c, strings.ReplaceAll(answers[word], "@", mark)); err != nil || word == "old" || word == "half" || word == "silent" {
+				return
+			}
+		}
+	}, func(t *testing.T, g *gatewaytest.Gateway) {
+		session := 0
+		rapid.Check(t, func(rt *rapid.T) {
+			session++
+			free := false // a connection of this session waits
+			for i := range rapid.IntRange(1, 8).Draw(rt, "requests") {
+				word := rapid.SampledFrom(slices.Sorted(maps.Keys(kinds))).Draw(rt, "answer")
+				mark := string(rune('a' + i))
+				before := conns.Load()
+				// A new pool behind TLS has to hear first that its upstream speaks HTTP/1.1.
+				resp, got := get(t, g.URL+"/?answer="+word+"&mark="+mark, func(r *http.Request) { r.Header.Set(gatewaytest.SessionHeader, fmt.Sprint("ses_m", session)) })
+				g.Outcome(t)
+				if want := marked(answers[word], mark); kinds[word].whole && (resp.StatusCode >= 300 || got != want) {
+					rt.Errorf("request %d, %s: %d %q, want %q", i, word, resp.StatusCode, got, want)
+				}
+				if !kinds[word].whole && resp.StatusCode < 300 && !strings.Contains(got, "[") {
+					rt.Errorf("request %d, %s: %d %q, which is not the whole", i, word, resp.StatusCode, got)
+				}
+				if strings.Contains(got, "!") {
+					rt.Errorf("request %d, %s: %q has what nobody asked for", i, word, got)
+				}
+				if opened := conns.Load() - before; free && opened != 0 && g.Upstream.Roots == nil {
+					rt.Errorf("request %d, %s: %d connections were opened where one was free", i, word, opened)
+				} else if !free && opened == 0 {
+					rt.Errorf("request %d, %s: a connection was used that was not clean", i, word)
+				}
+				free = kinds[word].clean
+			}
+		})
+	})
+}
+
+// marked is the body that an answer of the model has.
+func marked(answer, mark string) string {
+	return strings.Repeat(mark, strings.Count(answer, "@"))
 }
 
 // await waits until something is so.
@@ -314,4 +397,62 @@ func TestABodyThatWasReadBefore(t *testing.T) {
 			}
 		}
 	}
+}
+
+// C4: what came along with an answer inside TLS, in a record of its own, is found too.
+func TestC4ARecordBehindTheAnswer(t *testing.T) {
+	s := httptest.NewTLSServer(nil)
+	t.Cleanup(s.Close)
+	var conns atomic.Int32
+	to := gatewaytest.Raw(t, func(c net.Conn, _ int) {
+		conns.Add(1)
+		held := &holding{Conn: c}
+		secured := tls.Server(held, &tls.Config{Certificates: s.TLS.Certificates})
+		in := bufio.NewReader(secured)
+		for {
+			r, err := http.ReadRequest(in)
+			if err != nil {
+				return
+			}
+			held.hold = true
+			io.WriteString(secured, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+			if r.URL.Path == "/twice" {
+				io.WriteString(secured, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nWRONG")
+			}
+			held.release()
+		}
+	})
+	g := gatewaytest.Reverse(t, strings.Replace(to, "http:", "https:", 1))
+	g.Upstream.Roots = x509.NewCertPool()
+	g.Upstream.Roots.AddCert(s.Certificate())
+	for i, path := range []string{"/first", "/fine", "/fine", "/twice", "/fine", "/fine"} {
+		if resp, body := get(t, g.URL+path); body != "ok" {
+			t.Errorf("request %d, %s: %d %q", i, path, resp.StatusCode, body)
+		}
+		g.Outcome(t)
+	}
+	if n := conns.Load(); n != 3 { // of net/http's transport, and two lines
+		t.Errorf("there were %d connections, want 3", n)
+	}
+}
+
+// A holding connection sends what was written while it was held at once.
+type holding struct {
+	net.Conn
+	hold bool
+	held []byte
+}
+
+func (h *holding) Write(p []byte) (int, error) {
+	if h.hold {
+		h.held = append(h.held, p...)
+		return len(p), nil
+	}
+	return h.Conn.Write(p)
+}
+
+func (h *holding) release() {
+	h.hold = false
+	h.Conn.Write(h.held)
+	h.held = nil
 }
