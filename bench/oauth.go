@@ -26,7 +26,7 @@ import (
 // exchanges compares the exchange of a token with one signature and one row. A
 // token goes through the hands of three agents along edges, and the last of them
 // takes it up again and again: the signature of what it presents is known, and
-// need not be checked by anybody.
+// need not be checked by anybody, and the grant is there that the first time made.
 func exchanges(ctx context.Context, b *Bench) ([]Row, error) {
 	const kind = "urn:ietf:params:oauth:grant-type:token-exchange"
 	in, secret, err := b.first(ctx, company(4, `grant_types: ["`+kind+`"]`))
