@@ -22,7 +22,7 @@ type handed struct {
 	made map[handedKey]*Grant
 }
 
-// handedKey says what of. Whatever else bounds the grant is compared
+// handedKey says of what, and for whom. Whatever else bounds the grant is compared
 // ([Grant.alike]).
 type handedKey struct {
 	tenant        estover.TenantID
@@ -33,9 +33,9 @@ type handedKey struct {
 	confirm       Confirm
 }
 
-// maxTaken is how many tokens of a grant may have been revoked one by one for
+// maxRevoked is how many tokens of a grant may have been revoked one by one for
 // further ones to rest on it. Whoever looks at a grant reads them all.
-const maxTaken = 16
+const maxRevoked = 16
 
 // maxHanded bounds the grants that are remembered. Of a token whose grant was
 // dropped another one is made.
@@ -92,7 +92,7 @@ func (t *Tokens) handedOn(ctx context.Context, tenant estover.TenantID, g *Grant
 		return nil, err
 	}
 	// Of what it says its end alone may have changed, with that of its session.
-	if err != nil || there.live(now) != nil || !there.Expires.Equal(g.Expires) || len(there.denied) >= maxTaken {
+	if err != nil || there.live(now) != nil || !there.Expires.Equal(g.Expires) || len(there.denied) >= maxRevoked {
 		t.handed.forget(tenant, made)
 		return nil, nil
 	}
