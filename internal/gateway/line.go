@@ -128,8 +128,11 @@ var requests = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 // exchange writes a request, all of it at once, and reads the head of its answer.
 func (l *line) exchange(r *http.Request, patience time.Duration) (*http.Response, error) {
 	b := requests.Get().(*bytes.Buffer)
-	defer requests.Put(b)
 	b.Reset()
+	defer func() {
+		clear(b.Bytes()) // there is an injected secret in it
+		requests.Put(b)
+	}()
 	if err := r.Write(b); err != nil {
 		return nil, err
 	}
