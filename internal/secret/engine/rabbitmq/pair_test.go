@@ -133,12 +133,15 @@ func TestSecondAdminCutOff(t *testing.T) {
 		}
 	}
 	defer asOperator.Revoke(t.Context(), []engine.Doomed{{Name: first.User}, {Name: second.User}})
-	began := time.Now()
-	if err := e.(engine.Pairer).Pair(t.Context(), second.User, first.User, second.Secret); err != nil {
-		t.Fatal(err)
+	takes := time.Hour
+	for range 3 { // the first one may have to wait for connections
+		began := time.Now()
+		if err := e.(engine.Pairer).Pair(t.Context(), second.User, first.User, second.Secret); err != nil {
+			t.Fatal(err)
+		}
+		takes = min(takes, time.Since(began))
+		gone()
 	}
-	takes := time.Since(began)
-	gone()
 	cut, halves := 0, 0
 	settle := func() error { // as a rotation does after it was cut off
 		err := e.SetSecret(t.Context(), second.User, second.Secret, estover.Secret{})
@@ -162,8 +165,8 @@ func TestSecondAdminCutOff(t *testing.T) {
 		return err
 	}
 	const rounds = 16
-	for round := range rounds {
-		ctx, cancel := context.WithTimeout(t.Context(), takes*time.Duration(round)/(rounds*3/4))
+	for round := 0; round < rounds || halves == 0 && round < 8*rounds; round++ {
+		ctx, cancel := context.WithTimeout(t.Context(), takes*time.Duration(round%rounds)/(rounds*3/4))
 		if err := e.(engine.Pairer).Pair(ctx, second.User, first.User, second.Secret); err != nil {
 			cut++
 		}
@@ -179,9 +182,9 @@ func TestSecondAdminCutOff(t *testing.T) {
 		gone()
 	}
 	if cut == 0 || halves == 0 {
-		t.Errorf("%d of %d were cut off, and %d left one half made: this proves nothing", cut, rounds, halves)
+		t.Errorf("%d were cut off, and %d left one half made: this proves nothing", cut, halves)
 	}
-	t.Logf("%d of %d were cut off, and %d left one half made", cut, rounds, halves)
+	t.Logf("%d were cut off, and %d left one half made", cut, halves)
 }
 
 // told is what the interface tells of a user, without who it is and its password, in
