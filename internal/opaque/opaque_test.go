@@ -126,8 +126,8 @@ func TestNext(t *testing.T) {
 		}
 		seen[n] = true
 	}
-	if next(t, v, one) != next(t, v, one) {
-		t.Error("asked again, another one comes")
+	if n, again := next(t, v, one), next(t, v, one); n != again {
+		t.Errorf("asked again, %q comes after %q", again, n)
 	}
 	alone := opaque.New(opaque.RefreshToken)
 	first := next(t, alone, one)
