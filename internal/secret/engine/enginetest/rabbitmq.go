@@ -42,9 +42,20 @@ const (
 )
 
 // Call asks the management interface as the administrator, and reads the answer
-// into out if that is not nil.
+// into out if that is not nil. What is only read is asked for again where the broker
+// failed: it does so where it lists users one of whom is deleted meanwhile.
 func (s *RabbitMQServer) Call(ctx context.Context, method, path string, out any) (status int, err error) {
-	return askRabbitMQ(ctx, s.Server, method, path, out)
+	for tries := 0; ; tries++ {
+		status, err = askRabbitMQ(ctx, s.Server, method, path, out)
+		if status != http.StatusInternalServerError || method != http.MethodGet || tries == 20 {
+			return status, err
+		}
+		select {
+		case <-ctx.Done():
+			return status, err
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 func askRabbitMQ(ctx context.Context, s *Server, method, path string, out any) (int, error) {

@@ -301,7 +301,8 @@ func (t *target) create(ctx context.Context, o engine.Order, vhosts []string, be
 
 // again repeats what the broker could not do because somebody else was at work
 // on the same user: it has no transactions, and answers that there is no such
-// user, that the request is bad, or that it failed.
+// user, that the request is bad, or that it failed. To list users fails where one
+// is deleted meanwhile.
 func again(ctx context.Context, do func() error) (err error) {
 	for i := range 8 {
 		var torn *status
@@ -374,7 +375,8 @@ func (t *target) revoke(ctx context.Context, name string) error {
 
 func (t *target) List(ctx context.Context, prefix string) (names []string, err error) {
 	var users []user
-	if _, err := t.do(ctx, http.MethodGet, nil, &users, "users"); err != nil {
+	err = again(ctx, func() error { _, err := t.do(ctx, http.MethodGet, nil, &users, "users"); return err })
+	if err != nil {
 		return nil, err
 	}
 	for _, u := range users {
