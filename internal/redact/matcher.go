@@ -19,12 +19,13 @@
 //     releases nor forgets what is held.
 //   - The work does not depend on how many needles there are.
 //
-// The search is not a table of states but that of Wu and Manber: every needle
-// has at least [Shortest] bytes, so a look at the end of a window of that
-// length tells mostly how far the window can jump, and only where it cannot are
-// needles compared. An Aho–Corasick automaton over the forms of a token of two
-// kilobytes needs either many megabytes or a pointer chase for each byte; this
-// needs the needles themselves and 8 KiB.
+// The search is not a table of states but that of Wu and Manber: a look at the
+// end of a window, which is as long as the shortest needle, tells mostly how far
+// the window can jump, and only where it cannot are needles compared. An
+// Aho–Corasick automaton over the forms of a token of two kilobytes needs either
+// many megabytes or a pointer chase for each byte; this needs the needles
+// themselves and 4 KiB. A jump waits for the look before it, so several windows
+// go over a longer text at once, each over a part of it.
 //
 // What it cannot do: a system that returns a secret in part, encrypted, turned
 // round or in an encoding that is not among the forms is not caught. The
@@ -51,8 +52,8 @@ type Matcher struct {
 	names   []string
 	needles []needle // sorted by their bytes
 	windows windows
-	shift   [1 << 12]uint8 // hash of a window's last three bytes → how far the window may jump
-	next    [1 << 12]uint8 // and how far if that is nowhere, once the needles were compared
+	jump    [1 << 12]uint8 // hash of a window's last three bytes → how far the window may jump, and whether needles are to be compared first
+	width   int            // of the window
 	longest int            // the length of the longest needle
 	begin   [256]bool      // the first bytes of needles
 }
@@ -110,8 +111,12 @@ func NewMatcher(values ...Value) (m *Matcher, short []string) {
 	}
 	slices.SortFunc(m.needles, func(a, b needle) int { return bytes.Compare(a.bytes, b.bytes) })
 	m.windows = make(windows, 1<<bits.Len(uint(4*len(m.needles))))
-	for i := range m.shift {
-		m.shift[i], m.next[i] = Shortest-block+1, Shortest-block+1
+	m.width = widest
+	for _, n := range m.needles {
+		m.width = min(m.width, len(n.bytes))
+	}
+	for i := range m.jump {
+		m.jump[i] = uint8(m.width - block + 1)
 	}
 	for i, n := range m.needles {
 		m.longest = max(m.longest, len(n.bytes))
@@ -121,21 +126,29 @@ func NewMatcher(values ...Value) (m *Matcher, short []string) {
 			g.key, g.from = binary.LittleEndian.Uint64(n.bytes), i
 		}
 		g.to = i + 1
-		for end := block; end <= Shortest; end++ {
-			h := hash(uint32(n.bytes[end-3])<<8 | uint32(n.bytes[end-2])<<16 | uint32(n.bytes[end-1])<<24)
-			m.shift[h] = min(m.shift[h], uint8(Shortest-end))
-			if end < Shortest {
-				m.next[h] = min(m.next[h], uint8(Shortest-end))
+		for end := block; end <= m.width; end++ {
+			j := &m.jump[hash(uint32(n.bytes[end-3])<<8|uint32(n.bytes[end-2])<<16|uint32(n.bytes[end-1])<<24)]
+			if end == m.width {
+				*j |= compare
+			} else {
+				*j = *j&compare | min(*j&^compare, uint8(m.width-end))
 			}
 		}
 	}
 	return m, short
 }
 
-// block is how many bytes at the end of a window are looked at.
-const block = 3
+const (
+	// block is how many bytes at the end of a window are looked at.
+	block = 3
+	// widest is how long a window may be. With longer ones the table would fill with
+	// blocks, and the windows jump no further.
+	widest = 32
+	// compare is set in a jump if the needles are to be compared before it.
+	compare = 1 << 7
+)
 
-// hash is the place in the shift table of the last three of four bytes, which
+// hash is the place in the jump table of the last three of four bytes, which
 // are the block, together in one number, the first byte lowest.
 func hash(four uint32) uint32 { return (four >> 8) * 0x9E3779B1 >> 20 }
 
@@ -162,7 +175,7 @@ func (m *Matcher) Wipe() {
 // Mask masks, in place, every occurrence in a text that is complete, such as
 // the value of a header. It calls hit once for each value that was found.
 func (m *Matcher) Mask(text []byte, hit func(name string)) {
-	if m == nil || len(text) < Shortest {
+	if m == nil || len(text) < m.width {
 		return
 	}
 	s := Stream{m: m, hit: hit}
@@ -172,7 +185,7 @@ func (m *Matcher) Mask(text []byte, hit func(name string)) {
 // MaskString is [Matcher.Mask] for a string: it gives back the string itself if
 // there was nothing in it.
 func (m *Matcher) MaskString(text string, hit func(name string)) string {
-	if m == nil || len(text) < Shortest {
+	if m == nil || len(text) < m.width {
 		return text
 	}
 	b := []byte(text)
@@ -209,11 +222,11 @@ func (s *Stream) Settle(text []byte, last bool) int {
 		return len(text)
 	}
 	m := s.m
-	at, masked := 0, 0 // everything before at was looked at, everything before masked is masked if it must be
-	until := s.cover   // the end of the furthest occurrence
-	for at+Shortest <= len(text) {
-		h := hash(binary.LittleEndian.Uint32(text[at+Shortest-4 : at+Shortest]))
-		if jump := m.shift[h]; jump > 0 {
+	at, masked := m.nothing(text), 0 // everything before at was looked at, everything before masked is masked if it must be
+	until := s.cover                 // the end of the furthest occurrence
+	for at+m.width <= len(text) {
+		jump := m.jump[hash(binary.LittleEndian.Uint32(text[at+m.width-4:at+m.width]))]
+		if jump&compare == 0 {
 			at += int(jump)
 			continue
 		}
@@ -237,7 +250,7 @@ func (s *Stream) Settle(text []byte, last bool) int {
 		if wait {
 			return s.stop(text, masked, at, until)
 		}
-		at += int(m.next[h])
+		at += int(jump &^ compare)
 	}
 	if last {
 		at = len(text)
@@ -246,6 +259,48 @@ func (s *Stream) Settle(text []byte, last bool) int {
 		at++
 	}
 	return s.stop(text, masked, at, until)
+}
+
+// long is the length from which a text is gone over by four windows at once.
+const long = 512
+
+// nothing gives how much of a text certainly has no beginning of a needle in it,
+// which is nearly always all that windows go over. It is 0 if the text is short,
+// or may have one.
+func (m *Matcher) nothing(text []byte) int {
+	if len(text) < long {
+		return 0
+	}
+	// ends[at:] begins with the last four bytes of the window at at.
+	ends, stop := text[m.width-4:], len(text)-m.width+1
+	part := stop / 4
+	a, b, c, d := 0, part, 2*part, 3*part
+	for a < part && b < 2*part && c < 3*part && d < stop {
+		ja := m.jump[hash(binary.LittleEndian.Uint32(ends[a:a+4]))]
+		jb := m.jump[hash(binary.LittleEndian.Uint32(ends[b:b+4]))]
+		jc := m.jump[hash(binary.LittleEndian.Uint32(ends[c:c+4]))]
+		jd := m.jump[hash(binary.LittleEndian.Uint32(ends[d:d+4]))]
+		if (ja|jb|jc|jd)&compare != 0 && (m.may(ja, text[a:]) || m.may(jb, text[b:]) || m.may(jc, text[c:]) || m.may(jd, text[d:])) {
+			return 0
+		}
+		a, b, c, d = a+int(ja&^compare), b+int(jb&^compare), c+int(jc&^compare), d+int(jd&^compare)
+	}
+	// The windows are at the ends of their parts, but not all of them at the same time.
+	for _, w := range [...]struct{ at, stop int }{{a, part}, {b, 2 * part}, {c, 3 * part}, {d, stop}} {
+		for d = w.at; d < w.stop; {
+			j := m.jump[hash(binary.LittleEndian.Uint32(ends[d:d+4]))]
+			if m.may(j, text[d:]) {
+				return 0
+			}
+			d += int(j &^ compare)
+		}
+	}
+	return d
+}
+
+// may reports whether a needle may begin at a window with this jump.
+func (m *Matcher) may(jump uint8, window []byte) bool {
+	return jump&compare != 0 && m.windows.find(binary.LittleEndian.Uint64(window)).to != 0
 }
 
 // stop ends a piece: everything before at is settled, and the occurrence that

@@ -195,7 +195,7 @@ func TestEverySplitGivesTheSame(t *testing.T) {
 		}
 		m, _ := redact.NewMatcher(values...)
 		needles := redact.Needles(m)
-		piece := rapid.OneOf(rapid.SampledFrom(needles), rapid.StringMatching(`[ab%6]{0,9}`),
+		piece := rapid.OneOf(rapid.SampledFrom(needles), rapid.StringMatching(`[ab%6]{0,9}`), rapid.StringMatching(`[b6]{200,300}`),
 			rapid.Custom(func(t *rapid.T) string {
 				n := rapid.SampledFrom(needles).Draw(t, "needle")
 				return n[:rapid.IntRange(0, len(n)).Draw(t, "cut")]
@@ -242,6 +242,32 @@ func (r *piecewise) Read(p []byte) (int, error) {
 		r.pieces = r.pieces[1:]
 	}
 	return n, nil
+}
+
+// Longer texts are gone over in several places at once. Wherever an occurrence
+// lies in them, it is found, and so is one that is cut at any place.
+func TestLongTexts(t *testing.T) {
+	for _, secret := range []string{"12345678", "top-secret", "sk_live_4eC39HqLyjWDarjtT1zdp7dc", strings.Repeat("0123456789", 9)} {
+		m, _ := redact.NewMatcher(redact.Value{Name: "s", Text: []byte(secret)})
+		for _, size := range []int{511, 514} {
+			for at := range size - len(secret) + 1 {
+				// What is left of the secret makes windows of which it is not certain.
+				text := strings.Repeat(secret[1:]+".", size/len(secret)+1)[:at] + secret + strings.Repeat(".", size-at-len(secret))
+				want := model(text, redact.Needles(m))
+				if got := m.MaskString(text, nil); got != want {
+					t.Fatalf("%q in %d bytes:\ngot  %q\nwant %q", secret, size, got, want)
+				}
+				var out bytes.Buffer
+				w := m.Writer(&out, nil)
+				io.WriteString(w, text[:at+len(secret)/2])
+				io.WriteString(w, text[at+len(secret)/2:])
+				w.Close()
+				if out.String() != want {
+					t.Fatalf("%q in %d bytes, cut:\ngot  %q\nwant %q", secret, size, out.String(), want)
+				}
+			}
+		}
+	}
 }
 
 // Nothing is held back but what may still become a needle.
