@@ -104,13 +104,14 @@ func (s *sending) pass(piece []byte, last bool) error {
 	return s.end()
 }
 
-// read is a body that was read for a decision: nothing of it is copied. What goes
-// wrong is noted, as by whole.
-func (s *sending) read(text []byte) io.ReadCloser {
+// read is a body that was read for a decision: nothing of it is copied, and it is
+// not looked through twice. What goes wrong is noted, as by whole.
+func (s *sending) read(before *buffered) io.ReadCloser {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	text := before.text
 	s.here = len(text) <= short
-	s.f.plan.Tripwire.Mask(text, func(string) { s.tripped = true }) // and then it is not sent
+	s.tripped = before.without != s.f.plan.Tripwire && s.f.plan.Tripwire.Finds(text)
 	if err := s.pass(text, true); err != nil {
 		_ = s.broke(err)
 	}

@@ -21,6 +21,7 @@ import (
 
 	"estover.dev"
 	"estover.dev/internal/edge"
+	"estover.dev/internal/redact"
 )
 
 // A Forwarder carries requests to upstreams and their answers back. It is a
@@ -378,7 +379,7 @@ func (f *flight) rewrite(pr *httputil.ProxyRequest) {
 		f.up.out = out
 		before, _ := f.up.from.(*buffered)
 		if f.text == nil && before != nil && before.text != nil {
-			out.Body = f.up.read(before.text)
+			out.Body = f.up.read(before)
 			return
 		}
 		if p.Tripwire != nil {
@@ -755,7 +756,7 @@ func Buffer(r *http.Request, max int64) ([]byte, error) {
 	if n > max {
 		return nil, ErrTooLarge.With("The body has more than %d bytes; it is read for a decision, which is possible up to that.", max)
 	}
-	r.Body = &buffered{bytes.NewReader(b.Bytes()), r.Body, b.Bytes()}
+	r.Body = &buffered{bytes.NewReader(b.Bytes()), r.Body, b.Bytes(), nil}
 	return b.Bytes(), nil
 }
 
@@ -777,16 +778,31 @@ func Peek(r *http.Request, most int64) ([]byte, error) {
 		return nil, ErrTooLarge.With("The body could not be read.").Because(err)
 	}
 	if int64(len(text)) > most {
-		r.Body = &buffered{io.MultiReader(bytes.NewReader(text), r.Body), r.Body, nil}
+		r.Body = &buffered{io.MultiReader(bytes.NewReader(text), r.Body), r.Body, nil, nil}
 		return nil, nil
 	}
-	r.Body = &buffered{bytes.NewReader(text), r.Body, text}
+	r.Body = &buffered{bytes.NewReader(text), r.Body, text, nil}
 	return text, nil
+}
+
+// Finds reports whether a matcher finds anything in a body that was read whole
+// before. What has nothing in it is not looked through again when it is sent.
+func Finds(r *http.Request, m *redact.Matcher) bool {
+	b, ok := r.Body.(*buffered)
+	if !ok || b.text == nil {
+		return false
+	}
+	if m.Finds(b.text) {
+		return true
+	}
+	b.without = m
+	return false
 }
 
 // A buffered body was read before.
 type buffered struct {
 	io.Reader
 	io.Closer
-	text []byte // all of it; nil if more is to come
+	text    []byte          // all of it; nil if more is to come
+	without *redact.Matcher // which finds nothing in it
 }

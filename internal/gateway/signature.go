@@ -183,7 +183,7 @@ func (f *flight) fillBody(r *http.Request, text []byte) error {
 	}
 	f.text, f.shown = body, shown
 	if r.ContentLength != 0 {
-		r.Body = &buffered{bytes.NewReader(body), r.Body, body}
+		r.Body = &buffered{bytes.NewReader(body), r.Body, body, nil}
 	}
 	return nil
 }

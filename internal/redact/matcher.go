@@ -202,6 +202,26 @@ func (m *Matcher) MaskString(text string, hit func(name string)) string {
 	return string(b)
 }
 
+// Finds reports whether there is an occurrence in a text that is complete.
+func (m *Matcher) Finds(text []byte) bool {
+	if m == nil || len(text) < m.width {
+		return false
+	}
+	for at := m.nothing(text); at+m.width <= len(text); {
+		jump := m.jump[hash(binary.LittleEndian.Uint32(text[at+m.width-4:at+m.width]))]
+		if jump&compare != 0 {
+			g := m.windows.find(binary.LittleEndian.Uint64(text[at:]))
+			for _, n := range m.needles[g.from:g.to] {
+				if bytes.HasPrefix(text[at:], n.bytes) {
+					return true
+				}
+			}
+		}
+		at += int(jump &^ compare)
+	}
+	return false
+}
+
 // A Stream is the state of one text that comes in pieces, for a caller that
 // keeps the pieces itself.
 type Stream struct {

@@ -203,6 +203,9 @@ func TestEverySplitGivesTheSame(t *testing.T) {
 		text := strings.Join(rapid.SliceOfN(piece, 0, 12).Draw(t, "text"), "")
 		want := model(text, needles)
 
+		if got := m.Finds([]byte(text)); got != (want != text) {
+			t.Fatalf("finds anything: %t\ntext %q\nwant %q", got, text, want)
+		}
 		if got := m.MaskString(text, nil); got != want {
 			t.Fatalf("whole:\ntext %q\ngot  %q\nwant %q", text, got, want)
 		}
@@ -250,10 +253,17 @@ func TestLongTexts(t *testing.T) {
 	for _, secret := range []string{"12345678", "top-secret", "sk_live_4eC39HqLyjWDarjtT1zdp7dc", strings.Repeat("0123456789", 9)} {
 		m, _ := redact.NewMatcher(redact.Value{Name: "s", Text: []byte(secret)})
 		for _, size := range []int{511, 514} {
+			near := strings.Repeat(secret[1:]+".", size)[:size]
+			if m.Finds([]byte(near)) != (model(near, redact.Needles(m)) != near) {
+				t.Fatalf("%q is found otherwise than it is masked in %q", secret, near)
+			}
 			for at := range size - len(secret) + 1 {
 				// What is left of the secret makes windows of which it is not certain.
 				text := strings.Repeat(secret[1:]+".", size/len(secret)+1)[:at] + secret + strings.Repeat(".", size-at-len(secret))
 				want := model(text, redact.Needles(m))
+				if !m.Finds([]byte(text)) {
+					t.Fatalf("%q is not found in %q", secret, text)
+				}
 				if got := m.MaskString(text, nil); got != want {
 					t.Fatalf("%q in %d bytes:\ngot  %q\nwant %q", secret, size, got, want)
 				}

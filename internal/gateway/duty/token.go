@@ -93,7 +93,8 @@ func handles(r *http.Request, ex *gateway.Exchange) (found []handed, err error) 
 		return found, nil
 	}
 	text, err := gateway.Peek(r, maxTokenForm)
-	if err != nil || !bytes.Contains(text, []byte(TokenPrefix)) {
+	// Most have nothing of ours in them, and the tripwire need not look again.
+	if err != nil || !gateway.Finds(r, tripwire()) || !bytes.Contains(text, []byte(TokenPrefix)) {
 		return found, err
 	}
 	// What cannot be read, or stands anywhere else, is for the tripwire to find.
