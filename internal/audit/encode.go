@@ -114,23 +114,33 @@ func AppendMember(b []byte, sep byte, name, value string) []byte {
 	return AppendString(append(b, '"', ':'), value)
 }
 
+// plain are the bytes that stand in a string of JSON as they are.
+var plain = func() (t [256]bool) {
+	for c := byte(0x20); c < 0x7f; c++ {
+		t[c] = c != '"' && c != '\\' && c != '<' && c != '>' && c != '&'
+	}
+	return t
+}()
+
 // AppendString writes s as JSON, as encoding/json would.
 func AppendString(b []byte, s string) []byte {
 	begin := len(b)
 	b = append(b, '"')
 	from := 0
 	for i := range len(s) {
-		switch c := s[i]; {
-		case c == '"' || c == '\\':
-			b = append(append(b, s[from:i]...), '\\')
-			from = i
-		case c < 0x20 || c >= 0x7f || c == '<' || c == '>' || c == '&':
+		c := s[i]
+		if plain[c] {
+			continue // one look for each byte: a call writes some two thousand of them
+		}
+		if c != '"' && c != '\\' {
 			text, err := json.Marshal(s)
 			if err != nil {
 				panic("audit: a string has no JSON: " + err.Error())
 			}
 			return append(b[:begin], text...)
 		}
+		b = append(append(b, s[from:i]...), '\\')
+		from = i
 	}
 	return append(append(b, s[from:]...), '"')
 }
