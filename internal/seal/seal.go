@@ -189,7 +189,10 @@ func (s *Sealer) Seal(tenant estover.TenantID, aad AAD, plaintext []byte) ([]byt
 	out := make([]byte, headerLen, headerLen+overhead+len(plaintext))
 	out[0] = format
 	binary.BigEndian.PutUint32(out[1:], k.version)
-	return k.aead.Seal(out, nil, plaintext, additional(out, tenant, aad)), nil
+	room := rooms.Get().(*[]byte)
+	defer rooms.Put(room)
+	*room = additional((*room)[:0], out, tenant, aad)
+	return k.aead.Seal(out, nil, plaintext, *room), nil
 }
 
 // Open decrypts a value that was sealed for the same tenant and the same AAD.
@@ -201,8 +204,11 @@ func (s *Sealer) Open(tenant estover.TenantID, aad AAD, sealed []byte) (plaintex
 	if k == nil || k.raw != nil {
 		return nil, fmt.Errorf("opening a value of class %q: %w", aad.Class, ErrNoKey)
 	}
+	room := rooms.Get().(*[]byte)
+	defer rooms.Put(room)
+	*room = additional((*room)[:0], sealed, tenant, aad) // nothing of it is secret, and to make things under protection is dear
 	protect(func() {
-		plaintext, err = k.aead.Open(nil, nil, sealed[headerLen:], additional(sealed[:headerLen], tenant, aad))
+		plaintext, err = k.aead.Open(nil, nil, sealed[headerLen:], *room)
 	})
 	if err != nil {
 		return nil, ErrBroken
@@ -210,10 +216,13 @@ func (s *Sealer) Open(tenant estover.TenantID, aad AAD, sealed []byte) (plaintex
 	return plaintext, nil
 }
 
-// additional is the data that a value is bound to, each part with its length
+// rooms are where it is written what a value is bound to, as long as it is sealed
+// or opened.
+var rooms = sync.Pool{New: func() any { b := make([]byte, 0, 192); return &b }}
+
+// additional writes the data that a value is bound to, each part with its length
 // before it, so that no two values share one.
-func additional(header []byte, tenant estover.TenantID, aad AAD) []byte {
-	b := make([]byte, 0, 128)
+func additional(b, header []byte, tenant estover.TenantID, aad AAD) []byte {
 	b = append(b, header[:headerLen]...)
 	b = appendString(b, string(tenant))
 	b = appendString(b, string(aad.Class))
