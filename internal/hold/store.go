@@ -10,8 +10,8 @@ import (
 
 const columns = "id, scope, target, reason, raised_by, raised_at"
 
-func scan(row interface{ Scan(...any) error }) (h Hold, err error) {
-	err = row.Scan(&h.ID, &h.Scope, &h.Target, &h.Reason, &h.By, &h.At)
+func scan(columns func(...any) error) (h Hold, err error) {
+	err = columns(&h.ID, &h.Scope, &h.Target, &h.Reason, &h.By, &h.At)
 	if errors.Is(err, db.ErrNoRows) {
 		err = ErrNotFound
 	}
@@ -27,7 +27,7 @@ func insert(ctx context.Context, tx *db.Tx, h Hold) error {
 // Find is a hold that is not lifted. Of two who lift it one is told that it is
 // gone.
 func Find(ctx context.Context, tx *db.Tx, id string) (Hold, error) {
-	return scan(tx.QueryRow(ctx, "select "+columns+" from hold where tenant_id = $1 and id = $2 and lifted_at is null", tx.Tenant(), id))
+	return scan(tx.QueryRow(ctx, "select "+columns+" from hold where tenant_id = $1 and id = $2 and lifted_at is null", tx.Tenant(), id).Scan)
 }
 
 func lift(ctx context.Context, tx *db.Tx, id string, by estover.Subject) error {
@@ -41,32 +41,17 @@ func lift(ctx context.Context, tx *db.Tx, id string, by estover.Subject) error {
 
 // standing are the holds that a tenant keeps.
 func standing(ctx context.Context, tx *db.Tx, tenant estover.TenantID) ([]Hold, error) {
-	return collect(tx.Query(ctx, "select "+columns+" from hold where tenant_id = $1 and lifted_at is null order by raised_at, id", tenant))
+	return db.All(ctx, tx, scan, "select "+columns+" from hold where tenant_id = $1 and lifted_at is null order by raised_at, id", tenant)
 }
 
 // reaching are the holds of the default tenant that cover the transaction's.
 func reaching(ctx context.Context, tx *db.Tx) ([]Hold, error) {
-	return collect(tx.Query(ctx, "select "+columns+` from hold
+	return db.All(ctx, tx, scan, "select "+columns+` from hold
 		where tenant_id = $1 and lifted_at is null and (scope = 'everything' or scope = 'tenant' and target = $2) order by raised_at, id`,
-		estover.DefaultTenant, tx.Tenant()))
+		estover.DefaultTenant, tx.Tenant())
 }
 
 func on(ctx context.Context, tx *db.Tx, scope Scope, target string) ([]Hold, error) {
-	return collect(tx.Query(ctx, "select "+columns+" from hold where tenant_id = $1 and scope = $2 and target = $3 and lifted_at is null order by raised_at, id",
-		tx.Tenant(), scope, target))
-}
-
-func collect(rows *db.Rows, err error) (all []Hold, _ error) {
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		h, err := scan(rows)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, h)
-	}
-	return all, rows.Err()
+	return db.All(ctx, tx, scan, "select "+columns+" from hold where tenant_id = $1 and scope = $2 and target = $3 and lifted_at is null order by raised_at, id",
+		tx.Tenant(), scope, target)
 }
