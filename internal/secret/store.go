@@ -115,21 +115,11 @@ func customText(m map[string]string) string {
 
 // versionsOf reads the versions of a secret, the oldest first.
 func versionsOf(ctx context.Context, tx *db.Tx, id string) ([]Version, error) {
-	rows, err := tx.Query(ctx, `select version, fields, created_at, created_by, deleted_at, destroyed_at, phase, slot, grace_until, delete_at, origin
+	return db.All(ctx, tx, func(columns func(...any) error) (v Version, err error) {
+		err = columns(&v.N, &v.Fields, &v.CreatedAt, &v.CreatedBy, &v.DeletedAt, &v.DestroyedAt, &v.Phase, &v.Slot, &v.GraceUntil, &v.DeleteAt, &v.Origin)
+		return v.named(id), err
+	}, `select version, fields, created_at, created_by, deleted_at, destroyed_at, phase, slot, grace_until, delete_at, origin
 		from secret_version where tenant_id = $1 and secret_id = $2 order by version`, tx.Tenant(), id)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	var list []Version
-	for rows.Next() {
-		var v Version
-		if err := rows.Scan(&v.N, &v.Fields, &v.CreatedAt, &v.CreatedBy, &v.DeletedAt, &v.DestroyedAt, &v.Phase, &v.Slot, &v.GraceUntil, &v.DeleteAt, &v.Origin); err != nil {
-			return nil, err
-		}
-		list = append(list, v.named(id))
-	}
-	return list, rows.Err()
 }
 
 // loadSealed reads the sealed bytes of a version, if there are any.
@@ -144,25 +134,12 @@ func loadSealed(ctx context.Context, tx *db.Tx, r *record, n int64) error {
 
 // findBelow reads a page of the secrets below a prefix.
 func findBelow(ctx context.Context, tx *db.Tx, prefix, after string, limit int) ([]*record, error) {
-	rows, err := tx.Query(ctx, `select `+secretAndCurrent+`
+	list, err := db.All(ctx, tx, scanSecret, `select `+secretAndCurrent+`
 		where s.tenant_id = $1 and s.ended_at is null and s.path > $2 and substr(s.path, 1, $4) = $3
 		order by s.path limit $5`, tx.Tenant(), after, prefix, len([]rune(prefix)), limit)
 	if err != nil {
 		return nil, err
 	}
-	var list []*record
-	for rows.Next() {
-		r, err := scanSecret(rows.Scan)
-		if err != nil {
-			_ = rows.Close()
-			return nil, err
-		}
-		list = append(list, r)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	_ = rows.Close()
 	for _, r := range list {
 		r.seen = tx.Now()
 		if r.past != nil {
@@ -334,20 +311,10 @@ func usesBy(ctx context.Context, tx *db.Tx, f UseFilter, limit int) ([]Use, erro
 	}
 	args = append(args, limit)
 	query = append(query, "order by u.last_at desc, u.secret_id, u.version, u.subject, u.session_id, u.via limit $"+strconv.Itoa(len(args)))
-	rows, err := tx.Query(ctx, strings.Join(query, " "), args...)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	list := []Use{}
-	for rows.Next() {
-		var u Use
-		if err := rows.Scan(&u.Secret, &u.Path, &u.Version, &u.Subject, &u.Session, &u.Via, &u.FirstAt, &u.LastAt, &u.Count); err != nil {
-			return nil, err
-		}
-		list = append(list, u)
-	}
-	return list, rows.Err()
+	return db.All(ctx, tx, func(columns func(...any) error) (u Use, err error) {
+		err = columns(&u.Secret, &u.Path, &u.Version, &u.Subject, &u.Session, &u.Via, &u.FirstAt, &u.LastAt, &u.Count)
+		return u, err
+	}, strings.Join(query, " "), args...)
 }
 
 // An Exposure is a secret of which somebody has had the value.
@@ -410,21 +377,9 @@ func Find(ctx context.Context, tx *db.Tx, path string) (Exposure, error) {
 
 // Injected are the ids of the secrets that the gateway has used for a subject since
 // a time.
-func Injected(ctx context.Context, tx *db.Tx, subject estover.Subject, since time.Time) (ids []string, err error) {
-	rows, err := tx.Query(ctx, `select distinct secret_id from secret_use
+func Injected(ctx context.Context, tx *db.Tx, subject estover.Subject, since time.Time) ([]string, error) {
+	return db.AllOf[string](ctx, tx, `select distinct secret_id from secret_use
 		where tenant_id = $1 and subject = $2 and last_at >= $3 and via = 'gateway' order by secret_id`, tx.Tenant(), subject, micros(since))
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		ids = append(ids, id)
-	}
-	return ids, rows.Err()
 }
 
 // A Holder is a use of a version by who may still have it.
@@ -436,62 +391,35 @@ type Holder struct {
 // Holders are all who have used a version, the latest first. What is still in
 // memory on a node is not among them.
 func Holders(ctx context.Context, tx *db.Tx, secret string, n int64) ([]Holder, error) {
-	rows, err := tx.Query(ctx, `select u.subject, u.session_id, u.via, u.first_at, u.last_at, u.count, exists (
+	return db.All(ctx, tx, func(columns func(...any) error) (Holder, error) {
+		h := Holder{Use: Use{Secret: secret, Version: n}}
+		err := columns(&h.Subject, &h.Session, &h.Via, &h.FirstAt, &h.LastAt, &h.Count, &h.Newer)
+		return h, err
+	}, `select u.subject, u.session_id, u.via, u.first_at, u.last_at, u.count, exists (
 			select 1 from secret_use l where l.tenant_id = u.tenant_id and l.secret_id = u.secret_id and l.version > u.version
 				and l.subject = u.subject and l.session_id = u.session_id and l.via = 'plaintext' and l.last_at >= u.last_at)
 		from secret_use u where u.tenant_id = $1 and u.secret_id = $2 and u.version = $3
 		order by u.last_at desc, u.subject, u.session_id, u.via`, tx.Tenant(), secret, n)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	var list []Holder
-	for rows.Next() {
-		h := Holder{Use: Use{Secret: secret, Version: n}}
-		if err := rows.Scan(&h.Subject, &h.Session, &h.Via, &h.FirstAt, &h.LastAt, &h.Count, &h.Newer); err != nil {
-			return nil, err
-		}
-		list = append(list, h)
-	}
-	return list, rows.Err()
 }
 
 // Agents are those that have used a version, by their ids.
-func Agents(ctx context.Context, tx *db.Tx, secret string, n int64) (ids []string, err error) {
-	rows, err := tx.Query(ctx, `select distinct subject from secret_use where tenant_id = $1 and secret_id = $2 and version = $3 and subject like 'agent:%' order by subject`,
-		tx.Tenant(), secret, n)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
+func Agents(ctx context.Context, tx *db.Tx, secret string, n int64) ([]string, error) {
+	return db.All(ctx, tx, func(columns func(...any) error) (string, error) {
 		var s estover.Subject
-		if err := rows.Scan(&s); err != nil {
-			return nil, err
-		}
-		ids = append(ids, s.ID())
-	}
-	return ids, rows.Err()
+		err := columns(&s)
+		return s.ID(), err
+	}, `select distinct subject from secret_use where tenant_id = $1 and secret_id = $2 and version = $3 and subject like 'agent:%' order by subject`,
+		tx.Tenant(), secret, n)
 }
 
 // printed finds the versions whose values have a fingerprint.
 func printed(ctx context.Context, tx *db.Tx, digest []byte) ([]Sighting, error) {
-	rows, err := tx.Query(ctx, `select f.secret_id, s.path, f.version, f.field from secret_fingerprint f
+	return db.All(ctx, tx, func(columns func(...any) error) (s Sighting, err error) {
+		err = columns(&s.Secret, &s.Path, &s.Version, &s.Field)
+		return s, err
+	}, `select f.secret_id, s.path, f.version, f.field from secret_fingerprint f
 		join secret s on s.tenant_id = f.tenant_id and s.id = f.secret_id
 		where f.tenant_id = $1 and f.digest = $2 order by s.path, f.version, f.field`, tx.Tenant(), digest)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	list := []Sighting{}
-	for rows.Next() {
-		var s Sighting
-		if err := rows.Scan(&s.Secret, &s.Path, &s.Version, &s.Field); err != nil {
-			return nil, err
-		}
-		list = append(list, s)
-	}
-	return list, rows.Err()
 }
 
 // findPath is the path of a secret by its id.
