@@ -18,12 +18,9 @@ const agentColumns = `id, name, blueprint, sponsor, team, environment, purposes,
 	expires_at, managed_by, created_at, ended_at, epoch, client, registration,
 	risk_band, risk_reason, risk_by, risk_at`
 
-// scanner is a row of a query, or the only one.
-type scanner interface{ Scan(dest ...any) error }
-
-func scanAgent(row scanner) (a Agent, err error) {
+func scanAgent(scan func(...any) error) (a Agent, err error) {
 	var client, registration *string
-	err = row.Scan(&a.ID, &a.Name, &a.Blueprint, &a.Sponsor, &a.Team, &a.Environment, &a.Purposes, &a.Clearance, &a.Tier, &a.Segments,
+	err = scan(&a.ID, &a.Name, &a.Blueprint, &a.Sponsor, &a.Team, &a.Environment, &a.Purposes, &a.Clearance, &a.Tier, &a.Segments,
 		&a.ExpiresAt, &a.ManagedBy, &a.CreatedAt, &a.EndedAt, &a.Epoch, &client, &registration,
 		&a.Risk.Band, &a.Risk.Reason, &a.Risk.By, &a.Risk.At)
 	if errors.Is(err, db.ErrNoRows) {
@@ -103,66 +100,53 @@ func lock(ctx context.Context, tx *db.Tx, id string) (Agent, error) {
 }
 
 func withHolds(ctx context.Context, tx *db.Tx, query, key string) (Agent, error) {
-	a, err := scanAgent(tx.QueryRow(ctx, query, tx.Tenant(), key))
+	a, err := scanAgent(tx.QueryRow(ctx, query, tx.Tenant(), key).Scan)
 	if err != nil {
 		return a, err
 	}
-	rows, err := tx.Query(ctx, `select agent_id, id, kind, reason, raised_by, raised_at from agent_hold
+	holds, err := db.All(ctx, tx, scanHold, "select "+holdColumns+` from agent_hold
 		where tenant_id = $1 and agent_id = $2 and lifted_at is null order by raised_at, id`, tx.Tenant(), a.ID)
-	if err != nil {
-		return a, err
+	for _, h := range holds {
+		a.Holds = append(a.Holds, h.Hold)
 	}
-	err = scanHolds(rows, func(_ string, h Hold) { a.Holds = append(a.Holds, h) })
 	a.Status = a.StatusAt(tx.Now())
 	return a, err
 }
 
-func scanHolds(rows *db.Rows, each func(agent string, h Hold)) error {
-	defer rows.Close()
-	for rows.Next() {
-		var agent string
-		var h Hold
-		if err := rows.Scan(&agent, &h.ID, &h.Kind, &h.Reason, &h.By, &h.At); err != nil {
-			return err
-		}
-		each(agent, h)
+const holdColumns = "agent_id, id, kind, reason, raised_by, raised_at"
+
+func scanHold(scan func(...any) error) (h HoldOf, err error) {
+	err = scan(&h.Agent, &h.ID, &h.Kind, &h.Reason, &h.By, &h.At)
+	if errors.Is(err, db.ErrNoRows) {
+		err = ErrHoldNotFound
 	}
-	return rows.Err()
+	return h, err
 }
 
-func list(ctx context.Context, tx *db.Tx, f Filter, after string, limit int) (agents []Agent, err error) {
+func list(ctx context.Context, tx *db.Tx, f Filter, after string, limit int) ([]Agent, error) {
 	const page = ` from agent a where a.tenant_id = $1 and a.name > $2
 		and ($3 = '' or a.sponsor = $3) and ($4 = '' or a.blueprint = $4) and ($5 = '' or a.team = $5) and ($6 = '' or a.managed_by = $6)
 		and ($7 = '' or exists (select 1 from agent_hold h where h.tenant_id = $1 and h.agent_id = a.id and h.kind = $7 and h.lifted_at is null))
 		order by a.name limit $8`
 	args := []any{tx.Tenant(), after, f.Sponsor, f.Blueprint, f.Team, f.ManagedBy, f.Hold, limit}
-	rows, err := tx.Query(ctx, "select "+agentColumns+page, args...)
+	agents, err := db.All(ctx, tx, scanAgent, "select "+agentColumns+page, args...)
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close()
-	at := map[string]int{}
-	for rows.Next() {
-		a, err := scanAgent(rows)
-		if err != nil {
-			return nil, err
-		}
-		at[a.ID] = len(agents)
-		agents = append(agents, a)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	holds, err := tx.Query(ctx, `select agent_id, id, kind, reason, raised_by, raised_at from agent_hold
+	holds, err := db.All(ctx, tx, scanHold, "select "+holdColumns+` from agent_hold
 		where tenant_id = $1 and lifted_at is null and agent_id in (select a.id`+page+`) order by raised_at, id`, args...)
 	if err != nil {
 		return nil, err
 	}
-	err = scanHolds(holds, func(id string, h Hold) { agents[at[id]].Holds = append(agents[at[id]].Holds, h) })
+	of := map[string][]Hold{}
+	for _, h := range holds {
+		of[h.Agent] = append(of[h.Agent], h.Hold)
+	}
 	for i := range agents {
+		agents[i].Holds = append(agents[i].Holds, of[agents[i].ID]...)
 		agents[i].Status = agents[i].StatusAt(tx.Now())
 	}
-	return agents, err
+	return agents, nil
 }
 
 // insert adds an agent, unless its name or its metadata URL is taken.
@@ -203,12 +187,12 @@ func update(ctx context.Context, tx *db.Tx, a Agent) error {
 }
 
 // sponsored lists the agents of a person that are not retired.
-func sponsored(ctx context.Context, tx *db.Tx, person string) (ids []string, err error) {
+func sponsored(ctx context.Context, tx *db.Tx, person string) ([]string, error) {
 	return covered(ctx, tx, "", person)
 }
 
 // covered lists the agents of a blueprint or a person that are not retired.
-func covered(ctx context.Context, tx *db.Tx, blueprint, sponsor string) (ids []string, err error) {
+func covered(ctx context.Context, tx *db.Tx, blueprint, sponsor string) ([]string, error) {
 	query, args := `select id from agent where tenant_id = $1 and ended_at is null`, []any{tx.Tenant()}
 	for _, by := range []struct{ column, value string }{{"blueprint", blueprint}, {"sponsor", sponsor}} {
 		if by.value != "" {
@@ -216,19 +200,7 @@ func covered(ctx context.Context, tx *db.Tx, blueprint, sponsor string) (ids []s
 			query += ` and ` + by.column + ` = $` + strconv.Itoa(len(args))
 		}
 	}
-	rows, err := tx.Query(ctx, query+` order by id`, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		ids = append(ids, id)
-	}
-	return ids, rows.Err()
+	return db.AllOf[string](ctx, tx, query+` order by id`, args...)
 }
 
 func insertHold(ctx context.Context, tx *db.Tx, agent string, h Hold) error {
@@ -237,23 +209,13 @@ func insertHold(ctx context.Context, tx *db.Tx, agent string, h Hold) error {
 	return err
 }
 
-func findHold(ctx context.Context, tx *db.Tx, id string) (h HoldOf, err error) {
-	err = tx.QueryRow(ctx, `select agent_id, id, kind, reason, raised_by, raised_at from agent_hold
-		where tenant_id = $1 and id = $2 and lifted_at is null`, tx.Tenant(), id).Scan(&h.Agent, &h.ID, &h.Kind, &h.Reason, &h.By, &h.At)
-	if errors.Is(err, db.ErrNoRows) {
-		err = ErrHoldNotFound
-	}
-	return h, err
+func findHold(ctx context.Context, tx *db.Tx, id string) (HoldOf, error) {
+	return scanHold(tx.QueryRow(ctx, "select "+holdColumns+" from agent_hold where tenant_id = $1 and id = $2 and lifted_at is null", tx.Tenant(), id).Scan)
 }
 
-func quarantined(ctx context.Context, tx *db.Tx, limit int) (all []HoldOf, err error) {
-	rows, err := tx.Query(ctx, `select agent_id, id, kind, reason, raised_by, raised_at from agent_hold
+func quarantined(ctx context.Context, tx *db.Tx, limit int) ([]HoldOf, error) {
+	return db.All(ctx, tx, scanHold, "select "+holdColumns+` from agent_hold
 		where tenant_id = $1 and kind = $2 and lifted_at is null order by raised_at, id limit $3`, tx.Tenant(), Quarantine, limit)
-	if err != nil {
-		return nil, err
-	}
-	err = scanHolds(rows, func(agent string, h Hold) { all = append(all, HoldOf{agent, h}) })
-	return all, err
 }
 
 func lift(ctx context.Context, tx *db.Tx, agent, hold string, by estover.Subject) error {
@@ -265,34 +227,26 @@ func lift(ctx context.Context, tx *db.Tx, agent, hold string, by estover.Subject
 	return err
 }
 
+func scanCredential(scan func(...any) error) (c Credential, err error) {
+	var jwks, certificate *string
+	err = scan(&c.ID, &c.Agent, &c.Kind, &c.Label, &c.hash, &jwks, &certificate, &c.Backup, &c.CreatedAt, &c.CreatedBy, &c.ExpiresAt, &c.LastUsedAt, &c.Epoch)
+	if jwks != nil {
+		c.JWKS = json.RawMessage(*jwks)
+	}
+	if err == nil && certificate != nil {
+		if err = json.Unmarshal([]byte(*certificate), &c.Certificate); err != nil {
+			err = fmt.Errorf("reading credential %s: %w", c.ID, err)
+		}
+	}
+	return c, err
+}
+
 // credentialsOf lists the credentials of an agent that are live, the newest
 // first.
-func credentialsOf(ctx context.Context, tx *db.Tx, agent string) (list []Credential, err error) {
-	rows, err := tx.Query(ctx, `select id, agent_id, kind, label, hash, jwks, certificate, backup, created_at, created_by, expires_at, last_used_at, epoch
+func credentialsOf(ctx context.Context, tx *db.Tx, agent string) ([]Credential, error) {
+	return db.All(ctx, tx, scanCredential, `select id, agent_id, kind, label, hash, jwks, certificate, backup, created_at, created_by, expires_at, last_used_at, epoch
 		from agent_credential where tenant_id = $1 and agent_id = $2 and ended_at is null and (expires_at is null or expires_at > $3)
 		order by created_at desc, id`, tx.Tenant(), agent, tx.Now())
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	list = []Credential{}
-	for rows.Next() {
-		var c Credential
-		var jwks, certificate *string
-		if err := rows.Scan(&c.ID, &c.Agent, &c.Kind, &c.Label, &c.hash, &jwks, &certificate, &c.Backup, &c.CreatedAt, &c.CreatedBy, &c.ExpiresAt, &c.LastUsedAt, &c.Epoch); err != nil {
-			return nil, err
-		}
-		if jwks != nil {
-			c.JWKS = json.RawMessage(*jwks)
-		}
-		if certificate != nil {
-			if err := json.Unmarshal([]byte(*certificate), &c.Certificate); err != nil {
-				return nil, fmt.Errorf("reading credential %s: %w", c.ID, err)
-			}
-		}
-		list = append(list, c)
-	}
-	return list, rows.Err()
 }
 
 func insertCredential(ctx context.Context, tx *db.Tx, c Credential) error {
@@ -376,9 +330,9 @@ func setRegistering(ctx context.Context, tx *db.Tx, open bool, by estover.Subjec
 
 const initialTokenColumns = `id, label, bounds, uses, used, created_at, created_by, expires_at, ended_at`
 
-func scanInitialToken(row scanner) (t InitialToken, err error) {
+func scanInitialToken(scan func(...any) error) (t InitialToken, err error) {
 	var bounds string
-	err = row.Scan(&t.ID, &t.Label, &bounds, &t.Uses, &t.Used, &t.CreatedAt, &t.CreatedBy, &t.ExpiresAt, &t.EndedAt)
+	err = scan(&t.ID, &t.Label, &bounds, &t.Uses, &t.Used, &t.CreatedAt, &t.CreatedBy, &t.ExpiresAt, &t.EndedAt)
 	if err == nil {
 		if err = json.Unmarshal([]byte(bounds), &t.Bounds); err != nil {
 			err = fmt.Errorf("reading the bounds of initial access token %s: %w", t.ID, err)
@@ -400,7 +354,7 @@ func insertInitialToken(ctx context.Context, tx *db.Tx, t InitialToken, hash [32
 
 // findInitialToken reads a token, whether or not it is good for anything.
 func findInitialToken(ctx context.Context, tx *db.Tx, hash [32]byte) (InitialToken, error) {
-	t, err := scanInitialToken(tx.QueryRow(ctx, "select "+initialTokenColumns+" from initial_token where tenant_id = $1 and hash = $2", tx.Tenant(), hash[:]))
+	t, err := scanInitialToken(tx.QueryRow(ctx, "select "+initialTokenColumns+" from initial_token where tenant_id = $1 and hash = $2", tx.Tenant(), hash[:]).Scan)
 	if errors.Is(err, db.ErrNoRows) {
 		err = ErrInitialToken
 	}
@@ -408,21 +362,9 @@ func findInitialToken(ctx context.Context, tx *db.Tx, hash [32]byte) (InitialTok
 }
 
 // initialTokens lists the tokens that are good for something, the newest first.
-func initialTokens(ctx context.Context, tx *db.Tx) (list []InitialToken, err error) {
-	rows, err := tx.Query(ctx, "select "+initialTokenColumns+` from initial_token
+func initialTokens(ctx context.Context, tx *db.Tx) ([]InitialToken, error) {
+	return db.All(ctx, tx, scanInitialToken, "select "+initialTokenColumns+` from initial_token
 		where tenant_id = $1 and ended_at is null and used < uses and expires_at > $2 order by created_at desc, id limit 1000`, tx.Tenant(), tx.Now())
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		t, err := scanInitialToken(rows)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, t)
-	}
-	return list, rows.Err()
 }
 
 // useInitialToken takes one use of a token, if one is left.
@@ -488,18 +430,9 @@ type Placed struct {
 
 // ExpiredSince are the agents of all tenants whose time has run out since a
 // moment, and that are not retired.
-func ExpiredSince(ctx context.Context, tx *db.Tx, since time.Time) (all []Placed, err error) {
-	rows, err := tx.Query(ctx, `select tenant_id, id from agent where expires_at > $1 and expires_at <= $2 and ended_at is null`, since, tx.Now())
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var p Placed
-		if err := rows.Scan(&p.Tenant, &p.ID); err != nil {
-			return nil, err
-		}
-		all = append(all, p)
-	}
-	return all, rows.Err()
+func ExpiredSince(ctx context.Context, tx *db.Tx, since time.Time) ([]Placed, error) {
+	return db.All(ctx, tx, func(scan func(...any) error) (p Placed, err error) {
+		err = scan(&p.Tenant, &p.ID)
+		return p, err
+	}, `select tenant_id, id from agent where expires_at > $1 and expires_at <= $2 and ended_at is null`, since, tx.Now())
 }
