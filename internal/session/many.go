@@ -27,20 +27,8 @@ func (s *Sessions) EndAgents(ctx context.Context, tx *guard.Tx, agents []string,
 
 // Working are the agents that have sessions which have not ended, in the
 // transaction's tenant.
-func Working(ctx context.Context, tx *db.Tx) (agents []string, err error) {
-	rows, err := tx.Query(ctx, `select distinct agent_id from session where tenant_id = $1 and ended_at is null`, tx.Tenant())
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var agent string
-		if err := rows.Scan(&agent); err != nil {
-			return nil, err
-		}
-		agents = append(agents, agent)
-	}
-	return agents, rows.Err()
+func Working(ctx context.Context, tx *db.Tx) ([]string, error) {
+	return db.AllOf[string](ctx, tx, `select distinct agent_id from session where tenant_id = $1 and ended_at is null`, tx.Tenant())
 }
 
 // Running counts the sessions that have not ended by their agents, in the

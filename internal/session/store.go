@@ -16,11 +16,11 @@ const columns = `id, agent_id, purpose, task, ambient, coalesce(key_thumbprint, 
 const microsecond = int64(time.Second / time.Microsecond)
 
 // scan reads one row of columns.
-func scan(tx *db.Tx, row interface{ Scan(...any) error }) (*Session, error) {
+func scan(tx *db.Tx, columns func(...any) error) (*Session, error) {
 	s := &Session{State: Open}
 	var idle int64
 	var idleAt time.Time
-	err := row.Scan(&s.ID, &s.Agent, &s.Purpose, &s.sealed, &s.Ambient, &s.Key, &s.OpenedAt, &s.OpenedBy, &s.Strength, &s.ExpiresAt, &s.Epoch,
+	err := columns(&s.ID, &s.Agent, &s.Purpose, &s.sealed, &s.Ambient, &s.Key, &s.OpenedAt, &s.OpenedBy, &s.Strength, &s.ExpiresAt, &s.Epoch,
 		&s.EndedAt, &s.EndCause, &s.Calls, &idle, &idleAt, &s.Parent, &s.depth, &s.Bound, &s.Program)
 	if errors.Is(err, db.ErrNoRows) {
 		return nil, ErrNotFound
@@ -36,7 +36,7 @@ func scan(tx *db.Tx, row interface{ Scan(...any) error }) (*Session, error) {
 }
 
 func find(ctx context.Context, tx *db.Tx, id string) (*Session, error) {
-	return scan(tx, tx.QueryRow(ctx, `select `+columns+` from session where tenant_id = $1 and id = $2`, tx.Tenant(), id))
+	return scan(tx, tx.QueryRow(ctx, `select `+columns+` from session where tenant_id = $1 and id = $2`, tx.Tenant(), id).Scan)
 }
 
 // Over reports whether a session has ended, or there is none of this name.
@@ -70,12 +70,12 @@ func findAmbient(ctx context.Context, tx *db.Tx, agent string) (map[string]strin
 func findAmbientFor(ctx context.Context, tx *db.Tx, agent, purpose string) (*Session, error) {
 	return scan(tx, tx.QueryRow(ctx, `select `+columns+` from session
 		where tenant_id = $1 and agent_id = $2 and purpose = $3 and ambient and ended_at is null and expires_at > $4`,
-		tx.Tenant(), agent, purpose, tx.Now()))
+		tx.Tenant(), agent, purpose, tx.Now()).Scan)
 }
 
 // findKey reads where the open session of a certificate is, in any tenant.
 func findKey(ctx context.Context, tx *db.Tx, key string) (at place, err error) {
-	err = tx.QueryRow(ctx, `select tenant_id, id from session where key_thumbprint = $1 and ended_at is null`, key).Scan(&at.tenant, &at.id)
+	at, err = scanPlace(tx.QueryRow(ctx, `select tenant_id, id from session where key_thumbprint = $1 and ended_at is null`, key).Scan)
 	if errors.Is(err, db.ErrNoRows) {
 		return at, ErrNotFound
 	}
@@ -84,31 +84,19 @@ func findKey(ctx context.Context, tx *db.Tx, key string) (at place, err error) {
 
 // findDue reads which open sessions are over their time, in all tenants.
 func findDue(ctx context.Context, tx *db.Tx) ([]place, error) {
-	return places(ctx, tx, `select tenant_id, id from session where ended_at is null and expires_at <= $1 order by expires_at limit 256`, tx.Now())
+	return db.All(ctx, tx, scanPlace, `select tenant_id, id from session where ended_at is null and expires_at <= $1 order by expires_at limit 256`, tx.Now())
 }
 
 // findIdle reads which open sessions, of idle times up to one, nobody has used
 // for so long that they end, in all tenants.
 func findIdle(ctx context.Context, tx *db.Tx, before time.Time, most time.Duration) ([]place, error) {
-	return places(ctx, tx, `select tenant_id, id from session where ended_at is null and idle_at <= $1 and idle_us <= $2 order by idle_at limit 256`,
+	return db.All(ctx, tx, scanPlace, `select tenant_id, id from session where ended_at is null and idle_at <= $1 and idle_us <= $2 order by idle_at limit 256`,
 		before, most.Microseconds())
 }
 
-func places(ctx context.Context, tx *db.Tx, query string, args ...any) ([]place, error) {
-	rows, err := tx.Query(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	var due []place
-	for rows.Next() {
-		var at place
-		if err := rows.Scan(&at.tenant, &at.id); err != nil {
-			return nil, err
-		}
-		due = append(due, at)
-	}
-	return due, rows.Err()
+func scanPlace(scan func(...any) error) (at place, err error) {
+	err = scan(&at.tenant, &at.id)
+	return at, err
 }
 
 // insert writes a session. It reports false, and writes nothing, if the agent
@@ -197,20 +185,11 @@ type step struct {
 }
 
 // dueSteps reads what is due of all tenants.
-func dueSteps(ctx context.Context, tx *db.Tx) (due []step, err error) {
-	rows, err := tx.Query(ctx, `select tenant_id, session_id, part, tries from session_step where due_at <= $1 order by due_at limit 256`, tx.Now())
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var st step
-		if err := rows.Scan(&st.tenant, &st.id, &st.part, &st.tries); err != nil {
-			return nil, err
-		}
-		due = append(due, st)
-	}
-	return due, rows.Err()
+func dueSteps(ctx context.Context, tx *db.Tx) ([]step, error) {
+	return db.All(ctx, tx, func(scan func(...any) error) (st step, err error) {
+		err = scan(&st.tenant, &st.id, &st.part, &st.tries)
+		return st, err
+	}, `select tenant_id, session_id, part, tries from session_step where due_at <= $1 order by due_at limit 256`, tx.Now())
 }
 
 // takeStep has this node do a step, until a time at which another may. False:
@@ -241,42 +220,17 @@ func putOff(ctx context.Context, tx *db.Tx, st step, why string, due time.Time) 
 }
 
 // ending reads which parts have still something to do for a session.
-func ending(ctx context.Context, tx *db.Tx, id string) (parts []string, err error) {
-	rows, err := tx.Query(ctx, `select part from session_step where tenant_id = $1 and session_id = $2 order by part`, tx.Tenant(), id)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var part string
-		if err := rows.Scan(&part); err != nil {
-			return nil, err
-		}
-		parts = append(parts, part)
-	}
-	return parts, rows.Err()
+func ending(ctx context.Context, tx *db.Tx, id string) ([]string, error) {
+	return db.AllOf[string](ctx, tx, `select part from session_step where tenant_id = $1 and session_id = $2 order by part`, tx.Tenant(), id)
 }
 
 // replace lets the agent's ambient session for a purpose go on by itself, if
 // its time is running out, so that another can take its place. It says which
 // one that was.
 func replace(ctx context.Context, tx *db.Tx, s *Session) ([]string, error) {
-	rows, err := tx.Query(ctx, `update session set ambient = $4 where tenant_id = $1 and agent_id = $2 and purpose = $3 and ambient
+	return db.AllOf[string](ctx, tx, `update session set ambient = $4 where tenant_id = $1 and agent_id = $2 and purpose = $3 and ambient
 		and ended_at is null and expires_at < $5 returning id`,
 		tx.Tenant(), s.Agent, s.Purpose, false, tx.Now().Add(left))
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	var old []string
-	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		old = append(old, id)
-	}
-	return old, rows.Err()
 }
 
 // hold locks an open session until the transaction ends.
@@ -311,22 +265,12 @@ func endChildren(ctx context.Context, tx *db.Tx, parent, cause string) ([]Sessio
 }
 
 func mark(ctx context.Context, tx *db.Tx, where, value, cause string, more ...any) ([]Session, error) {
-	rows, err := tx.Query(ctx, `update session set ended_at = $3, end_cause = $4, epoch = epoch + 1
+	return db.All(ctx, tx, func(scan func(...any) error) (s Session, err error) {
+		err = scan(&s.ID, &s.Agent, &s.Ambient)
+		return s, err
+	}, `update session set ended_at = $3, end_cause = $4, epoch = epoch + 1
 		where tenant_id = $1 and `+where+` and ended_at is null returning id, agent_id, ambient`,
 		append([]any{tx.Tenant(), value, tx.Now(), cause}, more...)...)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	var ended []Session
-	for rows.Next() {
-		var s Session
-		if err := rows.Scan(&s.ID, &s.Agent, &s.Ambient); err != nil {
-			return nil, err
-		}
-		ended = append(ended, s)
-	}
-	return ended, rows.Err()
 }
 
 func setCalls(ctx context.Context, tx *db.Tx, id string, calls int64) error {
@@ -353,18 +297,12 @@ func list(ctx context.Context, tx *db.Tx, f Filter, from *After, limit int) ([]S
 	if from != nil {
 		where += " and (opened_at, id) < (" + arg(from.OpenedAt) + ", " + arg(from.ID) + ")"
 	}
-	rows, err := tx.Query(ctx, `select `+columns+` from session where `+where+` order by opened_at desc, id desc limit `+arg(limit), args...)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	var page []Session
-	for rows.Next() {
-		s, err := scan(tx, rows)
+	where += " order by opened_at desc, id desc limit " + arg(limit)
+	return db.All(ctx, tx, func(columns func(...any) error) (Session, error) {
+		s, err := scan(tx, columns)
 		if err != nil {
-			return nil, err
+			return Session{}, err
 		}
-		page = append(page, *s)
-	}
-	return page, rows.Err()
+		return *s, nil
+	}, `select `+columns+` from session where `+where, args...)
 }
