@@ -199,7 +199,11 @@ func play(w io.Writer, frames io.Reader) error {
 		arrow := map[recording.Dir]string{recording.Up: "→", recording.Down: "←"}[f.Dir]
 		fmt.Fprintf(w, "%s  #%d %s %s\n", f.At.Local().Format("15:04:05.000"), f.Stream, first(arrow, "·"), f.Kind)
 		if f.Ref != nil {
-			fmt.Fprintf(w, "    … and %d bytes more, SHA-256 %s\n", f.Ref.Size-f.Ref.From, f.Ref.Sum)
+			what, sum := "of them", f.Ref.Rest
+			if sum == (recording.Digest{}) {
+				what, sum = "of the whole", f.Ref.Sum
+			}
+			fmt.Fprintf(w, "    … and %d bytes more, SHA-256 %s %s\n", f.Ref.Size-f.Ref.From, what, sum)
 			continue
 		}
 		for line := range strings.Lines(string(f.Data)) {

@@ -10,7 +10,7 @@ import (
 )
 
 // inlineBody is how much of a body goes into frames; the rest goes into blobs
-// of its own.
+// of its own, unless a frame more holds it.
 const inlineBody = 1 << 20
 
 // A Body takes one body as it passes. It is written and closed by one
@@ -23,8 +23,7 @@ type Body struct {
 	kind   Kind
 	class  estover.Class
 
-	start []byte    // of a body that is still short: most are, and need no digest of their own
-	sum   hash.Hash // of the whole, once it is longer
+	rest  hash.Hash // of what is not in frames, which have digests of their own
 	size  int64     // bytes seen
 	kept  int64     // bytes recorded
 	part  *[]byte
@@ -45,20 +44,25 @@ func (b *Body) Write(p []byte) (int, error) {
 	if b.err != nil {
 		return 0, b.err
 	}
-	b.digest(p)
 	b.size += int64(len(p))
-	n := len(p)
-	p = p[:min(int64(len(p)), max(0, b.rec.r.o.MaxBody-b.kept))]
-	for len(p) > 0 && b.err == nil {
-		var piece []byte
-		if b.kept < inlineBody {
-			piece = p[:min(int64(len(p)), pieceSize, inlineBody-b.kept)]
-			b.err = b.rec.Frame(Frame{Stream: b.stream, Dir: b.dir, Kind: b.kind, Class: b.class, Data: piece})
-		} else {
-			piece = p[:min(len(p), partSize-b.gathered())]
-			b.err = b.gather(piece)
+	n, left := len(p), max(0, b.rec.r.o.MaxBody-b.kept)
+	for b.err == nil && len(p) > 0 && left > 0 && b.kept < inlineBody {
+		piece := p[:min(int64(len(p)), left, pieceSize, inlineBody-b.kept)]
+		if b.err = b.rec.Frame(Frame{Stream: b.stream, Dir: b.dir, Kind: b.kind, Class: b.class, Data: piece}); b.err == nil {
+			p, left = p[len(piece):], left-int64(len(piece))
+			b.kept += int64(len(piece))
 		}
-		if b.err == nil {
+	}
+	if b.err == nil && len(p) > 0 {
+		if b.rest == nil {
+			b.rest = sha256.New()
+		}
+		b.rest.Write(p)
+		p = p[:min(int64(len(p)), left)]
+	}
+	for b.err == nil && len(p) > 0 {
+		piece := p[:min(len(p), partSize-b.gathered())]
+		if b.err = b.gather(piece); b.err == nil {
 			p = p[len(piece):]
 			b.kept += int64(len(piece))
 		}
@@ -68,23 +72,6 @@ func (b *Body) Write(p []byte) (int, error) {
 		return 0, b.err
 	}
 	return n, nil
-}
-
-// shortBody is how much of a body is kept to be digested if it grows.
-const shortBody = 4 << 10
-
-// digest adds to the digest of the whole.
-func (b *Body) digest(p []byte) {
-	if b.sum == nil {
-		if len(b.start)+len(p) <= shortBody {
-			b.start = append(b.start, p...)
-			return
-		}
-		b.sum = sha256.New()
-		b.sum.Write(b.start)
-		b.start = nil
-	}
-	b.sum.Write(p)
 }
 
 // gathered is how much there is of the part under way.
@@ -138,8 +125,7 @@ func (b *Body) sealPart() error {
 }
 
 // Close ends the body. A body that was longer than what frames hold, or that
-// was cut, ends with a frame that says where the rest is and what the whole
-// was.
+// was cut, ends with a frame that says where the rest is and what it was.
 func (b *Body) Close() error {
 	if b.done {
 		return b.err
@@ -152,6 +138,9 @@ func (b *Body) Close() error {
 }
 
 func (b *Body) finish() error {
+	if b.appended() {
+		return nil
+	}
 	if b.part != nil {
 		if err := b.sealPart(); err != nil {
 			return err
@@ -161,13 +150,26 @@ func (b *Body) finish() error {
 		return nil
 	}
 	r := &Ref{From: min(b.kept, inlineBody), Size: b.size, Kept: b.kept, Parts: b.parts}
-	if b.sum == nil {
-		r.Sum = sha256.Sum256(b.start)
-	} else {
-		b.sum.Sum(r.Sum[:0])
-	}
+	b.rest.Sum(r.Rest[:0])
 	f := Frame{Stream: b.stream, Dir: b.dir, Kind: b.kind, Class: b.class}
 	return b.rec.add(&f, encodeRef(r))
+}
+
+// appended puts what came after the first MiB into a frame, if it is little: that
+// costs less than a blob and its row. It reports whether it did.
+func (b *Body) appended() bool {
+	if b.part == nil || len(b.parts) > 0 || b.kept < b.size || len(*b.part) > pieceSize {
+		return false
+	}
+	if b.rec.Frame(Frame{Stream: b.stream, Dir: b.dir, Kind: b.kind, Class: b.class, Data: *b.part}) != nil {
+		return false // what a part takes is set aside already
+	}
+	b.rec.r.codec.buffers.put(b.part)
+	b.part = nil
+	b.rec.mu.Lock()
+	defer b.rec.mu.Unlock()
+	b.rec.release(partSize)
+	return true
 }
 
 // Abort ends a body that did not come to its end, and notes why.

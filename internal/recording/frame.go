@@ -52,13 +52,15 @@ type Frame struct {
 }
 
 // A Ref stands at the end of a body that was too long for frames: it names the
-// blobs that hold what followed the frames, and the digest of the whole.
+// blobs that hold what followed the frames, and the digest of that. What is in
+// frames has their digests. In estover-rec/1 the digest was that of the whole.
 type Ref struct {
-	From  int64    `cbor:"from" json:"from"`             // bytes of the body in the frames before
-	Size  int64    `cbor:"size" json:"size"`             // bytes of the whole body
-	Kept  int64    `cbor:"kept" json:"kept"`             // bytes that were kept; less than Size if it was cut
-	Sum   Digest   `cbor:"sum" json:"sum"`               // SHA-256 of the whole body, whatever was kept
-	Parts []Digest `cbor:"parts" json:"parts,omitempty"` // the blobs from From on, in order
+	From  int64    `cbor:"from" json:"from"`                   // bytes of the body in the frames before
+	Size  int64    `cbor:"size" json:"size"`                   // bytes of the whole body
+	Kept  int64    `cbor:"kept" json:"kept"`                   // bytes that were kept; less than Size if it was cut
+	Sum   Digest   `cbor:"sum,omitzero" json:"sum,omitzero"`   // SHA-256 of the whole body, whatever was kept: in estover-rec/1
+	Rest  Digest   `cbor:"rest,omitzero" json:"rest,omitzero"` // SHA-256 of the body from From on, whatever was kept
+	Parts []Digest `cbor:"parts" json:"parts,omitempty"`       // the blobs from From on, in order
 }
 
 const (
@@ -175,7 +177,7 @@ func decodeFrame(b []byte) (Frame, error) {
 		return Frame{}, errors.New("a frame without its salt")
 	case c.Seq < 1:
 		return Frame{}, fmt.Errorf("a frame with the number %d", c.Seq)
-	case c.Ref != nil && (len(c.Data) > 0 || c.Ref.From < 0 || c.Ref.Kept < c.Ref.From || c.Ref.Size < c.Ref.Kept):
+	case c.Ref != nil && (len(c.Data) > 0 || c.Ref.From < 0 || c.Ref.Kept < c.Ref.From || c.Ref.Size < c.Ref.Kept || (c.Ref.Sum == Digest{}) == (c.Ref.Rest == Digest{})):
 		return Frame{}, errors.New("a reference that cannot be")
 	}
 	return Frame{

@@ -327,7 +327,7 @@ func keyAAD(id string, started time.Time) seal.AAD {
 // A Statement is what the log says of a segment: the entry of its event, as
 // JSON. It binds the blob and, by the root, each frame in it.
 type Statement struct {
-	Format    string `json:"format"` // estover-rec/1
+	Format    string `json:"format"` // estover-rec/2
 	Session   string `json:"session"`
 	Recording string `json:"recording"`
 	N         int64  `json:"n"`
@@ -345,7 +345,7 @@ func (rec *Recorder) commitSegment(ctx context.Context, w *work) error {
 	}
 	h := w.header
 	leaf, err := json.Marshal(Statement{
-		Format: magic[:len(magic)-1], Session: h.Session, Recording: h.Recording, N: h.N, First: h.First, Last: h.Last,
+		Format: format, Session: h.Session, Recording: h.Recording, N: h.N, First: h.First, Last: h.Last,
 		Segment: w.digest, Prev: h.Prev, Root: h.Root,
 	})
 	if err != nil {

@@ -7,7 +7,7 @@
 //	Frame ─▶ frames of a session ──4 MiB, Flush or its time──▶ segment ─▶ blob ─▶ row and event, one commit
 //	         in memory, bounded         (Options.FlushEvery)                └─ durable before the row names it
 //
-// # The format estover-rec/1
+// # The format estover-rec/2
 //
 // A frame is a CBOR map {t, dir, ref | data, seq, kind, salt, class, stream} in
 // the deterministic form of RFC 8949. Its digest is its leaf in a Merkle tree
@@ -28,7 +28,12 @@
 //
 // A body goes into frames of at most 64 KiB as it passes. What comes after its
 // first MiB goes into blobs of its own, at most 1 MiB of plaintext each, and a
-// last frame names them and the digest of the whole ([Ref]).
+// last frame names them and the digest of what is in them ([Ref]). If it is not
+// more than a frame holds it goes into one. So each byte is hashed once before it
+// is sealed, and once, compressed, afterwards.
+//
+// In estover-rec/1, which is read as before, that last frame had the digest of the
+// whole body.
 //
 // # Keys
 //

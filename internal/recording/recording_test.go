@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -723,7 +724,7 @@ func TestBodies(t *testing.T) {
 	d := dbtest.Open(t)
 	r := setup(t, d, nil, guardtest.AllowAll, Options{FlushEvery: never, MaxBody: 4 << 20})
 	rec := r.Session("acme", "ses_1")
-	sizes := []int{0, 1, pieceSize, pieceSize + 1, inlineBody, inlineBody + 1, inlineBody + partSize, 4 << 20, 4<<20 + 1, 6 << 20}
+	sizes := []int{0, 1, pieceSize, pieceSize + 1, inlineBody, inlineBody + 1, inlineBody + pieceSize, inlineBody + pieceSize + 1, inlineBody + partSize, 4 << 20, 4<<20 + 1, 6 << 20}
 	for i, n := range sizes {
 		body := noise(n)
 		b := rec.Body(uint64(i), Down, HTTPBody, estover.Internal)
@@ -759,16 +760,133 @@ func TestBodies(t *testing.T) {
 		if !bytes.Equal(got, noise(n)[:kept]) {
 			t.Errorf("a body of %d bytes was kept as %d, want %d", n, len(got), kept)
 		}
-		if (ref != nil) != (n > inlineBody) {
+		if (ref != nil) != (n > inlineBody+pieceSize) {
 			t.Errorf("a body of %d bytes has the reference %+v", n, ref)
 		}
-		if ref != nil && (ref.Size != int64(n) || ref.Kept != int64(kept) || ref.Sum != sha256.Sum256(noise(n))) {
+		if ref != nil && (ref.Size != int64(n) || ref.Kept != int64(kept) || ref.Rest != sha256.Sum256(noise(n)[inlineBody:])) {
 			t.Errorf("a body of %d bytes has the reference %+v", n, ref)
 		}
 	}
 	if s, err := p.Verify(t.Context()); err != nil || s.Bodies != 3 || s.Cut != 2 {
 		t.Errorf("verified %+v, %v; want 3 long bodies whole and 2 cut", s, err)
 	}
+}
+
+// What stands for a body says what was in its blobs: others do not take their place.
+func TestAnotherRest(t *testing.T) {
+	r := setup(t, dbtest.Open(t), nil, guardtest.AllowAll, Options{FlushEvery: never})
+	rec := r.Session("acme", "ses_1")
+	b := rec.Body(1, Down, HTTPBody, estover.Internal)
+	if _, err := b.Write(noise(2 << 20)); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	all := read(t, r, "ses_1", Range{})
+	ref := *all[len(all)-1].Ref
+	ref.From, ref.Size, ref.Kept = 0, 1<<20, 1<<20
+	add := func(stream uint64) error {
+		if err := rec.add(&Frame{Stream: stream, Dir: Down, Kind: HTTPBody, Class: estover.Internal}, encodeRef(&ref)); err != nil {
+			t.Fatal(err)
+		}
+		p, err := r.Open(t.Context(), ann, "ses_1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = p.Verify(t.Context())
+		return err
+	}
+	if err := add(2); err != nil {
+		t.Errorf("a body that has nothing but blobs: %v", err)
+	}
+	ref.Rest = sha256.Sum256(noise(1 << 20))
+	if err := add(3); !errors.Is(err, ErrTampered) {
+		t.Errorf("a body with the blobs of another: %v, want ErrTampered", err)
+	}
+}
+
+// What was recorded in estover-rec/1 is read, verified and disclosed as before. The
+// blobs are as a program of that time has written them.
+func TestFormatOne(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		bucket := memblob.OpenBucket(nil)
+		r := setup(t, d, bucket, guardtest.AllowAll, Options{FlushEvery: never})
+		var segment Header
+		var digest Digest
+		for _, name := range []string{"segment", "body"} {
+			b, err := os.ReadFile("testdata/estover-rec-1/" + name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := bucket.WriteAll(t.Context(), blobName(sha256.Sum256(b)), b, nil); err != nil {
+				t.Fatal(err)
+			}
+			h, _, _, err := parse(b)
+			if err != nil || h.format != formatOne {
+				t.Fatalf("%s is in the format %q: %v", name, h.format, err)
+			}
+			if name == segmentBlob {
+				segment, digest = h, sha256.Sum256(b)
+			}
+		}
+		text, err := os.ReadFile("testdata/estover-rec-1/key.hex")
+		if err != nil {
+			t.Fatal(err)
+		}
+		key, err := hex.DecodeString(strings.TrimSpace(string(text)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.sealer.Prepare(t.Context(), "acme"); err != nil {
+			t.Fatal(err)
+		}
+		wrapped, err := r.sealer.Seal("acme", keyAAD(segment.Recording, segment.From), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Append(t.Context(), db.Append{Tenant: "acme", Rows: []db.Row{
+			{Into: recordingTable, Values: []any{"acme", segment.Recording, segment.Session, segment.From.UnixMicro(), wrapped}},
+			{Into: segmentTable, Values: []any{
+				"acme", segment.Recording, segment.N, digest[:], segment.Prev.bytes(), segment.Root[:], segment.First, segment.Last,
+				segment.From.UnixMicro(), segment.To.UnixMicro(), 1472, "evt_1",
+			}},
+		}}); err != nil {
+			t.Fatal(err)
+		}
+		p, err := r.Open(t.Context(), ann, segment.Session)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s, err := p.Verify(t.Context()); err != nil || s.Bodies != 1 || s.Frames != 17 {
+			t.Errorf("verified %+v, %v; want one long body and 17 frames", s, err)
+		}
+		var got []byte
+		for f, err := range p.Frames(t.Context(), Range{}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, f.Data...)
+			if f.Ref == nil {
+				continue
+			}
+			rest, err := io.ReadAll(p.Rest(t.Context(), f))
+			if err != nil || f.Ref.Sum == (Digest{}) || f.Ref.Rest != (Digest{}) {
+				t.Errorf("the reference %+v, %v", f.Ref, err)
+			}
+			got = append(got, rest...)
+			proof, err := p.Disclose(t.Context(), f.Recording, f.Seq)
+			if err != nil || proof.Statement.Format != formatOne {
+				t.Fatalf("disclosed in the format %q, %v", proof.Statement.Format, err)
+			}
+			if one, err := proof.Check(); err != nil || one.Ref == nil || one.Ref.Sum != f.Ref.Sum {
+				t.Errorf("the disclosed frame has the reference %+v, %v", one.Ref, err)
+			}
+		}
+		if !bytes.Equal(got, bytes.Repeat([]byte("a line of a long answer\n"), 56000)) {
+			t.Errorf("%d bytes are read that were not recorded so", len(got))
+		}
+	})
 }
 
 func TestBodiesThatBreakOff(t *testing.T) {
@@ -1001,7 +1119,7 @@ func TestExportHAR(t *testing.T) {
 		}
 	}
 	b := rec.Body(s, Down, HTTPBody, estover.Public)
-	if _, err := b.Write(noise(inlineBody + 5)); err != nil {
+	if _, err := b.Write(noise(inlineBody + pieceSize + 5)); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.Close(); err != nil {
@@ -1057,7 +1175,7 @@ func TestExportHAR(t *testing.T) {
 		t.Errorf("the first entry is %+v", e)
 	}
 	e = har.Log.Entries[1]
-	if e.Response.Content.Encoding != "base64" || e.Response.Content.Size != inlineBody+5 || e.Estover.ResponseRest == nil ||
+	if e.Response.Content.Encoding != "base64" || e.Response.Content.Size != inlineBody+pieceSize+5 || e.Estover.ResponseRest == nil ||
 		e.Response.Content.Comment == "" || e.Request.URL != "https://crm.example:8443/img" || e.Request.PostData != nil {
 		t.Errorf("the second entry has the content %s %d %q", e.Response.Content.Encoding, e.Response.Content.Size, e.Response.Content.Comment)
 	}

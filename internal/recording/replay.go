@@ -194,7 +194,7 @@ func (p *Replay) framesOf(ctx context.Context, t *track, g Range) iter.Seq2[Fram
 			if !g.touches(s) {
 				continue
 			}
-			frames, leaves, err := p.segment(ctx, t, s)
+			_, frames, leaves, err := p.segment(ctx, t, s)
 			if err != nil {
 				yield(Frame{}, err)
 				return
@@ -218,20 +218,20 @@ func (p *Replay) framesOf(ctx context.Context, t *track, g Range) iter.Seq2[Fram
 }
 
 // segment reads a segment and checks it against its row.
-func (p *Replay) segment(ctx context.Context, t *track, s *segmentRow) ([][]byte, []Digest, error) {
+func (p *Replay) segment(ctx context.Context, t *track, s *segmentRow) (Header, [][]byte, []Digest, error) {
 	blob, err := p.r.store.get(ctx, s.digest)
 	if err != nil {
-		return nil, nil, err
+		return Header{}, nil, nil, err
 	}
 	h, frames, leaves, err := p.r.codec.openSegment(t.plainKey, blob)
 	if err != nil {
-		return nil, nil, ErrTampered.With("Segment %d of recording %s is not as it was made.", s.n, t.ID).Because(err)
+		return h, nil, nil, ErrTampered.With("Segment %d of recording %s is not as it was made.", s.n, t.ID).Because(err)
 	}
 	if h.Tenant != p.tenant || h.Session != t.Session || h.Recording != t.ID || h.N != s.n ||
 		h.First != s.first || h.Last != s.last || h.Prev != s.prev || h.Root != s.root {
-		return nil, nil, ErrTampered.With("Segment %d of recording %s is not the one that its row names.", s.n, t.ID)
+		return h, nil, nil, ErrTampered.With("Segment %d of recording %s is not the one that its row names.", s.n, t.ID)
 	}
-	return frames, leaves, nil
+	return h, frames, leaves, nil
 }
 
 // Rest reads what was kept of a long body after its frames, given the frame
@@ -326,6 +326,11 @@ func (p *Replay) Verify(ctx context.Context) (s Summary, err error) {
 		if f.Ref == nil {
 			continue
 		}
+		whole := f.Ref.Sum
+		if f.Ref.Rest != (Digest{}) {
+			whole = f.Ref.Rest
+			sums[k].Reset()
+		}
 		n, err := io.Copy(sums[k], p.Rest(ctx, f))
 		if err != nil {
 			return s, err
@@ -338,7 +343,7 @@ func (p *Replay) Verify(ctx context.Context) (s Summary, err error) {
 			s.Cut++
 			continue
 		}
-		if Digest(sums[k].Sum(nil)) != f.Ref.Sum {
+		if Digest(sums[k].Sum(nil)) != whole {
 			return s, ErrTampered.With("A body of stream %d in recording %s is not what passed.", f.Stream, f.Recording)
 		}
 		s.Bodies++
@@ -392,7 +397,7 @@ func (p *Replay) Disclose(ctx context.Context, recording string, seq int64) (Dis
 			if t.ID != recording || seq < s.first || seq > s.last {
 				continue
 			}
-			frames, leaves, err := p.segment(ctx, t, s)
+			h, frames, leaves, err := p.segment(ctx, t, s)
 			if err != nil {
 				return Disclosure{}, err
 			}
@@ -400,7 +405,7 @@ func (p *Replay) Disclose(ctx context.Context, recording string, seq int64) (Dis
 			return Disclosure{
 				Frame: frames[n], Index: n, Path: pathOf(leaves, n), Event: s.event,
 				Statement: Statement{
-					Format: magic[:len(magic)-1], Session: t.Session, Recording: t.ID, N: s.n, First: s.first, Last: s.last,
+					Format: h.format, Session: t.Session, Recording: t.ID, N: s.n, First: s.first, Last: s.last,
 					Segment: s.digest, Prev: s.prev, Root: s.root,
 				},
 			}, nil

@@ -17,8 +17,12 @@ import (
 	"estover.dev"
 )
 
-// magic is the first line of every blob.
-const magic = "estover-rec/1\n"
+// The first line of a blob is its format.
+const (
+	format = "estover-rec/2"
+	// formatOne is what was written before. Only its references are others ([Ref]).
+	formatOne = "estover-rec/1"
+)
 
 const (
 	// segmentSize bounds the plaintext of a segment and of a part of a body.
@@ -51,6 +55,8 @@ type Header struct {
 	Size      int64            `json:"size"`          // bytes of plaintext
 	Prev      Digest           `json:"prev,omitzero"` // the digest of the segment before; none before the first
 	Root      Digest           `json:"root,omitzero"` // of the Merkle tree over its frames
+
+	format string // of the blob that it was read from
 }
 
 // The kinds of blob.
@@ -61,8 +67,8 @@ const (
 
 // key is what seals one blob: HKDF of the recording's key with the blob's id,
 // so that no two blobs share one.
-func blobKey(recordingKey []byte, id string) (cipher.AEAD, error) {
-	key, err := hkdf.Key(sha256.New, recordingKey, nil, magic+id, 32)
+func blobKey(recordingKey []byte, format, id string) (cipher.AEAD, error) {
+	key, err := hkdf.Key(sha256.New, recordingKey, nil, format+"\n"+id, 32)
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +123,7 @@ func (b *binding) at(chunk uint64, last bool) []byte {
 
 // seal makes a blob, in a buffer, and its name.
 func (c *codec) seal(recordingKey []byte, h Header, plain []byte) (*[]byte, Digest, error) {
-	aead, err := blobKey(recordingKey, h.ID)
+	aead, err := blobKey(recordingKey, format, h.ID)
 	if err != nil {
 		return nil, Digest{}, err
 	}
@@ -130,8 +136,8 @@ func (c *codec) seal(recordingKey []byte, h Header, plain []byte) (*[]byte, Dige
 	*packed = c.encoder.EncodeAll(plain, *packed)
 	rest := *packed
 
-	out := c.buffers.get(len(rest) + (len(rest)/chunkSize+1)*sealing + len(magic) + len(text) + 1)
-	*out = append(append(append(*out, magic...), text...), '\n')
+	out := c.buffers.get(len(rest) + (len(rest)/chunkSize+1)*sealing + len(format) + len(text) + 2)
+	*out = append(append(append(append(*out, format...), '\n'), text...), '\n')
 	aad := bind(*out)
 	for n := uint64(0); ; n++ {
 		chunk := rest[:min(chunkSize, len(rest))]
@@ -145,11 +151,11 @@ func (c *codec) seal(recordingKey []byte, h Header, plain []byte) (*[]byte, Dige
 
 // parse reads the clear header of a blob; rest is what is sealed.
 func parse(blob []byte) (h Header, head, rest []byte, err error) {
-	text, ok := bytes.CutPrefix(blob, []byte(magic))
-	if !ok {
-		return h, nil, nil, errors.New("it is not in the format " + magic[:len(magic)-1])
+	first, text, _ := bytes.Cut(blob[:min(len(blob), maxHeader)], []byte{'\n'})
+	if h.format = string(first); h.format != format && h.format != formatOne {
+		return h, nil, nil, errors.New("it is not in the format " + format)
 	}
-	end := bytes.IndexByte(text[:min(len(text), maxHeader)], '\n')
+	end := bytes.IndexByte(text, '\n')
 	if end < 0 {
 		return h, nil, nil, errors.New("its header has no end")
 	}
@@ -162,7 +168,7 @@ func parse(blob []byte) (h Header, head, rest []byte, err error) {
 	if h.Size < 0 || h.Size > segmentSize+maxFrame+frameOverhead {
 		return h, nil, nil, fmt.Errorf("it says that it has %d bytes", h.Size)
 	}
-	n := len(magic) + end + 1
+	n := len(first) + 1 + end + 1
 	return h, blob[:n], blob[n:], nil
 }
 
@@ -172,7 +178,7 @@ func (c *codec) open(recordingKey, blob []byte) (Header, []byte, error) {
 	if err != nil {
 		return h, nil, err
 	}
-	aead, err := blobKey(recordingKey, h.ID)
+	aead, err := blobKey(recordingKey, h.format, h.ID)
 	if err != nil {
 		return h, nil, err
 	}

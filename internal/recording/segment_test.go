@@ -64,7 +64,7 @@ func TestFramesAreDeterministicCBOR(t *testing.T) {
 		want := anyFrame(t, rapid.Int64Range(1, 1<<40).Draw(t, "seq"))
 		var ref []byte
 		if rapid.Bool().Draw(t, "ref") {
-			want.Data, want.Ref = nil, &Ref{From: 1 << 20, Size: 1 << 30, Kept: 1 << 21, Parts: []Digest{{1}, {2}}}
+			want.Data, want.Ref = nil, &Ref{From: 1 << 20, Size: 1 << 30, Kept: 1 << 21, Rest: Digest{3}, Parts: []Digest{{1}, {2}}}
 			ref = encodeRef(want.Ref)
 		}
 		b := appendFrame(nil, &want, ref)
@@ -322,8 +322,8 @@ func FuzzBlob(f *testing.F) {
 	other := bytes.Repeat([]byte{8}, 32)
 	_, blob := sealFrames(c, key, someFrames(3, 100))
 	f.Add(blob)
-	f.Add([]byte(magic + "{}\n"))
-	f.Add([]byte(magic + `{"kind":"segment","size":-1}` + "\n"))
+	f.Add([]byte(format + "\n{}\n"))
+	f.Add([]byte(formatOne + "\n" + `{"kind":"segment","size":-1}` + "\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		h, head, rest, err := parse(b)
 		if err == nil && (len(head)+len(rest) != len(b) || h.Size < 0) {
@@ -346,7 +346,7 @@ func FuzzFrames(f *testing.F) {
 		plain = appendFrame(plain, &frames[i], nil)
 	}
 	f.Add(plain)
-	f.Add(append([]byte{0, 0, 0, 60}, encodeRef(&Ref{From: 1, Size: 2, Kept: 1})...))
+	f.Add(append([]byte{0, 0, 0, 60}, encodeRef(&Ref{From: 1, Size: 2, Kept: 1, Rest: Digest{3}})...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		parts, err := split(b)
 		if err != nil {

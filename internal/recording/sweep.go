@@ -45,7 +45,7 @@ func (r *Recordings) Sweep(ctx context.Context, age time.Duration) (removed int,
 // orphan removes the blob if no row names it. Whose it is stands in its
 // header; a blob without one is none of ours and stays.
 func (r *Recordings) orphan(ctx context.Context, o *blob.ListObject, d Digest) (bool, error) {
-	b := make([]byte, min(o.Size, int64(len(magic)+maxHeader)))
+	b := make([]byte, min(o.Size, maxHeader))
 	reader, err := r.store.bucket.NewRangeReader(ctx, o.Key, 0, int64(len(b)), nil)
 	if err != nil {
 		return false, fmt.Errorf("looking at a blob: %w", err)
