@@ -13,13 +13,11 @@ import (
 const columns = `id, name, spec, state, reason, generation, sealed, scopes, account, expires_at, renewable, claimed_by, claimed_until, fence,
 	failures, created_at, changed_at, renewed_at, epoch`
 
-type row interface{ Scan(dest ...any) error }
-
-func scan(r row) (c Connection, err error) {
+func scan(columns func(...any) error) (c Connection, err error) {
 	var spec, account string
 	var renewable int64
 	var claimed *string
-	err = r.Scan(&c.ID, &c.Name, &spec, &c.State, &c.Reason, &c.Generation, &c.sealed, &c.Granted, &account, &c.ExpiresAt, &renewable, &claimed,
+	err = columns(&c.ID, &c.Name, &spec, &c.State, &c.Reason, &c.Generation, &c.sealed, &c.Granted, &account, &c.ExpiresAt, &renewable, &claimed,
 		&c.claimedUntil, &c.fence, &c.failures, &c.CreatedAt, &c.ChangedAt, &c.RenewedAt, &c.epoch)
 	if errors.Is(err, db.ErrNoRows) {
 		return c, ErrNotFound
@@ -38,24 +36,12 @@ func scan(r row) (c Connection, err error) {
 }
 
 func findName(ctx context.Context, tx *db.Tx, name, lock string) (Connection, error) {
-	return scan(tx.QueryRow(ctx, "select "+columns+" from connection where tenant_id = $1 and name = $2 and ended_at is null"+lock, tx.Tenant(), name))
+	return scan(tx.QueryRow(ctx, "select "+columns+" from connection where tenant_id = $1 and name = $2 and ended_at is null"+lock, tx.Tenant(), name).Scan)
 }
 
-func list(ctx context.Context, tx *db.Tx, after string, limit int) (all []Connection, err error) {
-	rows, err := tx.Query(ctx, "select "+columns+" from connection where tenant_id = $1 and name > $2 and ended_at is null order by name limit $3",
+func list(ctx context.Context, tx *db.Tx, after string, limit int) ([]Connection, error) {
+	return db.All(ctx, tx, scan, "select "+columns+" from connection where tenant_id = $1 and name > $2 and ended_at is null order by name limit $3",
 		tx.Tenant(), after, limit)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		c, err := scan(rows)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, c)
-	}
-	return all, rows.Err()
 }
 
 func insert(ctx context.Context, tx *db.Tx, c Connection) error {
@@ -128,21 +114,12 @@ func settle(ctx context.Context, tx *db.Tx, c Connection, generation int64, next
 }
 
 // dueConnections are the connections of all tenants that are to be renewed.
-func dueConnections(ctx context.Context, tx *db.Tx) (all []flight, err error) {
-	rows, err := tx.Query(ctx, `select tenant_id, name from connection where ended_at is null and next_try_at is not null and next_try_at <= $1
+func dueConnections(ctx context.Context, tx *db.Tx) ([]flight, error) {
+	return db.All(ctx, tx, func(columns func(...any) error) (one flight, err error) {
+		err = columns(&one.tenant, &one.name)
+		return one, err
+	}, `select tenant_id, name from connection where ended_at is null and next_try_at is not null and next_try_at <= $1
 		order by next_try_at limit 200`, tx.Now())
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var one flight
-		if err := rows.Scan(&one.tenant, &one.name); err != nil {
-			return nil, err
-		}
-		all = append(all, one)
-	}
-	return all, rows.Err()
 }
 
 func insertVisit(ctx context.Context, tx *db.Tx, digest []byte, v visit, until time.Time) error {
@@ -179,21 +156,12 @@ func addRevocations(ctx context.Context, tx *db.Tx, all []revocation) error {
 	return nil
 }
 
-func dueRevocations(ctx context.Context, tx *db.Tx) (all []revocation, err error) {
-	rows, err := tx.Query(ctx, `select tenant_id, id, connection_id, sealed, tries, next_try_at from connection_revocation where next_try_at <= $1
+func dueRevocations(ctx context.Context, tx *db.Tx) ([]revocation, error) {
+	return db.All(ctx, tx, func(columns func(...any) error) (r revocation, err error) {
+		err = columns(&r.tenant, &r.id, &r.connection, &r.sealed, &r.tries, &r.next)
+		return r, err
+	}, `select tenant_id, id, connection_id, sealed, tries, next_try_at from connection_revocation where next_try_at <= $1
 		order by next_try_at, created_at limit 100`, tx.Now())
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var r revocation
-		if err := rows.Scan(&r.tenant, &r.id, &r.connection, &r.sealed, &r.tries, &r.next); err != nil {
-			return nil, err
-		}
-		all = append(all, r)
-	}
-	return all, rows.Err()
 }
 
 // takeRevocation takes a revocation until it is due again.

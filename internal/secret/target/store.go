@@ -11,10 +11,9 @@ import (
 const columns = `id, name, kind, address, options, authorities, admin, owner, description, batches, created_at, created_by, updated_at,
 	epoch, reach, checked_at, checked_reach, disabled_at, disabled_for, suspect_at`
 
-func scan(scan func(...any) error) (*Target, error) {
-	t := &Target{}
+func scan(columns func(...any) error) (t Target, err error) {
 	var options string
-	err := scan(&t.ID, &t.Name, &t.Kind, &t.Address, &options, &t.Authorities, &t.Admin, &t.Owner, &t.Description, &t.Batches, &t.CreatedAt, &t.CreatedBy,
+	err = columns(&t.ID, &t.Name, &t.Kind, &t.Address, &options, &t.Authorities, &t.Admin, &t.Owner, &t.Description, &t.Batches, &t.CreatedAt, &t.CreatedBy,
 		&t.UpdatedAt, &t.Epoch, &t.Reach, &t.CheckedAt, &t.checkedReach, &t.DisabledAt, &t.DisabledFor, &t.SuspectAt)
 	if err == nil {
 		err = json.Unmarshal([]byte(options), &t.Options)
@@ -29,7 +28,7 @@ func Find(ctx context.Context, tx *db.Tx, id string) (*Target, error) {
 	if err == db.ErrNoRows {
 		return nil, ErrNotFound
 	}
-	return t, err
+	return &t, err
 }
 
 // FindNamed reads the target of this name.
@@ -38,7 +37,7 @@ func FindNamed(ctx context.Context, tx *db.Tx, name string) (*Target, error) {
 	if err == db.ErrNoRows {
 		return nil, ErrNotFound.With("There is no target %s. See `estover secret engine list`.", name)
 	}
-	return t, err
+	return &t, err
 }
 
 // Lock reads the target with this id, and keeps it from being removed or
@@ -48,7 +47,7 @@ func Lock(ctx context.Context, tx *db.Tx, id string) (*Target, error) {
 	if err == db.ErrNoRows {
 		return nil, ErrNotFound
 	}
-	return t, err
+	return &t, err
 }
 
 // share is the clause by which a select keeps what it finds from being changed,
@@ -69,20 +68,7 @@ func idOf(ctx context.Context, tx *db.Tx, name string) (id string, err error) {
 }
 
 func list(ctx context.Context, tx *db.Tx, after string, limit int) ([]Target, error) {
-	rows, err := tx.Query(ctx, `select `+columns+` from secret_target where tenant_id = $1 and name > $2 and ended_at is null order by name limit $3`, tx.Tenant(), after, limit)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	all := []Target{}
-	for rows.Next() {
-		t, err := scan(rows.Scan)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, *t)
-	}
-	return all, rows.Err()
+	return db.All(ctx, tx, scan, `select `+columns+` from secret_target where tenant_id = $1 and name > $2 and ended_at is null order by name limit $3`, tx.Tenant(), after, limit)
 }
 
 func encode(m map[string]string) string {
@@ -145,18 +131,6 @@ func SetSuspect(ctx context.Context, tx *db.Tx, id string, since time.Time) (int
 }
 
 // All gives the ids of the tenant's targets.
-func All(ctx context.Context, tx *db.Tx) (ids []string, err error) {
-	rows, err := tx.Query(ctx, `select id from secret_target where tenant_id = $1 and ended_at is null order by id`, tx.Tenant())
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		ids = append(ids, id)
-	}
-	return ids, rows.Err()
+func All(ctx context.Context, tx *db.Tx) ([]string, error) {
+	return db.AllOf[string](ctx, tx, `select id from secret_target where tenant_id = $1 and ended_at is null order by id`, tx.Tenant())
 }

@@ -11,11 +11,10 @@ import (
 
 const columns = `id, mount, name, type, spec, latest_version, rotates_at, created_at, epoch`
 
-func scan(from func(...any) error) (*Key, error) {
-	k := &Key{}
+func scan(columns func(...any) error) (k Key, err error) {
 	var spec string
-	if err := from(&k.ID, &k.Mount, &k.Name, &k.Type, &spec, &k.Latest, &k.RotatesAt, &k.CreatedAt, &k.epoch); err != nil {
-		return nil, err
+	if err := columns(&k.ID, &k.Mount, &k.Name, &k.Type, &spec, &k.Latest, &k.RotatesAt, &k.CreatedAt, &k.epoch); err != nil {
+		return k, err
 	}
 	return k, json.Unmarshal([]byte(spec), &k.Spec)
 }
@@ -32,24 +31,14 @@ func find(ctx context.Context, tx *db.Tx, at string) (*Key, error) {
 		return nil, err
 	}
 	k.Versions, err = versionsOf(ctx, tx, k.ID)
-	return k, err
+	return &k, err
 }
 
 func versionsOf(ctx context.Context, tx *db.Tx, id string) ([]Version, error) {
-	rows, err := tx.Query(ctx, `select version, sealed, public, created_at from transit_version where tenant_id = $1 and key_id = $2 order by version`, tx.Tenant(), id)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	list := []Version{}
-	for rows.Next() {
-		var v Version
-		if err := rows.Scan(&v.N, &v.sealed, &v.public, &v.CreatedAt); err != nil {
-			return nil, err
-		}
-		list = append(list, v)
-	}
-	return list, rows.Err()
+	return db.All(ctx, tx, func(columns func(...any) error) (v Version, err error) {
+		err = columns(&v.N, &v.sealed, &v.public, &v.CreatedAt)
+		return v, err
+	}, `select version, sealed, public, created_at from transit_version where tenant_id = $1 and key_id = $2 order by version`, tx.Tenant(), id)
 }
 
 // findAll reads a page of the keys of a mount, without the one that others wrap
@@ -58,24 +47,11 @@ func findAll(ctx context.Context, tx *db.Tx, mount, after string, limit int) ([]
 	if limit <= 0 {
 		limit = 50
 	}
-	rows, err := tx.Query(ctx, `select `+columns+` from transit_key where tenant_id = $1 and mount = $2 and name > $3 and ended_at is null order by name limit $4`,
+	list, err := db.All(ctx, tx, scan, `select `+columns+` from transit_key where tenant_id = $1 and mount = $2 and name > $3 and ended_at is null order by name limit $4`,
 		tx.Tenant(), mount, after, limit)
 	if err != nil {
 		return nil, err
 	}
-	list := []Key{}
-	for rows.Next() {
-		k, err := scan(rows.Scan)
-		if err != nil {
-			_ = rows.Close()
-			return nil, err
-		}
-		list = append(list, *k)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	_ = rows.Close()
 	for i := range list {
 		if list[i].Versions, err = versionsOf(ctx, tx, list[i].ID); err != nil {
 			return nil, err
@@ -140,23 +116,11 @@ func replace(ctx context.Context, tx *db.Tx, before, after *Key, added *Version)
 }
 
 // endMount ends the keys of a mount, and gives their names.
-func endMount(ctx context.Context, tx *db.Tx, mount string) (names []string, err error) {
-	rows, err := tx.Query(ctx, `select name from transit_key where tenant_id = $1 and mount = $2 and ended_at is null`, tx.Tenant(), mount)
+func endMount(ctx context.Context, tx *db.Tx, mount string) ([]string, error) {
+	names, err := db.AllOf[string](ctx, tx, `select name from transit_key where tenant_id = $1 and mount = $2 and ended_at is null`, tx.Tenant(), mount)
 	if err != nil {
 		return nil, err
 	}
-	for rows.Next() {
-		var name string
-		if err := rows.Scan(&name); err != nil {
-			_ = rows.Close()
-			return nil, err
-		}
-		names = append(names, name)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	_ = rows.Close()
 	if _, err := tx.Exec(ctx, `delete from transit_version where tenant_id = $1 and key_id in (select id from transit_key where tenant_id = $1 and mount = $2)`, tx.Tenant(), mount); err != nil {
 		return nil, err
 	}
@@ -170,18 +134,9 @@ type dueKey struct {
 	mount, name string
 }
 
-func findDue(ctx context.Context, tx *db.Tx) (due []dueKey, err error) {
-	rows, err := tx.Query(ctx, `select tenant_id, mount, name from transit_key where rotates_at <= $1 and ended_at is null order by rotates_at limit 100`, tx.Now())
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var d dueKey
-		if err := rows.Scan(&d.tenant, &d.mount, &d.name); err != nil {
-			return nil, err
-		}
-		due = append(due, d)
-	}
-	return due, rows.Err()
+func findDue(ctx context.Context, tx *db.Tx) ([]dueKey, error) {
+	return db.All(ctx, tx, func(columns func(...any) error) (d dueKey, err error) {
+		err = columns(&d.tenant, &d.mount, &d.name)
+		return d, err
+	}, `select tenant_id, mount, name from transit_key where rotates_at <= $1 and ended_at is null order by rotates_at limit 100`, tx.Now())
 }
