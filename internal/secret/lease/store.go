@@ -20,10 +20,9 @@ const roleColumns = `r.id, r.name, t.name, r.target_id, t.reach, r.template, r.r
 
 const fromRoles = ` from lease_role r join secret_target t on t.tenant_id = r.tenant_id and t.id = r.target_id `
 
-func scanRole(scan func(...any) error) (*Role, error) {
-	r := &Role{}
+func scanRole(columns func(...any) error) (r Role, err error) {
 	var template string
-	err := scan(&r.ID, &r.Name, &r.Target, &r.targetID, &r.targetReach, &template, &r.Resource, &r.Action, &r.TTLSeconds, &r.MaxTTLSeconds, &r.Delivery,
+	err = columns(&r.ID, &r.Name, &r.Target, &r.targetID, &r.targetReach, &template, &r.Resource, &r.Action, &r.TTLSeconds, &r.MaxTTLSeconds, &r.Delivery,
 		&r.Bind, &r.Shared, &r.PerMinute, &r.Description, &r.CreatedAt, &r.CreatedBy, &r.UpdatedAt, &r.epoch, &r.CheckedAt, &r.checkedReach, &r.CheckError)
 	if err == nil {
 		err = json.Unmarshal([]byte(template), &r.Template)
@@ -37,7 +36,7 @@ func findRole(ctx context.Context, tx *db.Tx, name string) (*Role, error) {
 	if err == db.ErrNoRows {
 		return nil, ErrNoRole.With("There is no role %s. See `estover secret role list`.", name)
 	}
-	return r, err
+	return &r, err
 }
 
 // holdRole keeps a role to the transaction until that ends, so that those who
@@ -53,20 +52,7 @@ func holdRole(ctx context.Context, tx *db.Tx, r *Role) error {
 }
 
 func listRoles(ctx context.Context, tx *db.Tx, after string, limit int) ([]Role, error) {
-	rows, err := tx.Query(ctx, `select `+roleColumns+fromRoles+`where r.tenant_id = $1 and r.name > $2 and r.ended_at is null order by r.name limit $3`, tx.Tenant(), after, limit)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	all := []Role{}
-	for rows.Next() {
-		r, err := scanRole(rows.Scan)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, *r)
-	}
-	return all, rows.Err()
+	return db.All(ctx, tx, scanRole, `select `+roleColumns+fromRoles+`where r.tenant_id = $1 and r.name > $2 and r.ended_at is null order by r.name limit $3`, tx.Tenant(), after, limit)
 }
 
 func encodeTemplate(t engine.Template) string {
@@ -177,11 +163,11 @@ func null(s string) any {
 	return s
 }
 
-func scanLease(now time.Time, scan func(...any) error) (*Lease, error) {
+func scanLease(now time.Time, columns func(...any) error) (*Lease, error) {
 	x := &Lease{}
 	var template string
 	var share, declared maybe
-	err := scan(&x.ID, &x.Role, &x.roleID, &x.Target, &x.User, &template, &x.Resource, &x.Delivery, &x.State, &x.Trial, &x.Session, &x.Agent, &x.Holder,
+	err := columns(&x.ID, &x.Role, &x.roleID, &x.Target, &x.User, &template, &x.Resource, &x.Delivery, &x.State, &x.Trial, &x.Session, &x.Agent, &x.Holder,
 		&x.Token, &x.Grant, &x.authority, &share, &x.CreatedAt, &x.ExpiresAt, &x.ExpiresBy, &x.MaxAt, &x.createBy, &x.createDone, &x.Cause, &x.Priority, &x.DueAt, &x.NextTryAt,
 		&x.Attempts, &x.alone, &x.fence, &x.LastError, &x.alarmedAt, &declared, &x.EndedAt, &x.sealed)
 	if err == nil {
@@ -255,20 +241,10 @@ func list(ctx context.Context, tx *db.Tx, f Filter, after string, limit int) ([]
 	}
 	args = append(args, limit)
 	query = append(query, "order by created_at desc, id desc limit $"+strconv.Itoa(len(args)))
-	rows, err := tx.Query(ctx, strings.Join(query, " "), args...)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	all := []Lease{}
-	for rows.Next() {
-		x, err := scanLease(tx.Now(), rows.Scan)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, *x)
-	}
-	return all, rows.Err()
+	return db.All(ctx, tx, func(columns func(...any) error) (Lease, error) {
+		x, err := scanLease(tx.Now(), columns)
+		return *x, err
+	}, strings.Join(query, " "), args...)
 }
 
 // overdueWhere is the condition of a lease that is overdue, given two instants:
@@ -344,21 +320,11 @@ func savePrints(ctx context.Context, tx *db.Tx, id string, prints []print) error
 
 // printed are the leases one of whose values has this fingerprint.
 func printed(ctx context.Context, tx *db.Tx, digest []byte) ([]Sighting, error) {
-	rows, err := tx.Query(ctx, `select f.lease_id, f.field from lease_fingerprint f join lease l on l.tenant_id = f.tenant_id and l.id = f.lease_id
+	return db.All(ctx, tx, func(columns func(...any) error) (s Sighting, err error) {
+		err = columns(&s.Lease, &s.Field)
+		return s, err
+	}, `select f.lease_id, f.field from lease_fingerprint f join lease l on l.tenant_id = f.tenant_id and l.id = f.lease_id
 		where f.tenant_id = $1 and f.digest = $2 order by l.created_at desc, f.lease_id, f.field limit 100`, tx.Tenant(), digest)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	list := []Sighting{}
-	for rows.Next() {
-		var s Sighting
-		if err := rows.Scan(&s.Lease, &s.Field); err != nil {
-			return nil, err
-		}
-		list = append(list, s)
-	}
-	return list, rows.Err()
 }
 
 // liveAmong are those of some leases that are live.
@@ -445,40 +411,19 @@ type span struct {
 }
 
 // dueTargets are the targets at which something is due, of all tenants.
-func dueTargets(ctx context.Context, tx *db.Tx) (all []span, err error) {
-	rows, err := tx.Query(ctx, `select t.tenant_id, t.id from secret_target t where exists (select 1 from lease l
+func dueTargets(ctx context.Context, tx *db.Tx) ([]span, error) {
+	return db.All(ctx, tx, func(columns func(...any) error) (s span, err error) {
+		err = columns(&s.tenant, &s.target)
+		return s, err
+	}, `select t.tenant_id, t.id from secret_target t where exists (select 1 from lease l
 		where l.tenant_id = t.tenant_id and l.target_id = t.id and l.state = 'revoking' and l.priority in (0, 1, 2, 3) and l.next_try_at <= $1)`, tx.Now())
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var s span
-		if err := rows.Scan(&s.tenant, &s.target); err != nil {
-			return nil, err
-		}
-		all = append(all, s)
-	}
-	return all, rows.Err()
 }
 
 // lateTenants are the tenants of leases that have expired, or that were to be made
 // by now.
-func lateTenants(ctx context.Context, tx *db.Tx) (all []estover.TenantID, err error) {
-	rows, err := tx.Query(ctx, `select tenant_id from (select tenant_id from lease where state = 'live' and expires_at <= $1 order by expires_at limit 1000) e
+func lateTenants(ctx context.Context, tx *db.Tx) ([]estover.TenantID, error) {
+	return db.AllOf[estover.TenantID](ctx, tx, `select tenant_id from (select tenant_id from lease where state = 'live' and expires_at <= $1 order by expires_at limit 1000) e
 		union select tenant_id from (select tenant_id from lease where state = 'creating' and create_by < $1 order by create_by limit 1000) c`, tx.Now())
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var t estover.TenantID
-		if err := rows.Scan(&t); err != nil {
-			return nil, err
-		}
-		all = append(all, t)
-	}
-	return all, rows.Err()
 }
 
 // markAtOnce bounds how many leases one transaction of the sweep marks.
@@ -510,7 +455,9 @@ const revoking = `state not in ('creating', 'live', 'ended')`
 // moment gets others, at once.
 func claim(ctx context.Context, tx *db.Tx, target, node string, until time.Time) (batch []*Lease, err error) {
 	for p := int64(0); p < 4 && len(batch) < atOnce; p++ {
-		rows, err := tx.Query(ctx, `with turn as materialized (select id from lease where tenant_id = $1 and target_id = $2 and state = 'revoking' and priority = $3 and next_try_at <= $4
+		some, err := db.All(ctx, tx, func(columns func(...any) error) (*Lease, error) {
+			return scanLease(tx.Now(), columns)
+		}, `with turn as materialized (select id from lease where tenant_id = $1 and target_id = $2 and state = 'revoking' and priority = $3 and next_try_at <= $4
 					and (claimed_until is null or claimed_until <= $4) and (create_done is not null or create_by + $8 <= $4)
 				order by next_try_at limit $7`+tx.SkipLocked()+`)
 			update lease set claimed_by = $5, claimed_until = $6, fence = fence + 1
@@ -520,20 +467,7 @@ func claim(ctx context.Context, tx *db.Tx, target, node string, until time.Time)
 		if err != nil {
 			return nil, err
 		}
-		for rows.Next() {
-			x, err := scanLease(tx.Now(), rows.Scan)
-			if err != nil {
-				_ = rows.Close()
-				return nil, err
-			}
-			batch = append(batch, x)
-		}
-		if err := rows.Close(); err != nil {
-			return nil, err
-		}
-		if err := rows.Err(); err != nil {
-			return nil, err
-		}
+		batch = append(batch, some...)
 	}
 	return batch, nil
 }
@@ -630,23 +564,11 @@ func standing(ctx context.Context, tx *db.Tx, where string, args ...any) (s Stan
 
 // targetsOf are the targets of leases that have not ended and for which a
 // condition holds.
-func targetsOf(ctx context.Context, tx *db.Tx, since time.Time, where string, args ...any) (all []string, err error) {
+func targetsOf(ctx context.Context, tx *db.Tx, since time.Time, where string, args ...any) ([]string, error) {
 	for i := range args {
 		where = strings.Replace(where, "?", "$"+strconv.Itoa(3+i), 1)
 	}
-	rows, err := tx.Query(ctx, `select distinct target_id from lease where tenant_id = $1 and (ended_at is null or ended_at >= $2) and `+where+` limit 100`, append([]any{tx.Tenant(), since}, args...)...)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		all = append(all, id)
-	}
-	return all, rows.Err()
+	return db.AllOf[string](ctx, tx, `select distinct target_id from lease where tenant_id = $1 and (ended_at is null or ended_at >= $2) and `+where+` limit 100`, append([]any{tx.Tenant(), since}, args...)...)
 }
 
 // endDeclared ends the leases of a target of which another person has said that it
@@ -796,21 +718,11 @@ func putOffStray(ctx context.Context, tx *db.Tx, target, user, reason string, ne
 }
 
 func strays(ctx context.Context, tx *db.Tx, target string) ([]Stray, error) {
-	rows, err := tx.Query(ctx, `select name, found_at, locked_at, drop_at, last_error from lease_stray where tenant_id = $1 and target_id = $2 order by name limit 1000`,
+	return db.All(ctx, tx, func(columns func(...any) error) (s Stray, err error) {
+		err = columns(&s.User, &s.FoundAt, &s.LockedAt, &s.DropAt, &s.LastError)
+		return s, err
+	}, `select name, found_at, locked_at, drop_at, last_error from lease_stray where tenant_id = $1 and target_id = $2 order by name limit 1000`,
 		tx.Tenant(), target)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	all := []Stray{}
-	for rows.Next() {
-		var s Stray
-		if err := rows.Scan(&s.User, &s.FoundAt, &s.LockedAt, &s.DropAt, &s.LastError); err != nil {
-			return nil, err
-		}
-		all = append(all, s)
-	}
-	return all, rows.Err()
 }
 
 // dueStrays are the users of whom no lease knows and whose hour is over, by their

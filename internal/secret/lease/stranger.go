@@ -31,22 +31,12 @@ func (l *Leases) Strangers(ctx context.Context, tenant estover.TenantID, e engin
 }
 
 // TemplatesAt are the templates of the roles at a target.
-func TemplatesAt(ctx context.Context, tx *db.Tx, target string) (all []engine.Template, err error) {
-	rows, err := tx.Query(ctx, `select template from lease_role where tenant_id = $1 and target_id = $2 and ended_at is null order by name limit 100`, tx.Tenant(), target)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
+func TemplatesAt(ctx context.Context, tx *db.Tx, target string) ([]engine.Template, error) {
+	return db.All(ctx, tx, func(columns func(...any) error) (t engine.Template, err error) {
 		var text string
-		var t engine.Template
-		if err := rows.Scan(&text); err != nil {
-			return nil, err
+		if err = columns(&text); err == nil {
+			err = json.Unmarshal([]byte(text), &t)
 		}
-		if err := json.Unmarshal([]byte(text), &t); err != nil {
-			return nil, err
-		}
-		all = append(all, t)
-	}
-	return all, rows.Err()
+		return t, err
+	}, `select template from lease_role where tenant_id = $1 and target_id = $2 and ended_at is null order by name limit 100`, tx.Tenant(), target)
 }
