@@ -21,10 +21,10 @@ func decode(text string, into any) {
 
 const roleColumns = `id, mount_id, name, kind, coalesce(role_id, ''), coalesce(agent_id, ''), made, spec, epoch`
 
-func scanRole(row scanner) (*Role, error) {
+func scanRole(columns func(...any) error) (*Role, error) {
 	r := &Role{}
 	var spec string
-	err := row.Scan(&r.ID, &r.Mount, &r.Name, &r.Kind, &r.RoleID, &r.Agent, &r.Made, &spec, &r.epoch)
+	err := columns(&r.ID, &r.Mount, &r.Name, &r.Kind, &r.RoleID, &r.Agent, &r.Made, &spec, &r.epoch)
 	if errors.Is(err, db.ErrNoRows) {
 		return nil, ErrNoRole
 	}
@@ -35,11 +35,11 @@ func scanRole(row scanner) (*Role, error) {
 }
 
 func findRole(ctx context.Context, tx *db.Tx, mount, name string) (*Role, error) {
-	return scanRole(tx.QueryRow(ctx, `select `+roleColumns+` from ticket_role where tenant_id = $1 and mount_id = $2 and name = $3`, tx.Tenant(), mount, name))
+	return scanRole(tx.QueryRow(ctx, `select `+roleColumns+` from ticket_role where tenant_id = $1 and mount_id = $2 and name = $3`, tx.Tenant(), mount, name).Scan)
 }
 
 func findRoleID(ctx context.Context, tx *db.Tx, mount, roleID string) (*Role, error) {
-	return scanRole(tx.QueryRow(ctx, `select `+roleColumns+` from ticket_role where tenant_id = $1 and mount_id = $2 and role_id = $3`, tx.Tenant(), mount, roleID))
+	return scanRole(tx.QueryRow(ctx, `select `+roleColumns+` from ticket_role where tenant_id = $1 and mount_id = $2 and role_id = $3`, tx.Tenant(), mount, roleID).Scan)
 }
 
 func insertRole(ctx context.Context, tx *db.Tx, r *Role) error {
@@ -114,33 +114,21 @@ func dropMount(ctx context.Context, tx *db.Tx, mount string) error {
 const maxRoles = 10_000
 
 func roleNames(ctx context.Context, tx *db.Tx, mount string) ([]string, error) {
-	return ids(ctx, tx, fmt.Sprintf(`select name from ticket_role where tenant_id = $1 and mount_id = $2 order by name limit %d`, maxRoles), tx.Tenant(), mount)
+	return db.AllOf[string](ctx, tx, fmt.Sprintf(`select name from ticket_role where tenant_id = $1 and mount_id = $2 order by name limit %d`, maxRoles), tx.Tenant(), mount)
 }
 
 // rolesOf are the roles of a mount of one kind, in the order of their names.
-func rolesOf(ctx context.Context, tx *db.Tx, mount, kind string) (list []*Role, err error) {
-	rows, err := tx.Query(ctx, fmt.Sprintf(`select `+roleColumns+` from ticket_role where tenant_id = $1 and mount_id = $2 and kind = $3 order by name limit %d`, maxRoles),
+func rolesOf(ctx context.Context, tx *db.Tx, mount, kind string) ([]*Role, error) {
+	return db.All(ctx, tx, scanRole, fmt.Sprintf(`select `+roleColumns+` from ticket_role where tenant_id = $1 and mount_id = $2 and kind = $3 order by name limit %d`, maxRoles),
 		tx.Tenant(), mount, kind)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		r, err := scanRole(rows)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, r)
-	}
-	return list, rows.Err()
 }
 
 const secretColumns = `role_ref, hash, id, meta, cidrs, token_cidrs, ttl, uses, coalesce(uses_left, 0), created_at, updated_at, expires_at`
 
-func scanSecret(row scanner) (*SecretID, error) {
+func scanSecret(columns func(...any) error) (*SecretID, error) {
 	s := &SecretID{}
 	var meta string
-	err := row.Scan(&s.ref, &s.hash, &s.ID, &meta, &s.CIDRs, &s.TokenCIDRs, &s.TTL, &s.Uses, &s.UsesLeft, &s.CreatedAt, &s.UpdatedAt, &s.ExpiresAt)
+	err := columns(&s.ref, &s.hash, &s.ID, &meta, &s.CIDRs, &s.TokenCIDRs, &s.TTL, &s.Uses, &s.UsesLeft, &s.CreatedAt, &s.UpdatedAt, &s.ExpiresAt)
 	if errors.Is(err, db.ErrNoRows) {
 		return nil, ErrNoSecret
 	}
@@ -151,11 +139,11 @@ func scanSecret(row scanner) (*SecretID, error) {
 }
 
 func findSecret(ctx context.Context, tx *db.Tx, ref string, hash []byte) (*SecretID, error) {
-	return scanSecret(tx.QueryRow(ctx, `select `+secretColumns+` from ticket_secret where tenant_id = $1 and role_ref = $2 and hash = $3`, tx.Tenant(), ref, hash))
+	return scanSecret(tx.QueryRow(ctx, `select `+secretColumns+` from ticket_secret where tenant_id = $1 and role_ref = $2 and hash = $3`, tx.Tenant(), ref, hash).Scan)
 }
 
 func findSecretID(ctx context.Context, tx *db.Tx, ref, id string) (*SecretID, error) {
-	return scanSecret(tx.QueryRow(ctx, `select `+secretColumns+` from ticket_secret where tenant_id = $1 and role_ref = $2 and id = $3`, tx.Tenant(), ref, id))
+	return scanSecret(tx.QueryRow(ctx, `select `+secretColumns+` from ticket_secret where tenant_id = $1 and role_ref = $2 and id = $3`, tx.Tenant(), ref, id).Scan)
 }
 
 func insertSecret(ctx context.Context, tx *db.Tx, s *SecretID) error {
@@ -195,7 +183,7 @@ func dropSecretsOf(ctx context.Context, tx *db.Tx, agent string) (int, error) {
 }
 
 func secretIDs(ctx context.Context, tx *db.Tx, ref string) ([]string, error) {
-	return ids(ctx, tx, fmt.Sprintf(`select id from ticket_secret where tenant_id = $1 and role_ref = $2 and (expires_at is null or expires_at > $3)
+	return db.AllOf[string](ctx, tx, fmt.Sprintf(`select id from ticket_secret where tenant_id = $1 and role_ref = $2 and (expires_at is null or expires_at > $3)
 		and coalesce(uses_left, 1) > 0 order by id limit %d`, mostListed), tx.Tenant(), ref, tx.Now())
 }
 

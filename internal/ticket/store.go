@@ -18,14 +18,11 @@ const columns = `hash, id, coalesce(parent_id, ''), depth, subject, coalesce(ses
 	display_name, kind, policies, meta, created_at, renewed_at, expires_at, ended_at, renewable, ttl, explicit_max_ttl, most_ttl, period,
 	uses, coalesce(uses_left, -1), cidrs, certificate`
 
-// scanner is a row of a query, or the only one.
-type scanner interface{ Scan(dest ...any) error }
-
-func scan(tx *db.Tx, row scanner) (*Ticket, error) {
+func scan(tx *db.Tx, columns func(...any) error) (*Ticket, error) {
 	t := &Ticket{tenant: tx.Tenant()}
 	var meta string
 	var ttl, most, explicit, period int64
-	err := row.Scan(&t.hash, &t.ID, &t.Parent, &t.depth, &t.Subject, &t.Session, &t.grant, &t.rests, &t.Mount, &t.Role, &t.Path,
+	err := columns(&t.hash, &t.ID, &t.Parent, &t.depth, &t.Subject, &t.Session, &t.grant, &t.rests, &t.Mount, &t.Role, &t.Path,
 		&t.DisplayName, &t.Kind, &t.Policies, &meta, &t.CreatedAt, &t.RenewedAt, &t.ExpiresAt, &t.ended, &t.Renewable, &ttl, &explicit, &most, &period,
 		&t.Uses, &t.UsesLeft, &t.CIDRs, &t.Certificate)
 	if errors.Is(err, db.ErrNoRows) {
@@ -52,11 +49,11 @@ func orNull(text string) any {
 }
 
 func findHash(ctx context.Context, tx *db.Tx, hash []byte) (*Ticket, error) {
-	return scan(tx, tx.QueryRow(ctx, `select `+columns+` from ticket where tenant_id = $1 and hash = $2`, tx.Tenant(), hash))
+	return scan(tx, tx.QueryRow(ctx, `select `+columns+` from ticket where tenant_id = $1 and hash = $2`, tx.Tenant(), hash).Scan)
 }
 
 func find(ctx context.Context, tx *db.Tx, id string) (*Ticket, error) {
-	return scan(tx, tx.QueryRow(ctx, `select `+columns+` from ticket where tenant_id = $1 and id = $2`, tx.Tenant(), id))
+	return scan(tx, tx.QueryRow(ctx, `select `+columns+` from ticket where tenant_id = $1 and id = $2`, tx.Tenant(), id).Scan)
 }
 
 // alive is [ErrNotFound] unless a ticket, and every one that it came of, is good
@@ -147,7 +144,7 @@ func endTree(ctx context.Context, tx *db.Tx, id string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return ids(ctx, tx, `with recursive down(id) as (
+	return db.AllOf[string](ctx, tx, `with recursive down(id) as (
 			select id from ticket where tenant_id = $1 and id = $2
 			union all
 			select t.id from ticket t join down on t.parent_id = down.id where t.tenant_id = $1 and t.ended_at is null
@@ -168,18 +165,18 @@ func endSession(ctx context.Context, tx *db.Tx, session string) (int64, error) {
 }
 
 func endSubject(ctx context.Context, tx *db.Tx, who estover.Subject) ([]string, error) {
-	return ids(ctx, tx, `update ticket set ended_at = $3 where tenant_id = $1 and subject = $2 and ended_at is null returning id`,
+	return db.AllOf[string](ctx, tx, `update ticket set ended_at = $3 where tenant_id = $1 and subject = $2 and ended_at is null returning id`,
 		tx.Tenant(), who, tx.Now())
 }
 
 func endMount(ctx context.Context, tx *db.Tx, mount string) ([]string, error) {
-	return ids(ctx, tx, `update ticket set ended_at = $3 where tenant_id = $1 and mount_id = $2 and ended_at is null returning id`,
+	return db.AllOf[string](ctx, tx, `update ticket set ended_at = $3 where tenant_id = $1 and mount_id = $2 and ended_at is null returning id`,
 		tx.Tenant(), mount, tx.Now())
 }
 
 // endRole ends what was got by a role.
 func endRole(ctx context.Context, tx *db.Tx, mount, role string) ([]string, error) {
-	return ids(ctx, tx, `update ticket set ended_at = $4 where tenant_id = $1 and mount_id = $2 and role = $3 and ended_at is null returning id`,
+	return db.AllOf[string](ctx, tx, `update ticket set ended_at = $4 where tenant_id = $1 and mount_id = $2 and role = $3 and ended_at is null returning id`,
 		tx.Tenant(), mount, role, tx.Now())
 }
 
@@ -187,25 +184,8 @@ func endRole(ctx context.Context, tx *db.Tx, mount, role string) ([]string, erro
 const mostListed = 100_000
 
 func listIDs(ctx context.Context, tx *db.Tx) ([]string, error) {
-	return ids(ctx, tx, fmt.Sprintf(`select id from ticket where tenant_id = $1 and ended_at is null and expires_at > $2 and coalesce(uses_left, 1) > 0
+	return db.AllOf[string](ctx, tx, fmt.Sprintf(`select id from ticket where tenant_id = $1 and ended_at is null and expires_at > $2 and coalesce(uses_left, 1) > 0
 		order by id limit %d`, mostListed), tx.Tenant(), tx.Now())
-}
-
-// ids are the one column of what a statement answers.
-func ids(ctx context.Context, tx *db.Tx, query string, args ...any) (list []string, err error) {
-	rows, err := tx.Query(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		list = append(list, id)
-	}
-	return list, rows.Err()
 }
 
 // setHolds marks a ticket, and those that it came of.
@@ -227,20 +207,11 @@ type place struct {
 
 // findDue reads which tickets are over their time and hold something, of all
 // tenants.
-func findDue(ctx context.Context, tx *db.Tx) (due []place, err error) {
-	rows, err := tx.Query(ctx, `select tenant_id, id from ticket where holds and ended_at is null and expires_at <= $1 order by expires_at limit 256`, tx.Now())
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var at place
-		if err := rows.Scan(&at.tenant, &at.id); err != nil {
-			return nil, err
-		}
-		due = append(due, at)
-	}
-	return due, rows.Err()
+func findDue(ctx context.Context, tx *db.Tx) ([]place, error) {
+	return db.All(ctx, tx, func(columns func(...any) error) (at place, err error) {
+		err = columns(&at.tenant, &at.id)
+		return at, err
+	}, `select tenant_id, id from ticket where holds and ended_at is null and expires_at <= $1 order by expires_at limit 256`, tx.Now())
 }
 
 // sweepBatch is how many rows one transaction of a sweep takes away.
@@ -325,7 +296,7 @@ func Tolls(ctx context.Context, tx *db.Tx, c Crowd, at time.Time) (t Toll, err e
 
 func endCrowd(ctx context.Context, tx *db.Tx, c Crowd) (all []string, err error) {
 	err = c.where("subject", string(estover.Agent("")), 3, func(where string, args []any) error {
-		some, err := ids(ctx, tx, `update ticket set ended_at = $2 where tenant_id = $1 and ended_at is null and `+where+` returning id`, append([]any{tx.Tenant(), tx.Now()}, args...)...)
+		some, err := db.AllOf[string](ctx, tx, `update ticket set ended_at = $2 where tenant_id = $1 and ended_at is null and `+where+` returning id`, append([]any{tx.Tenant(), tx.Now()}, args...)...)
 		all = append(all, some...)
 		return err
 	})

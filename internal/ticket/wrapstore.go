@@ -74,7 +74,7 @@ func findKept(ctx context.Context, tx *db.Tx, ticket, path string) (id string, s
 }
 
 func keptPaths(ctx context.Context, tx *db.Tx, ticket string) ([]string, error) {
-	return ids(ctx, tx, `select path from cubbyhole where tenant_id = $1 and ticket_id = $2`, tx.Tenant(), ticket)
+	return db.AllOf[string](ctx, tx, `select path from cubbyhole where tenant_id = $1 and ticket_id = $2`, tx.Tenant(), ticket)
 }
 
 func forget(ctx context.Context, tx *db.Tx, ticket, path string) error {
