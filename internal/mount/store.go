@@ -17,25 +17,17 @@ func lock(ctx context.Context, tx *db.Tx) error {
 }
 
 // all reads the mounts of a tenant that have a row.
-func all(ctx context.Context, tx *db.Tx) (list []Mount, err error) {
-	rows, err := tx.Query(ctx, `select id, section, path, kind, accessor, uuid, base, spec, created_at, epoch
-		from vault_mount where tenant_id = $1 and ended_at is null order by section, path`, tx.Tenant())
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
+func all(ctx context.Context, tx *db.Tx) ([]Mount, error) {
+	return db.All(ctx, tx, func(columns func(...any) error) (Mount, error) {
 		m := Mount{stored: true}
 		var spec string
-		if err := rows.Scan(&m.ID, &m.Section, &m.Path, &m.Kind, &m.Accessor, &m.UUID, &m.Base, &spec, &m.CreatedAt, &m.epoch); err != nil {
-			return nil, err
+		err := columns(&m.ID, &m.Section, &m.Path, &m.Kind, &m.Accessor, &m.UUID, &m.Base, &spec, &m.CreatedAt, &m.epoch)
+		if err == nil {
+			err = json.Unmarshal([]byte(spec), &m.Spec)
 		}
-		if err := json.Unmarshal([]byte(spec), &m.Spec); err != nil {
-			return nil, err
-		}
-		list = append(list, m)
-	}
-	return list, rows.Err()
+		return m, err
+	}, `select id, section, path, kind, accessor, uuid, base, spec, created_at, epoch
+		from vault_mount where tenant_id = $1 and ended_at is null order by section, path`, tx.Tenant())
 }
 
 func (p Spec) text() string {
@@ -124,20 +116,8 @@ func findPolicy(ctx context.Context, tx *db.Tx, kind policyKind, name string) (p
 	return p, err
 }
 
-func policyNames(ctx context.Context, tx *db.Tx, kind policyKind) (list []string, err error) {
-	rows, err := tx.Query(ctx, `select name from vault_policy where tenant_id = $1 and kind = $2`, tx.Tenant(), kind)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var name string
-		if err := rows.Scan(&name); err != nil {
-			return nil, err
-		}
-		list = append(list, name)
-	}
-	return list, rows.Err()
+func policyNames(ctx context.Context, tx *db.Tx, kind policyKind) ([]string, error) {
+	return db.AllOf[string](ctx, tx, `select name from vault_policy where tenant_id = $1 and kind = $2`, tx.Tenant(), kind)
 }
 
 func putPolicy(ctx context.Context, tx *db.Tx, kind policyKind, name, text string, now time.Time) error {
