@@ -39,14 +39,7 @@ func TestSignInWithOpenIDConnect(t *testing.T) {
 	var invitation struct{ Link string }
 	admin.JSON(t, &invitation, "person", "invite", "alice")
 
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	address := "127.0.0.1:" + e2etest.Port(t)
 	file := filepath.Join(t.TempDir(), "main.go")
 	if err := os.WriteFile(file, []byte(block("go")), 0o600); err != nil {
 		t.Fatal(err)

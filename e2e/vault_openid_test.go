@@ -3,7 +3,6 @@ package e2e
 import (
 	"bufio"
 	"io"
-	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
@@ -14,6 +13,8 @@ import (
 	"testing"
 
 	hashi "github.com/hashicorp/vault/api"
+
+	"estover.dev/e2e/e2etest"
 )
 
 // A person logs in at the door for clients of Vault, as `vault login -method=oidc` does
@@ -22,11 +23,8 @@ import (
 func TestVaultOpenID(t *testing.T) {
 	t.Parallel()
 	srv, address := vaultServer(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	host := l.Addr().String()
-	_, port, _ := net.SplitHostPort(host)
-	must(t, l.Close())
+	port := e2etest.Port(t)
+	host := "127.0.0.1:" + port
 	const back = "http://localhost:8250/oidc/callback"
 	p := exec.Command(node(t), "clients/oidc-provider.mjs")
 	p.Env = append(os.Environ(), "ISSUER=http://"+host, "PORT="+port, "REDIRECT="+back, "SECRET=the client's: secret", "NODE_ENV=test")

@@ -10,11 +10,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -22,6 +22,7 @@ import (
 	"estover.dev/demo/collector"
 	"estover.dev/demo/company"
 	"estover.dev/demo/web"
+	"estover.dev/internal/db/scratch"
 )
 
 // A Config is what a stage is made of.
@@ -152,17 +153,12 @@ func (s *Stage) LogFile() string { return filepath.Join(s.Dir, "server.log") }
 func (s *Stage) caFile() string { return filepath.Join(s.Dir, "data", "tls", "ca.crt") }
 
 func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	return port, err
+	port, err := scratch.Port()
+	return strconv.Itoa(port), err
 }
 
 // patience is how long one step may take on a machine that has much to do.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // ready waits until the server says that it is.
 func (s *Stage) ready(ctx context.Context) error {

@@ -137,7 +137,7 @@ func start(t testing.TB, bin string, env, args []string) *Server {
 	dir := t.TempDir()
 	var err error
 	for range 5 { // the port may be taken by somebody else in between
-		main, gateway := port(t), port(t)
+		main, gateway := Port(t), Port(t)
 		s := &Server{
 			Data: filepath.Join(dir, "data"), URL: "https://localhost:" + main, Gateway: "localhost:" + gateway, log: &log{}, env: env,
 			CAFile: filepath.Join(dir, "data", "tls", "ca.crt"),
@@ -173,12 +173,19 @@ func start(t testing.TB, bin string, env, args []string) *Server {
 	return nil
 }
 
-// port is a free port that the system does not give to outgoing connections,
-// so that it is still free when the server is started again.
-func port(t testing.TB) string {
+// ports are those that servers of this process have had.
+var ports sync.Map
+
+// Port is a free port of loopback that the system does not give to outgoing connections, and
+// that no other test is given, so that it is still free when the server is started
+// again.
+func Port(t testing.TB) string {
 	t.Helper()
 	for range 100 {
 		address := fmt.Sprintf("127.0.0.1:%d", 18000+rand.IntN(14000))
+		if _, given := ports.LoadOrStore(address, true); given {
+			continue
+		}
 		if l, err := net.Listen("tcp", address); err == nil {
 			_ = l.Close()
 			return address[strings.LastIndexByte(address, ':')+1:]
@@ -324,7 +331,7 @@ func (s *Server) HTTP(t testing.TB) *http.Client {
 	defer s.mu.Unlock()
 	if s.http == nil {
 		tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.Roots(t), MinVersion: tls.VersionTLS12}, MaxIdleConnsPerHost: 64, ForceAttemptHTTP2: true}
-		s.http = &http.Client{Transport: tr, Timeout: 30 * time.Second}
+		s.http = &http.Client{Transport: tr, Timeout: time.Minute}
 	}
 	return s.http
 }
@@ -421,11 +428,16 @@ func Finish(c *exec.Cmd) error {
 	return err
 }
 
+// Soon is how long a test lets what is promised within a second take. Other tests
+// are at work beside it, so that processes wait for their turn; but what does not
+// come by itself and is left to a sweep or a time-out comes later than this.
+const Soon = 4 * time.Second
+
 // Eventually asks again and again until the answer is yes, and fails the test
 // if it has not been that for a long time.
 func Eventually(t testing.TB, what string, ask func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ask(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(90 * time.Second); !ask(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("it has not come to pass that %s", what)
 		}

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,6 +24,7 @@ import (
 	"estover.dev"
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/db/scratch"
 	"estover.dev/internal/device"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/guard/guardtest"
@@ -351,8 +353,12 @@ func TestDeadDevice(t *testing.T) {
 		}
 		return l
 	}
-	first := listen("127.0.0.1:0")
-	address := first.Addr().String()
+	port, err := scratch.Port()
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) // which is free for it again later
+	first := listen(address)
 	lines := make(chan string, 1000)
 	serve := func(l net.Listener) {
 		for {

@@ -23,6 +23,7 @@ import (
 	"estover.dev"
 	"estover.dev/internal/db"
 	"estover.dev/internal/db/dbtest"
+	"estover.dev/internal/db/scratch"
 	"estover.dev/internal/guard/guardtest"
 	"estover.dev/internal/pki"
 )
@@ -136,7 +137,7 @@ AuthorizedKeysFile none
 	}
 	t.Cleanup(func() { _ = server.Process.Kill(); _ = server.Wait() })
 	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		c, err := net.Dial("tcp", address)
 		if err == nil {
 			_ = c.Close()
@@ -162,7 +163,7 @@ AuthorizedKeysFile none
 			t.Fatal(err)
 		}
 		conn, err := ssh.Dial("tcp", address, &ssh.ClientConfig{
-			User: me.name, Auth: []ssh.AuthMethod{ssh.PublicKeys(with)}, Timeout: 10 * time.Second,
+			User: me.name, Auth: []ssh.AuthMethod{ssh.PublicKeys(with)}, Timeout: 30 * time.Second,
 			HostKeyAlgorithms: []string{ssh.CertAlgoED25519v01},
 			HostKeyCallback: func(_ string, remote net.Addr, key ssh.PublicKey) error {
 				return checker.CheckHostKey("db.example:22", remote, key)
@@ -239,12 +240,11 @@ func sshUser(t testing.TB) sshdUser {
 
 func freePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := scratch.Port()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	return port
 }
 
 // TestKRL: a stock ssh-keygen finds in our list what was revoked, and nothing else,

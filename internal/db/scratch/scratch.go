@@ -29,6 +29,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -140,12 +141,19 @@ func Start(o Options) (*Server, error) {
 	}
 }
 
-// Port is a port of loopback that nobody listens on, and that the system does not
-// give to outgoing connections, so that it is still free a moment later.
+// given are the ports that this process has had of [Port].
+var given sync.Map
+
+// Port is a port of loopback that nobody listens on, and that neither the system
+// gives to outgoing connections nor this function to anybody else in this process,
+// so that it is still free a moment later.
 func Port() (int, error) {
 	var err error
 	for range 100 {
 		port := 10_000 + ports.IntN(8_000)
+		if _, taken := given.LoadOrStore(port, true); taken {
+			continue
+		}
 		var l net.Listener
 		if l, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
 			return port, l.Close()
