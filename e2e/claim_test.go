@@ -122,7 +122,7 @@ func TestClaimsOfAKilledServer(t *testing.T) {
 	must(t, d.Post(t, admin, "/v1/leases/revoke", map[string]any{"id": x.ID, "reason": "a test"}, nil))
 	select {
 	case <-c.busy: // it has claimed the lease, and waits for the target
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("nobody takes the key away")
 	}
 	d.Kill()
@@ -132,7 +132,7 @@ func TestClaimsOfAKilledServer(t *testing.T) {
 	e2etest.Eventually(t, "the key is gone, and its lease has ended", func() bool {
 		return c.left() == 0 && d.Get(t, admin, "/v1/leases/"+x.ID, &x) == nil && x.State == lease.Ended
 	})
-	if took := time.Since(since); took > 30*time.Second {
+	if took := time.Since(since); took > 50*time.Second {
 		t.Errorf("it took %s from the restart, want it not to wait for the minute of the claim", took)
 	}
 }

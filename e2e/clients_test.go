@@ -93,7 +93,7 @@ func newOAuthClient(t *testing.T, d *desk, name string, documents ...string) *oa
 
 // command is a program in the directory of the clients.
 func (c *oauthClient) command(t *testing.T, name string, args ...string) *exec.Cmd {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir, cmd.Env = "clients", c.env

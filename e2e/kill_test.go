@@ -412,7 +412,7 @@ func (s *siege) check() {
 	}
 	// What is on the node's spool comes to the log a moment after the start.
 	lost := missing()
-	for deadline := time.Now().Add(15 * time.Second); len(lost) > 0 && time.Now().Before(deadline); lost = missing() {
+	for deadline := time.Now().Add(time.Minute); len(lost) > 0 && time.Now().Before(deadline); lost = missing() {
 		time.Sleep(10 * time.Millisecond)
 	}
 	if len(lost) > 0 {

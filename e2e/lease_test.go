@@ -335,24 +335,24 @@ func TestDatabaseUsersEndWithTheSession(t *testing.T) {
 		if err == nil {
 			t.Error("a busy connection came to its own end")
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second): // it would end after a minute by itself
 		t.Error("a busy connection goes on")
 	}
 	for waiting.Ping(context.Background()) == nil || third.PingContext(context.Background()) == nil {
-		if time.Since(asked) > 10*time.Second {
+		if time.Since(asked) > 30*time.Second {
 			t.Fatal("a connection goes on")
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
 	for len(v.users(t, idle.User[:len("e_12345678_")])) > 0 {
-		if time.Since(asked) > 10*time.Second {
+		if time.Since(asked) > 30*time.Second {
 			t.Fatal("users are there still")
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
 	took := time.Since(asked)
 	t.Logf("connections and users were gone %v after the session was told to end", took)
-	if took > time.Second {
+	if took > e2etest.Soon {
 		t.Errorf("it took %v until connections and users were gone, want a second", took)
 	}
 	for _, h := range []handedOut{idle, busy, other} {
@@ -433,7 +433,7 @@ func TestContainmentTakesDatabaseUsers(t *testing.T) {
 	}
 	took := time.Since(asked)
 	t.Logf("%d users were gone %v after the containment was asked for; time to zero %v", users, took, time.Duration(contained.ZeroMicros)*time.Microsecond)
-	if took > 5*time.Second {
+	if took > 5*e2etest.Soon {
 		t.Errorf("it took %v until the users were gone, want five seconds", took)
 	}
 	for _, c := range open {

@@ -52,7 +52,7 @@ func (a *app) answer(t *testing.T) url.Values {
 	select {
 	case q := <-a.answers:
 		return q
-	case <-time.After(15 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("nobody came back from the authorization endpoint")
 		return nil
 	}

@@ -150,7 +150,7 @@ func (s *Server) Open(t testing.TB, token, agent, purpose string) (*Session, err
 		},
 	}
 	t.Cleanup(tr.CloseIdleConnections)
-	return &Session{ID: opened.Session.ID, CA: opened.CA, HTTP: &http.Client{Transport: tr, Timeout: 30 * time.Second}}, nil
+	return &Session{ID: opened.Session.ID, CA: opened.CA, HTTP: &http.Client{Transport: tr, Timeout: time.Minute}}, nil
 }
 
 // A Refused is an answer of the management API that is not 2xx.

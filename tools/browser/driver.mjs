@@ -8,11 +8,12 @@ import { AxeBuilder } from "@axe-core/playwright";
 const [executablePath, spki] = process.argv.slice(2);
 const browser = await chromium.launch({
   executablePath,
+  timeout: 90000,
   args: [`--ignore-certificate-errors-spki-list=${spki}`, ...(process.getuid() === 0 ? ["--no-sandbox"] : [])],
 });
 const context = await browser.newContext();
 const page = await context.newPage();
-page.setDefaultTimeout(15000);
+page.setDefaultTimeout(60000); // other tests are at work on the same machine
 const complaints = [];
 page.on("console", (m) => m.type() === "error" && complaints.push(m.text()));
 page.on("pageerror", (e) => complaints.push(String(e)));
