@@ -354,10 +354,17 @@ func TestRootThroughKills(t *testing.T) {
 			}
 			let := func(when string) { // it reads anew, too, so that nobody waits for this test
 				var has struct{ Fields map[string]string }
-				must(t, json.Unmarshal([]byte(admin.Must(t, "secret", "get", "targets/"+at.kind, "--purpose", "a look", "-o", "json")), &has))
-				if err := at.login(has.Fields["username"], has.Fields["password"]); err != nil {
-					t.Fatalf("%s, round %d, %s: %q is locked out: %v", at.kind, round, when, has.Fields["username"], err)
+				var err error
+				for before := ""; ; before = has.Fields["password"] { // which may be another by the time that it is tried
+					must(t, json.Unmarshal([]byte(admin.Must(t, "secret", "get", "targets/"+at.kind, "--purpose", "a look", "-o", "json")), &has))
+					if has.Fields["password"] == before {
+						break
+					}
+					if err = at.login(has.Fields["username"], has.Fields["password"]); err == nil {
+						return
+					}
 				}
+				t.Fatalf("%s, round %d, %s: %q is locked out: %v", at.kind, round, when, has.Fields["username"], err)
 			}
 			let("when it is back")
 			e2etest.Eventually(t, "the admins of "+at.kind+" have been rotated", func() bool {
