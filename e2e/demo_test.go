@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -79,12 +80,26 @@ func perform(t *testing.T) performance {
 	return p
 }
 
-// left makes sure that neither files nor processes of the demo are left.
+// left makes sure that neither files nor processes of the demo are left: who was
+// told to end is gone a moment later.
 func (p performance) left(t *testing.T) {
+	t.Helper()
+	var left []string
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		if left = p.there(t); len(left) == 0 || time.Now().After(deadline) {
+			break
+		}
+	}
+	for _, what := range left {
+		t.Error(what)
+	}
+}
+
+func (p performance) there(t *testing.T) (all []string) {
 	t.Helper()
 	files, err := os.ReadDir(p.tmp)
 	if err != nil || len(files) > 0 {
-		t.Errorf("files are left: %v, %v", files, err)
+		all = append(all, fmt.Sprintf("files are left: %v, %v", files, err))
 	}
 	environs, err := filepath.Glob("/proc/[0-9]*/environ")
 	if err != nil {
@@ -93,9 +108,10 @@ func (p performance) left(t *testing.T) {
 	for _, file := range environs {
 		if env, err := os.ReadFile(file); err == nil && bytes.Contains(env, []byte(p.tmp)) {
 			line, _ := os.ReadFile(filepath.Join(filepath.Dir(file), "cmdline"))
-			t.Errorf("a process is left: %s", bytes.ReplaceAll(line, []byte{0}, []byte(" ")))
+			all = append(all, fmt.Sprintf("a process is left: %s", bytes.ReplaceAll(line, []byte{0}, []byte(" "))))
 		}
 	}
+	return all
 }
 
 // Without a terminal the demo runs through, says last how it went, and leaves

@@ -33,8 +33,9 @@ func TestKillWhileRedeeming(t *testing.T) {
 	dbtest.EachURL(t, func(t *testing.T, database string) {
 		s := newTill(t, e2etest.StartOn(t, database))
 		s.begin()
-		n := killings(4)
-		for range n {
+		unheard := func() int { s.mu.Lock(); defer s.mu.Unlock(); return s.unheard }
+		n := 0
+		for ; n < killings(4) || unheard() == 0 && n < 10*killings(4); n++ {
 			time.Sleep(time.Duration(50+rand.IntN(300)) * time.Millisecond)
 			s.Kill()
 			s.Restart(t)
@@ -43,6 +44,11 @@ func TestKillWhileRedeeming(t *testing.T) {
 				break
 			}
 		}
+		e2etest.Eventually(t, "grants are kept, and others have ended", func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return t.Failed() || len(s.living) > 0 && len(s.ended) > 0
+		})
 		s.stop()
 		s.work.Wait()
 		s.check()
@@ -347,6 +353,9 @@ func (s *till) check() {
 	s.mu.Unlock()
 	s.log.read()
 	for id := range tokens {
+		for late := time.Now().Add(time.Minute); !s.log.log.tokens[id] && time.Now().Before(late); s.log.read() {
+			time.Sleep(10 * time.Millisecond) // what is on the node's spool comes a moment after the start
+		}
 		if !s.log.log.tokens[id] {
 			s.t.Errorf("the token %s went out and is not in the log", id)
 		}
