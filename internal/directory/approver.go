@@ -12,20 +12,7 @@ import (
 func Known(ctx context.Context, tx *db.Tx, id string) (Person, error) { return find(ctx, tx, id) }
 
 // Holding are the active people with one of the roles, by name.
-func Holding(ctx context.Context, tx *db.Tx, roles []estover.Role) (all []Person, err error) {
-	rows, err := tx.Query(ctx, "select "+personColumns+" from person where tenant_id = $1 and disabled_at is null and roles <> '[]' order by name", tx.Tenant())
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		p, err := scanPerson(rows)
-		if err != nil {
-			return nil, err
-		}
-		if slices.ContainsFunc(roles, p.is) {
-			all = append(all, p)
-		}
-	}
-	return all, rows.Err()
+func Holding(ctx context.Context, tx *db.Tx, roles []estover.Role) ([]Person, error) {
+	all, err := db.All(ctx, tx, scanPerson, "select "+personColumns+" from person where tenant_id = $1 and disabled_at is null and roles <> '[]' order by name", tx.Tenant())
+	return slices.DeleteFunc(all, func(p Person) bool { return !slices.ContainsFunc(roles, p.is) }), err
 }

@@ -15,12 +15,9 @@ import (
 
 const personColumns = "id, name, email, roles, managed_by, created_at, disabled_at, disabled_reason, epoch, expires_at"
 
-// scanner is a row of a query, or the only one.
-type scanner interface{ Scan(dest ...any) error }
-
-func scanPerson(row scanner) (p Person, err error) {
+func scanPerson(scan func(...any) error) (p Person, err error) {
 	var roles []string
-	err = row.Scan(&p.ID, &p.Name, &p.Email, &roles, &p.ManagedBy, &p.CreatedAt, &p.DisabledAt, &p.DisabledReason, &p.Epoch, &p.ExpiresAt)
+	err = scan(&p.ID, &p.Name, &p.Email, &roles, &p.ManagedBy, &p.CreatedAt, &p.DisabledAt, &p.DisabledReason, &p.Epoch, &p.ExpiresAt)
 	if errors.Is(err, db.ErrNoRows) {
 		return p, ErrNotFound
 	}
@@ -43,34 +40,22 @@ func roleWords(roles []estover.Role) []string {
 }
 
 func find(ctx context.Context, tx *db.Tx, id string) (Person, error) {
-	return scanPerson(tx.QueryRow(ctx, "select "+personColumns+" from person where tenant_id = $1 and id = $2", tx.Tenant(), id))
+	return scanPerson(tx.QueryRow(ctx, "select "+personColumns+" from person where tenant_id = $1 and id = $2", tx.Tenant(), id).Scan)
 }
 
 func findName(ctx context.Context, tx *db.Tx, name string) (Person, error) {
-	return scanPerson(tx.QueryRow(ctx, "select "+personColumns+" from person where tenant_id = $1 and name = $2", tx.Tenant(), name))
+	return scanPerson(tx.QueryRow(ctx, "select "+personColumns+" from person where tenant_id = $1 and name = $2", tx.Tenant(), name).Scan)
 }
 
 // lock is find, and nobody else changes the row until the transaction ends.
 func lock(ctx context.Context, tx *db.Tx, id string) (Person, error) {
-	return scanPerson(tx.QueryRow(ctx, "select "+personColumns+" from person where tenant_id = $1 and id = $2"+tx.ForUpdate(), tx.Tenant(), id))
+	return scanPerson(tx.QueryRow(ctx, "select "+personColumns+" from person where tenant_id = $1 and id = $2"+tx.ForUpdate(), tx.Tenant(), id).Scan)
 }
 
-func list(ctx context.Context, tx *db.Tx, f Filter, after string, limit int) (people []Person, err error) {
-	rows, err := tx.Query(ctx, "select "+personColumns+` from person
+func list(ctx context.Context, tx *db.Tx, f Filter, after string, limit int) ([]Person, error) {
+	return db.All(ctx, tx, scanPerson, "select "+personColumns+` from person
 		where tenant_id = $1 and name > $2 and ($3 = '' or managed_by = $3) order by name limit $4`,
 		tx.Tenant(), after, f.ManagedBy, limit)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		p, err := scanPerson(rows)
-		if err != nil {
-			return nil, err
-		}
-		people = append(people, p)
-	}
-	return people, rows.Err()
 }
 
 // insert adds a person, unless the name or the address is taken.
@@ -101,21 +86,9 @@ func update(ctx context.Context, tx *db.Tx, p Person) error {
 
 // lockAdministrators gives the ids of the active administrators who are so for
 // good, and nobody else changes their rows until the transaction ends.
-func lockAdministrators(ctx context.Context, tx *db.Tx) (ids []string, err error) {
-	rows, err := tx.Query(ctx, `select id from person
+func lockAdministrators(ctx context.Context, tx *db.Tx) ([]string, error) {
+	return db.AllOf[string](ctx, tx, `select id from person
 		where tenant_id = $1 and disabled_at is null and expires_at is null and roles like '%"admin"%' order by created_at, id`+tx.ForUpdate(), tx.Tenant())
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		ids = append(ids, id)
-	}
-	return ids, rows.Err()
 }
 
 // administratorEntered reports whether an active administrator has ever had a
@@ -180,9 +153,9 @@ func tokenOwner(ctx context.Context, tx *db.Tx, hash []byte) (person string, err
 
 const tokenColumns = "id, person_id, hash, label, created_at, expires_at, ended_at, kind, methods, seen_at, coalesce(authenticated_at, created_at)"
 
-func scanToken(row scanner) (t Token, err error) {
+func scanToken(scan func(...any) error) (t Token, err error) {
 	var hash []byte
-	err = row.Scan(&t.ID, &t.Person, &hash, &t.Label, &t.CreatedAt, &t.ExpiresAt, &t.EndedAt, &t.Kind, &t.Methods, &t.SeenAt, &t.Since)
+	err = scan(&t.ID, &t.Person, &hash, &t.Label, &t.CreatedAt, &t.ExpiresAt, &t.EndedAt, &t.Kind, &t.Methods, &t.SeenAt, &t.Since)
 	if errors.Is(err, db.ErrNoRows) {
 		return t, ErrToken
 	}
@@ -193,7 +166,7 @@ func scanToken(row scanner) (t Token, err error) {
 // visitOf is the token of a browser, live or not.
 func visitOf(ctx context.Context, tx *db.Tx, hash []byte) (Token, error) {
 	return scanToken(tx.QueryRow(ctx, "select "+tokenColumns+" from person_token where tenant_id = $1 and hash = $2 and kind = 'browser'",
-		tx.Tenant(), hash))
+		tx.Tenant(), hash).Scan)
 }
 
 // seen notes that a browser has just asked for something.
@@ -204,22 +177,13 @@ func seen(ctx context.Context, tx *db.Tx, id string) error {
 
 // endTokens ends the tokens that fit a condition, whose arguments are $3 and on, and
 // says how many those were. What rests on them ends along with them.
-func endTokens(ctx context.Context, tx *guard.Tx, where string, args ...any) (n int64, err error) {
-	rows, err := tx.Query(ctx, "update person_token set ended_at = $2 where tenant_id = $1 and ended_at is null and "+where+" returning id",
+func endTokens(ctx context.Context, tx *guard.Tx, where string, args ...any) (int64, error) {
+	ids, err := db.AllOf[string](ctx, tx.Tx, "update person_token set ended_at = $2 where tenant_id = $1 and ended_at is null and "+where+" returning id",
 		append([]any{tx.Tenant(), tx.Now()}, args...)...)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
-			return 0, err
-		}
+	for _, id := range ids {
 		tx.End(TokenTable, id)
-		n++
 	}
-	return n, rows.Err()
+	return int64(len(ids)), err
 }
 
 // makeRoom ends the oldest visits of a person beyond so many.
@@ -231,22 +195,10 @@ func makeRoom(ctx context.Context, tx *guard.Tx, person string, most int) error 
 }
 
 // tokensOf lists the tokens of a person, the newest first.
-func tokensOf(ctx context.Context, tx *db.Tx, person string) (tokens []Token, err error) {
-	rows, err := tx.Query(ctx, "select "+tokenColumns+` from person_token
+func tokensOf(ctx context.Context, tx *db.Tx, person string) ([]Token, error) {
+	return db.All(ctx, tx, scanToken, "select "+tokenColumns+` from person_token
 		where tenant_id = $1 and person_id = $2 and ended_at is null and expires_at > $3 order by created_at desc, id`,
 		tx.Tenant(), person, tx.Now())
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		t, err := scanToken(rows)
-		if err != nil {
-			return nil, err
-		}
-		tokens = append(tokens, t)
-	}
-	return tokens, rows.Err()
 }
 
 func tokenLive(ctx context.Context, tx *db.Tx, person, id, lock string) (bool, error) {
@@ -336,9 +288,9 @@ func answered(ctx context.Context, tx *db.Tx, a Answer) error {
 
 const passkeyColumns = "id, person_id, credential_id, credential, label, created_at, used_at, ended_at, public_key, mac"
 
-func scanPasskey(row scanner) (k Passkey, err error) {
+func scanPasskey(scan func(...any) error) (k Passkey, err error) {
 	var record string
-	err = row.Scan(&k.ID, &k.Person, &k.Credential, &record, &k.Label, &k.CreatedAt, &k.UsedAt, &k.endedAt, &k.Public, &k.mac)
+	err = scan(&k.ID, &k.Person, &k.Credential, &record, &k.Label, &k.CreatedAt, &k.UsedAt, &k.endedAt, &k.Public, &k.mac)
 	if errors.Is(err, db.ErrNoRows) {
 		err = ErrPasskeyNotFound
 	}
@@ -346,26 +298,14 @@ func scanPasskey(row scanner) (k Passkey, err error) {
 	return k, err
 }
 
-func passkeysOf(ctx context.Context, tx *db.Tx, person string) (keys []Passkey, err error) {
-	rows, err := tx.Query(ctx, "select "+passkeyColumns+` from passkey
+func passkeysOf(ctx context.Context, tx *db.Tx, person string) ([]Passkey, error) {
+	return db.All(ctx, tx, scanPasskey, "select "+passkeyColumns+` from passkey
 		where tenant_id = $1 and person_id = $2 and ended_at is null order by created_at, id`, tx.Tenant(), person)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		k, err := scanPasskey(rows)
-		if err != nil {
-			return nil, err
-		}
-		keys = append(keys, k)
-	}
-	return keys, rows.Err()
 }
 
 // findPasskey is a passkey of a person, also one that has ended.
 func findPasskey(ctx context.Context, tx *db.Tx, person, id string) (Passkey, error) {
-	return scanPasskey(tx.QueryRow(ctx, "select "+passkeyColumns+" from passkey where tenant_id = $1 and person_id = $2 and id = $3", tx.Tenant(), person, id))
+	return scanPasskey(tx.QueryRow(ctx, "select "+passkeyColumns+" from passkey where tenant_id = $1 and person_id = $2 and id = $3", tx.Tenant(), person, id).Scan)
 }
 
 func insertPasskey(ctx context.Context, tx *db.Tx, k Passkey) error {
@@ -399,9 +339,9 @@ func endPasskey(ctx context.Context, tx *db.Tx, k Passkey) error {
 
 const approverKeyColumns = "id, person_id, label, public_key, verifies, created_at, ended_at, mac"
 
-func scanApproverKey(row scanner) (k ApproverKey, err error) {
+func scanApproverKey(scan func(...any) error) (k ApproverKey, err error) {
 	var verifies int64
-	err = row.Scan(&k.ID, &k.Person, &k.Label, &k.Public, &verifies, &k.CreatedAt, &k.EndedAt, &k.mac)
+	err = scan(&k.ID, &k.Person, &k.Label, &k.Public, &verifies, &k.CreatedAt, &k.EndedAt, &k.mac)
 	if errors.Is(err, db.ErrNoRows) {
 		err = ErrKeyNotFound
 	}
@@ -410,26 +350,14 @@ func scanApproverKey(row scanner) (k ApproverKey, err error) {
 	return k, err
 }
 
-func approverKeysOf(ctx context.Context, tx *db.Tx, person string) (keys []ApproverKey, err error) {
-	rows, err := tx.Query(ctx, "select "+approverKeyColumns+` from approver_key
+func approverKeysOf(ctx context.Context, tx *db.Tx, person string) ([]ApproverKey, error) {
+	return db.All(ctx, tx, scanApproverKey, "select "+approverKeyColumns+` from approver_key
 		where tenant_id = $1 and person_id = $2 and ended_at is null order by created_at, id`, tx.Tenant(), person)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		k, err := scanApproverKey(rows)
-		if err != nil {
-			return nil, err
-		}
-		keys = append(keys, k)
-	}
-	return keys, rows.Err()
 }
 
 // findApproverKey is an ssh key of a person, also one that has ended.
 func findApproverKey(ctx context.Context, tx *db.Tx, person, id string) (ApproverKey, error) {
-	return scanApproverKey(tx.QueryRow(ctx, "select "+approverKeyColumns+" from approver_key where tenant_id = $1 and person_id = $2 and id = $3", tx.Tenant(), person, id))
+	return scanApproverKey(tx.QueryRow(ctx, "select "+approverKeyColumns+" from approver_key where tenant_id = $1 and person_id = $2 and id = $3", tx.Tenant(), person, id).Scan)
 }
 
 func insertApproverKey(ctx context.Context, tx *db.Tx, k ApproverKey) error {
@@ -516,9 +444,9 @@ func codesLeft(ctx context.Context, tx *db.Tx, person string) (n int, err error)
 
 const providerColumns = "id, spec, managed_by, created_at, changed_at, epoch"
 
-func scanProvider(row scanner) (p Provider, err error) {
+func scanProvider(scan func(...any) error) (p Provider, err error) {
 	var spec string
-	err = row.Scan(&p.ID, &spec, &p.ManagedBy, &p.CreatedAt, &p.ChangedAt, &p.Epoch)
+	err = scan(&p.ID, &spec, &p.ManagedBy, &p.CreatedAt, &p.ChangedAt, &p.Epoch)
 	if errors.Is(err, db.ErrNoRows) {
 		return p, ErrProviderNotFound
 	}
@@ -531,24 +459,12 @@ func scanProvider(row scanner) (p Provider, err error) {
 // findProvider is the provider of which a column has this value.
 func findProvider(ctx context.Context, tx *db.Tx, column, value, lock string) (Provider, error) {
 	return scanProvider(tx.QueryRow(ctx, "select "+providerColumns+" from identity_provider where tenant_id = $1 and "+column+" = $2 and ended_at is null"+lock,
-		tx.Tenant(), value))
+		tx.Tenant(), value).Scan)
 }
 
-func providers(ctx context.Context, tx *db.Tx, f Filter) (all []Provider, err error) {
-	rows, err := tx.Query(ctx, "select "+providerColumns+` from identity_provider
+func providers(ctx context.Context, tx *db.Tx, f Filter) ([]Provider, error) {
+	return db.All(ctx, tx, scanProvider, "select "+providerColumns+` from identity_provider
 		where tenant_id = $1 and ended_at is null and ($2 = '' or managed_by = $2) order by name limit 100`, tx.Tenant(), f.ManagedBy)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		p, err := scanProvider(rows)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, p)
-	}
-	return all, rows.Err()
 }
 
 func insertProvider(ctx context.Context, tx *db.Tx, p Provider) error {
@@ -637,7 +553,7 @@ func linkIdentity(ctx context.Context, tx *db.Tx, provider, subject, person stri
 }
 
 func findEmail(ctx context.Context, tx *db.Tx, email string) (Person, error) {
-	return scanPerson(tx.QueryRow(ctx, "select "+personColumns+" from person where tenant_id = $1 and email = $2", tx.Tenant(), email))
+	return scanPerson(tx.QueryRow(ctx, "select "+personColumns+" from person where tenant_id = $1 and email = $2", tx.Tenant(), email).Scan)
 }
 
 func insertGlass(ctx context.Context, tx *db.Tx, g Glass) error {
@@ -699,18 +615,9 @@ type personOf struct {
 }
 
 // expiredPeople are those whose own time is over and who are not disabled yet.
-func expiredPeople(ctx context.Context, tx *db.Tx) (due []personOf, err error) {
-	rows, err := tx.Query(ctx, `select tenant_id, id from person where expires_at <= $1 and disabled_at is null order by expires_at limit 100`, tx.Now())
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var one personOf
-		if err := rows.Scan(&one.tenant, &one.id); err != nil {
-			return nil, err
-		}
-		due = append(due, one)
-	}
-	return due, rows.Err()
+func expiredPeople(ctx context.Context, tx *db.Tx) ([]personOf, error) {
+	return db.All(ctx, tx, func(scan func(...any) error) (one personOf, err error) {
+		err = scan(&one.tenant, &one.id)
+		return one, err
+	}, `select tenant_id, id from person where expires_at <= $1 and disabled_at is null order by expires_at limit 100`, tx.Now())
 }
