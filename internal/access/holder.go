@@ -8,22 +8,10 @@ import (
 
 // Holders are the ids of the agents that hold grants on a resource which have
 // neither ended nor expired, in their order, from behind after.
-func Holders(ctx context.Context, tx *db.Tx, resource, after string, limit int) (all []string, err error) {
-	rows, err := tx.Query(ctx, `select distinct agent_id from access_grant
+func Holders(ctx context.Context, tx *db.Tx, resource, after string, limit int) ([]string, error) {
+	return db.AllOf[string](ctx, tx, `select distinct agent_id from access_grant
 		where tenant_id = $1 and resource_id = $2 and agent_id > $3 and ended_at is null and (expires_at is null or expires_at > $4)
 		order by agent_id limit $5`, tx.Tenant(), resource, after, tx.Now(), limit)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		all = append(all, id)
-	}
-	return all, rows.Err()
 }
 
 // Given reports whether an agent was ever given anything of a resource, also what

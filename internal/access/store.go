@@ -16,12 +16,9 @@ const grantColumns = `id, name, agent_id, resource_id, actions, purposes, class,
 	kind, coalesce(parameters, ''), coalesce(session_id, ''), coalesce(request_id, ''), coalesce(activated_from, ''), coalesce(budgets, ''),
 	coalesce(unused_after, 0), used_at, announced_at, suspended_at`
 
-// scanner is a row of a query, or the only one.
-type scanner interface{ Scan(dest ...any) error }
-
-func scanGrant(tx *db.Tx, row scanner) (g Grant, err error) {
+func scanGrant(tx *db.Tx, scan func(...any) error) (g Grant, err error) {
 	var parameters, budgets string
-	err = row.Scan(&g.ID, &g.Name, &g.Agent, &g.Resource, &g.Actions, &g.Purposes, &g.Class, &g.StartsAt, &g.ExpiresAt,
+	err = scan(&g.ID, &g.Name, &g.Agent, &g.Resource, &g.Actions, &g.Purposes, &g.Class, &g.StartsAt, &g.ExpiresAt,
 		&g.ManagedBy, &g.CreatedAt, &g.CreatedBy, &g.EndedAt, &g.EndReason, &g.Epoch,
 		&g.Kind, &parameters, &g.Session, &g.Request, &g.ActivatedFrom, &budgets,
 		&g.UnusedAfter, &g.UsedAt, &g.AnnouncedAt, &g.SuspendedAt)
@@ -38,75 +35,55 @@ func scanGrant(tx *db.Tx, row scanner) (g Grant, err error) {
 	return g, err
 }
 
-func scanGrants(tx *db.Tx, rows *db.Rows) (grants []Grant, err error) {
-	defer rows.Close()
-	for rows.Next() {
-		g, err := scanGrant(tx, rows)
-		if err != nil {
-			return nil, err
-		}
-		grants = append(grants, g)
-	}
-	return grants, rows.Err()
+// all are the grants that a statement answers.
+func all(ctx context.Context, tx *db.Tx, query string, args ...any) ([]Grant, error) {
+	return db.All(ctx, tx, func(scan func(...any) error) (Grant, error) { return scanGrant(tx, scan) }, query, args...)
 }
 
 func find(ctx context.Context, tx *db.Tx, id string) (Grant, error) {
-	return scanGrant(tx, tx.QueryRow(ctx, "select "+grantColumns+" from access_grant where tenant_id = $1 and id = $2", tx.Tenant(), id))
+	return scanGrant(tx, tx.QueryRow(ctx, "select "+grantColumns+" from access_grant where tenant_id = $1 and id = $2", tx.Tenant(), id).Scan)
 }
 
 // lock is find, and nobody else changes the row until the transaction ends.
 func lock(ctx context.Context, tx *db.Tx, id string) (Grant, error) {
-	return scanGrant(tx, tx.QueryRow(ctx, "select "+grantColumns+" from access_grant where tenant_id = $1 and id = $2"+tx.ForUpdate(), tx.Tenant(), id))
+	return scanGrant(tx, tx.QueryRow(ctx, "select "+grantColumns+" from access_grant where tenant_id = $1 and id = $2"+tx.ForUpdate(), tx.Tenant(), id).Scan)
 }
 
 // lockAgent has nobody else lock the grants of an agent until the transaction ends.
 func lockAgent(ctx context.Context, tx *db.Tx, agent string) error {
-	rows, err := tx.Query(ctx, "select id from access_grant where tenant_id = $1 and agent_id = $2 order by id"+tx.ForUpdate(), tx.Tenant(), agent)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() { // every row is locked once it was read
-	}
-	return rows.Err()
+	// Every row is locked once it was read.
+	_, err := db.AllOf[string](ctx, tx, "select id from access_grant where tenant_id = $1 and agent_id = $2 order by id"+tx.ForUpdate(), tx.Tenant(), agent)
+	return err
 }
 
 const byName = "select " + grantColumns + " from access_grant where tenant_id = $1 and name = $2 and ended_at is null"
 
 func findName(ctx context.Context, tx *db.Tx, name string) (Grant, error) {
-	return scanGrant(tx, tx.QueryRow(ctx, byName, tx.Tenant(), name))
+	return scanGrant(tx, tx.QueryRow(ctx, byName, tx.Tenant(), name).Scan)
 }
 
 // lockName is findName, and nobody else changes the row until the transaction
 // ends.
 func lockName(ctx context.Context, tx *db.Tx, name string) (Grant, error) {
-	return scanGrant(tx, tx.QueryRow(ctx, byName+tx.ForUpdate(), tx.Tenant(), name))
+	return scanGrant(tx, tx.QueryRow(ctx, byName+tx.ForUpdate(), tx.Tenant(), name).Scan)
 }
 
 // load reads the grants of an agent that have neither ended nor expired and are
 // not suspended, the oldest first. The + 0 keeps SQLite from going through the
 // grants of all agents in their order.
 func load(ctx context.Context, tx *db.Tx, agent string) ([]Grant, error) {
-	rows, err := tx.Query(ctx, "select "+grantColumns+` from access_grant
+	return all(ctx, tx, "select "+grantColumns+` from access_grant
 		where tenant_id = $1 and agent_id = $2 and ended_at is null and suspended_at is null and (expires_at is null or expires_at > $3)
 		order by created_at + 0, id`, tx.Tenant(), agent, tx.Now())
-	if err != nil {
-		return nil, err
-	}
-	return scanGrants(tx, rows)
 }
 
 func list(ctx context.Context, tx *db.Tx, f Filter, at int64, id string, limit int) ([]Grant, error) {
-	rows, err := tx.Query(ctx, "select "+grantColumns+` from access_grant
+	return all(ctx, tx, "select "+grantColumns+` from access_grant
 		where tenant_id = $1 and (created_at, id) < ($2, $3)
 		and ($4 = '' or agent_id = $4) and ($5 = '' or resource_id = $5) and ($6 = '' or managed_by = $6)
 		and (not $7 or ended_at is null and (expires_at is null or expires_at > $8))
 		order by created_at desc, id desc limit $9`,
 		tx.Tenant(), at, id, f.Agent, f.Resource, f.ManagedBy, f.Live, tx.Now(), limit)
-	if err != nil {
-		return nil, err
-	}
-	return scanGrants(tx, rows)
 }
 
 // insert adds a grant, unless another of the name was added meanwhile.
@@ -283,19 +260,11 @@ func suspendGrant(ctx context.Context, tx *guard.Tx, id string) error {
 		return err
 	}
 	tx.End(Table, id)
-	rows, err := tx.Query(ctx, "select id from access_grant where tenant_id = $1 and activated_from = $2 and ended_at is null", tx.Tenant(), id)
-	if err != nil {
-		return err
+	made, err := db.AllOf[string](ctx, tx.Tx, "select id from access_grant where tenant_id = $1 and activated_from = $2 and ended_at is null", tx.Tenant(), id)
+	for _, m := range made {
+		tx.End(Table, m)
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var made string
-		if err := rows.Scan(&made); err != nil {
-			return err
-		}
-		tx.End(Table, made)
-	}
-	return rows.Err()
+	return err
 }
 
 // A decayed grant is one for which something is due because nobody uses it.
@@ -347,12 +316,8 @@ func closeAccounts(ctx context.Context, tx *db.Tx) error {
 // asOf reads the grants of an agent that had neither ended nor expired at a time,
 // and had begun to be, the oldest first.
 func asOf(ctx context.Context, tx *db.Tx, agent string, at time.Time) ([]Grant, error) {
-	rows, err := tx.Query(ctx, "select "+grantColumns+` from access_grant
+	return all(ctx, tx, "select "+grantColumns+` from access_grant
 		where tenant_id = $1 and agent_id = $2 and created_at <= $3 and (ended_at is null or ended_at > $3)
 		and (expires_at is null or expires_at > $3) and (suspended_at is null or suspended_at > $3)
 		order by created_at + 0, id`, tx.Tenant(), agent, at)
-	if err != nil {
-		return nil, err
-	}
-	return scanGrants(tx, rows)
 }
