@@ -31,13 +31,10 @@ type spec struct {
 const columns = `id, kind, state, requester, agent_id, session_id, spec, offer, round, document, result, note,
 	created_at, expires_at, escalate_at, escalated_at, lapsed_at, decided_at, decided_by, mac`
 
-// scanner is a row of a query, or the only one.
-type scanner interface{ Scan(dest ...any) error }
-
-func scan(tx *db.Tx, row scanner) (r Request, err error) {
+func scan(tx *db.Tx, columns func(...any) error) (r Request, err error) {
 	var s spec
 	var text, offer string
-	err = row.Scan(&r.ID, &r.Kind, &r.State, &r.Requester, &r.Agent, &r.Session, &text, &offer, &r.Round, &r.Document, &r.Result, &r.Note,
+	err = columns(&r.ID, &r.Kind, &r.State, &r.Requester, &r.Agent, &r.Session, &text, &offer, &r.Round, &r.Document, &r.Result, &r.Note,
 		&r.CreatedAt, &r.ExpiresAt, &r.escalateAt, &r.EscalatedAt, &r.lapsedAt, &r.DecidedAt, &r.DecidedBy, &r.row.mac)
 	if errors.Is(err, db.ErrNoRows) {
 		return r, ErrNotFound
@@ -60,16 +57,9 @@ func scan(tx *db.Tx, row scanner) (r Request, err error) {
 	return r, err
 }
 
-func scanAll(tx *db.Tx, rows *db.Rows) (all []Request, err error) {
-	defer rows.Close()
-	for rows.Next() {
-		r, err := scan(tx, rows)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, r)
-	}
-	return all, rows.Err()
+// requests are those that a statement answers, without their votes.
+func requests(ctx context.Context, tx *db.Tx, query string, args ...any) ([]Request, error) {
+	return db.All(ctx, tx, func(columns func(...any) error) (Request, error) { return scan(tx, columns) }, query, args...)
 }
 
 const byID = "select " + columns + " from access_request where tenant_id = $1 and id = $2"
@@ -85,7 +75,7 @@ func lock(ctx context.Context, tx *db.Tx, id string) (Request, error) {
 }
 
 func withVotes(ctx context.Context, tx *db.Tx, query, id string) (Request, error) {
-	r, err := scan(tx, tx.QueryRow(ctx, query, tx.Tenant(), id))
+	r, err := scan(tx, tx.QueryRow(ctx, query, tx.Tenant(), id).Scan)
 	if err != nil {
 		return r, err
 	}
@@ -99,12 +89,8 @@ const open = "state = 'pending' and lapsed_at is null"
 // waiting is what a [guard.Cache] of the kind [Waiting] calls: what waits for a
 // decision about an agent. What has expired since it was loaded may be among it.
 func waiting(ctx context.Context, tx *db.Tx, agent string) ([]Request, error) {
-	rows, err := tx.Query(ctx, "select "+columns+" from access_request where tenant_id = $1 and agent_id = $2 and "+open+
+	return requests(ctx, tx, "select "+columns+" from access_request where tenant_id = $1 and agent_id = $2 and "+open+
 		" order by created_at, id limit 500", tx.Tenant(), agent)
-	if err != nil {
-		return nil, err
-	}
-	return scanAll(tx, rows)
 }
 
 // alike is the request that waits and asks for the same.
@@ -212,73 +198,39 @@ type place struct {
 }
 
 // due finds requests of all tenants whose time in a column has come.
-func due(ctx context.Context, tx *db.Tx, column string) (all []place, err error) {
-	rows, err := tx.Query(ctx, "select tenant_id, id from access_request where "+column+" <= $1 and "+open+" order by "+column+" limit 100", tx.Now())
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var at place
-		if err := rows.Scan(&at.tenant, &at.id); err != nil {
-			return nil, err
-		}
-		all = append(all, at)
-	}
-	return all, rows.Err()
+func due(ctx context.Context, tx *db.Tx, column string) ([]place, error) {
+	return db.All(ctx, tx, func(scan func(...any) error) (at place, err error) {
+		err = scan(&at.tenant, &at.id)
+		return at, err
+	}, "select tenant_id, id from access_request where "+column+" <= $1 and "+open+" order by "+column+" limit 100", tx.Now())
 }
 
 // cancelSession cancels what waits for a session, and says for which agents.
-func cancelSession(ctx context.Context, tx *db.Tx, session, note string) (agents []string, err error) {
-	rows, err := tx.Query(ctx, `update access_request set state = 'cancelled', decided_at = $3, decided_by = 'system:session', note = $4
+func cancelSession(ctx context.Context, tx *db.Tx, session, note string) ([]string, error) {
+	return db.AllOf[string](ctx, tx, `update access_request set state = 'cancelled', decided_at = $3, decided_by = 'system:session', note = $4
 		where tenant_id = $1 and session_id = $2 and `+open+` returning agent_id`, tx.Tenant(), session, tx.Now(), note)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var agent string
-		if err := rows.Scan(&agent); err != nil {
-			return nil, err
-		}
-		agents = append(agents, agent)
-	}
-	return agents, rows.Err()
 }
 
 func list(ctx context.Context, tx *db.Tx, f Filter, at int64, id string, limit int) ([]Request, error) {
-	rows, err := tx.Query(ctx, "select "+columns+` from access_request
+	return requests(ctx, tx, "select "+columns+` from access_request
 		where tenant_id = $1 and (created_at, id) < ($2, $3)
 		and ($4 = '' or agent_id = $4) and ($5 = '' or session_id = $5) and ($6 = '' or kind = $6) and ($7 = '' or requester = $7)
 		and ($8 = '' or $8 = state and state <> 'pending' or $8 = 'pending' and `+open+` and expires_at > $9
 			or $8 = 'expired' and state = 'pending' and (lapsed_at is not null or expires_at <= $9))
 		order by created_at desc, id desc limit $10`,
 		tx.Tenant(), at, id, f.Agent, f.Session, f.Kind, f.Requester, f.State, tx.Now(), limit)
-	if err != nil {
-		return nil, err
-	}
-	return scanAll(tx, rows)
 }
 
-func votes(ctx context.Context, tx *db.Tx, id string) (all []Vote, err error) {
-	rows, err := tx.Query(ctx, `select round, approver, in_place_of, verdict, at, note, document, assertion, mac from access_vote
-		where tenant_id = $1 and request_id = $2 order by round, at, approver`, tx.Tenant(), id)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var v Vote
+func votes(ctx context.Context, tx *db.Tx, id string) ([]Vote, error) {
+	return db.All(ctx, tx, func(scan func(...any) error) (v Vote, err error) {
 		var assertion *string
-		if err := rows.Scan(&v.Round, &v.Approver, &v.For, &v.Verdict, &v.At, &v.Note, &v.Document, &assertion, &v.mac); err != nil {
-			return nil, err
-		}
+		err = scan(&v.Round, &v.Approver, &v.For, &v.Verdict, &v.At, &v.Note, &v.Document, &assertion, &v.mac)
 		if assertion != nil {
 			v.Assertion = json.RawMessage(*assertion)
 		}
-		all = append(all, v)
-	}
-	return all, rows.Err()
+		return v, err
+	}, `select round, approver, in_place_of, verdict, at, note, document, assertion, mac from access_vote
+		where tenant_id = $1 and request_id = $2 order by round, at, approver`, tx.Tenant(), id)
 }
 
 // vote stores what a person says, once in a round.
@@ -296,24 +248,13 @@ func (a *Approvals) vote(ctx context.Context, tx *db.Tx, id string, v Vote) erro
 	return err
 }
 
-const absenceColumns = "person_id, deputy_id, until, created_at, created_by"
-
 // absences are those that go on: all, or those in which somebody is the deputy.
-func absences(ctx context.Context, tx *db.Tx, deputy string) (all []Absence, err error) {
-	rows, err := tx.Query(ctx, "select "+absenceColumns+` from person_absence
+func absences(ctx context.Context, tx *db.Tx, deputy string) ([]Absence, error) {
+	return db.All(ctx, tx, func(scan func(...any) error) (a Absence, err error) {
+		err = scan(&a.Person, &a.Deputy, &a.Until, &a.CreatedAt, &a.CreatedBy)
+		return a, err
+	}, `select person_id, deputy_id, until, created_at, created_by from person_absence
 		where tenant_id = $1 and until > $2 and ($3 = '' or deputy_id = $3) order by person_id limit 1000`, tx.Tenant(), tx.Now(), deputy)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var a Absence
-		if err := rows.Scan(&a.Person, &a.Deputy, &a.Until, &a.CreatedAt, &a.CreatedBy); err != nil {
-			return nil, err
-		}
-		all = append(all, a)
-	}
-	return all, rows.Err()
 }
 
 func putAbsence(ctx context.Context, tx *db.Tx, a Absence) error {
