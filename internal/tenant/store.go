@@ -10,11 +10,8 @@ import (
 
 const columns = "id, title, status, reason, private_networks, created_at, created_by, changed_at, erased_at"
 
-// scanner is a row of a query, or the only one.
-type scanner interface{ Scan(dest ...any) error }
-
-func scan(row scanner) (t Tenant, err error) {
-	err = row.Scan(&t.Name, &t.Title, &t.Status, &t.Reason, &t.PrivateNetworks, &t.CreatedAt, &t.CreatedBy, &t.ChangedAt, &t.ErasedAt)
+func scan(columns func(...any) error) (t Tenant, err error) {
+	err = columns(&t.Name, &t.Title, &t.Status, &t.Reason, &t.PrivateNetworks, &t.CreatedAt, &t.CreatedBy, &t.ChangedAt, &t.ErasedAt)
 	if errors.Is(err, db.ErrNoRows) {
 		err = ErrNotFound
 	}
@@ -22,39 +19,15 @@ func scan(row scanner) (t Tenant, err error) {
 }
 
 func find(ctx context.Context, tx *db.Tx, name estover.TenantID, lock string) (Tenant, error) {
-	return scan(tx.QueryRow(ctx, "select "+columns+" from tenant where tenant_id = $1 and id = $2"+lock, tx.Tenant(), name))
+	return scan(tx.QueryRow(ctx, "select "+columns+" from tenant where tenant_id = $1 and id = $2"+lock, tx.Tenant(), name).Scan)
 }
 
-func list(ctx context.Context, tx *db.Tx, after string, limit int) (tenants []Tenant, err error) {
-	rows, err := tx.Query(ctx, "select "+columns+" from tenant where tenant_id = $1 and id > $2 order by id limit $3", tx.Tenant(), after, limit)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		t, err := scan(rows)
-		if err != nil {
-			return nil, err
-		}
-		tenants = append(tenants, t)
-	}
-	return tenants, rows.Err()
+func list(ctx context.Context, tx *db.Tx, after string, limit int) ([]Tenant, error) {
+	return db.All(ctx, tx, scan, "select "+columns+" from tenant where tenant_id = $1 and id > $2 order by id limit $3", tx.Tenant(), after, limit)
 }
 
-func allNames(ctx context.Context, tx *db.Tx) (names []estover.TenantID, err error) {
-	rows, err := tx.Query(ctx, "select id from tenant where tenant_id = $1 and erased_at is null order by id", tx.Tenant())
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var name estover.TenantID
-		if err := rows.Scan(&name); err != nil {
-			return nil, err
-		}
-		names = append(names, name)
-	}
-	return names, rows.Err()
+func allNames(ctx context.Context, tx *db.Tx) ([]estover.TenantID, error) {
+	return db.AllOf[estover.TenantID](ctx, tx, "select id from tenant where tenant_id = $1 and erased_at is null order by id", tx.Tenant())
 }
 
 // insert adds a tenant, unless there is one of the name or there are too many.
