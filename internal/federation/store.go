@@ -11,12 +11,9 @@ import (
 
 const trustColumns = "id, spec, managed_by, created_at, changed_at, ended_at, epoch"
 
-// scanner is a row of a query, or the only one.
-type scanner interface{ Scan(dest ...any) error }
-
-func scanTrust(row scanner) (t Trust, err error) {
+func scanTrust(scan func(...any) error) (t Trust, err error) {
 	var spec string
-	err = row.Scan(&t.ID, &spec, &t.ManagedBy, &t.CreatedAt, &t.ChangedAt, &t.EndedAt, &t.Epoch)
+	err = scan(&t.ID, &spec, &t.ManagedBy, &t.CreatedAt, &t.ChangedAt, &t.EndedAt, &t.Epoch)
 	if errors.Is(err, db.ErrNoRows) {
 		return t, ErrNotFound
 	}
@@ -31,7 +28,7 @@ func scanTrust(row scanner) (t Trust, err error) {
 
 // one is the trust of which a column has this value.
 func one(ctx context.Context, tx *db.Tx, column, value, lock string) (Trust, error) {
-	return scanTrust(tx.QueryRow(ctx, "select "+trustColumns+" from trust where tenant_id = $1 and "+column+" = $2 and ended_at is null"+lock, tx.Tenant(), value))
+	return scanTrust(tx.QueryRow(ctx, "select "+trustColumns+" from trust where tenant_id = $1 and "+column+" = $2 and ended_at is null"+lock, tx.Tenant(), value).Scan)
 }
 
 func find(ctx context.Context, tx *db.Tx, id string) (Trust, error) {
@@ -55,22 +52,10 @@ func lockName(ctx context.Context, tx *db.Tx, name string) (Trust, error) {
 	return one(ctx, tx, "name", name, tx.ForUpdate())
 }
 
-func list(ctx context.Context, tx *db.Tx, f Filter, after string, limit int) (trusts []Trust, err error) {
-	rows, err := tx.Query(ctx, "select "+trustColumns+` from trust
+func list(ctx context.Context, tx *db.Tx, f Filter, after string, limit int) ([]Trust, error) {
+	return db.All(ctx, tx, scanTrust, "select "+trustColumns+` from trust
 		where tenant_id = $1 and name > $2 and ended_at is null and ($3 = '' or managed_by = $3) order by name limit $4`,
 		tx.Tenant(), after, f.ManagedBy, limit)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		t, err := scanTrust(rows)
-		if err != nil {
-			return nil, err
-		}
-		trusts = append(trusts, t)
-	}
-	return trusts, rows.Err()
 }
 
 // insert adds a trust, unless another is about the issuer, or another of the name
