@@ -9,38 +9,23 @@ import (
 
 const columns = `tenant_id, id, path, kind, description, options, local, created_at, failure, failed_at`
 
-func scan(rows *db.Rows) (list []Device, err error) {
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var x Device
-		var options string
-		if err := rows.Scan(&x.tenant, &x.ID, &x.Path, &x.Kind, &x.Description, &options, &x.Local, &x.CreatedAt, &x.Failure, &x.FailedAt); err != nil {
-			return nil, err
-		}
-		if err := json.Unmarshal([]byte(options), &x.Options); err != nil {
-			return nil, err
-		}
-		list = append(list, x)
+func scan(columns func(...any) error) (x Device, err error) {
+	var options string
+	err = columns(&x.tenant, &x.ID, &x.Path, &x.Kind, &x.Description, &options, &x.Local, &x.CreatedAt, &x.Failure, &x.FailedAt)
+	if err == nil {
+		err = json.Unmarshal([]byte(options), &x.Options)
 	}
-	return list, rows.Err()
+	return x, err
 }
 
 // all reads the devices of an organisation.
 func all(ctx context.Context, tx *db.Tx) ([]Device, error) {
-	rows, err := tx.Query(ctx, `select `+columns+` from audit_device where tenant_id = $1 order by path`, tx.Tenant())
-	if err != nil {
-		return nil, err
-	}
-	return scan(rows)
+	return db.All(ctx, tx, scan, `select `+columns+` from audit_device where tenant_id = $1 order by path`, tx.Tenant())
 }
 
 // everybodys reads those of all organisations, for whoever writes to them.
 func everybodys(ctx context.Context, tx *db.Tx) ([]Device, error) {
-	rows, err := tx.Query(ctx, `select `+columns+` from audit_device order by tenant_id, id`)
-	if err != nil {
-		return nil, err
-	}
-	return scan(rows)
+	return db.All(ctx, tx, scan, `select `+columns+` from audit_device order by tenant_id, id`)
 }
 
 func insert(ctx context.Context, tx *db.Tx, x *Device) error {
