@@ -13,12 +13,9 @@ import (
 
 const columns = "id, spec, managed_by, created_at, created_by, changed_at, ended_at, epoch, failing_since, failure"
 
-// scanner is a row of a query, or the only one.
-type scanner interface{ Scan(dest ...any) error }
-
-func scan(row scanner) (c Channel, err error) {
+func scan(columns func(...any) error) (c Channel, err error) {
 	var spec string
-	err = row.Scan(&c.ID, &spec, &c.ManagedBy, &c.CreatedAt, &c.CreatedBy, &c.ChangedAt, &c.EndedAt, &c.Epoch, &c.FailingSince, &c.Failure)
+	err = columns(&c.ID, &spec, &c.ManagedBy, &c.CreatedAt, &c.CreatedBy, &c.ChangedAt, &c.EndedAt, &c.Epoch, &c.FailingSince, &c.Failure)
 	if errors.Is(err, db.ErrNoRows) {
 		return c, ErrNotFound
 	}
@@ -33,24 +30,12 @@ func scan(row scanner) (c Channel, err error) {
 
 // findName reads the channel of this name that has not ended.
 func findName(ctx context.Context, tx *db.Tx, name, lock string) (Channel, error) {
-	return scan(tx.QueryRow(ctx, "select "+columns+" from channel where tenant_id = $1 and name = $2 and ended_at is null"+lock, tx.Tenant(), name))
+	return scan(tx.QueryRow(ctx, "select "+columns+" from channel where tenant_id = $1 and name = $2 and ended_at is null"+lock, tx.Tenant(), name).Scan)
 }
 
 // live are the channels that have not ended, by name.
-func live(ctx context.Context, tx *db.Tx) (list []Channel, err error) {
-	rows, err := tx.Query(ctx, "select "+columns+" from channel where tenant_id = $1 and ended_at is null order by name", tx.Tenant())
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		c, err := scan(rows)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, c)
-	}
-	return list, rows.Err()
+func live(ctx context.Context, tx *db.Tx) ([]Channel, error) {
+	return db.All(ctx, tx, scan, "select "+columns+" from channel where tenant_id = $1 and ended_at is null order by name", tx.Tenant())
 }
 
 // insert adds a channel, unless another of the name was added meanwhile.
@@ -119,44 +104,29 @@ func enqueue(ctx context.Context, tx *db.Tx, m message) error {
 }
 
 // dueLines are the lines of all tenants in which something is due.
-func dueLines(ctx context.Context, tx *db.Tx, limit int) (list []line, err error) {
-	rows, err := tx.Query(ctx, `select distinct tenant_id, channel_id, recipient from channel_message
+func dueLines(ctx context.Context, tx *db.Tx, limit int) ([]line, error) {
+	return db.All(ctx, tx, func(scan func(...any) error) (l line, err error) {
+		err = scan(&l.tenant, &l.channel, &l.recipient)
+		return l, err
+	}, `select distinct tenant_id, channel_id, recipient from channel_message
 		where state = 'waiting' and due_at <= $1 limit $2`, tx.Now(), limit)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var l line
-		if err := rows.Scan(&l.tenant, &l.channel, &l.recipient); err != nil {
-			return nil, err
-		}
-		list = append(list, l)
-	}
-	return list, rows.Err()
 }
 
 // head are the first messages that wait in a line, in its order.
-func head(ctx context.Context, tx *db.Tx, l line, limit int) (list []message, err error) {
-	rows, err := tx.Query(ctx, `select id, event, coalesce(bundle, ''), attempts, created_at, due_at from channel_message
-		where tenant_id = $1 and channel_id = $2 and recipient = $3 and state = 'waiting' order by n, id limit $4`,
-		tx.Tenant(), l.channel, l.recipient, limit)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
+func head(ctx context.Context, tx *db.Tx, l line, limit int) ([]message, error) {
+	return db.All(ctx, tx, func(scan func(...any) error) (message, error) {
 		m := message{channel: l.channel, recipient: l.recipient}
 		var text string
-		if err := rows.Scan(&m.id, &text, &m.bundle, &m.attempts, &m.created, &m.due); err != nil {
-			return nil, err
+		if err := scan(&m.id, &text, &m.bundle, &m.attempts, &m.created, &m.due); err != nil {
+			return m, err
 		}
 		if err := json.Unmarshal([]byte(text), &m.event); err != nil {
-			return nil, fmt.Errorf("reading what is to be told: %w", err)
+			return m, fmt.Errorf("reading what is to be told: %w", err)
 		}
-		list = append(list, m)
-	}
-	return list, rows.Err()
+		return m, nil
+	}, `select id, event, coalesce(bundle, ''), attempts, created_at, due_at from channel_message
+		where tenant_id = $1 and channel_id = $2 and recipient = $3 and state = 'waiting' order by n, id limit $4`,
+		tx.Tenant(), l.channel, l.recipient, limit)
 }
 
 // bound puts messages into one bundle, unless one of them is in another.
@@ -198,22 +168,10 @@ func hold(ctx context.Context, tx *db.Tx, l line, until time.Time) error {
 
 // said are the times of the latest messages of a line since a time, the latest
 // first, at most so many.
-func said(ctx context.Context, tx *db.Tx, l line, since time.Time, limit int64) (list []time.Time, err error) {
-	rows, err := tx.Query(ctx, `select max(ended_at) from channel_message
+func said(ctx context.Context, tx *db.Tx, l line, since time.Time, limit int64) ([]time.Time, error) {
+	return db.AllOf[time.Time](ctx, tx, `select max(ended_at) from channel_message
 		where tenant_id = $1 and channel_id = $2 and recipient = $3 and state = 'sent' and ended_at > $4
 		group by bundle order by max(ended_at) desc limit $5`, tx.Tenant(), l.channel, l.recipient, since, limit)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var at time.Time
-		if err := rows.Scan(&at); err != nil {
-			return nil, err
-		}
-		list = append(list, at)
-	}
-	return list, rows.Err()
 }
 
 // sweep forgets what was said before a time.
