@@ -11,12 +11,9 @@ import (
 
 const resourceColumns = "id, spec, managed_by, created_at, changed_at, ended_at, epoch"
 
-// scanner is a row of a query, or the only one.
-type scanner interface{ Scan(dest ...any) error }
-
-func scanResource(row scanner) (r Resource, err error) {
+func scanResource(scan func(...any) error) (r Resource, err error) {
 	var spec string
-	err = row.Scan(&r.ID, &spec, &r.ManagedBy, &r.CreatedAt, &r.ChangedAt, &r.EndedAt, &r.Epoch)
+	err = scan(&r.ID, &spec, &r.ManagedBy, &r.CreatedAt, &r.ChangedAt, &r.EndedAt, &r.Epoch)
 	if errors.Is(err, db.ErrNoRows) {
 		return r, ErrNotFound
 	}
@@ -30,16 +27,16 @@ func scanResource(row scanner) (r Resource, err error) {
 }
 
 func find(ctx context.Context, tx *db.Tx, id string) (Resource, error) {
-	return scanResource(tx.QueryRow(ctx, "select "+resourceColumns+" from resource where tenant_id = $1 and id = $2 and ended_at is null", tx.Tenant(), id))
+	return scanResource(tx.QueryRow(ctx, "select "+resourceColumns+" from resource where tenant_id = $1 and id = $2 and ended_at is null", tx.Tenant(), id).Scan)
 }
 
 func findName(ctx context.Context, tx *db.Tx, name string) (Resource, error) {
-	return scanResource(tx.QueryRow(ctx, "select "+resourceColumns+" from resource where tenant_id = $1 and name = $2 and ended_at is null", tx.Tenant(), name))
+	return scanResource(tx.QueryRow(ctx, "select "+resourceColumns+" from resource where tenant_id = $1 and name = $2 and ended_at is null", tx.Tenant(), name).Scan)
 }
 
 // lock is find, and nobody else changes the row until the transaction ends.
 func lock(ctx context.Context, tx *db.Tx, id string) (Resource, error) {
-	return scanResource(tx.QueryRow(ctx, "select "+resourceColumns+" from resource where tenant_id = $1 and id = $2 and ended_at is null"+tx.ForUpdate(), tx.Tenant(), id))
+	return scanResource(tx.QueryRow(ctx, "select "+resourceColumns+" from resource where tenant_id = $1 and id = $2 and ended_at is null"+tx.ForUpdate(), tx.Tenant(), id).Scan)
 }
 
 // keep has the row stay as it is until the transaction ends. SQLite has one writer.
@@ -57,25 +54,13 @@ func keep(ctx context.Context, tx *db.Tx, id string) error {
 }
 
 func lockName(ctx context.Context, tx *db.Tx, name string) (Resource, error) {
-	return scanResource(tx.QueryRow(ctx, "select "+resourceColumns+" from resource where tenant_id = $1 and name = $2 and ended_at is null"+tx.ForUpdate(), tx.Tenant(), name))
+	return scanResource(tx.QueryRow(ctx, "select "+resourceColumns+" from resource where tenant_id = $1 and name = $2 and ended_at is null"+tx.ForUpdate(), tx.Tenant(), name).Scan)
 }
 
-func list(ctx context.Context, tx *db.Tx, f Filter, after string, limit int) (resources []Resource, err error) {
-	rows, err := tx.Query(ctx, "select "+resourceColumns+` from resource
+func list(ctx context.Context, tx *db.Tx, f Filter, after string, limit int) ([]Resource, error) {
+	return db.All(ctx, tx, scanResource, "select "+resourceColumns+` from resource
 		where tenant_id = $1 and name > $2 and ended_at is null and ($3 = '' or managed_by = $3) order by name limit $4`,
 		tx.Tenant(), after, f.ManagedBy, limit)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		r, err := scanResource(rows)
-		if err != nil {
-			return nil, err
-		}
-		resources = append(resources, r)
-	}
-	return resources, rows.Err()
 }
 
 // insert adds a resource, unless another of the name was added meanwhile.
