@@ -3,7 +3,6 @@ package pki
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,9 +14,8 @@ import (
 
 const keyColumns = `id, mount, name, algorithm, public, sealed, created_at`
 
-func scanKey(scan func(...any) error) (*Key, error) {
-	k := &Key{}
-	err := scan(&k.ID, &k.Mount, &k.Name, &k.Algorithm, &k.public, &k.sealed, &k.CreatedAt)
+func scanKey(columns func(...any) error) (k Key, err error) {
+	err = columns(&k.ID, &k.Mount, &k.Name, &k.Algorithm, &k.public, &k.sealed, &k.CreatedAt)
 	return k, err
 }
 
@@ -31,20 +29,7 @@ func insertKey(ctx context.Context, tx *db.Tx, k *Key) error {
 }
 
 func findKeys(ctx context.Context, tx *db.Tx, mount string) ([]Key, error) {
-	rows, err := tx.Query(ctx, `select `+keyColumns+` from pki_key where tenant_id = $1 and mount = $2 order by name, id limit 1000`, tx.Tenant(), mount)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	list := []Key{}
-	for rows.Next() {
-		k, err := scanKey(rows.Scan)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, *k)
-	}
-	return list, rows.Err()
+	return db.All(ctx, tx, scanKey, `select `+keyColumns+` from pki_key where tenant_id = $1 and mount = $2 order by name, id limit 1000`, tx.Tenant(), mount)
 }
 
 // findKey reads a key of a mount by its id or its name.
@@ -54,7 +39,7 @@ func findKey(ctx context.Context, tx *db.Tx, mount, ref string) (*Key, error) {
 	if err == db.ErrNoRows {
 		return nil, ErrNoKey.With("There is no key %s.", printable(ref))
 	}
-	return k, err
+	return &k, err
 }
 
 func keyWith(ctx context.Context, tx *db.Tx, mount string, public []byte) (*Key, error) {
@@ -63,7 +48,7 @@ func keyWith(ctx context.Context, tx *db.Tx, mount string, public []byte) (*Key,
 	if err == db.ErrNoRows {
 		return nil, nil
 	}
-	return k, err
+	return &k, err
 }
 
 func keyByID(ctx context.Context, tx *db.Tx, id string) (*Key, error) {
@@ -71,7 +56,7 @@ func keyByID(ctx context.Context, tx *db.Tx, id string) (*Key, error) {
 	if err == db.ErrNoRows {
 		return nil, nil
 	}
-	return k, err
+	return &k, err
 }
 
 func renameKey(ctx context.Context, tx *db.Tx, id, name string) error {
@@ -91,38 +76,21 @@ func keyUsed(ctx context.Context, tx *db.Tx, id string) (bool, error) {
 
 // forgetKey deletes a key, and gives the authorities that had it.
 func forgetKey(ctx context.Context, tx *db.Tx, id string) (ids []string, err error) {
-	if ids, err = column(tx.Query(ctx, `select id from pki_authority where tenant_id = $1 and key_id = $2`, tx.Tenant(), id)); err != nil {
+	if ids, err = db.AllOf[string](ctx, tx, `select id from pki_authority where tenant_id = $1 and key_id = $2`, tx.Tenant(), id); err != nil {
 		return nil, err
 	}
 	_, err = tx.Exec(ctx, `delete from pki_key where tenant_id = $1 and id = $2`, tx.Tenant(), id)
 	return ids, err
 }
 
-// column reads rows of one column.
-func column(rows *db.Rows, err error) ([]string, error) {
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	var list []string
-	for rows.Next() {
-		var one string
-		if err := rows.Scan(&one); err != nil {
-			return nil, err
-		}
-		list = append(list, one)
-	}
-	return list, rows.Err()
-}
-
 const authorityColumns = `id, mount, kind, name, generation, key_id, certificate, subject, options, issues_from, not_after, revocations, created_at, epoch, ended_at`
 
-func scanAuthority(scan func(...any) error) (*Authority, error) {
+func scanAuthority(columns func(...any) error) (*Authority, error) {
 	a := &Authority{}
 	var key *string
 	var der []byte
 	var options string
-	err := scan(&a.ID, &a.Mount, &a.Kind, &a.Name, &a.Generation, &key, &der, &a.Subject, &options, &a.IssuesFrom, &a.NotAfter, &a.revocations, &a.CreatedAt, &a.epoch, &a.EndedAt)
+	err := columns(&a.ID, &a.Mount, &a.Kind, &a.Name, &a.Generation, &key, &der, &a.Subject, &options, &a.IssuesFrom, &a.NotAfter, &a.revocations, &a.CreatedAt, &a.epoch, &a.EndedAt)
 	if err != nil {
 		return nil, err
 	}
@@ -173,18 +141,18 @@ func findNamed(ctx context.Context, tx *db.Tx, mount string, kind Kind, name str
 			return []string{chosen.Default}, err
 		}
 	}
-	return column(tx.Query(ctx, `select id from pki_authority where tenant_id = $1 and mount = $2 and kind = $3 and name = $4 and ended_at is null
-		order by generation desc`, tx.Tenant(), mount, kind, name))
+	return db.AllOf[string](ctx, tx, `select id from pki_authority where tenant_id = $1 and mount = $2 and kind = $3 and name = $4 and ended_at is null
+		order by generation desc`, tx.Tenant(), mount, kind, name)
 }
 
 func listIDs(ctx context.Context, tx *db.Tx, mount string, kind Kind) ([]string, error) {
-	return column(tx.Query(ctx, `select id from pki_authority where tenant_id = $1 and mount = $2 and kind = $3 order by created_at desc, id`, tx.Tenant(), mount, kind))
+	return db.AllOf[string](ctx, tx, `select id from pki_authority where tenant_id = $1 and mount = $2 and kind = $3 order by created_at desc, id`, tx.Tenant(), mount, kind)
 }
 
 // listAuthorities reads the authorities of a mount that go on.
 func listAuthorities(ctx context.Context, tx *db.Tx, mount string, kind Kind) ([]*Authority, error) {
-	ids, err := column(tx.Query(ctx, `select id from pki_authority where tenant_id = $1 and mount = $2 and kind = $3 and ended_at is null
-		order by name, generation desc, id`, tx.Tenant(), mount, kind))
+	ids, err := db.AllOf[string](ctx, tx, `select id from pki_authority where tenant_id = $1 and mount = $2 and kind = $3 and ended_at is null
+		order by name, generation desc, id`, tx.Tenant(), mount, kind)
 	if err != nil {
 		return nil, err
 	}
@@ -214,9 +182,9 @@ func countAuthorities(ctx context.Context, tx *db.Tx, mount string, kind Kind, n
 // newestAuthorities are those of X.509 that have a key, have not ended, and are the
 // newest of their name.
 func newestAuthorities(ctx context.Context, tx *db.Tx) ([]string, error) {
-	return column(tx.Query(ctx, `select a.id from pki_authority a where a.tenant_id = $1 and a.kind = 'x509' and a.ended_at is null and a.not_after > $2
+	return db.AllOf[string](ctx, tx, `select a.id from pki_authority a where a.tenant_id = $1 and a.kind = 'x509' and a.ended_at is null and a.not_after > $2
 		and a.key_id is not null and not exists (select 1 from pki_authority n where n.tenant_id = a.tenant_id and n.mount = a.mount and n.kind = a.kind
-			and n.name = a.name and a.name <> '' and n.generation > a.generation) order by a.id`, tx.Tenant(), tx.Now()))
+			and n.name = a.name and a.name <> '' and n.generation > a.generation) order by a.id`, tx.Tenant(), tx.Now())
 }
 
 func insertAuthority(ctx context.Context, tx *db.Tx, a *Authority) error {
@@ -279,10 +247,10 @@ func raise(ctx context.Context, tx *db.Tx, id string) error {
 
 const roleColumns = `id, mount, kind, name, spec, created_at, changed_at, epoch`
 
-func scanRole(scan func(...any) error) (*Role, error) {
+func scanRole(columns func(...any) error) (*Role, error) {
 	r := &Role{}
 	var spec string
-	if err := scan(&r.ID, &r.Mount, &r.Kind, &r.Name, &spec, &r.CreatedAt, &r.ChangedAt, &r.epoch); err != nil {
+	if err := columns(&r.ID, &r.Mount, &r.Kind, &r.Name, &spec, &r.CreatedAt, &r.ChangedAt, &r.epoch); err != nil {
 		return nil, err
 	}
 	return r, json.Unmarshal([]byte(spec), &r.Spec)
@@ -298,21 +266,8 @@ func findRole(ctx context.Context, tx *db.Tx, mount string, kind Kind, name stri
 }
 
 func listRoles(ctx context.Context, tx *db.Tx, mount string, kind Kind) ([]*Role, error) {
-	rows, err := tx.Query(ctx, `select `+roleColumns+` from pki_role where tenant_id = $1 and mount = $2 and kind = $3 and ended_at is null order by name`,
+	return db.All(ctx, tx, scanRole, `select `+roleColumns+` from pki_role where tenant_id = $1 and mount = $2 and kind = $3 and ended_at is null order by name`,
 		tx.Tenant(), mount, kind)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	list := []*Role{}
-	for rows.Next() {
-		r, err := scanRole(rows.Scan)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, r)
-	}
-	return list, rows.Err()
 }
 
 func countRoles(ctx context.Context, tx *db.Tx, mount string) (n int, err error) {
@@ -377,9 +332,8 @@ func certificateRow(tenant estover.TenantID, r *Record) db.Row {
 
 const certificateColumns = `serial, authority_id, mount, kind, role_id, name, names, body, subject, agent_id, session_id, issued_at, not_after, revoked_at, reason, cause`
 
-func scanCertificate(scan func(...any) error) (*Record, error) {
-	r := &Record{}
-	err := scan(&r.Serial, &r.Authority, &r.Mount, &r.Kind, &r.Role, &r.Name, &r.Names, &r.body, &r.Subject, &r.Agent, &r.Session, &r.IssuedAt, &r.NotAfter, &r.RevokedAt, &r.Reason, &r.Cause)
+func scanCertificate(columns func(...any) error) (r Record, err error) {
+	err = columns(&r.Serial, &r.Authority, &r.Mount, &r.Kind, &r.Role, &r.Name, &r.Names, &r.body, &r.Subject, &r.Agent, &r.Session, &r.IssuedAt, &r.NotAfter, &r.RevokedAt, &r.Reason, &r.Cause)
 	if r.Names == nil {
 		r.Names = []string{}
 	}
@@ -392,7 +346,7 @@ func findCertificate(ctx context.Context, tx *db.Tx, mount string, kind Kind, se
 	if err == db.ErrNoRows {
 		return nil, ErrNoCertificate.With("There is no certificate %s.", printable(serial))
 	}
-	return r, err
+	return &r, err
 }
 
 func findSerial(ctx context.Context, tx *db.Tx, authority, serial string) (*Record, error) {
@@ -401,23 +355,7 @@ func findSerial(ctx context.Context, tx *db.Tx, authority, serial string) (*Reco
 	if err == db.ErrNoRows {
 		return nil, ErrNoCertificate
 	}
-	return r, err
-}
-
-func scanCertificates(rows *db.Rows, err error) ([]Record, error) {
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	list := []Record{}
-	for rows.Next() {
-		r, err := scanCertificate(rows.Scan)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, *r)
-	}
-	return list, rows.Err()
+	return &r, err
 }
 
 func listCertificates(ctx context.Context, tx *db.Tx, f CertificateFilter) ([]Record, error) {
@@ -444,7 +382,7 @@ func listCertificates(ctx context.Context, tx *db.Tx, f CertificateFilter) ([]Re
 		limit = 50
 	}
 	args = append(args, limit)
-	return scanCertificates(tx.Query(ctx, query+" order by serial limit $"+strconv.Itoa(len(args)), args...))
+	return db.All(ctx, tx, scanCertificate, query+" order by serial limit $"+strconv.Itoa(len(args)), args...)
 }
 
 // where is a filter as a condition, whose first argument is $1, the tenant.
@@ -514,7 +452,7 @@ func (f filter) chunks() (all []filter) {
 func authoritiesOf(ctx context.Context, tx *db.Tx, f filter) (all []string, err error) {
 	for _, one := range f.chunks() {
 		where, args := one.where(3)
-		ids, err := column(tx.Query(ctx, `select distinct authority_id from pki_certificate where tenant_id = $1 and not_after > $2 and `+where, append([]any{tx.Tenant(), tx.Now()}, args...)...))
+		ids, err := db.AllOf[string](ctx, tx, `select distinct authority_id from pki_certificate where tenant_id = $1 and not_after > $2 and `+where, append([]any{tx.Tenant(), tx.Now()}, args...)...)
 		if err != nil {
 			return nil, err
 		}
@@ -552,24 +490,20 @@ func tolls(ctx context.Context, tx *db.Tx, f filter, at time.Time) (all []Toll, 
 		if at.IsZero() {
 			base[2] = tx.Now() // nothing is revoked later than that
 		}
-		rows, err := tx.Query(ctx, `select authority_id, kind, count(*), sum(case when revoked_at is null then 1 else 0 end) from pki_certificate
+		some, err := db.All(ctx, tx, func(columns func(...any) error) (t Toll, err error) {
+			err = columns(&t.Authority, &t.Kind, &t.Certificates, &t.Good)
+			return t, err
+		}, `select authority_id, kind, count(*), sum(case when revoked_at is null then 1 else 0 end) from pki_certificate
 			where tenant_id = $1 and not_after > $2 and (revoked_at is null or revoked_at >= $3) and `+where+` group by authority_id, kind order by kind desc, authority_id`, append(base, args...)...)
 		if err != nil {
 			return nil, err
 		}
-		for rows.Next() {
-			var t Toll
-			if err := rows.Scan(&t.Authority, &t.Kind, &t.Certificates, &t.Good); err != nil {
-				return nil, errors.Join(err, rows.Close())
-			}
+		for _, t := range some {
 			if n := slices.IndexFunc(all, func(o Toll) bool { return o.Authority == t.Authority }); n >= 0 {
 				all[n].Certificates, all[n].Good = all[n].Certificates+t.Certificates, all[n].Good+t.Good
 				continue
 			}
 			all = append(all, t)
-		}
-		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-			return nil, err
 		}
 	}
 	return all, nil
@@ -577,8 +511,8 @@ func tolls(ctx context.Context, tx *db.Tx, f filter, at time.Time) (all []Toll, 
 
 // revokedOf are the revoked certificates of an authority that end after an instant.
 func revokedOf(ctx context.Context, tx *db.Tx, authority string, after time.Time) ([]Record, error) {
-	return scanCertificates(tx.Query(ctx, `select `+certificateColumns+` from pki_certificate
-		where tenant_id = $1 and authority_id = $2 and revoked_at is not null and not_after > $3 order by serial`, tx.Tenant(), authority, after))
+	return db.All(ctx, tx, scanCertificate, `select `+certificateColumns+` from pki_certificate
+		where tenant_id = $1 and authority_id = $2 and revoked_at is not null and not_after > $3 order by serial`, tx.Tenant(), authority, after)
 }
 
 // countOfAgent says how many certificates of an agent have not ended, and how many
@@ -637,8 +571,8 @@ func putList(ctx context.Context, tx *db.Tx, authority string, before, next *Lis
 
 // dueLists are the authorities whose list has to be signed anew before an instant.
 func dueLists(ctx context.Context, tx *db.Tx, before time.Time) ([]string, error) {
-	return column(tx.Query(ctx, `select c.authority_id from pki_crl c join pki_authority a on a.tenant_id = c.tenant_id and a.id = c.authority_id
-		where c.tenant_id = $1 and c.next_update <= $2 and a.key_id is not null and a.not_after > $3`, tx.Tenant(), before, tx.Now()))
+	return db.AllOf[string](ctx, tx, `select c.authority_id from pki_crl c join pki_authority a on a.tenant_id = c.tenant_id and a.id = c.authority_id
+		where c.tenant_id = $1 and c.next_update <= $2 and a.key_id is not null and a.not_after > $3`, tx.Tenant(), before, tx.Now())
 }
 
 // endMount ends the authorities and roles of a mount, and forgets its keys and
