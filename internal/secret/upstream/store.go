@@ -14,9 +14,9 @@ import (
 
 const storeColumns = `id, name, kind, address, options, authorities, login, owner, description, managed_by, created_at, changed_at, epoch`
 
-func scanStore(scan func(...any) error) (s NamedStore, err error) {
+func scanStore(columns func(...any) error) (s NamedStore, err error) {
 	var options string
-	err = scan(&s.ID, &s.Name, &s.Kind, &s.Address, &options, &s.Authorities, &s.Login, &s.Owner, &s.Description, &s.ManagedBy, &s.CreatedAt, &s.ChangedAt, &s.epoch)
+	err = columns(&s.ID, &s.Name, &s.Kind, &s.Address, &options, &s.Authorities, &s.Login, &s.Owner, &s.Description, &s.ManagedBy, &s.CreatedAt, &s.ChangedAt, &s.epoch)
 	if err == nil {
 		err = json.Unmarshal([]byte(options), &s.Options)
 	}
@@ -40,20 +40,7 @@ func findNamed(ctx context.Context, tx *db.Tx, name string) (NamedStore, error) 
 }
 
 func listStores(ctx context.Context, tx *db.Tx, after string, limit int) ([]NamedStore, error) {
-	rows, err := tx.Query(ctx, `select `+storeColumns+` from secret_store where tenant_id = $1 and name > $2 and ended_at is null order by name limit $3`, tx.Tenant(), after, limit)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	all := []NamedStore{}
-	for rows.Next() {
-		s, err := scanStore(rows.Scan)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, s)
-	}
-	return all, rows.Err()
+	return db.All(ctx, tx, scanStore, `select `+storeColumns+` from secret_store where tenant_id = $1 and name > $2 and ended_at is null order by name limit $3`, tx.Tenant(), after, limit)
 }
 
 // text is something as JSON, as it is stored.
@@ -188,22 +175,12 @@ func settleLink(ctx context.Context, tx *db.Tx, id string, fence int64, until ti
 
 // linksOf are the secrets that are read through a store, at most 200.
 func linksOf(ctx context.Context, tx *db.Tx, store string) ([]Linked, error) {
-	rows, err := tx.Query(ctx, `select s.path, l.path, l.fresh_until, l.last_error from secret_link l
+	return db.All(ctx, tx, func(columns func(...any) error) (l Linked, err error) {
+		err = columns(&l.Path, &l.From, &l.FreshUntil, &l.LastError)
+		return l, err
+	}, `select s.path, l.path, l.fresh_until, l.last_error from secret_link l
 		join secret s on s.tenant_id = l.tenant_id and s.id = l.secret_id and s.ended_at is null
 		where l.tenant_id = $1 and l.store_id = $2 order by s.path limit 200`, tx.Tenant(), store)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	all := []Linked{}
-	for rows.Next() {
-		var l Linked
-		if err := rows.Scan(&l.Path, &l.From, &l.FreshUntil, &l.LastError); err != nil {
-			return nil, err
-		}
-		all = append(all, l)
-	}
-	return all, rows.Err()
 }
 
 // A staleLink is one whose copy has not been believed for a while: until is when it
@@ -214,25 +191,16 @@ type staleLink struct {
 	until        time.Time
 }
 
-func staleLinks(ctx context.Context, tx *db.Tx, before time.Time) (all []staleLink, err error) {
-	rows, err := tx.Query(ctx, `select l.tenant_id, l.secret_id, s.path, l.fresh_until from secret_link l
+func staleLinks(ctx context.Context, tx *db.Tx, before time.Time) ([]staleLink, error) {
+	return db.All(ctx, tx, func(columns func(...any) error) (l staleLink, err error) {
+		err = columns(&l.tenant, &l.secret, &l.path, &l.until)
+		return l, err
+	}, `select l.tenant_id, l.secret_id, s.path, l.fresh_until from secret_link l
 		join secret s on s.tenant_id = l.tenant_id and s.id = l.secret_id and s.ended_at is null
 		where l.fresh_until < $1 or l.fresh_until is null and exists (select 1 from secret_version v
 			where v.tenant_id = l.tenant_id and v.secret_id = l.secret_id and v.version = s.current_version
 				and v.origin <> '' and v.destroyed_at is null and v.created_at < $1)
 		order by l.fresh_until limit 500`, before)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var l staleLink
-		if err := rows.Scan(&l.tenant, &l.secret, &l.path, &l.until); err != nil {
-			return nil, err
-		}
-		all = append(all, l)
-	}
-	return all, rows.Err()
 }
 
 // sweepEnded forgets what belongs to secrets that are no more.
@@ -257,30 +225,17 @@ func putFolder(ctx context.Context, tx *db.Tx, f Folder) error {
 	return err
 }
 
-func scanFolder(scan func(...any) error, more ...any) (f Folder, err error) {
+func scanFolder(columns func(...any) error, more ...any) (f Folder, err error) {
 	var spec string
-	if err = scan(append(more, &spec, &f.storeID, &f.createdBy, &f.Next, &f.LastError)...); err == nil {
+	if err = columns(append(more, &spec, &f.storeID, &f.createdBy, &f.Next, &f.LastError)...); err == nil {
 		err = json.Unmarshal([]byte(spec), &f.LinkSpec)
 	}
 	return f, err
 }
 
 func foldersOf(ctx context.Context, tx *db.Tx, store string) ([]Folder, error) {
-	rows, err := tx.Query(ctx, `select spec, store_id, created_by, next_at, last_error from secret_link_folder
+	return db.All(ctx, tx, func(columns func(...any) error) (Folder, error) { return scanFolder(columns) }, `select spec, store_id, created_by, next_at, last_error from secret_link_folder
 		where tenant_id = $1 and store_id = $2 order by prefix limit 200`, tx.Tenant(), store)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	all := []Folder{}
-	for rows.Next() {
-		f, err := scanFolder(rows.Scan)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, f)
-	}
-	return all, rows.Err()
 }
 
 type dueFolder struct {
@@ -288,21 +243,12 @@ type dueFolder struct {
 	folder Folder
 }
 
-func dueFolders(ctx context.Context, tx *db.Tx) (all []dueFolder, err error) {
-	rows, err := tx.Query(ctx, `select tenant_id, spec, store_id, created_by, next_at, last_error from secret_link_folder
+func dueFolders(ctx context.Context, tx *db.Tx) ([]dueFolder, error) {
+	return db.All(ctx, tx, func(columns func(...any) error) (d dueFolder, err error) {
+		d.folder, err = scanFolder(columns, &d.tenant)
+		return d, err
+	}, `select tenant_id, spec, store_id, created_by, next_at, last_error from secret_link_folder
 		where next_at <= $1 order by next_at limit 50`, tx.Now())
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var d dueFolder
-		if d.folder, err = scanFolder(rows.Scan, &d.tenant); err != nil {
-			return nil, err
-		}
-		all = append(all, d)
-	}
-	return all, rows.Err()
 }
 
 // filled notes how it went with a folder, unless that has been changed since.
@@ -335,22 +281,10 @@ func findLinked(ctx context.Context, tx *db.Tx, path string) (l LinkSpec, err er
 }
 
 // linksKept are the paths that are read through stores as a set of files says.
-func linksKept(ctx context.Context, tx *db.Tx, managedBy string) (paths []string, err error) {
-	rows, err := tx.Query(ctx, `select s.path from secret_link l join secret s on s.tenant_id = l.tenant_id and s.id = l.secret_id and s.ended_at is null
+func linksKept(ctx context.Context, tx *db.Tx, managedBy string) ([]string, error) {
+	return db.AllOf[string](ctx, tx, `select s.path from secret_link l join secret s on s.tenant_id = l.tenant_id and s.id = l.secret_id and s.ended_at is null
 			where l.tenant_id = $1 and l.managed_by = $2
 		union all select prefix from secret_link_folder where tenant_id = $1 and managed_by = $2 order by 1`, tx.Tenant(), managedBy)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var path string
-		if err := rows.Scan(&path); err != nil {
-			return nil, err
-		}
-		paths = append(paths, path)
-	}
-	return paths, rows.Err()
 }
 
 // folderOwner is who owns the store of a folder.
@@ -376,8 +310,8 @@ const (
 		join secret_store t on t.tenant_id = y.tenant_id and t.id = y.store_id`
 )
 
-func scanSync(scan func(...any) error, now time.Time) (s Sync, err error) {
-	err = scan(&s.ID, &s.Path, &s.Store, &s.To, &s.Cursor, &s.Current, &s.There, &s.sent, &s.Drift, &s.DriftAt, &s.Next, &s.Tries, &s.LastError,
+func scanSync(columns func(...any) error, now time.Time) (s Sync, err error) {
+	err = columns(&s.ID, &s.Path, &s.Store, &s.To, &s.Cursor, &s.Current, &s.There, &s.sent, &s.Drift, &s.DriftAt, &s.Next, &s.Tries, &s.LastError,
 		&s.PushedAt, &s.fence, &s.CreatedBy, &s.CreatedAt, &s.ManagedBy, &s.secret, &s.store, &s.owner, &s.BehindSince)
 	switch {
 	case s.Drift != "":
@@ -429,20 +363,9 @@ func syncsBy(ctx context.Context, tx *db.Tx, f SyncFilter, after string, limit i
 	}
 	args = append(args, limit)
 	query = append(query, "order by y.id limit $"+strconv.Itoa(len(args)))
-	rows, err := tx.Query(ctx, strings.Join(query, " "), args...)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	all := []Sync{}
-	for rows.Next() {
-		s, err := scanSync(rows.Scan, tx.Now())
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, s)
-	}
-	return all, rows.Err()
+	return db.All(ctx, tx, func(columns func(...any) error) (Sync, error) {
+		return scanSync(columns, tx.Now())
+	}, strings.Join(query, " "), args...)
 }
 
 // lateSync is the condition that a sync has a version to push which was there at a time.
@@ -479,23 +402,14 @@ type dueSync struct {
 
 // dueSyncs are those of all tenants that are to be looked at, and those whose secret
 // has another version than is there and that have not failed.
-func dueSyncs(ctx context.Context, tx *db.Tx) (all []dueSync, err error) {
-	rows, err := tx.Query(ctx, `select y.tenant_id, y.id`+syncTables+`
+func dueSyncs(ctx context.Context, tx *db.Tx) ([]dueSync, error) {
+	return db.All(ctx, tx, func(columns func(...any) error) (d dueSync, err error) {
+		err = columns(&d.tenant, &d.id)
+		return d, err
+	}, `select y.tenant_id, y.id`+syncTables+`
 		where (y.next_at <= $1 or (y.cursor <> s.current_version and y.drift = '' and y.tries = 0)) and (y.claimed_until is null or y.claimed_until <= $1)
 			and t.ended_at is null
 		order by y.next_at limit 200`, tx.Now())
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var d dueSync
-		if err := rows.Scan(&d.tenant, &d.id); err != nil {
-			return nil, err
-		}
-		all = append(all, d)
-	}
-	return all, rows.Err()
 }
 
 // claimSync takes a sync for a while, unless somebody has it.
@@ -595,21 +509,12 @@ func orNull(b []byte) any {
 	return b
 }
 
-func laggards(ctx context.Context, tx *db.Tx, id string, version int64) (all []Place, err error) {
-	rows, err := tx.Query(ctx, `select t.name, y.path, y.pushed_at, y.drift from secret_sync y join secret_store t on t.tenant_id = y.tenant_id and t.id = y.store_id
-		where y.tenant_id = $1 and y.secret_id = $2 and y.cursor < $3 order by t.name, y.path`, tx.Tenant(), id, version)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var p Place
+func laggards(ctx context.Context, tx *db.Tx, id string, version int64) ([]Place, error) {
+	return db.All(ctx, tx, func(columns func(...any) error) (p Place, err error) {
 		var drift string
-		if err := rows.Scan(&p.Store, &p.Path, &p.Since, &drift); err != nil {
-			return nil, err
-		}
+		err = columns(&p.Store, &p.Path, &p.Since, &drift)
 		p.Drift = drift != ""
-		all = append(all, p)
-	}
-	return all, rows.Err()
+		return p, err
+	}, `select t.name, y.path, y.pushed_at, y.drift from secret_sync y join secret_store t on t.tenant_id = y.tenant_id and t.id = y.store_id
+		where y.tenant_id = $1 and y.secret_id = $2 and y.cursor < $3 order by t.name, y.path`, tx.Tenant(), id, version)
 }
