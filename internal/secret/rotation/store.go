@@ -25,12 +25,12 @@ const from = ` from rotation r join secret s on s.tenant_id = r.tenant_id and s.
 	left join rotation_target t on t.tenant_id = r.tenant_id and t.target_id = r.target_id and t.stopped_at is not null
 	where r.ended_at is null`
 
-func scan(scan func(...any) error) (Rotation, error) {
+func scan(columns func(...any) error) (Rotation, error) {
 	var r Rotation
 	var target, spec, laggards, disabledFor string
 	var suspect, disabled time.Time
 	var unsettled int64
-	err := scan(&r.Secret, &r.Path, &target, &r.kind, &spec, &r.Step, &r.Slot, &r.Pending, &r.Current, &r.Previous, &r.Generation, &r.epoch,
+	err := columns(&r.Secret, &r.Path, &target, &r.kind, &spec, &r.Step, &r.Slot, &r.Pending, &r.Current, &r.Previous, &r.Generation, &r.epoch,
 		&r.GraceUntil, &r.DueAt, &r.Next, &r.tries, &r.LastError, &r.heldBy, &r.heldUntil, &r.CreatedAt, &r.RotatedAt, &r.switchedAt,
 		&r.applyingAt, &r.LateAt, &r.Refused, &r.ForcedBy, &r.Reason, &laggards, &r.ExpiresAt, &r.previousExpires,
 		&r.pendingSerial, &r.currentSerial, &r.previousSerial, &r.Stopped, &r.TargetName,
@@ -63,8 +63,8 @@ func (r *Rotation) waits(now time.Time) bool {
 	return (r.Step == Grace || r.Step == Retiring || r.Step == Scrambling) && r.ForcedBy == "" && !r.lapsed(now)
 }
 
-func one(row db.Single) (Rotation, error) {
-	r, err := scan(row.Scan)
+func one(columns func(...any) error) (Rotation, error) {
+	r, err := scan(columns)
 	if errors.Is(err, db.ErrNoRows) {
 		err = ErrNotFound
 	}
@@ -73,33 +73,17 @@ func one(row db.Single) (Rotation, error) {
 
 // find reads the rotation of a secret.
 func find(ctx context.Context, tx *db.Tx, id string) (Rotation, error) {
-	return one(tx.QueryRow(ctx, "select "+columns+from+" and r.tenant_id = $1 and r.secret_id = $2", tx.Tenant(), id))
+	return one(tx.QueryRow(ctx, "select "+columns+from+" and r.tenant_id = $1 and r.secret_id = $2", tx.Tenant(), id).Scan)
 }
 
 // findPath reads the rotation of the secret at a path.
 func findPath(ctx context.Context, tx *db.Tx, path string) (Rotation, error) {
-	return one(tx.QueryRow(ctx, "select "+columns+from+" and r.tenant_id = $1 and s.path = $2 and s.ended_at is null", tx.Tenant(), path))
+	return one(tx.QueryRow(ctx, "select "+columns+from+" and r.tenant_id = $1 and s.path = $2 and s.ended_at is null", tx.Tenant(), path).Scan)
 }
 
 func findBelow(ctx context.Context, tx *db.Tx, prefix, after string, limit int) ([]Rotation, error) {
-	return rotations(tx.Query(ctx, "select "+columns+from+` and r.tenant_id = $1 and s.path > $2 and substr(s.path, 1, $4) = $3
-		order by s.path limit $5`, tx.Tenant(), after, prefix, len([]rune(prefix)), limit))
-}
-
-func rotations(rows *db.Rows, err error) ([]Rotation, error) {
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	list := []Rotation{}
-	for rows.Next() {
-		r, err := scan(rows.Scan)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, r)
-	}
-	return list, rows.Err()
+	return db.All(ctx, tx, scan, "select "+columns+from+` and r.tenant_id = $1 and s.path > $2 and substr(s.path, 1, $4) = $3
+		order by s.path limit $5`, tx.Tenant(), after, prefix, len([]rune(prefix)), limit)
 }
 
 // encode is a value as it is stored beside others.
@@ -143,7 +127,7 @@ func alone(ctx context.Context, tx *db.Tx, r Rotation, at Target, near []string,
 // user of this one.
 func taken(ctx context.Context, tx *db.Tx, r Rotation, at Target, ids []string, tell bool) error {
 	for _, id := range ids {
-		others, err := rotations(tx.Query(ctx, "select "+columns+from+" and r.tenant_id = $1 and r.target_id = $2", tx.Tenant(), id))
+		others, err := db.All(ctx, tx, scan, "select "+columns+from+" and r.tenant_id = $1 and r.target_id = $2", tx.Tenant(), id)
 		if err != nil {
 			return err
 		}
@@ -208,56 +192,37 @@ func end(ctx context.Context, tx *db.Tx, r Rotation) error {
 	return err
 }
 
-func places(rows *db.Rows, err error) (list []place, _ error) {
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var at place
-		if err := rows.Scan(&at.tenant, &at.id); err != nil {
-			return nil, err
-		}
-		list = append(list, at)
-	}
-	return list, rows.Err()
+func scanPlace(columns func(...any) error) (at place, err error) {
+	err = columns(&at.tenant, &at.id)
+	return at, err
 }
 
 // findDue are the rotations of all tenants at which there is something to do and
 // no node works: of each target those that have waited longest. First comes one of each
 // tenant, and of its targets one of each, so that nobody's many keep others from being
 // seen, nor from having a turn.
-func findDue(ctx context.Context, tx *db.Tx) (list []task, err error) {
-	rows, err := tx.Query(ctx, `select tenant_id, secret_id, target_id, tries from (
+func findDue(ctx context.Context, tx *db.Tx) ([]task, error) {
+	return db.All(ctx, tx, func(columns func(...any) error) (t task, err error) {
+		var tries int64
+		err = columns(&t.tenant, &t.id, &t.target, &tries)
+		t.failed = tries > 0
+		return t, err
+	}, `select tenant_id, secret_id, target_id, tries from (
 			select o.*, row_number() over (partition by tenant_id order by of_target, next_try_at) as of_tenant from (
 				select tenant_id, secret_id, target_id, tries, next_try_at, row_number() over (partition by tenant_id, target_id order by next_try_at) as of_target
 				from rotation where ended_at is null and next_try_at <= $1 and held_until <= $1) o
 			where of_target <= $2) d
 		where of_tenant <= $3 order by of_tenant, next_try_at limit 1000`, tx.Now(), 4*perTarget, 8*ofTenant)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var t task
-		var tries int64
-		if err := rows.Scan(&t.tenant, &t.id, &t.target, &tries); err != nil {
-			return nil, err
-		}
-		t.failed = tries > 0
-		list = append(list, t)
-	}
-	return list, rows.Err()
 }
 
 // byRisk are the rotations of all tenants whose schedule may be another today.
 func byRisk(ctx context.Context, tx *db.Tx) ([]place, error) {
-	return places(tx.Query(ctx, `select tenant_id, secret_id from rotation where ended_at is null and step = 'idle' and due_at is not null`))
+	return db.All(ctx, tx, scanPlace, `select tenant_id, secret_id from rotation where ended_at is null and step = 'idle' and due_at is not null`)
 }
 
 // allTargets are those of the tenant.
 func allTargets(ctx context.Context, tx *db.Tx) ([]place, error) {
-	return places(tx.Query(ctx, `select tenant_id, id from secret_target where tenant_id = $1 and ended_at is null order by name`, tx.Tenant()))
+	return db.All(ctx, tx, scanPlace, `select tenant_id, id from secret_target where tenant_id = $1 and ended_at is null order by name`, tx.Tenant())
 }
 
 func countLate(ctx context.Context, tx *db.Tx) (n int64, err error) {
@@ -308,7 +273,7 @@ func stoppedAt(ctx context.Context, tx *db.Tx, target string) (at time.Time, err
 
 // findStopped are the targets of all tenants at which rotations are stopped.
 func findStopped(ctx context.Context, tx *db.Tx) ([]place, error) {
-	return places(tx.Query(ctx, `select tenant_id, target_id from rotation_target where stopped_at is not null`))
+	return db.All(ctx, tx, scanPlace, `select tenant_id, target_id from rotation_target where stopped_at is not null`)
 }
 
 // done counts a rotation out at its target.
@@ -408,43 +373,22 @@ func answer(ctx context.Context, tx *db.Tx, node string, q question, open []secr
 
 // unanswered are the nodes that are there and have not answered.
 func unanswered(ctx context.Context, tx *db.Tx, r Rotation) ([]string, error) {
-	rows, err := tx.Query(ctx, `select n.node from rotation_node n where n.until > $4 and not exists (
+	return db.AllOf[string](ctx, tx, `select n.node from rotation_node n where n.until > $4 and not exists (
 			select 1 from rotation_ack a where a.tenant_id = $1 and a.secret_id = $2 and a.node = n.node and a.epoch = $3)
 		order by n.node`, tx.Tenant(), r.Secret, r.epoch, tx.Now().Add(-skew))
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	list := []string{}
-	for rows.Next() {
-		var node string
-		if err := rows.Scan(&node); err != nil {
-			return nil, err
-		}
-		list = append(list, node)
-	}
-	return list, rows.Err()
 }
 
 // stillOpen is what the nodes that are there have open with the version that is on
 // its way out.
 func stillOpen(ctx context.Context, tx *db.Tx, r Rotation) (list []secret.Connection, err error) {
-	rows, err := tx.Query(ctx, `select a.open from rotation_ack a join rotation_node n on n.node = a.node
+	answers, err := db.AllOf[string](ctx, tx, `select a.open from rotation_ack a join rotation_node n on n.node = a.node
 		where a.tenant_id = $1 and a.secret_id = $2 and a.version = $3 and n.until > $4 order by a.node`, tx.Tenant(), r.Secret, r.Previous, tx.Now().Add(-skew))
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var text string
+	for _, text := range answers {
 		var some []secret.Connection
-		if err := rows.Scan(&text); err != nil {
-			return nil, err
-		}
 		if err := json.Unmarshal([]byte(text), &some); err != nil {
 			return nil, err
 		}
 		list = append(list, some...)
 	}
-	return list, rows.Err()
+	return list, err
 }
