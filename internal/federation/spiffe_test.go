@@ -213,6 +213,7 @@ func TestBundleEndpoint(t *testing.T) {
 		if n := w.fetched.Load(); n != 1 {
 			t.Errorf("fetched %d times, want once for both kinds", n)
 		}
+		clock.Hold()
 		publish(1, next)
 		clock.Advance(59 * time.Second)
 		w.recognised(t, "before the bundle is old", old.token(svid(d.Now(), nil)), "agt_billing")

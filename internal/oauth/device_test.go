@@ -120,6 +120,7 @@ func TestDeviceSlowDown(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := oauthtest.New(t, d)
 		clock := dbtest.NewClock(d)
+		clock.Hold()
 		bot, alice := w.CodeAgent("bot"), w.Person("alice")
 		asked := w.Device(bot)
 		value := asked.Text("device_code")
@@ -358,6 +359,7 @@ func TestDeviceAfterwards(t *testing.T) {
 		if n := count(t, d, "select count(*) from oauth_grant where ended_at is null"); n != 0 {
 			t.Errorf("%d grants of somebody who left live on", n)
 		}
+		clock.Hold()
 		// A late yes leaves time to fetch it; nobody comes, and it ends.
 		late := w.Device(bot)
 		clock.Advance(token.DeviceLife - time.Second)

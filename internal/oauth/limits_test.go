@@ -182,6 +182,7 @@ func TestStrangersLearnNothingOfClients(t *testing.T) {
 func TestNoTokenOfTheLastSecond(t *testing.T) {
 	d := dbtest.Open(t)
 	clock := dbtest.NewClock(d)
+	clock.Hold()
 	w := oauthtest.New(t, d)
 	bot := w.Agent("bot")
 	clock.Advance(d.Now().Truncate(time.Second).Add(time.Second + 500*time.Millisecond).Sub(d.Now()))
@@ -246,6 +247,7 @@ func TestAFailedAuthenticationUsesNothingUp(t *testing.T) {
 func TestLives(t *testing.T) {
 	d := dbtest.Open(t)
 	clock := dbtest.NewClock(d)
+	clock.Hold()
 	w := oauthtest.New(t, d)
 	bot, alice := w.CodeAgent("bot"), w.Person("alice")
 	life := func(raw string) float64 {

@@ -128,6 +128,7 @@ func TestSuccessorIsErased(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := oauthtest.New(t, d)
 		clock := dbtest.NewClock(d)
+		clock.Hold()
 		bot, alice := w.CodeAgent("bot"), w.Person("alice")
 		first := w.Redeem(bot, alice.Code(bot)).Text("refresh_token")
 		second := w.Refresh(bot, first).Text("refresh_token")
@@ -164,6 +165,7 @@ func TestRetries(t *testing.T) {
 		key := t.TempDir() + "/root.key"
 		one, two := oauthtest.Node(t, d, key), oauthtest.Node(t, d, key)
 		clock := dbtest.NewClock(d)
+		clock.Hold()
 		bot, alice := one.CodeAgent("bot"), one.Person("alice")
 		two.Access.Grant(bot.ID, oauthtest.CRM, "customer.read", "customer.update")
 		row := []string{one.Redeem(bot, alice.Code(bot)).Text("refresh_token")}
@@ -208,6 +210,7 @@ func TestRetriesWhenTheClockIsSetBack(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := oauthtest.New(t, d)
 		clock := dbtest.NewClock(d)
+		clock.Hold()
 		bot, alice := w.CodeAgent("bot"), w.Person("alice")
 		value := w.Redeem(bot, alice.Code(bot)).Text("refresh_token")
 		var next oauthtest.Answer

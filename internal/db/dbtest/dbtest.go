@@ -92,7 +92,10 @@ func open(t testing.TB, url string) *db.DB {
 }
 
 // A Clock is the real time, moved on by a test.
-type Clock struct{ offset atomic.Int64 }
+type Clock struct {
+	offset atomic.Int64
+	held   atomic.Int64 // the time at which it was stopped, in nanoseconds; 0 while it goes
+}
 
 var clocks sync.Map // *db.DB → *Clock
 
@@ -106,7 +109,17 @@ func NewClock(d *db.DB) *Clock {
 }
 
 // Now is the time that the database sees.
-func (c *Clock) Now() time.Time { return time.Now().Add(time.Duration(c.offset.Load())) }
+func (c *Clock) Now() time.Time {
+	now := time.Now()
+	if held := c.held.Load(); held != 0 {
+		now = time.Unix(0, held)
+	}
+	return now.Add(time.Duration(c.offset.Load()))
+}
+
+// Hold stops the clock: from here on [Clock.Advance] alone moves it. Tests that stand
+// a moment before something need that, since a busy machine may be slow to ask.
+func (c *Clock) Hold() { c.held.Store(time.Now().UnixNano()) }
 
 // Advance moves the clock: back if by is negative.
 func (c *Clock) Advance(by time.Duration) { c.offset.Add(int64(by)) }

@@ -296,6 +296,7 @@ func TestSkewedTarget(t *testing.T) {
 	for _, skew := range []time.Duration{-20 * time.Minute, 20 * time.Minute} {
 		d := dbtest.Open(t)
 		clock := dbtest.NewClock(d)
+		clock.Hold()
 		s := &leasetest.Server{Now: func() time.Time { return clock.Now().Add(skew) }}
 		h := leasetest.New(t, d, guardtest.AllowAll, lease.Options{}, s.Kind())
 		h.Role(t, ann, lease.RoleSpec{Name: "reader", Delivery: lease.Plaintext, TTLSeconds: 300})
@@ -478,6 +479,7 @@ func TestRevokeOvertakesCreate(t *testing.T) {
 			t.Errorf("the lease is %s for %s, with users %v", x.State, x.Cause, s.Users())
 		}
 
+		clock.Hold()
 		// The creator dies with its create under way: the target obeys it up to the
 		// last instant, and only then is the user taken away for good.
 		h.Leases.Reached(func(step string, done bool) error {
@@ -573,6 +575,7 @@ func TestEventCannotBeWritten(t *testing.T) {
 func TestOverdue(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		clock := dbtest.NewClock(d)
+		clock.Hold()
 		h, s := setup(t, d)
 		contained := create(t, h, in("agt_1", "ses_1"), "reader")
 		other := create(t, h, in("agt_2", "ses_2"), "reader")

@@ -253,6 +253,7 @@ func TestOneBadUser(t *testing.T) {
 			t.Fatalf("left are %+v, want the bad one after an attempt", list)
 		}
 		create(t, h, bot, "reader") // nobody else is held up
+		clock.Hold()
 		var waits []time.Duration
 		for range 12 {
 			x := get(t, h, list[0].ID)
@@ -296,6 +297,7 @@ func TestBreaker(t *testing.T) {
 		_, err := h.Leases.Create(t.Context(), bot, lease.Wish{Role: "reader"})
 		return err
 	}
+	clock.Hold()
 	for range 20 {
 		if err := ask(); estover.KindOf(err) != estover.Unavailable {
 			t.Errorf("asking a target that does not answer: %v, want that it is unavailable", err)

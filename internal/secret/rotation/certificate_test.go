@@ -269,6 +269,7 @@ func TestCertificates(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		h.clock.Hold()
 		h.clock.Advance(e.DueAt.Sub(h.clock.Now()) - time.Second)
 		h.tick(h.x)
 		if e := h.pass(0); e.Current != 1 {

@@ -530,6 +530,7 @@ func TestEscalate(t *testing.T) {
 		}
 		t.Cleanup(h.secrets.Carry(used))
 		h.run()
+		h.clock.Hold()
 		grace := h.explain().GraceUntil
 		h.clock.Advance(grace.Add(time.Hour - time.Second).Sub(h.clock.Now()))
 		if e := h.pass(0); e.Step != rotation.Grace || e.LateAt.IsZero() || e.ForcedBy != "" {
@@ -553,6 +554,7 @@ func TestEscalate(t *testing.T) {
 func TestNodes(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		h := build(t, d, newMemory("reader_a", "reader_b"))
+		h.clock.Hold()
 		other, secrets := h.node("node_2")
 		h.put(pair)
 		h.run()
