@@ -17,9 +17,9 @@ func newSeed() []byte {
 
 const columns = `id, scope, target, since, reason, keep, asked_by, at, planned_at, done_at, event_id`
 
-func scan(scan func(...any) error) (e Emergency, err error) {
+func scan(columns func(...any) error) (e Emergency, err error) {
 	e.Items = []Item{}
-	err = scan(&e.ID, &e.Scope, &e.Target, &e.Since, &e.Reason, &e.Keep, &e.By, &e.At, &e.PlannedAt, &e.DoneAt, &e.Event)
+	err = columns(&e.ID, &e.Scope, &e.Target, &e.Since, &e.Reason, &e.Keep, &e.By, &e.At, &e.PlannedAt, &e.DoneAt, &e.Event)
 	return e, err
 }
 
@@ -31,22 +31,14 @@ func one(ctx context.Context, tx *db.Tx, row db.Single) (Emergency, error) {
 	if err != nil {
 		return e, err
 	}
-	rows, err := tx.Query(ctx, `select n, kind, ref, secret_id, version, why, state, note, tries, begun_at, done_at,
+	e.Items, err = db.All(ctx, tx, func(scan func(...any) error) (i Item, err error) {
+		err = scan(&i.N, &i.Kind, &i.Ref, &i.secret, &i.Version, &i.Why, &i.State, &i.Note, &i.Tries, &i.BegunAt, &i.DoneAt,
+			&i.Count, &i.Open, &i.Overdue, &i.Oldest)
+		return i, err
+	}, `select n, kind, ref, secret_id, version, why, state, note, tries, begun_at, done_at,
 			members, standing, overdue, oldest_at from emergency_rotation_item
 		where tenant_id = $1 and emergency_id = $2 order by n`, tx.Tenant(), e.ID)
-	if err != nil {
-		return e, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var i Item
-		if err := rows.Scan(&i.N, &i.Kind, &i.Ref, &i.secret, &i.Version, &i.Why, &i.State, &i.Note, &i.Tries, &i.BegunAt, &i.DoneAt,
-			&i.Count, &i.Open, &i.Overdue, &i.Oldest); err != nil {
-			return e, err
-		}
-		e.Items = append(e.Items, i)
-	}
-	return e, rows.Err()
+	return e, err
 }
 
 func find(ctx context.Context, tx *db.Tx, id string) (Emergency, error) {
@@ -113,35 +105,13 @@ func reported(ctx context.Context, tx *db.Tx, e *Emergency) error {
 }
 
 // unfinished are those of all tenants of which something is not done.
-func unfinished(ctx context.Context, tx *db.Tx) (list []place, err error) {
-	rows, err := tx.Query(ctx, `select tenant_id, id from emergency_rotation where done_at is null order by at limit 100`)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var at place
-		if err := rows.Scan(&at.tenant, &at.id); err != nil {
-			return nil, err
-		}
-		list = append(list, at)
-	}
-	return list, rows.Err()
+func unfinished(ctx context.Context, tx *db.Tx) ([]place, error) {
+	return db.All(ctx, tx, func(scan func(...any) error) (at place, err error) {
+		err = scan(&at.tenant, &at.id)
+		return at, err
+	}, `select tenant_id, id from emergency_rotation where done_at is null order by at limit 100`)
 }
 
 func newest(ctx context.Context, tx *db.Tx, limit int) ([]Emergency, error) {
-	rows, err := tx.Query(ctx, "select "+columns+" from emergency_rotation where tenant_id = $1 order by at desc, id limit $2", tx.Tenant(), limit)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	list := []Emergency{}
-	for rows.Next() {
-		e, err := scan(rows.Scan)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, e)
-	}
-	return list, rows.Err()
+	return db.All(ctx, tx, scan, "select "+columns+" from emergency_rotation where tenant_id = $1 order by at desc, id limit $2", tx.Tenant(), limit)
 }
