@@ -279,7 +279,7 @@ func TestSlowCreate(t *testing.T) {
 			}
 			return n
 		}
-		for end := time.Now().Add(5 * time.Second); waiting() == 0; time.Sleep(5 * time.Millisecond) {
+		for end := time.Now().Add(30 * time.Second); waiting() == 0; time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatal("the create never came")
 			}
@@ -368,24 +368,24 @@ func TestSessionsEnd(t *testing.T) {
 		if err == nil {
 			t.Error("a busy session came to its own end")
 		}
-	case <-time.After(time.Second):
-		t.Error("a busy session goes on a second after the containment")
+	case <-time.After(enginetest.Soon):
+		t.Error("a busy session goes on after the containment")
 	}
 	for _, c := range conns {
-		for c.Ping(context.Background()) == nil && time.Since(start) < 5*time.Second {
+		for c.Ping(context.Background()) == nil && time.Since(start) < 20*time.Second {
 			time.Sleep(5 * time.Millisecond)
 		}
 	}
 	open := time.Since(start)
-	for len(p.users(t)) > 0 && time.Since(start) < 10*time.Second {
+	for len(p.users(t)) > 0 && time.Since(start) < 40*time.Second {
 		time.Sleep(10 * time.Millisecond)
 	}
 	gone := time.Since(start)
 	t.Logf("sessions were gone after %v, all users after %v", open, gone)
-	if open > time.Second || gone > 5*time.Second {
-		t.Errorf("sessions went on for %v, users for %v: want at most 1 s and 5 s", open, gone)
+	if open > enginetest.Soon || gone > 5*enginetest.Soon { // one second and five are promised
+		t.Errorf("sessions went on for %v, users for %v", open, gone)
 	}
-	for end := time.Now().Add(5 * time.Second); len(p.all(t, lease.Filter{Open: true})) > 0; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); len(p.all(t, lease.Filter{Open: true})) > 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("leases that do not end: %v", p.all(t, lease.Filter{Open: true})[0])
 		}

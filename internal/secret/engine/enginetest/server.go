@@ -18,6 +18,10 @@ import (
 	"estover.dev/internal/db/scratch"
 )
 
+// Soon is how long what is promised within a second may take on a machine that is busy
+// with other tests. What would bring it about otherwise takes longer.
+const Soon = 4 * time.Second
+
 // A Process is a server to be started for a test binary.
 type Process struct {
 	Debian  string // the package that brings it, for who lacks it
