@@ -356,7 +356,7 @@ func TestC10ACutEndsWebSockets(t *testing.T) {
 		}
 		<-closed
 		io.Copy(io.Discard, in)
-		if took := time.Since(at); took > time.Second {
+		if took := time.Since(at); took > gatewaytest.Soon {
 			t.Errorf("%s: it took %v", name, took)
 		}
 		if out := g.Outcome(t); out.End != gateway.Cut || !errors.Is(out.Err, gateway.ErrEnded) || !out.Upgraded {

@@ -510,7 +510,7 @@ func TestC10ACutClosesTunnels(t *testing.T) {
 			t.Errorf("the outcome of a tunnel is %+v", o)
 		}
 	}
-	if took := time.Since(at); took > time.Second {
+	if took := time.Since(at); took > gatewaytest.Soon {
 		t.Errorf("it took %v", took)
 	}
 	io.WriteString(other, "GET / HTTP/1.1\r\nHost: "+host+"\r\n\r\n")
@@ -717,7 +717,7 @@ func TestP12InsideATunnel(t *testing.T) {
 		at := time.Now()
 		cancel()
 		<-gone
-		if took := time.Since(at); took > time.Second {
+		if took := time.Since(at); took > gatewaytest.Soon {
 			t.Errorf("over %s the upstream was cancelled after %v", resp.Proto, took)
 		}
 		if out := p.Outcome(t); out.End != gateway.Cancelled {
@@ -757,7 +757,7 @@ func TestP13InsideATunnel(t *testing.T) {
 	if n := a.end("ses_1"); n != 2 {
 		t.Errorf("%d exchanges and tunnels were cut", n)
 	}
-	if rest, _ := io.ReadAll(in); len(rest) > 0 || time.Since(at) > time.Second {
+	if rest, _ := io.ReadAll(in); len(rest) > 0 || time.Since(at) > gatewaytest.Soon {
 		t.Errorf("after the cut came %q, in %v", rest, time.Since(at))
 	}
 	if out := p.Outcome(t); out.End != gateway.Cut || !out.Upgraded {

@@ -20,7 +20,11 @@ import (
 )
 
 // Wait is how long a test waits for what must happen.
-const Wait = 10 * time.Second
+const Wait = 30 * time.Second
+
+// Soon is how long what is promised within a second may take on a machine that is busy
+// with other tests. Nothing else would bring it about.
+const Soon = 5 * time.Second
 
 // Steps allow everything and remember what became of it.
 type Steps struct {
