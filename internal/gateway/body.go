@@ -30,7 +30,7 @@ type sending struct {
 	n     int64
 	ended bool // the end was read
 	over  bool // nobody is interested any more
-	here  bool // it is short, and was read before anything is sent
+	here  bool // it was read to its end before anything is sent, and may go by a line
 }
 
 var errOver = errors.New("the exchange is over")
@@ -110,7 +110,7 @@ func (s *sending) read(before *buffered) io.ReadCloser {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	text := before.text
-	s.here = len(text) <= short
+	s.here = len(text) <= s.f.atOnce()
 	s.tripped = before.without != s.f.plan.Tripwire && s.f.plan.Tripwire.Finds(text)
 	if err := s.pass(text, true); err != nil {
 		_ = s.broke(err)
@@ -131,7 +131,7 @@ func (s *sending) whole(n int64) io.ReadCloser {
 	for {
 		m, err := s.Read(b[len(b):cap(b)])
 		if b = b[:len(b)+m]; err != nil || len(b) == cap(b) {
-			s.here = len(b) <= short
+			s.here = len(b) <= s.f.atOnce()
 			// net/http knows that a reader of this type never waits.
 			return io.NopCloser(bytes.NewReader(b))
 		}

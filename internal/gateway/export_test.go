@@ -59,6 +59,12 @@ func QuietLines(f *Forwarder) (n int) {
 	return n
 }
 
+// Send sends a request by a line of its own. sent tells whether all of it was written.
+func Send(c net.Conn, text []byte) (sent func() bool, err error) {
+	l := &line{conn: c}
+	return l.sent, l.send(text)
+}
+
 // AgeLines has the lines that wait have done so for longer, and closes those for which
 // that is too long, as happens by itself after a while.
 func AgeLines(f *Forwarder, by time.Duration) {

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -40,7 +41,8 @@ type line struct {
 	address string
 	tls     *tls.ConnectionState // nil without TLS
 	in      *bufio.Reader
-	left    int64 // what may still come; bounds heads
+	rest    chan error // tells when the rest of a request has been written that the upstream did not take at once; nil if there is none
+	left    int64      // what may still come; bounds heads
 	idle    time.Time
 }
 
@@ -57,6 +59,18 @@ var (
 	errUnasked      = errors.New("the upstream goes over to another protocol, for which nobody asked")
 	errTwo          = errors.New("the upstream speaks HTTP/2")
 )
+
+// longest is the length up to which a body may go by a line. TLS, which cannot be told
+// to stop waiting in the middle, takes no longer ones than everybody's buffers do.
+const longest = 64 << 10
+
+// atOnce is how long a body may be to go out in one piece.
+func (f *flight) atOnce() int {
+	if f.plan.Upstream.Scheme == "https" {
+		return short
+	}
+	return longest
+}
 
 // unbounded is what may come of a body: the flight counts it.
 const unbounded = 1 << 62
@@ -136,7 +150,7 @@ func (l *line) exchange(r *http.Request, patience time.Duration) (*http.Response
 	if err := r.Write(b); err != nil {
 		return nil, err
 	}
-	if _, err := l.conn.Write(b.Bytes()); err != nil {
+	if err := l.send(b.Bytes()); err != nil {
 		return nil, err
 	}
 	if err := l.conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
@@ -162,6 +176,51 @@ func (l *line) exchange(r *http.Request, patience time.Duration) (*http.Response
 		}
 		l.left = unbounded
 		return res, l.conn.SetReadDeadline(time.Time{})
+	}
+}
+
+// sendTime is how long a request may wait for its upstream to take it before what is
+// left of it goes on beside the answer: there are upstreams that want to be heard
+// before they listen.
+const sendTime = 100 * time.Millisecond
+
+// send writes a request.
+func (l *line) send(text []byte) error {
+	if len(text) <= short || l.tls != nil {
+		_, err := l.conn.Write(text)
+		return err
+	}
+	if err := l.conn.SetWriteDeadline(time.Now().Add(sendTime)); err != nil {
+		return err
+	}
+	n, err := l.conn.Write(text)
+	if over := l.conn.SetWriteDeadline(time.Time{}); !errors.Is(err, os.ErrDeadlineExceeded) {
+		return cmp.Or(err, over)
+	}
+	rest := bytes.Clone(text[n:])
+	l.rest = make(chan error, 1)
+	go func() { // which ends with the connection, if not before
+		_, err := l.conn.Write(rest)
+		clear(rest)
+		l.rest <- err
+	}()
+	return nil
+}
+
+// sent reports whether all of the last request was written.
+func (l *line) sent() bool {
+	if l.rest == nil {
+		return true
+	}
+	select {
+	case err := <-l.rest:
+		if err != nil {
+			return false
+		}
+		l.rest = nil
+		return true
+	default:
+		return false
 	}
 }
 
@@ -328,7 +387,7 @@ func (b *lineBody) release(whole bool) {
 		return
 	}
 	b.over = true
-	if alive := b.off(); alive && whole && b.again {
+	if alive := b.off(); alive && whole && b.again && b.line.sent() {
 		b.f.pool.give(b.line)
 		return
 	}

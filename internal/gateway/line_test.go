@@ -124,6 +124,86 @@ func TestC4ALineCarriesNothingOver(t *testing.T) {
 	})
 }
 
+// A body that was read for a decision goes out by a line with its head, up to 64 KiB of
+// it, whether or not its upstream listens before it answers.
+func TestLongBodiesGoByALine(t *testing.T) {
+	answer := strings.Repeat("an answer. ", 400_000)
+	var conns atomic.Int32
+	overBoth(t, func(c net.Conn, _ int) {
+		conns.Add(1)
+		in := bufio.NewReader(c)
+		for {
+			r, err := http.ReadRequest(in)
+			if err != nil {
+				return
+			}
+			if r.URL.Path == "/deaf" {
+				if _, err := fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(answer), answer); err != nil {
+					return
+				}
+			}
+			body, err := io.ReadAll(r.Body)
+			if err != nil {
+				return
+			}
+			if r.URL.Path != "/deaf" {
+				fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+			}
+		}
+	}, func(t *testing.T, g *gatewaytest.Gateway) {
+		conns.Store(0)
+		g.Change = func(r *http.Request, _ *gateway.Exchange, _ *gateway.Plan) error {
+			_, err := gateway.Peek(r, 64<<10)
+			return err
+		}
+		body := strings.Repeat("0123456789abcdef", 4<<10)
+		for _, path := range []string{"/echo", "/deaf", "/echo"} {
+			want := body
+			if path == "/deaf" {
+				want = answer
+			}
+			resp, got := do(t, http.MethodPost, g.URL+path, strings.NewReader(body))
+			if resp.StatusCode != http.StatusOK || got != want {
+				t.Errorf("%s: %d and %d bytes, want %d", path, resp.StatusCode, len(got), len(want))
+			}
+			if out := g.Outcome(t); out.End != gateway.Complete || out.Sent != int64(len(body)) {
+				t.Errorf("%s: the outcome is %+v", path, out)
+			}
+		}
+		if g.Upstream.Roots == nil && (conns.Load() != 1 || gateway.FreeLines(g.Forwarder) != 1) {
+			t.Errorf("%d connections were opened and %d lines are free, want one", conns.Load(), gateway.FreeLines(g.Forwarder))
+		}
+	})
+}
+
+// What an upstream does not take at once goes on beside its answer, and until it has
+// all been taken the line is nobody else's.
+func TestARequestThatIsTakenLate(t *testing.T) {
+	text := []byte(strings.Repeat("0123456789abcdef", 4<<10))
+	ours, theirs := net.Pipe()
+	t.Cleanup(func() { ours.Close() })
+	sent, err := gateway.Send(ours, text)
+	if err != nil || sent() {
+		t.Fatalf("nothing was read, and it is said to be sent: %v, %v", sent(), err)
+	}
+	got := make([]byte, len(text))
+	if _, err := io.ReadFull(theirs, got); err != nil || string(got) != string(text) {
+		t.Errorf("%v, or not what was sent", err)
+	}
+	await(t, "the end of the request", sent)
+
+	if sent, err = gateway.Send(ours, text); err != nil {
+		t.Fatal(err)
+	}
+	theirs.Close()
+	if _, err := ours.Read(got); err != io.EOF { // as who reads the answer hears
+		t.Errorf("reading from an upstream that hung up: %v", err)
+	}
+	if sent() {
+		t.Error("what nobody has taken is said to be sent")
+	}
+}
+
 // C4: whatever an upstream answers, in whatever order, an agent gets the answer to its
 // own request or learns that there is none; and a connection is used again after what
 // leaves it clean, and only then.
