@@ -51,9 +51,9 @@ func update(ctx context.Context, tx *db.Tx, c Containment) (bool, error) {
 	return n == 1, err
 }
 
-func scan(row interface{ Scan(...any) error }, more ...any) (c Containment, err error) {
+func scan(columns func(...any) error) (c Containment, err error) {
 	var steps, lingers string
-	if err = row.Scan(append(more, &c.ID, &c.Scope, &c.Target.ID, &c.Hold, &c.By, &c.Reason, &c.At, &steps, &c.ZeroMicros, &c.Event, &c.EndedAt, &lingers)...); err == nil {
+	if err = columns(&c.ID, &c.Scope, &c.Target.ID, &c.Hold, &c.By, &c.Reason, &c.At, &steps, &c.ZeroMicros, &c.Event, &c.EndedAt, &lingers); err == nil {
 		err = errors.Join(json.Unmarshal([]byte(steps), &c.Steps), json.Unmarshal([]byte(lingers), &c.Lingers))
 	}
 	if c.Scope == Agent {
@@ -63,7 +63,7 @@ func scan(row interface{ Scan(...any) error }, more ...any) (c Containment, err 
 }
 
 func find(ctx context.Context, tx *db.Tx, id string) (Containment, error) {
-	c, err := scan(tx.QueryRow(ctx, "select "+columns+" from containment where tenant_id = $1 and id = $2", tx.Tenant(), id))
+	c, err := scan(tx.QueryRow(ctx, "select "+columns+" from containment where tenant_id = $1 and id = $2", tx.Tenant(), id).Scan)
 	if errors.Is(err, db.ErrNoRows) {
 		err = ErrNotFound
 	}
@@ -76,22 +76,10 @@ func giveUp(ctx context.Context, tx *db.Tx, id string) error {
 	return err
 }
 
-func list(ctx context.Context, tx *db.Tx, of Target, limit int) (all []Containment, err error) {
-	rows, err := tx.Query(ctx, "select "+columns+` from containment
+func list(ctx context.Context, tx *db.Tx, of Target, limit int) ([]Containment, error) {
+	return db.All(ctx, tx, scan, "select "+columns+` from containment
 		where tenant_id = $1 and ($2 = '' or scope = $2) and ($3 = '' or target = $3) order by at desc, id limit $4`,
 		tx.Tenant(), of.Scope, of.ID, limit)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		c, err := scan(rows)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, c)
-	}
-	return all, rows.Err()
 }
 
 type tenantContainment struct {
@@ -102,28 +90,18 @@ type tenantContainment struct {
 // unfinished are the containments of all tenants that began before a time and
 // have not come to zero.
 func unfinished(ctx context.Context, tx *db.Tx, before time.Time) ([]tenantContainment, error) {
-	return ofAll(tx.Query(ctx, "select tenant_id, "+columns+" from containment where zero_us is null and ended_at is null and at < $1 order by at limit 100", before))
+	return db.All(ctx, tx, scanOfTenant, "select tenant_id, "+columns+" from containment where zero_us is null and ended_at is null and at < $1 order by at limit 100", before)
 }
 
 // recent are the containments of all tenants that began since a time, and not of
 // one agent or of a resource.
 func recent(ctx context.Context, tx *db.Tx, since time.Time) ([]tenantContainment, error) {
-	return ofAll(tx.Query(ctx, "select tenant_id, "+columns+" from containment where at > $1 and scope not in ('agent', 'resource') order by at limit 100", since))
+	return db.All(ctx, tx, scanOfTenant, "select tenant_id, "+columns+" from containment where at > $1 and scope not in ('agent', 'resource') order by at limit 100", since)
 }
 
-func ofAll(rows *db.Rows, err error) (all []tenantContainment, _ error) {
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var t tenantContainment
-		if t.Containment, err = scan(rows, &t.tenant); err != nil {
-			return nil, err
-		}
-		all = append(all, t)
-	}
-	return all, rows.Err()
+func scanOfTenant(columns func(...any) error) (t tenantContainment, err error) {
+	t.Containment, err = scan(func(rest ...any) error { return columns(append([]any{&t.tenant}, rest...)...) })
+	return t, err
 }
 
 func insertDrill(ctx context.Context, tx *db.Tx, d Drill) error {
@@ -133,20 +111,11 @@ func insertDrill(ctx context.Context, tx *db.Tx, d Drill) error {
 	return err
 }
 
-func listDrills(ctx context.Context, tx *db.Tx, limit int) (all []Drill, err error) {
-	rows, err := tx.Query(ctx, `select id, run_by, at, containment_id, refused_us, stream_us, zero_us, bound_us, error from drill
-		where tenant_id = $1 order by at desc, id limit $2`, tx.Tenant(), limit)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var d Drill
-		if err := rows.Scan(&d.ID, &d.By, &d.At, &d.Containment, &d.RefusedMicros, &d.StreamMicros, &d.ZeroMicros, &d.BoundMicros, &d.Error); err != nil {
-			return nil, err
-		}
+func listDrills(ctx context.Context, tx *db.Tx, limit int) ([]Drill, error) {
+	return db.All(ctx, tx, func(scan func(...any) error) (d Drill, err error) {
+		err = scan(&d.ID, &d.By, &d.At, &d.Containment, &d.RefusedMicros, &d.StreamMicros, &d.ZeroMicros, &d.BoundMicros, &d.Error)
 		d.Slow = d.slow()
-		all = append(all, d)
-	}
-	return all, rows.Err()
+		return d, err
+	}, `select id, run_by, at, containment_id, refused_us, stream_us, zero_us, bound_us, error from drill
+		where tenant_id = $1 order by at desc, id limit $2`, tx.Tenant(), limit)
 }
