@@ -14,20 +14,11 @@ import (
 // A rootRow is a registered root key.
 type rootRow struct{ id, kind, params string }
 
-func findRoots(ctx context.Context, tx *db.Tx) (list []rootRow, err error) {
-	rows, err := tx.Query(ctx, `select id, kind, params from seal_root where tenant_id = $1 order by created_at, id`, installation)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var r rootRow
-		if err := rows.Scan(&r.id, &r.kind, &r.params); err != nil {
-			return nil, err
-		}
-		list = append(list, r)
-	}
-	return list, rows.Err()
+func findRoots(ctx context.Context, tx *db.Tx) ([]rootRow, error) {
+	return db.All(ctx, tx, func(scan func(...any) error) (r rootRow, err error) {
+		err = scan(&r.id, &r.kind, &r.params)
+		return r, err
+	}, `select id, kind, params from seal_root where tenant_id = $1 order by created_at, id`, installation)
 }
 
 func insertRoot(ctx context.Context, tx *db.Tx, r rootRow) error {
@@ -54,20 +45,11 @@ type wrapRow struct {
 	wrapped []byte
 }
 
-func findWraps(ctx context.Context, tx *db.Tx) (list []wrapRow, err error) {
-	rows, err := tx.Query(ctx, `select version, root_id, wrapped from seal_kek_wrap where tenant_id = $1 order by version, root_id`, installation)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var r wrapRow
-		if err := rows.Scan(&r.version, &r.root, &r.wrapped); err != nil {
-			return nil, err
-		}
-		list = append(list, r)
-	}
-	return list, rows.Err()
+func findWraps(ctx context.Context, tx *db.Tx) ([]wrapRow, error) {
+	return db.All(ctx, tx, func(scan func(...any) error) (r wrapRow, err error) {
+		err = scan(&r.version, &r.root, &r.wrapped)
+		return r, err
+	}, `select version, root_id, wrapped from seal_kek_wrap where tenant_id = $1 order by version, root_id`, installation)
 }
 
 func insertKEK(ctx context.Context, tx *db.Tx, version int64) error {
@@ -100,20 +82,8 @@ func holdKEK(ctx context.Context, tx *db.Tx, version int64) error {
 // locked first and counted afterwards, so that a key that is being made is
 // seen or has not begun.
 func deleteKEKsBelow(ctx context.Context, tx *db.Tx, newest int64) error {
-	rows, err := tx.Query(ctx, `select version from seal_kek where tenant_id = $1 and version < $2 order by version`+tx.ForUpdate(), tx.Tenant(), newest)
+	old, err := db.AllOf[int64](ctx, tx, `select version from seal_kek where tenant_id = $1 and version < $2 order by version`+tx.ForUpdate(), tx.Tenant(), newest)
 	if err != nil {
-		return err
-	}
-	defer func() { _ = rows.Close() }()
-	var old []int64
-	for rows.Next() {
-		var v int64
-		if err := rows.Scan(&v); err != nil {
-			return err
-		}
-		old = append(old, v)
-	}
-	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
 		return err
 	}
 	for _, v := range old {
@@ -149,27 +119,17 @@ type dekRow struct {
 const dekColumns = `tenant_id, class, version, kek_version, wrapped, created_at, use_from, reserved`
 
 func findDEKs(ctx context.Context, tx *db.Tx) ([]dekRow, error) {
-	return scanDEKs(tx.Query(ctx, `select `+dekColumns+` from seal_dek where tenant_id = $1 order by class, version`, tx.Tenant()))
+	return db.All(ctx, tx, scanDEK, `select `+dekColumns+` from seal_dek where tenant_id = $1 order by class, version`, tx.Tenant())
 }
 
 // findDEKsBelow looks at every tenant: the KEK is the installation's.
 func findDEKsBelow(ctx context.Context, tx *db.Tx, kek int64, limit int) ([]dekRow, error) {
-	return scanDEKs(tx.Query(ctx, `select `+dekColumns+` from seal_dek where kek_version < $1 order by kek_version limit $2`, kek, limit))
+	return db.All(ctx, tx, scanDEK, `select `+dekColumns+` from seal_dek where kek_version < $1 order by kek_version limit $2`, kek, limit)
 }
 
-func scanDEKs(rows *db.Rows, err error) (list []dekRow, _ error) {
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var r dekRow
-		if err := rows.Scan(&r.tenant, &r.class, &r.version, &r.kek, &r.wrapped, &r.created, &r.from, &r.reserved); err != nil {
-			return nil, err
-		}
-		list = append(list, r)
-	}
-	return list, rows.Err()
+func scanDEK(scan func(...any) error) (r dekRow, err error) {
+	err = scan(&r.tenant, &r.class, &r.version, &r.kek, &r.wrapped, &r.created, &r.from, &r.reserved)
+	return r, err
 }
 
 func insertDEK(ctx context.Context, tx *db.Tx, r dekRow) error {
@@ -217,28 +177,20 @@ func or(column, otherwise string) string {
 
 // findOlder reads values whose header names an older key, in the order of
 // their ids and versions.
-func findOlder(ctx context.Context, tx *db.Tx, h Holding, version uint32, after value, limit int) (list []value, err error) {
+func findOlder(ctx context.Context, tx *db.Tx, h Holding, version uint32, after value, limit int) ([]value, error) {
 	id, v := h.ID, or(h.Version, "0")
 	order := id
 	if h.Version != "" {
 		order += ", " + v
 	}
-	rows, err := tx.Query(ctx, `select `+id+`, `+v+`, `+or(h.Created, "null")+`, `+h.Sealed+` from `+h.Table+`
+	return db.All(ctx, tx, func(scan func(...any) error) (value, error) {
+		one := value{aad: AAD{Class: h.Class}}
+		err := scan(&one.aad.ID, &one.aad.Version, &one.aad.Created, &one.sealed)
+		return one, err
+	}, `select `+id+`, `+v+`, `+or(h.Created, "null")+`, `+h.Sealed+` from `+h.Table+`
 		where tenant_id = $1 and substr(`+h.Sealed+`, 1, 5) < $2 and (`+id+` > $3 or (`+id+` = $3 and `+v+` > $4))
 		order by `+order+` limit $5`,
 		tx.Tenant(), header(version), after.aad.ID, after.aad.Version, limit)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		one := value{aad: AAD{Class: h.Class}}
-		if err := rows.Scan(&one.aad.ID, &one.aad.Version, &one.aad.Created, &one.sealed); err != nil {
-			return nil, err
-		}
-		list = append(list, one)
-	}
-	return list, rows.Err()
 }
 
 // replaceValue stores a resealed value, unless it has changed since.
@@ -268,21 +220,12 @@ type keyRow struct {
 	mac        []byte
 }
 
-func findKeys(ctx context.Context, tx *db.Tx) (list []keyRow, err error) {
-	rows, err := tx.Query(ctx, `select id, purpose, generation, public, sealed, created_at, use_from, ended_at, mac
+func findKeys(ctx context.Context, tx *db.Tx) ([]keyRow, error) {
+	return db.All(ctx, tx, func(scan func(...any) error) (r keyRow, err error) {
+		err = scan(&r.id, &r.purpose, &r.generation, &r.public, &r.sealed, &r.created, &r.from, &r.revoked, &r.mac)
+		return r, err
+	}, `select id, purpose, generation, public, sealed, created_at, use_from, ended_at, mac
 		from signing_key where tenant_id = $1 order by purpose, generation`, tx.Tenant())
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var r keyRow
-		if err := rows.Scan(&r.id, &r.purpose, &r.generation, &r.public, &r.sealed, &r.created, &r.from, &r.revoked, &r.mac); err != nil {
-			return nil, err
-		}
-		list = append(list, r)
-	}
-	return list, rows.Err()
 }
 
 func insertKey(ctx context.Context, tx *db.Tx, r keyRow) error {
