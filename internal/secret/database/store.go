@@ -36,20 +36,8 @@ func findConfig(ctx context.Context, tx *db.Tx, mount, name string) (*Config, er
 	return x, json.Unmarshal([]byte(spec), x)
 }
 
-func configNames(ctx context.Context, tx *db.Tx, mount string) (list []string, err error) {
-	rows, err := tx.Query(ctx, fmt.Sprintf(`select name from database_config where tenant_id = $1 and mount_id = $2 order by name limit %d`, most), tx.Tenant(), mount)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var name string
-		if err := rows.Scan(&name); err != nil {
-			return nil, err
-		}
-		list = append(list, name)
-	}
-	return list, rows.Err()
+func configNames(ctx context.Context, tx *db.Tx, mount string) ([]string, error) {
+	return db.AllOf[string](ctx, tx, fmt.Sprintf(`select name from database_config where tenant_id = $1 and mount_id = $2 order by name limit %d`, most), tx.Tenant(), mount)
 }
 
 // putConfig stores a configuration, unless another has been stored since it was
@@ -85,10 +73,10 @@ func dropConfig(ctx context.Context, tx *db.Tx, mount, name string) error {
 	return err
 }
 
-func scanRole(row interface{ Scan(...any) error }) (*Role, error) {
+func scanRole(columns func(...any) error) (*Role, error) {
 	r := &Role{}
 	var spec string
-	err := row.Scan(&r.Name, &r.Lease, &spec, &r.epoch)
+	err := columns(&r.Name, &r.Lease, &spec, &r.epoch)
 	if errors.Is(err, db.ErrNoRows) {
 		return nil, ErrNoRole
 	}
@@ -99,23 +87,11 @@ func scanRole(row interface{ Scan(...any) error }) (*Role, error) {
 }
 
 func findRole(ctx context.Context, tx *db.Tx, mount, name string) (*Role, error) {
-	return scanRole(tx.QueryRow(ctx, `select name, lease_role, spec, epoch from database_role where tenant_id = $1 and mount_id = $2 and name = $3 and kind = 'dynamic'`, tx.Tenant(), mount, name))
+	return scanRole(tx.QueryRow(ctx, `select name, lease_role, spec, epoch from database_role where tenant_id = $1 and mount_id = $2 and name = $3 and kind = 'dynamic'`, tx.Tenant(), mount, name).Scan)
 }
 
-func allRoles(ctx context.Context, tx *db.Tx, mount string) (list []*Role, err error) {
-	rows, err := tx.Query(ctx, fmt.Sprintf(`select name, lease_role, spec, epoch from database_role where tenant_id = $1 and mount_id = $2 and kind = 'dynamic' order by name limit %d`, most), tx.Tenant(), mount)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		r, err := scanRole(rows)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, r)
-	}
-	return list, rows.Err()
+func allRoles(ctx context.Context, tx *db.Tx, mount string) ([]*Role, error) {
+	return db.All(ctx, tx, scanRole, fmt.Sprintf(`select name, lease_role, spec, epoch from database_role where tenant_id = $1 and mount_id = $2 and kind = 'dynamic' order by name limit %d`, most), tx.Tenant(), mount)
 }
 
 func putRole(ctx context.Context, tx *db.Tx, mount string, r *Role) error {
@@ -133,10 +109,10 @@ func dropRole(ctx context.Context, tx *db.Tx, mount, name string) error {
 	return err
 }
 
-func scanStatic(row interface{ Scan(...any) error }) (*Static, error) {
+func scanStatic(columns func(...any) error) (*Static, error) {
 	r := &Static{}
 	var spec string
-	err := row.Scan(&r.Name, &r.Path, &spec, &r.epoch)
+	err := columns(&r.Name, &r.Path, &spec, &r.epoch)
 	if errors.Is(err, db.ErrNoRows) {
 		return nil, ErrNoRole
 	}
@@ -147,23 +123,11 @@ func scanStatic(row interface{ Scan(...any) error }) (*Static, error) {
 }
 
 func findStatic(ctx context.Context, tx *db.Tx, mount, name string) (*Static, error) {
-	return scanStatic(tx.QueryRow(ctx, `select name, lease_role, spec, epoch from database_role where tenant_id = $1 and mount_id = $2 and name = $3 and kind = 'static'`, tx.Tenant(), mount, name))
+	return scanStatic(tx.QueryRow(ctx, `select name, lease_role, spec, epoch from database_role where tenant_id = $1 and mount_id = $2 and name = $3 and kind = 'static'`, tx.Tenant(), mount, name).Scan)
 }
 
-func allStatic(ctx context.Context, tx *db.Tx, mount string) (list []*Static, err error) {
-	rows, err := tx.Query(ctx, fmt.Sprintf(`select name, lease_role, spec, epoch from database_role where tenant_id = $1 and mount_id = $2 and kind = 'static' order by name limit %d`, most), tx.Tenant(), mount)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		r, err := scanStatic(rows)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, r)
-	}
-	return list, rows.Err()
+func allStatic(ctx context.Context, tx *db.Tx, mount string) ([]*Static, error) {
+	return db.All(ctx, tx, scanStatic, fmt.Sprintf(`select name, lease_role, spec, epoch from database_role where tenant_id = $1 and mount_id = $2 and kind = 'static' order by name limit %d`, most), tx.Tenant(), mount)
 }
 
 func putStatic(ctx context.Context, tx *db.Tx, mount string, r *Static) error {
