@@ -39,24 +39,12 @@ func insertRevision(ctx context.Context, tx *db.Tx, digest string, b Bundle, not
 // findRevision is a revision by its digest, or by the beginning of it if only
 // one begins so.
 func findRevision(ctx context.Context, tx *db.Tx, digest string) (Revision, error) {
-	rows, err := tx.Query(ctx, `select `+columns+` from policy_revision r
+	found, err := db.All(ctx, tx, scanRevision, `select `+columns+` from policy_revision r
 		where r.tenant_id = $1 and r.digest >= $2 and r.digest < $3 order by r.digest limit 2`,
 		tx.Tenant(), digest, digest+"g") // no digit of a digest is above f
-	if err != nil {
-		return Revision{}, err
-	}
-	defer rows.Close()
-	var found []Revision
-	for rows.Next() {
-		r, err := scanRevision(rows.Scan)
-		if err != nil {
-			return Revision{}, err
-		}
-		found = append(found, r)
-	}
 	switch {
-	case rows.Err() != nil:
-		return Revision{}, rows.Err()
+	case err != nil:
+		return Revision{}, err
 	case len(found) == 0:
 		return Revision{}, ErrNoRevision
 	case len(found) > 1:
@@ -88,23 +76,10 @@ func findSource(ctx context.Context, tx *db.Tx, digest string) (Bundle, error) {
 // listRevisions are the revisions that were pushed before one, the newest
 // first.
 func listRevisions(ctx context.Context, tx *db.Tx, before string, limit int) ([]Revision, error) {
-	rows, err := tx.Query(ctx, `select `+columns+` from policy_revision r
+	return db.All(ctx, tx, scanRevision, `select `+columns+` from policy_revision r
 		where r.tenant_id = $1 and ($2 = '' or (r.pushed_at, r.digest) < (
 			select b.pushed_at, b.digest from policy_revision b where b.tenant_id = $1 and b.digest = $2))
 		order by r.pushed_at desc, r.digest desc limit $3`, tx.Tenant(), before, limit)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var list []Revision
-	for rows.Next() {
-		r, err := scanRevision(rows.Scan)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, r)
-	}
-	return list, rows.Err()
 }
 
 // activeDigest is the digest of the active revision, or "" if there has never
@@ -114,11 +89,17 @@ func activeDigest(ctx context.Context, tx *db.Tx) (string, error) {
 	return a.Digest, err
 }
 
+const activationColumns = "number, digest, kind, reason, activated_by, activated_at"
+
+func scanActivation(scan func(...any) error) (a Activation, err error) {
+	err = scan(&a.Number, &a.Digest, &a.Kind, &a.Reason, &a.By, &a.At)
+	return a, err
+}
+
 // newestActivation is the activation in force, or a zero one.
-func newestActivation(ctx context.Context, tx *db.Tx) (a Activation, err error) {
-	err = tx.QueryRow(ctx, `select number, digest, kind, reason, activated_by, activated_at from policy_activation
-		where tenant_id = $1 order by number desc limit 1`, tx.Tenant()).
-		Scan(&a.Number, &a.Digest, &a.Kind, &a.Reason, &a.By, &a.At)
+func newestActivation(ctx context.Context, tx *db.Tx) (Activation, error) {
+	a, err := scanActivation(tx.QueryRow(ctx, `select `+activationColumns+` from policy_activation
+		where tenant_id = $1 order by number desc limit 1`, tx.Tenant()).Scan)
 	if errors.Is(err, db.ErrNoRows) {
 		return Activation{}, nil
 	}
@@ -165,19 +146,6 @@ func insertActivation(ctx context.Context, tx *db.Tx, a Activation) error {
 
 // listActivations are the latest activations, the newest first.
 func listActivations(ctx context.Context, tx *db.Tx, limit int) ([]Activation, error) {
-	rows, err := tx.Query(ctx, `select number, digest, kind, reason, activated_by, activated_at from policy_activation
+	return db.All(ctx, tx, scanActivation, `select `+activationColumns+` from policy_activation
 		where tenant_id = $1 order by number desc limit $2`, tx.Tenant(), limit)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var list []Activation
-	for rows.Next() {
-		var a Activation
-		if err := rows.Scan(&a.Number, &a.Digest, &a.Kind, &a.Reason, &a.By, &a.At); err != nil {
-			return nil, err
-		}
-		list = append(list, a)
-	}
-	return list, rows.Err()
 }
