@@ -23,13 +23,13 @@ var secretAndCurrent = "s." + strings.Join(strings.Fields(strings.ReplaceAll(sec
 	from secret s left join secret_version v on v.tenant_id = s.tenant_id and v.secret_id = s.id and v.version = s.current_version `
 
 // scanSecret reads a secret with its current version.
-func scanSecret(scan func(...any) error) (*record, error) {
+func scanSecret(columns func(...any) error) (*record, error) {
 	r := &record{partial: true}
 	v := Version{}
 	var after int64
 	var custom, link string
 	var old []byte
-	err := scan(&r.ID, &r.Path, &r.Class, &r.Risk, &r.Owner, &r.Destinations, &r.Description, &r.CurrentVersion,
+	err := columns(&r.ID, &r.Path, &r.Class, &r.Risk, &r.Owner, &r.Destinations, &r.Description, &r.CurrentVersion,
 		&r.CreatedAt, &r.UpdatedAt, &r.epoch, &r.mac, &r.MaxVersions, &r.CASRequired, &after, &custom, &link, &old,
 		&v.N, &v.Fields, &v.CreatedAt, &v.CreatedBy, &v.DeletedAt, &v.DestroyedAt, &v.Phase, &v.Slot, &v.GraceUntil, &v.DeleteAt, &v.Origin, &v.sealed)
 	if err != nil {

@@ -25,23 +25,24 @@ const from = ` from rotation r join secret s on s.tenant_id = r.tenant_id and s.
 	left join rotation_target t on t.tenant_id = r.tenant_id and t.target_id = r.target_id and t.stopped_at is not null
 	where r.ended_at is null`
 
-func scan(columns func(...any) error) (Rotation, error) {
-	var r Rotation
-	var target, spec, laggards, disabledFor string
+func scan(columns func(...any) error) (r Rotation, err error) {
+	var spec, laggards, disabledFor string
 	var suspect, disabled time.Time
 	var unsettled int64
-	err := columns(&r.Secret, &r.Path, &target, &r.kind, &spec, &r.Step, &r.Slot, &r.Pending, &r.Current, &r.Previous, &r.Generation, &r.epoch,
+	err = columns(&r.Secret, &r.Path, &r.Target, &r.kind, &spec, &r.Step, &r.Slot, &r.Pending, &r.Current, &r.Previous, &r.Generation, &r.epoch,
 		&r.GraceUntil, &r.DueAt, &r.Next, &r.tries, &r.LastError, &r.heldBy, &r.heldUntil, &r.CreatedAt, &r.RotatedAt, &r.switchedAt,
 		&r.applyingAt, &r.LateAt, &r.Refused, &r.ForcedBy, &r.Reason, &laggards, &r.ExpiresAt, &r.previousExpires,
 		&r.pendingSerial, &r.currentSerial, &r.previousSerial, &r.Stopped, &r.TargetName,
 		&suspect, &disabled, &disabledFor, &unsettled)
+	if errors.Is(err, db.ErrNoRows) {
+		err = ErrNotFound
+	}
 	if err == nil {
 		err = json.Unmarshal([]byte(spec), &r.Spec)
 	}
 	if r.Laggards = []Laggard{}; err == nil && laggards != "" {
 		err = json.Unmarshal([]byte(laggards), &r.Laggards)
 	}
-	r.Target = target
 	switch {
 	case !disabled.IsZero():
 		r.Waits = fmt.Sprintf("The target %s is disabled (%s), so no rotation does anything there: estover secret engine resume %s.", r.TargetName, disabledFor, r.TargetName)
@@ -63,22 +64,14 @@ func (r *Rotation) waits(now time.Time) bool {
 	return (r.Step == Grace || r.Step == Retiring || r.Step == Scrambling) && r.ForcedBy == "" && !r.lapsed(now)
 }
 
-func one(columns func(...any) error) (Rotation, error) {
-	r, err := scan(columns)
-	if errors.Is(err, db.ErrNoRows) {
-		err = ErrNotFound
-	}
-	return r, err
-}
-
 // find reads the rotation of a secret.
 func find(ctx context.Context, tx *db.Tx, id string) (Rotation, error) {
-	return one(tx.QueryRow(ctx, "select "+columns+from+" and r.tenant_id = $1 and r.secret_id = $2", tx.Tenant(), id).Scan)
+	return scan(tx.QueryRow(ctx, "select "+columns+from+" and r.tenant_id = $1 and r.secret_id = $2", tx.Tenant(), id).Scan)
 }
 
 // findPath reads the rotation of the secret at a path.
 func findPath(ctx context.Context, tx *db.Tx, path string) (Rotation, error) {
-	return one(tx.QueryRow(ctx, "select "+columns+from+" and r.tenant_id = $1 and s.path = $2 and s.ended_at is null", tx.Tenant(), path).Scan)
+	return scan(tx.QueryRow(ctx, "select "+columns+from+" and r.tenant_id = $1 and s.path = $2 and s.ended_at is null", tx.Tenant(), path).Scan)
 }
 
 func findBelow(ctx context.Context, tx *db.Tx, prefix, after string, limit int) ([]Rotation, error) {
