@@ -3,7 +3,6 @@ package audit
 import (
 	"encoding/base64"
 	"encoding/json"
-	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -65,7 +64,8 @@ func appendLeaf(b []byte, e *Event, sum []byte) []byte {
 func appendMap(b []byte, m map[string]any) ([]byte, error) {
 	var err error
 	sep := byte('{')
-	for _, name := range slices.Sorted(maps.Keys(m)) {
+	var room [8]string // more is told of hardly anything
+	for _, name := range sorted(room[:0], m) {
 		b = append(AppendString(append(b, sep), name), ':')
 		if b, err = appendValue(b, m[name]); err != nil {
 			return nil, err
@@ -76,6 +76,14 @@ func appendMap(b []byte, m map[string]any) ([]byte, error) {
 		b = append(b, sep)
 	}
 	return append(b, '}'), nil
+}
+
+func sorted(names []string, m map[string]any) []string {
+	for name := range m {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
 }
 
 func appendValue(b []byte, v any) ([]byte, error) {

@@ -460,6 +460,9 @@ func (e *Evidence) disclose(ctx context.Context, caller estover.Caller, session 
 		return err
 	}
 	for i, b := range bodies {
+		if !slices.ContainsFunc(subjects[i], func(s attest.Subject) bool { return s.Name == attest.Delivered }) {
+			b[attest.Response] = b[attest.Delivered] // it was delivered as it came
+		}
 		for _, sub := range subjects[i] {
 			salt := committed[i].Salt(sub.Name)
 			if octets, ok := b[sub.Name]; ok && attest.Commit(salt, octets) == sub.Digest {

@@ -106,8 +106,8 @@ func Sign(purpose Purpose, s *Signer, claims any) (string, error) {
 		return "", errors.New("jose: the claims of a token are not a JSON object")
 	}
 	enc := base64.RawURLEncoding
-	token := make([]byte, 0, len(s.header)+enc.EncodedLen(len(body))+1+enc.EncodedLen(s.size))
-	token = append(token, s.header...)
+	var room [1536]byte // most tokens fit
+	token := append(room[:0], s.header...)
 	token = enc.AppendEncode(token, body)
 	signature, err := s.sign(token)
 	if err != nil {
@@ -125,7 +125,7 @@ func Sign(purpose Purpose, s *Signer, claims any) (string, error) {
 func (s *Signer) sign(input []byte) ([]byte, error) {
 	switch s.alg {
 	case edDSA:
-		return s.key.Sign(rand.Reader, input, crypto.Hash(0))
+		return s.key.Sign(rand.Reader, slices.Clone(input), crypto.Hash(0)) // so that the input itself need not be on the heap
 	case rs256:
 		sum := sha256.Sum256(input)
 		return s.key.Sign(rand.Reader, sum[:], crypto.SHA256)

@@ -106,6 +106,25 @@ func BenchmarkToken(b *testing.B) {
 		}.Encode()
 		drive(b, w.Handler, func() *http.Request { return tokenRequest(form, next.ID, next.Secret) })
 	})
+	b.Run("refresh", func(b *testing.B) {
+		w := oauthtest.New(b, dbtest.Open(b))
+		bot, alice := w.CodeAgent("bot"), w.Person("alice")
+		w.Access.Grant(bot.ID, oauthtest.CRM, "customer.read")
+		values := make(chan string, 64)
+		for range cap(values) {
+			values <- w.Redeem(bot, alice.Code(bot)).Text("refresh_token")
+		}
+		drive(b, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			value := <-values
+			r = tokenRequest("grant_type=refresh_token&refresh_token="+value, bot.ID, bot.Secret)
+			w.Handler.ServeHTTP(rw, r)
+			if body := rw.(*httptest.ResponseRecorder).Body.String(); strings.Contains(body, `"refresh_token":"`) {
+				_, rest, _ := strings.Cut(body, `"refresh_token":"`)
+				value, _, _ = strings.Cut(rest, `"`)
+			}
+			values <- value
+		}), func() *http.Request { return nil })
+	})
 	b.Run("key and proof", func(b *testing.B) {
 		w := oauthtest.New(b, dbtest.Open(b))
 		bot, p := w.Agent("bot"), w.Prover("P-256")

@@ -121,14 +121,14 @@ func exchanged(ctx context.Context, d *Door, a authenticated, parsed any) (token
 // party finds out what a presented token stands for. It is one of ours, alive
 // with all that it rests on, or one of an issuer that a trust names, each under
 // its own type alone.
-func (d *Door) party(ctx context.Context, a authenticated, raw, kind, parameter string) (*party, error) {
+func (d *Door) party(ctx context.Context, a authenticated, raw, kind, parameter string) (party, error) {
 	switch {
 	case kind == jwtType && slices.Contains(a.client.Exchanges, kind):
 		return d.foreigner(ctx, a, raw)
 	case kind == token.IDTokenType && parameter == "subject_token" && slices.Contains(a.client.Exchanges, kind):
 		return d.identified(ctx, a, raw)
 	case kind != accessTokenType:
-		return nil, errRequest.With("The client does not exchange tokens of the type of %s.", parameter)
+		return party{}, errRequest.With("The client does not exchange tokens of the type of %s.", parameter)
 	}
 	t, err := d.Tokens.Verify(ctx, raw)
 	if err == nil && t.Tenant != a.caller.Tenant {
@@ -138,17 +138,17 @@ func (d *Door) party(ctx context.Context, a authenticated, raw, kind, parameter 
 		err = errGrant.With("The %s is not valid, has expired or was revoked.", parameter).Because(err)
 	}
 	if err != nil {
-		return nil, err
+		return party{}, err
 	}
 	grant, err := d.Tokens.Grant(ctx, t.Tenant, t.Grant)
 	if err != nil {
-		return nil, err
+		return party{}, err
 	}
 	from, err := d.Tokens.Clients.Client(ctx, t.Tenant, t.Client)
 	if err != nil {
-		return nil, err
+		return party{}, err
 	}
-	p := &party{
+	p := party{
 		subject: t.Subject, chain: t.Actors, client: t.Client, audience: t.Audience, session: t.Session, confirm: t.Confirm, mayAct: t.MayAct,
 	}
 	if len(p.chain) == 0 && from.Subject != t.Subject {
@@ -168,10 +168,10 @@ func (d *Door) party(ctx context.Context, a authenticated, raw, kind, parameter 
 
 // foreigner finds out what a token of a trusted issuer stands for: all that the
 // agent may have whom it is about, in a session of the client's own.
-func (d *Door) foreigner(ctx context.Context, a authenticated, raw string) (*party, error) {
+func (d *Door) foreigner(ctx context.Context, a authenticated, raw string) (party, error) {
 	w, err := d.workload(ctx, a.caller.Tenant, raw)
 	if err != nil {
-		return nil, err
+		return party{}, err
 	}
 	about, err := d.Tokens.Clients.Client(ctx, a.caller.Tenant, w.Agent)
 	if err == nil {
@@ -179,12 +179,12 @@ func (d *Door) foreigner(ctx context.Context, a authenticated, raw string) (*par
 	}
 	switch estover.KindOf(err) {
 	case estover.Unknown, estover.NotFound, estover.Denied:
-		return nil, errGrant.With("The agent that the token is about may not act.").Because(err)
+		return party{}, errGrant.With("The agent that the token is about may not act.").Because(err)
 	}
 	if err != nil {
-		return nil, err
+		return party{}, err
 	}
-	p := &party{subject: about.Subject, client: about.ID, confirm: confirmOf(w)}
+	p := party{subject: about.Subject, client: about.ID, confirm: confirmOf(w)}
 	if w.MayActSubject != "" {
 		p.mayAct = &token.Party{Issuer: w.MayActIssuer, Subject: estover.Subject(w.MayActSubject)}
 	}
@@ -201,21 +201,21 @@ func (d *Door) foreigner(ctx context.Context, a authenticated, raw string) (*par
 // identified finds out what an ID token of ours stands for: what the person who
 // signed in agreed to beside that, in the hands of the client that it was made
 // for. It is bound to no key, so that the client has to authenticate.
-func (d *Door) identified(ctx context.Context, a authenticated, raw string) (*party, error) {
+func (d *Door) identified(ctx context.Context, a authenticated, raw string) (party, error) {
 	if a.method == token.Public {
-		return nil, errMayNot.With("A client that does not authenticate exchanges no ID tokens.")
+		return party{}, errMayNot.With("A client that does not authenticate exchanges no ID tokens.")
 	}
 	g, expires, err := d.Tokens.IDToken(ctx, a.caller.Tenant, a.client, raw)
 	if errors.Is(err, token.ErrInvalid) {
 		err = errIDToken.Because(err)
 	}
 	if err != nil {
-		return nil, err
+		return party{}, err
 	}
 	if len(g.Resources) == 0 {
-		return nil, errGrant.With("The person has agreed to nothing but to say who they are.")
+		return party{}, errGrant.With("The person has agreed to nothing but to say who they are.")
 	}
-	p := &party{subject: g.Subject, chain: g.Actors, client: g.Client, session: g.Session, confirm: g.Confirm}
+	p := party{subject: g.Subject, chain: g.Actors, client: g.Client, session: g.Session, confirm: g.Confirm}
 	p.proof = token.Proof{
 		Subject: g.Subject, Parent: g, Session: g.Session, Expires: expires, Scopes: g.Scopes, Resources: g.Resources, Details: g.Details.Limit(),
 		Handover: token.Handover{From: a.client.Subject, IDToken: true},

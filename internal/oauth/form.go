@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"estover.dev/internal/detail"
@@ -67,8 +68,10 @@ func readForm(r *http.Request) (form, error) {
 	}
 	var body []byte
 	var err error
-	if r.ContentLength > 0 {
-		body = make([]byte, r.ContentLength)
+	if n := r.ContentLength; n > 0 && n <= roomSize {
+		room := rooms.Get().(*[roomSize]byte)
+		defer leave(room)
+		body = room[:n]
 		_, err = io.ReadFull(r.Body, body)
 	} else {
 		body, err = io.ReadAll(io.LimitReader(r.Body, maxForm+1))
@@ -80,6 +83,17 @@ func readForm(r *http.Request) (form, error) {
 		return nil, errTooLarge
 	}
 	return parseForm(string(body))
+}
+
+// rooms hold what is made or read in one piece, and is a secret.
+var rooms = sync.Pool{New: func() any { return new([roomSize]byte) }}
+
+const roomSize = 4 << 10
+
+// leave gives a room back as it was found.
+func leave(room *[roomSize]byte) {
+	clear(room[:])
+	rooms.Put(room)
 }
 
 const formType = "application/x-www-form-urlencoded"

@@ -217,6 +217,7 @@ func (d *Door) known(ctx context.Context, tenant estover.TenantID) error {
 // at is an endpoint: of its methods, of a tenant that exists, open to scripts of
 // other origins or not.
 func (d *Door) at(methods, origins string, serve func(http.ResponseWriter, *http.Request, estover.TenantID)) http.Handler {
+	each := strings.Split(methods, ", ")
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		if origins != "" {
@@ -239,7 +240,7 @@ func (d *Door) at(methods, origins string, serve func(http.ResponseWriter, *http
 			method = get
 		}
 		switch {
-		case slices.Contains(strings.Split(methods, ", "), method):
+		case slices.Contains(each, method):
 			serve(w, r, tenant)
 		case r.Method == http.MethodOptions && origins != "":
 			h.Set("Access-Control-Allow-Methods", methods)

@@ -24,8 +24,9 @@ func (d *Door) token(w http.ResponseWriter, r *http.Request, tenant estover.Tena
 		d.fail(w, r, err)
 		return
 	}
-	b := make([]byte, 0, len(issued.Token)+256)
-	b = append(b, `{"access_token":"`...)
+	room := rooms.Get().(*[roomSize]byte)
+	defer leave(room)
+	b := append(room[:0], `{"access_token":"`...)
 	b = append(b, issued.Token...)
 	kind := "Bearer"
 	if issued.Confirm.Key != "" {

@@ -83,7 +83,9 @@ func build(t *testing.T, database string) *house {
 	h.start()
 	h.enter()
 	h.upstream = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("DPoP-Nonce", "the upstream's")
+		if r.Method != http.MethodPut {
+			w.Header().Set("DPoP-Nonce", "the upstream's") // which the agent does not get
+		}
 		if r.Header.Get("DPoP") != "" {
 			http.Error(w, "a proof for somebody else", http.StatusTeapot)
 			return
@@ -398,6 +400,17 @@ func TestTask(t *testing.T) {
 		}
 		if bodies := report.Step(attest.BodiesStep); bodies.Result == attest.Fail {
 			t.Errorf("the disclosed bodies: %s", bodies.Detail)
+		}
+		// An answer that was delivered as it came is disclosed as that. Of one from which a
+		// header was taken, or in which the key was masked, what was delivered is, and what
+		// came stays a hash.
+		apart := "request, delivered. Not in the file: response."
+		for i, want := range []string{apart, "request, response.", apart} {
+			for _, s := range report.Calls[min(i, len(report.Calls)-1)].Steps {
+				if s.Name == attest.BodiesStep && !strings.HasSuffix(s.Detail, want) {
+					t.Errorf("the bodies of call %d: %s; want %q at the end", i+1, s.Detail, want)
+				}
+			}
 		}
 		h.leaksNothing(h.key, token, h.secret)
 	})

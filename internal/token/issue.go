@@ -3,7 +3,6 @@ package token
 import (
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -674,21 +673,23 @@ func (t *Tokens) grantFor(ctx context.Context, r Request, now time.Time) (*Grant
 			return nil, false, err
 		}
 	}
-	g := &Grant{
+	wanted := Grant{
 		Kind: r.Proof.GrantType, Session: r.Session.ID, Client: r.Client.ID, Subject: r.Proof.Subject,
 		Actors: r.Proof.Actors, Scopes: r.Proof.Scopes, Resources: r.Proof.Resources, Details: r.Proof.Details, Confirm: r.Confirm,
 		Epoch: 1, Expires: r.bound(), Auth: r.Proof.Auth,
 	}
 	if r.Proof.Begins { // with a token of somebody else, which is what it comes from
-		g.From = r.Proof.Foreign.Issuer + " " + r.Proof.Foreign.ID
+		wanted.From = r.Proof.Foreign.Issuer + " " + r.Proof.Foreign.ID
 	}
 	if p := r.Proof.Parent; p != nil {
-		g.Parent, g.Root, g.From, g.Auth = p.ID, p.Root, r.Proof.Handover.Token, p.Auth
-		g.Reach = p.Reach
-		if made, err := t.handedOn(ctx, r.Caller.Tenant, g, now); made != nil || err != nil {
+		wanted.Parent, wanted.Root, wanted.From, wanted.Auth = p.ID, p.Root, r.Proof.Handover.Token, p.Auth
+		wanted.Reach = p.Reach
+		if made, err := t.handedOn(ctx, r.Caller.Tenant, &wanted, now); made != nil || err != nil {
 			return made, true, err
 		}
 	}
+	g := new(Grant) // the one above is on the stack, as long as none is made
+	*g = wanted
 	g.ID = estover.NewOrderedID("gnt")
 	if g.Root == "" {
 		g.Root = g.ID
@@ -729,8 +730,7 @@ func (t *Tokens) record(ctx context.Context, r Request, op guard.Op, d guard.Dec
 	case r.Proof.Renewal != nil:
 		n := r.Proof.Renewal
 		hot.Step, hot.Rows = n.step, append(hot.Rows, n.rows...)
-		told.Detail = maps.Clone(op.Detail)
-		told.Detail["refresh_token"] = n.told
+		told.Members = n.member()
 	}
 	hot.Live = append([]db.Epoch{held.epoch()}, signers...)
 	err := t.guard.Record(ctx, r.caller(), told, d, hot)

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"strconv"
 	"time"
 
 	"estover.dev"
+	"estover.dev/internal/audit"
 	"estover.dev/internal/db"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/opaque"
@@ -188,6 +190,15 @@ func (n *Renewal) prepare(ctx context.Context, t *Tokens, tenant estover.TenantI
 	}
 	n.rows = []db.Row{n.made.row(tenant, g.Expires)}
 	return nil
+}
+
+// member is what the event of a hot path tells of it, encoded.
+func (n *Renewal) member() []byte {
+	b := append(make([]byte, 0, 48), `,"refresh_token":`...)
+	if generation, ok := n.told.(int64); ok {
+		return strconv.AppendInt(b, generation, 10)
+	}
+	return audit.AppendString(b, n.told.(string))
 }
 
 // write does by itself what the commit of a hot path is given to do.

@@ -216,7 +216,8 @@ type call struct {
 	salt     func(name string) attest.Salt
 	rec      *tape
 
-	sent, received, delivered *gateway.Hash
+	sent   *gateway.Hash
+	answer *gateway.Answer
 }
 
 // Connect decides whether there may be a tunnel to a host at all: it must be a

@@ -263,15 +263,15 @@ func (d *Duties) statement(ex *gateway.Exchange, c *call, out *gateway.Outcome) 
 		a.Outcome.Error = fmt.Sprint(out.End)
 	}
 	s := &attest.Statement{Predicate: a}
-	for _, side := range []struct {
-		name string
-		hash *gateway.Hash
-	}{{attest.Request, c.sent}, {attest.Response, c.received}, {attest.Delivered, c.delivered}} {
-		if side.hash != nil {
-			s.Subjects = append(s.Subjects, attest.Subject{Name: side.name, Digest: side.hash.Sum()})
-		}
+	if c.sent == nil {
+		return s // it was never made
 	}
-	c.sent, c.received, c.delivered = nil, nil, nil
+	came, delivered, differ := c.answer.Sums()
+	s.Subjects = append(s.Subjects, attest.Subject{Name: attest.Request, Digest: c.sent.Sum()}, attest.Subject{Name: attest.Response, Digest: came})
+	if differ {
+		s.Subjects = append(s.Subjects, attest.Subject{Name: attest.Delivered, Digest: delivered})
+	}
+	c.sent, c.answer = nil, nil
 	return s
 }
 

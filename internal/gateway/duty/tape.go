@@ -13,29 +13,25 @@ import (
 // recording as far as it was asked for.
 func (d *Duties) taps(ex *gateway.Exchange, c *call, p *gateway.Plan, level recordLevel) {
 	c.salt = c.commits.Salts()
-	hash := func(name string) *gateway.Hash {
-		salt := c.salt(name)
-		return gateway.NewHash(salt[:])
-	}
-	c.sent, c.received, c.delivered = hash(attest.Request), hash(attest.Response), hash(attest.Delivered)
-	p.Sent, p.Received, p.Delivered = c.sent, c.received, c.delivered
+	sent, received, delivered := c.salt(attest.Request), c.salt(attest.Response), c.salt(attest.Delivered)
+	c.sent, c.answer = gateway.NewHash(sent[:]), gateway.NewAnswer(received[:], delivered[:])
+	p.Sent, p.Received, p.Delivered = c.sent, c.answer.Came(), c.answer.Delivered()
 	if level == recordNone {
 		return
 	}
 	rec := d.Recordings.Session(ex.Caller.Tenant, ex.Caller.Session)
 	c.rec = &tape{rec: rec, stream: rec.NewStream(), class: c.class(), bodies: level == recordFull, cut: level != recordFull}
 	p.Sent = gateway.Tee(c.sent, side{c.rec, recording.Up, recording.RequestHead, new(*recording.Body)})
-	p.Delivered = gateway.Tee(c.delivered, side{c.rec, recording.Down, recording.ResponseHead, new(*recording.Body)})
+	p.Delivered = gateway.Tee(p.Delivered, side{c.rec, recording.Down, recording.ResponseHead, new(*recording.Body)})
 }
 
 // tapsDone gives the hashes of a call back that was never made.
 func (c *call) tapsDone() {
-	for _, h := range []*gateway.Hash{c.sent, c.received, c.delivered} {
-		if h != nil {
-			h.Sum()
-		}
+	if c.sent != nil {
+		c.sent.Sum()
+		c.answer.Sums()
 	}
-	c.sent, c.received, c.delivered = nil, nil, nil
+	c.sent, c.answer = nil, nil
 }
 
 // A tape records one exchange.
