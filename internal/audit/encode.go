@@ -78,6 +78,7 @@ func appendMap(b []byte, m map[string]any) ([]byte, error) {
 	return append(b, '}'), nil
 }
 
+// sorted appends the keys of m to names, of which there are none, and sorts them.
 func sorted(names []string, m map[string]any) []string {
 	for name := range m {
 		names = append(names, name)

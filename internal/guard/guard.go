@@ -436,7 +436,7 @@ func (g *Guard) Record(ctx context.Context, caller estover.Caller, op Op, decisi
 	var check func(context.Context, *db.Tx) error
 	var ended error
 	if h.Alive {
-		who := caller // so that the other need not be on the heap when nobody asks
+		who := caller // of which the heap has a copy only if it is asked about
 		check = func(ctx context.Context, tx *db.Tx) error {
 			ended = g.alive(ctx, tx, who)
 			return ended
