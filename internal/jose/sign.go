@@ -125,7 +125,7 @@ func Sign(purpose Purpose, s *Signer, claims any) (string, error) {
 func (s *Signer) sign(input []byte) ([]byte, error) {
 	switch s.alg {
 	case edDSA:
-		return s.key.Sign(rand.Reader, slices.Clone(input), crypto.Hash(0)) // so that the input itself need not be on the heap
+		return s.key.Sign(rand.Reader, slices.Clone(input), crypto.Hash(0)) // the input itself is on no heap
 	case rs256:
 		sum := sha256.Sum256(input)
 		return s.key.Sign(rand.Reader, sum[:], crypto.SHA256)

@@ -88,7 +88,7 @@ func readForm(r *http.Request) (form, error) {
 // rooms hold what is made or read in one piece, and is a secret.
 var rooms = sync.Pool{New: func() any { return new([roomSize]byte) }}
 
-const roomSize = 4 << 10
+const roomSize = 2 << 10 // bytes; most forms and answers fit
 
 // leave gives a room back as it was found.
 func leave(room *[roomSize]byte) {

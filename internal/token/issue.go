@@ -688,7 +688,7 @@ func (t *Tokens) grantFor(ctx context.Context, r Request, now time.Time) (*Grant
 			return made, true, err
 		}
 	}
-	g := new(Grant) // the one above is on the stack, as long as none is made
+	g := new(Grant) // the other is on no heap: most exchanges make none
 	*g = wanted
 	g.ID = estover.NewOrderedID("gnt")
 	if g.Root == "" {
