@@ -269,7 +269,7 @@ func TestTokenIsKept(t *testing.T) {
 	if ask(support) != first {
 		t.Error("a token is not given any more that has two minutes to live")
 	}
-	for deadline := time.Now().Add(20 * time.Second); ask(support) == first; {
+	for deadline := time.Now().Add(time.Minute); ask(support) == first; {
 		if time.Now().After(deadline) {
 			t.Fatal("the next token does not come")
 		}

@@ -305,6 +305,18 @@ func TestList(t *testing.T) {
 			}
 		}
 		check()
+		crash := errors.New("the process died")
+		l.fault = func(at string) error {
+			if at == "post: between two pieces" {
+				return crash
+			}
+			return nil
+		}
+		if err := l.Sequence(t.Context(), acme); !errors.Is(err, crash) {
+			t.Fatalf("the crash in the middle of a run: %v", err)
+		}
+		check()
+		l.fault = func(string) error { return nil }
 		fatal(t, l.Sequence(t.Context(), acme))
 		check()
 	})
@@ -553,7 +565,7 @@ func TestSameRoot(t *testing.T) {
 func TestCrash(t *testing.T) {
 	steps := []string{
 		"sequence: before the transaction", "sequence: half way through", "sequence: after the commit",
-		"publish: before signing", "publish: after signing", "publish: after the commit", "post: before the transaction",
+		"publish: before signing", "publish: after signing", "publish: after the commit", "post: before the transaction", "post: between two pieces",
 	}
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		k := newKeys(t)
@@ -689,9 +701,9 @@ func TestRun(t *testing.T) {
 
 func eventually(t *testing.T, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("it did not happen in five seconds")
+			t.Fatal("it did not happen in a minute")
 		}
 	}
 }

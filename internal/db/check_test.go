@@ -93,7 +93,7 @@ func TestAppendCheckThatUndoesAll(t *testing.T) {
 			}
 		}
 		all.Go(func() { errs[i] = d.Append(ctx, a) })
-		for deadline := time.Now().Add(10 * time.Second); db.Waiting(d) <= i && time.Now().Before(deadline); {
+		for deadline := time.Now().Add(time.Minute); db.Waiting(d) <= i && time.Now().Before(deadline); {
 			runtime.Gosched()
 		}
 	}

@@ -124,7 +124,7 @@ func together(t *testing.T, d *db.DB, callers int, do func(i int) error) []error
 			}()
 			errs[i] = do(i)
 		})
-		for deadline := time.Now().Add(10 * time.Second); d.Engine() == db.SQLite && db.Waiting(d) <= i && time.Now().Before(deadline); {
+		for deadline := time.Now().Add(time.Minute); d.Engine() == db.SQLite && db.Waiting(d) <= i && time.Now().Before(deadline); {
 			runtime.Gosched()
 		}
 	}

@@ -81,7 +81,7 @@ func TestReservedFirst(t *testing.T) {
 		write(ctx, "usual")
 	}
 	write(db.Reserved(ctx), "reserved")
-	for deadline := time.Now().Add(10 * time.Second); db.Waiting(d) < 21 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); db.Waiting(d) < 21 && time.Now().Before(deadline); {
 		runtime.Gosched()
 	}
 	close(release)

@@ -323,7 +323,7 @@ func TestCache(t *testing.T) {
 			known.Store(int64(i + 1))
 		}
 		readers.Wait()
-		deadline := time.Now().Add(time.Second)
+		deadline := time.Now().Add(20 * time.Second) // it hears within a quarter of one, if it hears at all
 		for {
 			n, err := theirs.Get(ctx, "acme", "a")
 			if err != nil {
@@ -333,7 +333,7 @@ func TestCache(t *testing.T) {
 				break
 			}
 			if time.Now().After(deadline) {
-				t.Fatalf("another node still says %d after a second, want 20", n)
+				t.Fatalf("another node still says %d, want 20", n)
 			}
 		}
 		cancel()

@@ -238,12 +238,12 @@ func TestOtherNodesHearOfAnEmergency(t *testing.T) {
 		if _, err := one.Tokens.RotateKey(t.Context(), oauthtest.Admin, jose.AccessToken, true, "a disk was stolen"); err != nil {
 			t.Fatal(err)
 		}
-		for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 			if _, err := two.Tokens.Verify(t.Context(), raw); err != nil {
 				break
 			}
 			if time.Now().After(end) {
-				t.Fatal("after five seconds the other node still takes a token of the old key")
+				t.Fatal("after a minute the other node still takes a token of the old key")
 			}
 		}
 	})

@@ -52,7 +52,7 @@ func TestKEKIsHeldWhileADataKeyIsMade(t *testing.T) {
 // waitForLock returns when somebody waits for a lock in the database, or with
 // an error when the deletion did not.
 func waitForLock(ctx context.Context, d *db.DB, deleted <-chan error) error {
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
 		var n int
 		if err := d.View(ctx, installation, func(tx *db.Tx) error {
 			return tx.QueryRow(ctx, `select count(*) from pg_stat_activity where wait_event_type = 'Lock'`).Scan(&n)

@@ -83,7 +83,7 @@ func start(t *testing.T, ready func() bool, name string, args ...string) {
 	ended := make(chan struct{})
 	go func() { _ = cmd.Wait(); close(ended) }()
 	t.Cleanup(func() { _ = cmd.Process.Kill(); <-ended })
-	for deadline := time.Now().Add(10 * time.Second); !ready(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !ready(); time.Sleep(10 * time.Millisecond) {
 		select {
 		case <-ended:
 			t.Fatalf("%s ended: %s", name, said.String())
