@@ -57,7 +57,7 @@ func (h *house) dead(what string, stream io.ReadCloser) {
 		if err == nil {
 			h.t.Errorf("%s: the stream ended as if it were whole", what)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		h.t.Errorf("%s: the stream goes on", what)
 	}
 }

