@@ -66,7 +66,7 @@ func compile(program, of string) error {
 	c := exec.Command("go", "build", "-buildvcs=false", "-o", program, of)
 	var out bytes.Buffer
 	c.Stdout, c.Stderr = &out, &out
-	if err := Finish(c); err != nil {
+	if err := finish(c, 10*time.Minute); err != nil { // where nothing of it was compiled before
 		return fmt.Errorf("building %s: %w\n%s", of, err, &out)
 	}
 	return nil
@@ -406,7 +406,9 @@ func where(stacks string) string {
 
 // Finish runs a command to its end. One that takes too long is asked, as a
 // program of Go is, to print what all its goroutines do and to end.
-func Finish(c *exec.Cmd) error {
+func Finish(c *exec.Cmd) error { return finish(c, patience) }
+
+func finish(c *exec.Cmd, patience time.Duration) error {
 	if c.WaitDelay == 0 {
 		c.WaitDelay = 5 * time.Second // what it started may live on with its output
 	}
