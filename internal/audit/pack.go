@@ -134,27 +134,32 @@ func appendEntry(b, leaf []byte) []byte {
 var errPack = errors.New("a row of several events cannot be told apart")
 
 // readHeads reads what the columns say of the events of a pack, as [packed] has
-// written it. Followers and the index look at those of every event, so nothing is
-// kept of a pack but one string.
+// written it.
 func readHeads(b []byte, n int64) ([]head, error) {
-	r := headReader{rest: string(b)}
-	if r.count(array) != n || n > int64(len(b)) {
+	return appendHeads(nil, string(b), n)
+}
+
+// appendHeads is [readHeads] for many packs, one after the other. Followers and the
+// index look at the heads of every event, so nothing is kept of a pack but its text.
+func appendHeads(to []head, text string, n int64) ([]head, error) {
+	r := headReader{rest: text}
+	if r.count(array) != n || n > int64(len(text)) {
 		return nil, errPack
 	}
-	heads := make([]head, n)
-	for i := range heads {
-		h := &heads[i]
+	to = slices.Grow(to, int(n))
+	for range n {
 		if r.count(array) != 8 {
 			return nil, errPack
 		}
-		h.ID, h.At = r.text(), r.int()
-		h.Action, h.Outcome, h.Actor, h.Target, h.Session = r.text(), Outcome(r.text()), estover.Subject(r.text()), r.text(), r.text()
-		h.Payload = int(r.int())
+		to = append(to, head{
+			ID: r.text(), At: r.int(), Action: r.text(), Outcome: Outcome(r.text()), Actor: estover.Subject(r.text()),
+			Target: r.text(), Session: r.text(), Payload: int(r.int()),
+		})
 	}
 	if r.rest != "" || r.bad {
 		return nil, errPack
 	}
-	return heads, nil
+	return to, nil
 }
 
 // A headReader reads CBOR (RFC 8949, section 3): counts, text and integers. What

@@ -188,11 +188,20 @@ func (f Filter) ref() string {
 	return refs[0]
 }
 
-// refs are what an event is found by.
+// A ref is what an event is found by: its session, its target or its actor.
+type ref struct{ kind, of string }
+
+func (r ref) String() string { return r.kind + " " + r.of }
+
+func refsOf(session, target, actor string) [3]ref {
+	return [...]ref{{"session", session}, {"target", target}, {"actor", actor}}
+}
+
+// refs are what an event is found by, as it is stored.
 func refs(session, target, actor string) (out []string) {
-	for _, r := range [][2]string{{"session ", session}, {"target ", target}, {"actor ", actor}} {
-		if r[1] != "" {
-			out = append(out, r[0]+r[1])
+	for _, r := range refsOf(session, target, actor) {
+		if r.of != "" {
+			out = append(out, r.String())
 		}
 	}
 	return out
@@ -207,19 +216,25 @@ type post struct {
 
 // postings are the posts of events that get consecutive places.
 func postings(first int64, events []head) []post {
-	byRef := map[string][]byte{}
+	byRef := map[ref]*[]byte{}
 	for i, e := range events {
-		for _, ref := range refs(e.Session, e.Target, string(e.Actor)) {
-			b := byRef[ref]
-			if len(b) > 0 {
-				b = append(b, ' ')
+		for _, r := range refsOf(e.Session, e.Target, string(e.Actor)) {
+			if r.of == "" {
+				continue
 			}
-			byRef[ref] = strconv.AppendInt(b, int64(i), 10)
+			b := byRef[r]
+			if b == nil {
+				b = new([]byte)
+				byRef[r] = b
+			} else {
+				*b = append(*b, ' ')
+			}
+			*b = strconv.AppendInt(*b, int64(i), 10)
 		}
 	}
 	out := make([]post, 0, len(byRef))
-	for ref, offsets := range byRef {
-		out = append(out, post{ref, first, string(offsets)})
+	for r, offsets := range byRef {
+		out = append(out, post{r.String(), first, string(*offsets)})
 	}
 	slices.SortFunc(out, func(a, b post) int { return cmp.Compare(a.ref, b.ref) }) // neighbours on the disk are written together
 	return out

@@ -122,25 +122,23 @@ func readHeadsBetween(ctx context.Context, tx *db.Tx, first, end int64) ([]head,
 		return nil, err
 	}
 	defer rows.Close()
-	out := make([]head, 0, end-first)
+	out := make([]head, 0, end-first+maxPack) // the first row may begin before them, and the last end after them
 	for rows.Next() {
 		var h head
 		var idx, n int64
-		var packed []byte
+		var packed sql.NullString
 		if err := rows.Scan(&idx, &n, &h.Action, &h.Actor, &h.Target, &h.Session, &packed); err != nil {
 			return nil, err
 		}
-		heads := []head{h}
-		if n > 1 {
-			if heads, err = readHeads(packed, n); err != nil {
-				return nil, ErrDamaged.Because(err)
-			}
+		before := len(out)
+		if n == 1 {
+			out = append(out, h)
+		} else if out, err = appendHeads(out, packed.String, n); err != nil {
+			return nil, ErrDamaged.Because(err)
 		}
-		for i, h := range heads {
-			if at := idx + int64(i); at >= first && at < end {
-				out = append(out, h)
-			}
-		}
+		skip := min(max(first-idx, 0), n)
+		keep := min(max(end-idx, skip), n)
+		out = append(out[:before], out[before+int(skip):before+int(keep)]...)
 	}
 	if err := rows.Err(); err != nil || int64(len(out)) == end-first {
 		return out, err
