@@ -132,6 +132,10 @@ const maxRun = 8 << 10
 // post writes what events are found by, a run of them at a time. To write it
 // with each round cost more than all the rest, where many agents are at work:
 // each of them has its own place in the index.
+//
+// A run is written in pieces. As one statement it would keep the writer of SQLite, and
+// all who wait for it, for some 20 ms. Nobody looks at what begins behind the end of
+// the index, which the last piece moves; what a crash leaves there is written again.
 func (l *Log) post(ctx context.Context, tenant estover.TenantID) error {
 	for {
 		var t tree
@@ -150,14 +154,27 @@ func (l *Log) post(ctx context.Context, tenant estover.TenantID) error {
 		if err := l.fault("post: before the transaction"); err != nil {
 			return err
 		}
-		err = l.db.Do(ctx, tenant, func(tx *db.Tx) error {
-			if err := movePosted(ctx, tx, t.posted, t.posted+l.run); err != nil {
+		for {
+			piece := posts[:min(len(posts), int(l.run/8))]
+			posts = posts[len(piece):]
+			list, last := listed(piece), len(posts) == 0
+			err = l.db.Do(ctx, tenant, func(tx *db.Tx) error {
+				if last {
+					if err := movePosted(ctx, tx, t.posted, t.posted+l.run); err != nil {
+						return err
+					}
+				}
+				return writePosts(ctx, tx, t.posted, list)
+			})
+			if err != nil {
 				return err
 			}
-			return writePosts(ctx, tx, t.posted, posts)
-		})
-		if err != nil {
-			return err
+			if last {
+				break
+			}
+			if err := l.fault("post: between two pieces"); err != nil {
+				return err
+			}
 		}
 	}
 }
