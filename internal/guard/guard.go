@@ -303,12 +303,14 @@ func (g *Guard) Do(ctx context.Context, caller estover.Caller, op Op, fn func(tx
 // runs fn in a transaction and writes the event of the admitted operation
 // there. fn may run more than once, and does no I/O, cryptography or policy.
 func (g *Guard) Act(ctx context.Context, caller estover.Caller, op Op, decision Decision, fn func(tx *Tx) error) error {
+	// What is known before is encoded before: in the writer of SQLite all wait for it.
+	event := g.event(caller, op, decision, audit.Done)
 	var done *Tx
 	err := g.db.Do(ctx, caller.Tenant, func(tx *db.Tx) error {
 		if err := g.alive(ctx, tx, caller); err != nil {
 			return err
 		}
-		done = &Tx{Tx: tx, Decision: decision, event: g.event(caller, op, decision, audit.Done)}
+		done = &Tx{Tx: tx, Decision: decision, event: event}
 		if err := fn(done); err != nil {
 			return err
 		}
