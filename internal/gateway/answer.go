@@ -46,8 +46,8 @@ func (a *Answer) Sums() (came, delivered [32]byte, differ bool) {
 	if a.delivered == nil && a.same < len(a.kept) { // not all of it was delivered
 		a.part()
 	}
-	a.drop()
 	if a.delivered == nil {
+		a.give() // as it is: the agent has all of it
 		return came, delivered, false
 	}
 	return came, a.delivered.Sum(), true
@@ -84,6 +84,10 @@ func (a *Answer) keep(b []byte) {
 // drop overwrites what is kept, and gives its memory back.
 func (a *Answer) drop() {
 	clear(a.kept)
+	a.give()
+}
+
+func (a *Answer) give() {
 	switch cap(a.kept) {
 	case someKept:
 		keptSome.Put((*[someKept]byte)(a.kept[:someKept]))
@@ -95,10 +99,10 @@ func (a *Answer) drop() {
 
 type asCame struct{ *Answer }
 
-// Head takes the head. A stream of events may be open for long, and is hashed twice in
-// the place of being kept.
+// Head takes the head. What may be open for long, a stream of events or what goes over
+// to another protocol, is hashed twice in the place of being kept.
 func (a asCame) Head(b []byte) error {
-	if bytes.Contains(b, []byte("text/event-stream")) && a.delivered == nil {
+	if a.delivered == nil && (bytes.HasPrefix(b, []byte("HTTP/1.1 101 ")) || bytes.Contains(b, []byte("text/event-stream"))) {
 		a.part()
 	}
 	return a.Body(b)
