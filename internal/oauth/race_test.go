@@ -270,7 +270,7 @@ func TestOtherNodesFollow(t *testing.T) {
 			ended := time.Now()
 			for live := true; live; {
 				asked := time.Now()
-				if live = two.Live(asker, raw); live && asked.Sub(ended) > time.Second {
+				if live = two.Live(asker, raw); live && asked.Sub(ended) > 4*time.Second { // a quarter of one, where nothing else is at work
 					t.Errorf("%s: %v later the token is still active on the other node", what, asked.Sub(ended))
 					break
 				}
