@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/nats-io/jwt/v2"
 	client "github.com/nats-io/nats.go"
@@ -62,7 +63,7 @@ func (s *NATSServer) AsSystem() (*client.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	options := []client.Option{client.UserJWTAndSeed(token, NKeySeed(own)), client.NoReconnect()}
+	options := []client.Option{client.UserJWTAndSeed(token, NKeySeed(own)), client.NoReconnect(), client.Timeout(30 * time.Second)}
 	if s.secured {
 		roots := x509.NewCertPool()
 		roots.AppendCertsFromPEM(Authority())

@@ -76,7 +76,7 @@ func (o *operator) revocations(t *testing.T) (all jwt.RevocationList) {
 type login struct{ *client.Conn }
 
 func (l login) Ping(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	return l.FlushWithContext(ctx)
 }
@@ -85,7 +85,7 @@ func (l login) Close() error { l.Conn.Close(); return nil }
 
 func (o *operator) enter(m engine.Material) (login, error) {
 	c, err := client.Connect("nats://"+o.Address(0), client.UserJWTAndSeed(string(m["jwt"].Reveal()), string(m["seed"].Reveal())), client.NoReconnect(),
-		client.ErrorHandler(func(*client.Conn, *client.Subscription, error) {}))
+		client.Timeout(30*time.Second), client.ErrorHandler(func(*client.Conn, *client.Subscription, error) {}))
 	return login{c}, err
 }
 
@@ -157,7 +157,7 @@ func TestRights(t *testing.T) {
 			}
 			refused := make(chan error, 10)
 			conn, err := client.Connect("nats://"+o.Address(0), client.UserJWTAndSeed(string(m["jwt"].Reveal()), string(m["seed"].Reveal())), client.NoReconnect(),
-				client.ErrorHandler(func(_ *client.Conn, _ *client.Subscription, err error) { refused <- err }))
+				client.Timeout(30*time.Second), client.ErrorHandler(func(_ *client.Conn, _ *client.Subscription, err error) { refused <- err }))
 			if err != nil {
 				t.Fatal(err)
 			}

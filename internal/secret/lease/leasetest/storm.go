@@ -108,6 +108,7 @@ func (s Storm) Rage(t *testing.T, d *db.DB) {
 			if err == nil {
 				break
 			}
+			time.Sleep(50 * time.Millisecond)
 			names, err = s.Users(t.Context(), mark)
 		}
 		if err != nil {
