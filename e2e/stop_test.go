@@ -17,7 +17,9 @@ func TestStopUnderLoad(t *testing.T) {
 		s := newSiege(t, e2etest.StartOn(t, database))
 		s.begin()
 		for range 2 {
+			before := len(s.copyOf(s.calls))
 			time.Sleep(500 * time.Millisecond) // of load
+			e2etest.Eventually(t, "calls are made", func() bool { return len(s.copyOf(s.calls)) > before })
 			s.Stop(t)
 			s.Restart(t)
 		}
