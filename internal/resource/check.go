@@ -235,6 +235,9 @@ func HostPort(text, defaultPort string) (string, error) {
 		return "[" + a.String() + "]:" + port, nil
 	}
 	host = strings.ToLower(host)
+	if isHostName(host) && !strings.Contains(host, "--") { // what IDNA says of such a name is known
+		return host + ":" + port, nil
+	}
 	for i := range len(host) {
 		if host[i] >= 0x80 {
 			if ascii, err := idna.Lookup.ToASCII(host); err == nil {
@@ -259,8 +262,8 @@ func isHostName(s string) bool {
 	if s == "" || len(s) > 253 {
 		return false
 	}
-	labels := strings.Split(s, ".")
-	for _, l := range labels {
+	last := ""
+	for l := range strings.SplitSeq(s, ".") {
 		if l == "" || len(l) > 63 || l[0] == '-' || l[len(l)-1] == '-' {
 			return false
 		}
@@ -269,8 +272,8 @@ func isHostName(s string) bool {
 				return false
 			}
 		}
+		last = l
 	}
-	last := labels[len(labels)-1]
 	return last[0] < '0' || last[0] > '9'
 }
 

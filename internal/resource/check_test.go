@@ -17,6 +17,9 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/idna"
+	"pgregory.net/rapid"
+
 	"estover.dev"
 	"estover.dev/internal/guard"
 )
@@ -212,6 +215,20 @@ func TestHostPort(t *testing.T) {
 			t.Errorf("HostPort(%q) = %q, %v, want %q", text, got, err, want)
 		}
 	}
+}
+
+// Most names are taken without IDNA being asked, which would say nothing else of them.
+func TestHostNames(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		label := rapid.OneOf(rapid.StringMatching(`[a-z0-9-]{0,6}`), rapid.StringMatching(`xn--[a-z0-9-]{0,6}`))
+		name := strings.Join(rapid.SliceOfN(label, 1, 4).Draw(t, "labels"), ".")
+		ascii, err := idna.Lookup.ToASCII(name)
+		a, notAddress := netip.ParseAddr(name)
+		want := isHostName(name) && err == nil && ascii == name || notAddress == nil && a.Is4()
+		if got, err := HostPort(name, "443"); (err == nil) != want || want && got != name+":443" {
+			t.Fatalf("HostPort(%q) = %q, %v; IDNA says %q, %v", name, got, err, ascii, err)
+		}
+	})
 }
 
 // FuzzHostPort: what comes out is one spelling, which URLs and addresses

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -340,9 +339,12 @@ func (f *facts) Allowed(ctx context.Context, tenant estover.TenantID, agentID, i
 	if err != nil {
 		return token.Allowed{}, err
 	}
-	a := token.Allowed{Resource: u.ID, Audience: u.BaseURL}
+	a := token.Allowed{
+		Resource: u.ID, Audience: u.BaseURL, Actions: make([]string, 0, len(u.Actions)), Scopes: make([]string, 0, len(u.Actions)),
+	}
 	now := f.now()
-	for _, action := range u.Actions {
+	for i := range u.Actions {
+		action := &u.Actions[i]
 		a.Actions = append(a.Actions, action.Name)
 		class := action.Class
 		if class == "" {
@@ -373,12 +375,17 @@ func (f *facts) identified(ctx context.Context, tenant estover.TenantID, identif
 			return f.routed(ctx, at)
 		}
 	}
-	at, err := url.Parse(identifier)
-	if err != nil || at.Host == "" {
-		return nil, token.ErrTarget
+	// Whatever else a parser would find wrong with it, it is no URL of a resource then.
+	at, port := "", ""
+	if rest, ok := strings.CutPrefix(identifier, "https://"); ok {
+		at, port = rest, "443"
+	} else if rest, ok := strings.CutPrefix(identifier, "http://"); ok {
+		at, port = rest, "80"
 	}
-	port := map[string]string{"https": "443", "http": "80"}[at.Scheme]
-	host, err := resource.HostPort(at.Host, port)
+	if end := strings.IndexAny(at, "/?#"); end >= 0 {
+		at = at[:end]
+	}
+	host, err := resource.HostPort(at, port)
 	if err != nil || port == "" {
 		return nil, token.ErrTarget
 	}
