@@ -142,7 +142,12 @@ func TestChallengesLeadToAToken(t *testing.T) {
 				t.Errorf("a token for %s: %d %s", resource, res.StatusCode, body)
 			}
 		}
-		for _, resource := range []string{origin + "/u/", origin + "/u/nothing", origin + "/u", origin + "/v1", origin + ".evil.example/u/crm", "http://evil.example/u/crm"} {
+		_, where, _ := strings.Cut(h.upstream.URL, "://")
+		for _, resource := range []string{
+			"https://" + where, "postgres://" + where, "http:" + where, "http:///" + where, "http://me@" + where, "http://" + where + ":80", "http://" + where + ".",
+			h.upstream.URL + "/", h.upstream.URL + "?", h.upstream.URL + "/?a=b", h.upstream.URL + "/..", h.upstream.URL + "/%zz", "http://", "http://?" + where, "http://" + where + "\x01",
+			origin + "/u/", origin + "/u/nothing", origin + "/u", origin + "/v1", origin + ".evil.example/u/crm", "http://evil.example/u/crm",
+		} {
 			form := url.Values{"grant_type": {"client_credentials"}, "client_id": {h.agent}, "client_secret": {h.secret}, "resource": {resource}}
 			res, err := http.PostForm(m.Token, form)
 			if err != nil {
