@@ -439,7 +439,7 @@ const Soon = 4 * time.Second
 // if it has not been that for a long time.
 func Eventually(t testing.TB, what string, ask func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(90 * time.Second); !ask(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); !ask(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("it has not come to pass that %s", what)
 		}

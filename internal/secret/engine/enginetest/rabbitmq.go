@@ -46,7 +46,7 @@ const (
 // failed: it does so where it lists users one of whom is deleted meanwhile.
 func (s *RabbitMQServer) Call(ctx context.Context, method, path string, out any) (status int, err error) {
 	for tries := 0; ; tries++ {
-		status, err = askRabbitMQ(ctx, s.Server, method, path, out)
+		status, err = askRabbitMQ(ctx, s.Server, method, path, "", out)
 		if status != http.StatusInternalServerError || method != http.MethodGet || tries == 20 {
 			return status, err
 		}
@@ -58,8 +58,8 @@ func (s *RabbitMQServer) Call(ctx context.Context, method, path string, out any)
 	}
 }
 
-func askRabbitMQ(ctx context.Context, s *Server, method, path string, out any) (int, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://"+s.Address(RabbitMQManagement)+path, nil)
+func askRabbitMQ(ctx context.Context, s *Server, method, path, body string, out any) (int, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+s.Address(RabbitMQManagement)+path, strings.NewReader(body))
 	if err != nil {
 		return 0, err
 	}
@@ -156,8 +156,17 @@ disk_free_limit.absolute = 1MB
 			}, nil
 		},
 		Ready: func(ctx context.Context, s *Server) error {
-			if _, err := askRabbitMQ(ctx, s, http.MethodGet, "/api/permissions/crm/estover", nil); err != nil {
-				return err
+			// It loads what a call needs when that is first made, which takes long on a
+			// busy machine, and an engine waits for no more than half a minute.
+			for _, c := range []struct{ method, path, body string }{
+				{http.MethodGet, "/api/permissions/crm/estover", ""},
+				{http.MethodPut, "/api/users/first", `{"password": "made-for-tests", "tags": ""}`},
+				{http.MethodPut, "/api/permissions/crm/first", `{"configure": "", "write": "", "read": "^a"}`},
+				{http.MethodDelete, "/api/users/first", ""},
+			} {
+				if _, err := askRabbitMQ(ctx, s, c.method, c.path, c.body, nil); err != nil {
+					return err
+				}
 			}
 			c, err := new(net.Dialer).DialContext(ctx, "tcp", s.Address(RabbitMQPlain))
 			if err != nil {
