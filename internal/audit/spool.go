@@ -10,7 +10,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -26,14 +25,13 @@ var ErrSpoolFull = &estover.Error{Kind: estover.Unavailable, Code: "evidence_ful
 
 // A Spool keeps events on this node's disk for a moment, and imports them into
 // the log many at a time. It is for routes whose evidence is batched: an event
-// costs a copy into a file that is open, and not a commit.
+// costs one write to a file that is open, and not a commit.
 //
-//	Append ──────▶ one of two files ──▶ Run imports the other one, and empties it
+//	Append ──write(2)──▶ one of two files ──▶ Run imports the other one, and empties it
 //
 // What Append took survives the end of the process, however it ends; what the
 // machine's loss takes along are the few hundredths of a second until the next
-// fsync. It is copied to where the kernel has the file in memory ([window]), which
-// is what write(2) does: an fsync finds it there all the same.
+// fsync.
 // The events are sealed already. Importing looks for each event's id first, so
 // that a crash in the middle of it repeats nothing.
 type Spool struct {
@@ -51,7 +49,6 @@ type Spool struct {
 
 	mu       sync.Mutex
 	files    [2]*os.File
-	windows  [2]window // their beginnings
 	size     [2]int64
 	entries  [2]int64
 	held     [2][]entry // what is in the file, as long as all of it is here
@@ -69,34 +66,6 @@ type SpoolOptions struct {
 	Max    int64         // bytes that may wait; 64 MiB if zero
 	Every  time.Duration // how long events are gathered before they are imported; 100 ms if zero
 	Tables []*db.Table   // what other rows come with events, beside those of [Table]
-}
-
-// A window is the beginning of a file as the kernel has it in memory, with the
-// blocks of the disk that it needs. None, where that cannot be had: then all of
-// the file is written with write(2), as is what lies beyond a window. With it an
-// event costs two thirds of the processor time: the kernel is only asked for the
-// first of those on a page, after each fsync.
-type window []byte
-
-// spoolWindow is how long it is: as much as some thousand calls leave in the time
-// that events are gathered.
-const spoolWindow = 4 << 20
-
-// put copies a record to its place. The kernel says that it has no memory, or a
-// file system that writes each block anew no disk, by a fault.
-func (w window) put(record []byte, at int64) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		switch x := recover().(type) {
-		case nil:
-		case interface{ Addr() uintptr }:
-			err = fmt.Errorf("the disk does not take what is written: %v", x)
-		default:
-			panic(x)
-		}
-	}()
-	copy(w[at:], record)
-	return nil
 }
 
 // An entry is an event on its way into the database: what a record of a file
@@ -186,14 +155,13 @@ func (s *Spool) open() (err error) {
 		if err != nil {
 			return err
 		}
-		b, err := readSpool(s.files[i])
+		b, err := io.ReadAll(s.files[i])
 		if err != nil {
 			return err
 		}
 		turn, records, good := parseSpool(b)
 		turns[i], s.size[i], s.entries[i] = turn, good, int64(len(records))
 		s.taken += s.entries[i]
-		s.windows[i] = mapWindow(s.files[i], min(spoolWindow, s.max))
 	}
 	// The one that was appended to last goes on; the other is imported first.
 	if turns[1] > turns[0] {
@@ -207,19 +175,6 @@ func (s *Spool) open() (err error) {
 		signal(s.wake)
 	}
 	return nil
-}
-
-// readSpool reads a file, unless it was imported: then its beginning tells that.
-func readSpool(f *os.File) ([]byte, error) {
-	b := make([]byte, spoolHeader)
-	n, err := f.ReadAt(b, 0)
-	if err == nil && [8]byte(b[len(spoolMagic):]) != [8]byte{} {
-		return io.ReadAll(f)
-	}
-	if err == io.EOF {
-		err = nil
-	}
-	return b[:n], err
 }
 
 // parseSpool reads a file: its turn, its records, and how many bytes of it they
@@ -260,7 +215,7 @@ func checksum(turn uint64, body []byte) uint32 {
 }
 
 // Append keeps an event, and the rows that belong to it, until they are
-// imported together. It returns when it is written: then the event outlives this
+// imported together. It returns after the write: then the event outlives this
 // process.
 func (s *Spool) Append(p Prepared, with ...db.Row) error {
 	e := entry{tenant: p.tenant, event: p.event.ID, rows: append([]db.Row{p.Row()}, with...)}
@@ -357,7 +312,7 @@ func (s *Spool) write(record []byte, e entry) error {
 		return ErrSpoolFull.Because(s.failed)
 	}
 	i := s.active
-	size := s.size[i]
+	f, size := s.files[i], s.size[i]
 	binary.BigEndian.PutUint32(record[4:], checksum(s.turn, record[8:]))
 	if size == 0 {
 		record = append(binary.BigEndian.AppendUint64([]byte(spoolMagic), s.turn), record...)
@@ -365,13 +320,7 @@ func (s *Spool) write(record []byte, e entry) error {
 	if s.size[0]+s.size[1]+int64(len(record)) > s.max {
 		return ErrSpoolFull
 	}
-	var err error
-	if w := s.windows[i]; size+int64(len(record)) <= int64(len(w)) {
-		err = w.put(record, size)
-	} else {
-		_, err = s.files[i].WriteAt(record, size)
-	}
-	if err != nil {
+	if _, err := f.WriteAt(record, size); err != nil {
 		return ErrSpoolFull.Because(err) // the next one is written over what there is of it
 	}
 	if int64(len(s.held[i])) == s.entries[i] {
@@ -503,10 +452,6 @@ func (s *Spool) Close() error {
 }
 
 func (s *Spool) closeFiles() {
-	for i, w := range s.windows {
-		unmapWindow(w)
-		s.windows[i] = nil
-	}
 	for _, f := range append(s.files[:], s.lock) {
 		if f != nil {
 			_ = f.Close()
@@ -546,13 +491,13 @@ func (s *Spool) drain(ctx context.Context) error {
 	if err := s.log.fault("spool: before it is emptied"); err != nil {
 		return err
 	}
-	if _, err := f.WriteAt(make([]byte, 8), int64(len(spoolMagic))); err != nil {
-		return err
-	}
 	if size > spoolKeeps {
-		if err := f.Truncate(int64(len(s.windows[i]))); err != nil {
+		err := f.Truncate(0)
+		if err != nil {
 			return err
 		}
+	} else if _, err := f.WriteAt(make([]byte, 8), int64(len(spoolMagic))); err != nil {
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
