@@ -422,17 +422,8 @@ func checkRegistration(ctx context.Context, tx *db.Tx, id string, hash [32]byte)
 	return err
 }
 
-// A Placed is an agent of a tenant.
-type Placed struct {
-	Tenant estover.TenantID
-	ID     string
-}
-
 // ExpiredSince are the agents of all tenants whose time has run out since a
 // moment, and that are not retired.
-func ExpiredSince(ctx context.Context, tx *db.Tx, since time.Time) ([]Placed, error) {
-	return db.All(ctx, tx, func(scan func(...any) error) (p Placed, err error) {
-		err = scan(&p.Tenant, &p.ID)
-		return p, err
-	}, `select tenant_id, id from agent where expires_at > $1 and expires_at <= $2 and ended_at is null`, since, tx.Now())
+func ExpiredSince(ctx context.Context, tx *db.Tx, since time.Time) ([]db.Place, error) {
+	return db.All(ctx, tx, db.ScanPlace, `select tenant_id, id from agent where expires_at > $1 and expires_at <= $2 and ended_at is null`, since, tx.Now())
 }

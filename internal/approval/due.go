@@ -38,7 +38,7 @@ func (a *Approvals) EscalateDue(ctx context.Context) (int, error) {
 // that somebody else was quicker with is left alone.
 func (a *Approvals) eachDue(ctx context.Context, column, action string, fn func(tx *guard.Tx, r *Request) error) (done int, err error) {
 	for {
-		var all []place
+		var all []db.Place
 		err := a.guard.DB().View(ctx, "", func(tx *db.Tx) (err error) {
 			all, err = due(ctx, tx, column)
 			return err
@@ -48,9 +48,9 @@ func (a *Approvals) eachDue(ctx context.Context, column, action string, fn func(
 		}
 		before := done
 		for _, at := range all {
-			caller := estover.Caller{Tenant: at.tenant, Subject: estover.System("approval")}
-			err := a.guard.Do(ctx, caller, guard.Op{Action: action, Target: "request:" + at.id}, func(tx *guard.Tx) error {
-				r, err := lock(ctx, tx.Tx, at.id)
+			caller := estover.Caller{Tenant: at.Tenant, Subject: estover.System("approval")}
+			err := a.guard.Do(ctx, caller, guard.Op{Action: action, Target: "request:" + at.ID}, func(tx *guard.Tx) error {
+				r, err := lock(ctx, tx.Tx, at.ID)
 				if err != nil {
 					return err
 				}

@@ -191,18 +191,9 @@ func changed(n int64, err error) error {
 	return err
 }
 
-// A place is a request of some tenant.
-type place struct {
-	tenant estover.TenantID
-	id     string
-}
-
 // due finds requests of all tenants whose time in a column has come.
-func due(ctx context.Context, tx *db.Tx, column string) ([]place, error) {
-	return db.All(ctx, tx, func(scan func(...any) error) (at place, err error) {
-		err = scan(&at.tenant, &at.id)
-		return at, err
-	}, "select tenant_id, id from access_request where "+column+" <= $1 and "+open+" order by "+column+" limit 100", tx.Now())
+func due(ctx context.Context, tx *db.Tx, column string) ([]db.Place, error) {
+	return db.All(ctx, tx, db.ScanPlace, "select tenant_id, id from access_request where "+column+" <= $1 and "+open+" order by "+column+" limit 100", tx.Now())
 }
 
 // cancelSession cancels what waits for a session, and says for which agents.

@@ -187,14 +187,14 @@ func (d *Directory) BreakGlass(ctx context.Context, from estover.Caller, typed [
 // EndEmergencies disables the people whose time is over, of all tenants. They
 // cannot come in since that moment.
 func (d *Directory) EndEmergencies(ctx context.Context) error {
-	var due []personOf
+	var due []db.Place
 	err := d.guard.DB().View(ctx, "", func(tx *db.Tx) (err error) {
 		due, err = expiredPeople(ctx, tx)
 		return err
 	})
-	for _, one := range due {
-		system := estover.Caller{Tenant: one.tenant, Subject: estover.System("directory")}
-		_, failed := d.Disable(ctx, system, one.id, "The emergency is over.")
+	for _, at := range due {
+		system := estover.Caller{Tenant: at.Tenant, Subject: estover.System("directory")}
+		_, failed := d.Disable(ctx, system, at.ID, "The emergency is over.")
 		if errors.Is(failed, ErrLastAdmin) { // nobody else is one yet; these are none any more either
 			continue
 		}

@@ -608,16 +608,7 @@ func expirePerson(ctx context.Context, tx *db.Tx, id string, at time.Time) error
 	return err
 }
 
-// A personOf is a person of a tenant.
-type personOf struct {
-	tenant estover.TenantID
-	id     string
-}
-
 // expiredPeople are those whose own time is over and who are not disabled yet.
-func expiredPeople(ctx context.Context, tx *db.Tx) ([]personOf, error) {
-	return db.All(ctx, tx, func(scan func(...any) error) (one personOf, err error) {
-		err = scan(&one.tenant, &one.id)
-		return one, err
-	}, `select tenant_id, id from person where expires_at <= $1 and disabled_at is null order by expires_at limit 100`, tx.Now())
+func expiredPeople(ctx context.Context, tx *db.Tx) ([]db.Place, error) {
+	return db.All(ctx, tx, db.ScanPlace, `select tenant_id, id from person where expires_at <= $1 and disabled_at is null order by expires_at limit 100`, tx.Now())
 }

@@ -106,11 +106,11 @@ func (s *Sessions) ExpireDue(ctx context.Context) (int, error) {
 }
 
 // endDue ends what find finds, for a cause.
-func (s *Sessions) endDue(ctx context.Context, find func(context.Context, *db.Tx) ([]place, error), cause string,
+func (s *Sessions) endDue(ctx context.Context, find func(context.Context, *db.Tx) ([]db.Place, error), cause string,
 	mark func(ctx context.Context, tx *db.Tx, id, cause string) ([]Session, error),
 ) (count int, err error) {
 	for {
-		var due []place
+		var due []db.Place
 		err := s.guard.DB().View(ctx, "", func(tx *db.Tx) (err error) {
 			due, err = find(ctx, tx)
 			return err
@@ -120,10 +120,10 @@ func (s *Sessions) endDue(ctx context.Context, find func(context.Context, *db.Tx
 		}
 		before := count
 		for _, at := range due {
-			op := guard.Op{Action: "session.end", Target: "session:" + at.id, Session: at.id, Detail: map[string]any{"cause": cause}}
-			caller := estover.Caller{Tenant: at.tenant, Subject: estover.System("session")}
+			op := guard.Op{Action: "session.end", Target: "session:" + at.ID, Session: at.ID, Detail: map[string]any{"cause": cause}}
+			caller := estover.Caller{Tenant: at.Tenant, Subject: estover.System("session")}
 			err := s.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
-				ended, err := s.end(ctx, tx, cause, func() ([]Session, error) { return mark(ctx, tx.Tx, at.id, cause) })
+				ended, err := s.end(ctx, tx, cause, func() ([]Session, error) { return mark(ctx, tx.Tx, at.ID, cause) })
 				if err == nil && len(ended) == 0 {
 					return ErrEnded // by somebody else, or with its parent, meanwhile
 				}
@@ -153,7 +153,7 @@ func (s *Sessions) endIdle(ctx context.Context) (int, error) {
 	if up := now.Sub(s.since); up < idleGrace {
 		most = up
 	}
-	find := func(ctx context.Context, tx *db.Tx) ([]place, error) { return findIdle(ctx, tx, before, most) }
+	find := func(ctx context.Context, tx *db.Tx) ([]db.Place, error) { return findIdle(ctx, tx, before, most) }
 	return s.endDue(ctx, find, idleCause, func(ctx context.Context, tx *db.Tx, id, cause string) ([]Session, error) {
 		return endIdle(ctx, tx, id, cause, before)
 	})

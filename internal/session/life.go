@@ -117,7 +117,7 @@ const (
 // written yet.
 type activity struct {
 	mu   sync.Mutex
-	last map[place]*use
+	last map[db.Place]*use
 }
 
 type use struct {
@@ -134,11 +134,11 @@ func (s *Sessions) Seen(tenant estover.TenantID, id string, idle time.Duration) 
 	now := s.guard.DB().Now()
 	s.seen.mu.Lock()
 	defer s.seen.mu.Unlock()
-	at := place{tenant, id}
+	at := db.Place{Tenant: tenant, ID: id}
 	u := s.seen.last[at]
 	if u == nil {
 		if s.seen.last == nil {
-			s.seen.last = map[place]*use{}
+			s.seen.last = map[db.Place]*use{}
 		}
 		u = &use{idle: idle}
 		s.seen.last[at] = u
@@ -155,10 +155,10 @@ func (s *Sessions) saveSeen(ctx context.Context, all bool) error {
 	for at, u := range s.seen.last {
 		switch {
 		case u.at.After(u.saved) && (all || now.Sub(u.saved) >= min(u.idle/4, time.Minute)):
-			if due[at.tenant] == nil {
-				due[at.tenant] = map[string]time.Time{}
+			if due[at.Tenant] == nil {
+				due[at.Tenant] = map[string]time.Time{}
 			}
-			due[at.tenant][at.id] = u.at
+			due[at.Tenant][at.ID] = u.at
 		case now.Sub(u.at) > u.idle:
 			delete(s.seen.last, at)
 		}
@@ -178,7 +178,7 @@ func (s *Sessions) saveSeen(ctx context.Context, all bool) error {
 		}
 		s.seen.mu.Lock()
 		for id, at := range sessions {
-			if u := s.seen.last[place{tenant, id}]; u != nil {
+			if u := s.seen.last[db.Place{Tenant: tenant, ID: id}]; u != nil {
 				u.saved = at
 			}
 		}

@@ -88,7 +88,7 @@ func (s *Sessions) endParts(ctx context.Context, tx *guard.Tx, sessions []string
 // node.
 type leftovers struct {
 	mu   sync.Mutex
-	here map[place]*doing
+	here map[db.Place]*doing
 	wake chan struct{}
 }
 
@@ -107,7 +107,7 @@ func (s *Sessions) touched(tenant estover.TenantID, kind, id string) {
 		return
 	}
 	if slices.ContainsFunc(s.parts, func(p Part) bool { return p.Here != nil }) {
-		go s.finishHere(place{tenant, id})
+		go s.finishHere(db.Place{Tenant: tenant, ID: id})
 	}
 	select {
 	case s.left.wake <- struct{}{}:
@@ -117,10 +117,10 @@ func (s *Sessions) touched(tenant estover.TenantID, kind, id string) {
 
 // finishHere has every part end what a session holds on this node, if the
 // session has ended. What fails is done again by [Sessions.Run].
-func (s *Sessions) finishHere(at place) {
+func (s *Sessions) finishHere(at db.Place) {
 	s.left.mu.Lock()
 	if s.left.here == nil {
-		s.left.here = map[place]*doing{}
+		s.left.here = map[db.Place]*doing{}
 	}
 	d := s.left.here[at]
 	if d == nil {
@@ -139,7 +139,7 @@ func (s *Sessions) finishHere(at place) {
 		err := s.here(ctx, at)
 		cancel()
 		if err != nil {
-			s.Logger.Error("something of a session could not be ended on this node yet", "session", at.id, "error", err)
+			s.Logger.Error("something of a session could not be ended on this node yet", "session", at.ID, "error", err)
 		}
 		s.left.mu.Lock()
 		switch {
@@ -157,8 +157,8 @@ func (s *Sessions) finishHere(at place) {
 	}
 }
 
-func (s *Sessions) here(ctx context.Context, at place) error {
-	one, err := s.copies.Get(ctx, at.tenant, at.id)
+func (s *Sessions) here(ctx context.Context, at db.Place) error {
+	one, err := s.copies.Get(ctx, at.Tenant, at.ID)
 	if err == nil && one.EndedAt.IsZero() {
 		return nil
 	}
@@ -166,7 +166,7 @@ func (s *Sessions) here(ctx context.Context, at place) error {
 		if p.Here == nil {
 			continue
 		}
-		if failed := job.Guarded(func() error { return p.Here(ctx, at.tenant, at.id, err == nil) }); failed != nil {
+		if failed := job.Guarded(func() error { return p.Here(ctx, at.Tenant, at.ID, err == nil) }); failed != nil {
 			return fmt.Errorf("the %s: %w", p.Name, failed)
 		}
 	}
@@ -213,7 +213,7 @@ func (s *Sessions) Run(ctx context.Context) error {
 }
 
 // due are the sessions of which something is to be tried again.
-func (l *leftovers) due() (again []place) {
+func (l *leftovers) due() (again []db.Place) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for at, d := range l.here {
@@ -252,7 +252,7 @@ func (s *Sessions) FinishDue(ctx context.Context) (int, error) {
 func (s *Sessions) finish(ctx context.Context, st step) bool {
 	after := s.after(st.part)
 	mine := false
-	err := s.guard.DB().Do(ctx, st.tenant, func(tx *db.Tx) (err error) {
+	err := s.guard.DB().Do(ctx, st.Tenant, func(tx *db.Tx) (err error) {
 		mine, err = takeStep(ctx, tx, st, s.Node, tx.Now().Add(takenTime))
 		return err
 	})
@@ -261,20 +261,20 @@ func (s *Sessions) finish(ctx context.Context, st step) bool {
 	}
 	if err == nil && after != nil { // a part that there is no more has nothing more to end
 		limited, cancel := context.WithTimeout(ctx, afterTime)
-		err = job.Guarded(func() error { return after(limited, st.tenant, st.id) })
+		err = job.Guarded(func() error { return after(limited, st.Tenant, st.ID) })
 		cancel()
 	}
 	if err == nil {
-		err = s.guard.DB().Do(ctx, st.tenant, func(tx *db.Tx) error { return endStep(ctx, tx, st) })
+		err = s.guard.DB().Do(ctx, st.Tenant, func(tx *db.Tx) error { return endStep(ctx, tx, st) })
 	}
 	if err == nil || ctx.Err() != nil {
 		return err == nil
 	}
-	s.Logger.Error("something of a session could not be ended yet", "session", st.id, "part", st.part, "error", err)
-	if err := s.guard.DB().Do(ctx, st.tenant, func(tx *db.Tx) error {
+	s.Logger.Error("something of a session could not be ended yet", "session", st.ID, "part", st.part, "error", err)
+	if err := s.guard.DB().Do(ctx, st.Tenant, func(tx *db.Tx) error {
 		return putOff(ctx, tx, st, db.Short(err.Error()), tx.Now().Add(wait(st.tries)))
 	}); err != nil && ctx.Err() == nil {
-		s.Logger.Error("that it is to be done again could not be written; it is, in a minute", "session", st.id, "part", st.part, "error", err)
+		s.Logger.Error("that it is to be done again could not be written; it is, in a minute", "session", st.ID, "part", st.part, "error", err)
 	}
 	return false
 }

@@ -242,7 +242,7 @@ func New(g *guard.Guard, c Config, parts ...Part) *Sessions {
 		c.Logger = slog.Default()
 	}
 	s := &Sessions{
-		Config: c, guard: g, parts: parts, keys: keys{byThumbprint: map[string]place{}}, since: g.DB().Now(),
+		Config: c, guard: g, parts: parts, keys: keys{byThumbprint: map[string]db.Place{}}, since: g.DB().Now(),
 		copies: guard.NewCache(g, Kind, find), ambient: guard.NewCache(g, ambientKind, findAmbient),
 		left: leftovers{wake: make(chan struct{}, 1)},
 	}
@@ -569,12 +569,12 @@ func (s *Sessions) ByKey(ctx context.Context, key string) (estover.TenantID, *Se
 			}
 			s.keys.put(key, at)
 		}
-		copied, err := s.copies.Get(ctx, at.tenant, at.id)
+		copied, err := s.copies.Get(ctx, at.Tenant, at.ID)
 		if err == nil {
 			err = copied.live(s.guard.DB().Now())
 		}
 		if err == nil {
-			return at.tenant, copied, nil
+			return at.Tenant, copied, nil
 		}
 		s.keys.drop(key)
 		if !known || !errors.Is(err, ErrEnded) {
@@ -601,25 +601,20 @@ func thumbprint(s string) bool {
 // without a look at the session.
 type keys struct {
 	mu           sync.Mutex
-	byThumbprint map[string]place
-}
-
-type place struct {
-	tenant estover.TenantID
-	id     string
+	byThumbprint map[string]db.Place
 }
 
 // maxKeys bounds what is remembered.
 const maxKeys = 100_000
 
-func (k *keys) get(key string) (place, bool) {
+func (k *keys) get(key string) (db.Place, bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	at, ok := k.byThumbprint[key]
 	return at, ok
 }
 
-func (k *keys) put(key string, at place) {
+func (k *keys) put(key string, at db.Place) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if len(k.byThumbprint) >= maxKeys {

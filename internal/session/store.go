@@ -74,8 +74,8 @@ func findAmbientFor(ctx context.Context, tx *db.Tx, agent, purpose string) (*Ses
 }
 
 // findKey reads where the open session of a certificate is, in any tenant.
-func findKey(ctx context.Context, tx *db.Tx, key string) (at place, err error) {
-	at, err = scanPlace(tx.QueryRow(ctx, `select tenant_id, id from session where key_thumbprint = $1 and ended_at is null`, key).Scan)
+func findKey(ctx context.Context, tx *db.Tx, key string) (at db.Place, err error) {
+	at, err = db.ScanPlace(tx.QueryRow(ctx, `select tenant_id, id from session where key_thumbprint = $1 and ended_at is null`, key).Scan)
 	if errors.Is(err, db.ErrNoRows) {
 		return at, ErrNotFound
 	}
@@ -83,20 +83,15 @@ func findKey(ctx context.Context, tx *db.Tx, key string) (at place, err error) {
 }
 
 // findDue reads which open sessions are over their time, in all tenants.
-func findDue(ctx context.Context, tx *db.Tx) ([]place, error) {
-	return db.All(ctx, tx, scanPlace, `select tenant_id, id from session where ended_at is null and expires_at <= $1 order by expires_at limit 256`, tx.Now())
+func findDue(ctx context.Context, tx *db.Tx) ([]db.Place, error) {
+	return db.All(ctx, tx, db.ScanPlace, `select tenant_id, id from session where ended_at is null and expires_at <= $1 order by expires_at limit 256`, tx.Now())
 }
 
 // findIdle reads which open sessions, of idle times up to one, nobody has used
 // for so long that they end, in all tenants.
-func findIdle(ctx context.Context, tx *db.Tx, before time.Time, most time.Duration) ([]place, error) {
-	return db.All(ctx, tx, scanPlace, `select tenant_id, id from session where ended_at is null and idle_at <= $1 and idle_us <= $2 order by idle_at limit 256`,
+func findIdle(ctx context.Context, tx *db.Tx, before time.Time, most time.Duration) ([]db.Place, error) {
+	return db.All(ctx, tx, db.ScanPlace, `select tenant_id, id from session where ended_at is null and idle_at <= $1 and idle_us <= $2 order by idle_at limit 256`,
 		before, most.Microseconds())
-}
-
-func scanPlace(scan func(...any) error) (at place, err error) {
-	err = scan(&at.tenant, &at.id)
-	return at, err
 }
 
 // insert writes a session. It reports false, and writes nothing, if the agent
@@ -179,7 +174,7 @@ func addStep(ctx context.Context, tx *db.Tx, session, part string, due time.Time
 
 // A step is what a part has still to do for a session that has ended.
 type step struct {
-	place
+	db.Place
 	part  string
 	tries int64
 }
@@ -187,7 +182,7 @@ type step struct {
 // dueSteps reads what is due of all tenants.
 func dueSteps(ctx context.Context, tx *db.Tx) ([]step, error) {
 	return db.All(ctx, tx, func(scan func(...any) error) (st step, err error) {
-		err = scan(&st.tenant, &st.id, &st.part, &st.tries)
+		err = scan(&st.Tenant, &st.ID, &st.part, &st.tries)
 		return st, err
 	}, `select tenant_id, session_id, part, tries from session_step where due_at <= $1 order by due_at limit 256`, tx.Now())
 }
@@ -196,7 +191,7 @@ func dueSteps(ctx context.Context, tx *db.Tx) ([]step, error) {
 // another does.
 func takeStep(ctx context.Context, tx *db.Tx, st step, node string, until time.Time) (bool, error) {
 	n, err := tx.Exec(ctx, `update session_step set due_at = $4, tries = tries + 1, claimed_by = $6
-		where tenant_id = $1 and session_id = $2 and part = $3 and tries = $5`, tx.Tenant(), st.id, st.part, until, st.tries, node)
+		where tenant_id = $1 and session_id = $2 and part = $3 and tries = $5`, tx.Tenant(), st.ID, st.part, until, st.tries, node)
 	return n == 1, err
 }
 
@@ -208,14 +203,14 @@ func releaseSteps(ctx context.Context, tx *db.Tx, node string) error {
 }
 
 func endStep(ctx context.Context, tx *db.Tx, st step) error {
-	_, err := tx.Exec(ctx, `delete from session_step where tenant_id = $1 and session_id = $2 and part = $3`, tx.Tenant(), st.id, st.part)
+	_, err := tx.Exec(ctx, `delete from session_step where tenant_id = $1 and session_id = $2 and part = $3`, tx.Tenant(), st.ID, st.part)
 	return err
 }
 
 // putOff stores why a step could not be done, and when it is tried again.
 func putOff(ctx context.Context, tx *db.Tx, st step, why string, due time.Time) error {
 	_, err := tx.Exec(ctx, `update session_step set due_at = $4, error = $5, claimed_by = '' where tenant_id = $1 and session_id = $2 and part = $3`,
-		tx.Tenant(), st.id, st.part, due, why)
+		tx.Tenant(), st.ID, st.part, due, why)
 	return err
 }
 

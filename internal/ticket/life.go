@@ -270,7 +270,7 @@ func (t *Tickets) Holds(ctx context.Context, one *Ticket) error {
 // ExpireDue ends the tickets whose time is over and with which something ends, of
 // all tenants. Of the others nobody needs to hear.
 func (t *Tickets) ExpireDue(ctx context.Context) error {
-	var due []place
+	var due []db.Place
 	if err := t.guard.DB().View(ctx, "", func(tx *db.Tx) (err error) {
 		due, err = findDue(ctx, tx)
 		return err
@@ -279,10 +279,10 @@ func (t *Tickets) ExpireDue(ctx context.Context) error {
 	}
 	var failed []error
 	for _, at := range due { // one that cannot be ended does not keep the others
-		op := guard.Op{Action: "ticket.expire", Target: "ticket:" + at.id, Effect: guard.Deletes}
-		caller := estover.Caller{Tenant: at.tenant, Subject: estover.System("ticket")}
+		op := guard.Op{Action: "ticket.expire", Target: "ticket:" + at.ID, Effect: guard.Deletes}
+		caller := estover.Caller{Tenant: at.Tenant, Subject: estover.System("ticket")}
 		if err := t.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
-			_, err := t.end(ctx, tx, func() ([]string, error) { return endTree(ctx, tx.Tx, at.id) })
+			_, err := t.end(ctx, tx, func() ([]string, error) { return endTree(ctx, tx.Tx, at.ID) })
 			return err
 		}); err != nil {
 			failed = append(failed, err)

@@ -199,19 +199,10 @@ func setHolds(ctx context.Context, tx *db.Tx, id string) error {
 	return err
 }
 
-// place is a ticket of a tenant.
-type place struct {
-	tenant estover.TenantID
-	id     string
-}
-
 // findDue reads which tickets are over their time and hold something, of all
 // tenants.
-func findDue(ctx context.Context, tx *db.Tx) ([]place, error) {
-	return db.All(ctx, tx, func(columns func(...any) error) (at place, err error) {
-		err = columns(&at.tenant, &at.id)
-		return at, err
-	}, `select tenant_id, id from ticket where holds and ended_at is null and expires_at <= $1 order by expires_at limit 256`, tx.Now())
+func findDue(ctx context.Context, tx *db.Tx) ([]db.Place, error) {
+	return db.All(ctx, tx, db.ScanPlace, `select tenant_id, id from ticket where holds and ended_at is null and expires_at <= $1 order by expires_at limit 256`, tx.Now())
 }
 
 // sweepBatch is how many rows one transaction of a sweep takes away.

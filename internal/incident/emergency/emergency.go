@@ -459,22 +459,17 @@ func (x *Emergencies) injected(ctx context.Context, tx *db.Tx, e Emergency) (int
 // Resume goes on with what is not done, of all tenants. It is called every few
 // seconds.
 func (x *Emergencies) Resume(ctx context.Context) error {
-	var open []place
+	var open []db.Place
 	err := x.Guard.DB().View(ctx, "", func(tx *db.Tx) (err error) {
 		open, err = unfinished(ctx, tx)
 		return err
 	})
 	for _, at := range open {
-		if _, failed := x.work(ctx, at.tenant, at.id); failed != nil {
+		if _, failed := x.work(ctx, at.Tenant, at.ID); failed != nil {
 			err = errors.Join(err, failed)
 		}
 	}
 	return err
-}
-
-type place struct {
-	tenant estover.TenantID
-	id     string
 }
 
 // work does what can be done of an emergency now, and reports.

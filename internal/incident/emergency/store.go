@@ -105,11 +105,8 @@ func reported(ctx context.Context, tx *db.Tx, e *Emergency) error {
 }
 
 // unfinished are those of all tenants of which something is not done.
-func unfinished(ctx context.Context, tx *db.Tx) ([]place, error) {
-	return db.All(ctx, tx, func(scan func(...any) error) (at place, err error) {
-		err = scan(&at.tenant, &at.id)
-		return at, err
-	}, `select tenant_id, id from emergency_rotation where done_at is null order by at limit 100`)
+func unfinished(ctx context.Context, tx *db.Tx) ([]db.Place, error) {
+	return db.All(ctx, tx, db.ScanPlace, `select tenant_id, id from emergency_rotation where done_at is null order by at limit 100`)
 }
 
 func newest(ctx context.Context, tx *db.Tx, limit int) ([]Emergency, error) {

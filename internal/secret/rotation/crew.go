@@ -24,7 +24,7 @@ const (
 
 // A task is a rotation at which there is something to do.
 type task struct {
-	place
+	db.Place
 	target string
 	failed bool // the last time
 }
@@ -35,22 +35,22 @@ type crew struct {
 	all     int
 	failed  int
 	tenants map[estover.TenantID]int
-	targets map[place]int
+	targets map[db.Place]int
 }
 
 // take takes a turn for a task, if there is one for it.
 func (c *crew) take(t task) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	at := place{t.tenant, t.target}
-	if c.all >= atOnce || c.tenants[t.tenant] >= ofTenant || c.targets[at] >= perTarget || t.failed && c.failed >= failing {
+	at := db.Place{Tenant: t.Tenant, ID: t.target}
+	if c.all >= atOnce || c.tenants[t.Tenant] >= ofTenant || c.targets[at] >= perTarget || t.failed && c.failed >= failing {
 		return false
 	}
 	if c.tenants == nil {
-		c.tenants, c.targets = map[estover.TenantID]int{}, map[place]int{}
+		c.tenants, c.targets = map[estover.TenantID]int{}, map[db.Place]int{}
 	}
 	c.all++
-	c.tenants[t.tenant]++
+	c.tenants[t.Tenant]++
 	c.targets[at]++
 	if t.failed {
 		c.failed++
@@ -62,13 +62,13 @@ func (c *crew) take(t task) bool {
 func (c *crew) leave(t task) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	at := place{t.tenant, t.target}
+	at := db.Place{Tenant: t.Tenant, ID: t.target}
 	c.all--
 	if t.failed {
 		c.failed--
 	}
-	if c.tenants[t.tenant]--; c.tenants[t.tenant] == 0 {
-		delete(c.tenants, t.tenant)
+	if c.tenants[t.Tenant]--; c.tenants[t.Tenant] == 0 {
+		delete(c.tenants, t.Tenant)
 	}
 	if c.targets[at]--; c.targets[at] == 0 {
 		delete(c.targets, at)
@@ -111,26 +111,26 @@ func (x *Rotations) Work(ctx context.Context) error {
 
 // begin starts on what is due and has a turn, but for what was tried before, and says
 // how much that is. It tells done of each that has gone well.
-func (x *Rotations) begin(ctx context.Context, busy *sync.WaitGroup, tried map[place]bool, done func()) (begun int, err error) {
+func (x *Rotations) begin(ctx context.Context, busy *sync.WaitGroup, tried map[db.Place]bool, done func()) (begun int, err error) {
 	var due []task
 	err = x.Guard.DB().View(ctx, "", func(tx *db.Tx) (err error) {
 		due, err = findDue(ctx, tx)
 		return err
 	})
 	for _, t := range due {
-		if tried[t.place] || !x.crew.take(t) {
+		if tried[t.Place] || !x.crew.take(t) {
 			continue
 		}
 		if begun++; tried != nil {
-			tried[t.place] = true
+			tried[t.Place] = true
 		}
 		busy.Go(func() {
 			defer x.crew.leave(t)
-			switch err := job.Guarded(func() error { return x.advance(ctx, t.tenant, t.id) }); {
+			switch err := job.Guarded(func() error { return x.advance(ctx, t.Tenant, t.ID) }); {
 			case err == nil:
 				defer done() // after the turn is free
 			case !errors.Is(err, errLost) && ctx.Err() == nil:
-				x.Logger.Error("a rotation could not be worked at", "secret", t.id, "error", err)
+				x.Logger.Error("a rotation could not be worked at", "secret", t.ID, "error", err)
 			}
 		})
 	}

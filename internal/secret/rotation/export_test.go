@@ -29,13 +29,13 @@ type Crew struct{ crew }
 
 // Take takes a turn for a rotation of a tenant at a target.
 func (c *Crew) Take(tenant estover.TenantID, target string, failed bool) bool {
-	return c.take(task{place{tenant, target}, target, failed})
+	return c.take(task{db.Place{Tenant: tenant, ID: target}, target, failed})
 }
 
 // RunDue does what [Rotations.Work] does once, and returns when nothing more can be
 // done at once.
 func (x *Rotations) RunDue(ctx context.Context) error {
-	tried := map[place]bool{}
+	tried := map[db.Place]bool{}
 	for {
 		var busy sync.WaitGroup
 		n, err := x.begin(ctx, &busy, tried, func() {})
@@ -52,7 +52,7 @@ func (x *Rotations) DueNow(ctx context.Context) (list []string, err error) {
 	err = x.Guard.DB().View(ctx, "", func(tx *db.Tx) error {
 		due, err := findDue(ctx, tx)
 		for _, t := range due {
-			list = append(list, string(t.tenant)+"/"+t.target)
+			list = append(list, string(t.Tenant)+"/"+t.target)
 		}
 		return err
 	})

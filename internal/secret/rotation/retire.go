@@ -591,7 +591,7 @@ func (x *Rotations) leave(ctx context.Context) error {
 // has risen (R10), and lets rotations begin again at targets whose check has gone
 // well since they were stopped (R11). It is called every minute.
 func (x *Rotations) Plan(ctx context.Context) error {
-	var all, stopped []place
+	var all, stopped []db.Place
 	err := x.Guard.DB().View(ctx, "", func(tx *db.Tx) (err error) {
 		if stopped, err = findStopped(ctx, tx); err == nil {
 			all, err = byRisk(ctx, tx)
@@ -599,7 +599,7 @@ func (x *Rotations) Plan(ctx context.Context) error {
 		return err
 	})
 	for _, at := range stopped {
-		err = errors.Join(err, x.checked(ctx, at.tenant, at.id))
+		err = errors.Join(err, x.checked(ctx, at.Tenant, at.ID))
 	}
 	for _, at := range all {
 		err = errors.Join(err, x.bringForward(ctx, at))
@@ -607,16 +607,16 @@ func (x *Rotations) Plan(ctx context.Context) error {
 	return err
 }
 
-func (x *Rotations) bringForward(ctx context.Context, at place) error {
+func (x *Rotations) bringForward(ctx context.Context, at db.Place) error {
 	var r Rotation
-	err := x.Guard.DB().View(ctx, at.tenant, func(tx *db.Tx) (err error) {
-		r, err = find(ctx, tx, at.id)
+	err := x.Guard.DB().View(ctx, at.Tenant, func(tx *db.Tx) (err error) {
+		r, err = find(ctx, tx, at.ID)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	risk, err := x.risk(ctx, at.tenant, r.Path)
+	risk, err := x.risk(ctx, at.Tenant, r.Path)
 	if err != nil {
 		return err
 	}
@@ -628,7 +628,7 @@ func (x *Rotations) bringForward(ctx context.Context, at place) error {
 		return nil
 	}
 	op := guard.Op{Action: "rotation.bring_forward", Target: target(r.Path), Detail: map[string]any{"risk": risk, "due_at": due, "was": r.DueAt}}
-	err = x.Guard.Do(ctx, system(at.tenant), op, func(tx *guard.Tx) error {
+	err = x.Guard.Do(ctx, system(at.Tenant), op, func(tx *guard.Tx) error {
 		n := r
 		n.DueAt = due
 		n.wait()

@@ -142,13 +142,13 @@ var ErrShared = &estover.Error{Kind: estover.Invalid, Code: "rotation_locks_out"
 // another server that has this secret. Whose secret that is, is told to whoever may know.
 // Near are the targets at the same server.
 func (x *Rotations) shared(ctx context.Context, c estover.Caller, at Target, path string, users ...string) (near []string, err error) {
-	var all []place
+	var all []db.Place
 	err = x.Guard.DB().View(ctx, c.Tenant, func(tx *db.Tx) (err error) {
 		all, err = allTargets(ctx, tx)
 		return err
 	})
 	for _, one := range all {
-		o, err := x.Target(ctx, c.Tenant, one.id)
+		o, err := x.Target(ctx, c.Tenant, one.ID)
 		switch {
 		case estover.KindOf(err) == estover.NotFound: // removed a moment ago
 			continue

@@ -28,12 +28,6 @@ const (
 	askAgain   = 15 * time.Second // whether somebody still uses a version is looked again, or sooner if its grace is short
 )
 
-// A place is a rotation of a tenant, or a target.
-type place struct {
-	tenant estover.TenantID
-	id     string
-}
-
 // advance claims a rotation and does what can be done of it now. It returns
 // errLost if another node has it, or there is nothing to do yet.
 func (x *Rotations) advance(ctx context.Context, tenant estover.TenantID, id string) error {

@@ -185,11 +185,6 @@ func end(ctx context.Context, tx *db.Tx, r Rotation) error {
 	return err
 }
 
-func scanPlace(columns func(...any) error) (at place, err error) {
-	err = columns(&at.tenant, &at.id)
-	return at, err
-}
-
 // findDue are the rotations of all tenants at which there is something to do and
 // no node works: of each target those that have waited longest. First comes one of each
 // tenant, and of its targets one of each, so that nobody's many keep others from being
@@ -197,7 +192,7 @@ func scanPlace(columns func(...any) error) (at place, err error) {
 func findDue(ctx context.Context, tx *db.Tx) ([]task, error) {
 	return db.All(ctx, tx, func(columns func(...any) error) (t task, err error) {
 		var tries int64
-		err = columns(&t.tenant, &t.id, &t.target, &tries)
+		err = columns(&t.Tenant, &t.ID, &t.target, &tries)
 		t.failed = tries > 0
 		return t, err
 	}, `select tenant_id, secret_id, target_id, tries from (
@@ -209,13 +204,13 @@ func findDue(ctx context.Context, tx *db.Tx) ([]task, error) {
 }
 
 // byRisk are the rotations of all tenants whose schedule may be another today.
-func byRisk(ctx context.Context, tx *db.Tx) ([]place, error) {
-	return db.All(ctx, tx, scanPlace, `select tenant_id, secret_id from rotation where ended_at is null and step = 'idle' and due_at is not null`)
+func byRisk(ctx context.Context, tx *db.Tx) ([]db.Place, error) {
+	return db.All(ctx, tx, db.ScanPlace, `select tenant_id, secret_id from rotation where ended_at is null and step = 'idle' and due_at is not null`)
 }
 
 // allTargets are those of the tenant.
-func allTargets(ctx context.Context, tx *db.Tx) ([]place, error) {
-	return db.All(ctx, tx, scanPlace, `select tenant_id, id from secret_target where tenant_id = $1 and ended_at is null order by name`, tx.Tenant())
+func allTargets(ctx context.Context, tx *db.Tx) ([]db.Place, error) {
+	return db.All(ctx, tx, db.ScanPlace, `select tenant_id, id from secret_target where tenant_id = $1 and ended_at is null order by name`, tx.Tenant())
 }
 
 func countLate(ctx context.Context, tx *db.Tx) (n int64, err error) {
@@ -265,8 +260,8 @@ func stoppedAt(ctx context.Context, tx *db.Tx, target string) (at time.Time, err
 }
 
 // findStopped are the targets of all tenants at which rotations are stopped.
-func findStopped(ctx context.Context, tx *db.Tx) ([]place, error) {
-	return db.All(ctx, tx, scanPlace, `select tenant_id, target_id from rotation_target where stopped_at is not null`)
+func findStopped(ctx context.Context, tx *db.Tx) ([]db.Place, error) {
+	return db.All(ctx, tx, db.ScanPlace, `select tenant_id, target_id from rotation_target where stopped_at is not null`)
 }
 
 // done counts a rotation out at its target.

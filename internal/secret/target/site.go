@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"estover.dev"
+	"estover.dev/internal/db"
 	"estover.dev/internal/guard"
 	"estover.dev/internal/job"
 	"estover.dev/internal/secret"
@@ -62,7 +63,7 @@ const making = 8
 func (t *Targets) site(tenant estover.TenantID, id string) *site {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	at := place{tenant, id}
+	at := db.Place{Tenant: tenant, ID: id}
 	s := t.open[at]
 	if s == nil {
 		s = &site{wait: firstWait}

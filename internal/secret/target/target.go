@@ -126,13 +126,7 @@ type Targets struct {
 	names   *guard.Cache[string] // ids by names
 
 	mu   sync.Mutex
-	open map[place]*site
-}
-
-// place is a target of a tenant.
-type place struct {
-	tenant estover.TenantID
-	id     string
+	open map[db.Place]*site
 }
 
 // Kind is what events that touch a target call it.
@@ -146,7 +140,7 @@ func New(g *guard.Guard, s *secret.Secrets, o Options) *Targets {
 	if o.InUse == nil {
 		o.InUse = func(context.Context, *db.Tx, *Target) (string, error) { return "", nil }
 	}
-	t := &Targets{guard: g, secrets: s, o: o, kinds: map[string]engine.Kind{}, open: map[place]*site{}}
+	t := &Targets{guard: g, secrets: s, o: o, kinds: map[string]engine.Kind{}, open: map[db.Place]*site{}}
 	for _, k := range o.Kinds {
 		t.kinds[k.Name] = k
 	}

@@ -395,18 +395,10 @@ func deleteSync(ctx context.Context, tx *db.Tx, id string) error {
 	return err
 }
 
-type dueSync struct {
-	tenant estover.TenantID
-	id     string
-}
-
 // dueSyncs are those of all tenants that are to be looked at, and those whose secret
 // has another version than is there and that have not failed.
-func dueSyncs(ctx context.Context, tx *db.Tx) ([]dueSync, error) {
-	return db.All(ctx, tx, func(columns func(...any) error) (d dueSync, err error) {
-		err = columns(&d.tenant, &d.id)
-		return d, err
-	}, `select y.tenant_id, y.id`+syncTables+`
+func dueSyncs(ctx context.Context, tx *db.Tx) ([]db.Place, error) {
+	return db.All(ctx, tx, db.ScanPlace, `select y.tenant_id, y.id`+syncTables+`
 		where (y.next_at <= $1 or (y.cursor <> s.current_version and y.drift = '' and y.tries = 0)) and (y.claimed_until is null or y.claimed_until <= $1)
 			and t.ended_at is null
 		order by y.next_at limit 200`, tx.Now())

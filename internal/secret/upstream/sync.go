@@ -400,7 +400,7 @@ func after(sent []byte, n int64) (left []byte) {
 // PushDue pushes what is to be in stores and is not, and looks from time to time
 // whether somebody else has changed what stands there. It is called every second.
 func (x *Stores) PushDue(ctx context.Context) error {
-	var due []dueSync
+	var due []db.Place
 	err := x.Guard.DB().View(ctx, "", func(tx *db.Tx) (err error) {
 		due, err = dueSyncs(ctx, tx)
 		return err
@@ -410,8 +410,8 @@ func (x *Stores) PushDue(ctx context.Context) error {
 	}
 	down := &outages{found: map[storeKey]error{}}
 	return sideBySide(len(due), func(i int) error {
-		if err := x.push(ctx, due[i].tenant, due[i].id, down); err != nil && !errors.Is(err, errLost) {
-			return fmt.Errorf("pushing %s: %w", due[i].id, err)
+		if err := x.push(ctx, due[i].Tenant, due[i].ID, down); err != nil && !errors.Is(err, errLost) {
+			return fmt.Errorf("pushing %s: %w", due[i].ID, err)
 		}
 		return nil
 	})
