@@ -121,8 +121,11 @@ func TestDemoRunsThrough(t *testing.T) {
 	p := perform(t)
 	begun := time.Now()
 	err := e2etest.Finish(p.cmd)
-	if took := time.Since(begun); took > time.Minute {
-		t.Errorf("it took %v, want less than a minute", took)
+	// A third of a minute where nothing else is at work, and promised is one.
+	if took := time.Since(begun); took > 100*time.Second {
+		t.Errorf("it took %v", took)
+	} else {
+		t.Logf("it took %v", took)
 	}
 	if want := "\n\ndemo: 7 of 7 beats held\n"; err != nil || !strings.HasSuffix(p.out.String(), want) {
 		t.Errorf("it ends with %v, want success and at the end %q:\n%s", err, want, p.out)
