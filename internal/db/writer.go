@@ -314,7 +314,8 @@ type rested struct {
 
 // alive looks at what appends rest on: many rest on the same row, an agent's grant, and
 // of each table the rows of a tenant are asked for by one statement. One for each of them
-// was 4 % of a refresh.
+// was 4 % of a refresh. It looks before any of them takes a step: whoever rests on what
+// another one ends in the same commit came before him.
 func (w *writer) alive(appends []*job) (map[rested]bool, error) {
 	defer w.run.finish()
 	alive := map[rested]bool{}
