@@ -198,13 +198,8 @@ func spending(ctx context.Context, tx *db.Tx, id string) (s Spent, err error) {
 
 // works reports whether somebody is among those who work on a grant.
 func works(ctx context.Context, tx *db.Tx, id string, w Worker) (bool, error) {
-	var one int
-	err := tx.QueryRow(ctx, "select 1 from access_delegate where tenant_id = $1 and grant_id = $2 and session_id = $3 and agent_id = $4",
-		tx.Tenant(), id, w.Session, w.Agent).Scan(&one)
-	if errors.Is(err, db.ErrNoRows) {
-		return false, nil
-	}
-	return err == nil, err
+	return db.Exists(ctx, tx, "select 1 from access_delegate where tenant_id = $1 and grant_id = $2 and session_id = $3 and agent_id = $4",
+		tx.Tenant(), id, w.Session, w.Agent)
 }
 
 // carry has what was taken of the budgets of one grant count for another.
@@ -229,13 +224,8 @@ func saveUse(ctx context.Context, tx *db.Tx, id string, at time.Time) (doubted b
 	if err := used(ctx, tx, id, at); err != nil {
 		return false, err
 	}
-	var one int
-	err = tx.QueryRow(ctx, `select 1 from access_grant where tenant_id = $1 and id = $2
-		and announced_at is not null and suspended_at is null and ended_at is null`, tx.Tenant(), id).Scan(&one)
-	if errors.Is(err, db.ErrNoRows) {
-		return false, nil
-	}
-	return err == nil, err
+	return db.Exists(ctx, tx, `select 1 from access_grant where tenant_id = $1 and id = $2
+		and announced_at is not null and suspended_at is null and ended_at is null`, tx.Tenant(), id)
 }
 
 // wake takes back that a grant is suspended, or will be.

@@ -310,12 +310,7 @@ func saveUses(ctx context.Context, tx *db.Tx, uses map[string]time.Time) error {
 }
 
 func isRegistering(ctx context.Context, tx *db.Tx) (bool, error) {
-	var one int
-	err := tx.QueryRow(ctx, `select 1 from client_registration where tenant_id = $1`, tx.Tenant()).Scan(&one)
-	if errors.Is(err, db.ErrNoRows) {
-		return false, nil
-	}
-	return err == nil, err
+	return db.Exists(ctx, tx, `select 1 from client_registration where tenant_id = $1`, tx.Tenant())
 }
 
 func setRegistering(ctx context.Context, tx *db.Tx, open bool, by estover.Subject) error {
@@ -413,10 +408,9 @@ func keepRegistration(ctx context.Context, tx *db.Tx, a Agent, presented *[32]by
 // checkRegistration makes sure that a token is the one by which a client manages
 // its registration.
 func checkRegistration(ctx context.Context, tx *db.Tx, id string, hash [32]byte) error {
-	var one int
-	err := tx.QueryRow(ctx, `select 1 from agent where tenant_id = $1 and id = $2 and registration_hash = $3 and ended_at is null`,
-		tx.Tenant(), id, hash[:]).Scan(&one)
-	if errors.Is(err, db.ErrNoRows) {
+	there, err := db.Exists(ctx, tx, `select 1 from agent where tenant_id = $1 and id = $2 and registration_hash = $3 and ended_at is null`,
+		tx.Tenant(), id, hash[:])
+	if err == nil && !there {
 		return ErrRegistrationToken
 	}
 	return err

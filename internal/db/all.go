@@ -31,3 +31,14 @@ func AllOf[T any](ctx context.Context, tx *Tx, query string, args ...any) ([]T, 
 		return one, err
 	}, query, args...)
 }
+
+// Exists reports whether a statement answers a row, as one that selects 1. What
+// locks the row may stand at its end.
+func Exists(ctx context.Context, tx *Tx, query string, args ...any) (bool, error) {
+	var one int
+	err := tx.QueryRow(ctx, query, args...).Scan(&one)
+	if err == ErrNoRows {
+		return false, nil
+	}
+	return err == nil, err
+}

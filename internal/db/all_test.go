@@ -53,3 +53,33 @@ func TestAll(t *testing.T) {
 		}
 	})
 }
+
+// TestExists: a row is there or not, and what went wrong is neither.
+func TestExists(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		stopped, stop := context.WithCancel(t.Context())
+		stop()
+		for _, c := range []struct {
+			what  string
+			ctx   context.Context
+			query string
+			arg   string
+			want  bool
+			fails bool
+		}{
+			{"a row", t.Context(), "select 1 from (select 'acme' as name) t where name = $1", "acme", true, false},
+			{"two rows", t.Context(), "select 1 from (select 'acme' as name union all select 'acme') t where name = $1", "acme", true, false},
+			{"no row", t.Context(), "select 1 from (select 'acme' as name) t where name = $1", "globex", false, false},
+			{"no such table", t.Context(), "select 1 from nowhere where name = $1", "acme", false, true},
+			{"who asked has given up", stopped, "select 1 from (select 'acme' as name) t where name = $1", "acme", false, true},
+		} {
+			_ = d.View(t.Context(), estover.DefaultTenant, func(tx *db.Tx) error {
+				got, err := db.Exists(c.ctx, tx, c.query, c.arg)
+				if got != c.want || (err != nil) != c.fails {
+					t.Errorf("%s: %v, %v; want %v, and an error: %v", c.what, got, err, c.want, c.fails)
+				}
+				return err
+			})
+		}
+	})
+}

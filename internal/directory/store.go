@@ -94,13 +94,8 @@ func lockAdministrators(ctx context.Context, tx *db.Tx) ([]string, error) {
 // administratorEntered reports whether an active administrator has ever had a
 // token.
 func administratorEntered(ctx context.Context, tx *db.Tx) (bool, error) {
-	var one int
-	err := tx.QueryRow(ctx, `select 1 from person p join person_token t on t.tenant_id = p.tenant_id and t.person_id = p.id
-		where p.tenant_id = $1 and p.disabled_at is null and p.roles like '%"admin"%' limit 1`, tx.Tenant()).Scan(&one)
-	if errors.Is(err, db.ErrNoRows) {
-		return false, nil
-	}
-	return err == nil, err
+	return db.Exists(ctx, tx, `select 1 from person p join person_token t on t.tenant_id = p.tenant_id and t.person_id = p.id
+		where p.tenant_id = $1 and p.disabled_at is null and p.roles like '%"admin"%' limit 1`, tx.Tenant())
 }
 
 func insertEnrolment(ctx context.Context, tx *db.Tx, e Enrolment, by estover.Subject) error {
@@ -202,14 +197,9 @@ func tokensOf(ctx context.Context, tx *db.Tx, person string) ([]Token, error) {
 }
 
 func tokenLive(ctx context.Context, tx *db.Tx, person, id, lock string) (bool, error) {
-	var one int
-	err := tx.QueryRow(ctx, `select 1 from person_token
+	return db.Exists(ctx, tx, `select 1 from person_token
 		where tenant_id = $1 and id = $2 and person_id = $3 and ended_at is null and expires_at > $4`+lock,
-		tx.Tenant(), id, person, tx.Now()).Scan(&one)
-	if errors.Is(err, db.ErrNoRows) {
-		return false, nil
-	}
-	return err == nil, err
+		tx.Tenant(), id, person, tx.Now())
 }
 
 // A standing is what lets a person do something at the moment.
@@ -238,11 +228,9 @@ func standingOf(ctx context.Context, tx *db.Tx, id, token string) (s standing, e
 // Stays reports whether a log-in by which a person could come in at a time still
 // lets them in.
 func Stays(ctx context.Context, tx *db.Tx, person string, at time.Time) (bool, error) {
-	var n int
-	err := tx.QueryRow(ctx, `select count(*) from person_token
-		where tenant_id = $1 and person_id = $2 and created_at <= $3 and ended_at is null and expires_at > $4`,
-		tx.Tenant(), person, at, tx.Now()).Scan(&n)
-	return n > 0, err
+	return db.Exists(ctx, tx, `select 1 from person_token
+		where tenant_id = $1 and person_id = $2 and created_at <= $3 and ended_at is null and expires_at > $4 limit 1`,
+		tx.Tenant(), person, at, tx.Now())
 }
 
 func endToken(ctx context.Context, tx *guard.Tx, person, id string) error {
@@ -518,13 +506,8 @@ func linked(ctx context.Context, tx *db.Tx, provider, subject string) (person st
 
 // identified reports whether a person is somebody at a provider.
 func identified(ctx context.Context, tx *db.Tx, provider, person string) (bool, error) {
-	var one int
-	err := tx.QueryRow(ctx, "select 1 from person_identity where tenant_id = $1 and provider_id = $2 and person_id = $3 limit 1",
-		tx.Tenant(), provider, person).Scan(&one)
-	if errors.Is(err, db.ErrNoRows) {
-		return false, nil
-	}
-	return err == nil, err
+	return db.Exists(ctx, tx, "select 1 from person_identity where tenant_id = $1 and provider_id = $2 and person_id = $3 limit 1",
+		tx.Tenant(), provider, person)
 }
 
 // linkIdentity links a provider's subject to a person whose row is locked, for

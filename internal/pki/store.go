@@ -69,9 +69,7 @@ func renameKey(ctx context.Context, tx *db.Tx, id, name string) error {
 
 // keyUsed reports whether an authority that goes on has the key.
 func keyUsed(ctx context.Context, tx *db.Tx, id string) (bool, error) {
-	var n int
-	err := tx.QueryRow(ctx, `select count(*) from pki_authority where tenant_id = $1 and key_id = $2 and ended_at is null`, tx.Tenant(), id).Scan(&n)
-	return n > 0, err
+	return db.Exists(ctx, tx, `select 1 from pki_authority where tenant_id = $1 and key_id = $2 and ended_at is null limit 1`, tx.Tenant(), id)
 }
 
 // forgetKey deletes a key, and gives the authorities that had it.

@@ -45,10 +45,9 @@ func keep(ctx context.Context, tx *db.Tx, id string) error {
 	if tx.ForUpdate() != "" {
 		share = " for share"
 	}
-	var one int
-	err := tx.QueryRow(ctx, "select 1 from resource where tenant_id = $1 and id = $2 and ended_at is null"+share, tx.Tenant(), id).Scan(&one)
-	if errors.Is(err, db.ErrNoRows) {
-		err = ErrNotFound
+	there, err := db.Exists(ctx, tx, "select 1 from resource where tenant_id = $1 and id = $2 and ended_at is null"+share, tx.Tenant(), id)
+	if err == nil && !there {
+		return ErrNotFound
 	}
 	return err
 }

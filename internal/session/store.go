@@ -230,10 +230,9 @@ func replace(ctx context.Context, tx *db.Tx, s *Session) ([]string, error) {
 
 // hold locks an open session until the transaction ends.
 func hold(ctx context.Context, tx *db.Tx, id string) error {
-	var one int
-	err := tx.QueryRow(ctx, `select 1 from session where tenant_id = $1 and id = $2 and ended_at is null and expires_at > $3`+tx.ForUpdate(),
-		tx.Tenant(), id, tx.Now()).Scan(&one)
-	if errors.Is(err, db.ErrNoRows) {
+	there, err := db.Exists(ctx, tx, `select 1 from session where tenant_id = $1 and id = $2 and ended_at is null and expires_at > $3`+tx.ForUpdate(),
+		tx.Tenant(), id, tx.Now())
+	if err == nil && !there {
 		return ErrEnded
 	}
 	return err
