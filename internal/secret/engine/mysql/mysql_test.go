@@ -441,9 +441,9 @@ func TestDroppedInTheMaking(t *testing.T) {
 func TestSecondAdmin(t *testing.T) {
 	s := enginetest.MariaDB(t)
 	for _, statement := range []string{
-		"create role makers", "grant create user, process, connection admin on *.* to makers", "grant select on mysql.user to makers", "grant readers to makers with admin option",
-		"create user pair_role identified by 'made-for-tests'", "grant makers to pair_role with admin option", "set default role makers for pair_role",
-		"create user pair_poor identified by 'made-for-tests'", "grant create user on *.* to pair_poor", "grant select on mysql.user to pair_poor",
+		"drop user if exists pair_role_b", "create or replace role makers", "grant create user, process, connection admin on *.* to makers", "grant select on mysql.user to makers", "grant readers to makers with admin option",
+		"create or replace user pair_role identified by 'made-for-tests'", "grant makers to pair_role with admin option", "set default role makers for pair_role",
+		"create or replace user pair_poor identified by 'made-for-tests'", "grant create user on *.* to pair_poor", "grant select on mysql.user to pair_poor",
 	} {
 		s.Exec(t, statement)
 	}
@@ -476,7 +476,7 @@ func TestSecondAdmin(t *testing.T) {
 		t.Errorf("who is there already: %v, want a refusal and the password as it was", err)
 	}
 	// Nor is an operator's account that is locked, and has no password, one that was half made.
-	s.Exec(t, "create user pair_locked account lock")
+	s.Exec(t, "create or replace user pair_locked account lock")
 	if err := first.Pair(t.Context(), "pair_locked", "pair_role", second.Secret); !errors.As(err, &refused) {
 		t.Errorf("who is there and locked: %v, want a refusal", err)
 	}
@@ -493,7 +493,7 @@ func TestSecondAdmin(t *testing.T) {
 func TestTLS(t *testing.T) {
 	s := enginetest.MariaDB(t)
 	c := s.Config
-	s.Exec(t, "create user tls_only identified by 'made-for-tests' require ssl")
+	s.Exec(t, "create or replace user tls_only identified by 'made-for-tests' require ssl")
 	only := engine.Credential{User: "tls_only", Secret: c.Admin.Secret}
 	if err := open(t, c).Verify(t.Context(), only); !errors.Is(err, engine.ErrWrongSecret) {
 		t.Errorf("who may log in over TLS alone, without it: %v, want ErrWrongSecret", err)

@@ -17,8 +17,8 @@ import (
 func TestSecondAdminCutOff(t *testing.T) {
 	s := enginetest.MariaDB(t)
 	for _, statement := range []string{
-		"create role cutters", "grant create user, process, connection admin on *.* to cutters", "grant readers to cutters with admin option",
-		"create user cut_first identified by 'made-for-tests' with max_user_connections 30", "grant cutters to cut_first with admin option", "set default role cutters for cut_first",
+		"create or replace role cutters", "grant create user, process, connection admin on *.* to cutters", "grant readers to cutters with admin option",
+		"create or replace user cut_first identified by 'made-for-tests' with max_user_connections 30", "grant cutters to cut_first with admin option", "set default role cutters for cut_first",
 		"grant process on *.* to cut_first with grant option", "grant select on mysql.user to cut_first with grant option", "grant update (name) on crm.customer to cut_first with grant option",
 	} {
 		s.Exec(t, statement)
