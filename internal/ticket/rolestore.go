@@ -68,12 +68,7 @@ func holdRole(ctx context.Context, tx *db.Tx, r *Role) (bool, error) {
 	if tx.Engine() == db.Postgres {
 		text += " for share"
 	}
-	var one int
-	err := tx.QueryRow(ctx, text, tx.Tenant(), r.ID, r.epoch).Scan(&one)
-	if errors.Is(err, db.ErrNoRows) {
-		return false, nil
-	}
-	return err == nil, err
+	return db.Exists(ctx, tx, text, tx.Tenant(), r.ID, r.epoch)
 }
 
 // dropRole takes a role away. What was got by it is ended after this: from here

@@ -130,10 +130,7 @@ func EndClient(ctx context.Context, tx *guard.Tx, client, cause string) (int, er
 
 // ClientHas reports whether a client has a grant that has not ended.
 func ClientHas(ctx context.Context, tx *db.Tx, client string) (bool, error) {
-	n := 0
-	err := tx.QueryRow(ctx, `select count(*) from (select 1 as one from oauth_grant where tenant_id = $1 and client_id = $2 and ended_at is null limit 1) g`,
-		tx.Tenant(), client).Scan(&n)
-	return n > 0, err
+	return db.Exists(ctx, tx, `select 1 from oauth_grant where tenant_id = $1 and client_id = $2 and ended_at is null limit 1`, tx.Tenant(), client)
 }
 
 // endHandedOn ends the grants that were made of one token, with all that hangs

@@ -169,10 +169,9 @@ func boundDetails(l detail.List) any {
 // holdGrant makes sure that a grant lives with this epoch, and that it stays
 // so until the transaction ends.
 func holdGrant(ctx context.Context, tx *db.Tx, id string, epoch int64) error {
-	var one int
-	err := tx.QueryRow(ctx, `select 1 from oauth_grant where tenant_id = $1 and id = $2 and epoch = $3 and ended_at is null
-		and expires_at > $4`+tx.ForUpdate(), tx.Tenant(), id, epoch, tx.Now()).Scan(&one)
-	if errors.Is(err, db.ErrNoRows) {
+	there, err := db.Exists(ctx, tx, `select 1 from oauth_grant where tenant_id = $1 and id = $2 and epoch = $3 and ended_at is null
+		and expires_at > $4`+tx.ForUpdate(), tx.Tenant(), id, epoch, tx.Now())
+	if err == nil && !there {
 		return ErrGrantEnded
 	}
 	return err
@@ -181,9 +180,8 @@ func holdGrant(ctx context.Context, tx *db.Tx, id string, epoch int64) error {
 // lockGrant keeps a grant as it is until the transaction ends, whether or not it
 // lives: nothing is handed on from it meanwhile.
 func lockGrant(ctx context.Context, tx *db.Tx, id string) error {
-	var one int
-	err := tx.QueryRow(ctx, `select 1 from oauth_grant where tenant_id = $1 and id = $2`+tx.ForUpdate(), tx.Tenant(), id).Scan(&one)
-	if errors.Is(err, db.ErrNoRows) {
+	there, err := db.Exists(ctx, tx, `select 1 from oauth_grant where tenant_id = $1 and id = $2`+tx.ForUpdate(), tx.Tenant(), id)
+	if err == nil && !there {
 		return ErrGrantEnded
 	}
 	return err
@@ -245,12 +243,7 @@ func deny(ctx context.Context, tx *db.Tx, grant, jti string, expires time.Time) 
 
 // isDenied reports whether one access token of a grant was revoked.
 func isDenied(ctx context.Context, tx *db.Tx, grant, jti string) (bool, error) {
-	var one int
-	err := tx.QueryRow(ctx, `select 1 from denied_token where tenant_id = $1 and grant_id = $2 and jti = $3`, tx.Tenant(), grant, jti).Scan(&one)
-	if errors.Is(err, db.ErrNoRows) {
-		return false, nil
-	}
-	return err == nil, err
+	return db.Exists(ctx, tx, `select 1 from denied_token where tenant_id = $1 and grant_id = $2 and jti = $3`, tx.Tenant(), grant, jti)
 }
 
 // usedTable is where names are kept that may be presented once.
@@ -291,12 +284,7 @@ func (u Used) row(tenant estover.TenantID) db.Row {
 
 // isUsed reports whether a name was presented before.
 func isUsed(ctx context.Context, tx *db.Tx, u Used) (bool, error) {
-	var one int
-	err := tx.QueryRow(ctx, `select 1 from used_jti where tenant_id = $1 and hash = $2`, tx.Tenant(), u.hash()).Scan(&one)
-	if errors.Is(err, db.ErrNoRows) {
-		return false, nil
-	}
-	return err == nil, err
+	return db.Exists(ctx, tx, `select 1 from used_jti where tenant_id = $1 and hash = $2`, tx.Tenant(), u.hash())
 }
 
 // sweep removes what has expired, of all tenants.

@@ -38,12 +38,7 @@ func closeRow(ctx context.Context, tx *db.Tx, session string) (bool, error) {
 
 // isOpen reports whether a session has called and is not closed yet.
 func isOpen(ctx context.Context, tx *db.Tx, session string) (bool, error) {
-	var one int
-	err := tx.QueryRow(ctx, "select 1 from gateway_session where tenant_id = $1 and session_id = $2 and closed_at is null", tx.Tenant(), session).Scan(&one)
-	if errors.Is(err, db.ErrNoRows) {
-		return false, nil
-	}
-	return err == nil, err
+	return db.Exists(ctx, tx, "select 1 from gateway_session where tenant_id = $1 and session_id = $2 and closed_at is null", tx.Tenant(), session)
 }
 
 // insertKept keeps a token.

@@ -503,10 +503,7 @@ func release(ctx context.Context, tx *db.Tx, node string) error {
 // alarmedLeft reports whether leases of a target whose alarm was raised are still
 // there.
 func alarmedLeft(ctx context.Context, tx *db.Tx, target string) (bool, error) {
-	var n int
-	err := tx.QueryRow(ctx, `select count(*) from (select 1 as one from lease where tenant_id = $1 and target_id = $2 and state = 'revoking' and alarmed_at is not null limit 1) x`,
-		tx.Tenant(), target).Scan(&n)
-	return n > 0, err
+	return db.Exists(ctx, tx, `select 1 from lease where tenant_id = $1 and target_id = $2 and state = 'revoking' and alarmed_at is not null limit 1`, tx.Tenant(), target)
 }
 
 // extend stores that a live lease goes on, unless it is not as it was read.
