@@ -225,16 +225,16 @@ func putFolder(ctx context.Context, tx *db.Tx, f Folder) error {
 	return err
 }
 
-func scanFolder(columns func(...any) error, more ...any) (f Folder, err error) {
+func scanFolder(columns func(...any) error) (f Folder, err error) {
 	var spec string
-	if err = columns(append(more, &spec, &f.storeID, &f.createdBy, &f.Next, &f.LastError)...); err == nil {
+	if err = columns(&spec, &f.storeID, &f.createdBy, &f.Next, &f.LastError); err == nil {
 		err = json.Unmarshal([]byte(spec), &f.LinkSpec)
 	}
 	return f, err
 }
 
 func foldersOf(ctx context.Context, tx *db.Tx, store string) ([]Folder, error) {
-	return db.All(ctx, tx, func(columns func(...any) error) (Folder, error) { return scanFolder(columns) }, `select spec, store_id, created_by, next_at, last_error from secret_link_folder
+	return db.All(ctx, tx, scanFolder, `select spec, store_id, created_by, next_at, last_error from secret_link_folder
 		where tenant_id = $1 and store_id = $2 order by prefix limit 200`, tx.Tenant(), store)
 }
 
@@ -245,7 +245,7 @@ type dueFolder struct {
 
 func dueFolders(ctx context.Context, tx *db.Tx) ([]dueFolder, error) {
 	return db.All(ctx, tx, func(columns func(...any) error) (d dueFolder, err error) {
-		d.folder, err = scanFolder(columns, &d.tenant)
+		d.folder, err = scanFolder(func(rest ...any) error { return columns(append([]any{&d.tenant}, rest...)...) })
 		return d, err
 	}, `select tenant_id, spec, store_id, created_by, next_at, last_error from secret_link_folder
 		where next_at <= $1 order by next_at limit 50`, tx.Now())
