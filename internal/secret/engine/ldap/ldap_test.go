@@ -254,6 +254,7 @@ func TestAdmin(t *testing.T) {
 		add := client.NewAddRequest(other, nil)
 		add.Attribute("objectClass", []string{"organizationalRole", "simpleSecurityObject"})
 		add.Attribute("userPassword", []string{"first-secret"})
+		_ = l.Del(client.NewDelRequest(other, nil)) // of a run before
 		return l.Add(add)
 	})
 	if err != nil {
