@@ -19,6 +19,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
@@ -73,6 +74,13 @@ type Committed struct {
 	Recording string          `json:"recording,omitempty"` // which recording has the bodies
 	Stream    uint64          `json:"stream,omitempty"`    // and which exchange in it
 	Cut       bool            `json:"cut,omitempty"`       // not all of the bodies was recorded
+}
+
+// NewSeed is what the salts of one statement are derived from.
+func NewSeed() []byte {
+	b := make([]byte, 32)
+	_, _ = rand.Read(b) // never fails
+	return b
 }
 
 // AppendJSON writes it as encoding/json does ([audit.Appender]).

@@ -794,7 +794,7 @@ func (i *Incidents) zero(ctx context.Context, tenant estover.TenantID, c Contain
 // certify writes the statement of a containment into the log and closes its
 // row.
 func (i *Incidents) certify(ctx context.Context, caller estover.Caller, c *Containment) error {
-	committed := evidence.Committed{Seed: newSeed()}
+	committed := evidence.Committed{Seed: evidence.NewSeed()}
 	s := attest.Containment{
 		ID: c.ID, Tenant: string(caller.Tenant), Time: c.At, Target: c.Target.String(),
 		By:     attest.Commit(committed.Salt(attest.ContainedBy), []byte(c.By)),

@@ -2,7 +2,6 @@ package incident
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"time"
@@ -10,13 +9,6 @@ import (
 	"estover.dev"
 	"estover.dev/internal/db"
 )
-
-// newSeed is what the salts of a certificate come from.
-func newSeed() []byte {
-	b := make([]byte, 32)
-	_, _ = rand.Read(b) // never fails
-	return b
-}
 
 const columns = "id, scope, target, hold_id, contained_by, reason, at, steps, coalesce(zero_us, 0), event_id, ended_at, lingers"
 

@@ -444,7 +444,7 @@ func (d *Duties) plan(ctx context.Context, ex *gateway.Exchange, c *call) (*gate
 	if !asked {
 		level = recordFull
 	}
-	c.commits = evidence.Committed{Seed: newSeed(), Principal: ex.Caller.Subject}
+	c.commits = evidence.Committed{Seed: evidence.NewSeed(), Principal: ex.Caller.Subject}
 	if err := d.cover(ctx, ex, c); errors.Is(err, errUncovered) {
 		r, err := d.refuse(ctx, ex, c.op, c.decision, errUncovered)
 		if err != nil {

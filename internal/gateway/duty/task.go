@@ -2,7 +2,6 @@ package duty
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -31,13 +30,6 @@ import (
 	organisation "estover.dev/internal/tenant"
 	"estover.dev/internal/token"
 )
-
-// newSeed is what the salts of a statement come from.
-func newSeed() []byte {
-	b := make([]byte, 32)
-	_, _ = rand.Read(b) // never fails
-	return b
-}
 
 // Counts are what this gateway has done since it started.
 type Counts struct{ intents, outcomes, refusals atomic.Int64 }

@@ -757,7 +757,7 @@ const reportAction = "emergency_rotation.report"
 
 // report is E5: a signed statement of what has become of each thing.
 func (x *Emergencies) report(ctx context.Context, tenant estover.TenantID, e *Emergency) error {
-	committed := evidence.Committed{Seed: newSeed()}
+	committed := evidence.Committed{Seed: evidence.NewSeed()}
 	s := attest.Emergency{
 		ID: e.ID, Tenant: string(tenant), Time: e.At, Target: e.target(),
 		By:     attest.Commit(committed.Salt(attest.ContainedBy), []byte(e.By)),

@@ -2,18 +2,10 @@ package emergency
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 
 	"estover.dev/internal/db"
 )
-
-// newSeed is what the salts of a report come from.
-func newSeed() []byte {
-	b := make([]byte, 32)
-	_, _ = rand.Read(b) // never fails
-	return b
-}
 
 const columns = `id, scope, target, since, reason, keep, asked_by, at, planned_at, done_at, event_id`
 
