@@ -1,11 +1,13 @@
 package gateway
 
 import (
+	"bufio"
 	"crypto/rand"
 	"crypto/x509"
 	"io"
 	"math/big"
 	"net"
+	"net/http"
 	"net/netip"
 	"time"
 
@@ -62,7 +64,30 @@ func QuietLines(f *Forwarder) (n int) {
 // Send sends a request by a line of its own. sent tells whether all of it was written.
 func Send(c net.Conn, text []byte) (sent func() bool, err error) {
 	l := &line{conn: c}
-	return l.sent, l.send(text)
+	return func() bool { return l.sent(0) }, l.send(text, time.Minute)
+}
+
+// Answered sends a request by a line, of which an answer has then been read to its end.
+// kept tells how many lines may be used again.
+func Answered(c net.Conn, text []byte) (kept func() int, err error) {
+	l, p := &line{conn: c}, &pool{}
+	if err := l.send(text, time.Minute); err != nil {
+		return nil, err
+	}
+	b := &lineBody{f: &flight{pool: p}, line: l, off: func() bool { return true }, again: true}
+	b.release(true)
+	return func() int {
+		p.lines.mu.Lock()
+		defer p.lines.mu.Unlock()
+		return len(p.lines.free)
+	}, nil
+}
+
+// Ask sends a request by a line of its own, and reads the head of its answer.
+func Ask(c net.Conn, r *http.Request, patience time.Duration) (*http.Response, error) {
+	l := &line{conn: c}
+	l.in = bufio.NewReader(l)
+	return l.exchange(r, patience)
 }
 
 // AgeLines has the lines that wait have done so for longer, and closes those for which

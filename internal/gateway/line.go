@@ -44,6 +44,9 @@ type line struct {
 	rest    chan error // tells when the rest of a request has been written that the upstream did not take at once; nil if there is none
 	left    int64      // what may still come; bounds heads
 	idle    time.Time
+
+	mu    sync.Mutex
+	heard bool // the head of the answer is here, and nothing waits for it any more
 }
 
 // lines are those of a pool that nobody uses at the moment, the latest last.
@@ -150,13 +153,10 @@ func (l *line) exchange(r *http.Request, patience time.Duration) (*http.Response
 	if err := r.Write(b); err != nil {
 		return nil, err
 	}
-	if err := l.send(b.Bytes()); err != nil {
+	l.heard, l.left = false, maxAnswerHead
+	if err := l.send(b.Bytes(), patience); err != nil {
 		return nil, err
 	}
-	if err := l.conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
-		return nil, err
-	}
-	l.left = maxAnswerHead
 	for {
 		res, err := http.ReadResponse(l.in, r)
 		switch {
@@ -175,8 +175,22 @@ func (l *line) exchange(r *http.Request, patience time.Duration) (*http.Response
 			continue
 		}
 		l.left = unbounded
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.heard = true
 		return res, l.conn.SetReadDeadline(time.Time{})
 	}
+}
+
+// wait has the head of the answer come within a time, which begins when all of the
+// request has been sent.
+func (l *line) wait(patience time.Duration) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.heard {
+		return nil
+	}
+	return l.conn.SetReadDeadline(time.Now().Add(patience))
 }
 
 // sendTime is how long a request may wait for its upstream to take it before what is
@@ -184,34 +198,41 @@ func (l *line) exchange(r *http.Request, patience time.Duration) (*http.Response
 // before they listen.
 const sendTime = 100 * time.Millisecond
 
-// send writes a request.
-func (l *line) send(text []byte) error {
+// send writes a request, of which the answer begins within a time.
+func (l *line) send(text []byte, patience time.Duration) error {
 	if len(text) <= short || l.tls != nil {
 		_, err := l.conn.Write(text)
-		return err
+		return cmp.Or(err, l.wait(patience))
 	}
 	if err := l.conn.SetWriteDeadline(time.Now().Add(sendTime)); err != nil {
 		return err
 	}
 	n, err := l.conn.Write(text)
-	if over := l.conn.SetWriteDeadline(time.Time{}); !errors.Is(err, os.ErrDeadlineExceeded) {
-		return cmp.Or(err, over)
+	if over := l.conn.SetWriteDeadline(time.Time{}); err == nil || over != nil {
+		return cmp.Or(err, over, l.wait(patience))
+	}
+	l.rest = make(chan error, 1)
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		l.rest <- err // who hangs up may have answered before, and that is read
+		return l.wait(patience)
 	}
 	rest := bytes.Clone(text[n:])
-	l.rest = make(chan error, 1)
 	go func() { // which ends with the connection, if not before
 		_, err := l.conn.Write(rest)
 		clear(rest)
-		l.rest <- err
+		l.rest <- cmp.Or(err, l.wait(patience))
 	}()
 	return nil
 }
 
-// sent reports whether all of the last request was written.
-func (l *line) sent() bool {
+// sent waits for a while until all of the last request is written, and reports whether
+// it is.
+func (l *line) sent(within time.Duration) bool {
 	if l.rest == nil {
 		return true
 	}
+	late := time.NewTimer(within)
+	defer late.Stop()
 	select {
 	case err := <-l.rest:
 		if err != nil {
@@ -219,7 +240,7 @@ func (l *line) sent() bool {
 		}
 		l.rest = nil
 		return true
-	default:
+	case <-late.C:
 		return false
 	}
 }
@@ -387,9 +408,21 @@ func (b *lineBody) release(whole bool) {
 		return
 	}
 	b.over = true
-	if alive := b.off(); alive && whole && b.again && b.line.sent() {
-		b.f.pool.give(b.line)
+	alive := b.off() && whole && b.again
+	if !alive || b.line.rest == nil {
+		b.f.pool.part(b.line, alive)
 		return
 	}
-	b.line.conn.Close()
+	// Who answers before having listened may do so now. Nobody waits for that.
+	p, l := b.f.pool, b.line
+	go func() { p.part(l, l.sent(sendTime)) }()
+}
+
+// part keeps a line that may be used again, and closes any other.
+func (p *pool) part(l *line, again bool) {
+	if again {
+		p.give(l)
+		return
+	}
+	l.conn.Close()
 }

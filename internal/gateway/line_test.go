@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -15,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -202,6 +204,107 @@ func TestARequestThatIsTakenLate(t *testing.T) {
 	if sent() {
 		t.Error("what nobody has taken is said to be sent")
 	}
+}
+
+// An upstream that refuses a body by its head, and hangs up before it has taken the body,
+// has answered: its answer is not lost.
+func TestAnAnswerBeforeTheBodyIsTaken(t *testing.T) {
+	little := func(option int) func(_, _ string, c syscall.RawConn) error { // of what nobody reads is kept
+		return func(_, _ string, c syscall.RawConn) error {
+			return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, option, 4<<10) })
+		}
+	}
+	listen := net.ListenConfig{Control: little(syscall.SO_RCVBUF)}
+	ln, err := listen.Listen(t.Context(), "tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			if _, err = http.ReadRequest(bufio.NewReader(c)); err == nil {
+				_, _ = io.WriteString(c, "HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 3\r\n\r\nno!")
+			}
+			c.Close()
+		}
+	}()
+	dialer := net.Dialer{Control: little(syscall.SO_SNDBUF)}
+	for range 20 {
+		c, err := dialer.DialContext(t.Context(), "tcp4", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := gateway.Ask(c, long(t), gatewaytest.Wait)
+		if err != nil {
+			t.Fatalf("the answer is lost: %v", err)
+		}
+		if text, err := io.ReadAll(res.Body); res.StatusCode != http.StatusRequestEntityTooLarge || string(text) != "no!" {
+			t.Fatalf("%d %q, %v", res.StatusCode, text, err)
+		}
+		c.Close()
+	}
+}
+
+// The time within which an answer begins is counted from the end of the request, however
+// late its upstream listens.
+func TestTheAnswerToWhatIsTakenLate(t *testing.T) {
+	ours, theirs := net.Pipe()
+	t.Cleanup(func() { ours.Close(); theirs.Close() })
+	time.AfterFunc(1500*time.Millisecond, func() {
+		r, err := http.ReadRequest(bufio.NewReader(theirs))
+		if err == nil {
+			_, err = io.Copy(io.Discard, r.Body)
+		}
+		if err == nil {
+			_, _ = io.WriteString(theirs, "HTTP/1.1 204 No Content\r\n\r\n")
+		}
+	})
+	if _, err := gateway.Ask(ours, long(t), time.Second); err != nil {
+		t.Errorf("an upstream that answers as soon as it has heard all: %v", err)
+	}
+}
+
+// An upstream that answers before it listens gets what it is sent all the same, and then
+// the line is free; where it does not listen at all, the line ends.
+func TestAnAnswerBeforeTheRest(t *testing.T) {
+	text := []byte(strings.Repeat("0123456789abcdef", 4<<10))
+	ours, theirs := net.Pipe()
+	t.Cleanup(func() { ours.Close(); theirs.Close() })
+	kept, err := gateway.Answered(ours, text)
+	if err != nil || kept() != 0 {
+		t.Fatalf("a line with the rest of a request is kept: %v", err)
+	}
+	got := make([]byte, len(text))
+	if n, err := io.ReadFull(theirs, got); err != nil || string(got) != string(text) {
+		t.Errorf("%d bytes of %d came: %v", n, len(text), err)
+	}
+	await(t, "the line that is free again", func() bool { return kept() == 1 })
+
+	ours, theirs = net.Pipe()
+	t.Cleanup(func() { ours.Close(); theirs.Close() })
+	if kept, err = gateway.Answered(ours, text); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the end of the line", func() bool {
+		_, err := ours.Write(nil)
+		return errors.Is(err, io.ErrClosedPipe)
+	})
+	if kept() != 0 {
+		t.Error("a line is kept whose request nobody has taken")
+	}
+}
+
+// long is a request with 64 KiB.
+func long(t *testing.T) *http.Request {
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://upstream.example/", strings.NewReader(strings.Repeat("0123456789abcdef", 4<<10)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
 }
 
 // C4: whatever an upstream answers, in whatever order, an agent gets the answer to its
