@@ -454,25 +454,30 @@ func request(body string) string {
 	return p.Request
 }
 
-// twin is a value that looks like another, and is nothing's.
+// twin is a value that looks like another, and is nothing's. It begins as that does:
+// of a number that began with noughts would be told without them.
 func twin(value string, random *rand.Rand) string {
 	hex := regexp.MustCompile(`^[0-9a-f:]+$`).MatchString(value)
 	prefix := ""
 	if i := strings.IndexByte(value, '_'); i == 2 || i == 3 { // says what kind of thing it is
 		prefix, value = value[:i+1], value[i+1:]
 	}
+	if len(value) < 6 { // four letters drawn by lot may be a word of what is answered
+		return prefix + value + "-twin"
+	}
 	b := []byte(value)
-	for i, c := range b {
+	for i, c := range b[1:] {
 		switch {
 		case c >= '0' && c <= '9':
-			b[i] = '0' + byte(random.IntN(10))
+			c = '0' + byte(random.IntN(10))
 		case c >= 'a' && c <= 'z' && hex:
-			b[i] = 'a' + byte(random.IntN(6))
+			c = 'a' + byte(random.IntN(6))
 		case c >= 'a' && c <= 'z':
-			b[i] = 'a' + byte(random.IntN(26))
+			c = 'a' + byte(random.IntN(26))
 		case c >= 'A' && c <= 'Z':
-			b[i] = 'A' + byte(random.IntN(26))
+			c = 'A' + byte(random.IntN(26))
 		}
+		b[i+1] = c
 	}
 	return prefix + string(b)
 }
