@@ -454,8 +454,9 @@ func request(body string) string {
 	return p.Request
 }
 
-// twin is a value that looks like another, and is nothing's. It begins as that does:
-// of a number that began with noughts would be told without them.
+// twin is a value that looks like another, and is nothing's. It begins as that does,
+// and has its noughts where that has them: of a number that began with others would be
+// told without them.
 func twin(value string, random *rand.Rand) string {
 	hex := regexp.MustCompile(`^[0-9a-f:]+$`).MatchString(value)
 	prefix := ""
@@ -468,8 +469,8 @@ func twin(value string, random *rand.Rand) string {
 	b := []byte(value)
 	for i, c := range b[1:] {
 		switch {
-		case c >= '0' && c <= '9':
-			c = '0' + byte(random.IntN(10))
+		case c >= '1' && c <= '9':
+			c = '1' + byte(random.IntN(9))
 		case c >= 'a' && c <= 'z' && hex:
 			c = 'a' + byte(random.IntN(6))
 		case c >= 'a' && c <= 'z':
