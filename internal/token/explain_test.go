@@ -117,7 +117,7 @@ func TestExplain(t *testing.T) {
 			t.Errorf("a token of another issuer: %v, want ErrForeign", err)
 		}
 		for what, raw := range map[string]string{
-			"nothing": "", "no token": "abc", "a changed token": first[:len(first)-3] + "AAA", "a client assertion": w.Assertion(ann),
+			"nothing": "", "no token": "abc", "a changed token": first[:len(first)-86] + strings.Repeat("A", 86), "a client assertion": w.Assertion(ann),
 		} {
 			if _, err := w.Tokens.Explain(t.Context(), oauthtest.Admin, raw); !errors.Is(err, token.ErrNoToken) && !errors.Is(err, token.ErrForeign) {
 				t.Errorf("%s: %v, want ErrNoToken or ErrForeign", what, err)
