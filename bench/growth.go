@@ -21,16 +21,18 @@ const (
 // In the small installation all ten ask in turn; in the large one a thousand
 // that are spread over all of it.
 func growth(ctx context.Context, b *Bench) ([]Row, error) {
-	small, few, err := b.populated(ctx, fewAgents, fewAgents)
+	small, of, err := b.populated(ctx, fewAgents)
 	if err != nil {
 		return nil, err
 	}
 	defer small.stop()
-	large, many, err := b.populated(ctx, manyAgents, atWork)
+	few := of(fewAgents)
+	large, of, err := b.populated(ctx, manyAgents)
 	if err != nil {
 		return nil, err
 	}
 	defer large.stop()
+	many := of(atWork)
 	// The first token of an agent opens its session, which is not what is
 	// asked about here.
 	for _, warm := range []struct {
@@ -51,9 +53,9 @@ func growth(ctx context.Context, b *Bench) ([]Row, error) {
 	}}, nil
 }
 
-// populated starts an installation with so many agents, and gives the token
-// requests of some of them, in turn.
-func (b *Bench) populated(ctx context.Context, agents, active int) (*installation, func() []byte, error) {
+// populated starts an installation with so many agents. What it gives gives the
+// token requests, in turn, of so many of them that are spread over all.
+func (b *Bench) populated(ctx context.Context, agents int) (*installation, func(active int) func() []byte, error) {
 	in, err := b.install(ctx, "")
 	if err != nil {
 		return nil, nil, err
@@ -82,11 +84,13 @@ func (b *Bench) populated(ctx context.Context, agents, active int) (*installatio
 		return nil, nil, err
 	}
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-	requests := make([][]byte, active)
-	for i := range requests {
-		id, secret, _ := strings.Cut(lines[i*len(lines)/active], "\t")
-		requests[i] = bySecret(tokenPath, in.addr, credential{ID: id, Secret: secret}, forOwn...)
-	}
-	var turn atomic.Int64
-	return in, func() []byte { return requests[int(turn.Add(1))%active] }, nil
+	return in, func(active int) func() []byte {
+		requests := make([][]byte, active)
+		for i := range requests {
+			id, secret, _ := strings.Cut(lines[i*len(lines)/active], "\t")
+			requests[i] = bySecret(tokenPath, in.addr, credential{ID: id, Secret: secret}, forOwn...)
+		}
+		var turn atomic.Int64
+		return func() []byte { return requests[int(turn.Add(1))%active] }
+	}, nil
 }
