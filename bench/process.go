@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"estover.dev/internal/db/scratch"
 )
 
 // A process is a server that is measured.
@@ -63,12 +65,8 @@ func (b *Bench) startPeer(ctx context.Context, name string, args ...string) (*pr
 
 // freePort finds a port that nobody listens on.
 func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
+	port, err := scratch.Port()
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), err
 }
 
 // stop ends the process and waits for it.

@@ -8,6 +8,7 @@
 package scratch
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -16,6 +17,7 @@ import (
 	"crypto/x509/pkix"
 	"database/sql"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -26,6 +28,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -141,17 +144,33 @@ func Start(o Options) (*Server, error) {
 	}
 }
 
-// given are the ports that this process has had of [Port].
+// given are the ports that this process has had of [Port], each with what keeps other
+// processes from having it.
 var given sync.Map
 
+// take has a port for this process alone, as long as it lives.
+func take(port int) bool {
+	if _, taken := given.LoadOrStore(port, nil); taken {
+		return false
+	}
+	if runtime.GOOS != "linux" { // where alone such a name ends with the process
+		return true
+	}
+	l, err := net.Listen("unix", "@estover-port-"+strconv.Itoa(port))
+	if err == nil {
+		given.Store(port, l)
+	}
+	return err == nil
+}
+
 // Port is a port of loopback that nobody listens on, and that neither the system
-// gives to outgoing connections nor this function to anybody else in this process,
+// gives to outgoing connections nor this function to anybody else on this machine,
 // so that it is still free a moment later.
 func Port() (int, error) {
 	var err error
 	for range 100 {
 		port := 10_000 + ports.IntN(8_000)
-		if _, taken := given.LoadOrStore(port, true); taken {
+		if !take(port) {
 			continue
 		}
 		var l net.Listener
@@ -159,7 +178,7 @@ func Port() (int, error) {
 			return port, l.Close()
 		}
 	}
-	return 0, err
+	return 0, cmp.Or(err, errors.New("no port is free"))
 }
 
 // listen adds a port of loopback to the settings, and what TLS needs there.
