@@ -30,7 +30,7 @@ func unfinished(ctx context.Context, tx *db.Tx) ([]estover.TenantID, error) {
 			select tenant_id from log where exists (select 1 from audit where tenant_id = log.tenant_id
 				and idx >= coalesce((select size from audit_tree where tenant_id = log.tenant_id), 0))`
 	}
-	return tenants(ctx, tx, query+" union select tenant_id from audit_tree where signed_size < size")
+	return db.AllOf[estover.TenantID](ctx, tx, query+" union select tenant_id from audit_tree where signed_size < size")
 }
 
 // waits is the condition of an event that is not in the tree: it has no place
@@ -53,24 +53,7 @@ func place(tx *db.Tx) string {
 
 // withTree are the tenants that have a log.
 func withTree(ctx context.Context, tx *db.Tx) ([]estover.TenantID, error) {
-	return tenants(ctx, tx, "select tenant_id from audit_tree order by tenant_id")
-}
-
-func tenants(ctx context.Context, tx *db.Tx, query string, args ...any) ([]estover.TenantID, error) {
-	rows, err := tx.Query(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []estover.TenantID
-	for rows.Next() {
-		var t estover.TenantID
-		if err := rows.Scan(&t); err != nil {
-			return nil, err
-		}
-		out = append(out, t)
-	}
-	return out, rows.Err()
+	return db.AllOf[estover.TenantID](ctx, tx, "select tenant_id from audit_tree order by tenant_id")
 }
 
 // A waiter is a row that waits to be in the tree, with the leaf hashes of its
@@ -288,20 +271,7 @@ func lastNumber(ctx context.Context, tx *db.Tx) (seq int64, err error) {
 
 // readNumbers are the numbers after from, up to end, that there are.
 func readNumbers(ctx context.Context, tx *db.Tx, from, end int64) ([]int64, error) {
-	rows, err := tx.Query(ctx, "select seq from audit where seq > $1 and seq <= $2 order by seq", from, end)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []int64
-	for rows.Next() {
-		var n int64
-		if err := rows.Scan(&n); err != nil {
-			return nil, err
-		}
-		out = append(out, n)
-	}
-	return out, rows.Err()
+	return db.AllOf[int64](ctx, tx, "select seq from audit where seq > $1 and seq <= $2 order by seq", from, end)
 }
 
 // readTouched are the events with a number after from, up to end, that make
@@ -324,20 +294,10 @@ func readTouchedAt(ctx context.Context, tx *db.Tx, numbers map[int64]time.Time) 
 }
 
 func scanTouched(ctx context.Context, tx *db.Tx, query string, args ...any) ([]touched, error) {
-	rows, err := tx.Query(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []touched
-	for rows.Next() {
-		var e touched
-		if err := rows.Scan(&e.seq, &e.tenant, &e.touches); err != nil {
-			return nil, err
-		}
-		out = append(out, e)
-	}
-	return out, rows.Err()
+	return db.All(ctx, tx, func(columns func(...any) error) (e touched, err error) {
+		err = columns(&e.seq, &e.tenant, &e.touches)
+		return e, err
+	}, query, args...)
 }
 
 // A row is an event as it is stored, or a pack of them ([row.events]).
@@ -374,27 +334,16 @@ func readRows(ctx context.Context, tx *db.Tx, query string, args ...any) ([]row,
 }
 
 func readWholeRows(ctx context.Context, tx *db.Tx, query string, args ...any) ([]row, error) {
-	rows, err := tx.Query(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []row
-	for rows.Next() {
-		var r row
+	return db.All(ctx, tx, func(columns func(...any) error) (r row, err error) {
 		var touches string
 		e := &r.event
-		err := rows.Scan(&r.seq, &r.idx, &r.n, &r.leafHash, &e.ID, &e.At, &e.Action, &e.Outcome, &e.Actor, &e.Target, &e.Session, &touches,
+		err = columns(&r.seq, &r.idx, &r.n, &r.leafHash, &e.ID, &e.At, &e.Action, &e.Outcome, &e.Actor, &e.Target, &e.Session, &touches,
 			&r.lastID, &r.heads, &r.leaf, &r.payload)
-		if err != nil {
-			return nil, err
-		}
 		if touches != "" {
 			e.Touches = strings.Fields(touches)
 		}
-		out = append(out, r)
-	}
-	return out, rows.Err()
+		return r, err
+	}, query, args...)
 }
 
 // atPlace is the place of the row in which an event is that has the place of an
@@ -598,20 +547,10 @@ func readAllPosts(ctx context.Context, tx *db.Tx, after post, limit int) ([]post
 }
 
 func scanPosts(ctx context.Context, tx *db.Tx, query string, args ...any) ([]post, error) {
-	rows, err := tx.Query(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []post
-	for rows.Next() {
-		var p post
-		if err := rows.Scan(&p.ref, &p.first, &p.offsets); err != nil {
-			return nil, err
-		}
-		out = append(out, p)
-	}
-	return out, rows.Err()
+	return db.All(ctx, tx, func(columns func(...any) error) (p post, err error) {
+		err = columns(&p.ref, &p.first, &p.offsets)
+		return p, err
+	}, query, args...)
 }
 
 // listed is postings as a list for [writePosts], made before its transaction: the
@@ -759,20 +698,10 @@ func readWaiting(ctx context.Context, tx *db.Tx) (oldest time.Time, n int64, err
 
 // newestCheckpoints are those of all tenants.
 func newestCheckpoints(ctx context.Context, tx *db.Tx) ([]Head, error) {
-	rows, err := tx.Query(ctx, "select tenant_id, checkpoint from audit_tree where signed_size > 0 order by tenant_id")
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []Head
-	for rows.Next() {
-		var h Head
-		if err := rows.Scan(&h.Tenant, &h.Checkpoint); err != nil {
-			return nil, err
-		}
-		out = append(out, h)
-	}
-	return out, rows.Err()
+	return db.All(ctx, tx, func(columns func(...any) error) (h Head, err error) {
+		err = columns(&h.Tenant, &h.Checkpoint)
+		return h, err
+	}, "select tenant_id, checkpoint from audit_tree where signed_size > 0 order by tenant_id")
 }
 
 // newestTime is when the last event happened that was written, of all tenants.

@@ -37,28 +37,18 @@ var (
 
 // recordingsOf lists the recordings of a session.
 func recordingsOf(ctx context.Context, tx *db.Tx, session string) ([]Recording, error) {
-	rows, err := tx.Query(ctx, `select r.id, r.session_id, r.started_at, r.ended_at, r.erased_at, r.key,
+	return db.All(ctx, tx, func(columns func(...any) error) (r Recording, err error) {
+		var head []byte
+		err = columns(&r.ID, &r.Session, &r.StartedAt, &r.EndedAt, &r.ErasedAt, &r.key, &r.Segments, &r.Frames, &r.Size, &head)
+		copy(r.Head[:], head)
+		return r, err
+	}, `select r.id, r.session_id, r.started_at, r.ended_at, r.erased_at, r.key,
 			count(s.n), coalesce(sum(s.last_seq - s.first_seq + 1), 0), coalesce(sum(s.size), 0),
 			(select h.digest from recording_segment h where h.tenant_id = r.tenant_id and h.recording_id = r.id order by h.n desc limit 1)
 		from recording r left join recording_segment s on s.tenant_id = r.tenant_id and s.recording_id = r.id
 		where r.tenant_id = $1 and r.session_id = $2
 		group by r.tenant_id, r.id, r.session_id, r.started_at, r.ended_at, r.erased_at, r.key
 		order by r.started_at, r.id`, tx.Tenant(), session)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	list := []Recording{}
-	for rows.Next() {
-		var r Recording
-		var head []byte
-		if err := rows.Scan(&r.ID, &r.Session, &r.StartedAt, &r.EndedAt, &r.ErasedAt, &r.key, &r.Segments, &r.Frames, &r.Size, &head); err != nil {
-			return nil, err
-		}
-		copy(r.Head[:], head)
-		list = append(list, r)
-	}
-	return list, rows.Err()
 }
 
 // A segmentRow is what is known of a segment without opening it.
@@ -73,32 +63,20 @@ type segmentRow struct {
 
 // segmentsOf lists the segments of a recording in their order.
 func segmentsOf(ctx context.Context, tx *db.Tx, recording string) ([]segmentRow, error) {
-	rows, err := tx.Query(ctx, `select n, digest, prev, root, first_seq, last_seq, first_at, last_at, event_id
-		from recording_segment where tenant_id = $1 and recording_id = $2 order by n`, tx.Tenant(), recording)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	var list []segmentRow
-	for rows.Next() {
-		var s segmentRow
+	return db.All(ctx, tx, func(columns func(...any) error) (s segmentRow, err error) {
 		var digest, prev, root []byte
-		if err := rows.Scan(&s.n, &digest, &prev, &root, &s.first, &s.last, &s.firstAt, &s.lastAt, &s.event); err != nil {
-			return nil, err
-		}
+		err = columns(&s.n, &digest, &prev, &root, &s.first, &s.last, &s.firstAt, &s.lastAt, &s.event)
 		copy(s.digest[:], digest)
 		copy(s.prev[:], prev)
 		copy(s.root[:], root)
-		list = append(list, s)
-	}
-	return list, rows.Err()
+		return s, err
+	}, `select n, digest, prev, root, first_seq, last_seq, first_at, last_at, event_id
+		from recording_segment where tenant_id = $1 and recording_id = $2 order by n`, tx.Tenant(), recording)
 }
 
 // exists reports whether the recording has its row.
 func exists(ctx context.Context, tx *db.Tx, recording string) (bool, error) {
-	var n int
-	err := tx.QueryRow(ctx, `select count(*) from recording where tenant_id = $1 and id = $2`, tx.Tenant(), recording).Scan(&n)
-	return n > 0, err
+	return db.Exists(ctx, tx, `select 1 from recording where tenant_id = $1 and id = $2`, tx.Tenant(), recording)
 }
 
 // endRecording closes a recording. One that is closed stays as it is.
@@ -117,8 +95,6 @@ func eraseRecordings(ctx context.Context, tx *db.Tx, session string) (int64, err
 
 // known reports whether a row of the tenant names the blob.
 func known(ctx context.Context, tx *db.Tx, d Digest) (bool, error) {
-	var n int
-	err := tx.QueryRow(ctx, `select (select count(*) from recording_segment where tenant_id = $1 and digest = $2)
-		+ (select count(*) from recording_part where tenant_id = $1 and digest = $2)`, tx.Tenant(), d[:]).Scan(&n)
-	return n > 0, err
+	return db.Exists(ctx, tx, `select 1 from recording_segment where tenant_id = $1 and digest = $2
+		union all select 1 from recording_part where tenant_id = $1 and digest = $2 limit 1`, tx.Tenant(), d[:])
 }

@@ -87,11 +87,11 @@ func deleteKEKsBelow(ctx context.Context, tx *db.Tx, newest int64) error {
 		return err
 	}
 	for _, v := range old {
-		var n int
-		if err := tx.QueryRow(ctx, `select count(*) from seal_dek where kek_version = $1`, v).Scan(&n); err != nil {
+		used, err := db.Exists(ctx, tx, `select 1 from seal_dek where kek_version = $1 limit 1`, v)
+		if err != nil {
 			return err
 		}
-		if n > 0 {
+		if used {
 			continue
 		}
 		if _, err := tx.Exec(ctx, `delete from seal_kek_wrap where tenant_id = $1 and version = $2`, tx.Tenant(), v); err != nil {
