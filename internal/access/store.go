@@ -102,7 +102,7 @@ func insert(ctx context.Context, tx *db.Tx, g Grant) error {
 		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21) on conflict do nothing`,
 		tx.Tenant(), g.ID, g.Name, g.Agent, g.Resource, g.Actions, g.Purposes, g.Class,
 		g.StartsAt, g.ExpiresAt, g.ManagedBy, g.CreatedAt, g.CreatedBy, g.Epoch,
-		g.Kind, parameters, orNull(g.Session), orNull(g.Request), orNull(g.ActivatedFrom), budgets, positive(g.UnusedAfter))
+		g.Kind, parameters, db.OrNull(g.Session), db.OrNull(g.Request), db.OrNull(g.ActivatedFrom), budgets, positive(g.UnusedAfter))
 	switch {
 	case err != nil:
 		return err
@@ -122,13 +122,6 @@ func text(v any, nothing bool) (any, error) {
 	}
 	b, err := json.Marshal(v)
 	return string(b), err
-}
-
-func orNull(s string) any {
-	if s == "" {
-		return nil
-	}
-	return s
 }
 
 func positive(n int64) any {

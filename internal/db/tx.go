@@ -195,6 +195,14 @@ func Micros(t time.Time) any {
 	return t.UnixMicro()
 }
 
+// OrNull is a text or bytes as they are stored where none at all is NULL.
+func OrNull[T string | []byte](value T) any {
+	if len(value) == 0 {
+		return nil
+	}
+	return value
+}
+
 // convert turns arguments into what both drivers take.
 func convert(args []any) []any {
 	out := args

@@ -108,19 +108,12 @@ func insert(ctx context.Context, tx *db.Tx, s *Session) (bool, error) {
 	n, err := tx.Exec(ctx, `insert into session (tenant_id, id, agent_id, purpose, task, ambient, key_thumbprint, opened_at, opened_by, expires_at, epoch, strength,
 			idle_us, idle_at, parent_id, depth, bound, executable)
 		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)`+onConflict,
-		tx.Tenant(), s.ID, s.Agent, s.Purpose, s.sealed, s.Ambient, orNull(s.Key), s.OpenedAt, s.OpenedBy, s.ExpiresAt, s.Epoch, s.Strength,
-		idle, idleAt, orNull(s.Parent), s.depth, s.Bound, orNull(s.Program))
+		tx.Tenant(), s.ID, s.Agent, s.Purpose, s.sealed, s.Ambient, db.OrNull(s.Key), s.OpenedAt, s.OpenedBy, s.ExpiresAt, s.Epoch, s.Strength,
+		idle, idleAt, db.OrNull(s.Parent), s.depth, s.Bound, db.OrNull(s.Program))
 	return n == 1, err
 }
 
 // orNull is a text, or null where there is none.
-func orNull(text string) any {
-	if text == "" {
-		return nil
-	}
-	return text
-}
-
 // nest holds the parent of a session that is being opened, and bounds the
 // session by it: in its time, and in how long nobody may use it if it does not say.
 func nest(ctx context.Context, tx *db.Tx, s *Session) error {

@@ -45,7 +45,7 @@ func findRoleID(ctx context.Context, tx *db.Tx, mount, roleID string) (*Role, er
 func insertRole(ctx context.Context, tx *db.Tx, r *Role) error {
 	n, err := tx.Exec(ctx, `insert into ticket_role (tenant_id, id, mount_id, name, kind, role_id, agent_id, made, spec, created_at, changed_at, epoch)
 		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10, 1) on conflict (tenant_id, mount_id, name) do nothing`,
-		tx.Tenant(), r.ID, r.Mount, r.Name, r.Kind, orNull(r.RoleID), orNull(r.Agent), r.Made, encode(r), tx.Now())
+		tx.Tenant(), r.ID, r.Mount, r.Name, r.Kind, db.OrNull(r.RoleID), db.OrNull(r.Agent), r.Made, encode(r), tx.Now())
 	if err == nil && n == 0 {
 		return errStale
 	}
@@ -54,7 +54,7 @@ func insertRole(ctx context.Context, tx *db.Tx, r *Role) error {
 
 func updateRole(ctx context.Context, tx *db.Tx, r *Role) error {
 	n, err := tx.Exec(ctx, `update ticket_role set role_id = $3, agent_id = $4, made = $5, spec = $6, changed_at = $7, epoch = epoch + 1
-		where tenant_id = $1 and id = $2 and epoch = $8`, tx.Tenant(), r.ID, orNull(r.RoleID), orNull(r.Agent), r.Made, encode(r), tx.Now(), r.epoch)
+		where tenant_id = $1 and id = $2 and epoch = $8`, tx.Tenant(), r.ID, db.OrNull(r.RoleID), db.OrNull(r.Agent), r.Made, encode(r), tx.Now(), r.epoch)
 	if err == nil && n == 0 {
 		return errStale
 	}

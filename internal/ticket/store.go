@@ -41,13 +41,6 @@ func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }
 func whole(d time.Duration) int64 { return int64(d / time.Second) }
 
 // orNull is a text, or null where there is none.
-func orNull(text string) any {
-	if text == "" {
-		return nil
-	}
-	return text
-}
-
 func findHash(ctx context.Context, tx *db.Tx, hash []byte) (*Ticket, error) {
 	return scan(tx, tx.QueryRow(ctx, `select `+columns+` from ticket where tenant_id = $1 and hash = $2`, tx.Tenant(), hash).Scan)
 }
@@ -107,7 +100,7 @@ func insert(ctx context.Context, tx *db.Tx, t *Ticket) error {
 	_, err := tx.Exec(ctx, `insert into ticket (tenant_id, hash, id, parent_id, depth, subject, session_id, grant_id, rests, mount_id, role, path,
 			display_name, kind, policies, meta, created_at, expires_at, renewable, ttl, explicit_max_ttl, most_ttl, period, uses, uses_left, cidrs, certificate)
 		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27)`,
-		tx.Tenant(), t.hash, t.ID, orNull(t.Parent), t.depth, t.Subject, orNull(t.Session), orNull(t.grant), t.rests, t.Mount, t.Role, t.Path,
+		tx.Tenant(), t.hash, t.ID, db.OrNull(t.Parent), t.depth, t.Subject, db.OrNull(t.Session), db.OrNull(t.grant), t.rests, t.Mount, t.Role, t.Path,
 		t.DisplayName, t.Kind, t.Policies, encode(t.Meta), t.CreatedAt, t.ExpiresAt, t.Renewable, whole(t.TTL), whole(t.ExplicitMax), whole(t.most), whole(t.Period),
 		t.Uses, left, t.CIDRs, t.Certificate)
 	return err

@@ -12,7 +12,7 @@ import (
 func insertWrap(ctx context.Context, tx *db.Tx, w *Wrapped) error {
 	_, err := tx.Exec(ctx, `insert into ticket_wrap (tenant_id, hash, id, sealed, path, wrapped, ttl, made_by, session_id, created_at, expires_at)
 		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
-		tx.Tenant(), w.hash, w.ID, w.sealed, w.Path, w.Accessor, whole(w.TTL), w.MadeBy, orNull(w.session), w.CreatedAt, w.ExpiresAt)
+		tx.Tenant(), w.hash, w.ID, w.sealed, w.Path, w.Accessor, whole(w.TTL), w.MadeBy, db.OrNull(w.session), w.CreatedAt, w.ExpiresAt)
 	return err
 }
 

@@ -107,7 +107,7 @@ func (g *Grant) columns(now time.Time) ([]any, error) {
 		actors[i] = string(a)
 	}
 	return []any{
-		g.ID, g.Kind, orNull(g.Parent), orNull(g.From), g.Root, g.Session, g.Client, g.Subject, actors,
+		g.ID, g.Kind, db.OrNull(g.Parent), db.OrNull(g.From), g.Root, g.Session, g.Client, g.Subject, actors,
 		bound(g.Scopes), bound(g.Resources), string(cnf), g.Epoch, now, g.Expires, g.Auth.stored(), bound(g.Identity), boundDetails(g.Details), g.Reach.stored(),
 	}, nil
 }
@@ -142,13 +142,6 @@ func (a Auth) stored() any {
 }
 
 // orNull stores nothing for an empty string.
-func orNull(s string) any {
-	if s == "" {
-		return nil
-	}
-	return s
-}
-
 // bound stores a limit: nothing where there is none, which is not the same as
 // a limit that nothing fits.
 func bound(list []string) any {
@@ -482,7 +475,7 @@ func insertWaiting(ctx context.Context, tx *db.Tx, w *Waiting, code []byte) erro
 	n, err := tx.Exec(ctx, `insert into oauth_waiting (tenant_id, id, hash, user_hash, person_id, kind, client_id, request, jkt, address,
 		created_at, expires_at, pause, state)
 		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) on conflict do nothing`,
-		tx.Tenant(), w.ID, w.hash[:], typed, orNull(w.Person), w.Kind, w.Client, w.Request, w.Key, w.From,
+		tx.Tenant(), w.ID, w.hash[:], typed, db.OrNull(w.Person), w.Kind, w.Client, w.Request, w.Key, w.From,
 		tx.Now(), w.Expires, PollInterval.Microseconds(), pending)
 	if err == nil && n == 0 {
 		return ErrCodeTaken
@@ -544,7 +537,7 @@ func decideWaiting(ctx context.Context, tx *db.Tx, id, state, person, grant stri
 	n, err := tx.Exec(ctx, `update oauth_waiting set state = $4, decided_by = $5, decided_at = $3, grant_id = $6,
 			expires_at = case when expires_at < $7 then $7 else expires_at end
 		where tenant_id = $1 and id = $2 and state = 'pending' and expires_at > $3 and (person_id is null or person_id = $5)`,
-		tx.Tenant(), id, tx.Now(), state, person, orNull(grant), tx.Now().Add(fetchTime))
+		tx.Tenant(), id, tx.Now(), state, person, db.OrNull(grant), tx.Now().Add(fetchTime))
 	if err == nil && n == 0 {
 		return ErrDecided
 	}

@@ -65,7 +65,7 @@ func update(ctx context.Context, tx *db.Tx, c Connection, epoch int64) error {
 	n, err := tx.Exec(ctx, `update connection set spec = $3, state = $4, reason = $5, generation = $6, sealed = $7, scopes = $8, account = $9,
 		expires_at = $10, renewable = $11, changed_at = $12, epoch = $13, next_try_at = $14, claimed_by = null, claimed_until = null
 		where tenant_id = $1 and id = $2 and epoch = $15 and generation = $16 and ended_at is null`,
-		tx.Tenant(), c.ID, string(spec), c.State, c.Reason, c.Generation, orNull(c.sealed), c.Granted, c.Account,
+		tx.Tenant(), c.ID, string(spec), c.State, c.Reason, c.Generation, db.OrNull(c.sealed), c.Granted, c.Account,
 		c.ExpiresAt, number(c.Renewable), c.ChangedAt, c.epoch, c.due(), epoch, c.Generation-1)
 	return stale(n, err)
 }
@@ -193,13 +193,6 @@ func number(b bool) int64 {
 		return 1
 	}
 	return 0
-}
-
-func orNull(b []byte) any {
-	if b == nil {
-		return nil
-	}
-	return b
 }
 
 func findID(ctx context.Context, tx *db.Tx, id string) (name string, err error) {

@@ -443,7 +443,7 @@ func arriveSync(ctx context.Context, tx *db.Tx, s Sync, next time.Time, last boo
 		release = `, next_at = $8`
 	}
 	return lost(tx.Exec(ctx, `update secret_sync set cursor = $4, there = $5, sent = $6, pushed_at = $7, drift = '', drift_at = null, tries = 0, last_error = ''`+release+`
-		where tenant_id = $1 and id = $2 and fence = $3`, tx.Tenant(), s.ID, s.fence, s.Cursor, s.There, orNull(s.sent), tx.Now(), next))
+		where tenant_id = $1 and id = $2 and fence = $3`, tx.Tenant(), s.ID, s.fence, s.Cursor, s.There, db.OrNull(s.sent), tx.Now(), next))
 }
 
 // restSync gives a sync back at which there is nothing to do: what stands there is
@@ -492,13 +492,6 @@ func (x *Stores) Release(ctx context.Context, node string) error {
 		}
 		return nil
 	})
-}
-
-func orNull(b []byte) any {
-	if len(b) == 0 {
-		return nil
-	}
-	return b
 }
 
 func laggards(ctx context.Context, tx *db.Tx, id string, version int64) ([]Place, error) {
