@@ -146,7 +146,7 @@ func TestVaultMariaDB(t *testing.T) {
 		}
 		v.says(400, "unknown role: no", "GET", "database/creds/no", nil)
 		one := v.must(200, "GET", "database/creds/app", nil)
-		if err := login(one); err != nil || one.All["renewable"] != true || line(one.All["lease_duration"]) != "600" {
+		if err := login(one); err != nil || one.All["renewable"] != true || !lasts(one, 600) {
 			t.Errorf("a user of the role: %v; it is %s", err, one.Raw)
 		}
 		id, _ := one.All["lease_id"].(string)

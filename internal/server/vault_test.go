@@ -92,6 +92,13 @@ func (v vaultClient) call(method, path string, body any, header ...string) envel
 // line is values with blanks between them.
 func line(v ...any) string { return strings.TrimSpace(fmt.Sprintln(v...)) }
 
+// lasts reports whether a credential is good for so many seconds, but for those in
+// which it was made.
+func lasts(e envelope, seconds float64) bool {
+	left, err := strconv.ParseFloat(line(e.All["lease_duration"]), 64)
+	return err == nil && left <= seconds && left > seconds-60
+}
+
 func list(v any) []any { l, _ := v.([]any); return l }
 
 // must is call for what has to have this status.
