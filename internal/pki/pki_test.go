@@ -1124,19 +1124,16 @@ func TestResponderIsSpared(t *testing.T) {
 	}
 	says(ask(serial), ocsp.Revoked) // at once, whatever was kept
 
-	signed, since := int64(0), d.Now().Unix()
-	for n := int64(1); ; n++ {
-		b := ask(big.NewInt(n))
-		if bytes.Equal(b, ocsp.TryLaterErrorResponse) {
+	clock.Hold() // a busy machine may sign fewer in a second
+	for n := range int64(51) {
+		b := ask(big.NewInt(n + 1))
+		if n == 50 {
+			if !bytes.Equal(b, ocsp.TryLaterErrorResponse) {
+				t.Error("of one second more than 50 answers about nothing are signed")
+			}
 			break
 		}
 		says(b, ocsp.Unknown)
-		if signed++; signed > 2000 {
-			t.Fatal("answers about nothing are signed without end")
-		}
-	}
-	if seconds := d.Now().Unix() - since + 1; signed < 50 || signed > 50*seconds {
-		t.Errorf("%d answers about nothing were signed in %d seconds, want 50 in each", signed, seconds)
 	}
 	says(ask(serial), ocsp.Revoked) // the others do not suffer from that
 	clock.Advance(time.Second)
