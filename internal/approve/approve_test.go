@@ -491,6 +491,7 @@ func TestDecisionsThatFail(t *testing.T) {
 		path := "/approve/" + r.ID
 		p := alice.Go(path)
 		alice.Keys.Unverified = true
+		dbtest.NewClock(d).Hold()
 		stopped := false
 		for range 30 {
 			_, _, status := sign(alice, p, r.ID)

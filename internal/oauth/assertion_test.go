@@ -285,6 +285,7 @@ func TestExchangeOfForeignTokens(t *testing.T) {
 // Strangers who try assertions are slowed down, and keep nobody else out.
 func TestFailedAssertionsAreLimited(t *testing.T) {
 	d := dbtest.Open(t)
+	dbtest.NewClock(d).Hold()
 	w := oauthtest.New(t, d)
 	bot := workload(w, "bot")
 	p := w.Platform("ci", nil, bot)

@@ -296,6 +296,7 @@ func TestSessionParameter(t *testing.T) {
 // else out.
 func TestFailuresAreLimited(t *testing.T) {
 	d := dbtest.Open(t)
+	dbtest.NewClock(d).Hold()
 	w := oauthtest.New(t, d)
 	bot, other := w.Agent("bot"), w.Agent("other")
 	from := func(addr string) func(*http.Request) { return func(r *http.Request) { r.RemoteAddr = addr } }

@@ -154,6 +154,7 @@ func TestAnAssertionIsUsedUpByARefusal(t *testing.T) {
 // out.
 func TestStrangersInTheNameOfPublicClientsAreLimited(t *testing.T) {
 	d := dbtest.Open(t)
+	dbtest.NewClock(d).Hold()
 	w := oauthtest.New(t, d)
 	ann, app, other := w.Agent("ann"), w.Agent("app"), w.Agent("other")
 	public := agent.Client{GrantTypes: []string{exchangeType, "authorization_code", "refresh_token"}, RedirectURIs: []string{oauthtest.Callback}, Methods: []string{"none"}}

@@ -145,6 +145,7 @@ func TestPushedRequestsAreChecked(t *testing.T) {
 // many are.
 func TestPushedRequestsOfStrangers(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		dbtest.NewClock(d).Hold()
 		w := oauthtest.New(t, d)
 		bot := w.CodeAgent("bot", func(c *agent.Client) { c.Methods = []string{token.Public} })
 		q := oauthtest.AuthorizeQuery(bot, "junk", strings.Repeat("x", 50_000))

@@ -635,7 +635,7 @@ func TestInitialTokensHaveBounds(t *testing.T) {
 func TestFailedRegistrationsAreLimited(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		r := registering(t, d)
-		dbtest.NewClock(d) // which stands still
+		dbtest.NewClock(d).Hold()
 		good := r.initial(1, 0)
 		limited := false
 		for range 40 {
