@@ -245,6 +245,7 @@ func TestOneBadUser(t *testing.T) {
 			}
 			return nil
 		}
+		clock.Hold() // what it waits is looked at a moment later
 		revoke(t, h, lease.Which{All: true})
 		before := len(s.Batches())
 		work(t, h)
@@ -253,7 +254,6 @@ func TestOneBadUser(t *testing.T) {
 			t.Fatalf("left are %+v, want the bad one after an attempt", list)
 		}
 		create(t, h, bot, "reader") // nobody else is held up
-		clock.Hold()
 		var waits []time.Duration
 		for range 12 {
 			x := get(t, h, list[0].ID)
