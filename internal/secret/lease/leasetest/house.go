@@ -141,7 +141,7 @@ func (h *House) Role(t testing.TB, c estover.Caller, s lease.RoleSpec) lease.Rol
 func (h *House) Told(t testing.TB, tenant estover.TenantID, action string) (all []map[string]any) {
 	t.Helper()
 	err := h.DB.View(t.Context(), tenant, func(tx *db.Tx) error {
-		rows, err := tx.Query(t.Context(), "select id from audit where tenant_id = $1 and action = $2", tx.Tenant(), action)
+		rows, err := tx.Query(t.Context(), "select id from audit where tenant_id = $1 and action = $2 order by at, id", tx.Tenant(), action)
 		if err != nil {
 			return err
 		}
