@@ -21,8 +21,8 @@ func TestDevice(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := oauthtest.New(t, d)
 		clock := dbtest.NewClock(d)
-		bot, alice := w.CodeAgent("bot"), w.Person("alice")
 		clock.Advance(d.Now().Truncate(time.Hour).Add(time.Hour).Sub(d.Now())) // the page names the hour
+		bot, alice := w.CodeAgent("bot"), w.Person("alice")                    // who is signed in for less than an hour
 		asked := w.Device(bot, "scope", "customer.read")
 		code, value := asked.Text("user_code"), asked.Text("device_code")
 		if asked.Status != http.StatusOK || !regexp.MustCompile(`^[BCDFGHJKLMNPQRSTVWXZ]{4}-[BCDFGHJKLMNPQRSTVWXZ]{4}$`).MatchString(code) ||
