@@ -5,6 +5,7 @@ import (
 	"crypto/elliptic"
 	"crypto/sha512"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"math/big"
@@ -277,6 +278,34 @@ func TestVectorsOfThumbprints(t *testing.T) {
 		}
 		if got, err := Thumbprint(k.Public); err != nil || got != v.want {
 			t.Errorf("%s from the bare key: %s, %v, want %s", v.name, got, err, v.want)
+		}
+	}
+}
+
+// A token that has a name of its own is signed as RFC 6979, appendix A.2.5, says, and
+// one without is signed anew each time.
+func TestVectorOfNonces(t *testing.T) {
+	scalar, err := hex.DecodeString("c9afa9d845ba75166b5c215767b1d6934e50c3db36e89b127b8a622b120f6721")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), scalar)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = "efd48b2aacb6a8fd1140dd9cd45e81d69d2c877b56aaf991c34d0ea84eaf3716" +
+		"f7cb1c942d657c41d436c7a1b6e29f65f3e900dbb9aff4064dc4ab2f843acda8"
+	for purpose, named := range map[Purpose]bool{AccessToken: true, IDJAG: true, Denial: true, IDToken: false, Introspection: false} {
+		s, err := NewSigner(purpose, "k", key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		signature, err := s.sign([]byte("sample"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if is := hex.EncodeToString(signature) == want; is != named {
+			t.Errorf("a signature for %s is %x; that of the vector: %t, want %t", purpose, signature, is, named)
 		}
 	}
 }
