@@ -177,8 +177,18 @@ func hash(s estover.Secret) string {
 const algorithm = "rabbit_password_hashing_sha256"
 
 // do makes a call of the management interface: the parts of a path, each of
-// which is escaped. What is not there is [engine.ErrNoUser].
+// which is escaped. What is not there is [engine.ErrNoUser]. What only asks is
+// asked again where the broker failed.
 func (t *target) do(ctx context.Context, method string, in, out any, path ...string) (date string, err error) {
+	if method != http.MethodGet {
+		return t.once(ctx, method, in, out, path...)
+	}
+	err = again(ctx, func() (err error) { date, err = t.once(ctx, method, in, out, path...); return err })
+	return date, err
+}
+
+// once is do for whoever asks again by themselves, or must not.
+func (t *target) once(ctx context.Context, method string, in, out any, path ...string) (date string, err error) {
 	address := t.base.String() + "/api"
 	for _, p := range path {
 		if p == "" || p == "." || p == ".." {
@@ -301,8 +311,8 @@ func (t *target) create(ctx context.Context, o engine.Order, vhosts []string, be
 
 // again repeats what the broker could not do because somebody else was at work
 // on the same user: it has no transactions, and answers that there is no such
-// user, that the request is bad, or that it failed. To list users fails where one
-// is deleted meanwhile.
+// user, that the request is bad, or that it failed. To list users or connections
+// fails where one of them goes meanwhile.
 func again(ctx context.Context, do func() error) (err error) {
 	for i := range 8 {
 		var torn *status
@@ -375,8 +385,7 @@ func (t *target) revoke(ctx context.Context, name string) error {
 
 func (t *target) List(ctx context.Context, prefix string) (names []string, err error) {
 	var users []user
-	err = again(ctx, func() error { _, err := t.do(ctx, http.MethodGet, nil, &users, "users"); return err })
-	if err != nil {
+	if _, err := t.do(ctx, http.MethodGet, nil, &users, "users"); err != nil {
 		return nil, err
 	}
 	for _, u := range users {
@@ -401,8 +410,8 @@ func (t *target) SetSecret(ctx context.Context, name string, s, keep estover.Sec
 	if u.Tags.has(unfinished) {
 		return engine.ErrNoUser
 	}
-	_, err := t.do(ctx, http.MethodPut, user{Hash: hash(s), Algorithm: algorithm, Tags: u.Tags}, nil, "users", name)
-	return err
+	u = user{Hash: hash(s), Algorithm: algorithm, Tags: u.Tags}
+	return again(ctx, func() error { _, err := t.do(ctx, http.MethodPut, u, nil, "users", name); return err })
 }
 
 // Verify logs in over AMQP; administrators log in at the management interface, and
