@@ -15,6 +15,24 @@ import (
 	"estover.dev/internal/secret/engine"
 )
 
+// paired makes a second admin, and makes it anew where the broker, which takes long for
+// that on a busy machine, had not answered in time.
+func paired(t *testing.T, e engine.Engine, name, like string, secret estover.Secret) {
+	t.Helper()
+	err := e.(engine.Pairer).Pair(t.Context(), name, like, secret)
+	for tries := 1; err != nil && tries < 5; tries++ {
+		var refused *engine.Refused
+		if errors.As(err, &refused) {
+			break
+		}
+		t.Logf("making %s, once more: %v", name, err)
+		err = e.(engine.Pairer).Pair(t.Context(), name, like, secret)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestSecondAdmin is of the second admin (R12): it has the tags, the permissions and the
 // limits of the first, and is sent to the management interface alone; nobody is taken
 // over.
@@ -59,9 +77,7 @@ func TestSecondAdmin(t *testing.T) {
 	first := engine.Credential{User: "pair_first", Secret: estover.NewSecret([]byte(admin))}
 	second := engine.Credential{User: "pair_first_b", Secret: estover.NewSecret([]byte("made-for-the-second"))}
 	e := as(first)
-	if err := e.(engine.Pairer).Pair(t.Context(), second.User, first.User, second.Secret); err != nil {
-		t.Fatal(err)
-	}
+	paired(t, e, second.User, first.User, second.Secret)
 	defer tell(http.MethodDelete, "users/pair_first_b", "")
 	for _, what := range []string{"", "/permissions", "/topic-permissions"} {
 		var of [2]any
@@ -121,9 +137,7 @@ func TestSecondAdminCutOff(t *testing.T) {
 	first := engine.Credential{User: "cut_first", Secret: estover.NewSecret([]byte(admin))}
 	second := engine.Credential{User: "cut_first_b", Secret: estover.NewSecret([]byte("made-for-the-second"))}
 	asOperator := open(t, config(s))
-	if err := asOperator.(engine.Pairer).Pair(t.Context(), first.User, "estover", first.Secret); err != nil {
-		t.Fatal(err)
-	}
+	paired(t, asOperator, first.User, "estover", first.Secret)
 	conf := config(s)
 	conf.Admin = first
 	e := open(t, conf)
@@ -136,9 +150,7 @@ func TestSecondAdminCutOff(t *testing.T) {
 	takes := time.Hour
 	for range 3 { // the first one may have to wait for connections
 		began := time.Now()
-		if err := e.(engine.Pairer).Pair(t.Context(), second.User, first.User, second.Secret); err != nil {
-			t.Fatal(err)
-		}
+		paired(t, e, second.User, first.User, second.Secret)
 		takes = min(takes, time.Since(began))
 		gone()
 	}
