@@ -57,9 +57,7 @@ func TestKillInAnEmergency(t *testing.T) {
 		defer close(killed)
 		_ = v.Post(t, v.token, "/v1/containments", map[string]any{"scope": "everything", "reason": "nobody knows who it was"}, nil)
 	}()
-	for len(v.pg.Users(t, mark)) == leases {
-		time.Sleep(time.Millisecond)
-	}
+	e2etest.Eventually(t, "some users are gone", func() bool { return len(v.pg.Users(t, mark)) < leases })
 	v.Kill()
 	<-killed
 	v.Restart(t)

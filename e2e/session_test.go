@@ -176,8 +176,8 @@ func TestRunBound(t *testing.T) {
 	}
 	_, _ = in.Write([]byte("\n"))
 	stopped := time.Now()
-	e2etest.Eventually(t, "the session has ended", func() bool { return d.last(t).State == "ended" })
-	if took := time.Since(stopped); took > e2etest.Soon {
+	e2etest.Eventually(t, "the session has ended", func() bool { return d.show(t, id).State == session.Ended })
+	if took := d.show(t, id).EndedAt.Sub(stopped); took > e2etest.Soon { // whenever the command that looks had its turn
 		t.Errorf("the session ended %s after its program, want a second at most", took)
 	}
 	if code := r.end(t); code != 0 {
@@ -260,13 +260,8 @@ func TestSessionEndIsAllOrNothing(t *testing.T) {
 		_ = r.wait()
 	}
 	// What a server had taken on that was killed is done by another a minute later.
-	for deadline := time.Now().Add(100 * time.Second); ; time.Sleep(100 * time.Millisecond) {
-		left := slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return len(d.show(t, id).Ending) == 0 })
-		if len(left) == 0 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("of the sessions %v something is left to be ended", left)
-		}
-	}
+	e2etest.Eventually(t, "nothing of the sessions is left to be ended", func() bool {
+		ids = slices.DeleteFunc(ids, func(id string) bool { return len(d.show(t, id).Ending) == 0 })
+		return len(ids) == 0
+	})
 }

@@ -19,13 +19,12 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -34,6 +33,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"estover.dev/internal/db/scratch"
 )
 
 // Main runs the tests of a package and then takes away what [Binary] has
@@ -173,26 +174,15 @@ func start(t testing.TB, bin string, env, args []string) *Server {
 	return nil
 }
 
-// ports are those that servers of this process have had.
-var ports sync.Map
-
-// Port is a free port of loopback that the system does not give to outgoing connections, and
-// that no other test is given, so that it is still free when the server is started
-// again.
+// Port is a port of loopback for a server, which is still free when the server is
+// started again ([scratch.Port]).
 func Port(t testing.TB) string {
 	t.Helper()
-	for range 100 {
-		address := fmt.Sprintf("127.0.0.1:%d", 18000+rand.IntN(14000))
-		if _, given := ports.LoadOrStore(address, true); given {
-			continue
-		}
-		if l, err := net.Listen("tcp", address); err == nil {
-			_ = l.Close()
-			return address[strings.LastIndexByte(address, ':')+1:]
-		}
+	port, err := scratch.Port()
+	if err != nil {
+		t.Fatalf("no free port was found: %v", err)
 	}
-	t.Fatal("no free port was found")
-	return ""
+	return strconv.Itoa(port)
 }
 
 // startTime bounds how long a server may take until it serves. The machine may
