@@ -115,14 +115,15 @@ func StartNATS(secured bool) (*NATSServer, error) {
 	o.Server, err = Start(Process{
 		Debian: "nats-server", Program: "nats-server", Users: []string{"nats"}, Ports: 1,
 		Prepare: func(s *Server) ([]string, []string, error) {
-			conf := fmt.Sprintf("listen: %s\noperator: %s\nsystem_account: %s\nresolver: {type: full, dir: %q}\nresolver_preload: {\n%s}\ndebug: true\ntrace: true\n",
+			conf := fmt.Sprintf("listen: %s\noperator: %s\nsystem_account: %s\nresolver: {type: full, dir: %q}\nresolver_preload: {\n%s}\ndebug: true\ntrace: true\n"+
+				"authorization: {timeout: 30}\n", // by itself it waits two seconds for a log-in, and the machine may be busy for longer
 				s.Address(0), operatorJWT, NKeyName(o.System), filepath.Join(s.Dir, "jwt"), accounts)
 			if secured {
 				certificate, key, err := Certificate(s)
 				if err != nil {
 					return nil, nil, err
 				}
-				conf += fmt.Sprintf("tls: {cert_file: %q, key_file: %q}\n", certificate, key)
+				conf += fmt.Sprintf("tls: {cert_file: %q, key_file: %q, timeout: 30}\n", certificate, key)
 			}
 			path, err := s.Write("nats.conf", conf)
 			return []string{"-c", path}, nil, err

@@ -269,7 +269,7 @@ func TestOthersStay(t *testing.T) {
 	// Where all users live for less than that, old ones are dropped.
 	c := o.Config(o.Signing, o.CRM)
 	c.Options["prune"] = "720h"
-	if err := open(t, c).Revoke(t.Context(), []engine.Doomed{{Name: "e_another"}})[0]; err != nil {
+	if err := open(t, c).Revoke(t.Context(), []engine.Doomed{{Name: "e_" + stranger}})[0]; err != nil {
 		t.Fatal(err)
 	}
 	if now := o.revocations(t); now[stranger] != 0 || now[user(m)] == 0 {

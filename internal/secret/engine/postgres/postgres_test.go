@@ -758,6 +758,7 @@ func TestTrust(t *testing.T) {
 // memberships, and what was granted to the first directly; nobody is taken over.
 func TestSecondAdmin(t *testing.T) {
 	s := enginetest.Postgres(t)
+	t.Cleanup(func() { s.Exec(t, `drop table pair_own; drop role if exists pair_admin, "pair""b", pair_poor`) })
 	s.Exec(t, `create role pair_admin login createrole createdb password 'made-for-tests' in role pg_signal_backend; grant readers to pair_admin with admin option;
 		create table pair_own (id int); grant select on pair_own to pair_admin; create role pair_poor login password 'made-for-tests'`)
 	as := func(user string) engine.Engine {
@@ -802,6 +803,7 @@ func TestSecondAdmin(t *testing.T) {
 // (R6): it is made in one transaction, so it is whole or not there.
 func TestSecondAdminCutOff(t *testing.T) {
 	s := enginetest.Postgres(t)
+	t.Cleanup(func() { s.Exec(t, `drop role if exists cut_first_b, cut_first`) })
 	s.Exec(t, `create role cut_first login superuser createdb password 'made-for-tests'; grant readers to cut_first with admin option; grant writers to cut_first`)
 	c := s.Config
 	c.Admin = engine.Credential{User: "cut_first", Secret: estover.NewSecret([]byte("made-for-tests"))}
