@@ -38,6 +38,9 @@ type Change struct {
 // maxChanges bounds the ways out that an explanation lists.
 const maxChanges = 5
 
+// maxLate is how many evaluations may take too long before no other way is tried.
+const maxLate = 8
+
 // ErrNoInput is returned for a decision whose record has no input to look at.
 var ErrNoInput = &estover.Error{Kind: estover.Conflict, Code: "decision_not_explainable", Detail: "This decision was recorded without what it rested on, so it cannot be explained further."}
 
@@ -177,6 +180,7 @@ func remedies(e Explanation) []string {
 // refused input: one fact, or else two.
 func (r *revision) wayOut(ctx context.Context, input ast.Value, have Facts) ([][]Change, error) {
 	candidates := r.candidates(have)
+	late := 0
 	tryAll := func(sets [][]Change) (ways [][]Change, err error) {
 		for _, set := range sets {
 			f := have
@@ -186,6 +190,9 @@ func (r *revision) wayOut(ctx context.Context, input ast.Value, have Facts) ([][
 			s := shapeOf(f)
 			ok, err := r.allows(ctx, replaceFacts(input, s.term))
 			if errors.Is(err, errTimeout) {
+				if late++; late >= maxLate {
+					break // it runs away whatever the facts are
+				}
 				continue
 			}
 			if err != nil {

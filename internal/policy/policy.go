@@ -15,7 +15,7 @@
 // A package defines up to four sets: permit, deny, oblige, respond. Allowed is
 // what at least one rule permits and none denies. The default is no, and so is
 // the answer when a fact cannot be had, an evaluation fails, or it takes more
-// than 25 ms.
+// than 25 ms, and then more than 250.
 //
 // The facts are supplied at wiring, by the functions of [Sources], each of
 // which answers from memory. A rule has no clock, no network and no
