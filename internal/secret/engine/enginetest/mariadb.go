@@ -73,6 +73,7 @@ var mariadb = sync.OnceValues(func() (*MariaDBServer, error) {
 			return []string{
 				"--no-defaults", "--ssl-cert=" + certificate, "--ssl-key=" + key, "--datadir=" + data, "--socket=" + filepath.Join(at.Dir, "sock"), "--pid-file=" + filepath.Join(at.Dir, "pid"),
 				"--bind-address=127.0.0.1", "--port=" + strconv.Itoa(at.Ports[0]), "--skip-name-resolve", "--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=32M",
+				"--connect-timeout=60", // of a log-in on a machine that is busy
 				"--general-log", "--general-log-file=" + filepath.Join(at.Dir, "general.log"),
 			}, nil, nil
 		},

@@ -138,6 +138,8 @@ log.console = true
 log.console.level = info
 log.file = false
 disk_free_limit.absolute = 1MB
+handshake_timeout = 60000
+ssl_handshake_timeout = 60000
 `),
 			} {
 				if _, err := s.Write(name, content); err != nil {
