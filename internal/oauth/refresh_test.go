@@ -286,6 +286,24 @@ func TestNothingIsDecidedWithoutTheFamily(t *testing.T) {
 	})
 }
 
+// A refresh looks at the row of its grant, whatever the node's copy of that says: one that
+// has ended on another node, or that has another epoch, has no token spent (A1).
+func TestRefreshLooksAtTheGrant(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := oauthtest.New(t, d)
+		bot, alice := w.CodeAgent("bot"), w.Person("alice")
+		for _, changed := range []string{"ended_at = created_at, end_cause = 'of the test'", "epoch = epoch + 1"} {
+			value := w.Refresh(bot, w.Redeem(bot, alice.Code(bot)).Text("refresh_token")).Text("refresh_token")
+			before := count(t, d, "select sum(generation) from refresh_family")
+			run(t, d, "update oauth_grant set "+changed+" where ended_at is null")
+			refused(t, "a refresh where "+changed, w.Refresh(bot, value), 400, "invalid_grant")
+			if count(t, d, "select sum(generation) from refresh_family") != before {
+				t.Errorf("where %s a refresh token was spent", changed)
+			}
+		}
+	})
+}
+
 // A refresh token that was made before there were families goes on as any other, found
 // by its hash or by its first bytes: it has one successor (A1), and ends its grant when
 // it comes back too late (A2).

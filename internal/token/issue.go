@@ -258,7 +258,7 @@ func (t *Tokens) Issue(ctx context.Context, r Request) (Issued, error) {
 		if err != nil {
 			return Issued{}, err
 		}
-		signers := []db.Epoch{key.Epoch()}
+		signers := append(make([]db.Epoch, 0, 3), key.Epoch()) // with room for the grant
 		if its != nil {
 			signers = append(signers, its.Epoch())
 		}
@@ -732,7 +732,9 @@ func (t *Tokens) record(ctx context.Context, r Request, op guard.Op, d guard.Dec
 		hot.Step, hot.Rows = n.step, append(hot.Rows, n.rows...)
 		told.Members = n.member()
 	}
-	hot.Live = append([]db.Epoch{held.epoch()}, signers...)
+	if hot.Live = signers; r.Proof.Renewal == nil || hot.Step == nil { // else the step looks at the grant
+		hot.Live = append(hot.Live, held.epoch())
+	}
 	err := t.guard.Record(ctx, r.caller(), told, d, hot)
 	if hot.Step == nil || !errors.Is(err, db.ErrStale) {
 		return err

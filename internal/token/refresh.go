@@ -181,7 +181,7 @@ func (n *Renewal) prepare(ctx context.Context, t *Tokens, tenant estover.TenantI
 	if p != nil {
 		n.made.generation = p.family.generation + 1
 		n.told = n.made.generation
-		n.step = &db.Step{Text: spendText, Args: []any{p.family.id[:], p.hash, hash[:], n.made.generation, now, shown}}
+		n.step = &db.Step{Text: spendText(t.guard.DB().Engine()), Args: []any{p.family.id[:], p.hash, hash[:], n.made.generation, now, shown, g.Epoch}}
 		if n.made.id == p.family.id {
 			n.made.turned, n.made.shown = now, shown
 			return nil

@@ -644,9 +644,18 @@ func findFamily(ctx context.Context, tx *db.Tx, id [32]byte) (family, error) {
 	return f, err
 }
 
-// spendText has a family go on from the token that is good to the next one.
-const spendText = `update refresh_family set hash = $4, generation = $5, turned_at = $6, turned_jkt = $7
-	where tenant_id = $1 and id = $2 and hash = $3`
+// spendText has a family go on from the token that is good to the next one, if its grant
+// lives, and keeps that so until the transaction ends. Asked by itself, the grants of all
+// who share a commit were found, told of and looked up again.
+func spendText(e db.Engine) string {
+	const text = `update refresh_family set hash = $4, generation = $5, turned_at = $6, turned_jkt = $7
+		where tenant_id = $1 and id = $2 and hash = $3 and exists (select 1 from oauth_grant g
+			where g.tenant_id = $1 and g.id = refresh_family.grant_id and g.epoch = $8 and g.ended_at is null`
+	if e == db.Postgres {
+		return text + " for share)"
+	}
+	return text + ")"
+}
 
 // openWindow is the key of a window, which is made if it is not there. That is one statement:
 // between two of them another node may erase it, whose clock is ahead.
