@@ -347,9 +347,16 @@ func TestPasswordPolicyIsDecidedOnFirst(t *testing.T) {
 	for c := rune(0x4e00); c < 0x4e00+4000; c++ {
 		set.WriteRune(c)
 	}
-	begun := time.Now()
-	err := p.PutPassword(t.Context(), ann, "never", "length = 100\nrule \"charset\" { charset = \""+set.String()+"\" }\nrule \"charset\" { charset = \"x\" min-chars = 100 }")
-	if estover.KindOf(err) != estover.Denied || time.Since(begun) > time.Second {
-		t.Errorf("a policy that no password fits: %v after %s", err, time.Since(begun))
+	took := time.Hour
+	for range 5 { // at one time of them the machine is not busy with something else
+		begun := time.Now()
+		err := p.PutPassword(t.Context(), ann, "never", "length = 100\nrule \"charset\" { charset = \""+set.String()+"\" }\nrule \"charset\" { charset = \"x\" min-chars = 100 }")
+		if took = min(took, time.Since(begun)); estover.KindOf(err) != estover.Denied {
+			t.Fatalf("a policy that no password fits: %v, want a refusal", err)
+		}
+		if took < time.Second {
+			return
+		}
 	}
+	t.Errorf("a policy that no password fits was refused after %s", took)
 }
