@@ -132,7 +132,7 @@ func Start(o Options) (*Server, error) {
 		return nil, err
 	}
 	defer pool.Close()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		if err = pool.PingContext(context.Background()); err == nil {
 			return s, nil
 		}
