@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -452,6 +453,25 @@ func TestTimeout(t *testing.T) {
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("the answer took %v", took)
 	}
+}
+
+// What is late by no more than a busy machine makes it is answered: decision 0060.
+func TestLateIsAnswered(t *testing.T) {
+	for range 5 { // where others are at work it may be later than that
+		for n := 100; ; n += 1 + n/8 {
+			rule := fmt.Sprintf("permit contains \"all\" if {\n\tinput.op == \"gateway.call\"\n\tcount([1 | some a in numbers.range(1, %d); some b in numbers.range(1, %d); a == b]) > 0\n}\n", n, n)
+			d := deciderOf(t, shop(), Bundle{{"a.rego", head + rule}})
+			began := time.Now()
+			got := decide(t, d, sue, call("customer.read", guard.Reads))
+			if took := time.Since(began); got.Allow && took > 75*time.Millisecond {
+				return
+			} else if !got.Allow {
+				t.Logf("with %d it is too late after %v: %v", n, took, got.Reasons)
+				break
+			}
+		}
+	}
+	t.Error("nothing that took more than 75 ms was answered")
 }
 
 // An evaluation that fails is a refusal, whatever the rules would have said.
