@@ -113,7 +113,6 @@ func insert(ctx context.Context, tx *db.Tx, s *Session) (bool, error) {
 	return n == 1, err
 }
 
-// orNull is a text, or null where there is none.
 // nest holds the parent of a session that is being opened, and bounds the
 // session by it: in its time, and in how long nobody may use it if it does not say.
 func nest(ctx context.Context, tx *db.Tx, s *Session) error {

@@ -40,7 +40,6 @@ func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }
 // whole is a duration as it is stored.
 func whole(d time.Duration) int64 { return int64(d / time.Second) }
 
-// orNull is a text, or null where there is none.
 func findHash(ctx context.Context, tx *db.Tx, hash []byte) (*Ticket, error) {
 	return scan(tx, tx.QueryRow(ctx, `select `+columns+` from ticket where tenant_id = $1 and hash = $2`, tx.Tenant(), hash).Scan)
 }

@@ -141,7 +141,6 @@ func (a Auth) stored() any {
 	return string(b)
 }
 
-// orNull stores nothing for an empty string.
 // bound stores a limit: nothing where there is none, which is not the same as
 // a limit that nothing fits.
 func bound(list []string) any {
