@@ -83,19 +83,33 @@ func fold(dst []byte, name string) []byte {
 // their servers; who the user is, as authenticating proxies tell them; and
 // another method or path than the one that was decided on.
 func Strip(h http.Header, injected ...string) {
-	var buf [64]byte
 	for name := range h {
-		folded := fold(buf[:0], name)
-		if said(string(folded)) {
+		if Stripped(name, injected) {
 			delete(h, name)
-			continue
-		}
-		for _, own := range injected {
-			if own == string(folded) {
-				delete(h, name)
-			}
 		}
 	}
+}
+
+// Stripped reports whether [Strip] deletes a header.
+func Stripped(name string, injected []string) bool {
+	var buf [64]byte
+	folded := fold(buf[:0], name)
+	return said(string(folded)) || contains(injected, folded)
+}
+
+// Among reports whether a name folds to one of these, which are folded themselves.
+func Among(name string, folded []string) bool {
+	var buf [64]byte
+	return contains(folded, fold(buf[:0], name))
+}
+
+func contains(list []string, folded []byte) bool {
+	for _, one := range list {
+		if one == string(folded) {
+			return true
+		}
+	}
+	return false
 }
 
 // said reports whether a folded name is one of those that only we may say.

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"net/http"
@@ -106,7 +105,7 @@ func (s *sending) pass(piece []byte, last bool) error {
 
 // read is a body that was read for a decision: nothing of it is copied, and it is
 // not looked through twice. What goes wrong is noted, as by whole.
-func (s *sending) read(before *buffered) io.ReadCloser {
+func (s *sending) read(before *buffered) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	text := before.text
@@ -115,7 +114,7 @@ func (s *sending) read(before *buffered) io.ReadCloser {
 	if err := s.pass(text, true); err != nil {
 		_ = s.broke(err)
 	}
-	return io.NopCloser(bytes.NewReader(text))
+	return text
 }
 
 // short is the length up to which a body that is here already is read before its
@@ -126,14 +125,13 @@ const short = 16 << 10
 
 // whole is a body of n bytes, read to its end. What goes wrong is noted, and
 // ends the request before it is sent ([flight.attempt]).
-func (s *sending) whole(n int64) io.ReadCloser {
+func (s *sending) whole(n int64) []byte {
 	b := make([]byte, 0, n+1)
 	for {
 		m, err := s.Read(b[len(b):cap(b)])
 		if b = b[:len(b)+m]; err != nil || len(b) == cap(b) {
 			s.here = len(b) <= s.f.atOnce()
-			// net/http knows that a reader of this type never waits.
-			return io.NopCloser(bytes.NewReader(b))
+			return b
 		}
 	}
 }
@@ -288,13 +286,39 @@ func (f *flight) body(res *http.Response) error {
 			return err
 		}
 	}
-	if p.Needles != nil {
+	switch {
+	case p.Needles == nil:
+	case f.all && len(d.closers) == 0:
+		d.from = &masked{d.from, p.Needles, f.echo}
+	default:
 		masked := p.Needles.Reader(d.from, f.echo)
 		d.closers = append(d.closers, masked)
 		d.from = masked
 	}
 	res.Body = d
 	return nil
+}
+
+// A masked body is here whole, and shorter than the buffer into which it is read: it is
+// masked there, all at once.
+type masked struct {
+	from    io.Reader
+	needles *redact.Matcher
+	echo    func(name string)
+}
+
+// Read reads all of the body.
+func (m *masked) Read(p []byte) (n int, err error) {
+	for err == nil {
+		if n == len(p) {
+			return 0, io.ErrShortBuffer
+		}
+		var more int
+		more, err = m.from.Read(p[n:])
+		n += more
+	}
+	m.needles.Mask(p[:n], m.echo)
+	return n, err
 }
 
 // encoded reports whether the body of an answer is compressed.

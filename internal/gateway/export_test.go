@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/rand"
 	"crypto/x509"
 	"io"
@@ -43,6 +44,20 @@ func FreeLines(f *Forwarder) (n int) {
 		p.lines.mu.Unlock()
 	}
 	return n
+}
+
+// CloseLines closes the lines that nobody uses.
+func CloseLines(f *Forwarder) {
+	f.pools.mu.Lock()
+	defer f.pools.mu.Unlock()
+	for _, p := range f.pools.pools {
+		p.lines.mu.Lock()
+		for _, l := range p.lines.free {
+			l.conn.Close()
+		}
+		p.lines.free = nil
+		p.lines.mu.Unlock()
+	}
 }
 
 // QuietLines is how many of them may be used.
@@ -87,7 +102,11 @@ func Answered(c net.Conn, text []byte) (kept func() int, err error) {
 func Ask(c net.Conn, r *http.Request, patience time.Duration) (*http.Response, error) {
 	l := &line{conn: c}
 	l.in = bufio.NewReader(l)
-	return l.exchange(r, patience)
+	var text bytes.Buffer
+	if err := r.Write(&text); err != nil {
+		return nil, err
+	}
+	return l.exchange(text.Bytes(), r, patience, func(int, http.Header) {})
 }
 
 // AgeLines has the lines that wait have done so for longer, and closes those for which

@@ -36,7 +36,11 @@ type Forwarder struct {
 func NewForwarder(d *edge.Dialer, logger *slog.Logger) *Forwarder {
 	f := &Forwarder{pools: pools{dialer: d}}
 	f.proxy = httputil.ReverseProxy{
-		Rewrite:        func(pr *httputil.ProxyRequest) { flightOf(pr.In).rewrite(pr) },
+		Rewrite: func(pr *httputil.ProxyRequest) {
+			if f := flightOf(pr.In); f.res == nil {
+				f.rewrite(pr)
+			}
+		},
 		Transport:      (*carrier)(f),
 		ModifyResponse: func(res *http.Response) error { return flightOf(res.Request).answer(res) },
 		ErrorHandler: func(_ http.ResponseWriter, r *http.Request, err error) {
@@ -67,6 +71,9 @@ type carrier Forwarder
 // RoundTrip sends the request once.
 func (c *carrier) RoundTrip(r *http.Request) (*http.Response, error) {
 	f := flightOf(r)
+	if f.res != nil {
+		return f.res, nil
+	}
 	f.pool = c.pools.of(f.ex, f.plan)
 	// A server that answers an expectation at once may or may not read the body
 	// that then comes; whoever is asked next must not hear of it. The transport
@@ -126,6 +133,8 @@ type flight struct {
 	up   sending
 	down receiving
 	ws   *socket
+	res  *http.Response // whose head is here before the proxy asks for it ([flight.whole])
+	all  bool           // all of the answer is here
 
 	began time.Time
 	stall time.Duration
@@ -276,7 +285,9 @@ func (f *flight) carry(r *http.Request) {
 			panic(x)
 		}
 	}()
-	f.forwarder.proxy.ServeHTTP(f, r)
+	if !f.whole(r) {
+		f.forwarder.proxy.ServeHTTP(f, r)
+	}
 }
 
 // ready refuses what can be refused before anything is sent.
@@ -309,21 +320,27 @@ func (f *flight) trip(r *http.Request) error {
 	if p.Tripwire == nil {
 		return nil
 	}
-	// The slots are emptied, so what stands in them may be a placeholder.
-	tripped := false
-	trip := func(string) { tripped = true }
-	p.Tripwire.MaskString(string(f.ex.Path), trip)
-	p.Tripwire.MaskString(emptyQuery(f.ex.Query, p.Slots), trip)
+	// All of it at once, a line each: no placeholder goes over the end of a line. The
+	// slots are emptied, so what stands in them may be one.
+	b := heads.Get().(*head)
+	defer heads.Put(b)
+	b.Reset()
+	line := func(text string) {
+		b.WriteString(text)
+		b.WriteByte('\n')
+	}
+	line(string(f.ex.Path))
+	line(emptyQuery(f.ex.Query, p.Slots))
 	for name, values := range r.Header {
-		folded := edge.Fold(name)
-		p.Tripwire.MaskString(name, trip)
+		line(name)
+		if edge.Among(name, f.own) {
+			continue
+		}
 		for _, v := range values {
-			if !slices.Contains(f.own, folded) {
-				p.Tripwire.MaskString(v, trip)
-			}
+			line(v)
 		}
 	}
-	if tripped {
+	if p.Tripwire.Finds(b.Bytes()) {
 		return ErrTripwire
 	}
 	return nil
@@ -376,23 +393,35 @@ func (f *flight) rewrite(pr *httputil.ProxyRequest) {
 	}
 	out.URL.RawQuery = signatures.put(out.Header, fill(out.Header, query, p.Slots, false))
 	if out.Body != nil {
-		f.up.out = out
-		before, _ := f.up.from.(*buffered)
-		if f.text == nil && before != nil && before.text != nil {
-			out.Body = f.up.read(before)
-			return
-		}
-		if p.Tripwire != nil {
-			f.up.scan = p.Tripwire.Reader(f.up.from, func(string) { f.up.tripped = true })
-		}
-		out.Body = &f.up
-		if f.text != nil {
-			out.Body = f.up.whole(int64(len(f.text)))
-		} else if n := pr.In.ContentLength; before == nil && 0 < n && n <= short && edge.Arrived(pr.In) {
-			out.Body = f.up.whole(n)
+		f.up.out, out.Body = out, &f.up
+		if text, ok := f.taken(pr.In); ok {
+			out.Body = here(text)
 		}
 	}
 }
+
+// taken gives the body of a request, if all of it is here, once it has been looked
+// through. What is wrong with it is noted.
+func (f *flight) taken(r *http.Request) (text []byte, ok bool) {
+	before, _ := f.up.from.(*buffered)
+	if f.text == nil && before != nil && before.text != nil {
+		return f.up.read(before), true
+	}
+	if f.plan.Tripwire != nil {
+		f.up.scan = f.plan.Tripwire.Reader(f.up.from, func(string) { f.up.tripped = true })
+	}
+	if f.text != nil {
+		return f.up.whole(int64(len(f.text))), true
+	}
+	if n := r.ContentLength; before == nil && 0 < n && n <= short && edge.Arrived(r) {
+		return f.up.whole(n), true
+	}
+	return nil, false
+}
+
+// here is a body that is here whole: net/http knows that a reader of this type never
+// waits.
+func here(text []byte) io.ReadCloser { return io.NopCloser(bytes.NewReader(text)) }
 
 var identity = []string{"identity"}
 
@@ -410,7 +439,7 @@ func (f *flight) scrubs() bool { return f.plan.Needles != nil || f.plan.Identity
 func (f *flight) trailers(pr *httputil.ProxyRequest) {
 	pr.Out.Trailer = nil
 	for name := range pr.In.Trailer {
-		if !trailable(name) || slices.Contains(f.own, edge.Fold(name)) {
+		if !trailable(name) || edge.Among(name, f.own) {
 			continue
 		}
 		if pr.Out.Trailer == nil {
@@ -452,9 +481,8 @@ func (f *flight) gotConn(i httptrace.GotConnInfo) {
 
 func (f *flight) wroteHead() { f.wrote.Store(true) }
 
-// answer makes the answer for the agent out of the upstream's.
-func (f *flight) answer(res *http.Response) error {
-	p := f.plan
+// heard notes what is to be known of an answer, and shows its head to the tap.
+func (f *flight) heard(res *http.Response) error {
 	f.out.First = time.Since(f.began)
 	f.out.Status, f.out.Proto = res.StatusCode, res.Proto
 	f.out.SPKI = f.pool.key(res.TLS)
@@ -464,10 +492,16 @@ func (f *flight) answer(res *http.Response) error {
 	case res.ProtoMajor == 1:
 		f.pool.alone.Store(true)
 	}
-	if p.Received != nil {
-		if err := tapHead(p.Received, statusLine(res), res.Header); err != nil {
-			return err
-		}
+	if f.plan.Received == nil {
+		return nil
+	}
+	return tapHead(f.plan.Received, statusLine(res), res.Header)
+}
+
+// answer makes the answer for the agent out of the upstream's.
+func (f *flight) answer(res *http.Response) error {
+	if err := f.heard(res); err != nil {
+		return err
 	}
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return f.switched(res)
@@ -579,14 +613,8 @@ func (f *flight) WriteHeader(code int) {
 	}
 	if code >= 100 && code < 200 && code != http.StatusSwitchingProtocols {
 		h := f.w.Header()
-		for _, line := range h["Connection"] {
-			for name := range strings.SplitSeq(line, ",") {
-				h.Del(strings.TrimSpace(name))
-			}
-		}
-		for _, name := range hopByHop {
-			delete(h, name)
-		}
+		between(h)
+		delete(h, "Content-Length")
 		edge.StripAnswer(h, f.plan.Cookies)
 		f.mask(h)
 	} else {
@@ -598,8 +626,11 @@ func (f *flight) WriteHeader(code int) {
 	f.w.WriteHeader(code)
 }
 
-// hopByHop are headers that do not belong into an informational answer.
-var hopByHop = []string{"Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Content-Length"}
+// hopByHop are headers that are between two of those by way of whom a message comes
+// (RFC 9110, section 7.6.1), with what others take for such.
+var hopByHop = []string{
+	"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+}
 
 // Write writes a piece of the body.
 func (f *flight) Write(b []byte) (n int, err error) {

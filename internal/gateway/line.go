@@ -11,8 +11,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptrace"
-	"net/textproto"
 	"os"
 	"slices"
 	"sync"
@@ -40,6 +38,7 @@ type line struct {
 	conn    net.Conn
 	address string
 	tls     *tls.ConnectionState // nil without TLS
+	look    *look                // at the connection beneath that
 	in      *bufio.Reader
 	rest    chan error // tells when the rest of a request has been written that the upstream did not take at once; nil if there is none
 	left    int64      // what may still come; bounds heads
@@ -89,8 +88,10 @@ func (f *flight) exchange(r *http.Request) (res *http.Response, err error) {
 		return nil, err
 	}
 	for _, h := range []http.Header{r.Header, r.Trailer} {
-		if err := sendable(h); err != nil {
-			return nil, err
+		for name, values := range h {
+			if err := sendable(name, values); err != nil {
+				return nil, err
+			}
 		}
 	}
 	l := f.pool.take()
@@ -99,16 +100,32 @@ func (f *flight) exchange(r *http.Request) (res *http.Response, err error) {
 			return nil, f.ended(err)
 		}
 	}
+	text := requests.Get().(*bytes.Buffer)
+	text.Reset()
+	defer func() {
+		clear(text.Bytes()) // there is an injected secret in it
+		requests.Put(text)
+	}()
+	if err := r.Write(text); err != nil {
+		l.conn.Close()
+		return nil, f.ended(err)
+	}
+	return f.by(l, text.Bytes(), r)
+}
+
+// by sends the text of a request by a line, all of it at once, and reads the head
+// of its answer.
+func (f *flight) by(l *line, text []byte, r *http.Request) (res *http.Response, err error) {
 	f.conn, f.out.Address = l.conn, l.address
-	b := &lineBody{f: f, line: l, again: !r.Close}
+	b := &lineBody{f: f, line: l}
 	// Whoever ends the exchange ends what waits here.
 	b.off = context.AfterFunc(f.ctx, func() { l.conn.Close() })
-	if res, err = l.exchange(r, f.pool.transport.ResponseHeaderTimeout); err != nil {
+	if res, err = l.exchange(text, r, f.pool.transport.ResponseHeaderTimeout, f.interim); err != nil {
 		b.release(false)
 		return nil, f.ended(err)
 	}
 	res.TLS = l.tls
-	b.again = b.again && !res.Close && res.ProtoAtLeast(1, 1)
+	b.again = !r.Close && !res.Close && res.ProtoAtLeast(1, 1)
 	if res.Body == http.NoBody {
 		b.release(true)
 		return res, nil
@@ -117,15 +134,12 @@ func (f *flight) exchange(r *http.Request) (res *http.Response, err error) {
 	return res, nil
 }
 
-// sendable refuses headers that net/http would not send.
-func sendable(h http.Header) error {
-	for name, values := range h {
-		if !httpguts.ValidHeaderFieldName(name) {
-			return fmt.Errorf("the header %q cannot be sent", name)
-		}
-		if !slices.ContainsFunc(values, func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) }) {
-			continue
-		}
+// sendable refuses a header that net/http would not send.
+func sendable(name string, values []string) error {
+	if !httpguts.ValidHeaderFieldName(name) {
+		return fmt.Errorf("the header %q cannot be sent", name)
+	}
+	if slices.ContainsFunc(values, func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) }) {
 		return fmt.Errorf("the value of the header %q cannot be sent", name) // which may be secret
 	}
 	return nil
@@ -142,19 +156,19 @@ func (f *flight) ended(err error) error {
 
 var requests = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-// exchange writes a request, all of it at once, and reads the head of its answer.
-func (l *line) exchange(r *http.Request, patience time.Duration) (*http.Response, error) {
-	b := requests.Get().(*bytes.Buffer)
-	b.Reset()
-	defer func() {
-		clear(b.Bytes()) // there is an injected secret in it
-		requests.Put(b)
-	}()
-	if err := r.Write(b); err != nil {
-		return nil, err
-	}
+// interim hands on an answer that comes before the answer, as 103 is.
+func (f *flight) interim(code int, header http.Header) {
+	h := f.Header()
+	add(h, header)
+	f.WriteHeader(code)
+	clear(h)
+}
+
+// exchange sends the text of a request, and reads the head of its answer. What comes
+// before the answer goes to interim.
+func (l *line) exchange(text []byte, r *http.Request, patience time.Duration, interim func(code int, h http.Header)) (*http.Response, error) {
 	l.heard, l.left = false, maxAnswerHead
-	if err := l.send(b.Bytes(), patience); err != nil {
+	if err := l.send(text, patience); err != nil {
 		return nil, err
 	}
 	for {
@@ -167,19 +181,23 @@ func (l *line) exchange(r *http.Request, patience time.Duration) (*http.Response
 		case res.StatusCode == http.StatusSwitchingProtocols:
 			return nil, errUnasked
 		case res.StatusCode < 200:
-			if t := httptrace.ContextClientTrace(r.Context()); t != nil && t.Got1xxResponse != nil {
-				if err := t.Got1xxResponse(res.StatusCode, textproto.MIMEHeader(res.Header)); err != nil {
-					return nil, err
-				}
-			}
+			interim(res.StatusCode, res.Header)
 			continue
 		}
 		l.left = unbounded
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.heard = true
+		if l.here(res) {
+			return res, nil // nothing more is waited for, and the next request sets another time
+		}
 		return res, l.conn.SetReadDeadline(time.Time{})
 	}
+}
+
+// here reports whether all of an answer has come, so that to read it waits for nobody.
+func (l *line) here(res *http.Response) bool {
+	return res.Body == http.NoBody || 0 < res.ContentLength && res.ContentLength <= int64(l.in.Buffered())
 }
 
 // wait has the head of the answer come within a time, which begins when all of the
@@ -262,8 +280,7 @@ func (l *line) Read(p []byte) (int, error) {
 // nothing else. An answer to which there is no request would be taken for that of
 // the next one.
 func (l *line) quiet() bool {
-	conn := l.conn
-	if c, ok := conn.(*tls.Conn); ok {
+	if c, ok := l.conn.(*tls.Conn); ok {
 		// It may have something here already, of what came along with the answer.
 		if c.SetReadDeadline(time.Unix(1, 0)) != nil {
 			return false
@@ -273,9 +290,8 @@ func (l *line) quiet() bool {
 		if n > 0 || !errors.As(err, &late) || !late.Timeout() {
 			return false
 		}
-		conn = c.NetConn()
 	}
-	return l.in.Buffered() == 0 && nothingCame(conn)
+	return l.in.Buffered() == 0 && l.look.nothing()
 }
 
 // take gives a line that may be used, and nil if there is none.
@@ -350,7 +366,7 @@ func (p *pool) open(ctx context.Context, up *Upstream) (*line, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &line{conn: conn, address: conn.RemoteAddr().String()}
+	l := &line{conn: conn, address: conn.RemoteAddr().String(), look: lookAt(conn)}
 	l.in = bufio.NewReader(l)
 	if up.Scheme == "https" {
 		secured, err := up.secure(ctx, conn)

@@ -7,24 +7,41 @@ import (
 	"syscall"
 )
 
-// canLook says whether [nothingCame] can tell.
+// canLook says whether a [look] can tell.
 const canLook = true
 
-// nothingCame reports whether a connection is open and nothing can be read from it.
-// It takes nothing out, and does not wait.
-func nothingCame(c net.Conn) bool {
+// A look tells whether something has come by a connection. It is made once for each,
+// and used by one at a time.
+type look struct {
+	raw  syscall.RawConn
+	ask  func(fd uintptr)
+	came error
+	b    [1]byte
+}
+
+// lookAt is a look at a connection; nil if there is none.
+func lookAt(c net.Conn) *look {
 	s, ok := c.(syscall.Conn)
 	if !ok {
-		return false
+		return nil
 	}
 	raw, err := s.SyscallConn()
 	if err != nil {
+		return nil
+	}
+	l := &look{raw: raw}
+	l.ask = func(fd uintptr) {
+		_, _, l.came = syscall.Recvfrom(int(fd), l.b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+	}
+	return l
+}
+
+// nothing reports whether the connection is open and nothing can be read from it. It
+// takes nothing out, and does not wait.
+func (l *look) nothing() bool {
+	if l == nil {
 		return false
 	}
-	var came error
-	err = raw.Control(func(fd uintptr) {
-		var b [1]byte
-		_, _, came = syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-	})
-	return err == nil && (came == syscall.EAGAIN || came == syscall.EWOULDBLOCK)
+	err := l.raw.Control(l.ask)
+	return err == nil && (l.came == syscall.EAGAIN || l.came == syscall.EWOULDBLOCK)
 }

@@ -116,32 +116,68 @@ func (s *Slot) check() error {
 }
 
 // label is what stands for the secret wherever a request is shown.
-func (s *Slot) label() string { return "‹secret " + s.Label + "›" }
+func (s *Slot) label() string { return string(s.appendLabel(nil)) }
+
+func (s *Slot) appendLabel(b []byte) []byte {
+	return append(append(append(b, "‹secret "...), s.Label...), "›"...)
+}
+
+// header is the header that the slot fills by itself, not as a part of a signature;
+// "" if there is none.
+func (s *Slot) header() string {
+	switch s.Kind {
+	case HeaderSlot:
+		return s.Name
+	case BasicSlot:
+		return "Authorization"
+	}
+	return ""
+}
+
+// append writes what stands in that header. With show that has the label.
+func (s *Slot) append(b []byte, show bool) []byte {
+	if s.Kind == HeaderSlot {
+		b = append(b, s.Prefix...)
+		if show {
+			return s.appendLabel(b)
+		}
+		return append(b, s.Secret.Reveal()...)
+	}
+	b = append(b, "Basic "...)
+	if show {
+		return s.appendLabel(append(append(b, s.User...), ':'))
+	}
+	both := append(append([]byte(s.User), ':'), s.Secret.Reveal()...)
+	defer clear(both)
+	return base64.StdEncoding.AppendEncode(b, both)
+}
 
 // fill sets the slots of the head, which are empty, but for signatures. With show
 // they are filled with labels.
 func fill(h http.Header, query string, slots []Slot, show bool) string {
-	for _, s := range slots {
-		value := s.label()
-		switch {
-		case s.Kind == QuerySlot:
-			if !show {
-				value = url.QueryEscape(string(s.Secret.Reveal()))
-			}
-			if query != "" {
-				query += "&"
-			}
-			query += url.QueryEscape(s.Name) + "=" + value
-		case s.Kind == BasicSlot && !show:
-			h.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(s.User+":"+string(s.Secret.Reveal()))))
-		case s.Kind == BasicSlot:
-			h.Set("Authorization", "Basic "+s.User+":"+value)
-		case s.Kind == HeaderSlot:
-			if !show {
-				value = string(s.Secret.Reveal())
-			}
-			h.Set(s.Name, s.Prefix+value)
+	for i := range slots {
+		if name := slots[i].header(); name != "" {
+			h.Set(name, string(slots[i].append(nil, show)))
 		}
+	}
+	return fillQuery(query, slots, show)
+}
+
+// fillQuery adds the parameters of the slots to a query.
+func fillQuery(query string, slots []Slot, show bool) string {
+	for i := range slots {
+		s := &slots[i]
+		if s.Kind != QuerySlot {
+			continue
+		}
+		value := s.label()
+		if !show {
+			value = url.QueryEscape(string(s.Secret.Reveal()))
+		}
+		if query != "" {
+			query += "&"
+		}
+		query += url.QueryEscape(s.Name) + "=" + value
 	}
 	return query
 }

@@ -185,20 +185,11 @@ func (m *Matcher) Mask(text []byte, hit func(name string)) {
 // MaskString is [Matcher.Mask] for a string: it gives back the string itself if
 // there was nothing in it.
 func (m *Matcher) MaskString(text string, hit func(name string)) string {
-	if m == nil || len(text) < m.width {
+	if !m.Finds([]byte(text)) { // for which the compiler makes no copy
 		return text
 	}
 	b := []byte(text)
-	found := false
-	m.Mask(b, func(name string) {
-		found = true
-		if hit != nil {
-			hit(name)
-		}
-	})
-	if !found {
-		return text
-	}
+	m.Mask(b, hit)
 	return string(b)
 }
 
