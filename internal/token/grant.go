@@ -114,10 +114,7 @@ func EndSessions(ctx context.Context, tx *guard.Tx, sessions []string) (int, err
 func ExtendSession(ctx context.Context, tx *guard.Tx, session string, from, until time.Time) error {
 	extended, err := extendGrants(ctx, tx.Tx, session, from, until)
 	for _, g := range extended {
-		tx.Touch(grantKind, g.ID)
-		if g.Kind == Own {
-			tx.Touch(ownGrantKind, ownKey(g.Session, g.Client))
-		}
+		g.touch(tx)
 	}
 	return err
 }
@@ -171,12 +168,17 @@ func end(ctx context.Context, tx *guard.Tx, cause, where string, args ...any) (i
 		}
 		for _, g := range ended {
 			tx.End(GrantTable, g.ID)
-			tx.Touch(grantKind, g.ID)
-			if g.Kind == Own {
-				tx.Touch(ownGrantKind, ownKey(g.Session, g.Client))
-			}
+			g.touch(tx)
 		}
 		count += len(ended)
+	}
+}
+
+// touch makes the copies of a grant stale.
+func (g *Grant) touch(tx *guard.Tx) {
+	tx.Touch(grantKind, g.ID)
+	if g.Kind == Own {
+		tx.Touch(ownGrantKind, ownKey(g.Session, g.Client))
 	}
 }
 

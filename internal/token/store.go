@@ -67,20 +67,9 @@ func oneGrant(ctx context.Context, tx *db.Tx, row db.Single) (*Grant, error) {
 			return nil, fmt.Errorf("reading the authorization details of grant %s: %w", g.ID, err)
 		}
 	}
-	rows, err := tx.Query(ctx, `select jti from denied_token where tenant_id = $1 and grant_id = $2 and expires_at > $3 order by jti`,
+	g.denied, err = db.AllOf[string](ctx, tx, `select jti from denied_token where tenant_id = $1 and grant_id = $2 and expires_at > $3 order by jti`,
 		tx.Tenant(), g.ID, tx.Now())
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var jti string
-		if err := rows.Scan(&jti); err != nil {
-			return nil, err
-		}
-		g.denied = append(g.denied, jti)
-	}
-	return g, rows.Err()
+	return g, err
 }
 
 // grantText inserts a grant, without the values and the condition.
@@ -179,51 +168,34 @@ func lockGrant(ctx context.Context, tx *db.Tx, id string) error {
 	return err
 }
 
+// touchedColumns are what one has to know of a grant to make its copies stale
+// ([Grant.touch]).
+const touchedColumns = "id, kind, session_id, client_id"
+
+func scanTouched(columns func(...any) error) (g Grant, err error) {
+	err = columns(&g.ID, &g.Kind, &g.Session, &g.Client)
+	return g, err
+}
+
 // endTree ends the living grants that fit a condition, whose arguments are $4 and
 // on, and the living ones anywhere below them, and says which they were.
 func endTree(ctx context.Context, tx *db.Tx, cause, where string, args ...any) ([]Grant, error) {
-	rows, err := tx.Query(ctx, `with recursive tree(id) as (
+	return db.All(ctx, tx, scanTouched, `with recursive tree(id) as (
 			select id from oauth_grant where tenant_id = $1 and `+where+`
 			union
 			select g.id from oauth_grant g join tree on g.parent_id = tree.id where g.tenant_id = $1
 		)
 		update oauth_grant set ended_at = $2, end_cause = $3, epoch = epoch + 1
 		where tenant_id = $1 and ended_at is null and id in (select id from tree)
-		returning id, kind, session_id, client_id`, append([]any{tx.Tenant(), tx.Now(), cause}, args...)...)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	var ended []Grant
-	for rows.Next() {
-		var g Grant
-		if err := rows.Scan(&g.ID, &g.Kind, &g.Session, &g.Client); err != nil {
-			return nil, err
-		}
-		ended = append(ended, g)
-	}
-	return ended, rows.Err()
+		returning `+touchedColumns, append([]any{tx.Tenant(), tx.Now(), cause}, args...)...)
 }
 
 // extendGrants moves the end of the live grants of a session that were to end at
 // from, and says which they are.
 func extendGrants(ctx context.Context, tx *db.Tx, session string, from, until time.Time) ([]Grant, error) {
-	rows, err := tx.Query(ctx, `update oauth_grant set expires_at = $4
+	return db.All(ctx, tx, scanTouched, `update oauth_grant set expires_at = $4
 		where tenant_id = $1 and session_id = $2 and ended_at is null and expires_at = $3
-		returning id, kind, session_id, client_id`, tx.Tenant(), session, from, until)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	var extended []Grant
-	for rows.Next() {
-		var g Grant
-		if err := rows.Scan(&g.ID, &g.Kind, &g.Session, &g.Client); err != nil {
-			return nil, err
-		}
-		extended = append(extended, g)
-	}
-	return extended, rows.Err()
+		returning `+touchedColumns, tx.Tenant(), session, from, until)
 }
 
 // deny marks one access token as revoked. Doing it again changes nothing.
@@ -313,7 +285,7 @@ func findConsent(ctx context.Context, tx *db.Tx, k consentKey, locked bool) (c C
 	}
 	c, err = scanConsent(tx.QueryRow(ctx, "select "+consentColumns+` from oauth_consent
 		where tenant_id = $1 and person_id = $2 and client_id = $3 and redirect_uri = $4 and ended_at is null`+lock,
-		tx.Tenant(), k.person, k.client, k.redirect))
+		tx.Tenant(), k.person, k.client, k.redirect).Scan)
 	if errors.Is(err, db.ErrNoRows) {
 		return c, ErrConsent
 	}
@@ -322,9 +294,9 @@ func findConsent(ctx context.Context, tx *db.Tx, k consentKey, locked bool) (c C
 
 const consentColumns = "id, client_id, redirect_uri, client_digest, reach, details, created_at"
 
-func scanConsent(row interface{ Scan(into ...any) error }) (c Consent, err error) {
+func scanConsent(columns func(...any) error) (c Consent, err error) {
 	var reach, details string
-	if err := row.Scan(&c.ID, &c.Client, &c.Redirect, &c.digest, &reach, &details, &c.Created); err != nil {
+	if err := columns(&c.ID, &c.Client, &c.Redirect, &c.digest, &reach, &details, &c.Created); err != nil {
 		return c, err
 	}
 	if err := json.Unmarshal([]byte(reach), &c.Reach); err != nil {
@@ -355,21 +327,9 @@ func replaceConsent(ctx context.Context, tx *db.Tx, k consentKey, c Consent) err
 	return err
 }
 
-func consentsOf(ctx context.Context, tx *db.Tx, person string) (all []Consent, err error) {
-	rows, err := tx.Query(ctx, "select "+consentColumns+` from oauth_consent
+func consentsOf(ctx context.Context, tx *db.Tx, person string) ([]Consent, error) {
+	return db.All(ctx, tx, scanConsent, "select "+consentColumns+` from oauth_consent
 		where tenant_id = $1 and person_id = $2 and ended_at is null order by created_at desc, id limit 200`, tx.Tenant(), person)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		c, err := scanConsent(rows)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, c)
-	}
-	return all, rows.Err()
 }
 
 // endConsent ends a consent of a person, and says whose it was.
@@ -391,23 +351,11 @@ func endConsents(ctx context.Context, tx *db.Tx, person string) error {
 // consentedSessions are the sessions that a client has on behalf of a person;
 // "" for all clients. The kinds that are left out are those that the index leaves
 // out, of which there are many.
-func consentedSessions(ctx context.Context, tx *db.Tx, person estover.Subject, client string) (ids []string, err error) {
-	rows, err := tx.Query(ctx, `select session_id from oauth_grant
+func consentedSessions(ctx context.Context, tx *db.Tx, person estover.Subject, client string) ([]string, error) {
+	return db.AllOf[string](ctx, tx, `select session_id from oauth_grant
 		where tenant_id = $1 and subject = $2 and ended_at is null and kind <> '`+Exchange+`' and kind <> '`+Own+`'
 			and kind in ($3, $4, $5, $6) and ($7 = '' or client_id = $7)`,
 		tx.Tenant(), person, Consented, Device, Backchannel, Assertion, client)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		ids = append(ids, id)
-	}
-	return ids, rows.Err()
 }
 
 // pushedTable is where authorization requests are kept until a browser comes.
@@ -467,14 +415,10 @@ func findCode(ctx context.Context, tx *db.Tx, c *Code) (grant string, expires ti
 }
 
 func insertWaiting(ctx context.Context, tx *db.Tx, w *Waiting, code []byte) error {
-	var typed any
-	if code != nil {
-		typed = code
-	}
 	n, err := tx.Exec(ctx, `insert into oauth_waiting (tenant_id, id, hash, user_hash, person_id, kind, client_id, request, jkt, address,
 		created_at, expires_at, pause, state)
 		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) on conflict do nothing`,
-		tx.Tenant(), w.ID, w.hash[:], typed, db.OrNull(w.Person), w.Kind, w.Client, w.Request, w.Key, w.From,
+		tx.Tenant(), w.ID, w.hash[:], db.OrNull(code), db.OrNull(w.Person), w.Kind, w.Client, w.Request, w.Key, w.From,
 		tx.Now(), w.Expires, PollInterval.Microseconds(), pending)
 	if err == nil && n == 0 {
 		return ErrCodeTaken
@@ -484,10 +428,10 @@ func insertWaiting(ctx context.Context, tx *db.Tx, w *Waiting, code []byte) erro
 
 const waitingColumns = `id, hash, coalesce(person_id, ''), kind, client_id, request, jkt, address, created_at, expires_at, state, coalesce(grant_id, '')`
 
-func scanWaiting(row interface{ Scan(into ...any) error }) (w *Waiting, grant string, err error) {
+func scanWaiting(columns func(...any) error) (w *Waiting, grant string, err error) {
 	w = &Waiting{}
 	var hash []byte
-	err = row.Scan(&w.ID, &hash, &w.Person, &w.Kind, &w.Client, &w.Request, &w.Key, &w.From, &w.Asked, &w.Expires, &w.state, &grant)
+	err = columns(&w.ID, &hash, &w.Person, &w.Kind, &w.Client, &w.Request, &w.Key, &w.From, &w.Asked, &w.Expires, &w.state, &grant)
 	copy(w.hash[:], hash)
 	return w, grant, err
 }
@@ -495,7 +439,7 @@ func scanWaiting(row interface{ Scan(into ...any) error }) (w *Waiting, grant st
 // findWaiting reads the one request of which this holds, with its grant.
 func findWaiting(ctx context.Context, tx *db.Tx, missing error, where string, args ...any) (*Waiting, error) {
 	w, grant, err := scanWaiting(tx.QueryRow(ctx, `select `+waitingColumns+` from oauth_waiting where tenant_id = $1 and `+where,
-		append([]any{tx.Tenant()}, args...)...))
+		append([]any{tx.Tenant()}, args...)...).Scan)
 	switch {
 	case errors.Is(err, db.ErrNoRows):
 		return nil, missing
@@ -512,22 +456,13 @@ func countWaiting(ctx context.Context, tx *db.Tx, person, client string) (n int,
 	return n, err
 }
 
-func waitingFor(ctx context.Context, tx *db.Tx, person string) (all []*Waiting, err error) {
-	rows, err := tx.Query(ctx, `select `+waitingColumns+` from oauth_waiting
+func waitingFor(ctx context.Context, tx *db.Tx, person string) ([]*Waiting, error) {
+	return db.All(ctx, tx, func(columns func(...any) error) (*Waiting, error) {
+		w, _, err := scanWaiting(columns)
+		return w, err
+	}, `select `+waitingColumns+` from oauth_waiting
 		where tenant_id = $1 and person_id = $2 and state = 'pending' and expires_at > $3 order by created_at, id limit 50`,
 		tx.Tenant(), person, tx.Now())
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		w, _, err := scanWaiting(rows)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, w)
-	}
-	return all, rows.Err()
 }
 
 // decideWaiting stores what a person decided, unless it was decided before, has
@@ -582,24 +517,15 @@ type lapsedCode struct {
 	session string
 }
 
-func lapsedCodes(ctx context.Context, tx *db.Tx) (all []lapsedCode, err error) {
-	rows, err := tx.Query(ctx, `select c.tenant_id, g.session_id from oauth_code c join oauth_grant g on g.tenant_id = c.tenant_id and g.id = c.grant_id
+func lapsedCodes(ctx context.Context, tx *db.Tx) ([]lapsedCode, error) {
+	return db.All(ctx, tx, func(columns func(...any) error) (one lapsedCode, err error) {
+		err = columns(&one.tenant, &one.session)
+		return one, err
+	}, `select c.tenant_id, g.session_id from oauth_code c join oauth_grant g on g.tenant_id = c.tenant_id and g.id = c.grant_id
 		where c.consumed_at is null and c.expires_at < $1 and g.ended_at is null
 		union all
 		select w.tenant_id, g.session_id from oauth_waiting w join oauth_grant g on g.tenant_id = w.tenant_id and g.id = w.grant_id
 		where w.state = 'approved' and w.expires_at < $1 and g.ended_at is null limit 256`, tx.Now())
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var one lapsedCode
-		if err := rows.Scan(&one.tenant, &one.session); err != nil {
-			return nil, err
-		}
-		all = append(all, one)
-	}
-	return all, rows.Err()
 }
 
 // forgetCodes removes what is long over: a code is kept as long as what it
@@ -667,21 +593,13 @@ func openWindow(ctx context.Context, tx *db.Tx, at int64) (key []byte, err error
 }
 
 // windowsBetween are the windows from one to another, the oldest first.
-func windowsBetween(ctx context.Context, tx *db.Tx, from, to int64) (all []window, err error) {
-	rows, err := tx.Query(ctx, "select at, key from refresh_window where at >= $1 and at <= $2 order by at desc limit 16", from, to)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var w window
-		if err := rows.Scan(&w.at, &w.key); err != nil {
-			return nil, err
-		}
-		all = append(all, w)
-	}
+func windowsBetween(ctx context.Context, tx *db.Tx, from, to int64) ([]window, error) {
+	all, err := db.All(ctx, tx, func(columns func(...any) error) (w window, err error) {
+		err = columns(&w.at, &w.key)
+		return w, err
+	}, "select at, key from refresh_window where at >= $1 and at <= $2 order by at desc limit 16", from, to)
 	slices.Reverse(all)
-	return all, rows.Err()
+	return all, err
 }
 
 // closeWindows erases the windows before one.
@@ -692,9 +610,9 @@ func closeWindows(ctx context.Context, tx *db.Tx, at int64) error {
 
 const detailTypeColumns = "id, spec, managed_by, created_at, changed_at, ended_at, epoch"
 
-func scanDetailType(row interface{ Scan(into ...any) error }) (t DetailType, err error) {
+func scanDetailType(columns func(...any) error) (t DetailType, err error) {
 	var spec string
-	err = row.Scan(&t.ID, &spec, &t.ManagedBy, &t.CreatedAt, &t.ChangedAt, &t.EndedAt, &t.Epoch)
+	err = columns(&t.ID, &spec, &t.ManagedBy, &t.CreatedAt, &t.ChangedAt, &t.EndedAt, &t.Epoch)
 	if errors.Is(err, db.ErrNoRows) {
 		return t, ErrNoDetailType
 	}
@@ -711,25 +629,13 @@ func scanDetailType(row interface{ Scan(into ...any) error }) (t DetailType, err
 // transaction ends.
 func findDetailType(ctx context.Context, tx *db.Tx, name, lock string) (DetailType, error) {
 	return scanDetailType(tx.QueryRow(ctx, "select "+detailTypeColumns+" from detail_type where tenant_id = $1 and name = $2 and ended_at is null"+lock,
-		tx.Tenant(), name))
+		tx.Tenant(), name).Scan)
 }
 
-func listDetailTypes(ctx context.Context, tx *db.Tx, managedBy, after string, limit int) (types []DetailType, err error) {
-	rows, err := tx.Query(ctx, "select "+detailTypeColumns+` from detail_type
+func listDetailTypes(ctx context.Context, tx *db.Tx, managedBy, after string, limit int) ([]DetailType, error) {
+	return db.All(ctx, tx, scanDetailType, "select "+detailTypeColumns+` from detail_type
 		where tenant_id = $1 and name > $2 and ended_at is null and ($3 = '' or managed_by = $3) order by name limit $4`,
 		tx.Tenant(), after, managedBy, limit)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		t, err := scanDetailType(rows)
-		if err != nil {
-			return nil, err
-		}
-		types = append(types, t)
-	}
-	return types, rows.Err()
 }
 
 // insertDetailType adds a type, unless the tenant has as many as it may have, or
