@@ -46,17 +46,12 @@ func FreeLines(f *Forwarder) (n int) {
 	return n
 }
 
-// CloseLines closes the lines that nobody uses.
-func CloseLines(f *Forwarder) {
+// ByProxy has the next request of each pool go by the proxy and its transport.
+func ByProxy(f *Forwarder) {
 	f.pools.mu.Lock()
 	defer f.pools.mu.Unlock()
 	for _, p := range f.pools.pools {
-		p.lines.mu.Lock()
-		for _, l := range p.lines.free {
-			l.conn.Close()
-		}
-		p.lines.free = nil
-		p.lines.mu.Unlock()
+		p.alone.Store(false)
 	}
 }
 

@@ -133,8 +133,10 @@ type flight struct {
 	up   sending
 	down receiving
 	ws   *socket
-	res  *http.Response // whose head is here before the proxy asks for it ([flight.whole])
-	all  bool           // all of the answer is here
+
+	passed *[]byte        // the body of a request that the tap has seen and the upstream did not get ([flight.ask]); nil if there is none
+	res    *http.Response // whose head is here before the proxy asks for it ([flight.whole])
+	all    bool           // all of the answer is here
 
 	began time.Time
 	stall time.Duration
@@ -372,7 +374,7 @@ func (f *flight) rewrite(pr *httputil.ProxyRequest) {
 	if f.signs {
 		signatures = f.sign(out, query)
 	}
-	if p.Sent != nil {
+	if p.Sent != nil && f.passed == nil {
 		shown := fill(out.Header, query, p.Slots, true)
 		shown = signatures.show(out.Header, shown, p.Slots)
 		err := tapHead(p.Sent, func(b *bytes.Buffer) {
@@ -403,6 +405,9 @@ func (f *flight) rewrite(pr *httputil.ProxyRequest) {
 // taken gives the body of a request, if all of it is here, once it has been looked
 // through. What is wrong with it is noted.
 func (f *flight) taken(r *http.Request) (text []byte, ok bool) {
+	if f.passed != nil {
+		return *f.passed, true
+	}
 	before, _ := f.up.from.(*buffered)
 	if f.text == nil && before != nil && before.text != nil {
 		return f.up.read(before), true

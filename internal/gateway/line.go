@@ -94,12 +94,6 @@ func (f *flight) exchange(r *http.Request) (res *http.Response, err error) {
 			}
 		}
 	}
-	l := f.pool.take()
-	if l == nil {
-		if l, err = f.pool.open(f.ctx, f.plan.Upstream); err != nil {
-			return nil, f.ended(err)
-		}
-	}
 	text := requests.Get().(*bytes.Buffer)
 	text.Reset()
 	defer func() {
@@ -107,10 +101,25 @@ func (f *flight) exchange(r *http.Request) (res *http.Response, err error) {
 		requests.Put(text)
 	}()
 	if err := r.Write(text); err != nil {
-		l.conn.Close()
 		return nil, f.ended(err)
 	}
+	l, err := f.line()
+	if err != nil {
+		return nil, err
+	}
 	return f.by(l, text.Bytes(), r)
+}
+
+// line is one for a request: that was used before, or a new one.
+func (f *flight) line() (*line, error) {
+	if l := f.pool.take(); l != nil {
+		return l, nil
+	}
+	l, err := f.pool.open(f.ctx, f.plan.Upstream)
+	if err != nil {
+		return nil, f.ended(err)
+	}
+	return l, nil
 }
 
 // by sends the text of a request by a line, all of it at once, and reads the head

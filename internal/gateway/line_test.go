@@ -468,7 +468,10 @@ func TestP17LinesEnd(t *testing.T) {
 // An upstream behind TLS that goes over to HTTP/2 is asked in HTTP/2.
 func TestAnUpstreamGoesOverToHTTP2(t *testing.T) {
 	var two atomic.Bool
-	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Proto) }))
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		text, _ := io.ReadAll(r.Body)
+		io.WriteString(w, r.Proto+" "+string(text))
+	}))
 	s.EnableHTTP2 = true
 	s.TLS = &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
 		c := s.TLS.Clone()
@@ -482,16 +485,31 @@ func TestAnUpstreamGoesOverToHTTP2(t *testing.T) {
 	g := gatewaytest.Reverse(t, s.URL)
 	g.Upstream.Roots = x509.NewCertPool()
 	g.Upstream.Roots.AddCert(s.Certificate())
+	var saw witness
+	g.Change = func(_ *http.Request, _ *gateway.Exchange, p *gateway.Plan) error {
+		p.Sent = &saw
+		return nil
+	}
 	for i, want := range []string{"HTTP/1.1", "HTTP/1.1", "HTTP/2.0", "HTTP/2.0"} { // the second and the third begin with a line
+		saw = witness{}
 		if i == 2 {
 			two.Store(true)
 			gateway.AgeLines(g.Forwarder, time.Minute) // so that the next one is opened
 		}
-		if _, body := get(t, g.URL+"/"); body != want {
-			t.Errorf("request %d was made in %s, want %s", i, body, want)
+		res, err := http.Post(g.URL+"/", "text/plain", strings.NewReader("a body"))
+		if err != nil {
+			t.Fatal(err)
 		}
-		if out := g.Outcome(t); out.End != gateway.Complete || out.Proto != want {
+		body, _ := io.ReadAll(res.Body)
+		res.Body.Close()
+		if string(body) != want+" a body" {
+			t.Errorf("request %d was made as %s, want %s", i, body, want)
+		}
+		if out := g.Outcome(t); out.End != gateway.Complete || out.Proto != want || out.Sent != 6 {
 			t.Errorf("the outcome of request %d is %+v", i, out)
+		}
+		if len(saw.pieces) != 2 || saw.pieces[1] != "body a body" || saw.byProxy != (i == 0 || i == 3) {
+			t.Errorf("of request %d the tap saw %q, of the proxy: %v", i, saw.pieces, saw.byProxy)
 		}
 	}
 }

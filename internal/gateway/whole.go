@@ -20,9 +20,9 @@ import (
 // tap and for the upstream, and the head of its answer is handed on as it was read,
 // without a copy of either in between; that was a tenth of what a short call cost.
 //
-// What the upstream and the tap get is to the byte what they get by the proxy, which a
-// test compares. An answer that is not here whole, or of which more is to be done than
-// to mask it, is handed to the proxy when its head has been read.
+// What the upstream, the taps and the client get is what they get by the proxy, which a
+// test compares. An answer that is not here whole is handed to the proxy when its head
+// has been read.
 
 // A message is a request as it is put together.
 type message struct {
@@ -98,8 +98,8 @@ func persistent(values []string) bool {
 	return len(values) == 0 || len(values) == 1 && (strings.EqualFold(values[0], "keep-alive") || strings.EqualFold(values[0], "close"))
 }
 
-// whole carries a request that is plain, if there is a line for it, and its answer. If
-// it reports false nothing has been done yet.
+// whole carries a request that is plain, and its answer. If it reports false that is
+// still to be done, by the proxy.
 func (f *flight) whole(r *http.Request) bool {
 	if !f.plain(r) {
 		return false
@@ -108,22 +108,19 @@ func (f *flight) whole(r *http.Request) bool {
 	if !f.pool.alone.Load() || f.pool.old.Load() {
 		return false
 	}
-	l := f.pool.take()
-	if l == nil {
+	res, err := f.ask(r)
+	switch {
+	case err == errTwo:
 		return false
-	}
-	res, err := f.ask(l, r)
-	if err != nil {
+	case err != nil:
 		f.fail(err)
 		return true
-	}
-	if !l.here(res) || len(res.Trailer) > 0 {
+	case !f.all || len(res.Trailer) > 0:
 		f.res = res
 		f.forwarder.proxy.ServeHTTP(f, r)
 		return true
 	}
 	defer res.Body.Close()
-	f.all = true
 	between(res.Header)
 	if err := f.answer(res); err != nil {
 		f.fail(err)
@@ -139,7 +136,7 @@ func (f *flight) whole(r *http.Request) bool {
 }
 
 // ask sends a request by a line, and reads the head of its answer.
-func (f *flight) ask(l *line, r *http.Request) (*http.Response, error) {
+func (f *flight) ask(r *http.Request) (*http.Response, error) {
 	m := messages.Get().(*message)
 	defer m.done()
 	p := f.plan
@@ -157,18 +154,23 @@ func (f *flight) ask(l *line, r *http.Request) (*http.Response, error) {
 		f.up.out = r
 		body, _ = f.taken(r)
 	}
-	err := f.attempt()
-	if err == nil && int64(len(body)) != r.ContentLength {
-		err = io.ErrUnexpectedEOF
-	}
-	if err == nil {
-		err = m.write(r.Method, f.ex.Path, fillQuery(query, p.Slots, false), host, body)
-	}
-	if err != nil {
-		f.pool.give(l) // nothing was sent
+	f.passed = &body
+	if err := f.attempt(); err != nil {
 		return nil, err
 	}
-	return f.by(l, m.wire, r)
+	if int64(len(body)) != r.ContentLength {
+		return nil, io.ErrUnexpectedEOF
+	}
+	if err := m.write(r.Method, f.ex.Path, fillQuery(query, p.Slots, false), host, body); err != nil {
+		return nil, err
+	}
+	l, err := f.line() // the last thing before it is used: it is quiet at this moment
+	if err != nil {
+		return nil, err
+	}
+	res, err := f.by(l, m.wire, r)
+	f.all = err == nil && l.here(res)
+	return res, err
 }
 
 // gather takes the headers that go on, and those of the slots, sorted by name.
