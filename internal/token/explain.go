@@ -57,8 +57,9 @@ type Link struct {
 
 // Explain says what an access token of ours is, on what it rests, and why it is
 // not alive if it is not. An agent, for whomever it acts, hears this of its own
-// tokens alone; every other is [ErrNoToken] to it. A token that we did not make is [ErrNoToken] to
-// everybody, or [ErrForeign] if it says itself that another issuer made it.
+// tokens alone; every other is [ErrNoToken] to it. A token that we did not make is
+// [ErrNoToken] to everybody, or [ErrForeign] if it says itself that another issuer
+// made it.
 //
 // Like every read, this is recorded only when it is refused.
 func (t *Tokens) Explain(ctx context.Context, caller estover.Caller, raw string) (Explanation, error) {
@@ -90,11 +91,8 @@ func (t *Tokens) Explain(ctx context.Context, caller estover.Caller, raw string)
 		id = g.Parent
 	}
 	err = t.dead(ctx, tok)
-	switch estover.KindOf(err) {
-	case estover.Fault, estover.Unavailable:
-		if err != nil {
-			return Explanation{}, err
-		}
+	if unanswered(err) {
+		return Explanation{}, err
 	}
 	e.Alive = err == nil
 	var known *estover.Error
@@ -114,20 +112,16 @@ func (t *Tokens) ours(ctx context.Context, raw string) (*Token, error) {
 	if !ok {
 		return nil, ErrForeign
 	}
-	if err := t.Known(ctx, tenant); err != nil {
-		if kind := estover.KindOf(err); kind == estover.Fault || kind == estover.Unavailable {
-			return nil, err
-		}
+	if err := t.Known(ctx, tenant); unanswered(err) {
+		return nil, err
+	} else if err != nil {
 		return nil, ErrForeign
 	}
 	c, _, err := t.verify(ctx, tenant, jose.AccessToken, raw, jose.Expected{Now: t.Now(), Issuer: u.Issuer, AnyAudience: true})
-	switch estover.KindOf(err) {
-	case estover.Fault, estover.Unavailable:
-		if err != nil {
-			return nil, err
-		}
-	}
-	if err != nil && !errors.Is(err, jose.ErrExpired) {
+	switch {
+	case unanswered(err):
+		return nil, err
+	case err != nil && !errors.Is(err, jose.ErrExpired):
 		return nil, ErrNoToken.With("This is no access token of ours: it has another type, was changed, or its key was withdrawn.").Because(err)
 	}
 	tok, err := read(tenant, c)

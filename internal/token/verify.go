@@ -94,11 +94,20 @@ func (t *Tokens) Rests(ctx context.Context, caller estover.Caller) error {
 // invalid hides why a token is dead, but not that the question could not be
 // answered.
 func invalid(err error) error {
-	switch estover.KindOf(err) {
-	case estover.Fault, estover.Unavailable:
+	if unanswered(err) {
 		return err
 	}
 	return ErrInvalid.Because(err)
+}
+
+// unanswered reports whether an error says that a question could not be answered,
+// and nothing of what was asked about.
+func unanswered(err error) bool {
+	if err == nil {
+		return false
+	}
+	kind := estover.KindOf(err)
+	return kind == estover.Fault || kind == estover.Unavailable
 }
 
 // signed checks that we made the token. It says nothing about whether the
