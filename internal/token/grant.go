@@ -125,11 +125,6 @@ func EndClient(ctx context.Context, tx *guard.Tx, client, cause string) (int, er
 	return end(ctx, tx, cause, "client_id = $4", client)
 }
 
-// ClientHas reports whether a client has a grant that has not ended.
-func ClientHas(ctx context.Context, tx *db.Tx, client string) (bool, error) {
-	return db.Exists(ctx, tx, `select 1 from oauth_grant where tenant_id = $1 and client_id = $2 and ended_at is null limit 1`, tx.Tenant(), client)
-}
-
 // endHandedOn ends the grants that were made of one token, with all that hangs
 // below them. The grant of the token itself lives on, and is held.
 func endHandedOn(ctx context.Context, tx *guard.Tx, grant, jti string) (int, error) {

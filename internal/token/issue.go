@@ -25,10 +25,6 @@ var ErrScope = &estover.Error{Kind: estover.Invalid, Code: "invalid_scope", Deta
 // was presented before.
 var ErrSpent = &estover.Error{Kind: estover.Conflict, Code: "invalid_grant", Detail: "What this request rests on was presented before, and is good once."}
 
-// ErrReplayed is returned when something that may be presented once was
-// presented again.
-var ErrReplayed = &estover.Error{Kind: estover.Unknown, Code: "assertion_replayed", Detail: "This assertion was presented before. Sign one with a new jti for each request."}
-
 // A Proof is what a grant type has shown: on whose authority a token is asked
 // for, and how far that reaches.
 type Proof struct {
@@ -490,8 +486,9 @@ func (t *Tokens) narrow(ctx context.Context, r Request) ([]Allowed, []string, de
 }
 
 // asked are the resources that a request is for: those that it names, else those
-// that its authorization details name as their locations, else the client's usual one, else, when a token is handed on, what that one is for.
-// Where nothing but who the person is was proven or is asked for, that is us.
+// that its authorization details name as their locations, else the client's usual
+// one, else, when a token is handed on, what that one is for. Where nothing but who
+// the person is was proven or is asked for, that is us.
 func (r *Request) asked(ourselves string) []string {
 	proven := r.Proof.Resources
 	switch usual := r.Client.Resource; {

@@ -234,26 +234,3 @@ func (t *Tokens) spentMeanwhile(ctx context.Context, r Request) error {
 	}
 	return nil
 }
-
-// revokeRefresh ends the grant of a refresh token with all that came from it
-// (RFC 7009, section 2.1).
-func (t *Tokens) revokeRefresh(ctx context.Context, caller estover.Caller, client *Client, raw string) (bool, error) {
-	r, err := t.RefreshToken(ctx, caller.Tenant, raw, false)
-	switch kind := estover.KindOf(err); {
-	case err != nil && (kind == estover.Fault || kind == estover.Unavailable):
-		return false, err
-	case err != nil, client != nil && r.Grant.Client != client.ID, r.Grant.live(t.guard.DB().Now()) != nil:
-		return false, nil
-	}
-	target := r.Grant.Subject
-	if client != nil {
-		target = client.Subject
-	}
-	op := guard.Op{
-		Action: "token.revoke", Target: string(target), Session: r.Grant.Session,
-		Detail: map[string]any{"token": record{Client: r.Grant.Client, Grant: r.Grant.ID}},
-	}
-	return true, t.guard.Do(ctx, caller, op, func(tx *guard.Tx) error {
-		return t.Sessions.EndWithin(ctx, tx, r.Grant.Session, "the refresh token was revoked")
-	})
-}

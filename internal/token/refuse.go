@@ -60,11 +60,7 @@ func (t *Tokens) Refuse(ctx context.Context, r Request, why error) error {
 // undecided reports whether a request came to an error by which nothing was decided:
 // the same one may succeed later.
 func undecided(ctx context.Context, err error) bool {
-	if err == nil {
-		return false
-	}
-	kind := estover.KindOf(err)
-	return kind == estover.Fault || kind == estover.Unavailable || ctx.Err() != nil
+	return unanswered(err) || err != nil && ctx.Err() != nil
 }
 
 // fresh are the rows of what was not presented before, if those are fewer.
@@ -98,6 +94,18 @@ func (t *Tokens) Unproven(ctx context.Context, caller estover.Caller, client *Cl
 	return t.guard.Record(ctx, caller, op, refused(why), guard.Hot{Outcome: audit.Refused})
 }
 
+// Mistrusted records that somebody asked for a token with the word of a trusted
+// issuer that says nothing here. The event is our own, as that of
+// [Tokens.Unproven].
+func (t *Tokens) Mistrusted(ctx context.Context, caller estover.Caller, target string, f Foreign, why error) error {
+	caller.Subject, caller.Client = estover.System("oauth"), ""
+	op := guard.Op{
+		Action: "token.issue", Target: target, Effect: guard.Manages,
+		Detail: map[string]any{"token": record{GrantType: Assertion, Method: ByAssertion, Trust: f.Trust, Issuer: f.Issuer}},
+	}
+	return t.guard.Record(ctx, caller, op, refused(why), guard.Hot{Outcome: audit.Refused})
+}
+
 // refused is a decision that was not policy's: a rule that holds whatever the
 // policy says.
 func refused(why error) guard.Decision {
@@ -107,43 +115,4 @@ func refused(why error) guard.Decision {
 		d.Reasons[0], d.Message = e.Code, e.Detail
 	}
 	return d
-}
-
-// IsUsed returns the error of the first that was presented before, nil if none
-// was, for requests that would change something before they come to
-// [Tokens.Issue]. Only Issue makes sure.
-func (t *Tokens) IsUsed(ctx context.Context, tenant estover.TenantID, use []Used) error {
-	if len(use) == 0 {
-		return nil
-	}
-	return t.guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
-		for _, u := range use {
-			if used, err := isUsed(ctx, tx, u); err != nil {
-				return err
-			} else if used {
-				return u.again()
-			}
-		}
-		return nil
-	})
-}
-
-// Consume marks as presented what a request presents once, when the request
-// writes nothing else. [ErrReplayed] if it was presented before.
-func (t *Tokens) Consume(ctx context.Context, tenant estover.TenantID, use []Used) error {
-	if len(use) == 0 {
-		return nil
-	}
-	r := Request{Caller: estover.Caller{Tenant: tenant}, Use: use}
-	return t.replayed(ctx, r, t.guard.DB().Append(ctx, db.Append{Tenant: tenant, Rows: r.rows()}))
-}
-
-// Sweep forgets what has expired: the names of assertions and the revocations
-// of tokens that nobody could present any more. There is nothing to record.
-func (t *Tokens) Sweep(ctx context.Context) (n int64, err error) {
-	err = t.guard.DB().Do(ctx, "", func(tx *db.Tx) error {
-		n, err = sweep(ctx, tx)
-		return err
-	})
-	return n, err
 }

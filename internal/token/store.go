@@ -168,6 +168,18 @@ func lockGrant(ctx context.Context, tx *db.Tx, id string) error {
 	return err
 }
 
+// ClientHas reports whether a client has a grant that has not ended.
+func ClientHas(ctx context.Context, tx *db.Tx, client string) (bool, error) {
+	return db.Exists(ctx, tx, `select 1 from oauth_grant where tenant_id = $1 and client_id = $2 and ended_at is null limit 1`, tx.Tenant(), client)
+}
+
+// Working are the clients on whose grants tokens may rest that have not run out,
+// in the transaction's tenant.
+func Working(ctx context.Context, tx *db.Tx) ([]string, error) {
+	return db.AllOf[string](ctx, tx, `select distinct client_id from oauth_grant where tenant_id = $1 and ended_at is null and (expires_at is null or expires_at > $2)`,
+		tx.Tenant(), tx.Now())
+}
+
 // touchedColumns are what one has to know of a grant to make its copies stale
 // ([Grant.touch]).
 const touchedColumns = "id, kind, session_id, client_id"
@@ -214,32 +226,6 @@ func isDenied(ctx context.Context, tx *db.Tx, grant, jti string) (bool, error) {
 var usedTable = &db.Table{Name: "used_jti", Columns: []db.Column{
 	{Name: "tenant_id", Type: "text"}, {Name: "hash", Type: "bytes"}, {Name: "expires_at", Type: "bigint"},
 }}
-
-// A Used is a name that may be presented once until a time: the jti of an
-// assertion or a proof.
-type Used struct {
-	By      string // who presented it: the client, the issuer, the key
-	Name    string
-	Expires time.Time
-	Again   *estover.Error // what it is to present it again; nil for [ErrReplayed]
-}
-
-// again is the error of presenting it a second time.
-func (u Used) again() *estover.Error {
-	if u.Again == nil {
-		return ErrReplayed
-	}
-	return u.Again
-}
-
-// hash stands for the name in the table: of one size, whatever was presented.
-func (u Used) hash() []byte {
-	h := sha256.New()
-	h.Write([]byte(u.By))
-	h.Write([]byte{0})
-	h.Write([]byte(u.Name))
-	return h.Sum(nil)
-}
 
 // row is what consumes the name: inserting it fails when it was there before.
 func (u Used) row(tenant estover.TenantID) db.Row {
