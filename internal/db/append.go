@@ -49,7 +49,7 @@ type Step struct {
 
 // take runs the statement, and reports whether it changed its row.
 func (t *Tx) take(ctx context.Context, s Step) (bool, error) {
-	n, err := t.Exec(ctx, s.Text, append([]any{t.tenant}, s.Args...)...)
+	n, err := t.Exec(ctx, s.Text, append([]any{string(t.tenant)}, s.Args...)...)
 	if leftNull(err) {
 		return false, nil
 	}
@@ -68,6 +68,19 @@ type Epoch struct {
 type Row struct {
 	Into   *Table
 	Values []any
+
+	// From, if it is set, has the values instead. It is asked for them when the row is
+	// written, as often as that is tried; of what goes into a pack ([Table.Pack]) they
+	// are never made.
+	From interface{ Values() []any }
+}
+
+// All are the values of the row, wherever it has them.
+func (r Row) All() []any {
+	if r.From != nil {
+		return r.From.Values()
+	}
+	return r.Values
 }
 
 // A Table names the columns that an [Append] fills.
@@ -172,7 +185,7 @@ func appendOne(ctx context.Context, tx *Tx, a Append) error {
 // long as that is looked at.
 func (t *Tx) Alive(ctx context.Context, e Epoch) error {
 	var one int
-	err := t.Hold(ctx, aliveText(e.Table), t.tenant, e.ID, e.Epoch).Scan(&one)
+	err := t.Hold(ctx, aliveText(e.Table), string(t.tenant), e.ID, e.Epoch).Scan(&one)
 	if err == ErrNoRows {
 		return ErrStale
 	}
@@ -205,7 +218,7 @@ func (t *Tx) Insert(ctx context.Context, r Row) error {
 	if t.engine == SQLite {
 		text = r.Into.plain
 	}
-	if _, err := t.Exec(ctx, text, r.Values...); err != nil {
+	if _, err := t.Exec(ctx, text, r.All()...); err != nil {
 		return fmt.Errorf("appending to %s: %w", r.Into.Name, err)
 	}
 	return nil
@@ -373,7 +386,7 @@ func appendMany(ctx context.Context, tx *Tx, batch []*appendJob) error {
 			cols = make([][]any, len(r.Into.Columns))
 			order = append(order, r.Into)
 		}
-		for i, v := range convert(r.Values) {
+		for i, v := range convert(r.All()) {
 			cols[i] = append(cols[i], v)
 		}
 		columns[r.Into] = cols
@@ -524,18 +537,18 @@ func array(c Column, values []any) (any, error) {
 }
 
 func typed[T any](c Column, values []any) (any, error) {
-	out := make([]*T, len(values))
+	out, all := make([]*T, len(values)), make([]T, len(values))
 	for i, v := range values {
 		switch v := v.(type) {
 		case nil:
 		case T:
-			out[i] = &v
+			all[i], out[i] = v, &all[i]
 		case int:
 			n, ok := any(int64(v)).(T)
 			if !ok {
 				return nil, fmt.Errorf("column %s: int instead of %s", c.Name, c.Type)
 			}
-			out[i] = &n
+			all[i], out[i] = n, &all[i]
 		default:
 			return nil, fmt.Errorf("column %s: %T instead of %s", c.Name, v, c.Type)
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -96,6 +97,82 @@ func TestJoin(t *testing.T) {
 			if d.Engine() == db.SQLite && bad != "taken" && rows != 1 {
 				t.Errorf("%q: what %d callers joined is %d rows, want 1", bad, callers, rows)
 			}
+		}
+	})
+}
+
+// A later is a row that has its values when it is asked for them.
+type later struct {
+	id    string
+	asked int
+}
+
+func (n *later) Values() []any {
+	n.asked++
+	return []any{"acme", n.id, int64(0), []byte{}}
+}
+
+// What has its values elsewhere is asked for them when it is written, and not if it goes
+// into a pack.
+func TestRowFrom(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		makeNotes(t, d)
+		ctx := t.Context()
+		packed := &db.Table{Name: "note", Columns: noteTable.Columns, Pack: func(rows []db.Row) []db.Row {
+			var ids []string
+			for _, r := range rows {
+				ids = append(ids, r.From.(*later).id)
+			}
+			return []db.Row{{Into: rows[0].Into, From: &later{id: strings.Join(ids, "+")}}}
+		}}
+		notes := map[string][]*later{}
+		rows := func(kind string, n int, into *db.Table) (out []db.Row) {
+			for i := range n {
+				one := &later{id: fmt.Sprint(kind, i)}
+				notes[kind] = append(notes[kind], one)
+				out = append(out, db.Row{Into: into, From: one})
+			}
+			return out
+		}
+		for _, list := range [][]db.Row{rows("alone", 1, packed), rows("many", 12, noteTable), rows("packed", 12, packed)} {
+			if err := d.Append(ctx, db.Append{Tenant: "acme", Rows: list}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := d.Do(ctx, "acme", func(tx *db.Tx) error {
+			return errors.Join(tx.Insert(ctx, rows("inserted", 1, packed)[0]), tx.Join(ctx, rows("joined", 1, packed)[0]))
+		}); err != nil {
+			t.Fatal(err)
+		}
+		var ids []string
+		if err := d.View(ctx, "acme", func(tx *db.Tx) (err error) {
+			ids, err = db.AllOf[string](ctx, tx, "select id from note where tenant_id = $1", tx.Tenant())
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		var want []string
+		for kind, list := range notes {
+			var pack []string
+			for _, n := range list {
+				if kind == "packed" {
+					if pack = append(pack, n.id); n.asked != 0 {
+						t.Errorf("%s is in a pack, and was asked for its values", n.id)
+					}
+					continue
+				}
+				if want = append(want, n.id); n.asked == 0 {
+					t.Errorf("%s was not asked for its values", n.id)
+				}
+			}
+			if pack != nil {
+				want = append(want, strings.Join(pack, "+"))
+			}
+		}
+		slices.Sort(ids)
+		slices.Sort(want)
+		if !slices.Equal(ids, want) {
+			t.Errorf("there are %q, want %q", ids, want)
 		}
 	})
 }
