@@ -7,6 +7,7 @@ import (
 	"encoding/base32"
 	"encoding/binary"
 	"fmt"
+	"reflect"
 	"strings"
 	"sync"
 	"time"
@@ -84,10 +85,12 @@ const (
 var sortable = base32.NewEncoding("0123456789abcdefghijklmnopqrstuv").WithPadding(base32.NoPadding)
 
 // A Prepared event is ready to be written: its payload is sealed and its leaf
-// hashed, so that neither happens inside a transaction.
+// hashed, so that neither happens inside a transaction. What else was told of it
+// stands in the payload alone.
 type Prepared struct {
 	tenant  estover.TenantID
-	event   Event
+	head    head
+	touches string
 	leaf    []byte
 	hash    tlog.Hash
 	payload []byte
@@ -126,7 +129,9 @@ func (l *Log) Prepare(tenant estover.TenantID, e Event) (Prepared, error) {
 		return Prepared{}, fmt.Errorf("encoding event %s: %w", e.ID, err)
 	}
 	*buffer = plain
-	p := Prepared{tenant: tenant, event: e, leaf: e.Leaf}
+	p := Prepared{tenant: tenant, touches: strings.Join(e.Touches, " "), leaf: e.Leaf, head: head{
+		ID: e.ID, At: e.At.UnixMicro(), Action: e.Action, Outcome: e.Outcome, Actor: e.Actor, Target: e.Target, Session: e.Session,
+	}}
 	if p.leaf == nil {
 		sum := sha256.Sum256(plain)
 		p.leaf = appendLeaf(make([]byte, 0, 256), &e, sum[:])
@@ -139,6 +144,7 @@ func (l *Log) Prepare(tenant estover.TenantID, e Event) (Prepared, error) {
 	if err != nil {
 		return Prepared{}, fmt.Errorf("sealing event %s: %w", e.ID, err)
 	}
+	p.head.Payload = len(p.payload)
 	return p, nil
 }
 
@@ -184,16 +190,39 @@ var Table = &db.Table{
 func (p Prepared) LeafHash() tlog.Hash { return p.hash }
 
 // Row is the event as a row of [Table].
-func (p Prepared) Row() db.Row {
-	e, hash := &p.event, p.hash // so that the row keeps the hash alone
+func (p Prepared) Row() db.Row { return db.Row{Into: Table, From: &p} }
+
+// Values are those of the columns of [Table].
+func (p *Prepared) Values() []any {
+	h := &p.head
 	var touched any
-	if len(e.Touches) > 0 {
-		touched = e.At.UnixMicro()
+	if p.touches != "" {
+		touched = h.At
 	}
-	return db.Row{Into: Table, Values: []any{
-		string(p.tenant), e.ID, e.At.UnixMicro(), e.Action, string(e.Outcome), string(e.Actor),
-		e.Target, e.Session, strings.Join(e.Touches, " "), touched, p.leaf, hash[:], p.payload, int64(1), "", nil,
-	}}
+	return []any{
+		string(p.tenant), h.ID, h.At, h.Action, string(h.Outcome), string(h.Actor), h.Target, h.Session,
+		p.touches, touched, p.leaf, p.hash[:], p.payload, int64(1), "", nil,
+	}
+}
+
+// preparedOf is the event whose values these are ([Prepared.Values]), if they are those
+// of one.
+func preparedOf(v []any) (p Prepared, ok bool) {
+	if len(v) != columns {
+		return p, false
+	}
+	text := func(col int) string { s, _ := v[col].(string); return s }
+	bytes := func(col int) []byte { b, _ := v[col].([]byte); return b }
+	at, _ := v[colAt].(int64)
+	p = Prepared{
+		tenant: estover.TenantID(text(colTenant)), touches: text(colTouches), leaf: bytes(colLeaf), payload: bytes(colPayload),
+		head: head{
+			ID: text(colID), At: at, Action: text(colAction), Outcome: Outcome(text(colOutcome)), Actor: estover.Subject(text(colActor)),
+			Target: text(colTarget), Session: text(colSession), Payload: len(bytes(colPayload)),
+		},
+	}
+	copy(p.hash[:], bytes(colLeafHash))
+	return p, reflect.DeepEqual(p.Values(), v)
 }
 
 // Write adds the event to the transaction of what it records. Nothing in the transaction

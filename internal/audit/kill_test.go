@@ -47,7 +47,7 @@ func untilKilled(t *testing.T, url, spool string) {
 				}
 				l.Wake()
 				mu.Lock()
-				fmt.Printf("acknowledged %s\n", p.event.ID)
+				fmt.Printf("acknowledged %s\n", p.head.ID)
 				mu.Unlock()
 			}
 		}()

@@ -63,7 +63,9 @@ type head struct {
 // pack puts events that one commit writes into as few rows as may be: the
 // statement that inserts a row and the pages that it touches cost more than
 // the event itself ([db.Table.Pack]). An event by which copies go stale keeps a
-// row of its own, since nodes look for those.
+// row of its own, since nodes look for those. A row that is no [Prepared] event stays
+// as it is, between the same neighbours: it is a pack already, as the spool hands in, or
+// from a file and like none of ours.
 func pack(rows []db.Row) []db.Row {
 	var out []db.Row
 	for len(rows) > 0 {
@@ -83,45 +85,52 @@ func packable(rows []db.Row) int {
 	size := 0
 	var first time.Time
 	for i, r := range rows[:min(len(rows), maxPack)] {
-		at, ok := timeOfID(r.Values[colID].(string))
-		size += len(r.Values[colLeaf].([]byte)) + len(r.Values[colPayload].([]byte))
+		p, ok := r.From.(*Prepared)
+		if !ok {
+			return max(i, 1)
+		}
+		at, ok := timeOfID(p.head.ID)
+		size += len(p.leaf) + len(p.payload)
 		if i == 0 {
 			first = at
 		}
-		if !ok || r.Values[colTouches] != "" || size > maxPackSize || at.Sub(first).Abs() > packSpan/2 {
+		if !ok || p.touches != "" || size > maxPackSize || at.Sub(first).Abs() > packSpan/2 {
 			return max(i, 1)
 		}
 	}
 	return min(len(rows), maxPack)
 }
 
-// packed is the row of several events.
+// packed is the row of several events, each of them [Prepared].
 func packed(rows []db.Row) db.Row {
 	leaves, payloads := 0, 0
 	for _, r := range rows {
-		leaves += 2 + len(r.Values[colLeaf].([]byte))
-		payloads += len(r.Values[colPayload].([]byte))
+		p := r.From.(*Prepared)
+		leaves += 2 + len(p.leaf)
+		payloads += len(p.payload)
 	}
-	v := slices.Clone(rows[0].Values)
-	first, last, at := v[colID].(string), v[colID].(string), v[colAt].(int64)
+	one := rows[0].From.(*Prepared)
+	first, last, at := one.head.ID, one.head.ID, one.head.At
 	leaf, hash, payload := make([]byte, 0, leaves), make([]byte, 0, len(rows)*tlog.HashSize), make([]byte, 0, payloads)
 	heads := appendCount(make([]byte, 0, 192*len(rows)), array, uint64(len(rows)))
 	for _, r := range rows {
-		id, when, sealed := r.Values[colID].(string), r.Values[colAt].(int64), r.Values[colPayload].([]byte)
-		first, last, at = min(first, id), max(last, id), min(at, when)
-		leaf = appendEntry(leaf, r.Values[colLeaf].([]byte))
-		hash = append(hash, r.Values[colLeafHash].([]byte)...)
-		payload = append(payload, sealed...)
-		heads = appendInt(appendText(appendCount(heads, array, 8), id), when)
-		for _, col := range [...]int{colAction, colOutcome, colActor, colTarget, colSession} {
-			heads = appendText(heads, r.Values[col].(string))
+		p := r.From.(*Prepared)
+		h := &p.head
+		first, last, at = min(first, h.ID), max(last, h.ID), min(at, h.At)
+		leaf = appendEntry(leaf, p.leaf)
+		hash = append(hash, p.hash[:]...)
+		payload = append(payload, p.payload...)
+		heads = appendInt(appendText(appendCount(heads, array, 8), h.ID), h.At)
+		for _, text := range [...]string{h.Action, string(h.Outcome), string(h.Actor), h.Target, h.Session} {
+			heads = appendText(heads, text)
 		}
-		heads = appendInt(heads, int64(len(sealed)))
+		heads = appendInt(heads, int64(h.Payload))
 	}
-	v[colID], v[colLastID], v[colAt], v[colN], v[colHeads] = first, last, at, int64(len(rows)), heads
-	v[colActor], v[colTarget], v[colSession] = "", "", ""
-	v[colLeaf], v[colLeafHash], v[colPayload] = leaf, hash, payload
-	return db.Row{Into: rows[0].Into, Values: v}
+	// The columns that cannot speak for all of them have what the first one says, or nothing.
+	return db.Row{Into: rows[0].Into, Values: []any{
+		string(one.tenant), first, at, one.head.Action, string(one.head.Outcome), "", "", "",
+		"", nil, leaf, hash, payload, int64(len(rows)), last, heads,
+	}}
 }
 
 // appendEntry writes an entry with its length before it, as in an entry bundle

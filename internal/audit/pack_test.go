@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -137,6 +138,47 @@ func TestPack(t *testing.T) {
 		}))
 		find(74, int(seen[mixed(74).ID]))
 		find(76, int(seen[mixed(76).ID]))
+	})
+}
+
+// A row that has several events already, or is like none of ours, is left alone, and so
+// is the order.
+func TestPackLeavesOthers(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		l := newKeys(t).open(d)
+		all := calls(t, l, 16)
+		var rows []db.Row
+		for _, p := range all {
+			rows = append(rows, p.Row())
+		}
+		several, next := packed(rows[3:8]), packed(rows[8:10])
+		foreign := db.Row{Into: Table, Values: all[12].Values()}
+		in := slices.Concat(rows[:3], []db.Row{several, next}, rows[10:12], []db.Row{foreign}, rows[13:15], []db.Row{several}, rows[15:])
+		var got []string
+		for _, r := range pack(in) {
+			v := r.All()
+			got = append(got, fmt.Sprint(v[colN], " from ", slices.IndexFunc(all, func(p Prepared) bool { return bytes.HasPrefix(v[colPayload].([]byte), p.payload) })))
+		}
+		want := []string{"3 from 0", "5 from 3", "2 from 8", "2 from 10", "1 from 12", "2 from 13", "5 from 3", "1 from 15"}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("the packs are\n%s", diff)
+		}
+		// Handed to a commit together with single ones, all events are there, each in its place.
+		in = slices.Concat(rows[:3], []db.Row{several, next}, rows[10:])
+		fatal(t, d.Append(t.Context(), db.Append{Tenant: acme, Rows: in}))
+		fatal(t, l.Sequence(t.Context(), acme))
+		if v := verified(t, l, acme); v.Size != 16 {
+			t.Errorf("the log has %d events, want 16", v.Size)
+		}
+		fatal(t, d.View(t.Context(), acme, func(tx *db.Tx) error {
+			events, err := readPlaced(t.Context(), tx, 0, 16)
+			for i, e := range events {
+				if e.event.ID != all[i].head.ID {
+					t.Errorf("place %d has %s, want %s", i, e.event.ID, all[i].head.ID)
+				}
+			}
+			return err
+		}))
 	})
 }
 

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"iter"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -71,11 +73,33 @@ type SpoolOptions struct {
 // An entry is an event on its way into the database: what a record of a file
 // says. While the process that wrote a file lives, it need not read it again.
 type entry struct {
-	tenant estover.TenantID
-	event  string
-	rows   []db.Row
-	size   int64 // of its record
+	event Prepared
+	with  []db.Row // the rows that belong to it
+	size  int64    // of its record
+
+	// foreign says that the file has another row for the event than we would write. That
+	// stands first in with, and of event there is the tenant and the id alone.
+	foreign bool
 }
+
+// rows are what is inserted, the event first. That of an event rests on the entry, and is
+// not looked at once that is let go.
+func (e *entry) rows() iter.Seq[db.Row] {
+	return func(yield func(db.Row) bool) {
+		if !e.foreign && !yield(db.Row{Into: Table, From: &e.event}) {
+			return
+		}
+		for _, r := range e.with {
+			if !yield(r) {
+				return
+			}
+		}
+	}
+}
+
+// maxKept is of how many entries at most the room in memory is used again once they are
+// imported.
+const maxKept = 8 << 10
 
 // maxHeld is how much of what waits is held in memory. When the database is
 // away for longer, the files alone have it.
@@ -209,16 +233,18 @@ func parseSpool(b []byte) (turn uint64, records []spooled, good int64) {
 
 // checksum is that of a record. What is left of an earlier turn has another.
 func checksum(turn uint64, body []byte) uint32 {
-	var b [8]byte
-	binary.BigEndian.PutUint64(b[:], turn)
-	return crc32.Update(crc32.Checksum(b[:], castagnoli), castagnoli, body)
+	sum := ^uint32(0)
+	for shift := 56; shift >= 0; shift -= 8 { // the bytes of the turn, for which the library would want a slice
+		sum = castagnoli[byte(sum)^byte(turn>>shift)] ^ sum>>8
+	}
+	return crc32.Update(^sum, castagnoli, body)
 }
 
 // Append keeps an event, and the rows that belong to it, until they are
 // imported together. It returns after the write: then the event outlives this
 // process.
 func (s *Spool) Append(p Prepared, with ...db.Row) error {
-	e := entry{tenant: p.tenant, event: p.event.ID, rows: append([]db.Row{p.Row()}, with...)}
+	e := entry{event: p, with: slices.Clone(with)}
 	buffer := buffers.Get().(*[]byte)
 	defer buffers.Put(buffer)
 	record, err := s.encode(append((*buffer)[:0], make([]byte, 8)...), &e)
@@ -229,55 +255,84 @@ func (s *Spool) Append(p Prepared, with ...db.Row) error {
 	body := record[8:]
 	binary.BigEndian.PutUint32(record, uint32(len(body)))
 	e.size = int64(len(record))
-	return s.write(record, e)
+	return s.write(record, &e)
 }
 
 // encode writes an entry as the CBOR of a [spooled].
 func (s *Spool) encode(b []byte, e *entry) ([]byte, error) {
-	b = appendText(appendText(appendCount(b, array, 3), string(e.tenant)), e.event)
-	b = appendCount(b, array, uint64(len(e.rows)))
-	for _, row := range e.rows {
+	p := &e.event
+	b = appendText(appendText(appendCount(b, array, 3), string(p.tenant)), p.head.ID)
+	b = p.appendRow(appendCount(b, array, uint64(1+len(e.with))))
+	for _, row := range e.with {
 		if s.tables[row.Into.Name] != row.Into {
 			return nil, fmt.Errorf("the spool does not know the table %s", row.Into.Name)
 		}
+		values := row.All()
 		b = appendText(appendCount(b, array, 2), row.Into.Name)
-		b = appendCount(b, array, uint64(len(row.Values)))
-		for _, v := range row.Values {
-			if at, ok := v.(time.Time); ok {
-				v = db.Micros(at)
-			}
-			switch v := v.(type) {
-			case nil:
-				b = append(b, 0xf6)
-			case bool:
-				if v {
-					b = append(b, 0xf5)
-				} else {
-					b = append(b, 0xf4)
-				}
-			case int:
-				b = appendInt(b, int64(v))
-			case int64:
-				b = appendInt(b, v)
-			case string:
-				b = appendText(b, v)
-			case []byte:
-				b = append(appendCount(b, bytesType, uint64(len(v))), v...)
-			default:
-				return nil, fmt.Errorf("the spool cannot keep a %T", v)
+		b = appendCount(b, array, uint64(len(values)))
+		for _, v := range values {
+			var err error
+			if b, err = appendColumn(b, v); err != nil {
+				return nil, err
 			}
 		}
 	}
 	return b, nil
 }
 
-// The major types of CBOR that are written here (RFC 8949, section 3.1).
+// appendRow writes the event as the CBOR of a [spooledRow] of its [Prepared.Values].
+func (p *Prepared) appendRow(b []byte) []byte {
+	h := &p.head
+	b = appendCount(appendText(appendCount(b, array, 2), Table.Name), array, columns)
+	b = appendInt(appendText(appendText(b, string(p.tenant)), h.ID), h.At)
+	for _, text := range [...]string{h.Action, string(h.Outcome), string(h.Actor), h.Target, h.Session, p.touches} {
+		b = appendText(b, text)
+	}
+	if p.touches != "" {
+		b = appendInt(b, h.At)
+	} else {
+		b = append(b, nullValue)
+	}
+	b = appendBytes(appendBytes(appendBytes(b, p.leaf), p.hash[:]), p.payload)
+	return append(appendText(appendInt(b, 1), ""), nullValue)
+}
+
+// appendColumn writes a value of a column.
+func appendColumn(b []byte, v any) ([]byte, error) {
+	switch v := v.(type) {
+	case nil:
+		return append(b, nullValue), nil
+	case bool:
+		if v {
+			return append(b, trueValue), nil
+		}
+		return append(b, falseValue), nil
+	case int:
+		return appendInt(b, int64(v)), nil
+	case int64:
+		return appendInt(b, v), nil
+	case time.Time:
+		return appendColumn(b, db.Micros(v))
+	case string:
+		return appendText(b, v), nil
+	case []byte:
+		return appendBytes(b, v), nil
+	}
+	return nil, fmt.Errorf("the spool cannot keep a %T", v)
+}
+
+// The major types of CBOR that are written here, and the values that are a byte of
+// their own (RFC 8949, sections 3.1 and 3.3).
 const (
 	positive  = 0 << 5
 	negative  = 1 << 5
 	bytesType = 2 << 5
 	textType  = 3 << 5
 	array     = 4 << 5
+
+	falseValue = 0xf4
+	trueValue  = 0xf5
+	nullValue  = 0xf6
 )
 
 func appendCount(b []byte, major byte, n uint64) []byte {
@@ -305,7 +360,11 @@ func appendText(b []byte, s string) []byte {
 	return append(appendCount(b, textType, uint64(len(s))), s...)
 }
 
-func (s *Spool) write(record []byte, e entry) error {
+func appendBytes(b, v []byte) []byte {
+	return append(appendCount(b, bytesType, uint64(len(v))), v...)
+}
+
+func (s *Spool) write(record []byte, e *entry) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.failed != nil {
@@ -325,7 +384,7 @@ func (s *Spool) write(record []byte, e entry) error {
 	}
 	if int64(len(s.held[i])) == s.entries[i] {
 		if s.room >= e.size {
-			s.held[i] = append(s.held[i], e)
+			s.held[i] = append(s.held[i], *e)
 			s.room -= e.size
 		} else {
 			s.release(i)
@@ -344,8 +403,8 @@ func (s *Spool) write(record []byte, e entry) error {
 func (s *Spool) release(file int) []entry {
 	held := s.held[file]
 	s.held[file] = nil
-	for _, e := range held {
-		s.room += e.size
+	for i := range held {
+		s.room += held[i].size
 	}
 	return held
 }
@@ -503,11 +562,15 @@ func (s *Spool) drain(ctx context.Context) error {
 	defer s.mu.Unlock()
 	s.imported += s.entries[i]
 	s.size[i], s.entries[i] = 0, 0
+	if fresh && cap(entries) <= maxKept {
+		clear(entries)
+		s.held[i] = entries[:0]
+	}
 	return nil
 }
 
 // read reads a file, and sets aside what is of another version of the program.
-func (s *Spool) read(f *os.File, size int64) (entries []entry, err error) {
+func (s *Spool) read(f *os.File, size int64) ([]entry, error) {
 	b := make([]byte, size)
 	if _, err := f.ReadAt(b, 0); err != nil {
 		return nil, err
@@ -516,9 +579,10 @@ func (s *Spool) read(f *os.File, size int64) (entries []entry, err error) {
 	if good != size {
 		return nil, fmt.Errorf("the spool is damaged at byte %d of %d", good, size)
 	}
+	entries := make([]entry, 0, len(records))
 	for _, r := range records {
-		e := entry{tenant: estover.TenantID(r.Tenant), event: r.Event}
-		if e.rows, err = s.rows(r); err != nil {
+		e, err := s.entry(r)
+		if err != nil {
 			if err := s.setAside(r, err); err != nil {
 				return nil, err
 			}
@@ -532,13 +596,16 @@ func (s *Spool) read(f *os.File, size int64) (entries []entry, err error) {
 // store imports entries, those of each tenant in their order. Unless they are
 // fresh, some may be in the database already.
 func (s *Spool) store(ctx context.Context, entries []entry, fresh bool) error {
-	byTenant := map[estover.TenantID][]entry{}
+	byTenant := map[estover.TenantID][]*entry{}
 	var order []estover.TenantID
-	for _, e := range entries {
-		if byTenant[e.tenant] == nil {
-			order = append(order, e.tenant)
+	for i := range entries {
+		e := &entries[i]
+		t := e.event.tenant
+		all := byTenant[t]
+		if all == nil {
+			order = append(order, t)
 		}
-		byTenant[e.tenant] = append(byTenant[e.tenant], e)
+		byTenant[t] = append(all, e)
 	}
 	for _, t := range order {
 		for all := byTenant[t]; len(all) > 0; {
@@ -553,17 +620,27 @@ func (s *Spool) store(ctx context.Context, entries []entry, fresh bool) error {
 	return nil
 }
 
-func (s *Spool) storeBatch(ctx context.Context, tenant estover.TenantID, batch []entry, fresh bool) error {
+// storeBatch packs the events before it hands them over: there everybody would wait for
+// it.
+func (s *Spool) storeBatch(ctx context.Context, tenant estover.TenantID, batch []*entry, fresh bool) error {
 	if !fresh {
 		var err error
 		if batch, err = s.missing(ctx, tenant, batch); err != nil || len(batch) == 0 {
 			return err
 		}
 	}
-	var rows []db.Row
+	events := make([]db.Row, 0, len(batch))
+	var others []db.Row
 	for _, e := range batch {
-		rows = append(rows, e.rows...)
+		for r := range e.rows() {
+			if r.Into == Table {
+				events = append(events, r)
+			} else {
+				others = append(others, r)
+			}
+		}
 	}
+	rows := append(pack(events), others...)
 	if err := s.log.fault("spool: before the import"); err != nil {
 		return err
 	}
@@ -577,10 +654,10 @@ func (s *Spool) storeBatch(ctx context.Context, tenant estover.TenantID, batch [
 }
 
 // missing are the entries whose events are not in the database.
-func (s *Spool) missing(ctx context.Context, tenant estover.TenantID, batch []entry) (missing []entry, err error) {
+func (s *Spool) missing(ctx context.Context, tenant estover.TenantID, batch []*entry) (missing []*entry, err error) {
 	ids := make([]string, len(batch))
 	for i, e := range batch {
-		ids[i] = e.event
+		ids[i] = e.event.head.ID
 	}
 	var there map[string]bool
 	err = s.log.db.View(ctx, tenant, func(tx *db.Tx) (err error) {
@@ -588,7 +665,7 @@ func (s *Spool) missing(ctx context.Context, tenant estover.TenantID, batch []en
 		return err
 	})
 	for _, e := range batch {
-		if !there[e.event] {
+		if !there[e.event.head.ID] {
 			missing = append(missing, e)
 		}
 	}
@@ -597,9 +674,9 @@ func (s *Spool) missing(ctx context.Context, tenant estover.TenantID, batch []en
 
 // oneByOne imports each event by itself, and sets those aside that the
 // database never takes, so that they do not keep the others back.
-func (s *Spool) oneByOne(ctx context.Context, entries []entry) error {
+func (s *Spool) oneByOne(ctx context.Context, entries []*entry) error {
 	for _, e := range entries {
-		err := s.log.db.Append(ctx, db.Append{Tenant: e.tenant, Rows: e.rows})
+		err := s.log.db.Append(ctx, db.Append{Tenant: e.event.tenant, Rows: slices.Collect(e.rows())})
 		if err == nil {
 			continue
 		}
@@ -614,26 +691,36 @@ func (s *Spool) oneByOne(ctx context.Context, entries []entry) error {
 }
 
 // spooledOf is an entry as a record.
-func spooledOf(e entry) spooled {
-	r := spooled{Tenant: string(e.tenant), Event: e.event}
-	for _, row := range e.rows {
-		r.Rows = append(r.Rows, spooledRow{Table: row.Into.Name, Values: row.Values})
+func spooledOf(e *entry) spooled {
+	r := spooled{Tenant: string(e.event.tenant), Event: e.event.head.ID}
+	for row := range e.rows() {
+		r.Rows = append(r.Rows, spooledRow{Table: row.Into.Name, Values: row.All()})
 	}
 	return r
 }
 
-// rows are what a record inserts. It fails for a table of another version of
-// the program.
-func (s *Spool) rows(r spooled) ([]db.Row, error) {
-	var out []db.Row
-	for _, row := range r.Rows {
+// entry is what a record inserts. It fails for a table of another version of the
+// program.
+func (s *Spool) entry(r spooled) (e entry, err error) {
+	for i, row := range r.Rows {
 		t := s.tables[row.Table]
 		if t == nil || len(t.Columns) != len(row.Values) {
-			return nil, fmt.Errorf("the table %s is not the one that the event was written for", row.Table)
+			return e, fmt.Errorf("the table %s is not the one that the event was written for", row.Table)
 		}
-		out = append(out, db.Row{Into: t, Values: row.Values})
+		if i == 0 && t == Table {
+			p, ok := preparedOf(row.Values)
+			if ok && string(p.tenant) == r.Tenant && p.head.ID == r.Event {
+				e.event = p
+				continue
+			}
+		}
+		e.with = append(e.with, db.Row{Into: t, Values: row.Values})
 	}
-	return out, nil
+	if len(e.with) == len(r.Rows) {
+		e.foreign = true
+		e.event.tenant, e.event.head.ID = estover.TenantID(r.Tenant), r.Event
+	}
+	return e, nil
 }
 
 // setAside keeps a record that cannot be imported in the file "rejected".

@@ -3,15 +3,21 @@ package audit
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
+	"pgregory.net/rapid"
 
 	"estover.dev"
 	"estover.dev/internal/db"
@@ -56,6 +62,13 @@ func TestSpool(t *testing.T) {
 		fatal(t, s.Flush(t.Context()))
 		if s.Waiting() != 0 || count(t, d, acme) != 600 || count(t, d, "other") != 5 {
 			t.Errorf("after the flush %d events wait, %d and %d are in the database", s.Waiting(), count(t, d, acme), count(t, d, "other"))
+		}
+		for i := range s.held {
+			for _, e := range s.held[i][:cap(s.held[i])] {
+				if !reflect.DeepEqual(e, entry{}) {
+					t.Fatalf("the event %s is held after it was imported", e.event.head.ID)
+				}
+			}
 		}
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error)
@@ -159,6 +172,56 @@ func TestSpoolCrash(t *testing.T) {
 			if got := count(t, d, acme); got != n {
 				t.Errorf("after a crash at %q the database has %d events, want %d", step, got, n)
 			}
+		}
+	})
+}
+
+// What cannot be imported is tried again by the process that has it, and comes once, in
+// its order, in packs.
+func TestSpoolTriesAgain(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		l := newKeys(t).open(d)
+		s := openSpool(t, l, t.TempDir(), SpoolOptions{})
+		var want []string
+		more := func(n int) {
+			for _, p := range calls(t, l, n) {
+				want = append(want, p.head.ID)
+				fatal(t, s.Append(p))
+			}
+		}
+		for _, step := range []string{"spool: before the import", "spool: after the import", "spool: before it is emptied"} {
+			more(200)
+			trouble := errors.New("something is in the way")
+			l.fault = func(at string) error {
+				if at == step {
+					return trouble
+				}
+				return nil
+			}
+			if err := s.Flush(t.Context()); !errors.Is(err, trouble) {
+				t.Fatalf("the trouble at %q: %v", step, err)
+			}
+			more(50) // into the other file
+			l.fault = func(string) error { return nil }
+			fatal(t, s.Flush(t.Context()))
+		}
+		more(100)
+		fatal(t, s.Flush(t.Context()))
+		fatal(t, l.Sequence(t.Context(), acme))
+		if v := verified(t, l, acme); v.Size != int64(len(want)) {
+			t.Errorf("the log has %d events, want %d", v.Size, len(want))
+		}
+		fatal(t, d.View(t.Context(), acme, func(tx *db.Tx) error {
+			events, err := readPlaced(t.Context(), tx, 0, int64(len(want)))
+			for i, e := range events {
+				if e.event.ID != want[i] {
+					t.Fatalf("place %d has %s, want %s", i, e.event.ID, want[i])
+				}
+			}
+			return err
+		}))
+		if rows := count(t, d, acme); rows > len(want)/25 {
+			t.Errorf("%d events are in %d rows", len(want), rows)
 		}
 	})
 }
@@ -305,16 +368,89 @@ func TestSpoolWithRows(t *testing.T) {
 	})
 }
 
+// calls are events as the calls of a gateway make them: they touch nothing.
+func calls(t testing.TB, l *Log, n int) []Prepared {
+	t.Helper()
+	all := make([]Prepared, n)
+	for i := range all {
+		e := event(i)
+		e.ID, e.Touches = NewID(), nil
+		var err error
+		all[i], err = l.Prepare(acme, e)
+		fatal(t, err)
+	}
+	return all
+}
+
 func BenchmarkSpool(b *testing.B) {
 	l := newKeys(b).open(dbtest.Open(b))
-	s := openSpool(b, l, b.TempDir(), SpoolOptions{Max: 1 << 40})
-	p, err := l.Prepare(acme, event(1))
-	fatal(b, err)
+	s := openSpool(b, l, b.TempDir(), SpoolOptions{})
+	const round = 1000
+	var events []Prepared
 	b.ReportAllocs()
-	for b.Loop() {
-		if err := s.Append(p); err != nil {
+	for i := 0; b.Loop(); i++ {
+		if i%round == 0 {
+			b.StopTimer()
+			fatal(b, s.Flush(b.Context()))
+			events = calls(b, l, round)
+			b.StartTimer()
+		}
+		if err := s.Append(events[i%round]); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkSpoolImport imports a thousand events at a time.
+func BenchmarkSpoolImport(b *testing.B) {
+	benchEach(b, func(b *testing.B, d *db.DB) {
+		l := newKeys(b).open(d)
+		s := openSpool(b, l, b.TempDir(), SpoolOptions{})
+		b.ReportAllocs()
+		for b.Loop() {
+			b.StopTimer()
+			for _, p := range calls(b, l, 1000) {
+				fatal(b, s.Append(p))
+			}
+			b.StartTimer()
+			fatal(b, s.Flush(b.Context()))
+		}
+	})
+}
+
+// BenchmarkAppend writes the events of many callers, each with a commit of its own.
+func BenchmarkAppend(b *testing.B) {
+	benchEach(b, func(b *testing.B, d *db.DB) {
+		l := newKeys(b).open(d)
+		events := calls(b, l, 1<<16)
+		var next atomic.Int64
+		b.ReportAllocs()
+		b.SetParallelism(64)
+		b.ResetTimer()
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				p := events[next.Add(1)%int64(len(events))]
+				if err := d.Append(b.Context(), db.Append{Tenant: acme, Rows: []db.Row{p.Row()}}); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	})
+}
+
+func benchEach(b *testing.B, run func(*testing.B, *db.DB)) {
+	for _, engine := range []string{"sqlite", "postgres"} {
+		b.Run(engine, func(b *testing.B) {
+			url := dbtest.SQLite(b)
+			if engine == "postgres" {
+				url = dbtest.Postgres(b)
+			}
+			d, err := db.Open(b.Context(), url, db.Options{})
+			fatal(b, err)
+			b.Cleanup(func() { _ = d.Close() })
+			run(b, d)
+		})
 	}
 }
 
@@ -329,51 +465,149 @@ func BenchmarkPrepare(b *testing.B) {
 	}
 }
 
+// BenchmarkSequence gives places to a thousand events at a time, as calls write them.
 func BenchmarkSequence(b *testing.B) {
-	for _, engine := range []string{"sqlite", "postgres"} {
-		b.Run(engine, func(b *testing.B) {
-			url := dbtest.SQLite(b)
-			if engine == "postgres" {
-				url = dbtest.Postgres(b)
+	benchEach(b, func(b *testing.B, d *db.DB) {
+		l := newKeys(b).open(d)
+		l.run = maxRun
+		b.ReportAllocs()
+		for b.Loop() {
+			b.StopTimer()
+			var rows []db.Row
+			for _, p := range calls(b, l, 1000) {
+				rows = append(rows, p.Row())
 			}
-			d, err := db.Open(b.Context(), url, db.Options{})
-			fatal(b, err)
-			defer d.Close()
-			l := newKeys(b).open(d)
-			n := 0
-			for b.Loop() {
-				b.StopTimer()
-				write(b, l, acme, n+1, n+1000)
-				n += 1000
-				b.StartTimer()
-				fatal(b, l.Sequence(b.Context(), acme))
-			}
-			b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(n), "µs/event")
-		})
-	}
+			fatal(b, d.Append(b.Context(), db.Append{Tenant: acme, Rows: rows}))
+			b.StartTimer()
+			fatal(b, l.Sequence(b.Context(), acme))
+		}
+	})
 }
 
-// What a file holds is read with a library, and written by hand.
+// The checksum of a record is that of its turn and its body, one after the other.
+func TestSpoolChecksum(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		turn, body := rapid.Uint64().Draw(t, "turn"), rapid.SliceOf(rapid.Byte()).Draw(t, "body")
+		want := crc32.Checksum(append(binary.BigEndian.AppendUint64(nil, turn), body...), crc32.MakeTable(crc32.Castagnoli))
+		if got := checksum(turn, body); got != want {
+			t.Errorf("the checksum of %x in turn %d is %x, want %x", body, turn, got, want)
+		}
+	})
+}
+
+// What a file holds is read with a library, and written by hand. An event's row is what
+// it was in the files of earlier versions, and comes back as the event.
 func TestSpoolWritesCBOR(t *testing.T) {
 	l := newKeys(t).open(dbtest.Open(t))
 	s := openSpool(t, l, t.TempDir(), SpoolOptions{})
-	p, err := l.Prepare(acme, event(1))
+	touching, err := l.Prepare(acme, event(1))
 	fatal(t, err)
+	plain := calls(t, l, 1)[0]
 	long := make([]byte, 70_000)
 	for _, values := range [][]any{
-		p.Row().Values,
 		{"", nil, true, false, int64(0), int64(23), int64(24), int64(-1), int64(-25), int64(255), int64(256), int64(65536)},
 		{int64(1) << 40, int64(-1) << 63, []byte{}, long[:300], long, string(long[:24]), string(long[:255])},
+		{time.UnixMicro(77), time.Time{}, 12},
 	} {
-		e := entry{tenant: acme, event: "evt_1", rows: []db.Row{{Into: Table, Values: values}, p.Row()}}
-		got, err := s.encode(nil, &e)
-		fatal(t, err)
-		want, err := cbor.Marshal(spooledOf(e))
-		fatal(t, err)
-		if !bytes.Equal(got, want) {
-			t.Errorf("%v is written as %x, want %x", values, got, want)
+		for _, p := range []Prepared{touching, plain} {
+			e := entry{event: p, with: []db.Row{{Into: Table, Values: values}, plain.Row(), touching.Row()}}
+			got, err := s.encode(nil, &e)
+			fatal(t, err)
+			h, touched := p.head, any(nil)
+			if p.touches != "" {
+				touched = h.At
+			}
+			rowOf := func(values ...any) spooledRow { return spooledRow{Table: "audit", Values: values} }
+			own := rowOf("acme", h.ID, h.At, h.Action, string(h.Outcome), string(h.Actor), h.Target, h.Session, p.touches, touched,
+				p.leaf, p.hash[:], p.payload, int64(1), "", nil)
+			micros := slices.Clone(values)
+			for i, v := range values {
+				if at, ok := v.(time.Time); ok {
+					micros[i] = db.Micros(at)
+				}
+			}
+			r := spooled{Tenant: "acme", Event: h.ID, Rows: []spooledRow{own, rowOf(micros...), rowOf(plain.Values()...), rowOf(touching.Values()...)}}
+			want, err := cbor.Marshal(r)
+			fatal(t, err)
+			if !bytes.Equal(got, want) {
+				t.Errorf("%v is written as %x, want %x", values, got, want)
+			}
+			var read spooled
+			fatal(t, decoder.Unmarshal(got, &read))
+			read.Rows = read.Rows[:1]
+			back, err := s.entry(read)
+			fatal(t, err)
+			if !reflect.DeepEqual(back, entry{event: p}) {
+				t.Errorf("an event comes back as %+v, want %+v", back, p)
+			}
 		}
 	}
+}
+
+// What stands in a file for an event's row and is like none of ours is taken as it is: by
+// the database, or nobody.
+func TestSpoolForeign(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		l := newKeys(t).open(d)
+		all := calls(t, l, 12)
+		change := map[int]func(r *spooled){
+			2: func(r *spooled) { r.Rows[0].Values[colTarget] = nil },
+			3: func(r *spooled) { r.Rows[0].Values[colN] = int64(2) },
+			5: func(r *spooled) { r.Rows[0].Values[colLeafHash] = []byte("short") },
+			6: func(r *spooled) { r.Rows[0].Values[colTouchedAt] = int64(5) }, // taken, in a row of its own
+			8: func(r *spooled) { r.Rows[0].Values[colPayload] = nil },
+			9: func(r *spooled) { r.Rows[0].Values = r.Rows[0].Values[1:] },
+		}
+		file := binary.BigEndian.AppendUint64([]byte(spoolMagic), 7)
+		for i := range all {
+			r := spooledOf(&entry{event: all[i]})
+			if change[i] != nil {
+				change[i](&r)
+			}
+			body, err := cbor.Marshal(r)
+			fatal(t, err)
+			file = binary.BigEndian.AppendUint32(file, uint32(len(body)))
+			file = append(binary.BigEndian.AppendUint32(file, checksum(7, body)), body...)
+		}
+		dir := t.TempDir()
+		fatal(t, os.WriteFile(filepath.Join(dir, "spool.0"), file, 0o600))
+		s := openSpool(t, l, dir, SpoolOptions{})
+		fatal(t, s.Flush(t.Context()))
+		fatal(t, l.Sequence(t.Context(), acme))
+		var ids []string
+		fatal(t, d.View(t.Context(), acme, func(tx *db.Tx) error {
+			rows, err := readPlaced(t.Context(), tx, 0, 100)
+			for _, r := range rows {
+				ids = append(ids, r.event.ID)
+			}
+			return err
+		}))
+		var want []string
+		for i, p := range all {
+			if change[i] == nil || i == 6 {
+				want = append(want, p.head.ID)
+			}
+		}
+		if !slices.Equal(ids, want) || s.Waiting() != 0 {
+			t.Errorf("the log has %q, and %d wait; want %q", ids, s.Waiting(), want)
+		}
+		aside, err := os.ReadFile(filepath.Join(dir, "rejected"))
+		fatal(t, err)
+		var refused []string
+		for len(aside) > 0 {
+			var r spooled
+			aside, err = decoder.UnmarshalFirst(aside, &r)
+			fatal(t, err)
+			refused = append(refused, r.Event)
+		}
+		want = want[:0]
+		for _, i := range []int{9, 2, 3, 5, 8} { // what is of another table is found as it is read
+			want = append(want, all[i].head.ID)
+		}
+		if !slices.Equal(refused, want) {
+			t.Errorf("%q are set aside, want %q", refused, want)
+		}
+	})
 }
 
 // When more waits than is held in memory, the rest is in the files alone, and
