@@ -362,12 +362,12 @@ func TestTree(t *testing.T) {
 	var e edge
 	tiles := map[[2]int64][]byte{}
 	for _, size := range []int64{1, 2, 255, 256, 257, 511, 512, 513, 1000, 65_535, 65_536, 65_537, 66_000} {
-		var hashes []tlog.Hash
+		var hashes []byte
 		for n := e.size; n < size; n++ {
 			h := tlog.RecordHash(fmt.Append(nil, n))
 			hs, err := tlog.StoredHashesForRecordHash(n, h, reader)
 			fatal(t, err)
-			stored, hashes = append(stored, hs...), append(hashes, h)
+			stored, hashes = append(stored, hs...), append(hashes, h[:]...)
 		}
 		before := e.size
 		changed := map[[2]int64]bool{}

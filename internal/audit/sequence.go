@@ -213,12 +213,13 @@ func (l *Log) place(ctx context.Context, tenant estover.TenantID) (int, error) {
 			return 0, ErrDamaged.Because(fmt.Errorf("the tiles at size %d do not make the root (%v)", old.size, err))
 		}
 	}
-	var hashes []tlog.Hash
+	var hashes []byte
+	n := int64(0)
 	for _, w := range next {
-		if at := old.size + int64(len(hashes)); w.idx.Valid && w.idx.Int64 != at {
+		if at := old.size + n; w.idx.Valid && w.idx.Int64 != at {
 			return 0, ErrDamaged.Because(fmt.Errorf("the event for place %d is gone", at))
 		}
-		hashes = append(hashes, w.hashes...)
+		hashes, n = append(hashes, w.hashes...), n+w.n
 	}
 	tiles := e.grow(hashes)
 	root, err := e.root()
@@ -243,7 +244,7 @@ func (l *Log) place(ctx context.Context, tenant estover.TenantID) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return len(hashes), l.fault("sequence: after the commit")
+	return int(n), l.fault("sequence: after the commit")
 }
 
 // publish signs the tree, which is durable by now, and makes the checkpoint

@@ -61,7 +61,8 @@ func withTree(ctx context.Context, tx *db.Tx) ([]estover.TenantID, error) {
 type waiter struct {
 	seq    int64
 	idx    sql.NullInt64 // the place that it has already
-	hashes []tlog.Hash
+	n      int64
+	hashes []byte
 }
 
 // readWaiters are the first rows that are not in the tree, in the order in
@@ -77,20 +78,15 @@ func readWaiters(ctx context.Context, tx *db.Tx, limit int) ([]waiter, error) {
 	}
 	defer rows.Close()
 	var out []waiter
-	for count := 0; count < limit && rows.Next(); {
-		var w waiter
-		var n int64
-		var hashes []byte
-		if err := rows.Scan(&w.seq, &w.idx, &n, &hashes); err != nil {
+	var w waiter
+	for count := int64(0); count < int64(limit) && rows.Next(); {
+		if err := rows.Scan(&w.seq, &w.idx, &w.n, &w.hashes); err != nil {
 			return nil, err
 		}
-		if int64(len(hashes)) != n*tlog.HashSize {
+		if int64(len(w.hashes)) != w.n*tlog.HashSize {
 			return nil, ErrDamaged.Because(errPack)
 		}
-		for each := range slices.Chunk(hashes, tlog.HashSize) {
-			w.hashes = append(w.hashes, tlog.Hash(each))
-		}
-		out, count = append(out, w), count+int(n)
+		out, count = append(out, w), count+w.n
 	}
 	return out, rows.Err()
 }
@@ -106,10 +102,10 @@ func readHeadsBetween(ctx context.Context, tx *db.Tx, first, end int64) ([]head,
 	}
 	defer rows.Close()
 	out := make([]head, 0, end-first+maxPack) // the first row may begin before them, and the last end after them
+	var h head
+	var idx, n int64
+	var packed sql.NullString
 	for rows.Next() {
-		var h head
-		var idx, n int64
-		var packed sql.NullString
 		if err := rows.Scan(&idx, &n, &h.Action, &h.Actor, &h.Target, &h.Session, &packed); err != nil {
 			return nil, err
 		}
@@ -206,7 +202,7 @@ func givePlaces(ctx context.Context, tx *db.Tx, first int64, waiters []waiter) e
 	places := make([][2]int64, len(waiters))
 	for i, w := range waiters {
 		places[i] = [2]int64{w.seq, first}
-		first += int64(len(w.hashes))
+		first += w.n
 	}
 	list, err := json.Marshal(places)
 	if err != nil {

@@ -35,25 +35,30 @@ func tileOnEdge(size int64, level int) (n int64, width int) {
 	return hashes / tileWidth, int(hashes % tileWidth)
 }
 
-// grow appends leaf hashes and gives the tiles that changed, full or not.
-func (e *edge) grow(hashes []tlog.Hash) []tile {
+// grow appends leaf hashes, one after the other, and gives the tiles that changed,
+// full or not.
+func (e *edge) grow(hashes []byte) []tile {
 	var changed []tile
 	top := 0
-	for _, h := range hashes {
-		e.size++
-		for level := 0; ; level++ {
-			if level == len(e.levels) {
-				e.levels = append(e.levels, nil)
-			}
-			top = max(top, level)
-			e.levels[level] = append(e.levels[level], h[:]...)
-			if len(e.levels[level]) < tileSize {
-				break
-			}
+	add := func(level int, hashes []byte) {
+		if level == len(e.levels) {
+			e.levels = append(e.levels, nil)
+		}
+		top = max(top, level)
+		e.levels[level] = append(e.levels[level], hashes...)
+	}
+	for len(hashes) > 0 {
+		_, width := tileOnEdge(e.size, 0)
+		n := min(len(hashes), tileSize-width*tlog.HashSize)
+		add(0, hashes[:n])
+		hashes = hashes[n:]
+		e.size += int64(n / tlog.HashSize)
+		for level := 0; len(e.levels[level]) == tileSize; level++ {
 			n, _ := tileOnEdge(e.size, level)
 			changed = append(changed, tile{level, n - 1, e.levels[level]})
-			h = rootOfTile(e.levels[level])
+			root := rootOfTile(e.levels[level])
 			e.levels[level] = nil
+			add(level+1, root[:])
 		}
 	}
 	for level := 0; level <= top && level < len(e.levels); level++ {

@@ -164,15 +164,17 @@ func (l *Log) verifyRange(ctx context.Context, v *Verification, e *edge, search 
 		if rows, err = readPlaced(ctx, tx, first, end); err != nil {
 			return err
 		}
-		hashes := make([]tlog.Hash, end-first)
+		hashes := make([]byte, 0, (end-first)*tlog.HashSize)
 		next := 0
-		for i := range hashes {
-			if next == len(rows) || rows[next].idx.Int64 != first+int64(i) {
-				v.found(first+int64(i), "", "The entry is missing.")
-				continue
+		for i := range end - first {
+			var hash tlog.Hash
+			if next == len(rows) || rows[next].idx.Int64 != first+i {
+				v.found(first+i, "", "The entry is missing.")
+			} else {
+				hash = tlog.RecordHash(rows[next].leaf)
+				next++
 			}
-			hashes[i] = tlog.RecordHash(rows[next].leaf)
-			next++
+			hashes = append(hashes, hash[:]...)
 		}
 		for _, t := range e.grow(hashes) {
 			stored, err := readTile(ctx, tx, t.level, t.n, len(t.hashes)/tlog.HashSize)
