@@ -178,7 +178,8 @@ func NewOrderedID(prefix string) string {
 	ms := uint64(time.Now().UnixMilli())
 	b[0], b[1], b[2], b[3], b[4] = byte(ms>>32), byte(ms>>24), byte(ms>>16), byte(ms>>8), byte(ms)
 	_, _ = rand.Read(b[5:]) // never fails
-	return prefix + "_" + sortable.EncodeToString(b[:])
+	id := make([]byte, 0, 40)
+	return string(sortable.AppendEncode(append(append(id, prefix...), '_'), b[:]))
 }
 
 // sortable is base32hex (RFC 4648, section 7) in small letters, whose digits sort
