@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -65,29 +64,8 @@ type Toll struct {
 func Tolls(ctx context.Context, tx *db.Tx, c Crowd, at time.Time) (all []Toll, err error) {
 	found := map[string]int{}
 	err = c.where(func(where string, args []any) error {
-		base, open := []any{tx.Tenant(), tx.Now().Add(-patienceContained), tx.Now().Add(-patience)}, "ended_at is null"
-		if !at.IsZero() {
-			base, open = append(base, at), "(ended_at is null or ended_at >= $4)"
-		}
-		for i := range args {
-			where = strings.Replace(where, "?", "$"+strconv.Itoa(len(base)+1+i), 1)
-		}
-		rows, err := tx.Query(ctx, `select target_id, coalesce((select t.name from secret_target t where t.tenant_id = lease.tenant_id and t.id = lease.target_id), ''), count(*),
-				sum(case when ended_at is null then 1 else 0 end), sum(case when state = 'revoking' then 1 else 0 end),
-				sum(case when `+overdueWhere("$2", "$3")+` then 1 else 0 end), min(case when ended_at is null then due_at end)
-			from lease where tenant_id = $1 and `+open+` and `+where+` group by tenant_id, target_id`, append(base, args...)...)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = rows.Close() }()
-		for rows.Next() {
-			var t Toll
-			if err := rows.Scan(&t.TargetID, &t.Target, &t.Leases, &t.Open, &t.Revoking, &t.Overdue, &t.Oldest); err != nil {
-				return err
-			}
-			if t.Target == "" {
-				t.Target = t.TargetID
-			}
+		some, err := tolls(ctx, tx, at, where, args...)
+		for _, t := range some {
 			n, have := found[t.TargetID]
 			if !have {
 				found[t.TargetID] = len(all)
@@ -100,7 +78,7 @@ func Tolls(ctx context.Context, tx *db.Tx, c Crowd, at time.Time) (all []Toll, e
 				sum.Oldest = t.Oldest
 			}
 		}
-		return rows.Err()
+		return err
 	})
 	slices.SortFunc(all, func(a, b Toll) int {
 		return cmp.Or(strings.Compare(a.Target, b.Target), strings.Compare(a.TargetID, b.TargetID))

@@ -141,7 +141,7 @@ func (l *Leases) Reconcile(ctx context.Context, c estover.Caller, name string, h
 				return err
 			}
 		}
-		lost, err := liveElsewhere(ctx, tx.Tx, id, begun, names)
+		lost, _, err := liveElsewhere(ctx, tx.Tx, id, begun, names)
 		if err != nil {
 			return err
 		}
@@ -173,7 +173,7 @@ func (l *Leases) Reconcile(ctx context.Context, c estover.Caller, name string, h
 func (l *Leases) listed(ctx context.Context, e engine.Engine, tenant estover.TenantID, id string, begun time.Time, names []string) error {
 	var missing []string
 	err := l.guard.DB().View(ctx, tenant, func(tx *db.Tx) (err error) {
-		missing, err = liveUsers(ctx, tx, id, begun, names)
+		_, missing, err = liveElsewhere(ctx, tx, id, begun, names)
 		return err
 	})
 	for _, user := range missing[:min(len(missing), 3)] {

@@ -1,6 +1,7 @@
 package lease
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -156,13 +157,6 @@ func (m *maybe) Scan(src any) error {
 	return nil
 }
 
-func null(s string) any {
-	if s == "" {
-		return nil
-	}
-	return s
-}
-
 func scanLease(now time.Time, columns func(...any) error) (*Lease, error) {
 	x := &Lease{}
 	var template string
@@ -205,12 +199,8 @@ func list(ctx context.Context, tx *db.Tx, f Filter, after string, limit int) ([]
 	query := []string{`select ` + columns + ` from lease where tenant_id = $1`}
 	args := []any{tx.Tenant()}
 	where := func(clause string, v ...any) {
-		for range v {
-			clause = strings.Replace(clause, "?", "$"+strconv.Itoa(len(args)+1), 1)
-			args = append(args, v[0])
-			v = v[1:]
-		}
-		query = append(query, "and "+clause)
+		query = append(query, "and "+numbered(clause, len(args)))
+		args = append(args, v...)
 	}
 	if f.ID != "" {
 		where("id = ?", f.ID)
@@ -296,7 +286,7 @@ func insert(ctx context.Context, tx *db.Tx, x *Lease) error {
 			holder, token_id, share, created_at, expires_at, expires_by, max_at, create_by, grant_id, authority_id)
 		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)`,
 		tx.Tenant(), x.ID, x.Role, x.roleID, x.Target, x.User, encodeTemplate(x.template), x.Resource, x.Delivery, x.State, x.Trial, x.Session, x.Agent,
-		x.Holder, x.Token, null(x.share), x.CreatedAt, x.ExpiresAt, x.ExpiresBy, x.MaxAt, x.createBy, x.Grant, x.authority)
+		x.Holder, x.Token, db.OrNull(x.share), x.CreatedAt, x.ExpiresAt, x.ExpiresBy, x.MaxAt, x.createBy, x.Grant, x.authority)
 	return err
 }
 
@@ -330,23 +320,16 @@ func printed(ctx context.Context, tx *db.Tx, digest []byte) ([]Sighting, error) 
 // liveAmong are those of some leases that are live.
 func liveAmong(ctx context.Context, tx *db.Tx, ids []string) (map[string]bool, error) {
 	where, args := in("id", ids)
-	for i := range args {
-		where = strings.Replace(where, "?", "$"+strconv.Itoa(2+i), 1)
+	live, err := db.AllOf[string](ctx, tx, `select id from lease where tenant_id = $1 and state = 'live' and `+numbered(where, 1), append([]any{tx.Tenant()}, args...)...)
+	return setOf(live), err
+}
+
+func setOf(names []string) map[string]bool {
+	set := make(map[string]bool, len(names))
+	for _, name := range names {
+		set[name] = true
 	}
-	rows, err := tx.Query(ctx, `select id from lease where tenant_id = $1 and state = 'live' and `+where, append([]any{tx.Tenant()}, args...)...)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	live := map[string]bool{}
-	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		live[id] = true
-	}
-	return live, rows.Err()
+	return set
 }
 
 // reported stores that the creator knows what has become of a credential, and
@@ -375,20 +358,14 @@ const afterCreation = 5 * time.Second
 // of their orders: so many were raised.
 func mark(ctx context.Context, tx *db.Tx, cause Cause, where string, args ...any) (n, raised int64, err error) {
 	base := []any{tx.Tenant(), tx.Now(), cause, cause.priority(), int64(afterCreation / time.Microsecond)}
-	for i := range args {
-		where = strings.Replace(where, "?", "$"+strconv.Itoa(len(base)+1+i), 1)
-	}
 	n, err = tx.Exec(ctx, `update lease set state = 'revoking', cause = $3, priority = $4, due_at = $2, sealed = null, share = null,
 			next_try_at = case when state = 'creating' and create_done is null then create_by + $5 else $2 end
-		where tenant_id = $1 and ended_at is null and state in ('creating', 'live') and `+where, append(base, args...)...)
+		where tenant_id = $1 and ended_at is null and state in ('creating', 'live') and `+numbered(where, len(base)), append(base, args...)...)
 	if err != nil || cause.priority() > 1 {
 		return n, 0, err
 	}
-	for i := range args { // the numbers of the shorter list
-		where = strings.Replace(where, "$"+strconv.Itoa(len(base)+1+i), "$"+strconv.Itoa(4+i), 1)
-	}
 	raised, err = tx.Exec(ctx, `update lease set priority = $3, next_try_at = case when create_done is null then next_try_at else $2 end
-		where tenant_id = $1 and ended_at is null and state = 'revoking' and priority > $3 and `+where, append([]any{tx.Tenant(), tx.Now(), cause.priority()}, args...)...)
+		where tenant_id = $1 and ended_at is null and state = 'revoking' and priority > $3 and `+numbered(where, 3), append([]any{tx.Tenant(), tx.Now(), cause.priority()}, args...)...)
 	return n, raised, err
 }
 
@@ -402,6 +379,16 @@ func in(column string, values []string) (where string, args []any) {
 		args = append(args, v)
 	}
 	return column + " in (" + where + ")", args
+}
+
+// numbered has each ? of a condition be an argument of its statement, of those that
+// come after so many.
+func numbered(where string, after int) string {
+	parts := strings.Split(where, "?")
+	for i := 1; i < len(parts); i++ {
+		parts[i] = "$" + strconv.Itoa(after+i) + parts[i]
+	}
+	return strings.Join(parts, "")
 }
 
 // A span is a target of a tenant.
@@ -550,22 +537,16 @@ type Standing struct {
 // standing counts the leases for which a condition holds.
 func standing(ctx context.Context, tx *db.Tx, where string, args ...any) (s Standing, err error) {
 	base := []any{tx.Tenant(), tx.Now().Add(-patienceContained), tx.Now().Add(-patience)}
-	for i := range args {
-		where = strings.Replace(where, "?", "$"+strconv.Itoa(len(base)+1+i), 1)
-	}
 	err = tx.QueryRow(ctx, `select count(*), coalesce(sum(case when state = 'revoking' then 1 else 0 end), 0),
 			coalesce(sum(case when `+overdueWhere("$2", "$3")+` then 1 else 0 end), 0)
-		from lease where tenant_id = $1 and ended_at is null and `+where, append(base, args...)...).Scan(&s.Open, &s.Revoking, &s.Overdue)
+		from lease where tenant_id = $1 and ended_at is null and `+numbered(where, len(base)), append(base, args...)...).Scan(&s.Open, &s.Revoking, &s.Overdue)
 	return s, err
 }
 
 // targetsOf are the targets of leases that have not ended and for which a
 // condition holds.
 func targetsOf(ctx context.Context, tx *db.Tx, since time.Time, where string, args ...any) ([]string, error) {
-	for i := range args {
-		where = strings.Replace(where, "?", "$"+strconv.Itoa(3+i), 1)
-	}
-	return db.AllOf[string](ctx, tx, `select distinct target_id from lease where tenant_id = $1 and (ended_at is null or ended_at >= $2) and `+where+` limit 100`, append([]any{tx.Tenant(), since}, args...)...)
+	return db.AllOf[string](ctx, tx, `select distinct target_id from lease where tenant_id = $1 and (ended_at is null or ended_at >= $2) and `+numbered(where, 2)+` limit 100`, append([]any{tx.Tenant(), since}, args...)...)
 }
 
 // endDeclared ends the leases of a target of which another person has said that it
@@ -635,56 +616,30 @@ func containedAt(ctx context.Context, tx *db.Tx, since time.Time, is func(agent,
 
 // openNames are the users of all leases that have not ended.
 func openNames(ctx context.Context, tx *db.Tx) (map[string]bool, error) {
-	rows, err := tx.Query(ctx, `select name from lease where tenant_id = $1 and ended_at is null`, tx.Tenant())
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	known := map[string]bool{}
-	for rows.Next() {
-		var name string
-		if err := rows.Scan(&name); err != nil {
-			return nil, err
-		}
-		known[name] = true
-	}
-	return known, rows.Err()
+	known, err := db.AllOf[string](ctx, tx, `select name from lease where tenant_id = $1 and ended_at is null`, tx.Tenant())
+	return setOf(known), err
 }
 
 // liveElsewhere are the live leases of a target, made before an instant, whose
-// users are none of these.
-func liveElsewhere(ctx context.Context, tx *db.Tx, target string, before time.Time, users []string) (ids []string, err error) {
-	err = eachMissing(ctx, tx, target, before, users, func(id, _ string) { ids = append(ids, id) })
-	return ids, err
-}
-
-// liveUsers are the users of those leases.
-func liveUsers(ctx context.Context, tx *db.Tx, target string, before time.Time, users []string) (names []string, err error) {
-	err = eachMissing(ctx, tx, target, before, users, func(_, name string) { names = append(names, name) })
-	return names, err
-}
-
-func eachMissing(ctx context.Context, tx *db.Tx, target string, before time.Time, users []string, do func(id, name string)) error {
-	there := map[string]bool{}
-	for _, u := range users {
-		there[u] = true
-	}
+// users are none of these: their ids and their users.
+func liveElsewhere(ctx context.Context, tx *db.Tx, target string, before time.Time, users []string) (ids, names []string, err error) {
+	there := setOf(users)
 	rows, err := tx.Query(ctx, `select id, name from lease where tenant_id = $1 and target_id = $2 and state = 'live' and created_at < $3 and ended_at is null`,
 		tx.Tenant(), target, before)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	defer func() { _ = rows.Close() }()
 	for rows.Next() {
 		var id, name string
 		if err := rows.Scan(&id, &name); err != nil {
-			return err
+			return nil, nil, err
 		}
 		if !there[name] {
-			do(id, name)
+			ids, names = append(ids, id), append(names, name)
 		}
 	}
-	return rows.Err()
+	return ids, names, rows.Err()
 }
 
 // longestAt is for how long a credential of a target may live at most, by the roles
@@ -740,6 +695,23 @@ func dueStrays(ctx context.Context, tx *db.Tx) (map[span][]string, error) {
 		due[s] = append(due[s], name)
 	}
 	return due, rows.Err()
+}
+
+// tolls counts, by target, the leases for which a condition holds and that had not
+// ended at an instant, or have not now if that is zero.
+func tolls(ctx context.Context, tx *db.Tx, at time.Time, where string, args ...any) ([]Toll, error) {
+	base, open := []any{tx.Tenant(), tx.Now().Add(-patienceContained), tx.Now().Add(-patience)}, "ended_at is null"
+	if !at.IsZero() {
+		base, open = append(base, at), "(ended_at is null or ended_at >= $4)"
+	}
+	return db.All(ctx, tx, func(columns func(...any) error) (t Toll, err error) {
+		err = columns(&t.TargetID, &t.Target, &t.Leases, &t.Open, &t.Revoking, &t.Overdue, &t.Oldest)
+		t.Target = cmp.Or(t.Target, t.TargetID)
+		return t, err
+	}, `select target_id, coalesce((select t.name from secret_target t where t.tenant_id = lease.tenant_id and t.id = lease.target_id), ''), count(*),
+			sum(case when ended_at is null then 1 else 0 end), sum(case when state = 'revoking' then 1 else 0 end),
+			sum(case when `+overdueWhere("$2", "$3")+` then 1 else 0 end), min(case when ended_at is null then due_at end)
+		from lease where tenant_id = $1 and `+open+` and `+numbered(where, len(base))+` group by tenant_id, target_id`, append(base, args...)...)
 }
 
 // everywhere counts the leases of all tenants that have not ended.

@@ -2,7 +2,6 @@ package leasetest
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"path/filepath"
 	"testing"
@@ -141,19 +140,8 @@ func (h *House) Role(t testing.TB, c estover.Caller, s lease.RoleSpec) lease.Rol
 func (h *House) Told(t testing.TB, tenant estover.TenantID, action string) (all []map[string]any) {
 	t.Helper()
 	err := h.DB.View(t.Context(), tenant, func(tx *db.Tx) error {
-		rows, err := tx.Query(t.Context(), "select id from audit where tenant_id = $1 and action = $2 order by at, id", tx.Tenant(), action)
+		ids, err := db.AllOf[string](t.Context(), tx, "select id from audit where tenant_id = $1 and action = $2 order by at, id", tx.Tenant(), action)
 		if err != nil {
-			return err
-		}
-		var ids []string
-		for rows.Next() {
-			var id string
-			if err := rows.Scan(&id); err != nil {
-				return err
-			}
-			ids = append(ids, id)
-		}
-		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
 			return err
 		}
 		for _, id := range ids {
