@@ -5,8 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -34,13 +32,13 @@ type pg struct {
 	tenant estover.Caller // administers a tenant of its own, whose mark no other test's users have
 }
 
-// onPostgres makes one; cut may come between.
-func onPostgres(t *testing.T, d *db.DB, cut *relay, o lease.Options) *pg {
+// onPostgres makes one; a cut may come between.
+func onPostgres(t *testing.T, d *db.DB, c *cut, o lease.Options) *pg {
 	t.Helper()
 	server := enginetest.Postgres(t)
 	config := server.Config
-	if cut != nil {
-		config.Address = cut.listen(t, config.Address[:strings.IndexByte(config.Address, '/')]) + "/crm"
+	if c != nil {
+		config.Address = leasetest.Relay(t, config.Address[:strings.IndexByte(config.Address, '/')], c.connection) + "/crm"
 	}
 	o.Quota = 100_000
 	house, tenant := leasetest.At(t, d, postgres.Kind, config, o)
@@ -123,78 +121,31 @@ func (p *pg) login(t *testing.T, x lease.Issued, database string) *pgx.Conn {
 	return c
 }
 
-// A relay stands between a node and a database.
-type relay struct {
-	to string
-	// cut has a connection be cut as soon as the database has said that a
-	// transaction that held this text is committed, and before that is passed on.
-	cut atomic.Pointer[string]
-	// hold keeps what a client sends from the database.
-	hold atomic.Pointer[chan struct{}]
+// A cut stands between a node and a database, and cuts a connection as soon as the
+// database has said that a transaction that held a text is committed, and before
+// that is passed on.
+type cut struct {
+	text atomic.Pointer[string] // nil cuts nothing
 	cuts atomic.Int64
 }
 
-func (r *relay) listen(t *testing.T, to string) string {
-	t.Helper()
-	r.to = to
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go r.pass(c)
-		}
-	}()
-	return l.Addr().String()
-}
-
-func (r *relay) pass(c net.Conn) {
-	defer c.Close()
-	up, err := net.Dial("tcp", r.to)
-	if err != nil {
-		return
-	}
-	defer up.Close()
+func (c *cut) connection() leasetest.Between {
 	var armed atomic.Bool
-	go func() {
-		defer up.Close()
-		b := make([]byte, 64<<10)
-		for {
-			n, err := c.Read(b)
-			if err != nil {
-				return
-			}
-			if text := r.cut.Load(); text != nil && strings.Contains(string(b[:n]), *text) {
+	return leasetest.Between{
+		Asked: func(b []byte) bool {
+			if text := c.text.Load(); text != nil && strings.Contains(string(b), *text) {
 				armed.Store(true)
 			}
-			if hold := r.hold.Load(); hold != nil {
-				<-*hold
+			return true
+		},
+		Answered: func(b []byte) bool {
+			if !armed.Load() || !strings.Contains(string(b), "COMMIT") {
+				return true
 			}
-			if _, err := up.Write(b[:n]); err != nil {
-				return
-			}
-		}
-	}()
-	b := make([]byte, 64<<10)
-	for {
-		n, err := up.Read(b)
-		if err != nil {
-			return
-		}
-		if armed.Load() && strings.Contains(string(b[:n]), "COMMIT") {
-			r.cuts.Add(1)
-			r.cut.Store(nil)
-			return
-		}
-		if _, err := c.Write(b[:n]); err != nil && !errors.Is(err, io.EOF) {
-			return
-		}
+			c.cuts.Add(1)
+			c.text.Store(nil)
+			return false
+		},
 	}
 }
 
@@ -204,11 +155,11 @@ func (r *relay) pass(c net.Conn) {
 func TestCommitReplyLost(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		clock := dbtest.NewClock(d)
-		cut := &relay{}
-		p := onPostgres(t, d, cut, lease.Options{})
+		c := &cut{}
+		p := onPostgres(t, d, c, lease.Options{})
 		bot := p.agent("agt_bot", "ses_1")
 		text := "create role"
-		cut.cut.Store(&text)
+		c.text.Store(&text)
 		if _, err := p.Leases.Create(t.Context(), bot, lease.Wish{Role: "reader"}); !errors.Is(err, lease.ErrUnsure) {
 			t.Fatalf("a create whose reply is lost: %v, want ErrUnsure", err)
 		}
@@ -227,7 +178,7 @@ func TestCommitReplyLost(t *testing.T) {
 
 		x := p.create(t, bot, "reader")
 		text = "drop role"
-		cut.cut.Store(&text)
+		c.text.Store(&text)
 		if _, err := p.Leases.Revoke(t.Context(), p.tenant, lease.Which{ID: x.ID}, ""); err != nil {
 			t.Fatal(err)
 		}
@@ -242,7 +193,7 @@ func TestCommitReplyLost(t *testing.T) {
 		if left := p.all(t, lease.Filter{Open: true}); len(left) != 0 {
 			t.Errorf("a user who is gone already keeps the lease %v", left)
 		}
-		if n := cut.cuts.Load(); n != 2 {
+		if n := c.cuts.Load(); n != 2 {
 			t.Errorf("%d connections were cut, want 2", n)
 		}
 	})
@@ -252,8 +203,7 @@ func TestCommitReplyLost(t *testing.T) {
 // between: the drop that overtakes the create does not end the lease (F4, L5, L6).
 func TestSlowCreate(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
-		cut := &relay{}
-		p := onPostgres(t, d, cut, lease.Options{})
+		p := onPostgres(t, d, nil, lease.Options{})
 		bot := p.agent("agt_bot", "ses_1")
 		super, err := pgx.Connect(t.Context(), p.server.Super)
 		if err != nil {

@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -73,9 +72,9 @@ func (s Storm) Rage(t *testing.T, d *db.DB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	between := &relay{to: host}
+	var between weather
 	through := s.Config
-	through.Address = strings.Replace(s.Config.Address, host, between.listen(t), 1)
+	through.Address = strings.Replace(s.Config.Address, host, Relay(t, host, between.connection), 1)
 	var made atomic.Int64
 	kind := s.Kind
 	kind.Open = func(c engine.Config) (engine.Engine, error) {
@@ -287,74 +286,29 @@ func (h *House) dying(t testing.TB, reached func(step string, done bool) error) 
 	return &other
 }
 
-// A relay stands between nodes and a target, loses answers, and holds them up.
-type relay struct {
-	to      string
+// weather is what a storm does to the answers of a target: it loses some, and holds
+// them up.
+type weather struct {
 	loses   atomic.Bool
 	until   atomic.Int64 // whatever is answered is held up, in Unix nanoseconds
 	answers atomic.Int64
 	lost    atomic.Int64
 }
 
-// everyAnswer is which answer of the target is lost while a relay loses some, with
-// the connection that it came by.
+// everyAnswer is which answer of the target is lost while some are, with the
+// connection that it came by.
 const everyAnswer = 31
 
 // hold has every answer wait for as long as a client may who hangs up.
-func (r *relay) hold() { r.until.Store(time.Now().Add(420 * time.Millisecond).UnixNano()) }
+func (w *weather) hold() { w.until.Store(time.Now().Add(420 * time.Millisecond).UnixNano()) }
 
-func (r *relay) listen(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go r.pass(c)
+func (w *weather) connection() Between {
+	return Between{Answered: func([]byte) bool {
+		time.Sleep(time.Until(time.Unix(0, w.until.Load())))
+		if w.loses.Load() && w.answers.Add(1)%everyAnswer == 0 {
+			w.lost.Add(1)
+			return false
 		}
-	}()
-	return l.Addr().String()
-}
-
-func (r *relay) pass(c net.Conn) {
-	defer c.Close()
-	up, err := net.Dial("tcp", r.to)
-	if err != nil {
-		return
-	}
-	defer up.Close()
-	go func() {
-		defer up.Close()
-		b := make([]byte, 32<<10)
-		for {
-			n, err := c.Read(b)
-			if err != nil {
-				return
-			}
-			if _, err := up.Write(b[:n]); err != nil {
-				return
-			}
-		}
-	}()
-	b := make([]byte, 32<<10)
-	for {
-		n, err := up.Read(b)
-		if err != nil {
-			return
-		}
-		time.Sleep(time.Until(time.Unix(0, r.until.Load())))
-		if r.loses.Load() && r.answers.Add(1)%everyAnswer == 0 {
-			r.lost.Add(1)
-			return
-		}
-		if _, err := c.Write(b[:n]); err != nil {
-			return
-		}
-	}
+		return true
+	}}
 }
