@@ -9,11 +9,10 @@ import (
 	"estover.dev"
 	"estover.dev/internal/db"
 	"estover.dev/internal/guard"
-	"estover.dev/internal/secret/engine"
 )
 
-// What a lease is bound to besides its session. It is stored with the lease, which
-// ends in the transaction in which that does.
+// What a lease is bound to: its session, who holds it, and maybe a grant and a token. It
+// is stored with the lease, which ends in the transaction in which that does.
 
 // A Grant is the permission that an agent's lease is made on.
 type Grant struct {
@@ -74,6 +73,22 @@ func authority(c estover.Caller, token string) string {
 	return c.Grant
 }
 
+// EndOfSessions marks the leases of sessions in the transaction that ends them,
+// and says how many there were.
+func (l *Leases) EndOfSessions(ctx context.Context, tx *guard.Tx, sessions []string) (int, error) {
+	return l.markIn(ctx, tx, WithSession, "session_id", sessions)
+}
+
+// EndOfPeople marks the leases that people hold themselves, in the transaction in
+// which they leave.
+func (l *Leases) EndOfPeople(ctx context.Context, tx *guard.Tx, people []string) (int, error) {
+	holders := make([]string, len(people))
+	for i, p := range people {
+		holders[i] = string(estover.User(p))
+	}
+	return l.markIn(ctx, tx, WithToken, "agent_id = '' and holder", holders)
+}
+
 // EndOfGrants marks the leases that were made on grants of access, in the
 // transaction in which those end, are suspended or are replaced.
 func (l *Leases) EndOfGrants(ctx context.Context, tx *guard.Tx, grants []string) (int, error) {
@@ -122,47 +137,4 @@ func (l *Leases) Stands(ctx context.Context, tenant estover.TenantID, ids []stri
 		return nil
 	})
 	return ended, err
-}
-
-// Release gives back, in all tenants, what a node had claimed that is no more, so
-// that others need not wait until its time is over.
-func (l *Leases) Release(ctx context.Context, node string) error {
-	return l.guard.DB().Do(ctx, "", func(tx *db.Tx) error { return release(ctx, tx, node) })
-}
-
-// A print is what is kept of a value to recognise it by.
-type print struct {
-	field  string
-	digest []byte
-}
-
-// prints are the fingerprints of what a lease hands out. A user's name is in the
-// lease.
-func (l *Leases) prints(tenant estover.TenantID, values engine.Material) (all []print) {
-	for name, v := range values {
-		if name != "username" && !v.Empty() {
-			all = append(all, print{name, l.sealer.MAC(tenant, "secret.fingerprint", v.Reveal())})
-		}
-	}
-	return all
-}
-
-// A Sighting says of which lease a value is.
-type Sighting struct {
-	Lease string `json:"lease"`
-	Field string `json:"field"`
-}
-
-// Identify says of which leases a value is that was found where it should not be,
-// whether or not they have ended: the newest first.
-func (l *Leases) Identify(ctx context.Context, c estover.Caller, value estover.Secret) (list []Sighting, err error) {
-	if err := l.sealer.Prepare(ctx, c.Tenant); err != nil {
-		return nil, err
-	}
-	digest := l.sealer.MAC(c.Tenant, "secret.fingerprint", value.Reveal())
-	err = l.guard.Read(ctx, c, guard.Op{Action: "lease.list"}, func(tx *db.Tx) error {
-		list, err = printed(ctx, tx, digest)
-		return err
-	})
-	return list, err
 }

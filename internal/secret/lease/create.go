@@ -479,7 +479,7 @@ func (l *Leases) activate(ctx context.Context, tenant estover.TenantID, x *Lease
 	}
 	if err != nil && !errors.Is(err, ErrEnded) {
 		// The reply may have been lost, and not the commit: the row decides (F3).
-		if x.State = l.state(detached, tenant, x.ID); x.State == Live {
+		if is, lost := l.read(detached, tenant, x.ID); lost == nil && is.State == Live {
 			err = nil
 		}
 	}
@@ -492,21 +492,6 @@ func (l *Leases) activate(ctx context.Context, tenant estover.TenantID, x *Lease
 	}
 	x.State = Live
 	return nil
-}
-
-// state is the one in which a lease is; empty if that cannot be read.
-func (l *Leases) state(ctx context.Context, tenant estover.TenantID, id string) (s State) {
-	err := l.guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
-		x, err := find(ctx, tx, id)
-		if err == nil {
-			s = x.State
-		}
-		return err
-	})
-	if err != nil {
-		return ""
-	}
-	return s
 }
 
 // undoIn is how long the creator tries to take away what it has made.

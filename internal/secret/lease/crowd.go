@@ -45,7 +45,7 @@ func (l *Leases) ContainCrowd(ctx context.Context, tx *guard.Tx, c Crowd) (total
 		return err
 	})
 	if total > 0 {
-		tx.Touch(sessionKind, "*")
+		tx.Touch(Marked, "*")
 	}
 	return total, err
 }

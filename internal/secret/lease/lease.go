@@ -64,7 +64,6 @@ var (
 	ErrRefused  = &estover.Error{Kind: estover.Unavailable, Code: "lease_refused_by_target", Detail: "The target did not make the credential. An operator finds the reason with `estover secret engine check`."}
 	ErrUnsure   = &estover.Error{Kind: estover.Unavailable, Code: "lease_outcome_unknown", Detail: "The target did not say in time whether it made the credential. If it did, it is taken away again. Try again."}
 	ErrSession  = &estover.Error{Kind: estover.Invalid, Code: "lease_needs_session", Detail: "An agent gets a lease within a session, and it ends with that. Open one (estover run --purpose …)."}
-	ErrHandle   = &estover.Error{Kind: estover.Denied, Code: "lease_is_handle", Detail: "The credential of this role is opened by the gateway alone."}
 )
 
 // A State is where a lease is in its life.
@@ -223,15 +222,13 @@ type Leases struct {
 // Holding is where what leases hand out lies, for [seal.Sealer.Hold].
 var Holding = seal.Holding{Class: seal.Lease, Table: "lease", Sealed: "sealed", ID: "id", Created: "created_at"}
 
-// Marked is the kind under which it is told that leases were marked, after the commit
-// and on every node ([guard.Guard.OnTouch]).
+// Marked is the kind under which it is told that leases were marked or extended, after
+// the commit and on every node ([guard.Guard.OnTouch]): those of a session, or with *
+// all of the tenant.
 const Marked = "lease_session"
 
-// What events that touch copies of leases and roles call them.
-const (
-	roleKind    = "lease_role" // by name
-	sessionKind = Marked       // the leases of a session; * for all of the tenant
-)
+// roleKind is what events that touch copies of roles call them, by name.
+const roleKind = "lease_role"
 
 // New hands out credentials made at targets, behind the door g.
 func New(g *guard.Guard, s *seal.Sealer, t *target.Targets, o Options) *Leases {
@@ -285,6 +282,15 @@ func (l *Leases) Get(ctx context.Context, c estover.Caller, id string) (x Lease,
 	return x, err
 }
 
+// read is a lease as it is. Policy is not asked.
+func (l *Leases) read(ctx context.Context, tenant estover.TenantID, id string) (x *Lease, err error) {
+	err = l.guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
+		x, err = find(ctx, tx, id)
+		return err
+	})
+	return x, err
+}
+
 // shownTo is the lease as somebody sees it: the target's own words are not for agents.
 func (x *Lease) shownTo(c estover.Caller) Lease {
 	shown := *x
@@ -328,12 +334,9 @@ func (l *Leases) List(ctx context.Context, c estover.Caller, f Filter, after str
 
 // Owner is the agent whose lease this is; "" for a person's.
 func (l *Leases) Owner(ctx context.Context, tenant estover.TenantID, id string) (agent string, err error) {
-	err = l.guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
-		x, err := find(ctx, tx, id)
-		if err == nil {
-			agent = x.Agent
-		}
-		return err
-	})
-	return agent, err
+	x, err := l.read(ctx, tenant, id)
+	if err != nil {
+		return "", err
+	}
+	return x.Agent, nil
 }

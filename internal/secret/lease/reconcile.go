@@ -159,7 +159,7 @@ func (l *Leases) Reconcile(ctx context.Context, c estover.Caller, name string, h
 		tx.Note("dropped", dropped)
 		tx.Note("lost", out.Lost)
 		tx.Touch(target.Kind, id)
-		tx.Touch(sessionKind, "*")
+		tx.Touch(Marked, "*")
 		_, err = target.SetSuspect(ctx, tx.Tx, id, time.Time{})
 		return err
 	})
@@ -236,6 +236,27 @@ func (l *Leases) names(ctx context.Context, tenant estover.TenantID) (known map[
 		return err
 	})
 	return known, err
+}
+
+// Strangers compares the users at a target that bear our mark with the leases here:
+// it says how many there are, and of which no lease knows. Nothing is done about
+// them; that is [Leases.Reconcile].
+func (l *Leases) Strangers(ctx context.Context, tenant estover.TenantID, e engine.Engine) (users int, strangers []string, err error) {
+	if err := l.sealer.Prepare(ctx, tenant); err != nil {
+		return 0, nil, err
+	}
+	names, err := e.List(ctx, l.prefix(tenant))
+	if err != nil {
+		return 0, nil, err
+	}
+	// The rows are read after the users: each had its row before it was there.
+	known, err := l.names(ctx, tenant)
+	for _, name := range names {
+		if err == nil && !known[name] {
+			strangers = append(strangers, name)
+		}
+	}
+	return len(names), strangers, err
 }
 
 // stray locks a user of whom no lease knows, or takes it away: then it is to be

@@ -68,9 +68,6 @@ type Role struct {
 	epoch        int64
 }
 
-// TargetID is the id of the role's target.
-func (r *Role) TargetID() string { return r.targetID }
-
 func (r *Role) ready() bool { return !r.CheckedAt.IsZero() && r.checkedReach == r.targetReach }
 
 // PutRole makes a role, or changes the one of this name. Nothing is issued from it

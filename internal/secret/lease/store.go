@@ -129,6 +129,17 @@ func AtTarget(ctx context.Context, tx *db.Tx, at *target.Target) (why string, er
 	return why, err
 }
 
+// TemplatesAt are the templates of the roles at a target.
+func TemplatesAt(ctx context.Context, tx *db.Tx, target string) ([]engine.Template, error) {
+	return db.All(ctx, tx, func(columns func(...any) error) (t engine.Template, err error) {
+		var text string
+		if err = columns(&text); err == nil {
+			err = json.Unmarshal([]byte(text), &t)
+		}
+		return t, err
+	}, `select template from lease_role where tenant_id = $1 and target_id = $2 and ended_at is null order by name limit 100`, tx.Tenant(), target)
+}
+
 // OpenOf is how many leases of a tenant have not ended, for who asks as another.
 func OpenOf(ctx context.Context, tx *db.Tx, tenant estover.TenantID) (n int64, err error) {
 	err = tx.QueryRow(ctx, `select count(*) from lease where tenant_id = $1 and ended_at is null`, tenant).Scan(&n)
@@ -525,13 +536,6 @@ func unalarmed(ctx context.Context, tx *db.Tx) (all map[span][]*Lease, err error
 func alarm(ctx context.Context, tx *db.Tx, x *Lease) (bool, error) {
 	n, err := tx.Exec(ctx, `update lease set alarmed_at = $3 where tenant_id = $1 and id = $2 and alarmed_at is null and `+revoking, tx.Tenant(), x.ID, tx.Now())
 	return n > 0, err
-}
-
-// Standing counts leases that have not ended.
-type Standing struct {
-	Open     int64 `json:"open"`     // all of them
-	Revoking int64 `json:"revoking"` // that are on their way out
-	Overdue  int64 `json:"overdue"`  // that should be gone
 }
 
 // standing counts the leases for which a condition holds.

@@ -130,7 +130,7 @@ func (l *Leases) shared(ctx context.Context, c estover.Caller, resource, role st
 // touched hears of leases that are marked, here or on another node, after the
 // commit.
 func (l *Leases) touched(tenant estover.TenantID, kind, id string) {
-	if kind == sessionKind {
+	if kind == Marked {
 		l.forget(tenant, id)
 		l.stir()
 	}
@@ -240,7 +240,7 @@ func (l *Leases) Renew(ctx context.Context, c estover.Caller, id string, more ti
 		}
 		tx.Note("expires_at", x.ExpiresAt)
 		tx.Note("role", x.Role)
-		tx.Touch(sessionKind, x.Session)
+		tx.Touch(Marked, x.Session)
 		is, err := extend(ctx, tx.Tx, &was, x)
 		if err == nil && !is {
 			err = ErrNotLive
@@ -251,15 +251,6 @@ func (l *Leases) Renew(ctx context.Context, c estover.Caller, id string, more ti
 		return Lease{}, err
 	}
 	return *x, nil
-}
-
-// read is a lease as it is, for who asks policy about it next.
-func (l *Leases) read(ctx context.Context, tenant estover.TenantID, id string) (x *Lease, err error) {
-	err = l.guard.DB().View(ctx, tenant, func(tx *db.Tx) error {
-		x, err = find(ctx, tx, id)
-		return err
-	})
-	return x, err
 }
 
 // extendAt has the target refuse the user later.
