@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"strings"
 
+	"golang.org/x/net/http/httpguts"
+
 	"estover.dev"
 )
 
@@ -20,13 +22,21 @@ const (
 
 // CheckHead refuses a request whose head is out of bounds, or in which a header
 // that has one value stands more than once: a reader that takes the first and
-// one that takes the last would see two requests.
+// one that takes the last would see two requests. It also refuses what cannot come
+// by a [StrictConn], but in HTTP/2, and would be another request in HTTP/1.1: a method
+// that is not a token, and another spelling of the headers that frame a body.
 func CheckHead(r *http.Request) error {
+	if !httpguts.ValidHeaderFieldName(r.Method) { // which is a token, too
+		return ErrHead.With("The method %q is not a token.", r.Method)
+	}
 	headers := 0
 	for name, values := range r.Header {
 		headers += len(values)
 		if len(values) > 1 && single[name] {
 			return ErrHead.With("The header %s stands there %d times.", name, len(values))
+		}
+		if misspelt(name) {
+			return ErrHead.With("The header %s is misspelt.", name)
 		}
 	}
 	if headers > maxHeaders {
@@ -40,6 +50,16 @@ func CheckHead(r *http.Request) error {
 		return ErrHead.With("There are more than %d cookies.", maxCookies)
 	}
 	return nil
+}
+
+// misspelt reports whether a name only folds to that of a header that frames a body.
+func misspelt(name string) bool {
+	for _, framing := range framingNames {
+		if len(name) == len(framing) && !strings.EqualFold(name, framing) && Among(name, framingNames[:]) {
+			return true
+		}
+	}
+	return false
 }
 
 // single are the headers that have one value and mean something to us or to

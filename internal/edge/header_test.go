@@ -14,7 +14,7 @@ import (
 
 func TestP9HeadsAreBounded(t *testing.T) {
 	good := func() *http.Request {
-		return &http.Request{Header: http.Header{"Accept": {"a", "b"}, "Cookie": {"a=1; b=2", "c=3"}, "Content-Type": {"text/plain"}}}
+		return &http.Request{Method: "PROPFIND", Header: http.Header{"Accept": {"a", "b"}, "Cookie": {"a=1; b=2", "c=3"}, "Content-Type": {"text/plain"}}}
 	}
 	if err := edge.CheckHead(good()); err != nil {
 		t.Errorf("an ordinary head is refused: %v", err)
@@ -35,6 +35,25 @@ func TestP9HeadsAreBounded(t *testing.T) {
 		spoil(r.Header)
 		if err := edge.CheckHead(r); !errors.Is(err, edge.ErrHead) {
 			t.Errorf("too many %s are accepted: %v", name, err)
+		}
+	}
+}
+
+// What no strict connection lets in may come in HTTP/2.
+func TestC4HeadsThatAreAnotherRequestInHTTP1(t *testing.T) {
+	for _, method := range []string{"GET /other?", "GET /other HTTP/1.1", "GET\t/", "GET\r\n", "", " GET", "G(T", "G\u00c4T"} {
+		if err := edge.CheckHead(&http.Request{Method: method}); !errors.Is(err, edge.ErrHead) {
+			t.Errorf("the method %q is accepted: %v", method, err)
+		}
+	}
+	for _, name := range []string{"Content_length", "CONTENT.LENGTH", "Transfer_encoding", "Transfer~Encoding"} {
+		if err := edge.CheckHead(&http.Request{Method: "GET", Header: http.Header{name: {"1"}}}); !errors.Is(err, edge.ErrHead) {
+			t.Errorf("the header %s is accepted: %v", name, err)
+		}
+	}
+	for _, name := range []string{"Content-Length", "content-length", "Sec-Fetch-Mode", "X_Content_Length"} {
+		if err := edge.CheckHead(&http.Request{Method: "GET", Header: http.Header{name: {"1"}}}); err != nil {
+			t.Errorf("the header %s is refused: %v", name, err)
 		}
 	}
 }

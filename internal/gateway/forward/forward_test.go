@@ -378,6 +378,28 @@ func TestP18AuthorityAndHostAreTheSame(t *testing.T) {
 	}
 }
 
+// C4: in HTTP/2 a method may be anything, and framing has another name in HTTP/1.1.
+func TestC4InHTTP2ARequestIsOneRequest(t *testing.T) {
+	p := start(t)
+	host, _ := crm(t, p)
+	a := p.session(t, "ses_1", "localhost")
+	for _, fields := range [][][2]string{
+		{{":method", "GET /other?"}},
+		{{":method", "GET /other HTTP/1.1"}},
+		{{":method", "GET"}, {"transfer_encoding", "chunked"}},
+		{{":method", "GET"}, {"content_length", "5"}},
+	} {
+		conn := a.inside(t, host, "localhost", "h2")
+		fields = append(fields[:1:1], append([][2]string{{":authority", host}}, fields[1:]...)...)
+		if got := h2Get(t, conn, fields); got != "400" {
+			t.Errorf("%q is answered with %q", fields, got)
+		} else if err := p.Violation(t); !errors.Is(err, edge.ErrHead) {
+			t.Errorf("%q is the violation %v", fields, err)
+		}
+		conn.Close()
+	}
+}
+
 // A first byte that is not of TLS ends the tunnel.
 func TestOnlyTLSGoesThroughATunnel(t *testing.T) {
 	p := start(t)

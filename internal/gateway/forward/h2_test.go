@@ -20,7 +20,11 @@ func h2Get(t *testing.T, c net.Conn, fields [][2]string) string {
 	f.WriteSettings()
 	var head bytes.Buffer
 	e := hpack.NewEncoder(&head)
-	for _, field := range append([][2]string{{":method", "GET"}, {":scheme", "https"}, {":path", "/"}}, fields...) {
+	usual := [][2]string{{":method", "GET"}, {":scheme", "https"}, {":path", "/"}}
+	if fields[0][0] == ":method" {
+		usual = usual[1:]
+	}
+	for _, field := range append(usual, fields...) {
 		e.WriteField(hpack.HeaderField{Name: field[0], Value: field[1]})
 	}
 	if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: head.Bytes(), EndStream: true, EndHeaders: true}); err != nil {
