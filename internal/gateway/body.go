@@ -288,7 +288,7 @@ func (f *flight) body(res *http.Response) error {
 	}
 	switch {
 	case p.Needles == nil:
-	case f.all && len(d.closers) == 0:
+	case f.all && !keeps && len(d.closers) == 0:
 		d.from = &masked{d.from, p.Needles, f.echo}
 	default:
 		masked := p.Needles.Reader(d.from, f.echo)

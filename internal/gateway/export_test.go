@@ -93,6 +93,19 @@ func Answered(c net.Conn, text []byte) (kept func() int, err error) {
 	}, nil
 }
 
+// Left is what is left of a request with the slot in the memory that it was written to.
+func Left(s Slot) []byte {
+	m := &message{fields: []field{{name: "Cookie", values: []string{"of the agent"}}, {name: s.Name, slot: &s}}}
+	m.wire = make([]byte, 0, mostShort+1) // too large to be used again, so that it can be looked at
+	m.shown = make([]byte, 0, mostShort+1)
+	m.show(http.MethodGet, "/", "", "upstream")
+	if err := m.write(http.MethodGet, "/", "", "upstream", nil); err != nil {
+		panic(err)
+	}
+	m.done()
+	return append(m.wire[:cap(m.wire)], m.shown[:cap(m.shown)]...)
+}
+
 // Ask sends a request by a line of its own, and reads the head of its answer.
 func Ask(c net.Conn, r *http.Request, patience time.Duration) (*http.Response, error) {
 	l := &line{conn: c}

@@ -325,8 +325,7 @@ func (f *flight) trip(r *http.Request) error {
 	// All of it at once, a line each: no placeholder goes over the end of a line. The
 	// slots are emptied, so what stands in them may be one.
 	b := heads.Get().(*head)
-	defer heads.Put(b)
-	b.Reset()
+	defer b.done()
 	line := func(text string) {
 		b.WriteString(text)
 		b.WriteByte('\n')
@@ -507,6 +506,9 @@ func (f *flight) heard(res *http.Response) error {
 func (f *flight) answer(res *http.Response) error {
 	if err := f.heard(res); err != nil {
 		return err
+	}
+	if res.StatusCode < 100 {
+		return ErrAnswer.With("The upstream answered with the status %03d, which there is not.", res.StatusCode)
 	}
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return f.switched(res)

@@ -87,6 +87,9 @@ func (f *flight) exchange(r *http.Request) (res *http.Response, err error) {
 	if err := f.attempt(); err != nil {
 		return nil, err
 	}
+	if err := askable(r.Method); err != nil {
+		return nil, err
+	}
 	for _, h := range []http.Header{r.Header, r.Trailer} {
 		for name, values := range h {
 			if err := sendable(name, values); err != nil {
@@ -110,8 +113,12 @@ func (f *flight) exchange(r *http.Request) (res *http.Response, err error) {
 	return f.by(l, text.Bytes(), r)
 }
 
-// line is one for a request: that was used before, or a new one.
+// line is one for a request: that was used before, or a new one. There is none for an
+// exchange that was cut meanwhile.
 func (f *flight) line() (*line, error) {
+	if err := f.ctx.Err(); err != nil {
+		return nil, f.ended(err)
+	}
 	if l := f.pool.take(); l != nil {
 		return l, nil
 	}
@@ -134,13 +141,21 @@ func (f *flight) by(l *line, text []byte, r *http.Request) (res *http.Response, 
 		return nil, f.ended(err)
 	}
 	res.TLS = l.tls
-	b.again = !r.Close && !res.Close && res.ProtoAtLeast(1, 1)
+	b.again = !f.pool.old.Load() && !res.Close && res.ProtoAtLeast(1, 1)
 	if res.Body == http.NoBody {
 		b.release(true)
 		return res, nil
 	}
 	b.body, res.Body = res.Body, b
 	return res, nil
+}
+
+// askable refuses a method that net/http would not send.
+func askable(method string) error {
+	if !httpguts.ValidHeaderFieldName(method) { // which is a token, too
+		return fmt.Errorf("the method %q cannot be sent", method)
+	}
+	return nil
 }
 
 // sendable refuses a header that net/http would not send.
@@ -189,7 +204,7 @@ func (l *line) exchange(text []byte, r *http.Request, patience time.Duration, in
 			return nil, err
 		case res.StatusCode == http.StatusSwitchingProtocols:
 			return nil, errUnasked
-		case res.StatusCode < 200:
+		case 100 <= res.StatusCode && res.StatusCode < 200:
 			interim(res.StatusCode, res.Header)
 			continue
 		}

@@ -115,11 +115,18 @@ type head struct {
 	names []string
 }
 
+// done gives it back without what was in it: an answer may have brought a secret back.
+func (b *head) done() {
+	clear(b.Bytes())
+	clear(b.names)
+	b.Reset()
+	heads.Put(b)
+}
+
 // tapHead writes a head for a tap.
 func tapHead(t Tap, line func(*bytes.Buffer), h http.Header) error {
 	b := heads.Get().(*head)
-	defer heads.Put(b)
-	b.Reset()
+	defer b.done()
 	line(&b.Buffer)
 	b.write(h)
 	b.WriteString("\r\n")

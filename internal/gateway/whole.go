@@ -48,6 +48,7 @@ const mostShort = short + 4<<10
 func (m *message) done() {
 	clear(m.fields)
 	clear(m.wire) // there is an injected secret in it
+	clear(m.shown)
 	if cap(m.wire) <= mostShort && cap(m.shown) <= mostShort {
 		m.fields, m.wire, m.shown = m.fields[:0], m.wire[:0], m.shown[:0]
 		messages.Put(m)
@@ -218,8 +219,18 @@ func (m *message) show(method string, path edge.Path, query, host string) {
 	m.shown = append(b, "\r\n"...)
 }
 
-// write writes the request for the upstream, as [http.Request.Write] would.
+// write writes the request for the upstream, as [http.Request.Write] would. Nothing is
+// written of one that net/http would not send. What is in a slot was looked at before
+// ([Slot.check]).
 func (m *message) write(method string, path edge.Path, query, host string, body []byte) error {
+	if err := askable(method); err != nil {
+		return err
+	}
+	for i := range m.fields {
+		if err := sendable(m.fields[i].name, m.fields[i].values); err != nil {
+			return err
+		}
+	}
 	b := begin(m.wire, method, path, query, host)
 	for i := range m.fields {
 		if v := &m.fields[i]; v.name == "User-Agent" && v.values[0] != "" {
@@ -232,21 +243,13 @@ func (m *message) write(method string, path edge.Path, query, host string, body 
 	}
 	for i := range m.fields {
 		v := &m.fields[i]
-		if v.name == "User-Agent" || v.name == "Content-Length" {
-			continue
+		if v.name != "User-Agent" && v.name != "Content-Length" {
+			b = v.append(b, false)
 		}
-		if err := v.sendable(); err != nil {
-			return err
-		}
-		b = v.append(b, false)
 	}
 	m.wire = append(append(b, "\r\n"...), body...)
 	return nil
 }
-
-// sendable refuses what net/http would not send. What is in a slot was looked at
-// before ([Slot.check]).
-func (v *field) sendable() error { return sendable(v.name, v.values) }
 
 // append writes the header, with show the label of what fills it.
 func (v *field) append(b []byte, show bool) []byte {
@@ -254,8 +257,16 @@ func (v *field) append(b []byte, show bool) []byte {
 		b = append(append(b, v.name...), ": "...)
 		from := len(b)
 		b = v.slot.append(b, show)
-		value := textproto.TrimBytes(b[from:])
-		return append(b[:from+copy(b[from:], value)], "\r\n"...)
+		to := from + copy(b[from:], textproto.TrimBytes(b[from:]))
+		clear(b[to:]) // which [message.done] may not see
+		if show {     // as in [head.write]
+			for i, c := range b[from:to] {
+				if c == '\r' || c == '\n' {
+					b[from+i] = ' '
+				}
+			}
+		}
+		return append(b[:to], "\r\n"...)
 	}
 	for _, value := range v.values {
 		b = append(append(b, v.name...), ": "...)
@@ -293,8 +304,13 @@ func (f *flight) pass(body io.Reader) error {
 	if body == http.NoBody {
 		return nil
 	}
-	b := bufferPool{}.Get()
-	defer bufferPool{}.Put(b)
+	b, masked := bufferPool{}.Get(), false
+	defer func() {
+		if !masked { // what was injected may be in it
+			clear(b)
+		}
+		bufferPool{}.Put(b)
+	}()
 	for {
 		n, err := body.Read(b)
 		if n > 0 {
@@ -303,6 +319,7 @@ func (f *flight) pass(body io.Reader) error {
 			}
 		}
 		if err == io.EOF {
+			masked = true
 			return nil
 		}
 		if err != nil {

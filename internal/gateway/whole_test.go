@@ -3,6 +3,8 @@ package gateway_test
 import (
 	"bufio"
 	"bytes"
+	"compress/gzip"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -36,6 +38,7 @@ type seen struct {
 	Counted                   [3]int64
 	Answered                  int
 	Echoed                    []string
+	Kept                      []string // cookies and tokens
 }
 
 // A witness is a tap that notes what it sees, and whether it is asked by the proxy.
@@ -70,8 +73,12 @@ type scene struct {
 	request             string
 	slots               []gateway.Slot
 	trips, finds, keeps bool // placeholders, what was injected, cookies
+	buffers, identity   bool // the body is read for a decision, no answer is to be compressed
+	jar                 bool
+	tokens              string // "", "known" or "guessed"
 	limits              gateway.Limits
 	answer              []string
+	more                bool // and something behind it, for which nobody asked: to a line alone, since the transport may not have seen it when it is used again
 }
 
 // A stage plays scenes: a gateway before an upstream that answers as it is told.
@@ -83,6 +90,7 @@ type stage struct {
 	mu    sync.Mutex
 	scene scene
 	asked string
+	eras  int // an upstream that has answered in HTTP/1.0 is another
 }
 
 const (
@@ -110,6 +118,9 @@ func newStage(t *testing.T, proxied bool) *stage {
 				s.mu.Unlock()
 			}
 			text.Reset()
+			if s.more(r) {
+				answer = append(answer[:len(answer)-1:len(answer)-1], answer[len(answer)-1]+warmUp)
+			}
 			for i, piece := range answer {
 				if i > 0 {
 					time.Sleep(2 * time.Millisecond)
@@ -118,7 +129,7 @@ func newStage(t *testing.T, proxied bool) *stage {
 					return
 				}
 			}
-			if strings.Contains(answer[0], "Connection: close") {
+			if strings.Contains(strings.Join(answer, ""), "Connection: close") {
 				return
 			}
 		}
@@ -134,11 +145,22 @@ func newStage(t *testing.T, proxied bool) *stage {
 	return s
 }
 
+// more reports whether there is something behind the answer to a request.
+func (s *stage) more(r *http.Request) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.scene.more && !s.proxied && r.URL.Path != "/warm"
+}
+
 // play plays a scene, and reports whether it was the proxy that carried the request.
 func (s *stage) play(t *testing.T, sc scene) (saw seen, byProxy bool) {
 	s.mu.Lock()
 	s.scene, s.asked = sc, ""
 	s.mu.Unlock()
+	s.Upstream.Revision = fmt.Sprint(s.eras)
+	if strings.Contains(strings.Join(sc.answer, ""), "HTTP/1.0") {
+		s.eras++
+	}
 	if s.proxied {
 		s.Change = nil
 		answer := gatewaytest.Talk(t, s.Addr, "GET /u/up/warm HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n")
@@ -150,8 +172,24 @@ func (s *stage) play(t *testing.T, sc scene) (saw seen, byProxy bool) {
 	}
 	var sent, received, delivered witness
 	tripwire, _ := redact.NewMatcher(redact.Value{Name: "placeholder", Text: []byte("estover-placeholder-1")})
-	s.Change = func(_ *http.Request, ex *gateway.Exchange, p *gateway.Plan) error {
+	s.Change = func(r *http.Request, ex *gateway.Exchange, p *gateway.Plan) error {
 		ex.Caller.Request = "req_1" // which our own answers name
+		if sc.buffers {
+			if _, err := gateway.Buffer(r, 1<<20); err != nil {
+				return err
+			}
+		}
+		p.Identity = sc.identity
+		if sc.jar {
+			p.Jar = func(set []*http.Cookie) { saw.Kept = append(saw.Kept, fmt.Sprint(set)) }
+		}
+		if sc.tokens != "" {
+			p.TokenGuess = sc.tokens == "guessed"
+			p.Tokens = func(member string, value estover.Secret) (string, error) {
+				saw.Kept = append(saw.Kept, member+" "+string(value.Reveal()))
+				return "a-handle-of-" + member, nil
+			}
+		}
 		p.Sent, p.Received, p.Delivered, p.Cookies, p.Limits = &sent, &received, &delivered, sc.keeps, sc.limits
 		if sc.trips {
 			p.Tripwire = tripwire
@@ -184,6 +222,10 @@ func (s *stage) play(t *testing.T, sc scene) (saw seen, byProxy bool) {
 	if saw.Header.Get("Content-Type") == "application/problem+json" { // of ours
 		delete(saw.Header, "Date")
 	}
+	if all := strings.Join(sc.answer, ""); strings.Contains(all, "Content-Encoding: gzip") || !strings.Contains(all, "Content-Length: ") {
+		delete(saw.Header, "Content-Length") // of what it is not told the server may find out the length, or not,
+		delete(saw.Header, "Connection")     // and in HTTP/1.0 it keeps the connection if it has
+	}
 	saw.End, saw.Err, saw.Answered, saw.Echoed = out.End, fmt.Sprint(out.Err), out.Answered, out.Echoed
 	saw.Counted = [3]int64{out.Sent, out.Received, out.Delivered}
 	return saw, sent.byProxy
@@ -193,17 +235,25 @@ func (s *stage) play(t *testing.T, sc scene) (saw seen, byProxy bool) {
 func scenes(t *rapid.T) scene {
 	pick := func(what string, of ...string) string { return rapid.SampledFrom(of).Draw(t, what) }
 	some := func(what string) bool { return rapid.IntRange(0, 3).Draw(t, what) == 0 }
-	sc := scene{trips: some("trips"), finds: !some("finds nothing"), keeps: some("keeps cookies")}
+	sc := scene{
+		trips: some("trips"), finds: !some("finds nothing"), keeps: some("keeps cookies"), buffers: some("buffers"), identity: some("identity"),
+		jar: some("jar"), tokens: pick("tokens", "", "", "", "known", "guessed"),
+	}
+	version := pick("version", "HTTP/1.1", "HTTP/1.1", "HTTP/1.1", "HTTP/1.0")
 	method := pick("method", "GET", "GET", "POST", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "PURGE")
 	head := method + " /u/up" + pick("path", "/", "/a/b", "/a%20b/%C3%A4", "/(a)'!$&*+,=:@", "/estover-placeholder-1") +
-		pick("query", "", "", "?", "?a=1&b=%20", "?Access_Token=mine&x[]=2", "?q=estover-placeholder-1") + " HTTP/1.1\r\nHost: gateway\r\n"
+		pick("query", "", "", "?", "?a=1&b=%20", "?Access_Token=mine&x[]=2", "?access-token=mine&a", "?access_token=estover-placeholder-1", "?q=estover-placeholder-1") + " " + version + "\r\nHost: gateway\r\n"
 	for _, line := range []string{
 		"Accept: */*", "Accept-Encoding: gzip, br", "Connection: keep-alive", "Connection: X-Hop, keep-alive", "Cookie: a=b; c=d", "Cookie: e=f",
 		"Dpop: proof", "Forwarded: for=me", "Keep-Alive: timeout=5", "Proxy-Foo: bar", "Te: trailers", "Te: deflate", "User-Agent: one/1.0", "User-Agent: two",
 		"X-Api-Key: mine", "X_Api_Key: mine", "X-Empty:", "X-Forwarded-For: 10.0.0.1", "X-Hop: here", "X-Many: 1", "X-Many: 2", "x-lower:\tspaced \t ", "X-Text: a\tb  c",
 		"Sec-Websocket-Extensions: permessage-deflate", "X-Trip: estover-placeholder-1", "Authorization: Bearer mine", "Estover-Purpose: support",
+		"Connection: close", "Connection: authorization, x-api-key", "Connection:", "Trailer: X-End", "Signature: sig", "Signature-Input: sig", "Proxy-Authorization: Basic mine",
+		"X_Forwarded_For: 10.0.0.1", "X.Access.Token: mine", "Remote_User: root", "User_Agent: three", "User-Agent:", "Content-Type: application/x-www-form-urlencoded",
+		"Estover-Placeholder-1: a", "X-Long: " + strings.Repeat("long ", 60), "!#$%&'*+-.^_`|~: odd", "Range: bytes=0-", "Upgrade-Insecure-Requests: 1", "X-Text: \x80\xff",
 	} {
-		rare := strings.HasPrefix(line, "Te: ") || strings.HasSuffix(line, ": two") || strings.Contains(line, "X-Hop, ")
+		rare := strings.HasPrefix(line, "Te: ") || strings.HasPrefix(line, "User-Agent") || strings.HasPrefix(line, "Connection: a") || strings.HasPrefix(line, "Connection:") && len(line) < 12 ||
+			strings.Contains(line, "X-Hop, ") || strings.HasSuffix(strings.ToLower(line), "placeholder-1") || strings.HasPrefix(line, "Estover-Pl")
 		if some(line) && (!rare || some("rare")) {
 			head += line + "\r\n"
 		}
@@ -217,7 +267,7 @@ func scenes(t *rapid.T) scene {
 	}
 	switch {
 	case body == "" && method != "POST":
-	case some("chunked"):
+	case version == "HTTP/1.1" && some("chunked"):
 		head += "Transfer-Encoding: chunked\r\n"
 		if body != "" {
 			body = fmt.Sprintf("%x\r\n%s\r\n", len(body), body)
@@ -234,8 +284,14 @@ func scenes(t *rapid.T) scene {
 		{Kind: gateway.HeaderSlot, Name: "User-Agent", Prefix: "agent ", Secret: secret, Label: "sec_1@1"},
 		{Kind: gateway.BasicSlot, User: "user", Secret: secret, Label: "sec_1@1"},
 		{Kind: gateway.QuerySlot, Name: "access_token", Secret: secret, Label: "sec_1@1"},
+		{Kind: gateway.QuerySlot, Name: "a b&c", Secret: estover.NewSecret([]byte(key + "&=%#\r\n \xff")), Label: "sec_2@1"},
+		{Kind: gateway.HeaderSlot, Name: "X_Api_Key", Prefix: " \t spaces ", Secret: estover.NewSecret([]byte(key + " \t ")), Label: "sec_2@1"},
+		{Kind: gateway.HeaderSlot, Name: "AUTHORIZATION", Prefix: "            ", Secret: secret, Label: "sec_2@1"},
+		{Kind: gateway.BasicSlot, User: " a user\r\nX-Line \xff", Secret: secret, Label: "sec_2@1"},
+		{Kind: gateway.HeaderSlot, Name: "cookie", Prefix: "s=", Secret: secret, Label: "sec_1@1"},
+		{Kind: gateway.HeaderSlot, Name: pick("an odd slot", "Content-Length", "te", "connection", "host", "TRANSFER-ENCODING", "Proxy-Authorization", "x-forwarded-for", "Accept-Encoding"), Secret: secret, Label: "sec_1@1"},
 	} {
-		if some("slot") {
+		if some("slot") && (len(sc.slots) == 0 || some("more slots")) {
 			sc.slots = append(sc.slots, slot)
 		}
 	}
@@ -243,16 +299,20 @@ func scenes(t *rapid.T) scene {
 		sc.limits = gateway.Limits{Request: 4096, Answer: 2048}
 	}
 
-	answer := "HTTP/1.1 " + pick("status", "200 OK", "200 OK", "201 Made", "204 No Content", "304 Not Modified", "404 Not Found", "500 Fault") + "\r\n" + dated
+	answer := pick("answered in", "HTTP/1.1", "HTTP/1.1", "HTTP/1.1", "HTTP/1.0") + " " +
+		pick("status", "200 OK", "200 OK", "200 OK", "201 Made", "204 No Content", "205 Reset", "206 Part", "301 Moved", "304 Not Modified", "401 Who", "404 Not Found", "500 Fault", "799 Odd", "042 Odd") +
+		"\r\n" + dated
 	if some("hints") {
 		answer = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nX-Hint: " + key + "\r\nConnection: X-Gone\r\nX-Gone: 1\r\n\r\n" + answer
 	}
 	for _, line := range []string{
 		"Alt-Svc: h3", "Connection: X-Hop", "Connection: close", "Content-Type: text/plain", "Content-Type: text/event-stream", "Dpop-Nonce: n", "Keep-Alive: timeout=5",
 		"Location: /a/b", "Proxy-Authenticate: Basic", "Set-Cookie: s=1", "Strict-Transport-Security: max-age=1", "Upgrade: h2c", "X-Echo: " + key, "X-Hop: there",
-		"X-Many: 1", "X-Many: 2", "x-lower: \t a", "Trailer: X-End", "Content-Encoding: identity",
+		"X-Many: 1", "X-Many: 2", "x-lower: \t a", "Trailer: X-End", "Content-Encoding: identity", "Content-Type: application/json", "Content-Type: application/x-www-form-urlencoded",
+		fmt.Sprintf("%x: 1", key), "X-Spaced : 1", "Set_Cookie: s=2", "Content-Location: " + key, "X-Accel-Buffering: yes", "Estover-Decision: forged", "Proxy-Connection: keep-alive", "Content-Range: bytes 0-1/2",
+		"Cache-Control: no-store",
 	} {
-		if some(line) {
+		if some(line) && (!strings.HasPrefix(line, "Content-Type") || !strings.Contains(answer, "Content-Type")) {
 			answer += line + "\r\n"
 		}
 	}
@@ -260,17 +320,28 @@ func scenes(t *rapid.T) scene {
 	if some("echo") {
 		text += key + " and on"
 	}
-	how := pick("framing", "sized", "sized", "sized", "chunked", "until the end")
-	if text == "" && how != "sized" {
-		text = "." // of an answer without end the proxy tells the length 0 if it is quick
+	switch {
+	case !some("tokens"):
+	case strings.Contains(answer, "application/json"):
+		text = `{"access_token": "` + key + `", "more": [{"id_token": "b"}, "` + text + `"]}`
+	case strings.Contains(answer, "x-www-form-urlencoded"):
+		text = "access_token=a&refresh_token=b&text=" + strings.ReplaceAll(text, " ", "+")
 	}
+	if some("gzip") && !strings.Contains(answer, "Content-Encoding") {
+		answer += "Content-Encoding: gzip\r\n"
+		text = zipped(text)
+	}
+	how := pick("framing", "sized", "sized", "sized", "chunked", "until the end")
 	switch {
 	case strings.Contains(answer, " 204 ") || strings.Contains(answer, " 304 ") || method == "HEAD":
+		if some("length of nothing") {
+			answer += "Content-Length: 5\r\n"
+		}
 		sc.answer = []string{answer + "\r\n"}
 		return sc
 	case how == "sized":
 		answer += fmt.Sprintf("Content-Length: %d\r\n\r\n", len(text))
-	case how == "chunked":
+	case how == "chunked" && !strings.Contains(answer, "HTTP/1.0"):
 		answer += "Transfer-Encoding: chunked\r\n\r\n"
 		text = fmt.Sprintf("%x\r\n%s\r\n0\r\n", len(text), text)
 		if strings.Contains(answer, "Trailer: ") {
@@ -280,11 +351,25 @@ func scenes(t *rapid.T) scene {
 	default:
 		answer = strings.Replace(answer, "\r\n"+dated, "\r\nConnection: close\r\n"+dated, 1) + "\r\n"
 	}
-	if sc.answer = []string{answer + text}; some("late") && text != "" {
+	sc.answer = []string{answer + text}
+	if some("late") && text != "" {
 		at := rapid.IntRange(0, len(text)-1).Draw(t, "at")
 		sc.answer = []string{answer + text[:at], text[at:]}
 	}
+	if some("slow") {
+		at := rapid.IntRange(1, len(answer)-1).Draw(t, "of the head")
+		sc.answer = append([]string{sc.answer[0][:at], sc.answer[0][at:]}, sc.answer[1:]...)
+	}
+	sc.more = how == "sized" && some("more")
 	return sc
+}
+
+func zipped(text string) string {
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	io.WriteString(w, text)
+	w.Close()
+	return b.String()
 }
 
 // What goes without the proxy is what it would have been by the proxy, from all sides.
@@ -321,5 +406,194 @@ func TestWholeIsAsByTheProxy(t *testing.T) {
 	t.Logf("%d of %d went without the proxy", without, all)
 	if without < all/8 {
 		t.Errorf("only %d of %d went without the proxy", without, all)
+	}
+}
+
+// counted is an upstream that gives the answer to each request, and what it was sent.
+func counted(t *testing.T, answer string) (url string, sent func() string) {
+	var mu sync.Mutex
+	var all strings.Builder
+	url = gatewaytest.Raw(t, func(c net.Conn, _ int) {
+		in := bufio.NewReader(io.TeeReader(c, writing(func(b []byte) {
+			mu.Lock()
+			defer mu.Unlock()
+			all.Write(b)
+		})))
+		for {
+			r, err := http.ReadRequest(in)
+			if err != nil {
+				return
+			}
+			io.Copy(io.Discard, r.Body)
+			io.WriteString(c, answer)
+		}
+	})
+	return url, func() string {
+		mu.Lock()
+		defer mu.Unlock()
+		return all.String()
+	}
+}
+
+type writing func(b []byte)
+
+func (w writing) Write(b []byte) (int, error) { w(b); return len(b), nil }
+
+// C4: what net/http would not send is not sent, and nothing of it.
+func TestC4ARequestIsOneRequest(t *testing.T) {
+	up, sent := counted(t, warmUp)
+	g := gatewaytest.Reverse(t, up)
+	for i, spoil := range []func(*http.Request){
+		func(r *http.Request) { r.Method = "GET /other?" },
+		func(r *http.Request) { r.Header["User-Agent"] = []string{"a\r\nX-More: b"} },
+		func(r *http.Request) { r.Header["X-Text"] = []string{"a\r\nX-More: b"} },
+		func(r *http.Request) { r.Header["X-Text: a\r\nX-More"] = []string{"b"} },
+	} {
+		for _, proxied := range []bool{false, true} {
+			g.Change = func(r *http.Request, _ *gateway.Exchange, _ *gateway.Plan) error {
+				spoil(r)
+				if proxied {
+					r.Header["Te"] = []string{"trailers"}
+				}
+				return nil
+			}
+			resp, _ := get(t, g.URL+"/")
+			if out := g.Outcome(t); resp.StatusCode != http.StatusBadGateway || out.End != gateway.Failed || sent() != "" {
+				t.Errorf("%d, by the proxy: %v: it is answered with %d, the outcome is %+v, the upstream got %q", i, proxied, resp.StatusCode, out, sent())
+			}
+		}
+	}
+}
+
+// A client that closes its connection to us says nothing about ours to the upstream.
+func TestALineOutlivesItsClient(t *testing.T) {
+	up, _ := counted(t, warmUp)
+	g := gatewaytest.Reverse(t, up)
+	for _, how := range []string{"HTTP/1.1\r\nConnection: close", "HTTP/1.0", "HTTP/1.0\r\nConnection: close"} {
+		gateway.AgeLines(g.Forwarder, time.Hour)
+		gatewaytest.Talk(t, g.Addr, "GET /u/up/ "+how+"\r\nHost: gateway\r\n\r\n")
+		if out := g.Outcome(t); out.End != gateway.Complete || gateway.FreeLines(g.Forwarder) != 1 {
+			t.Errorf("%q: %d lines are kept, the outcome is %+v", how, gateway.FreeLines(g.Forwarder), out)
+		}
+	}
+}
+
+// A status that there is not is no answer, and ours is not the fault.
+func TestAStatusThatThereIsNot(t *testing.T) {
+	for _, status := range []string{"000", "042", "099"} {
+		up, _ := counted(t, "HTTP/1.1 "+status+" Odd\r\nContent-Length: 4\r\n\r\nbody")
+		for _, proxied := range []bool{false, true} {
+			g := gatewaytest.Reverse(t, up)
+			g.Change = func(r *http.Request, _ *gateway.Exchange, _ *gateway.Plan) error {
+				if proxied {
+					r.Header["Expect"] = []string{"100-continue"} // by the transport
+				}
+				return nil
+			}
+			resp, body := get(t, g.URL+"/")
+			if out := g.Outcome(t); resp.StatusCode != http.StatusBadGateway || code(body) != "upstream_answer" || !errors.Is(out.Err, gateway.ErrAnswer) {
+				t.Errorf("%s, by the transport: %v: it is answered with %d %s, the outcome is %+v", status, proxied, resp.StatusCode, body, out)
+			}
+			if n := gateway.FreeLines(g.Forwarder); n != 0 {
+				t.Errorf("%s: %d lines are kept", status, n)
+			}
+		}
+	}
+}
+
+// C10: what is cut before it is sent is not sent.
+func TestC10NothingIsSentAfterTheCut(t *testing.T) {
+	for _, method := range []string{"GET", "POST"} {
+		up, sent := counted(t, warmUp)
+		g := gatewaytest.Reverse(t, up)
+		get(t, g.URL+"/")
+		g.Outcome(t)
+		if n := gateway.FreeLines(g.Forwarder); n != 1 {
+			t.Fatalf("there are %d lines", n)
+		}
+		before := sent()
+		g.Change = func(_ *http.Request, _ *gateway.Exchange, p *gateway.Plan) error {
+			p.Sent = cutting(func() { g.Live.Cut("default", "ses_1", gateway.ErrEnded) })
+			return nil
+		}
+		resp, body := do(t, method, g.URL+"/", nil)
+		if out := g.Outcome(t); resp.StatusCode != http.StatusForbidden || code(body) != "session_ended" || out.End != gateway.Cut {
+			t.Errorf("%s: it is answered with %d %s, the outcome is %+v", method, resp.StatusCode, body, out)
+		}
+		time.Sleep(20 * time.Millisecond) // in which it would be read
+		if after := sent(); after != before {
+			t.Errorf("%s: after the cut the upstream got %q", method, after[len(before):])
+		}
+		g.Quiet(t)
+	}
+}
+
+// cutting is a tap that does something when the head comes.
+type cutting func()
+
+func (c cutting) Head([]byte) error { c(); return nil }
+func (c cutting) Body([]byte) error { return nil }
+func (c cutting) Tail([]byte) error { return nil }
+
+// Nothing of a request, and nothing of an answer that is not masked, stays in memory that
+// is used again.
+func TestNothingStaysInMemoryThatIsUsedAgain(t *testing.T) {
+	slot := gateway.Slot{Kind: gateway.HeaderSlot, Name: "X-Key", Prefix: strings.Repeat(" ", 20), Secret: estover.NewSecret([]byte(key)), Label: "sec_1@1"}
+	if left := bytes.Trim(gateway.Left(slot), "\x00"); len(left) > 0 {
+		t.Errorf("of the request there is left %q", left)
+	}
+
+	up, _ := counted(t, "HTTP/1.1 200 OK\r\nX-Echo: "+key+"\r\nContent-Length: 24\r\n\r\n"+key)
+	g := gatewaytest.Reverse(t, up)
+	inject(g)
+	for _, panics := range []bool{false, true} {
+		keeps := &keeping{panics: panics}
+		g.Change = func(_ *http.Request, _ *gateway.Exchange, p *gateway.Plan) error {
+			p.Received = keeps
+			return nil
+		}
+		gatewaytest.Talk(t, g.Addr, "GET /u/up/ HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n")
+		if out := g.Outcome(t); out.End != gateway.Failed || len(keeps.seen) != 2 {
+			t.Fatalf("the outcome is %+v, the tap saw %q", out, keeps.seen)
+		}
+		for _, b := range keeps.seen {
+			if bytes.Contains(b, []byte(key)) {
+				t.Errorf("panics: %v: of the answer there is left %q", panics, b)
+			}
+		}
+	}
+}
+
+// A keeping tap keeps what is only good during the call, and fails at the body.
+type keeping struct {
+	panics bool
+	seen   [][]byte
+}
+
+func (k *keeping) Head(b []byte) error { k.seen = append(k.seen, b); return nil }
+func (k *keeping) Tail([]byte) error   { return nil }
+
+func (k *keeping) Body(b []byte) error {
+	k.seen = append(k.seen, b)
+	if k.panics {
+		panic(http.ErrAbortHandler)
+	}
+	return io.ErrShortWrite
+}
+
+// C8: handles may be much longer than the tokens for which they stand.
+func TestC8HandlesMayBeLongerThanTheAnswer(t *testing.T) {
+	form := strings.TrimSuffix(strings.Repeat("t=&", 1300), "&")
+	up, _ := counted(t, fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n%s", len(form), form))
+	g := gatewaytest.Reverse(t, up)
+	inject(g)
+	g.Change = func(_ *http.Request, _ *gateway.Exchange, p *gateway.Plan) error {
+		p.TokenMembers = []string{"t"}
+		p.Tokens = func(string, estover.Secret) (string, error) { return strings.Repeat("h", 40), nil }
+		return nil
+	}
+	resp, body := get(t, g.URL+"/")
+	if out := g.Outcome(t); resp.StatusCode != http.StatusOK || strings.Count(body, "hhhh&t=hhhh") != 1299 || out.End != gateway.Complete {
+		t.Errorf("%d with %d bytes, the outcome is %+v", resp.StatusCode, len(body), out)
 	}
 }
