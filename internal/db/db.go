@@ -203,7 +203,14 @@ func (d *DB) openPostgres(ctx context.Context, url string) (err error) {
 func (d *DB) Engine() Engine { return d.engine }
 
 // Now is the time of the database's clock, in whole microseconds.
-func (d *DB) Now() time.Time { return d.now().UTC().Truncate(time.Microsecond) }
+func (d *DB) Now() time.Time { return wholeMicros(d.now()) }
+
+// wholeMicros is t.UTC().Truncate(time.Microsecond), without a division of all the time
+// since year one. Rounding to 0 takes the reading of the monotonic clock off.
+func wholeMicros(t time.Time) time.Time {
+	t = t.UTC().Round(0)
+	return t.Add(-time.Duration(t.Nanosecond() % 1000))
+}
 
 // Close waits for the work that has been handed in, and lets the database go.
 func (d *DB) Close() error {
