@@ -161,10 +161,12 @@ func (c Class) Covers(d Class) bool {
 // NewID makes a name that nobody can guess: the prefix says what it names, and
 // 130 random bits follow.
 func NewID(prefix string) string {
-	b := make([]byte, 0, 40)
-	b = append(append(b, prefix...), '_')
-	for _, c := range []byte(rand.Text()) {
-		b = append(b, c|0x20) // in small letters; digits stay as they are
+	var random [26]byte
+	_, _ = rand.Read(random[:]) // never fails
+	var room [64]byte
+	b := append(append(room[:0], prefix...), '_')
+	for _, c := range random {
+		b = append(b, "abcdefghijklmnopqrstuvwxyz234567"[c%32])
 	}
 	return string(b)
 }

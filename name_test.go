@@ -23,6 +23,32 @@ func TestValidName(t *testing.T) {
 	}
 }
 
+// TestNewID: an id has 26 random digits of base32 behind its prefix, and every digit
+// comes at each place.
+func TestNewID(t *testing.T) {
+	form := regexp.MustCompile(`^a-prefix-that-is-longer-than-any_[a-z2-7]{26}$`)
+	seen := map[string]bool{}
+	var digits [26]map[byte]bool
+	for range 2000 {
+		id := estover.NewID("a-prefix-that-is-longer-than-any")
+		if !form.MatchString(id) || seen[id] {
+			t.Fatalf("an id is %q, want one that was not there before, of the form %s", id, form)
+		}
+		seen[id] = true
+		for i, c := range []byte(id[len(id)-26:]) {
+			if digits[i] == nil {
+				digits[i] = map[byte]bool{}
+			}
+			digits[i][c] = true
+		}
+	}
+	for i, d := range digits {
+		if len(d) != 32 {
+			t.Errorf("at place %d there are %d digits, want all 32", i, len(d))
+		}
+	}
+}
+
 // TestNewOrderedID: ids sort as they were made, to the millisecond, and nothing of
 // one is in another beside that.
 func TestNewOrderedID(t *testing.T) {
