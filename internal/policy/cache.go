@@ -77,7 +77,7 @@ func (r *revision) wholeKey(k *known, facts *shape) key {
 		caller: k.callerIndex(), kind: k.Resource.Type, resource: k.Resource, agent: k.Agent, from: k.Delegator,
 		session: k.Session, facts: facts,
 	}
-	if k.task != nil {
+	if k.tasked {
 		w.epoch = k.task.Epoch
 	}
 	return w

@@ -73,14 +73,15 @@ func NewDecider(d *db.DB, s Sources, o Options) *Decider {
 // obligation that nobody knows are refusals. Its error is always nil or that
 // of ctx.
 func (d *Decider) Decide(ctx context.Context, caller estover.Caller, op guard.Op) (guard.Decision, error) {
-	k, err := d.sources.gather(ctx, caller, op, d.now())
-	if err != nil {
+	k := &known{}
+	if err := d.sources.gather(ctx, k, caller, op, d.now()); err != nil {
 		return d.refuseKernel(ctx, k, err)
 	}
 	if code := kernel(k); code != "" {
 		return d.refuseKernel(ctx, k, errKernel(code))
 	}
 	var r *revision
+	var err error
 	if k.Caller == estover.SystemKind || contains(wayBack, op.Action) {
 		r = baseline()
 	} else {

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"strings"
 
 	"estover.dev"
@@ -51,21 +52,13 @@ var kernelReasons = func() map[string]Reason {
 	return all
 }()
 
-// invariants are what must hold whatever a policy says, in the order in which
-// they are asked: who acts, then the task, then what is reached. Each answers
-// with a code, or "" if it holds.
-var invariants = []func(*known) string{
-	installation, chain, life, containment, task, scope, confined, resourceHeld, segment, clearance, budget,
-}
-
-// kernel is the code of the first invariant that does not hold, or "".
+// kernel is the code of the first invariant that does not hold, or "". They are what
+// must hold whatever a policy says, in the order in which they are told: who acts,
+// then the task, then what is reached. Each answers with a code, or "" if it holds.
 func kernel(k *known) string {
-	for _, holds := range invariants {
-		if code := holds(k); code != "" {
-			return code
-		}
-	}
-	return ""
+	return cmp.Or(
+		installation(k), chain(k), life(k), containment(k), task(k), scope(k), confined(k), resourceHeld(k), segment(k), clearance(k), budget(k),
+	)
 }
 
 // installation: the register of tenants is for those who run the server, whatever a
@@ -128,10 +121,10 @@ func task(k *known) string {
 	if k.agent == nil {
 		return ""
 	}
-	switch t := k.task; {
-	case t == nil && !k.foreseen && (contains(reaches, k.Op) || k.Op == "secret.use"):
+	switch t := &k.task; {
+	case !k.tasked && !k.foreseen && (contains(reaches, k.Op) || k.Op == "secret.use"):
 		return "kernel_session_missing"
-	case t == nil:
+	case !k.tasked:
 		return ""
 	case t.Agent != k.agent.ID && !k.inChain(t.Agent):
 		return "kernel_session_foreign"

@@ -18,8 +18,8 @@ func gathered(t *testing.T, w *world, caller estover.Caller, op guard.Op) Facts 
 	s.Pending = func(_ context.Context, _ estover.TenantID, agent, session, resource, action string) (bool, error) {
 		return agent == "agt_sue" && session == "ses_sue" && resource == "res_crm" && action == "customer.delete", nil
 	}
-	k, err := s.gather(t.Context(), caller, op, ago(0))
-	if err != nil {
+	k := &known{}
+	if err := s.gather(t.Context(), k, caller, op, ago(0)); err != nil {
 		t.Fatal(err)
 	}
 	return k.Facts

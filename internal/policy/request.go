@@ -200,7 +200,7 @@ func (g *Grant) live(sessions []string, now time.Time) bool {
 
 // sessions are the one in which it is done, and those that it is a part of.
 func (k *known) sessions() []string {
-	if k.task == nil {
+	if !k.tasked {
 		return nil
 	}
 	return append(k.task.Within[:len(k.task.Within):len(k.task.Within)], k.task.ID)
@@ -245,7 +245,8 @@ type known struct {
 	caller     estover.Caller
 	agent      *Agent // who acts, if an agent does
 	needsGrant bool
-	task       *Session // in which it is done; nil outside of one
+	tasked     bool     // it is done in a task
+	task       Session  // which, if so
 	foreseen   bool     // a session of the agent's own would be opened for it
 	holds      []string // that cover the agent along with others
 	at         string   // the identifier of the resource that is reached; "" if it is none of the catalogue
@@ -255,10 +256,10 @@ type known struct {
 	now        time.Time
 }
 
-// gather finds out what a request is about. The error is a refusal of the
-// kernel, told by its code, or ErrNoFacts.
-func (s *Sources) gather(ctx context.Context, caller estover.Caller, op guard.Op, now time.Time) (*known, error) {
-	k := &known{caller: caller, now: now}
+// gather finds out what a request is about and writes it to k, which knows nothing
+// yet. The error is a refusal of the kernel, told by its code, or ErrNoFacts.
+func (s *Sources) gather(ctx context.Context, k *known, caller estover.Caller, op guard.Op, now time.Time) error {
+	k.caller, k.now = caller, now
 	k.Op, k.Action, k.Effect, k.Facts = op.Action, op.Action, string(op.Effect), Unremarkable
 	k.Agent, k.Purpose = nobody, clean(op.Purpose)
 	if k.Purpose == "" {
@@ -275,10 +276,10 @@ func (s *Sources) gather(ctx context.Context, caller estover.Caller, op guard.Op
 	if s.Tenant != nil && k.Caller != estover.SystemKind { // what Estover itself ends and sweeps goes on
 		switch err := s.Tenant(ctx, caller.Tenant); estover.KindOf(err) {
 		case estover.NotFound, estover.Denied:
-			return k, errKernel("kernel_tenant")
+			return errKernel("kernel_tenant")
 		default:
 			if err != nil {
-				return k, ErrNoFacts.Because(err)
+				return ErrNoFacts.Because(err)
 			}
 		}
 	}
@@ -287,19 +288,19 @@ func (s *Sources) gather(ctx context.Context, caller estover.Caller, op guard.Op
 	case estover.AgentKind:
 		agent, err := s.Agent(ctx, caller.Tenant, acting.ID())
 		if err != nil {
-			return k, refuse(err, "kernel_agent_unknown")
+			return refuse(err, "kernel_agent_unknown")
 		}
 		k.agent, k.Agent = agent, agent
 		k.Facts.AgentTier = among("agent_tier", agent.Tier, "high")
 		k.Facts.RiskBand = among("risk_band", agent.Risk, "critical")
 		if s.Token != nil {
 			if err := s.Token(ctx, caller); err != nil {
-				return k, errKernel("kernel_token")
+				return errKernel("kernel_token")
 			}
 		}
 		if s.Holds != nil {
 			if k.holds, err = s.Holds(ctx, caller.Tenant, agent); err != nil {
-				return k, ErrNoFacts.Because(err)
+				return ErrNoFacts.Because(err)
 			}
 		}
 	case estover.UserKind:
@@ -307,21 +308,21 @@ func (s *Sources) gather(ctx context.Context, caller estover.Caller, op guard.Op
 		k.Approver = caller.Has(estover.Approver)
 	case estover.SystemKind:
 	default:
-		return k, errKernel("kernel_subject")
+		return errKernel("kernel_subject")
 	}
 	if err := s.session(ctx, k, op); err != nil {
-		return k, err
+		return err
 	}
 	if err := s.delegator(ctx, k, op); err != nil {
-		return k, err
+		return err
 	}
 	if err := s.resource(ctx, k, op); err != nil {
-		return k, err
+		return err
 	}
 	if err := s.own(ctx, k, op, acting); err != nil {
-		return k, err
+		return err
 	}
-	return k, s.entitlement(ctx, k, op)
+	return s.entitlement(ctx, k, op)
 }
 
 // session finds the task in which the request is made.
@@ -341,7 +342,7 @@ func (s *Sources) session(ctx context.Context, k *known, op guard.Op) error {
 	if err != nil {
 		return refuse(err, "kernel_session_unknown")
 	}
-	k.task, k.Session = &task, clean(task.ID)
+	k.tasked, k.task, k.Session = true, task, clean(task.ID)
 	if k.Purpose == "" {
 		k.Purpose = clean(task.Purpose)
 	}
@@ -455,12 +456,12 @@ func (s *Sources) own(ctx context.Context, k *known, op guard.Op, acting estover
 	case k.agent == nil:
 		return nil
 	case op.Action == "session.open" || op.Action == "token.issue":
-		k.Facts.Own = k.task == nil || k.task.Agent == k.agent.ID
+		k.Facts.Own = !k.tasked || k.task.Agent == k.agent.ID
 		return nil
 	}
 	var owner string
 	switch {
-	case kind == "session" && k.task != nil && k.task.ID == id:
+	case kind == "session" && k.tasked && k.task.ID == id:
 		owner = k.task.Agent
 	case kind == "session":
 		other, err := s.Session(ctx, k.caller.Tenant, id)
@@ -485,7 +486,7 @@ func (s *Sources) entitlement(ctx context.Context, k *known, op guard.Op) error 
 		k.Facts.PurposeOK = k.Purpose != "" || k.Caller == estover.SystemKind
 		return nil
 	}
-	declared := contains(k.agent.Purposes, k.Purpose) && (k.task == nil || k.Purpose == k.task.Purpose) &&
+	declared := contains(k.agent.Purposes, k.Purpose) && (!k.tasked || k.Purpose == k.task.Purpose) &&
 		(len(k.Resource.Purposes) == 0 || contains(k.Resource.Purposes, k.Purpose))
 	k.Facts.PurposeOK = declared
 	if !k.needsGrant {
@@ -667,8 +668,11 @@ func refuse(err error, code string) error {
 // source said nothing, and the one that permits least if it said what is not
 // on the list.
 func among(name, word, otherwise string) string {
-	i := slices.IndexFunc(facts, func(f fact) bool { return f.name == name })
-	switch f := facts[i]; {
+	i := 0
+	for facts[i].name != name { // it is there: the name is ours
+		i++
+	}
+	switch f := &facts[i]; {
 	case word == "":
 		return *f.word(&Unremarkable)
 	case contains(f.list, word):
