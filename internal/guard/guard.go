@@ -39,6 +39,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -75,7 +76,7 @@ type Op struct {
 	Purpose  string         // what for; the caller's if empty
 	Input    any            // what else the decider knows to look at: the action of a gateway call, the scopes of a token
 	Detail   map[string]any // what the event tells beside
-	Members  []byte         // the same of a hot path, encoded ([audit.Event.Members])
+	Members  []byte         // the same of a hot path, encoded ([audit.Event.Members]); see [Guard.Event]
 }
 
 // A Decision is policy's answer, with what it rested on.
@@ -458,9 +459,10 @@ func (g *Guard) Record(ctx context.Context, caller estover.Caller, op Op, decisi
 
 // Event is the event of an admitted operation as [Guard.Record] would write
 // it, for a door that keeps its evidence in batches on the node first, and says
-// [Decision.Recorded] when it has.
+// [Decision.Recorded] when it has. What the guard adds to op.Members is written into
+// the room behind them, if there is any: until the event is prepared that belongs to it.
 func (g *Guard) Event(caller estover.Caller, op Op, decision Decision, outcome audit.Outcome) audit.Event {
-	e := g.event(caller, op, decision, outcome)
+	e := g.tell(caller, op, decision, outcome)
 	e.At = g.db.Now()
 	return e
 }
@@ -485,8 +487,14 @@ func (g *Guard) write(ctx context.Context, tenant estover.TenantID, event audit.
 	return ErrNotRecorded.Because(err)
 }
 
-// event is what the log will say of an operation.
+// event is what the log will say of an operation, in memory of its own.
 func (g *Guard) event(caller estover.Caller, op Op, d Decision, outcome audit.Outcome) audit.Event {
+	op.Members = slices.Clip(op.Members)
+	return g.tell(caller, op, d, outcome)
+}
+
+// tell is event, in the room that there is behind op.Members.
+func (g *Guard) tell(caller estover.Caller, op Op, d Decision, outcome audit.Outcome) audit.Event {
 	op, d = bound(op, d, outcome)
 	caller.Purpose = cut(caller.Purpose, maxName)
 	e := audit.Event{
@@ -502,11 +510,14 @@ func (g *Guard) event(caller estover.Caller, op Op, d Decision, outcome audit.Ou
 	if told.FactsIn = d.Told.event(caller.Tenant); told.FactsIn != "" {
 		told.Facts = nil
 	}
-	size := 512 + len(told.encoded)
-	if text, ok := told.Facts["input"].(json.RawMessage); ok {
-		size += len(text)
+	b := op.Members
+	if len(b) == cap(b) {
+		size := 512 + len(told.encoded)
+		if text, ok := told.Facts["input"].(json.RawMessage); ok {
+			size += len(text)
+		}
+		b = slices.Grow(b, size)
 	}
-	b := append(make([]byte, 0, len(op.Members)+size), op.Members...)
 	b = told.AppendJSON(append(b, `,"decision":`...))
 	member := func(name, value string) {
 		if _, told := op.Detail[name]; !told && value != "" {
@@ -525,8 +536,12 @@ func (g *Guard) event(caller estover.Caller, op Op, d Decision, outcome audit.Ou
 		}
 		b = append(b, ']')
 	}
-	if caller.Address.IsValid() {
-		member("address", caller.Address.String())
+	if _, told := op.Detail["address"]; !told && caller.Address.IsValid() {
+		if caller.Address.Zone() == "" { // digits, dots and colons
+			b = append(caller.Address.AppendTo(append(b, `,"address":"`...)), '"')
+		} else {
+			member("address", caller.Address.String())
+		}
 	}
 	if caller.Noted != "" {
 		b = append(append(append(b, `,"noted":{`...), caller.Noted...), '}')
