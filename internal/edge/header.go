@@ -75,7 +75,12 @@ var single = map[string]bool{
 // as variables cannot tell names apart that fold to the same (gateway.md, C5
 // and P19).
 func Fold(name string) string {
-	return string(fold(nil, name))
+	var room [64]byte
+	folded := fold(room[:0], name)
+	if string(folded) == name {
+		return name
+	}
+	return string(folded)
 }
 
 func fold(dst []byte, name string) []byte {

@@ -142,7 +142,10 @@ func (h Host) Bare() string {
 }
 
 // String is "host:port", as it is dialled.
-func (h Host) String() string { return net.JoinHostPort(h.Bare(), strconv.Itoa(int(h.Port))) }
+func (h Host) String() string {
+	var room [5]byte
+	return net.JoinHostPort(h.Bare(), string(strconv.AppendUint(room[:0], uint64(h.Port), 10)))
+}
 
 // Authority is the host as it stands in a Host header: with its port unless
 // that is the scheme's own.
