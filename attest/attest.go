@@ -45,7 +45,17 @@ type Digest [sha256.Size]byte
 
 // Sum is the plain SHA-256 of the octets, for what is public: a policy
 // bundle, a tool's definition, a key.
-func Sum(octets []byte) Digest { return sha256.Sum256(octets) }
+func Sum[T ~string | ~[]byte](octets T) Digest {
+	if len(octets) > short {
+		return sha256.Sum256([]byte(octets))
+	}
+	var room [short]byte
+	return sha256.Sum256(append(room[:0], octets...))
+}
+
+// short is how many octets are hashed at once without a copy on the heap. Most are no
+// more.
+const short = 512
 
 // String is the digest in hexadecimal.
 func (d Digest) String() string { return hex.EncodeToString(d[:]) }
@@ -86,14 +96,14 @@ func NewSalt() (s Salt) {
 }
 
 // Commit is the commitment to the octets: the SHA-256 of salt ‖ octets.
-func Commit(salt Salt, octets []byte) Digest {
-	if len(octets) > 512 {
+func Commit[T ~string | ~[]byte](salt Salt, octets T) Digest {
+	if len(octets) > short {
 		h := salt.NewHash()
-		h.Write(octets)
+		h.Write([]byte(octets))
 		return DigestOf(h)
 	}
-	var b [len(salt) + 512]byte // most of them are short
-	return sha256.Sum256(append(append(b[:0], salt[:]...), octets...))
+	var room [len(salt) + short]byte
+	return sha256.Sum256(append(append(room[:0], salt[:]...), octets...))
 }
 
 // NewHash begins a commitment to octets that come piece by piece.

@@ -2,6 +2,7 @@ package attest
 
 import (
 	"bytes"
+	"crypto/sha256"
 	stdjson "encoding/json"
 	"reflect"
 	"testing"
@@ -190,6 +191,20 @@ func TestParseStatementRefuses(t *testing.T) {
 	s, err := ParseStatement([]byte(replace(`"count":3`, `"Count":4,"count":3,"later":{}`)))
 	if err != nil || s.Predicate.(*Session).Count != 3 {
 		t.Errorf("a member in another case, and one that is not known: %v, %v; want both ignored", s, err)
+	}
+}
+
+// Text and bytes are hashed to the same, however long they are.
+func TestHashesOfTextAndBytes(t *testing.T) {
+	salt := NewSalt()
+	for _, n := range []int{0, 1, 480, 511, 512, 513, 5000} {
+		octets := bytes.Repeat([]byte("a"), n)
+		if want := Digest(sha256.Sum256(octets)); Sum(octets) != want || Sum(string(octets)) != want {
+			t.Errorf("the sum of %d bytes is %s, and of them as text %s, want %s", n, Sum(octets), Sum(string(octets)), want)
+		}
+		if want := Digest(sha256.Sum256(append(salt[:], octets...))); Commit(salt, octets) != want || Commit(salt, string(octets)) != want {
+			t.Errorf("the commitment to %d bytes is %s, and to them as text %s, want %s", n, Commit(salt, octets), Commit(salt, string(octets)), want)
+		}
 	}
 }
 

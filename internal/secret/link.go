@@ -190,7 +190,9 @@ func (s *Secrets) Send(ctx context.Context, c estover.Caller, path, host string)
 }
 
 // Pushed counts that a version is on its way into another vault.
-func (s *Secrets) Pushed(c estover.Caller, v Sent) { s.count(keyOf(c, v.Secret, v.N, Synced)) }
+func (s *Secrets) Pushed(c estover.Caller, v Sent) {
+	s.count(keyOf(c, v.Secret, v.N, Synced), s.guard.DB().Now())
+}
 
 // Allows says why the secret may not be sent to a host, if it may not.
 func (x Secret) Allows(host string) error { return (&held{Secret: x}).allows(host) }

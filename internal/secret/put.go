@@ -162,7 +162,8 @@ func parse(object []byte) (*content, error) {
 	}
 	c := &content{names: []string{}, plain: v, texts: map[string]estover.Secret{}, once: true}
 	wrong := error(nil)
-	err := walk(v, func(name string, value []byte) error {
+	err := walk(v, func(named, value []byte) error {
+		name := string(named)
 		if name == "" || len(name) > maxName || !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl) {
 			wrong = ErrInvalid.With("The name of a field has at most %d bytes and no control characters.", maxName)
 		}
@@ -209,8 +210,8 @@ type member struct {
 }
 
 func membersOf(object []byte) (list []member, err error) {
-	err = walk(object, func(name string, value []byte) error {
-		list = append(list, member{name, value})
+	err = walk(object, func(name, value []byte) error {
+		list = append(list, member{string(name), value})
 		return nil
 	})
 	return list, err

@@ -11,7 +11,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"estover.dev"
@@ -115,8 +114,8 @@ func (s *Secrets) Use(ctx context.Context, c estover.Caller, path, field, host s
 		if h.current == nil {
 			return Injection{}, h.why
 		}
-		v := h.current
-		if v.at(s.guard.DB().Now()).State != Live {
+		v, now := h.current, s.guard.DB().Now()
+		if v.at(now).State != Live {
 			return Injection{}, ErrNoVersion.With("Version %d of the secret %s was deleted when its time was over.", v.N, path)
 		}
 		field := cmp.Or(field, DefaultField)
@@ -137,7 +136,7 @@ func (s *Secrets) Use(ctx context.Context, c estover.Caller, path, field, host s
 			return Injection{}, err
 		}
 		k := keyOf(c, h.ID, v.N, Gateway)
-		if s.count(k); v.Phase == "" {
+		if s.count(k, now); v.Phase == "" {
 			return Injection{Value: value, Secret: h.ID, Version: v.ID, Class: h.Class, key: k}, nil
 		}
 		moved, err := s.moved(ctx, c.Tenant, path, h)
@@ -166,20 +165,34 @@ func (s *Secrets) moved(ctx context.Context, tenant estover.TenantID, path strin
 	return now != h, err
 }
 
-// Carry says that what carries an injected value is open, until done is called:
-// a request, a stream, a connection.
-func (s *Secrets) Carry(in Injection) (done func()) {
-	k := in.key
+// A Carried value is an injected one that something carries which is open: a request, a
+// stream, a connection.
+type Carried struct {
+	secrets *Secrets
+	key     useKey
+	done    bool // under the lock of secrets
+}
+
+// Carry says that what carries an injected value is open, until [Carried.Done].
+func (s *Secrets) Carry(in Injection) *Carried {
 	s.mu.Lock()
-	s.carried[k]++
-	s.mu.Unlock()
-	return sync.OnceFunc(func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.carried[k]--; s.carried[k] == 0 {
-			delete(s.carried, k)
-		}
-	})
+	defer s.mu.Unlock()
+	s.carried[in.key]++
+	return &Carried{secrets: s, key: in.key}
+}
+
+// Done says that it is open no more. It may be said more than once.
+func (c *Carried) Done() {
+	s := c.secrets
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c.done {
+		return
+	}
+	c.done = true
+	if s.carried[c.key]--; s.carried[c.key] == 0 {
+		delete(s.carried, c.key)
+	}
 }
 
 // A Connection is what one subject has open with a version on one node.
@@ -389,8 +402,7 @@ func keyOf(c estover.Caller, secret string, version int64, via Via) useKey {
 	return useKey{c.Tenant, secret, version, acting, c.Session, via}
 }
 
-func (s *Secrets) count(k useKey) {
-	now := s.guard.DB().Now()
+func (s *Secrets) count(k useKey, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.uses[k] = s.uses[k].add(tally{now, now, 1})

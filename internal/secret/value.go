@@ -69,8 +69,8 @@ func encode(fields map[string]estover.Secret) (names []string, plain []byte, err
 func decode(plain []byte) (map[string]estover.Secret, error) {
 	defer clear(plain)
 	fields := map[string]estover.Secret{}
-	err := walk(plain, func(name string, value []byte) (err error) {
-		fields[name], err = worth(value)
+	err := walk(plain, func(name, value []byte) (err error) {
+		fields[string(name)], err = worth(value)
 		return err
 	})
 	return fields, err
@@ -79,8 +79,8 @@ func decode(plain []byte) (map[string]estover.Secret, error) {
 // decodeField reads one field of a version, and clears the text.
 func decodeField(plain []byte, field string) (value estover.Secret, err error) {
 	defer clear(plain)
-	err = walk(plain, func(name string, raw []byte) (err error) {
-		if name == field {
+	err = walk(plain, func(name, raw []byte) (err error) {
+		if string(name) == field {
 			value, err = worth(raw)
 		}
 		return err
@@ -108,7 +108,7 @@ var errShape = errors.New("not the fields of a version")
 // walk goes through an object without blanks, as [encode] and [parse] write it.
 // Reading it by hand leaves no copies of values behind in the buffers of a
 // decoder.
-func walk(plain []byte, visit func(name string, value []byte) error) error {
+func walk(plain []byte, visit func(name, value []byte) error) error {
 	if len(plain) == 0 || plain[0] != '{' {
 		return errShape
 	}
@@ -134,7 +134,7 @@ func walk(plain []byte, visit func(name string, value []byte) error) error {
 			}
 			bare = b
 		}
-		if err := visit(string(bare), value); err != nil {
+		if err := visit(bare, value); err != nil {
 			return err
 		}
 		if rest[0] == '}' && len(rest) == 1 {

@@ -49,6 +49,7 @@ import (
 	"estover.dev/internal/guard"
 	"estover.dev/internal/policy"
 	"estover.dev/internal/recording"
+	"estover.dev/internal/redact"
 	"estover.dev/internal/resource"
 	"estover.dev/internal/seal"
 	"estover.dev/internal/secret"
@@ -208,16 +209,28 @@ type call struct {
 	secrets  []string // id@version of what was put in
 	places   []string // where which part of it was put
 	leases   atomic.Pointer[[]string]
-	handed   []handed // handles of tokens that came with it
-	carries  []func() // that end what it has open with versions of secrets
+	handed   []handed          // handles of tokens that came with it
+	carries  []*secret.Carried // what it has open with versions of secrets
 	onEcho   map[string]string
 	commits  evidence.Committed
 	approval attest.ApprovalRef
-	salt     func(name string) attest.Salt
-	rec      *tape
+	rec      *tape // nil if nothing is recorded
 
 	sent   *gateway.Hash
 	answer *gateway.Answer
+
+	// What every call has is a part of it, and not twenty objects.
+	host     string                                      // that the request is for, with its port
+	plan     gateway.Plan                                // of the call
+	upstream gateway.Upstream                            // of the plan
+	salts    struct{ sent, came, delivered attest.Salt } // of the hashes
+	tape     tape
+	room     struct { // for the lists of most calls
+		secrets, places [1]string
+		carries         [1]*secret.Carried
+		slots           [1]gateway.Slot
+		values          [2]redact.Value
+	}
 }
 
 // Connect decides whether there may be a tunnel to a host at all: it must be a
@@ -256,6 +269,9 @@ var errUnknownHost = &estover.Error{Kind: estover.Denied, Code: "unknown_destina
 // admit asks policy, and says a refusal in the gateway's way.
 func (d *Duties) admit(ctx context.Context, ex *gateway.Exchange, op guard.Op) (guard.Decision, error) {
 	decision, err := d.Guard.Admit(ctx, ex.Caller, op)
+	if err == nil {
+		return decision, nil
+	}
 	var refusal *guard.Refusal
 	if errors.As(err, &refusal) {
 		d.refusals.Add(1)
@@ -346,11 +362,15 @@ func lacking(ex *gateway.Exchange, c *call, err error) error {
 	return err
 }
 
+// eventRoom is for what an event of a call tells, with what the guard adds to it. Most
+// are no longer.
+const eventRoom = 1280
+
 // classify names what is asked for: the resource, the action and its class.
 func (d *Duties) classify(ctx context.Context, ex *gateway.Exchange) (*call, error) {
-	c := &call{at: d.Guard.DB().Now(), method: ex.Method}
-	told := audit.AppendMember(make([]byte, 0, 1024), ',', "method", ex.Method)
-	told = audit.AppendMember(told, ',', "host", ex.Host.String())
+	c := &call{at: d.Guard.DB().Now(), method: ex.Method, host: ex.Host.String()}
+	told := audit.AppendMember(make([]byte, 0, eventRoom), ',', "method", ex.Method)
+	told = audit.AppendMember(told, ',', "host", c.host)
 	told = audit.AppendMember(told, ',', "path", string(ex.Path))
 	if ex.Query != "" {
 		told = audit.AppendMember(told, ',', "query", ex.Query)
@@ -403,14 +423,14 @@ func (d *Duties) plan(ctx context.Context, ex *gateway.Exchange, c *call) (*gate
 			return nil, err
 		}
 	}
-	p := &gateway.Plan{
-		Decision: c.decision.ID, State: c,
-		Upstream: &gateway.Upstream{
-			Scheme: up.URL.Scheme, Host: ex.Host, Address: up.Address, Roots: up.Roots, Opening: edge.Opening{Prefixes: private}, Revision: revisionOf(up, private),
-		},
-		Tripwire: tripwire(),
-		Limits:   gateway.Limits{Request: up.Limits.BodyBytes, Answer: up.Limits.BodyBytes},
+	c.upstream = gateway.Upstream{
+		Scheme: up.URL.Scheme, Host: ex.Host, Address: up.Address, Roots: up.Roots, Opening: edge.Opening{Prefixes: private}, Revision: revisionOf(up, private),
 	}
+	c.plan = gateway.Plan{
+		Decision: c.decision.ID, State: c, Upstream: &c.upstream, Tripwire: tripwire(),
+		Limits: gateway.Limits{Request: up.Limits.BodyBytes, Answer: up.Limits.BodyBytes},
+	}
+	p := &c.plan
 	if up.Limits.TimeoutSeconds > 0 {
 		p.Upstream.FirstByte = time.Duration(up.Limits.TimeoutSeconds) * time.Second
 	}

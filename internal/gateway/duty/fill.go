@@ -39,7 +39,7 @@ const (
 func (d *Duties) Fill(ctx context.Context, ex *gateway.Exchange, p *gateway.Plan) error {
 	c := p.State.(*call)
 	marked := d.marked.Load()
-	var values []redact.Value
+	values := c.room.values[:0]
 	for i := range c.resource.Slots {
 		slot := &c.resource.Slots[i]
 		if !slot.Fills(c.action.Name) {
@@ -49,11 +49,10 @@ func (d *Duties) Fill(ctx context.Context, ex *gateway.Exchange, p *gateway.Plan
 		if _, err := d.admit(ctx, ex, op); err != nil {
 			return err
 		}
-		more, err := d.fill(ctx, ex, p, c, slot)
-		if err != nil {
+		var err error
+		if values, err = d.fill(ctx, ex, p, c, slot, values); err != nil {
 			return unfilled(err)
 		}
-		values = append(values, more...)
 	}
 	more, err := d.fillTokens(ctx, ex, p, c)
 	if err != nil {
@@ -126,109 +125,125 @@ func unfilled(err error) error {
 	return gateway.ErrSlot.With("%s", known.Detail).Because(err)
 }
 
+// mostFields is how many fields a slot takes at most.
+const mostFields = 3
+
 // A filling is the fields that fill one slot, all of one version.
 type filling struct {
-	fields map[string]estover.Secret
+	names  [mostFields]string
+	values [mostFields]estover.Secret
+	count  int
 	label  string
 	one    secret.Injection // that of one of the fields
 }
 
-func (f *filling) text(field string) string { return string(f.fields[field].Reveal()) }
+// value is that of a field; an empty one if there is none.
+func (f *filling) value(field string) (v estover.Secret) {
+	if i := slices.Index(f.names[:f.count], field); i >= 0 {
+		v = f.values[i]
+	}
+	return v
+}
 
-// get reads fields of what fills a slot. Those whose names end with a question mark
-// need not be there.
-func (d *Duties) get(ctx context.Context, ex *gateway.Exchange, id string, slot *resource.Slot, fields ...string) (*filling, error) {
+func (f *filling) text(field string) string { return string(f.value(field).Reveal()) }
+
+// get reads fields of what fills a slot of a call's resource. Those whose names end
+// with a question mark need not be there.
+func (d *Duties) get(ctx context.Context, ex *gateway.Exchange, c *call, slot *resource.Slot, fields ...string) (f filling, err error) {
 	for range 3 { // a version may be written in between
-		f := &filling{fields: map[string]estover.Secret{}}
+		f = filling{}
 		again := false
 		for _, field := range fields {
 			name, optional := strings.CutSuffix(field, "?")
-			in, err := d.inject(ctx, ex, id, slot, name)
+			in, err := d.inject(ctx, ex, c, slot, name)
 			if optional && errors.Is(err, secret.ErrNoField) {
 				continue
 			}
 			if err != nil {
-				return nil, err
+				return filling{}, err
 			}
 			again = again || f.label != "" && f.label != in.Version
-			f.fields[name], f.label, f.one = in.Value, in.Version, in
+			f.names[f.count], f.values[f.count], f.label, f.one = name, in.Value, in.Version, in
+			f.count++
 		}
 		if !again {
 			return f, nil
 		}
 	}
-	return nil, gateway.ErrSlot.With("What fills the slot changes too often at this moment. Try again.")
+	return filling{}, gateway.ErrSlot.With("What fills the slot changes too often at this moment. Try again.")
 }
 
 // inject reads one field of what fills a slot.
-func (d *Duties) inject(ctx context.Context, ex *gateway.Exchange, id string, slot *resource.Slot, field string) (secret.Injection, error) {
-	host := ex.Host.String()
+func (d *Duties) inject(ctx context.Context, ex *gateway.Exchange, c *call, slot *resource.Slot, field string) (secret.Injection, error) {
 	if slot.Static() {
-		return d.Secrets.Use(ctx, ex.Caller, slot.Secret, field, host)
+		return d.Secrets.Use(ctx, ex.Caller, slot.Secret, field, c.host)
 	}
 	if name, ok := strings.CutPrefix(slot.Secret, resource.LeasePrefix); ok && d.Lease != nil {
-		return d.Lease(ctx, ex.Caller, id, name, field)
+		return d.Lease(ctx, ex.Caller, c.resource.ID, name, field)
 	}
 	if name, ok := strings.CutPrefix(slot.Secret, resource.ConnectionPrefix); ok && d.Connection != nil {
-		return d.Connection(ctx, ex.Caller, name, host)
+		return d.Connection(ctx, ex.Caller, name, c.host)
 	}
 	return secret.Injection{}, gateway.ErrSlot.With("There is nothing here that could fill the slot with %s.", slot.Secret)
 }
 
-// fill fills one slot, and gives what must not come back.
-func (d *Duties) fill(ctx context.Context, ex *gateway.Exchange, p *gateway.Plan, c *call, slot *resource.Slot) (values []redact.Value, err error) {
+// fill fills one slot, and adds to the values what must not come back.
+func (d *Duties) fill(ctx context.Context, ex *gateway.Exchange, p *gateway.Plan, c *call, slot *resource.Slot, values []redact.Value) (_ []redact.Value, err error) {
 	s := gateway.Slot{Kind: gateway.SlotKind(slot.Slot), Name: slot.Name, Prefix: slot.Prefix}
 	field := slot.Field
 	if field == "" && strings.HasPrefix(slot.Secret, resource.LeasePrefix) {
 		field = passwordField
 	}
-	var f *filling
+	var f filling
 	switch slot.Slot {
 	case resource.MTLS:
-		if f, err = d.get(ctx, ex, c.resource.ID, slot, certificateField, keyField); err != nil {
+		if f, err = d.get(ctx, ex, c, slot, certificateField, keyField); err != nil {
 			return nil, err
 		}
 		// Neither is sent: the upstream sees the certificate, and a proof of the key.
-		if p.Upstream.Certificate, err = d.certificates.of(taskKey{ex.Caller.Tenant, f.label}, slot.Secret, f, d.Guard.DB().Now()); err != nil {
+		if p.Upstream.Certificate, err = d.certificates.of(taskKey{ex.Caller.Tenant, f.label}, slot.Secret, &f, d.Guard.DB().Now()); err != nil {
 			return nil, err
 		}
 	case resource.SigV4:
-		if f, err = d.get(ctx, ex, c.resource.ID, slot, awsIDField, awsKeyField, awsTokenField+"?"); err != nil {
+		if f, err = d.get(ctx, ex, c, slot, awsIDField, awsKeyField, awsTokenField+"?"); err != nil {
 			return nil, err
 		}
 		s.Unsigned, s.Allowed = slot.AWS.UnsignedPayload, slot.AWS.Subresources
-		s.AWS = &sign.AWS{Region: slot.AWS.Region, Service: slot.AWS.Service, KeyID: f.text(awsIDField), Key: f.fields[awsKeyField], Token: f.fields[awsTokenField]}
-		values = f.values(awsKeyField, awsTokenField)
+		s.AWS = &sign.AWS{Region: slot.AWS.Region, Service: slot.AWS.Service, KeyID: f.text(awsIDField), Key: f.value(awsKeyField), Token: f.value(awsTokenField)}
+		values = f.kept(values, awsKeyField, awsTokenField)
 	case resource.Signed:
 		fields := []string{field}
 		if slot.HMAC.Uses("key_id") {
 			fields = append(fields, keyIDField)
 		}
-		if f, err = d.get(ctx, ex, c.resource.ID, slot, fields...); err != nil {
+		if f, err = d.get(ctx, ex, c, slot, fields...); err != nil {
 			return nil, err
 		}
-		s.Secret = f.fields[field]
+		s.Secret = f.value(field)
 		s.HMAC = &sign.HMAC{Spec: slot.HMAC, Name: slot.Name, KeyID: f.text(keyIDField), Key: s.Secret}
-		values = f.values(field)
+		values = f.kept(values, field)
 	case resource.Basic:
 		fields := []string{field}
 		if slot.Name == "" {
 			fields = append(fields, userField)
 		}
-		if f, err = d.get(ctx, ex, c.resource.ID, slot, fields...); err != nil {
+		if f, err = d.get(ctx, ex, c, slot, fields...); err != nil {
 			return nil, err
 		}
 		if s.User, s.Name = slot.Name, ""; s.User == "" {
 			s.User = f.text(userField)
 		}
-		s.Secret = f.fields[field]
-		values = redact.Basic(f.label, s.User, string(s.Secret.Reveal()))
+		s.Secret = f.value(field)
+		values = append(values, redact.Basic(f.label, s.User, string(s.Secret.Reveal()))...)
 	default:
-		if f, err = d.get(ctx, ex, c.resource.ID, slot, field); err != nil {
+		if f, err = d.get(ctx, ex, c, slot, field); err != nil {
 			return nil, err
 		}
-		s.Secret = f.fields[field]
-		values = f.values(field)
+		s.Secret = f.value(field)
+		values = f.kept(values, field)
+	}
+	if len(p.Slots) == 0 { // a list without anything is nil: a statement tells one from the other
+		c.secrets, c.places, c.carries, p.Slots = c.room.secrets[:0], c.room.places[:0], c.room.carries[:0], c.room.slots[:0]
 	}
 	if slot.Static() {
 		c.carries = append(c.carries, d.Secrets.Carry(f.one))
@@ -248,14 +263,14 @@ func (d *Duties) fill(ctx context.Context, ex *gateway.Exchange, p *gateway.Plan
 	return values, nil
 }
 
-// values are what must not come back of some fields.
-func (f *filling) values(fields ...string) (all []redact.Value) {
+// kept adds to the values what must not come back of some fields.
+func (f *filling) kept(values []redact.Value, fields ...string) []redact.Value {
 	for _, field := range fields {
-		if v := f.fields[field]; !v.Empty() {
-			all = append(all, redact.Value{Name: f.label, Text: v.Reveal()})
+		if v := f.value(field); !v.Empty() {
+			values = append(values, redact.Value{Name: f.label, Text: v.Reveal()})
 		}
 	}
-	return all
+	return values
 }
 
 // certificates keeps the client certificates that are in use, parsed.
@@ -273,7 +288,7 @@ func (x *certificates) of(key taskKey, path string, f *filling, now time.Time) (
 	defer x.mu.Unlock()
 	cert := x.known[key]
 	if cert == nil {
-		pair, err := tls.X509KeyPair(f.fields[certificateField].Reveal(), f.fields[keyField].Reveal())
+		pair, err := tls.X509KeyPair(f.value(certificateField).Reveal(), f.value(keyField).Reveal())
 		if err != nil { // which may quote them
 			return nil, gateway.ErrSlot.With("The fields certificate and key of %s are not a certificate in PEM and the key that belongs to it.", path)
 		}

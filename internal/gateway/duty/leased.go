@@ -25,15 +25,11 @@ const leasePrefix = "lse_"
 // first was read, which this node counts, they are looked up: whoever cut what
 // carried them may not have seen this call.
 func (d *Duties) carry(ctx context.Context, tenant estover.TenantID, c *call, marked int64) error {
-	var leases []string
-	for _, label := range c.secrets {
-		if strings.HasPrefix(label, leasePrefix) {
-			leases = append(leases, label)
-		}
-	}
-	if len(leases) == 0 {
+	leased := func(label string) bool { return strings.HasPrefix(label, leasePrefix) }
+	if !slices.ContainsFunc(c.secrets, leased) {
 		return nil
 	}
+	leases := slices.DeleteFunc(slices.Clone(c.secrets), func(label string) bool { return !leased(label) })
 	c.leases.Store(&leases)
 	if d.marked.Load() == marked {
 		return nil

@@ -78,7 +78,8 @@ func (n *needles) look() {
 // own, and which private networks are opened for it. Under others there are other
 // connections.
 func revisionOf(u *resource.Upstream, private []netip.Prefix) string {
-	b := strconv.AppendInt(append([]byte(u.ID), '@'), u.Epoch, 10)
+	var room [128]byte
+	b := strconv.AppendInt(append(append(room[:0], u.ID...), '@'), u.Epoch, 10)
 	for _, p := range private {
 		b = p.AppendTo(append(b, ' '))
 	}

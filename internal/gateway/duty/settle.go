@@ -3,7 +3,6 @@ package duty
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strconv"
 	"time"
 
@@ -121,8 +120,8 @@ func (d *Duties) abandon(ex *gateway.Exchange, c *call, why error) {
 // Settle records what became of the call: its statement is a leaf of the log.
 func (d *Duties) Settle(ex *gateway.Exchange, p *gateway.Plan, out *gateway.Outcome) {
 	c := p.State.(*call)
-	for _, done := range c.carries {
-		done()
+	for _, one := range c.carries {
+		one.Done()
 	}
 	d.outcome(ex, c, out)
 	d.outcomes.Add(1)
@@ -152,9 +151,10 @@ func (d *Duties) outcome(ex *gateway.Exchange, c *call, out *gateway.Outcome) {
 	}
 }
 
-// told is what the event of an outcome tells.
+// told is what the event of an outcome tells. It is written where the intent was told,
+// which has been prepared, and nothing more is recorded of the call.
 func (c *call) told(out *gateway.Outcome) []byte {
-	b := audit.AppendMember(make([]byte, 0, 1024), ',', "call", c.decision.ID)
+	b := audit.AppendMember(c.op.Members[:0], ',', "call", c.decision.ID)
 	b = audit.AppendMember(b, ',', "end", string(out.End))
 	for _, m := range [...]struct {
 		name  string
@@ -234,14 +234,21 @@ func (d *Duties) keep(tenant estover.TenantID, p audit.Prepared) error {
 
 // statement is what a receipt of the call says.
 func (d *Duties) statement(ex *gateway.Exchange, c *call, out *gateway.Outcome) *attest.Statement {
-	a := &attest.Action{
+	s := &struct {
+		attest.Statement
+		action   attest.Action
+		subjects [3]attest.Subject
+	}{}
+	a := &s.action
+	s.Predicate = a
+	*a = attest.Action{
 		ID: c.decision.ID, Tenant: string(ex.Caller.Tenant), Time: c.at, Seq: c.seq,
 		Intent:    attest.Intent{Digest: c.intent},
 		Agent:     attest.Agent{ID: ex.Caller.Acting().ID()}, // in a session that may be another's, by delegation
-		Principal: attest.Principal{Subject: attest.Commit(c.salt(attest.PrincipalName), []byte(ex.Caller.Subject))},
+		Principal: attest.Principal{Subject: attest.Commit(c.commits.Salt(attest.PrincipalName), ex.Caller.Subject)},
 		Decision:  attest.Decision{Result: attest.Allow, Rule: c.decision.Rule},
 		Call: attest.Call{
-			Protocol: "http", Revision: out.Proto, Server: ex.Host.String(), SPKI: out.SPKI, Resource: c.resource.Name,
+			Protocol: "http", Revision: out.Proto, Server: c.host, SPKI: out.SPKI, Resource: c.resource.Name,
 			Name: c.action.Name, Method: ex.Method, Tool: c.action.Path, Secrets: c.secrets,
 		},
 		Outcome:   attest.Outcome{Status: int64(out.Status), IsError: out.End != gateway.Complete || out.Status >= 400, Duration: out.Took.Microseconds()},
@@ -253,26 +260,34 @@ func (d *Duties) statement(ex *gateway.Exchange, c *call, out *gateway.Outcome) 
 	a.Agent.Proof = c.task.shown(ex.Caller.Grant)
 	decided(&a.Decision, c.decision.Revision, c.decision.InputDigest, c.decision.Obligations)
 	if c.commits.Grant != "" {
-		a.Grant = attest.GrantRef{Digest: attest.Commit(c.salt(attest.GrantDocument), []byte(c.commits.Grant)), Purpose: ex.Caller.Purpose}
+		a.Grant = attest.GrantRef{Digest: attest.Commit(c.commits.Salt(attest.GrantDocument), c.commits.Grant), Purpose: ex.Caller.Purpose}
 	}
 	a.Approval = c.approval
-	var known *estover.Error
-	if errors.As(out.Err, &known) {
+	if known := ours(out.Err); known != nil {
 		a.Outcome.Error = known.Code
 	} else if out.End != gateway.Complete {
-		a.Outcome.Error = fmt.Sprint(out.End)
+		a.Outcome.Error = string(out.End)
 	}
-	s := &attest.Statement{Predicate: a}
 	if c.sent == nil {
-		return s // it was never made
+		return &s.Statement // it was never made
 	}
 	came, delivered, differ := c.answer.Sums()
-	s.Subjects = append(s.Subjects, attest.Subject{Name: attest.Request, Digest: c.sent.Sum()}, attest.Subject{Name: attest.Response, Digest: came})
+	s.Subjects = append(s.subjects[:0], attest.Subject{Name: attest.Request, Digest: c.sent.Sum()}, attest.Subject{Name: attest.Response, Digest: came})
 	if differ {
 		s.Subjects = append(s.Subjects, attest.Subject{Name: attest.Delivered, Digest: delivered})
 	}
 	c.sent, c.answer = nil, nil
-	return s
+	return &s.Statement
+}
+
+// ours is the error of ours in err; nil if there is none.
+func ours(err error) *estover.Error {
+	if err == nil { // which needs no place for one
+		return nil
+	}
+	var known *estover.Error
+	errors.As(err, &known)
+	return known
 }
 
 // shown is what the agent proved itself with: a token of this grant, or with
@@ -281,13 +296,16 @@ func (t *task) shown(grant string) attest.AgentProof {
 	if grant == "" {
 		return attest.AgentProof{Kind: attest.ByMTLS, Digest: t.proof}
 	}
-	return attest.AgentProof{Kind: attest.ByToken, Digest: attest.Sum([]byte(grant))}
+	return attest.AgentProof{Kind: attest.ByToken, Digest: attest.Sum(grant)}
 }
 
 // decided adds to a decision what it rests on and what it demands.
 func decided(d *attest.Decision, revision, input string, obligations []guard.Obligation) {
 	d.Bundle, _ = attest.ParseDigest(revision)
 	d.Input, _ = attest.ParseDigest(input)
+	if len(obligations) > 0 { // an empty list would be written
+		d.Obligations = make([]string, 0, len(obligations))
+	}
 	for _, o := range obligations {
 		d.Obligations = append(d.Obligations, o.Type)
 	}

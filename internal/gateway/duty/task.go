@@ -55,7 +55,7 @@ func (d *Duties) task(ctx context.Context, caller estover.Caller) (*task, error)
 	if err != nil {
 		return nil, err
 	}
-	if err := d.Guard.DB().Do(ctx, caller.Tenant, func(tx *db.Tx) error { return begin(ctx, tx, caller.Session) }); err != nil {
+	if err := d.Guard.DB().Do(ctx, caller.Tenant, func(tx *db.Tx) error { return begin(ctx, tx, key.session) }); err != nil {
 		return nil, err
 	}
 	d.mu.Lock()
@@ -150,7 +150,7 @@ func (d *Duties) unknown(ctx context.Context, t *task, intent audit.Entry, seq i
 		ID: intent.ID, Tenant: string(t.key.tenant), Time: intent.At, Seq: seq,
 		Intent:    attest.Intent{Digest: attest.Digest(tlog.RecordHash(intent.Leaf))},
 		Agent:     attest.Agent{ID: caller.Acting().ID(), Proof: t.shown(word(tokenKey))},
-		Principal: attest.Principal{Subject: attest.Commit(committed.Salt(attest.PrincipalName), []byte(intent.Actor))},
+		Principal: attest.Principal{Subject: attest.Commit(committed.Salt(attest.PrincipalName), intent.Actor)},
 		Decision:  attest.Decision{Result: attest.Allow, Rule: decision.Rule},
 		Call:      attest.Call{Protocol: "http", Server: word("host"), Name: word("action"), Method: word("method")},
 		Outcome:   attest.Outcome{IsError: true, Commit: "unknown", Error: "gateway_died"},
@@ -161,7 +161,7 @@ func (d *Duties) unknown(ctx context.Context, t *task, intent audit.Entry, seq i
 	}
 	decided(&a.Decision, decision.Revision, decision.InputDigest, decision.Obligations)
 	if committed.Grant != "" {
-		a.Grant = attest.GrantRef{Digest: attest.Commit(committed.Salt(attest.GrantDocument), []byte(committed.Grant)), Purpose: word("purpose")}
+		a.Grant = attest.GrantRef{Digest: attest.Commit(committed.Salt(attest.GrantDocument), committed.Grant), Purpose: word("purpose")}
 		var grant attest.Grant
 		if json.Unmarshal([]byte(committed.Grant), &grant) == nil && len(grant.Permissions) > 0 {
 			a.Call.Resource = grant.Permissions[0].Resource

@@ -106,7 +106,7 @@ func TestAnswers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer h.secrets.Carry(in)()
+			defer h.secrets.Carry(in).Done()
 			run(p)
 		}
 		for n, bad := range paths {

@@ -174,7 +174,7 @@ func TestModel(t *testing.T) {
 				who := held(version(in.Version), s)
 				if who.used = h.clock.Now(); rapid.Bool().Draw(rt, "a connection") {
 					who.open++
-					who.closed = append(who.closed, h.secrets.Carry(in))
+					who.closed = append(who.closed, h.secrets.Carry(in).Done)
 				}
 			},
 			"close": func(rt *rapid.T) {

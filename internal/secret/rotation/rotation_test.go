@@ -410,7 +410,7 @@ func TestLaggards(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		closed := h.secrets.Carry(used)
+		closed := h.secrets.Carry(used).Done
 		reader := bot
 		reader.Session = "ses_2"
 		if _, err := h.secrets.Read(t.Context(), reader, path, 0, "a tool that takes no handle"); err != nil {
@@ -528,7 +528,7 @@ func TestEscalate(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(h.secrets.Carry(used))
+		t.Cleanup(h.secrets.Carry(used).Done)
 		h.run()
 		h.clock.Hold()
 		grace := h.explain().GraceUntil
