@@ -32,7 +32,7 @@ import (
 // A house is a server in this process, with somebody who manages it, an
 // upstream, and an agent that may use a part of it.
 type house struct {
-	t      *testing.T
+	t      testing.TB
 	config server.Config
 	addr   string
 	token  string // the administrator's
@@ -64,7 +64,7 @@ func (b *syncBuffer) String() string {
 	return b.b.String()
 }
 
-func freeAddr(t *testing.T) string {
+func freeAddr(t testing.TB) string {
 	t.Helper()
 	port, err := scratch.Port()
 	if err != nil {
@@ -74,7 +74,7 @@ func freeAddr(t *testing.T) string {
 }
 
 // build starts a server on a database and fills it.
-func build(t *testing.T, database string) *house {
+func build(t testing.TB, database string) *house {
 	t.Helper()
 	h := &house{t: t, key: "crm_live_0123456789abcdef", logs: &syncBuffer{}, addr: freeAddr(t)}
 	h.config = server.Config{

@@ -34,7 +34,7 @@ type scene struct {
 
 	// whole is the test of all scenes. Upstreams serve until it ends: a port that
 	// is free again could be another scene's, and a host belongs to one resource.
-	whole *testing.T
+	whole testing.TB
 }
 
 // scene makes an agent with a sponsor, and opens a session of it.
@@ -120,7 +120,7 @@ func (s *scene) calls(token string) bool {
 }
 
 // flows reports, as long as it is asked, whether a stream goes on.
-func flows(r io.ReadCloser, t *testing.T) func() bool {
+func flows(r io.ReadCloser, t testing.TB) func() bool {
 	t.Cleanup(func() { _ = r.Close() })
 	var over atomic.Bool
 	go func() {

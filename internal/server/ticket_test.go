@@ -350,7 +350,7 @@ func TestVaultAppRole(t *testing.T) {
 }
 
 // outside does something in a server's database behind its back.
-func outside(t *testing.T, url, statement string) {
+func outside(t testing.TB, url, statement string) {
 	t.Helper()
 	driver, at := "pgx", url
 	if file, is := strings.CutPrefix(url, "sqlite:"); is {

@@ -27,7 +27,7 @@ type issuing struct {
 	grants  []string
 }
 
-func newIssuing(t *testing.T) *issuing {
+func newIssuing(t testing.TB) *issuing {
 	u := &issuing{good: map[string]bool{}}
 	token := func(kind string) string {
 		u.n++
@@ -463,7 +463,7 @@ type shop struct {
 	key  map[string]string // id → key
 }
 
-func newShop(t *testing.T) *shop {
+func newShop(t testing.TB) *shop {
 	s := &shop{keys: map[string]string{}, key: map[string]string{}}
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
