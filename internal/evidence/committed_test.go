@@ -32,16 +32,6 @@ func TestSaltsAreHMACs(t *testing.T) {
 	}
 }
 
-func TestASaltIsMadeWithoutObjects(t *testing.T) {
-	if fips140.Enabled() {
-		t.Skip("it is the module's HMAC")
-	}
-	c, digest := evidence.Committed{Seed: evidence.NewSeed()}, attest.Digest{}
-	if n := testing.AllocsPerRun(100, func() { digest = attest.Commit(c.Salt(attest.PrincipalName), "user:usr_alice") }); n > 0 {
-		t.Errorf("a commitment (%s) makes %v objects, want none", digest, n)
-	}
-}
-
 func TestCommittedIsWrittenAsJSON(t *testing.T) {
 	for _, c := range []evidence.Committed{
 		{Seed: []byte("0123456789")},
@@ -55,30 +45,4 @@ func TestCommittedIsWrittenAsJSON(t *testing.T) {
 			t.Errorf("written as %s, want %s", got, want)
 		}
 	}
-}
-
-// The five salts of a call.
-func BenchmarkSalts(b *testing.B) {
-	names := []string{attest.Request, attest.Response, attest.Delivered, attest.PrincipalName, attest.GrantDocument}
-	seed := evidence.NewSeed()
-	b.Run("ours", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			c := evidence.Committed{Seed: seed}
-			for _, name := range names {
-				c.Salt(name)
-			}
-		}
-	})
-	b.Run("hmac", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			m := hmac.New(sha256.New, seed)
-			for _, name := range names {
-				m.Reset()
-				m.Write([]byte(name))
-				m.Sum(nil)
-			}
-		}
-	})
 }

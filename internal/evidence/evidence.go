@@ -18,7 +18,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/ed25519"
-	"crypto/fips140"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -103,26 +102,21 @@ func (c Committed) AppendJSON(b []byte) []byte {
 	return append(b, '}')
 }
 
-// Salt is the salt of the commitment of this name: its HMAC-SHA256 under the seed.
-// One random seed gives all of them, and none tells another.
-//
-// A call has five of them, and crypto/hmac makes ten objects, so it is written out (RFC
-// 2104) where it need not be that of the module for FIPS 140.
-func (c Committed) Salt(name string) attest.Salt {
-	if fips140.Enabled() || len(c.Seed) > sha256.BlockSize {
-		m := hmac.New(sha256.New, c.Seed)
-		m.Write([]byte(name))
-		return attest.Salt(m.Sum(nil))
+// Salt is the salt of the commitment of this name. One random seed gives all
+// of them, and none tells another.
+func (c Committed) Salt(name string) attest.Salt { return c.Salts()(name) }
+
+// Salts gives one salt after the other ([Committed.Salt]). It is not safe for
+// use by many at once.
+func (c Committed) Salts() func(name string) attest.Salt {
+	m, room := hmac.New(sha256.New, c.Seed), make([]byte, 0, 64)
+	return func(name string) attest.Salt {
+		m.Reset()
+		room = append(room[:0], name...)
+		m.Write(room)
+		room = m.Sum(room[:0])
+		return attest.Salt(room)
 	}
-	var inner, outer [2 * sha256.BlockSize]byte // a block of the key, and what is hashed behind it
-	copy(inner[:], c.Seed)
-	copy(outer[:], c.Seed)
-	for i := range sha256.BlockSize {
-		inner[i] ^= 0x36
-		outer[i] ^= 0x5c
-	}
-	sum := sha256.Sum256(append(inner[:sha256.BlockSize], name...))
-	return sha256.Sum256(append(outer[:sha256.BlockSize], sum[:]...))
 }
 
 // Evidence makes receipts and exports. It is safe for use by many at once.

@@ -214,6 +214,7 @@ type call struct {
 	onEcho   map[string]string
 	commits  evidence.Committed
 	approval attest.ApprovalRef
+	salt     func(name string) attest.Salt
 	rec      *tape // nil if nothing is recorded
 
 	sent   *gateway.Hash

@@ -245,7 +245,7 @@ func (d *Duties) statement(ex *gateway.Exchange, c *call, out *gateway.Outcome) 
 		ID: c.decision.ID, Tenant: string(ex.Caller.Tenant), Time: c.at, Seq: c.seq,
 		Intent:    attest.Intent{Digest: c.intent},
 		Agent:     attest.Agent{ID: ex.Caller.Acting().ID()}, // in a session that may be another's, by delegation
-		Principal: attest.Principal{Subject: attest.Commit(c.commits.Salt(attest.PrincipalName), ex.Caller.Subject)},
+		Principal: attest.Principal{Subject: attest.Commit(c.salt(attest.PrincipalName), ex.Caller.Subject)},
 		Decision:  attest.Decision{Result: attest.Allow, Rule: c.decision.Rule},
 		Call: attest.Call{
 			Protocol: "http", Revision: out.Proto, Server: c.host, SPKI: out.SPKI, Resource: c.resource.Name,
@@ -260,7 +260,7 @@ func (d *Duties) statement(ex *gateway.Exchange, c *call, out *gateway.Outcome) 
 	a.Agent.Proof = c.task.shown(ex.Caller.Grant)
 	decided(&a.Decision, c.decision.Revision, c.decision.InputDigest, c.decision.Obligations)
 	if c.commits.Grant != "" {
-		a.Grant = attest.GrantRef{Digest: attest.Commit(c.commits.Salt(attest.GrantDocument), c.commits.Grant), Purpose: ex.Caller.Purpose}
+		a.Grant = attest.GrantRef{Digest: attest.Commit(c.salt(attest.GrantDocument), c.commits.Grant), Purpose: ex.Caller.Purpose}
 	}
 	a.Approval = c.approval
 	if known := ours(out.Err); known != nil {

@@ -12,8 +12,9 @@ import (
 // taps sets what watches both directions: hashes for the receipt always, the
 // recording as far as it was asked for.
 func (d *Duties) taps(ex *gateway.Exchange, c *call, p *gateway.Plan, level recordLevel) {
+	c.salt = c.commits.Salts()
 	s := &c.salts
-	s.sent, s.came, s.delivered = c.commits.Salt(attest.Request), c.commits.Salt(attest.Response), c.commits.Salt(attest.Delivered)
+	s.sent, s.came, s.delivered = c.salt(attest.Request), c.salt(attest.Response), c.salt(attest.Delivered)
 	c.sent, c.answer = gateway.NewHash(s.sent[:]), gateway.NewAnswer(s.came[:], s.delivered[:])
 	p.Sent, p.Received, p.Delivered = c.sent, c.answer.Came(), c.answer.Delivered()
 	if level == recordNone {
