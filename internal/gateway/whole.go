@@ -16,9 +16,9 @@ import (
 
 // Most requests and answers are short, and here whole before the first byte of them
 // goes on. To such a request nothing happens on its way that takes a reverse proxy:
-// nothing is upgraded, expected or still to come. Its head is written once, for the
+// nothing is upgraded, expected or still to come. Its headers are gathered once, for the
 // tap and for the upstream, and the head of its answer is handed on as it was read,
-// without a copy of either in between; that was a tenth of what a short call cost.
+// without a copy of either in between.
 //
 // What the upstream, the taps and the client get is what they get by the proxy, which a
 // test compares. An answer that is not here whole is handed to the proxy when its head
