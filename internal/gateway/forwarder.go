@@ -26,7 +26,7 @@ import (
 
 // A Forwarder carries requests to upstreams and their answers back. It is a
 // [httputil.ReverseProxy] whose hooks find the exchange, a [flight], in the
-// context of the request.
+// context of the request; what is plain goes without it ([flight.whole]).
 type Forwarder struct {
 	pools pools
 	proxy httputil.ReverseProxy
@@ -273,8 +273,9 @@ func (f *flight) forward(r *http.Request) {
 	f.settle()
 }
 
-// carry runs the reverse proxy and keeps its way of saying that the answer
-// broke off, so that the outcome is settled first (gateway.md, P4).
+// carry carries what is plain, and runs the reverse proxy for all else. It keeps its
+// way of saying that the answer broke off, so that the outcome is settled first
+// (gateway.md, P4).
 func (f *flight) carry(r *http.Request) {
 	defer func() {
 		switch x := recover(); x {

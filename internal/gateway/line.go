@@ -26,8 +26,8 @@ import (
 // over; that was an eighth of what a short call cost, and most of the memory of an
 // open stream.
 //
-// Messages are written and read by net/http all the same ([http.Request.Write],
-// [http.ReadResponse]). What is left is when a connection may be used again: when
+// Answers are read by net/http all the same ([http.ReadResponse]), and requests written
+// by it ([http.Request.Write]) unless they are plain ([flight.whole]). What is left is when a connection may be used again: when
 // the answer was read to its end, by both sides' leave, and nothing came that
 // nobody asked for, not then and not until the next request goes out.
 //

@@ -304,9 +304,9 @@ func (f *flight) pass(body io.Reader) error {
 	if body == http.NoBody {
 		return nil
 	}
-	b, masked := bufferPool{}.Get(), false
+	b, clean := bufferPool{}.Get(), false
 	defer func() {
-		if !masked { // what was injected may be in it
+		if !clean { // what was injected may be in it
 			clear(b)
 		}
 		bufferPool{}.Put(b)
@@ -319,7 +319,7 @@ func (f *flight) pass(body io.Reader) error {
 			}
 		}
 		if err == io.EOF {
-			masked = true
+			clean = true
 			return nil
 		}
 		if err != nil {
