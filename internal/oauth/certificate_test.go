@@ -23,6 +23,7 @@ import (
 	"estover.dev/internal/db/dbtest"
 	"estover.dev/internal/edge"
 	"estover.dev/internal/oauth/oauthtest"
+	"estover.dev/internal/opaque"
 )
 
 // An authority vouches for certificates.
@@ -465,7 +466,7 @@ func TestBackupCredential(t *testing.T) {
 			t.Errorf("two uses of backups are %d events", n)
 		}
 		refused(t, "a secret that is none", w.Do(oauthtest.Request("/oauth/token", oauthtest.Form("grant_type", "client_credentials"),
-			oauthtest.Basic(bot.ID, string(secret.Reveal()[:8])+bot.Secret[8:]))), 401, "invalid_client")
+			oauthtest.Basic(bot.ID, opaque.New(opaque.ClientSecret)))), 401, "invalid_client")
 		if n := uses(); n != 2 {
 			t.Errorf("what proved nothing is a use: %d events", n)
 		}
