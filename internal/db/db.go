@@ -36,6 +36,7 @@
 package db
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -76,6 +77,7 @@ var ErrUnavailable = &estover.Error{Kind: estover.Unavailable, Code: "database_u
 type Options struct {
 	Now    func() time.Time // the clock of all transactions; time.Now if nil
 	Logger *slog.Logger     // for what no caller can be told; slog.Default if nil
+	Driver string           // of database/sql, by which PostgreSQL is reached; "pgx" if empty
 }
 
 // A DB is an open database. It is safe for use by many at once.
@@ -109,7 +111,7 @@ func Open(ctx context.Context, url string, o Options) (*DB, error) {
 		err = d.openSQLite(ctx, file)
 	case strings.HasPrefix(url, "postgres://"), strings.HasPrefix(url, "postgresql://"):
 		d.engine = Postgres
-		err = d.openPostgres(ctx, url)
+		err = d.openPostgres(ctx, cmp.Or(o.Driver, "pgx"), url)
 	default:
 		scheme, _, _ := strings.Cut(url, ":") // and nothing of what may be a password
 		return nil, fmt.Errorf("the database must be sqlite:FILE or postgres://…, not %q", scheme)
@@ -170,15 +172,15 @@ func escapeFile(file string) string {
 	return strings.NewReplacer("%", "%25", "?", "%3f", "#", "%23").Replace(file)
 }
 
-func (d *DB) openPostgres(ctx context.Context, url string) (err error) {
-	d.pool, err = sql.Open("pgx", url)
+func (d *DB) openPostgres(ctx context.Context, driver, url string) (err error) {
+	d.pool, err = sql.Open(driver, url)
 	if err != nil {
 		return err
 	}
 	d.pool.SetMaxOpenConns(connections())
 	d.pool.SetMaxIdleConns(connections())
 	d.pool.SetConnMaxIdleTime(5 * time.Minute)
-	if d.kept, err = sql.Open("pgx", url); err != nil {
+	if d.kept, err = sql.Open(driver, url); err != nil {
 		_ = d.pool.Close()
 		return err
 	}

@@ -77,7 +77,7 @@ var migrated = sync.OnceValues(func() ([]byte, error) {
 func open(t testing.TB, url string) *db.DB {
 	t.Helper()
 	clock := &Clock{}
-	d, err := db.Open(t.Context(), url, db.Options{Now: clock.Now})
+	d, err := db.Open(t.Context(), url, db.Options{Now: clock.Now, Driver: keptDriver})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -30,6 +31,7 @@ func Postgres(t testing.TB) string {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
+			kept.drop(s.url)
 			return
 		}
 		clean, err := s.clear()
@@ -38,6 +40,8 @@ func Postgres(t testing.TB) string {
 		}
 		if clean {
 			idle.give(s)
+		} else {
+			kept.drop(s.url)
 		}
 	})
 	return s.url
@@ -148,18 +152,19 @@ func (s *schema) fill() error {
 	return rows.Err()
 }
 
-// shapeText tells what a schema is like: its columns, constraints, indexes, triggers and
-// functions, and who migrated what.
-const shapeText = `select md5(string_agg(line, ';' order by line)) from (
-	select format('%%s %%s %%s %%s %%s %%s', c.relname, a.attnum, a.attname, a.atttypid, a.attnotnull, pg_get_expr(d.adbin, d.adrelid)) as line
-		from pg_attribute a join pg_class c on c.oid = a.attrelid left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
-		where c.relnamespace = '%[1]s'::regnamespace
-	union all select format('%%s %%s', conname, pg_get_constraintdef(oid)) from pg_constraint where connamespace = '%[1]s'::regnamespace
-	union all select indexdef from pg_indexes where schemaname = '%[1]s'
-	union all select format('%%s %%s', g.tgenabled, pg_get_triggerdef(g.oid)) from pg_trigger g join pg_class c on c.oid = g.tgrelid
-		where c.relnamespace = '%[1]s'::regnamespace and not g.tgisinternal
-	union all select pg_get_functiondef(oid) from pg_proc where pronamespace = '%[1]s'::regnamespace
-	union all select format('%%s %%s', name, digest) from %[1]s.schema_migration) as lines`
+// shapeText tells what a schema is like: which transactions made its tables, columns,
+// defaults, constraints, indexes, triggers and functions, or changed them since, and who
+// migrated what. (A sequence that is set back is made anew.)
+const shapeText = `select string_agg(concat_ws(' ', what, n, made), ';' order by what) from (
+	select 'columns' as what, count(*) as n, sum(a.xmin::text::bigint) as made
+		from pg_attribute a join pg_class c on c.oid = a.attrelid where c.relnamespace = '%[1]s'::regnamespace and c.relkind <> 'S'
+	union all select concat('relations ', relkind::text), count(*), sum(xmin::text::bigint) filter (where relkind <> 'S') from pg_class where relnamespace = '%[1]s'::regnamespace group by relkind
+	union all select 'indexes', count(*), sum(i.xmin::text::bigint) from pg_index i join pg_class c on c.oid = i.indrelid where c.relnamespace = '%[1]s'::regnamespace
+	union all select 'defaults', count(*), sum(d.xmin::text::bigint) from pg_attrdef d join pg_class c on c.oid = d.adrelid where c.relnamespace = '%[1]s'::regnamespace
+	union all select 'constraints', count(*), sum(xmin::text::bigint) from pg_constraint where connamespace = '%[1]s'::regnamespace
+	union all select 'triggers', count(*), sum(g.xmin::text::bigint) from pg_trigger g join pg_class c on c.oid = g.tgrelid where c.relnamespace = '%[1]s'::regnamespace
+	union all select 'functions', count(*), sum(xmin::text::bigint) from pg_proc where pronamespace = '%[1]s'::regnamespace
+	union all select concat('migration ', name, ' ', digest), 1, 0 from %[1]s.schema_migration) as parts`
 
 // wipeText takes everything away but who migrated what.
 const wipeText = `do $$ declare r record; begin
@@ -185,7 +190,7 @@ func (s *schema) clear() (bool, error) {
 		if err != nil || time.Now().After(deadline) {
 			return false, err
 		}
-		if n == "0" {
+		if n == strconv.Itoa(kept.held(s.url)) {
 			break
 		}
 	}

@@ -1,6 +1,9 @@
 package dbtest
 
 import (
+	"context"
+	"database/sql"
+	"slices"
 	"testing"
 
 	"estover.dev/internal/db"
@@ -65,3 +68,41 @@ func TestSchemasAreCleared(t *testing.T) {
 
 // sum is a hash.
 const sum = "0000000000000000000000000000000000000000000000000000000000000000"
+
+// A connection that a test leaves is the next test's, and is as new: its transaction is
+// over. One that is in the midst of something, or broken, is nobody's.
+func TestConnectionsAreKept(t *testing.T) {
+	var before []string
+	use := func(name string, then func(*sql.Conn), kept bool) {
+		t.Run(name, func(t *testing.T) {
+			pool, err := sql.Open(keptDriver, Postgres(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer pool.Close()
+			conn, err := pool.Conn(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			var its string
+			if err := conn.QueryRowContext(t.Context(), "select pg_backend_pid()::text").Scan(&its); err != nil {
+				t.Fatal(err)
+			}
+			if got := slices.Contains(before, its); got != kept {
+				t.Errorf("the connection %s was had before: %t, want %t", its, got, kept)
+			}
+			before = append(before, its)
+			then(conn)
+		})
+	}
+	run := func(query string) func(*sql.Conn) {
+		return func(conn *sql.Conn) { _, _ = conn.ExecContext(context.Background(), query) }
+	}
+	use("first", run("select 1"), false)
+	use("after one that did its work", run("begin"), true)
+	use("after one in a transaction", run("select pg_terminate_backend(pg_backend_pid())"), false)
+	use("after one that was ended", run("select 1"), false)
+	use("and after that", run("no statement"), true)
+	use("after an error", run("select 1"), true)
+}
