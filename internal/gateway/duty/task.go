@@ -93,10 +93,17 @@ func (t *task) count(ctx context.Context, d *Duties) error {
 	}
 	begun, ended := map[int64]audit.Entry{}, map[int64]bool{}
 	last := int64(0)
-	err := d.each(ctx, t.key, intentAction, func(e audit.Entry, seq int64) { begun[seq], last = e, max(last, seq) })
-	if err == nil {
-		err = d.each(ctx, t.key, evidence.CallAction, func(_ audit.Entry, seq int64) { ended[seq], last = true, max(last, seq) })
-	}
+	err := d.each(ctx, t.key, func(e audit.Entry, seq int64) {
+		switch e.Action {
+		case intentAction:
+			begun[seq] = e
+		case evidence.CallAction:
+			ended[seq] = true
+		default:
+			return
+		}
+		last = max(last, seq)
+	})
 	if err != nil {
 		return err
 	}
@@ -111,11 +118,12 @@ func (t *task) count(ctx context.Context, d *Duties) error {
 	return nil
 }
 
-// each goes through the events of a session that belong to numbered calls.
-func (d *Duties) each(ctx context.Context, key taskKey, action string, fn func(e audit.Entry, seq int64)) error {
+// each goes through the events of a session that have a number: those of its calls,
+// and others.
+func (d *Duties) each(ctx context.Context, key taskKey, fn func(e audit.Entry, seq int64)) error {
 	return d.Guard.DB().View(ctx, key.tenant, func(tx *db.Tx) error {
 		for before := int64(0); ; {
-			page, next, err := d.Guard.Log().List(ctx, tx, audit.Filter{Session: key.session, Action: action, Outcome: audit.Done}, before, 500)
+			page, next, err := d.Guard.Log().List(ctx, tx, audit.Filter{Session: key.session, Outcome: audit.Done}, before, 500)
 			if err != nil {
 				return err
 			}
