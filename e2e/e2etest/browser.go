@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// A Browser is Chromium, as a person has it, with an authenticator that looks
-// who uses it.
+// A Browser is Chromium, as a person has it but for its windows, with an
+// authenticator that looks who uses it.
 type Browser struct {
 	t   testing.TB
 	in  io.Writer
@@ -29,7 +29,8 @@ type Browser struct {
 // others. It ends with the test.
 func (s *Server) Browser(t testing.TB, others ...*Server) *Browser {
 	t.Helper()
-	chromium, err := exec.LookPath("chromium")
+	// It draws its pages, but no tabs and menus, which take it longer than the pages.
+	chromium, err := exec.LookPath("chromium-headless-shell")
 	if err != nil {
 		t.Fatalf("%v\nDebian: apt-get install chromium", err)
 	}
