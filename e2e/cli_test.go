@@ -109,29 +109,3 @@ func TestCommandLine(t *testing.T) {
 		},
 	})
 }
-
-// Every command explains itself, says what its flags are for, and refuses what
-// it does not know with the exit code of a mistake in the command line.
-func TestHelp(t *testing.T) {
-	t.Parallel()
-	c := e2etest.Alone(t)
-	var walk func(path []string)
-	walk = func(path []string) {
-		name := "estover " + strings.Join(path, " ")
-		help := c.Run(t, append(path, "--help")...)
-		if help.Code != 0 || !strings.Contains(help.Stdout, "Usage:") || help.Stderr != "" {
-			t.Errorf("%s --help: exit code %d\n%s%s", name, help.Code, help.Stdout, help.Stderr)
-			return
-		}
-		if r := c.Run(t, append(path, "--no-such-flag")...); r.Code != 2 || !strings.Contains(r.Stderr, "Try --help") {
-			t.Errorf("%s --no-such-flag: exit code %d, want 2\n%s", name, r.Code, r.Stderr)
-		}
-		_, commands, _ := strings.Cut(help.Stdout, "Usage:")
-		for _, m := range regexp.MustCompile(`(?m)^  ([a-z]+)  +(\S.*)$`).FindAllStringSubmatch(commands, -1) {
-			if m[1] != "help" && m[1] != "completion" && m[1] != "estover" {
-				walk(append(path[:len(path):len(path)], m[1]))
-			}
-		}
-	}
-	walk(nil)
-}

@@ -29,7 +29,13 @@ func run() int {
 	hide()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	root := command(os.Stdout)
+	return perform(ctx, os.Args[1:], os.Stdout, os.Stderr)
+}
+
+// perform does what a command line says. It gives the exit code.
+func perform(ctx context.Context, args []string, out, errs io.Writer) int {
+	root := command(out)
+	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0
@@ -38,7 +44,7 @@ func run() int {
 	if errors.As(err, &code) {
 		return int(code)
 	}
-	fmt.Fprintln(os.Stderr, "estover: "+sentence(err))
+	fmt.Fprintln(errs, "estover: "+sentence(err))
 	return codeOf(err)
 }
 
