@@ -1,6 +1,10 @@
 package detail
 
-import "estover.dev"
+import (
+	"sync"
+
+	"estover.dev"
+)
 
 // Task is the type of details that confine a token to a task: these actions, of
 // these resources, and nothing else. The gateway holds every call against it.
@@ -10,8 +14,12 @@ const Task = "estover_task"
 // the token, and with all that is handed on of it.
 var budgets = []string{"calls", "rows", "records", "bytes_out", "money"}
 
-// task is what the type is. It has no member that nothing enforces.
-var task = must(Spec{
+// task is the type. It is made when it is first asked for: most commands of the program
+// have no details, and all of them start with it.
+var task = sync.OnceValue(func() *Type { return must(taskSpec) })
+
+// taskSpec is what the type is. It has no member that nothing enforces.
+var taskSpec = Spec{
 	Name: Task, Title: "This task", Confines: true,
 	Members: []Member{
 		{Name: "locations", Narrows: Subset, Title: "Where"},
@@ -42,7 +50,7 @@ var task = must(Spec{
 			"money": {"type": "integer", "minimum": 1, "maximum": 1000000000000000}
 		}
 	}`,
-})
+}
 
 // Tasks are the tasks among the details, which were checked: nil if none of them
 // confines.

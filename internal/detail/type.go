@@ -66,7 +66,7 @@ type Type struct {
 }
 
 // BuiltIn is the type that is there without being registered.
-func BuiltIn() *Type { return task }
+func BuiltIn() *Type { return task() }
 
 // reserved begins the names of types that mean something here.
 const reserved = "estover_"
@@ -304,7 +304,7 @@ type Types map[string]*Type
 
 // NewTypes are these types and the one that is built in.
 func NewTypes(list ...*Type) Types {
-	all := Types{Task: task}
+	all := Types{Task: task()}
 	for _, t := range list {
 		all[t.Name] = t
 	}

@@ -42,6 +42,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"estover.dev"
@@ -73,7 +74,7 @@ type Pages struct {
 	base   string // the path of the issuer
 	origin string // its scheme, host and port
 	assets map[string]asset
-	error  *template.Template
+	error  *Template
 }
 
 // An asset is a file that pages refer to.
@@ -113,11 +114,17 @@ func New(c Config) (*Pages, error) {
 	return p, nil
 }
 
-// Parse reads the template of a page, which defines "main". It panics if the
-// template is wrong, since it is a part of the program.
-func Parse(from fs.FS, name string) *template.Template {
-	t := template.Must(template.New("layout.html").Funcs(functions).ParseFS(files, "layout.html"))
-	return template.Must(t.ParseFS(from, name))
+// A Template is what a page is made of. It is read when it is first shown: most
+// commands of the program show none, and all of them start with it.
+type Template struct{ read func() *template.Template }
+
+// Parse is the template of a page, which defines "main". To show it panics if it is
+// wrong, since it is a part of the program.
+func Parse(from fs.FS, name string) *Template {
+	return &Template{sync.OnceValue(func() *template.Template {
+		t := template.Must(template.New("layout.html").Funcs(functions).ParseFS(files, "layout.html"))
+		return template.Must(t.ParseFS(from, name))
+	})}
 }
 
 // functions are what templates may call.
@@ -363,7 +370,7 @@ type View struct {
 }
 
 // Show shows a page.
-func (r *Request) Show(t *template.Template, v View) error {
+func (r *Request) Show(t *Template, v View) error {
 	r.known()
 	at := func(name string) string { return r.pages.base + "/page/" + name + "?v=" + r.pages.assets[name].version }
 	all := struct {
@@ -379,7 +386,7 @@ func (r *Request) Show(t *template.Template, v View) error {
 		all.Person, all.OutForm = r.Visit.Person.Name, r.Form("sign out")
 	}
 	var b bytes.Buffer
-	if err := t.ExecuteTemplate(&b, "layout.html", all); err != nil {
+	if err := t.read().ExecuteTemplate(&b, "layout.html", all); err != nil {
 		return err
 	}
 	r.heads(v.FormsTo)

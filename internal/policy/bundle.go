@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"estover.dev"
 )
@@ -46,7 +47,7 @@ var inputSchema []byte
 func Starter() Bundle { return mustRead("starter") }
 
 // base is the baseline, which holds for every tenant.
-var base = mustRead("base")
+var base = sync.OnceValue(func() Bundle { return mustRead("base") })
 
 func mustRead(dir string) Bundle {
 	sub, err := fs.Sub(embedded, dir)

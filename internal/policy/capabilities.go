@@ -2,6 +2,7 @@ package policy
 
 import (
 	"strings"
+	"sync"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 )
@@ -30,7 +31,7 @@ var builtins = strings.Fields(`
 `)
 
 // capabilities are what the compiler lets a policy use.
-var capabilities = func() *ast.Capabilities {
+var capabilities = sync.OnceValue(func() *ast.Capabilities {
 	c := ast.CapabilitiesForThisVersion()
 	all := c.Builtins
 	c.Builtins = nil
@@ -41,4 +42,4 @@ var capabilities = func() *ast.Capabilities {
 	}
 	c.AllowNet = []string{}
 	return c
-}()
+})

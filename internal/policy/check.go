@@ -83,7 +83,7 @@ func Check(b Bundle) (Report, error) {
 
 // compileAll compiles a bundle with its tests.
 func compileAll(b Bundle) []Finding {
-	modules, found := parse(slices.Concat(prefixed("estover/", rulesOf(base)), b), true)
+	modules, found := parse(slices.Concat(prefixed("estover/", rulesOf(base())), b), true)
 	if len(found) > 0 {
 		return found
 	}

@@ -143,7 +143,7 @@ const (
 // compile makes a bundle ready, or says what is wrong with it. The tests of
 // the bundle are left out.
 func compile(b Bundle) (*revision, []Finding) {
-	modules, found := parse(slices.Concat(prefixed("estover/", rulesOf(base)), b), false)
+	modules, found := parse(slices.Concat(prefixed("estover/", rulesOf(base())), b), false)
 	data, more := b.data()
 	found = append(found, more...)
 	if len(found) > 0 {
@@ -193,7 +193,7 @@ func newCompiler() *ast.Compiler {
 	}
 	set := ast.NewSchemaSet()
 	set.Put(ast.SchemaRootRef, schema)
-	return ast.NewCompiler().WithStrict(true).WithCapabilities(capabilities).WithSchemas(set)
+	return ast.NewCompiler().WithStrict(true).WithCapabilities(capabilities()).WithSchemas(set)
 }
 
 // entryFile is the name under which errors show the entry module.
@@ -467,7 +467,7 @@ func parse(b Bundle, tests bool) (map[string]*ast.Module, []Finding) {
 		if path.Ext(f.Path) != ".rego" || !tests && isTest(f.Path) {
 			continue
 		}
-		m, err := ast.ParseModuleWithOpts(f.Path, f.Text, ast.ParserOptions{ProcessAnnotation: true, RegoVersion: ast.RegoV1, Capabilities: capabilities})
+		m, err := ast.ParseModuleWithOpts(f.Path, f.Text, ast.ParserOptions{ProcessAnnotation: true, RegoVersion: ast.RegoV1, Capabilities: capabilities()})
 		if err != nil {
 			found = append(found, findings(err)...)
 			continue

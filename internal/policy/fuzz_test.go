@@ -10,7 +10,7 @@ import (
 // Whatever text is pushed, the checks say what is wrong with it and do not
 // fall over it, and what they accept can be asked.
 func FuzzCheck(f *testing.F) {
-	for _, file := range append(Starter(), base...) {
+	for _, file := range append(Starter(), base()...) {
 		f.Add(file.Text, `{}`)
 	}
 	f.Add(denial("\tinput.op == \"a\"\n\tx := input\n\tx.params.y in {1, 2}"), `{"tables": {"a": [1]}}`)

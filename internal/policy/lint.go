@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 )
@@ -517,16 +518,16 @@ type schema struct {
 	Properties  map[string]schema `json:"properties"`
 }
 
-var inputShape = func() (s schema) {
+var inputShape = sync.OnceValue(func() (s schema) {
 	if err := json.Unmarshal(inputSchema, &s); err != nil {
 		panic("policy: input.schema.json: " + err.Error())
 	}
 	return s
-}()
+})
 
 // schemaOf is what the schema says of a part of the input.
 func schemaOf(ref ast.Ref) (schema, bool) {
-	s := inputShape
+	s := inputShape()
 	for _, t := range ref[1:] {
 		name, _ := t.Value.(ast.String)
 		next, ok := s.Properties[string(name)]

@@ -158,7 +158,7 @@ func TestInputIsTheRecord(t *testing.T) {
 		if again, _ := json.Marshal(v); string(again) != string(text) {
 			t.Fatalf("recorded\n%s\nwhich encoding/json writes as\n%s", text, again)
 		}
-		if err := fits(inputShape, v, "input"); err != nil {
+		if err := fits(inputShape(), v, "input"); err != nil {
 			t.Fatalf("%v in %s", err, text)
 		}
 	})

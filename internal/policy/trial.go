@@ -62,7 +62,7 @@ func Test(ctx context.Context, b Bundle) (Trial, error) {
 	if err != nil {
 		return Trial{}, err
 	}
-	return try(ctx, b, slices.Concat(prefixed("estover/", rulesOf(base)), b))
+	return try(ctx, b, slices.Concat(prefixed("estover/", rulesOf(base())), b))
 }
 
 // rulesOf is a bundle without its tests.

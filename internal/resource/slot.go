@@ -194,7 +194,7 @@ func canFill(name string) bool {
 }
 
 // variable is the name of a variable of the environment.
-var variable = regexp.MustCompile(`^[A-Z][A-Z0-9_]{0,99}$`)
+var variable = regexp.MustCompile(`^[A-Z][A-Z0-9_]*$`)
 
 // word is the name of a region or of a service.
 var word = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
@@ -222,7 +222,7 @@ func (c *checker) slots(list []Slot, actions []Action) []Slot {
 			s.Secret, s.Field = source, field
 		}
 		s.Secret = strings.TrimPrefix(s.Secret, HandlePrefix)
-		if s.Placeholder != "" && !variable.MatchString(s.Placeholder) {
+		if s.Placeholder != "" && (len(s.Placeholder) > 100 || !variable.MatchString(s.Placeholder)) {
 			c.wrong(at("placeholder"), "The name of a variable has capitals, digits and underscores, as CRM_API_KEY, not %q.", s.Placeholder)
 		}
 		for _, place := range c.slot(s, at) {

@@ -221,9 +221,9 @@ func at(mount, name string) string { return mount + "/" + name }
 func target(id string) string { return "transit_key:" + id }
 
 // ValidName reports whether s can name a key.
-func ValidName(s string) bool { return keyName.MatchString(s) }
+func ValidName(s string) bool { return len(s) <= 128 && keyName.MatchString(s) }
 
-var keyName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.@-]{0,126}[A-Za-z0-9_])?$`)
+var keyName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.@-]*[A-Za-z0-9_])?$`)
 
 func (s *Spec) check(t Type) error {
 	switch {

@@ -69,7 +69,7 @@ const largest = 64 << 10
 
 var (
 	projectID = regexp.MustCompile(`^[a-z0-9:.-]{1,100}$`)
-	nameOf    = regexp.MustCompile(`^[A-Za-z0-9_-]{1,255}$`)
+	nameOf    = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 )
 
 type store struct {
@@ -150,7 +150,7 @@ func (s *store) do(ctx context.Context, method, path string, in, out any) error 
 
 // at is the path of a secret.
 func at(name string) (string, error) {
-	if !nameOf.MatchString(name) {
+	if len(name) > 255 || !nameOf.MatchString(name) {
 		return "", engine.Refuse("%q is no name of a secret there: letters, digits, - and _", name)
 	}
 	return "/secrets/" + name, nil
