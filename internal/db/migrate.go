@@ -10,6 +10,8 @@ import (
 	"io/fs"
 	"regexp"
 	"strings"
+
+	"github.com/jackc/pgx/v5"
 )
 
 //go:embed migrations/*.sql
@@ -156,7 +158,12 @@ func (m postgresMigrator) begin(ctx context.Context) error {
 	return m.exec(ctx, migrationTable)
 }
 
+// exec runs what has no arguments as it comes, without having it prepared first: no
+// statement of a migration comes twice.
 func (m postgresMigrator) exec(ctx context.Context, query string, args ...any) error {
+	if len(args) == 0 {
+		args = []any{pgx.QueryExecModeSimpleProtocol}
+	}
 	_, err := m.conn.ExecContext(ctx, query, args...)
 	return err
 }

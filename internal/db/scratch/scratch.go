@@ -13,6 +13,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"database/sql"
@@ -20,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"math/big"
 	ports "math/rand/v2"
@@ -92,11 +94,8 @@ func Start(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	data := filepath.Join(dir, "data")
-	initdb := exec.Command(filepath.Join(bin, "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C")
-	initdb.SysProcAttr, initdb.Dir = attr, dir
-	if out, err := initdb.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("initdb: %w\n%s", err, out)
+	if err := cluster(bin, dir, attr); err != nil {
+		return nil, err
 	}
 	s := &Server{URL: "postgres:///postgres?host=" + dir + "&user=postgres", Log: filepath.Join(dir, "log")}
 	sync := "off"
@@ -142,6 +141,48 @@ func Start(o Options) (*Server, error) {
 			return nil, fmt.Errorf("%w\n%s", err, log)
 		}
 	}
+}
+
+// Patterns names the directory where the first cluster that is made leaves a copy of
+// itself for the others, in a variable of the environment: to make one takes the processor
+// a second, and to copy one a sixth of that. Without it each is made.
+const Patterns = "ESTOVER_SCRATCH_PATTERNS"
+
+// cluster makes a cluster in the directory, for the user who will serve it.
+func cluster(bin, dir string, attr *syscall.SysProcAttr) error {
+	data := filepath.Join(dir, "data")
+	run := func(attr *syscall.SysProcAttr, name string, args ...string) error {
+		c := exec.Command(name, args...)
+		c.SysProcAttr, c.Dir = attr, dir
+		if out, err := c.CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w\n%s", filepath.Base(name), err, out)
+		}
+		return nil
+	}
+	initdb := []string{filepath.Join(bin, "initdb"), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C"}
+	var pattern string
+	if patterns := os.Getenv(Patterns); patterns != "" {
+		pattern = filepath.Join(patterns, fmt.Sprintf("%x", sha256.Sum256([]byte(strings.Join(initdb, " "))))[:16])
+		if _, err := os.Stat(pattern); err == nil {
+			return run(nil, "cp", "-a", pattern, data) // as it is, whoever may read it
+		}
+	}
+	err := run(attr, initdb[0], append(initdb[1:], "-D", data)...)
+	if err != nil || pattern == "" {
+		return err
+	}
+	half, err := os.MkdirTemp(filepath.Dir(pattern), "half-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(half)
+	if err := run(nil, "cp", "-a", data, filepath.Join(half, "whole")); err != nil {
+		return err
+	}
+	if err := os.Rename(filepath.Join(half, "whole"), pattern); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
 }
 
 // given are the ports that this process has had of [Port], each with what keeps other
