@@ -232,6 +232,10 @@ func TestOneBadUser(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		clock := dbtest.NewClock(d)
 		h, s := setup(t, d)
+		one := int64(1) // of two batches at once, each has a part
+		if _, err := h.Targets.Update(t.Context(), ann, "main", target.Change{Batches: &one}); err != nil {
+			t.Fatal(err)
+		}
 		var bad string
 		for i := range 50 {
 			x := create(t, h, bot, "reader")
