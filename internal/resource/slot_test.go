@@ -2,6 +2,7 @@ package resource
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"estover.dev"
@@ -22,6 +23,9 @@ func TestCheckSlots(t *testing.T) {
 		field string // that is wrong; "" for none
 	}{
 		{"a signature of AWS", []Slot{{Slot: SigV4, Secret: "aws/key", AWS: aws(), Placeholder: "AWS_ACCESS_KEY_ID"}}, ""},
+		{"a long variable", []Slot{{Slot: Header, Name: "A", Secret: "x", Placeholder: strings.Repeat("A", 100)}}, ""},
+		{"one that is too long", []Slot{{Slot: Header, Name: "A", Secret: "x", Placeholder: strings.Repeat("A", 101)}}, "slots[0].placeholder"},
+		{"a variable in small letters", []Slot{{Slot: Header, Name: "A", Secret: "x", Placeholder: "key"}}, "slots[0].placeholder"},
 		{"one without a region", []Slot{{Slot: SigV4, Secret: "aws/key", AWS: &AWS{Service: "s3"}}}, "slots[0].aws"},
 		{"one without either", []Slot{{Slot: SigV4, Secret: "aws/key"}}, "slots[0].aws"},
 		{"a region for a header", []Slot{{Slot: Header, Name: "X-Key", Secret: "x", AWS: aws()}}, "slots[0].aws"},

@@ -162,7 +162,12 @@ func cluster(bin, dir string, attr *syscall.SysProcAttr) error {
 	initdb := []string{filepath.Join(bin, "initdb"), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C"}
 	var pattern string
 	if patterns := os.Getenv(Patterns); patterns != "" {
-		pattern = filepath.Join(patterns, fmt.Sprintf("%x", sha256.Sum256([]byte(strings.Join(initdb, " "))))[:16])
+		made, err := os.Stat(initdb[0]) // another version makes others
+		if err != nil {
+			return err
+		}
+		sum := sha256.Sum256([]byte(strings.Join(append(initdb, made.ModTime().String()), " ")))
+		pattern = filepath.Join(patterns, fmt.Sprintf("%x", sum[:8]))
 		if _, err := os.Stat(pattern); err == nil {
 			return run(nil, "cp", "-a", pattern, data) // as it is, whoever may read it
 		}

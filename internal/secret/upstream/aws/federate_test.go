@@ -80,9 +80,11 @@ func TestFederation(t *testing.T) {
 		t.Errorf("an answer without a whole key: %v, want ErrUnreachable", err)
 	}
 	before := len(x.Asked())
-	for field, bad := range map[string]map[string]string{
-		"options.role": {"role": "estover"}, "options.region": {"region": "a/b", "sts": c.Options["sts"]},
-	} {
+	for _, bad := range []map[string]string{{"role": "estover"}, {"role": role + strings.Repeat("x", 600)}, {"region": "a/b", "sts": c.Options["sts"]}} {
+		field := "options.role"
+		if bad["role"] == "" {
+			field = "options.region"
+		}
 		in := c
 		in.Options = maps.Clone(c.Options)
 		maps.Copy(in.Options, bad)
